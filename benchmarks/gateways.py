@@ -24,7 +24,7 @@ from brokers.base import Broker, Instrument, OrderType, Side, Ticket
 from brokers.factory import BrokerFactory
 from brokers.ibkr.library import Library, choose
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from simulators.ibkr import DEFAULT_ACCOUNT
 from simulators.ibkr.book import TwsBook
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY

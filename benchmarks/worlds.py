@@ -28,7 +28,7 @@ from pymongo.database import Database
 from benchmarks import COMMANDS_TOPIC, CONFIRMATIONS_TOPIC, ORDERS_TOPIC, PROJECT, floor
 from benchmarks.traffic import MeasurementFailed, OrderMessage, Traffic, make_topics
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.app.embedded import STORE_PROGRAM
 from execution_service.app.settings.loading import load_settings
 from execution_service.app.settings.model import secret_names, setting_names

@@ -1,4 +1,4 @@
-"""An account's settings as adapters read them: fields with types and limits, and everything that is wrong with them said at once."""
+"""An account's settings as adapters read them: typed fields with limits, and all errors in them reported at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ _WORDS = {
 
 
 class Wrong(ValueError):
-    """Raised by a field's validator with a whole sentence; the words of a plain ValueError say what the setting must be."""
+    """Raised by a field's validator with a complete sentence. The text of a plain ValueError says what the setting
+    must be."""
 
 
 def not_a_flag(value: object) -> object:
@@ -69,7 +70,7 @@ Zone = Annotated[str, BeforeValidator(_as_zone)]
 
 
 class AccountConfiguration(BaseModel):
-    """What every adapter needs. An adapter adds its fields; times are in seconds."""
+    """The settings that every adapter needs. An adapter adds its own. Times are in seconds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", str_strip_whitespace=True, hide_input_in_errors=True)
 
@@ -77,9 +78,9 @@ class AccountConfiguration(BaseModel):
 
     @classmethod
     def of(cls, config: Mapping[str, object], *, broker: str) -> Self:
-        """The settings in `config`; None and an empty text are as good as none, and keys without a field are not looked at.
+        """The settings in `config`. None and empty text count as absent; keys without a field are ignored.
 
-        Raises ValueError naming all that is wrong, and no value of a text: it may be a secret.
+        Raises ValueError with everything that is wrong. It repeats no text values, which may be secrets.
         """
         try:
             return cls.model_validate(_without_empty(config))
@@ -89,7 +90,7 @@ class AccountConfiguration(BaseModel):
 
     @classmethod
     def wrong_in(cls, config: Mapping[str, object]) -> dict[str, Complaint]:
-        """What `of` would refuse, by key; empty if nothing is."""
+        """What `of` would refuse, by key; empty if nothing."""
         try:
             cls.model_validate(_without_empty(config))
         except ValidationError as exc:
@@ -98,13 +99,14 @@ class AccountConfiguration(BaseModel):
 
 
 class MeteredConfiguration(AccountConfiguration):
-    """For a broker that counts calls: order calls are placing and cancelling, the others are questions. None: no such limit of ours."""
+    """For a broker that limits calls. Order calls are placing and cancelling; all others are queries. None: no limit
+    on our side."""
 
     order_calls_per_second: Calls
     order_calls_per_minute: Calls | None = None
     order_calls_per_day: Calls | None = None
     order_reserve_percent: Whole = Field(20, ge=0, le=90)
-    """Of the order calls, for exits and first cancels alone, and half of that for exits."""
+    """The share of the order calls that is reserved for exits and first cancels; half of it is for exits alone."""
     other_calls_per_second: Calls
     other_calls_per_minute: Calls | None = None
     other_calls_per_day: Calls | None = None
@@ -137,13 +139,13 @@ def _without_empty(config: Mapping[str, object]) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """One field that is wrong."""
+    """One invalid field."""
 
     key: str
     allowed: str
-    """What it must be; empty where `whole` says all."""
+    """What it must be; empty if `whole` says everything."""
     shown: str = ""
-    """The value that it has, unless it is a text."""
+    """Its value, unless that is text."""
     whole: str = ""
 
     @property
@@ -161,7 +163,7 @@ class Complaint:
 
 
 def complaints(model: type[BaseModel], error: ValidationError) -> list[Complaint]:
-    """What pydantic found wrong with `model`'s fields, one complaint a field, in words for people and without pydantic's own."""
+    """pydantic's errors in `model`'s fields, one complaint per field, in plain words."""
     found: dict[str, Complaint] = {}
     for each in error.errors(include_url=False):
         key = str(each["loc"][0])

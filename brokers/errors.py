@@ -1,4 +1,4 @@
-"""What can go wrong with a broker, sorted by what the caller must do; no broker's own codes."""
+"""The errors of a broker, classified by what the caller must do. No broker's own codes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ class BrokerError(Exception):
 
 
 class BrokerUnavailable(BrokerError):
-    """Surely nothing was sent: no connection, no session, or the call was not begun.
+    """Certainly nothing was sent: no connection, no session, or the call was not started.
 
-    `known_pause` says that the broker is expected back by itself or by a person's routine act (a gateway's nightly restart, a token
-    to be renewed): orders are held up to their age limit and not rejected.
+    `known_pause`: the broker is expected back by itself or after a person's routine action (a gateway's nightly
+    restart, a token renewal). Orders are then kept up to their age limit instead of being rejected.
     """
 
     def __init__(self, message: str, *, known_pause: bool = False) -> None:
@@ -20,29 +20,28 @@ class BrokerUnavailable(BrokerError):
 
 
 class HeldBack(BrokerUnavailable):
-    """Surely nothing was sent, and the session is as good as before, but what this order needs from the broker is not to be had now: people
-    are told. It may be in about `wait_seconds`; the orders of the instrument are held, in their sequence, up to their age limit.
-    """
+    """Certainly nothing was sent, and the session is fine, but the broker cannot give now what this order needs.
+    People are told. It may be available in about `wait_seconds`; the orders of the instrument wait, in their order,
+    up to their age limit."""
 
     def __init__(self, message: str, *, wait_seconds: float) -> None:
         super().__init__(message, known_pause=True)
         self.wait_seconds = wait_seconds
 
 
-class CallsSpent(HeldBack):
-    """The account's budget of calls is spent; calls may leave again in about `wait_seconds`, which nobody needs to be told."""
+class RateLimited(HeldBack):
+    """The account's rate budget is used up. Calls are possible again in about `wait_seconds`; people are not told."""
 
 
 class NotAnswered(BrokerError):
-    """A question that has to be answered before an order may leave got no answer, or one that says neither yes nor no. Surely nothing was
-    sent, and the session is as good as before: asked again after a pause, and not for ever.
-    """
+    """A query that must be answered before an order may be sent got no answer, or an ambiguous one. Certainly
+    nothing was sent, and the session is fine. The query is repeated after a pause, a limited number of times."""
 
 
 class OrderRefused(BrokerError):
-    """The broker, or the adapter before sending, said no. Final: the same ticket is never sent again.
+    """The broker, or the adapter before sending, refused. Final: the same ticket is never sent again.
 
-    `reason` is for people; `unsupported` is set when the adapter refused what the broker cannot do at all.
+    `reason` is for people. `unsupported`: the adapter refused what the broker does not support at all.
     """
 
     def __init__(self, reason: str, *, unsupported: bool = False) -> None:
@@ -52,24 +51,24 @@ class OrderRefused(BrokerError):
 
 
 class ReservationLost(BrokerError):
-    """The broker's own id that was reserved for the order can no longer be used: a later one has left, another order has it, or the session
-    is another one. Nothing was sent now, and the session is as good as before; a ticket that has never left may have a new id.
-    """
+    """The broker's order id that was reserved for the order is no longer usable: a later one was sent, another order
+    has it, or the session has changed. Nothing was sent now, and the session is fine. A ticket that was never sent
+    may reserve another id."""
 
 
 class OrderAlreadyExists(BrokerError):
-    """The broker already has an order under this client id: the earlier sending had arrived."""
+    """The broker already has an order under this client order id: the earlier sending had arrived."""
 
 
 class OutcomeUnknown(BrokerError):
-    """Sent, or perhaps sent, and no usable answer. Nothing may be concluded; the order must be looked for."""
+    """Sent, or possibly sent, without a usable answer. Nothing may be concluded; the order must be searched for."""
 
 
-class WordsAlone(OutcomeUnknown):
-    """The broker answered the order with words, and neither took it nor refused it in a way that it documents. Sending it again would only
-    ask for the same words, and so it is looked for and not sent again. Where the broker's words and the order's absence together are a
-    refusal, `Broker.find` reports it as rejected. `words` are the broker's.
-    """
+class UndocumentedAnswer(OutcomeUnknown):
+    """The broker answered the order with a message that it documents neither as an acceptance nor as a refusal.
+    Sending again would only get the same message, so the order is searched for and not sent again. If the message
+    and the order's absence together prove a refusal, `Broker.find` reports it as rejected. `words` is the broker's
+    message."""
 
     def __init__(self, words: str) -> None:
         super().__init__(f"answered by words alone: {words}")
@@ -77,7 +76,8 @@ class WordsAlone(OutcomeUnknown):
 
 
 class AnswerUnclear(BrokerError):
-    """The broker answered a question, but this order's state could not be read from it: nothing is concluded, and it is asked again."""
+    """The broker answered a query, but this order's state could not be read from the answer. Nothing is concluded,
+    and the query is repeated."""
 
 
 class AuthRequired(BrokerUnavailable):
@@ -88,8 +88,8 @@ class AuthRequired(BrokerUnavailable):
 
 
 class UnknownBroker(BrokerError):
-    """No adapter of that name; the message lists those there are."""
+    """There is no adapter of that name; the message lists those that exist."""
 
 
 class BrokerLibraryMissing(BrokerError):
-    """The adapter exists, its client library is not installed; the message names the extra to install."""
+    """The adapter exists, but its client library is not installed; the message names the extra to install."""

@@ -1,4 +1,4 @@
-"""From a broker's name to its adapter, loaded when asked for; no adapter's settings."""
+"""From a broker's name to its adapter, loaded on demand. No adapter's settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class BrokerFactory:
-    """Makes brokers by name. Whether an adapter's client library is installed matters only when that adapter is asked for."""
+    """Creates brokers by name. An adapter's client library is needed only when that adapter is requested."""
 
     @staticmethod
     def supported() -> tuple[str, ...]:
@@ -25,9 +25,9 @@ class BrokerFactory:
 
     @staticmethod
     def create_broker(config: Mapping[str, object]) -> Broker:
-        """The broker named `config["broker"]`, in any case, made from `config`; not yet connected.
+        """The broker named `config["broker"]` (in any case), created from `config`, not yet connected.
 
-        Raises UnknownBroker, BrokerLibraryMissing, and ValueError where the adapter finds the configuration wrong.
+        Raises UnknownBroker, BrokerLibraryMissing, and ValueError if the adapter finds the configuration wrong.
         """
         wanted = config.get("broker")
         name = wanted.strip().lower() if isinstance(wanted, str) else ""
@@ -47,8 +47,8 @@ class BrokerFactory:
 
     @staticmethod
     def configuration_of(name: str) -> type[AccountConfiguration] | None:
-        """What that adapter, which is loaded for it, reads of an account's settings; None where it cannot be loaded: that is said when such
-        a broker is made."""
+        """The settings model of that adapter, which is loaded for it. None if it cannot be loaded: that is reported
+        when such a broker is created."""
         BrokerFactory.load((name,))
         manifest = registry.manifests().get(name)
         adapter = None if manifest is None else sys.modules.get(manifest.adapter)
@@ -57,8 +57,8 @@ class BrokerFactory:
 
     @staticmethod
     def load(names: Collection[str]) -> None:
-        """Loads these ahead, which may take a tenth of a second for each. Whatever keeps one from being loaded is said when such a broker is
-        made, and is that account's trouble alone."""
+        """Loads these adapters in advance; each may take a tenth of a second. If one cannot be loaded, that is
+        reported when such a broker is created, and affects only its accounts."""
         for name, manifest in registry.manifests().items():
             if name in names:
                 with contextlib.suppress(Exception):

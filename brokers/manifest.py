@@ -1,4 +1,5 @@
-"""What all others need to know of a broker, said by the broker's package itself; no client library is loaded for it."""
+"""What the rest of the system needs to know about a broker, provided by the broker's package itself. Needs no client
+library."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from brokers.variables import BrokerVariables
 
 
 class Fact(StrEnum):
-    """What not every broker does. Tests that need it are skipped, and say so, where it is missing."""
+    """Behaviour that not every broker has. Tests that need it are skipped, with the reason, where it is missing."""
 
     REJECTS_AT_ONCE = "a rejection is the answer to placing"
     FILLS_AT_ONCE = "the answer to placing carries the fills of an immediate execution"
@@ -27,14 +28,14 @@ class Fact(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImpliedAccount:
-    """The account that the environment alone makes, where there is no accounts file."""
+    """The account that environment variables alone define, if there is no accounts file."""
 
     account_id: str
     variables: tuple[str, ...]
-    """One of these has to be set."""
+    """At least one of these must be set."""
 
 
-def _not_to_be_told_apart(config: Mapping[str, object]) -> bool | None:
+def _unknown_if_paper(config: Mapping[str, object]) -> bool | None:
     return None
 
 
@@ -44,35 +45,38 @@ def _no_remedy(config: Mapping[str, object], error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """One broker. Its package has it as `MANIFEST` in the module `manifest`, which imports nothing that is not always installed."""
+    """One broker. Its package has it as `MANIFEST` in the module `manifest`, which imports only what is always
+    installed."""
 
     name: str
     """In lower case, as an account's `broker` names it."""
     title: str
     """For people."""
     adapter: str
-    """The module with `create(config) -> Broker` and the `Configuration` that it reads, by its dotted name."""
+    """The dotted name of the module with `create(config) -> Broker` and the `Configuration` that it reads."""
     extra: str = ""
-    """The extra of this distribution that brings the client library; empty: none is needed."""
+    """The extra of this distribution that installs the client library; empty: none is needed."""
     variables: type[BrokerVariables] = BrokerVariables
     implied_account: ImpliedAccount | None = None
     secret_keys: frozenset[str] = frozenset()
-    """Keys of an account that never stand in the accounts file, beside those whose names say so."""
+    """Account keys that must not be in the accounts file, besides those whose names say so."""
     command_keys: frozenset[str] = frozenset()
-    """Keys of an account that no adapter reads, but a command of this broker's."""
+    """Account keys that no adapter reads, but a command of this broker does."""
     is_stand_in: bool = False
-    """It serves every account, unknown ones too, where the process is told to use no real broker; none of its accounts is live."""
-    is_paper: Callable[[Mapping[str, object]], bool | None] = _not_to_be_told_apart
-    """Whether an account's settings name one for practice. False: they name a real one, and an address on this machine is no proof either;
-    None: they say neither, and such an address is."""
-    paper_words: str = ""
-    """What `is_paper` wants to see, for the sentence about an account that is said not to be live; empty: nothing that it could see."""
+    """It serves every account, including unknown ones, when the process is told to use no real broker. None of its
+    accounts is live."""
+    is_paper: Callable[[Mapping[str, object]], bool | None] = _unknown_if_paper
+    """Whether an account's settings name a paper account. False: they name a real one, even if its address is on
+    this machine. None: they do not tell; then an address on this machine counts as paper."""
+    paper_hint: str = ""
+    """What `is_paper` looks for, for the error message about an account with `live = false`; empty: nothing."""
     remedy: Callable[[Mapping[str, object], Exception], str] = _no_remedy
-    """What a person can do about an error of connecting, by the account's settings, where the error's own words do not say it; else empty."""
+    """What a person can do about a connection error, given the account's settings, if the error does not say it
+    itself; else empty."""
     quiet_loggers: tuple[str, ...] = ()
-    """Loggers whose lines below WARNING may carry secrets or whole answers: they are never let through."""
+    """Loggers whose lines below WARNING may contain secrets or whole answers: these lines are dropped."""
     products: tuple[str, ...] = ()
-    """Names under which it may hold one instrument apart."""
+    """The products by which it may keep positions in one instrument apart."""
     facts: frozenset[Fact] = frozenset()
     simulator: str | None = None
-    """`module:name` of the `simulators.simulator.Simulator` that pretends to be it on this machine, for the demo and for tests."""
+    """`module:name` of the `simulators.simulator.Simulator` for this broker, used by the demo and tests."""

@@ -1,6 +1,7 @@
-"""Which brokers there are: packages beside this module that have a manifest. The one place that loads a module by a name that it was given.
+"""Finds the brokers: the packages beside this module that have a manifest. The only place that imports modules by a
+configured name.
 
-A broker that is not part of this distribution is found as soon as a folder `brokers` with its package is on Python's path.
+A broker from another distribution is found as soon as a folder `brokers` with its package is on Python's path.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from brokers.manifest import Manifest
 
 
 def manifests() -> Mapping[str, Manifest]:
-    """By the brokers' names, in their sequence. Loads no adapter and no client library. Raises ValueError where two have one name."""
+    """The manifests by broker name. Loads no adapter and no client library. Raises ValueError if two brokers have
+    one name."""
     return _found(tuple(brokers.__path__))
 
 
 def stand_in() -> Manifest:
-    """The broker that serves every account where no real one is to be used."""
+    """The broker that serves every account when no real one is to be used."""
     (found,) = (manifest for manifest in manifests().values() if manifest.is_stand_in)
     return found
 
@@ -32,12 +34,12 @@ def quiet_loggers() -> tuple[str, ...]:
 
 
 def loaded(module: str) -> ModuleType:
-    """The module of that dotted name. Raises ImportError, and whatever the module itself raises."""
+    """The module with that dotted name. Raises ImportError, and whatever the module raises when imported."""
     return importlib.import_module(module)
 
 
 def named(reference: str) -> object:
-    """What `module:name` stands for. Raises ImportError, AttributeError."""
+    """The object that `module:name` refers to. Raises ImportError, AttributeError."""
     module, _, name = reference.partition(":")
     return getattr(loaded(module), name)
 

@@ -1,4 +1,4 @@
-"""Which way a price goes to the market's tick, for every broker alike; no ticks of any market."""
+"""Rounding of prices to ticks, the same for every broker. The ticks themselves are the markets'."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from brokers.base import Side
 
 
 def limit_on_tick(price: Decimal, tick: Decimal, side: Side) -> Decimal:
-    """Never to the order's disadvantage: it never pays more or takes less than its author said. Zero where nothing is left."""
+    """Rounded in the order's favour: it never pays more or receives less than requested. 0 if nothing is left."""
     return _on_tick(price, tick, up=side is Side.SELL)
 
 
 def stop_on_tick(price: Decimal, tick: Decimal, side: Side) -> Decimal:
-    """Away from the market: it never triggers before the price that its author named. Zero where nothing is left."""
+    """Rounded away from the market: it never triggers before the requested price. 0 if nothing is left."""
     return _on_tick(price, tick, up=side is Side.BUY)
 
 

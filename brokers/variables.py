@@ -1,4 +1,5 @@
-"""A broker's environment variables as typed fields, and the types that variables have; who reads the environment is somebody else."""
+"""A broker's environment variables as typed fields, and the types that settings have. The environment itself is read
+elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ YEAR_SECONDS = 31_536_000
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Says in words what a setting may be, for the sentence about a wrong one."""
+    """The allowed values of a setting in words, for the error message."""
 
     words: str
 
@@ -122,10 +123,10 @@ class Variables(BaseSettings):
 
 
 class BrokerVariables(Variables):
-    """A broker's own variables: what they say holds for each of its accounts that does not say it itself."""
+    """A broker's own variables: defaults for each of its accounts."""
 
     prefix: ClassVar[str] = ""
-    """`PREFIX_KEY` stands for the key `key` of an account."""
+    """`PREFIX_KEY` sets the account key `key`."""
 
     def account_keys(self, own: Collection[str], data_dir: Path) -> dict[str, object]:
         """The keys, in plain values, of an account whose table has `own`; a key that the table has too is overruled by the table."""

@@ -1,4 +1,4 @@
-"""What is asked of a channel to people: send one text, or say why not; no channel's own dialect, no queue."""
+"""The interface of a notification channel: send one text, or say why not. No channel's dialect, no queue."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Protocol
 
 
 class NotificationFailed(Exception):
-    """A message was not surely accepted; it may have arrived all the same when an answer was lost on the way.
+    """A message was not certainly accepted. It may have arrived all the same, if an answer was lost.
 
-    `retry_after_seconds` is the pause the channel asks for, or None where the caller may choose.
-    `permanent` says that the same message will fail again until a person changes something (token, chat, rights).
-    The text is for people and holds no secret.
+    `retry_after_seconds` is the pause that the channel asks for, or None if the caller may choose. `permanent`: the
+    same message will fail until a person changes something (token, chat, rights). The text is for people and contains
+    no secret.
     """
 
     def __init__(self, message: str, *, retry_after_seconds: float | None = None, permanent: bool = False) -> None:
@@ -20,32 +20,32 @@ class NotificationFailed(Exception):
 
 
 class Notifier(Protocol):
-    """A channel to people. The caller keeps what must not be lost, and repeats what failed."""
+    """A channel to people. The caller keeps messages until they are accepted, and repeats failed ones."""
 
     @property
     def enabled(self) -> bool:
-        """False when messages go nowhere by the operator's own choice."""
+        """False if the operator has switched notifications off."""
         ...
 
     async def start(self) -> None:
-        """Makes ready without speaking to the service, so that a channel that is down delays no start."""
+        """Prepares without contacting the channel's server, so that an outage of it delays no start."""
         ...
 
     async def send(self, text: str) -> None:
-        """Returns once the channel has surely accepted the text; ends within a bounded time.
+        """Returns once the channel has accepted the text. Ends within a bounded time.
 
-        `text` is Telegram's HTML (`<b>`, `<i>`, `<code>` ...) whose values the caller has escaped.
-        Raises NotificationFailed, and nothing else but asyncio.CancelledError.
+        `text` is Telegram's HTML (`<b>`, `<i>`, `<code>` ...) with escaped values. Raises NotificationFailed, and
+        nothing else but asyncio.CancelledError.
         """
         ...
 
     async def close(self) -> None:
-        """Gives connections back; nothing can be sent afterwards. May be called twice."""
+        """Releases connections; nothing can be sent afterwards. May be called twice."""
         ...
 
 
 class NoNotifier:
-    """Stands in where notifications are switched off: takes every text and does nothing."""
+    """Used if notifications are switched off: accepts every text and does nothing."""
 
     @property
     def enabled(self) -> bool:

@@ -1,6 +1,6 @@
-"""Sends texts to one Telegram chat through the Bot API; no queue, no wording, and the token goes only into requests.
+"""Sends texts to one Telegram chat through the Bot API. No queue and no wording; the token appears only in requests.
 
-Facts about the service are those of https://core.telegram.org/bots/api and https://core.telegram.org/bots/faq.
+Facts about the Bot API are from https://core.telegram.org/bots/api and https://core.telegram.org/bots/faq.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from notifications.base import NotificationFailed
 DEFAULT_BASE_URL = "https://api.telegram.org"
 LONGEST_TEXT = 4096
 CUT_MARK = "…(cut)"
-# Telegram's FAQ: about one message a second in one chat, and twenty a minute in a group.
+# Telegram's FAQ: about one message per second in one chat, and twenty per minute in a group.
 CHAT_SPACING_SECONDS = 1.0
 GROUP_MESSAGES_PER_MINUTE = 20
 LONGEST_WAIT_SECONDS = 3.0
 
 log = structlog.get_logger(__name__)
 
-# A filter on a logger does not see what its children log, so that every one that could name a URL stands here.
+# A logger's filter does not apply to its children, so every logger that could write a URL is listed.
 _TALKATIVE_LOGGERS = (
     "httpx",
     "httpcore",
@@ -59,9 +59,8 @@ _TELEGRAM_TAG = re.compile(
 
 
 def cut_html(text: str, limit: int = LONGEST_TEXT) -> str:
-    """The text itself if it is no longer than `limit` UTF-16 units (as Telegram counts), tags and entities included;
-    else its beginning, ending in `…(cut)`, with no tag or entity broken and every open tag closed.
-    """
+    """The text itself if it has at most `limit` UTF-16 units (as Telegram counts), including tags and entities; else
+    its beginning, ending in `…(cut)`, with no tag or entity broken and every open tag closed."""
     if _utf16_length(text) <= limit:
         return text
     room = limit - _utf16_length(CUT_MARK)
@@ -86,7 +85,8 @@ def cut_html(text: str, limit: int = LONGEST_TEXT) -> str:
 
 
 def plain_text(text: str) -> str:
-    """What a person would read of Telegram's HTML. Only known tags go: `<x>` in a broken text may be a value."""
+    """Telegram's HTML without tags, as a person reads it. Only known tags are removed: `<x>` in a malformed text may
+    be a value."""
     return html.unescape(_TELEGRAM_TAG.sub("", text))
 
 
@@ -102,13 +102,13 @@ def _utf16_length(text: str) -> int:
 
 
 class TelegramNotifier:
-    """Sends to one chat. See notifications.base.Notifier for what each method promises.
+    """Sends to one chat. See notifications.base.Notifier for what each method guarantees.
 
     `chat_id` is a number (negative: a group) or `@channelname`. `base_url` is the address before `/bot<token>`, with or
-    without a trailing `/bot`. One `send` lasts at most `timeout_seconds`, the wait for Telegram's rate limits included.
-    Where that wait would be longer than `LONGEST_WAIT_SECONDS`, or than half of `timeout_seconds`, nothing is sent and
-    NotificationFailed says when to come back.
-    A message whose answer was lost counts as failed and may have arrived: repeated, it is read twice, never lost.
+    without a trailing `/bot`. One `send` lasts at most `timeout_seconds`, including the wait for Telegram's rate
+    limits. If that wait would be longer than `LONGEST_WAIT_SECONDS`, or than half of `timeout_seconds`, nothing is sent
+    and NotificationFailed says when to retry. A message whose answer was lost counts as failed; it is repeated, and
+    people may read it twice.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class TelegramNotifier:
         return True
 
     async def start(self) -> None:
-        """Builds the client; asks Telegram nothing, so that a network that is down delays no start. `check` asks."""
+        """Builds the client. Contacts nobody, so that an outage delays no start; `check` does."""
         self._client()
 
     async def send(self, text: str) -> None:
@@ -149,9 +149,9 @@ class TelegramNotifier:
             raise failure
 
     async def check(self) -> str:
-        """Asks Telegram who the bot is and whether it knows the chat; sends nothing.
+        """Asks Telegram whether the token is valid and the bot knows the chat. Sends nothing.
 
-        Returns a sentence for the operator; raises NotificationFailed as `send` does.
+        Returns a sentence for the operator. Raises NotificationFailed as `send` does.
         """
         found: list[str] = []
 
@@ -182,9 +182,9 @@ class TelegramNotifier:
             raise NotificationFailed("No Telegram chat is named (TELEGRAM_CHAT_ID)", permanent=True)
         if self._bot is None:
             self._secret.guard_logs()
-            # The library announces on each 429 that this number will become a timedelta; both are understood here.
+            # Announces on each 429 that this number will become a timedelta; both are handled here.
             warnings.filterwarnings("ignore", message=".*retry_after", category=PTBDeprecationWarning)
-            # A proxy from the environment cannot reach this machine's own loopback.
+            # A proxy from the environment cannot reach this machine's loopback.
             on_loopback = urlsplit(self._base_url).hostname in {"127.0.0.1", "localhost", "::1"}
             self._transport = _Transport(
                 connection_pool_size=8,
@@ -203,9 +203,10 @@ class TelegramNotifier:
         return self._bot
 
     async def _bounded(self, work: Callable[[], Awaitable[None]]) -> NotificationFailed | None:
-        """Runs `work` within the time allowed; what goes wrong is returned and not raised.
+        """Runs `work` within the time limit and returns its error instead of raising it.
 
-        Raised inside an `except`, the new error would carry the library's, whose texts name the URL and thus the token.
+        Raised inside an `except`, the new error would carry the library's as its context, whose text has the URL and
+        thus the token.
         """
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -221,7 +222,7 @@ class TelegramNotifier:
         return None
 
     async def _send_readable(self, text: str) -> None:
-        # A lone surrogate cannot be encoded: without this, one bad character would make a message fail for ever.
+        # A lone surrogate cannot be encoded: without this, one bad character would make the message fail for ever.
         sendable = text.encode("utf-8", "replace").decode("utf-8")
         as_plain_text = False
         try:
@@ -266,7 +267,7 @@ class TelegramNotifier:
             chat = await bot.get_chat(self._chat_id)
             chat_name = f"{chat.effective_name or 'chat'} ({chat.type}, {self._chat_id})"
         except (KeyError, TypeError):
-            # A self-hosted Bot API server of another version leaves out fields that the library insists on.
+            # A self-hosted Bot API server of another version omits fields that the library requires.
             log.debug("Telegram's description of the bot or chat lacks fields", action="telegram_check")
         return f"Telegram: {name} knows {chat_name}"
 
@@ -299,7 +300,7 @@ class TelegramNotifier:
 
 
 class _Transport(HTTPXRequest):
-    """Takes "ok" for an answer: an accepted message must not be sent again because its description is unreadable."""
+    """Accepts any answer with "ok": an accepted message must not be repeated because its description is unreadable."""
 
     async def do_request(self, url: str, *args: Any, **kwargs: Any) -> tuple[int, bytes]:
         status, payload = await super().do_request(url, *args, **kwargs)
@@ -314,7 +315,8 @@ class _Transport(HTTPXRequest):
 
 
 class _Pace:
-    """When the next message may leave: one a second, so many a minute, and not before a pause asked for is over."""
+    """When the next message may leave: one per second, so many per minute, and not before a requested pause has
+    passed."""
 
     def __init__(self, *, per_minute: int | None, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -341,7 +343,7 @@ class _Pace:
 
 
 class _Secret(logging.Filter):
-    """The token, and the filter that keeps it out of the loggers of the libraries which put it into URLs."""
+    """The token, and the log filter that keeps it out of the logs of the libraries that put it into URLs."""
 
     def __init__(self, token: str) -> None:
         super().__init__()
@@ -352,7 +354,7 @@ class _Secret(logging.Filter):
 
     @property
     def is_well_formed(self) -> bool:
-        """Whether it can stand in a URL; whether it is a bot's, only Telegram knows."""
+        """Whether it can be part of a URL; whether it is a valid token only Telegram knows."""
         return re.fullmatch(r"[A-Za-z0-9:_-]+", self._token) is not None
 
     def reveal(self) -> str:
@@ -366,9 +368,9 @@ class _Secret(logging.Filter):
         return text.replace(secret_part, "<token>") if len(secret_part) >= 16 else text
 
     def guard_logs(self) -> None:
-        """Silences the libraries' loggers, and filters them as well, in case someone turns them on again.
+        """Silences the libraries' loggers, and filters them in case somebody enables them again.
 
-        What they would say at WARNING and above comes back from `send` in words of our own.
+        Their warnings and errors are reported by `send` in our own words.
         """
         for name in ("httpx", "httpcore", "telegram"):
             logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,4 +1,5 @@
-"""The words of `execctl adopt`: its options, the command that they make, and both books before and after it; asks and stores nothing."""
+"""`execctl adopt`: its options, the command built from them, and both books before and after it. Neither queries nor
+stores anything."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ from brokers.base import BrokerPosition, Instrument
 from brokers.registry import manifests
 from execution_service.core.adoption.records import Plan
 from execution_service.core.orders.events import Occasion
-from execution_service.core.reconcile import group_of
+from execution_service.core.reconcile.positions import group_of
 from scripts.display import print_table
 
 NOT_TOLD = "not told"
 _OPTIONS = {"asset_class": "instrument_type"}
-"""Where an order's field has another name than an instrument's."""
+"""Order fields whose name differs from the instrument's."""
 _FIELDS = tuple(_OPTIONS.get(each.name, each.name) for each in fields(Instrument))
 _HELP = {
     "symbol": "as an order names it",
@@ -72,12 +73,12 @@ def add_options(parser: argparse.ArgumentParser, words: Callable[[str], str]) ->
 
 
 def products() -> tuple[str, ...]:
-    """All that any broker knows."""
+    """Every product that some broker knows."""
     return tuple(dict.fromkeys(product for manifest in manifests().values() for product in manifest.products))
 
 
 def problem_with(options: argparse.Namespace) -> str | None:
-    """What of the options does not go together; None: nothing."""
+    """Why the options do not fit together; None: they do."""
     needed = ("account", "strategy", "symbol") if options.holding is None else ("account", "strategy")
     given = [_option(name) for name in needed if getattr(options, name) is None]
     if options.undo is not None:
@@ -87,8 +88,8 @@ def problem_with(options: argparse.Namespace) -> str | None:
     return f"an adoption needs {', '.join(given)}" if given else None
 
 
-def wish_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The command's body, as far as the person says it."""
+def command_body(options: argparse.Namespace) -> dict[str, Any]:
+    """The command's body, as far as the options give it."""
     named = {
         "account_id": options.account,
         "discrepancy_id": options.discrepancy,
@@ -125,7 +126,7 @@ def _option(name: str) -> str:
 
 
 def plan_fields(plan: Plan, theirs: Sequence[BrokerPosition] | None) -> dict[str, Any]:
-    """The plan for programs."""
+    """The plan as JSON."""
     return {
         "movements": [
             {
@@ -163,8 +164,8 @@ def show(
     *,
     undoing: str | None = None,
 ) -> None:
-    """Both books before and after, what would be recorded, and what speaks against it. `last_read`: what a comparison last found at the broker,
-    by the holding's key, where the broker is not asked now."""
+    """Both books before and after, what would be recorded, and warnings. `last_read`: the broker's positions at the
+    last comparison, by the holding's key, used if the broker is not queried now."""
     rows = [
         (
             each.strategy,
@@ -196,6 +197,6 @@ def show(
 
 
 def at_the_broker(theirs: Sequence[BrokerPosition], instrument: Instrument) -> Decimal | str:
-    """What the broker holds of it, all strategies together."""
+    """The broker's position in it, of all strategies together."""
     group = group_of(instrument, (), theirs)
     return "unclear" if group.is_unclear else group.shown

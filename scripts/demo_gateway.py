@@ -1,4 +1,5 @@
-"""The simulated gateway of the demo: starting, finding, asking and stopping its process, and the accounts that lead the real adapter to it."""
+"""The demo's simulated gateway: starting, finding, commanding and stopping its process, and the accounts that use
+it."""
 
 from __future__ import annotations
 
@@ -31,12 +32,12 @@ LAST_LINES = 15
 
 
 class GatewayFailed(Exception):
-    """The gateway could not be started, asked or stopped; the message says what to look at."""
+    """The gateway could not be started, commanded or stopped. The message says where to look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """A running gateway, as its own notice tells of it. `address` is where the broker's library reaches it."""
+    """A running gateway, as in its notice. `address` is where the broker's library reaches it."""
 
     broker: str
     pid: int
@@ -44,12 +45,12 @@ class Gateway:
     control_url: str
 
     def state(self) -> Mapping[str, Any]:
-        """What it tells of itself. Raises GatewayFailed."""
+        """Its state. Raises GatewayFailed."""
         return self._call(Request(self.control_url))
 
-    def do(self, **wish: object) -> Mapping[str, Any]:
-        """Asks for something on its control side. Raises GatewayFailed."""
-        return self._call(Request(self.control_url, json.dumps(wish).encode()))
+    def do(self, **command: object) -> Mapping[str, Any]:
+        """Sends a command to its control side. Raises GatewayFailed."""
+        return self._call(Request(self.control_url, json.dumps(command).encode()))
 
     def _call(self, request: Request) -> Mapping[str, Any]:
         try:
@@ -61,18 +62,18 @@ class Gateway:
 
 
 def folder_of(settings: Settings) -> Path:
-    """Where the gateway's book, its notice and the demo's accounts file are."""
+    """The folder of the gateway's book, its notice and the demo's accounts file."""
     return settings.data_dir / "demo"
 
 
 def running_gateway(settings: Settings) -> Gateway | None:
-    """The gateway that runs on this DATA_DIR; a killed one may have left its notice, and is none."""
+    """The gateway running with this DATA_DIR. A notice left by a killed one does not count."""
     left = left_gateway(settings)
     return left if left is not None and _is_gateway(left) else None
 
 
 def left_gateway(settings: Settings) -> Gateway | None:
-    """The gateway whose notice lies there, whether it lives or not."""
+    """The gateway whose notice exists, running or not."""
     for broker in programs():
         try:
             said = json.loads(_notice(settings, broker).read_text(encoding="utf-8"))
@@ -83,11 +84,11 @@ def left_gateway(settings: Settings) -> Gateway | None:
 
 
 def start_gateway(settings: Settings, broker: str, faults: str | None = None) -> Gateway:
-    """Starts it in the background on free ports of loopback, on the book it had before; with `faults` (`SEED[:RATE]`) it plays random ones.
-    Raises GatewayFailed."""
+    """Starts it in the background on free loopback ports, with the book that it had before; with `faults`
+    (`SEED[:RATE]`) it plays random faults. Raises GatewayFailed."""
     _forget(settings)
     folder = folder_of(settings)
-    for each in (settings.data_dir, folder):  # parents that `mkdir` makes by the way are open to others
+    for each in (settings.data_dir, folder):  # `mkdir` would create parents readable by others
         each.mkdir(mode=0o700, parents=True, exist_ok=True)
     output = settings.log_dir / "simulated_gateway.console.log"
     command = [sys.executable, "-m", _program(broker), "--port", "0", "--data", str(folder / f"{broker}.db")]
@@ -122,7 +123,8 @@ def start_gateway(settings: Settings, broker: str, faults: str | None = None) ->
 
 
 def stop_gateway(settings: Settings) -> int | None:
-    """Ends the gateway that runs, if one does; its process's number. Its book stays. Raises GatewayFailed."""
+    """Stops the running gateway, if there is one, and returns its process id. Its book is kept. Raises
+    GatewayFailed."""
     gateway = running_gateway(settings)
     if gateway is None:
         _forget(settings)
@@ -141,8 +143,8 @@ def stop_gateway(settings: Settings) -> int | None:
 
 
 def environment_for(settings: Settings, gateway: Gateway) -> dict[str, str]:
-    """This process's own, with accounts and a database of the demo's own in place of whatever is configured: what the mock broker has traded
-    for an account of that name is not in the gateway's book. Raises GatewayFailed."""
+    """This process's environment, but with the demo's own accounts and database: trades of the mock broker for an
+    account of the same name are not in the gateway's book. Raises GatewayFailed."""
     accounts = folder_of(settings) / "accounts.toml"
     simulator, manifest = simulator_of(gateway.broker), manifests()[gateway.broker]
     keys = simulator.account(Place(address=gateway.address, folder=folder_of(settings), ask=gateway.do))
@@ -173,13 +175,13 @@ def _notice(settings: Settings, broker: str) -> Path:
 
 
 def _forget(settings: Settings) -> None:
-    """Removes what killed gateways have left."""
+    """Removes what killed gateways left behind."""
     for broker in programs():
         _notice(settings, broker).unlink(missing_ok=True)
 
 
 def _is_gateway(gateway: Gateway) -> bool:
-    """Whether the process lives and is that gateway, and not another one that was given a dead one's number."""
+    """Whether the process is running and is that gateway, not another process with a reused id."""
     try:
         os.kill(gateway.pid, 0)
     except ProcessLookupError:
@@ -188,9 +190,9 @@ def _is_gateway(gateway: Gateway) -> bool:
         return True
     process = Path(f"/proc/{gateway.pid}")
     if not process.parent.joinpath("self").exists():
-        return True  # a system without /proc: the number must do
+        return True  # without /proc the process id must suffice
     try:
-        # Empty for one that has ended and waits to be noticed.
+        # Empty for a zombie.
         return _program(gateway.broker).encode() in process.joinpath("cmdline").read_bytes()
     except OSError:
         return False

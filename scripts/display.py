@@ -1,4 +1,4 @@
-"""Tables and lines for people, plain where the output is no terminal; knows nothing of what they say."""
+"""Tables and lines for people, plain if the output is no terminal. Knows nothing of their content."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from execution_service.core.texts import plain, quantity
+from execution_service.core.texts.values import plain, quantity
 
 WIDE = 100_000
-"""Columns where there is no terminal, so that nothing is cut or broken in a pipe."""
+"""Columns without a terminal, so that nothing is cut or wrapped in a pipe."""
 ASIDE = 0.5
-"""Of the terminal's width, at most, what may stand before a last column that is wrapped by the terminal itself."""
+"""The fraction of the terminal's width that may precede a last column that the terminal itself wraps."""
 NOTHING = "-"
 
 _STYLES: Mapping[str, str] = {
@@ -39,7 +39,7 @@ _STYLES: Mapping[str, str] = {
 
 
 def new_console(*, to_stderr: bool = False) -> Console:
-    """Takes every text as it is: no markup, so that no order's words can paint or fake anything."""
+    """Prints every text literally: no markup, so that no order's text can add colours or fake output."""
     is_terminal = (sys.stderr if to_stderr else sys.stdout).isatty()
     return Console(
         stderr=to_stderr,
@@ -60,10 +60,11 @@ def print_table(
     prose: Collection[str] = (),
     dispensable: Sequence[str] = (),
 ) -> None:
-    """One table; cells that are amounts, times or None are written as `cell` does.
+    """One table. Cells that are amounts, times or None are written as by `cell`.
 
-    No id is ever broken. On a terminal that is too narrow the columns of sentences (`prose`) are wrapped between words, then `dispensable`
-    columns are left out, the first named first; where that is not enough, there is no table but lines, which the terminal may wrap.
+    Ids are never wrapped. On a terminal that is too narrow, columns of sentences (`prose`) are wrapped between words,
+    then `dispensable` columns are left out, in the given order; if that is not enough, rows become lines, which the
+    terminal may wrap.
     """
     words = [[cell(value) for value in row] for row in rows]
     kept = _kept(columns, words, prose, dispensable, console.width)
@@ -82,7 +83,7 @@ def _kept(
     dispensable: Sequence[str],
     width: int,
 ) -> list[int] | None:
-    """The places of the columns for which there is room; None: there is none for those that must be shown."""
+    """The indices of the columns for which there is room. None: there is none for those that must be shown."""
     for count in range(len(dispensable) + 1):
         kept = [n for n, column in enumerate(columns) if column not in dispensable[:count]]
         if _needed(columns, words, prose, kept) <= width:
@@ -91,7 +92,7 @@ def _kept(
 
 
 def _needed(columns: Sequence[str], words: Sequence[Sequence[str]], prose: Collection[str], kept: Sequence[int]) -> int:
-    """Columns of the terminal for these of the table, with its lines."""
+    """The width needed for these columns, including the table's lines."""
     return 1 + sum(3 + _least_width(columns, words, prose, n) for n in kept)
 
 
@@ -119,7 +120,7 @@ def _table(
 
 
 def _print_lines(console: Console, title: str, words: Sequence[Sequence[str]]) -> None:
-    """A line a row: its last column as long as it is, the others below each other."""
+    """One line per row, with the last column unwrapped and the others below each other."""
     console.print(title)
     widths = [max(map(cell_len, column)) for column in zip(*words, strict=True)][:-1]
     for row in words:
@@ -130,7 +131,7 @@ def _print_lines(console: Console, title: str, words: Sequence[Sequence[str]]) -
 
 
 def _print_cards(console: Console, title: str, columns: Sequence[str], words: Sequence[Sequence[str]]) -> None:
-    """Some lines a row: the first column's word, then the others that have one, each after its column's name and in one piece."""
+    """Several lines per row: the first column's value, then each other value after its column's name, unwrapped."""
     console.print(title)
     for row in words:
         line = _styled(row[0])
@@ -153,12 +154,12 @@ def _styled(word: str) -> Text:
 
 
 def counted(number: int, thing: str, things: str | None = None) -> str:
-    """`1 order`, `2 orders`; `things` for a plural that is not made with an s."""
+    """`1 order`, `2 orders`; `things` for an irregular plural."""
     return f"{number} {thing if number == 1 else things or thing + 's'}"
 
 
 def cell(value: object) -> str:
-    """A value as people read it: amounts without needless zeros, times in UTC, nothing as a dash."""
+    """A value for people: amounts without trailing zeros, times in UTC, None as a dash."""
     match value:
         case None | "":
             return NOTHING
@@ -170,7 +171,7 @@ def cell(value: object) -> str:
 
 
 def shown_time(moment: datetime) -> str:
-    """2024-11-24 10:30:10.125Z, whatever the machine's time zone."""
+    """2024-11-24 10:30:10.125Z, in UTC whatever the machine's time zone."""
     return moment.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 

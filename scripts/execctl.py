@@ -1,6 +1,7 @@
-"""Looks into the execution service's records and gives it a person's commands, with the service running or not; trades nothing itself.
+"""Shows the execution service's records and gives it commands, whether the service is running or not. Trades nothing itself.
 
-Exit status: 0 done or stored for the next start, 1 unknown id or account, refused command, store that does not answer, 2 wrong arguments or settings.
+Exit status: 0 done, or stored for the next start; 1 unknown id or account, refused command, or no answer from the store;
+2 wrong arguments or settings.
 """
 
 from __future__ import annotations
@@ -32,24 +33,17 @@ from execution_service.app.embedded import EmbeddedPartFailed
 from execution_service.app.settings.loading import Settings
 from execution_service.control.adoption_books import plan_of_undoing, read_books, records_named
 from execution_service.core.adoption.plan import plan
-from execution_service.core.adoption.records import Refused, read_wish
-from execution_service.core.orders.effects import happenings
+from execution_service.core.adoption.records import Refused, read_adoption_request
+from execution_service.core.orders.effects import applied_events
+from execution_service.core.orders.events import stored_name
 from execution_service.core.orders.order import Hold, Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
-from execution_service.core.reconcile import Discrepancy, Kind
-from execution_service.core.texts import (
-    contract_words,
-    currency_of,
-    difference,
-    known,
-    log_line,
-    money,
-    plain,
-    quantity,
-    quoted,
-)
+from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyKind
+from execution_service.core.texts.discrepancies import background, difference
+from execution_service.core.texts.log import log_line
+from execution_service.core.texts.values import contract_summary, currency_of, money, plain, quantity, quoted
 from execution_service.core.views.record import plan_to_document, positions_from_documents
 from execution_service.core.views.shared import confirmation_id
 from execution_service.delivery.rebuild import Rebuild
@@ -64,29 +58,29 @@ from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import StoreReader
 from scripts import adopt
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
+from scripts.locate import NotFound, opened_store, running_service, settings_or_exit, view_of
 from scripts.waits import waits_for
-from scripts.whereabouts import NotFound, opened_store, running_service, settings_or_exit, view_of
 
 OUTCOME_SECONDS = 8.0
 POSITIONS_SECONDS = 20.0
-"""A broker that is asked for its positions may take its time; then the books are shown without them."""
+"""A broker may take its time to report positions; after this the books are shown without them."""
 COMPARE_SECONDS = 75.0
-"""For two readings of a broker's whole book with a pause between them, or another process's answer."""
+"""Enough for two readings of a broker's whole book with a pause between them, or for another process's answer."""
 LOOK_SECONDS = 0.2
 PAYLOAD_SHOWN = 2000
 MOST_NAMES_SHOWN = 20
 FACTS = ("Fact", "Value")
-"""The headings of what is told of one thing."""
+"""The headings of a table about a single object."""
 EXIT_FAILED, EXIT_ARGUMENTS = 1, 2
 DECISIONS = ("not-placed", "placed", "cancelled", "send-again")
 
 
 class Unknown(Exception):
-    """Nothing has that name, or too much; the message says so."""
+    """No match for the given name, or too many; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class CommandContext:
     """What every command works with."""
 
     view: StoreReader
@@ -100,7 +94,7 @@ class Desk:
         return bool(self.options.json)
 
 
-Verb: TypeAlias = Callable[[Desk], Coroutine[Any, Any, int]]
+Verb: TypeAlias = Callable[[CommandContext], Coroutine[Any, Any, int]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,18 +110,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
-    async with _desk(settings, options) as partition:
+    async with _opened_context(settings, options) as context:
         verb: Verb = options.verb
-        return await verb(partition)
+        return await verb(context)
 
 
 @contextlib.asynccontextmanager
-async def _desk(settings: Settings, options: argparse.Namespace) -> AsyncIterator[Desk]:
+async def _opened_context(settings: Settings, options: argparse.Namespace) -> AsyncIterator[CommandContext]:
     async with opened_store(settings) as (uri, database):
         view = view_of((uri, database))
         store = MongoStore(connect(uri), database, nonce=uuid.uuid4().hex[:12], clock=SystemClock(), threads=InPlace())
         try:
-            yield Desk(view, store, settings, new_console(), options)
+            yield CommandContext(view, store, settings, new_console(), options)
         finally:
             for words in sorted(view.unreadable):
                 print(f"Left out, it cannot be read: {plain(words)}", file=sys.stderr)
@@ -166,11 +160,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub = verb("resolve", "say what became of an order in doubt", _resolve)
     sub.add_argument("name", metavar="ORDER_ID")
     sub.add_argument("--as", dest="decision", required=True, choices=DECISIONS)
-    sub.add_argument("--broker-order-id", type=_words, help="with --as placed: the broker's id for it")
-    sub.add_argument("--by", type=_words, required=True, help="who decided")
-    sub.add_argument("--note", type=_words, required=True, help="how they know")
+    sub.add_argument("--broker-order-id", type=_nonblank, help="with --as placed: the broker's id for it")
+    sub.add_argument("--by", type=_nonblank, required=True, help="who decided")
+    sub.add_argument("--note", type=_nonblank, required=True, help="how they know")
     sub = verb("adopt", "have our book follow what happened to a position past this service", _adopt)
-    adopt.add_options(sub, _words)
+    adopt.add_options(sub, _nonblank)
     sub = verb("discrepancies", "what our books and a broker's disagree about", _discrepancies)
     sub.add_argument("--account", help="only this account's")
     sub.add_argument("--all", action="store_true", help="closed ones too")
@@ -191,8 +185,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="what one contract of old orders is worth, where no record has it: 'ES|FUTURE|expiry=202612=50', or 5000/100 for prices in "
         "cents; it is kept in their records",
     )
-    sub.add_argument("--by", type=_words, help="with --contract: who says so")
-    sub.add_argument("--note", type=_words, help="with --contract: how they know")
+    sub.add_argument("--by", type=_nonblank, help="with --contract: who says so")
+    sub.add_argument("--note", type=_nonblank, help="with --contract: how they know")
     options = parser.parse_args(arguments)
     if options.word == "resolve" and (options.decision == "placed") != (options.broker_order_id is not None):
         parser.error("--broker-order-id goes with --as placed, and --as placed needs it")
@@ -209,14 +203,14 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _words(text: str) -> str:
+def _nonblank(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it must not be blank: the record keeps it")
     return text.strip()
 
 
 def _contract(text: str) -> tuple[str, ContractTerms]:
-    """The instrument's key and what its contract is worth."""
+    """The instrument's key and its contract facts."""
     key, _, figures = text.rpartition("=")
     multiplier, slash, magnifier = figures.partition("/")
     try:
@@ -231,11 +225,11 @@ def _contract(text: str) -> tuple[str, ContractTerms]:
 # --- looking --------------------------------------------------------------------------------------------------------
 
 
-async def _orders(partition: Desk) -> int:
-    options = partition.options
-    _check_account(partition, options.account)
-    found = partition.view.orders(status=options.status, account_id=options.account, limit=options.limit)
-    if partition.wants_json:
+async def _orders(context: CommandContext) -> int:
+    options = context.options
+    _check_account(context, options.account)
+    found = context.view.orders(status=options.status, account_id=options.account, limit=options.limit)
+    if context.wants_json:
         print_json([_order_fields(stored) for stored in found])
         return 0
     columns = ("Signal", "Leg", "Purpose", "Account", "Order", "Status", "Filled", "Average", "Reason", "Received")
@@ -257,7 +251,7 @@ async def _orders(partition: Desk) -> int:
             )
         )
     print_table(
-        partition.console,
+        context.console,
         f"{counted(len(rows), 'order')}, the latest first",
         columns,
         rows,
@@ -319,46 +313,47 @@ def _hold_fields(hold: Hold) -> dict[str, object]:
     return {"since": hold.since, "until": hold.until, "message": hold.message}
 
 
-async def _order(partition: Desk) -> int:
-    found = await partition.store.load([stored.order.order_id for stored in _named(partition, partition.options.name)])
-    stories = [_story(partition, stored) for stored in found]
-    if partition.wants_json:
-        print_json(stories)
+async def _order(context: CommandContext) -> int:
+    found = await context.store.load([stored.order.order_id for stored in _named(context, context.options.name)])
+    histories = [_history(context, stored) for stored in found]
+    if context.wants_json:
+        print_json(histories)
         return 0
-    for stored, story in zip(found, stories, strict=True):
-        _print_story(partition.console, stored, story)
+    for stored, history in zip(found, histories, strict=True):
+        _print_history(context.console, stored, history)
     return 0
 
 
-def _story(partition: Desk, stored: Stored) -> dict[str, Any]:
+def _history(context: CommandContext, stored: Stored) -> dict[str, Any]:
     order = stored.order
     names = [n for n in (order.signal_id, order.request.mathematricks_signal_id) if n is not None]
     ids = [n for n in (order.order_id, order.request.request_order_id, order.broker_order_id) if n is not None]
     is_entry = order.identity.purpose is Purpose.ENTRY
-    confirmation = partition.view.confirmation(confirmation_id(order))
+    confirmation = context.view.confirmation(confirmation_id(order))
     return _order_fields(stored) | {
         "events": [
             {
-                "number": happening.number,
-                "at": happening.event.at,
-                "type": type(happening.event).__name__,
+                "number": applied_event.number,
+                "at": applied_event.event.at,
+                "type": stored_name(type(applied_event.event)),
                 "words": plain(
-                    (log_line(happening.before, happening.event, happening.after) or ("(changed nothing)",))[0]
+                    (
+                        log_line(applied_event.before, applied_event.event, applied_event.after)
+                        or ("(changed nothing)",)
+                    )[0]
                 ),
-                "status": happening.after.status.value,
-                "is_published": happening.is_published,
-                "is_delivered": happening.number <= stored.told.world,
+                "status": applied_event.after.status.value,
+                "is_published": applied_event.is_published,
+                "is_delivered": applied_event.number <= stored.told.world,
             }
-            for happening in happenings(order)
+            for applied_event in applied_events(order)
         ],
-        "waits_for": waits_for(partition.view, order, SystemClock().now()),
+        "waits_for": waits_for(context.view, order, SystemClock().now()),
         "fills": [asdict(fill) for fill in order.fills],
         "realized_pnl": stored.told.realized_pnl if order.fills else None,
         "entries": list(order.request.entry_refs) if isinstance(order.request, OrderRequest) else [],
-        "exits": [_order_fields(s) for s in partition.view.exits_of(names)] if is_entry else [],
-        "commands": [
-            _command_fields(c) for c in partition.view.commands_naming([*names, *ids, *order.client_order_ids])
-        ],
+        "exits": [_order_fields(s) for s in context.view.exits_of(names)] if is_entry else [],
+        "commands": [_command_fields(c) for c in context.view.commands_naming([*names, *ids, *order.client_order_ids])],
         "confirmation_shown": None if confirmation is None else str(confirmation["status"]),
         "raw": order.raw,
     }
@@ -374,9 +369,9 @@ def _command_fields(command: Command) -> dict[str, object]:
     }
 
 
-def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> None:
+def _print_history(console: Console, stored: Stored, history: Mapping[str, Any]) -> None:
     order = stored.order
-    published = [event for event in story["events"] if event["is_published"]]
+    published = [event for event in history["events"] if event["is_published"]]
     delivered = sum(event["is_delivered"] for event in published)
     owed = order.version - stored.told.world
     facts = (
@@ -384,31 +379,31 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
         ("Order", f"{_what(order)} for {order.request.account_id}, {order.request.strategy}"),
         ("Status", order.status.value),
         ("Held", _held(order)),
-        ("Waits for", _waits(order, story["waits_for"])),
+        ("Waits for", _waits(order, history["waits_for"])),
         ("Reason", "" if order.reason is None else f"{order.reason.code}: {order.reason.message}"),
         ("Filled", f"{quantity(order.filled_quantity)} of {quantity(order.quantity)}"),
         ("Average price", None if order.average_price is None else quoted(order.average_price, order)),
         ("Total", None if order.value is None else money(order.value, currency_of(order))),
-        ("Contract", "" if order.terms is None else contract_words(order.terms)),
+        ("Contract", "" if order.terms is None else contract_summary(order.terms)),
         ("Commission", order.commission),
-        ("Realised", story["realized_pnl"]),
+        ("Realised", history["realized_pnl"]),
         ("Our id", order.order_id),
         ("Upstream's id", order.request.request_order_id),
         ("Broker's id", order.broker_order_id),
         ("Tags at the broker", ", ".join(order.client_order_ids) if order.adoption is None else ""),
         ("Published, received", f"{table_time(order.published_at)}, {table_time(order.received_at)}"),
         ("Message", order.message_id),
-        ("Entries closed", ", ".join(story["entries"])),
+        ("Entries closed", ", ".join(history["entries"])),
         *_adoption_facts(order),
         (
             "Confirmations",
             f"{delivered} of {len(published)} published" + (f"; events not delivered: {owed}" if owed else ""),
         ),
         ("Alerts for people", "up to date" if stored.told.people >= order.version else "not all sent"),
-        ("Shown to others as", story["confirmation_shown"] or "no document"),
+        ("Shown to others as", history["confirmation_shown"] or "no document"),
     )
     print_table(console, f"Order {order.order_id}", FACTS, facts, prose=FACTS[1:])
-    events = [(e["number"], e["at"], e["words"], e["status"], _delivery(e)) for e in story["events"]]
+    events = [(e["number"], e["at"], e["words"], e["status"], _delivery(e)) for e in history["events"]]
     print_table(
         console,
         "What happened",
@@ -428,21 +423,21 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
             fills,
             dispensable=("Currency",),
         )
-    if story["exits"]:
+    if history["exits"]:
         exits = [
             (_exit_name(e), e["leg_index"], e["order_id"], e["status"], e["filled_quantity"], e["average_price"])
-            for e in story["exits"]
+            for e in history["exits"]
         ]
         print_table(console, "Exits", ("Signal", "Leg", "Order", "Status", "Filled", "Average"), exits)
-    if story["commands"]:
+    if history["commands"]:
         commands = [
-            (c["received_at"], c["kind"], c["status"], c["outcome"], c["command_id"]) for c in story["commands"]
+            (c["received_at"], c["kind"], c["status"], c["outcome"], c["command_id"]) for c in history["commands"]
         ]
         print_table(console, "Commands", ("Time", "Command", "State", "Outcome", "Id"), commands, prose=("Outcome",))
 
 
 def _fill_time(fill: Fill) -> str:
-    """Marked where it is no more than an estimate of ours."""
+    """Marked if it is only our estimate."""
     return f"{cell(fill.time)} (estimated)" if fill.is_time_estimated else cell(fill.time)
 
 
@@ -451,7 +446,7 @@ def _is_held(order: Order) -> bool:
 
 
 def _held(order: Order) -> str:
-    """For the opening of its market, by the broker's word."""
+    """Until when the broker holds it for the opening of its market."""
     if order.hold is None or not _is_held(order):
         return ""
     until = "the opening" if order.hold.until is None else table_time(order.hold.until)
@@ -464,7 +459,7 @@ def _exit_name(fields: Mapping[str, Any]) -> str:
 
 
 def _adoption_facts(order: Order) -> list[tuple[str, str]]:
-    """What a person told, where it is no order."""
+    """The person's report, if the record is an adoption."""
     told = order.adoption
     if told is None:
         return []
@@ -489,12 +484,12 @@ def _delivery(event: Mapping[str, Any]) -> str:
     return "published" if event["is_delivered"] else "waiting"
 
 
-async def _positions(partition: Desk) -> int:
-    wanted = partition.options.account
-    _check_account(partition, wanted)
-    entries = partition.view.ledgers(only_open=True)
+async def _positions(context: CommandContext) -> int:
+    wanted = context.options.account
+    _check_account(context, wanted)
+    entries = context.view.ledgers(only_open=True)
     rows = [_position_fields(entry) for entry in entries if wanted in (None, entry.key.account_id)]
-    if partition.wants_json:
+    if context.wants_json:
         print_json(rows)
         return 0
     columns = (
@@ -516,7 +511,7 @@ async def _positions(partition: Desk) -> int:
     )
     cells = [[row[name] for name in names] for row in rows]
     print_table(
-        partition.console,
+        context.console,
         counted(len(cells), "open position"),
         columns,
         cells,
@@ -525,25 +520,23 @@ async def _positions(partition: Desk) -> int:
     return 0
 
 
-async def _leases(partition: Desk) -> int:
+async def _leases(context: CommandContext) -> int:
     now = SystemClock().now()
-    rows = [_lease_fields(lease, now) for lease in partition.view.leases()]
-    if partition.wants_json:
+    rows = [_lease_fields(lease, now) for lease in context.view.leases()]
+    if context.wants_json:
         print_json(rows)
         return 0
-    if not rows and partition.settings.mongodb_uri is None:
-        partition.console.print("The embedded store has one service, which works every account; there are no leases.")
+    if not rows and context.settings.mongodb_uri is None:
+        context.console.print("The embedded store has one service, which works every account; there are no leases.")
         return 0
     names = ("account_id", "state", "host", "pid", "epoch", "taken_at", "renewed_at")
     columns = ("Account", "State", "Host", "Process", "Epoch", "Taken", "Renewed")
-    print_table(
-        partition.console, counted(len(rows), "lease"), columns, [[row[name] for name in names] for row in rows]
-    )
+    print_table(context.console, counted(len(rows), "lease"), columns, [[row[name] for name in names] for row in rows])
     return 0
 
 
 def _lease_fields(lease: Lease, now: datetime) -> dict[str, object]:
-    # By the clocks of two machines, so for people only.
+    # Compares the clocks of two machines, so it is for people only.
     is_silent = (now - lease.renewed_at).total_seconds() > lease.term_seconds
     state = "given back" if not lease.holder else "silent" if is_silent else "held"
     return {
@@ -578,29 +571,29 @@ def _position_fields(entry: LedgerEntry) -> dict[str, object]:
     }
 
 
-async def _dead_letters(partition: Desk) -> int:
-    message_id = partition.options.message_id
+async def _dead_letters(context: CommandContext) -> int:
+    message_id = context.options.message_id
     letters = (
-        partition.view.dead_letters(partition.options.limit) if message_id is None else [_letter(partition, message_id)]
+        context.view.dead_letters(context.options.limit) if message_id is None else [_dead_letter(context, message_id)]
     )
-    if partition.wants_json:
-        print_json([_letter_fields(letter) for letter in letters])
+    if context.wants_json:
+        print_json([_dead_letter_fields(dead_letter) for dead_letter in letters])
         return 0
     if message_id is not None:
-        letter = letters[0]
-        facts = [(name, value) for name, value in _letter_fields(letter).items() if name != "payload"]
-        print_table(partition.console, f"Dead letter {plain(letter.message_id)}", FACTS, facts, prose=FACTS[1:])
-        text = letter.payload.decode("utf-8", "replace")
+        dead_letter = letters[0]
+        facts = [(name, value) for name, value in _dead_letter_fields(dead_letter).items() if name != "payload"]
+        print_table(context.console, f"Dead letter {plain(dead_letter.message_id)}", FACTS, facts, prose=FACTS[1:])
+        text = dead_letter.payload.decode("utf-8", "replace")
         rest = (
             f"\n… {counted(len(text) - PAYLOAD_SHOWN, 'character')} more: --json" if len(text) > PAYLOAD_SHOWN else ""
         )
         lines = "\n".join(plain(line) for line in text[:PAYLOAD_SHOWN].splitlines())
-        partition.console.print(lines + rest)
+        context.console.print(lines + rest)
         return 0
     rows = [(x.received_at, x.message_id, len(x.payload), x.reason) for x in letters]
     print_table(
-        partition.console,
-        f"{counted(len(rows), 'dead letter')}, the latest first",
+        context.console,
+        f"{counted(len(rows), 'dead dead_letter')}, the latest first",
         ("Received", "Message", "Bytes", "Reason"),
         rows,
         prose=("Reason",),
@@ -608,29 +601,29 @@ async def _dead_letters(partition: Desk) -> int:
     return 0
 
 
-def _letter(partition: Desk, message_id: str) -> DeadLetter:
-    letter = partition.view.dead_letter(message_id)
-    if letter is None:
+def _dead_letter(context: CommandContext, message_id: str) -> DeadLetter:
+    dead_letter = context.view.dead_letter(message_id)
+    if dead_letter is None:
         raise Unknown(f"There is no dead letter {message_id!r}; execctl dead-letters lists them")
-    return letter
+    return dead_letter
 
 
-def _letter_fields(letter: DeadLetter) -> dict[str, object]:
+def _dead_letter_fields(dead_letter: DeadLetter) -> dict[str, object]:
     return {
-        "message_id": letter.message_id,
-        "reason": letter.reason,
-        "publish_time": letter.publish_time,
-        "received_at": letter.received_at,
-        "attributes": dict(letter.attributes),
-        "payload": letter.payload.decode("utf-8", "backslashreplace"),
+        "message_id": dead_letter.message_id,
+        "reason": dead_letter.reason,
+        "publish_time": dead_letter.publish_time,
+        "received_at": dead_letter.received_at,
+        "attributes": dict(dead_letter.attributes),
+        "payload": dead_letter.payload.decode("utf-8", "backslashreplace"),
     }
 
 
-async def _discrepancies(partition: Desk) -> int:
-    _check_account(partition, partition.options.account)
-    found = partition.view.discrepancies(only_open=not partition.options.all, account_id=partition.options.account)
-    adopted = partition.view.closing([each.discrepancy_id for each in found])
-    if partition.wants_json:
+async def _discrepancies(context: CommandContext) -> int:
+    _check_account(context, context.options.account)
+    found = context.view.discrepancies(only_open=not context.options.all, account_id=context.options.account)
+    adopted = context.view.closing([each.discrepancy_id for each in found])
+    if context.wants_json:
         print_json([_discrepancy_fields(each) | {"adopted_as": adopted.get(each.discrepancy_id, [])} for each in found])
         return 0
     columns = ("Kind", "Account", "About", "Ours", "The broker's", "Known of it", "Age", "State", "Owner", "To do")
@@ -643,12 +636,12 @@ async def _discrepancies(partition: Desk) -> int:
         names = adopted.get(each.discrepancy_id)
         to_do = each.next_step if names is None else f"Adopted as {', '.join(names)}"
         rows.append(
-            (finding.kind, each.account_id, about, *sides, known(finding), age, each.state, each.owner, to_do),
+            (finding.kind, each.account_id, about, *sides, background(finding), age, each.state, each.owner, to_do),
         )
-    kind = "" if partition.options.all else "open "
+    kind = "" if context.options.all else "open "
     count = counted(len(rows), f"{kind}discrepancy", f"{kind}discrepancies")
     print_table(
-        partition.console,
+        context.console,
         f"{count}, the oldest first",
         columns,
         rows,
@@ -697,26 +690,27 @@ def _age(lasted: timedelta) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
-def _check_account(partition: Desk, account_id: str | None) -> None:
-    """Raises Unknown for a name that is neither configured nor in any record: nothing found of it would sound as if all were well."""
-    if account_id is None or account_id in _configured(partition):
+def _check_account(context: CommandContext, account_id: str | None) -> None:
+    """Raises Unknown for an account that is neither configured nor in any record: an empty result would look as if
+    all were well."""
+    if account_id is None or account_id in _configured(context):
         return
-    stored = partition.view.accounts()
+    stored = context.view.accounts()
     if account_id not in stored:
-        known = sorted({*_configured(partition), *stored})
+        known = sorted({*_configured(context), *stored})
         more = f" and {len(known) - MOST_NAMES_SHOWN} more" if len(known) > MOST_NAMES_SHOWN else ""
         names = ", ".join(plain(name) for name in known[:MOST_NAMES_SHOWN]) or "none"
         raise Unknown(f"No such account: {account_id!r}; known are: {names}{more}")
 
 
-def _configured(partition: Desk) -> set[str]:
-    """By our settings or the running service's: the demo with a real adapter has an accounts file of its own."""
-    notice = running_service(partition.settings)
-    return {*partition.settings.accounts, *(() if notice is None else notice.accounts)}
+def _configured(context: CommandContext) -> set[str]:
+    """By our settings or the running service's: the demo with a real adapter has its own accounts file."""
+    notice = running_service(context.settings)
+    return {*context.settings.accounts, *(() if notice is None else notice.accounts)}
 
 
-def _named(partition: Desk, name: str) -> list[Stored]:
-    found = partition.view.named(name)
+def _named(context: CommandContext, name: str) -> list[Stored]:
+    found = context.view.named(name)
     if not found:
         raise Unknown(f"No order is called {name!r}: no signal, and no id of ours, upstream's or a broker's")
     return found
@@ -725,16 +719,16 @@ def _named(partition: Desk, name: str) -> list[Stored]:
 # --- commanding -----------------------------------------------------------------------------------------------------
 
 
-async def _replay(partition: Desk) -> int:
-    letter = _letter(partition, partition.options.message_id)
-    return await _command(partition, "REPLAY", {"message_id": letter.message_id})
+async def _replay(context: CommandContext) -> int:
+    dead_letter = _dead_letter(context, context.options.message_id)
+    return await _command(context, "REPLAY", {"message_id": dead_letter.message_id})
 
 
-async def _cancel(partition: Desk) -> int:
-    name, leg = partition.options.name, partition.options.leg
-    found = _sent(_named(partition, name), name)
+async def _cancel(context: CommandContext) -> int:
+    name, leg = context.options.name, context.options.leg
+    found = _sent(_named(context, name), name)
     is_signal = all(name in (s.order.signal_id, s.order.request.mathematricks_signal_id) for s in found)
-    body: dict[str, object] = {"reason": partition.options.reason, "requested_by": "execctl"}
+    body: dict[str, object] = {"reason": context.options.reason, "requested_by": "execctl"}
     if is_signal:
         found = [s for s in found if leg is None or s.order.identity.leg_index == leg]
         body |= {"signal_id": name, "leg_index": leg}
@@ -744,31 +738,31 @@ async def _cancel(partition: Desk) -> int:
         raise Unknown(f"{name!r} is an order's id: --leg goes with a signal's")
     else:
         body["order_id"] = _only(found, name).order_id
-    return await _command(partition, "CANCEL", body, [s.order.order_id for s in found])
+    return await _command(context, "CANCEL", body, [s.order.order_id for s in found])
 
 
-async def _resolve(partition: Desk) -> int:
-    options = partition.options
-    order = _only(_sent(_named(partition, options.name), options.name), options.name)
+async def _resolve(context: CommandContext) -> int:
+    options = context.options
+    order = _only(_sent(_named(context, options.name), options.name), options.name)
     body = {"order_id": order.order_id, "decision": options.decision, "by": options.by, "note": options.note}
     if options.broker_order_id is not None:
         body["broker_order_id"] = options.broker_order_id
-    return await _command(partition, "RESOLVE", body, [order.order_id])
+    return await _command(context, "RESOLVE", body, [order.order_id])
 
 
-async def _adopt(partition: Desk) -> int:
-    """Shows both books before and after, and then has it done, unless something speaks against it."""
-    options, now = partition.options, SystemClock().now()
+async def _adopt(context: CommandContext) -> int:
+    """Shows both books before and after, and then requests the adoption, unless there are warnings."""
+    options, now = context.options, SystemClock().now()
     if options.undo is None:
-        body = adopt.wish_of(options)
-        wish = read_wish(body)
+        body = adopt.command_body(options)
+        wish = read_adoption_request(body)
         if isinstance(wish, Refused):
             raise Unknown(f"ADOPT refused: {wish.words}")
-        _check_account(partition, wish.account_id)
-        theirs = await _brokers_positions(partition, wish.account_id)
-        made = plan(wish, await read_books(partition.store, wish, theirs), now)
+        _check_account(context, wish.account_id)
+        theirs = await _brokers_positions(context, wish.account_id)
+        made = plan(wish, await read_books(context.store, wish, theirs), now)
     else:
-        found = await records_named(partition.store, options.undo)
+        found = await records_named(context.store, options.undo)
         if not found:
             raise Unknown(f"There is no adoption {options.undo!r}")
         account_id = str(found[0].order.request.account_id)
@@ -776,38 +770,39 @@ async def _adopt(partition: Desk) -> int:
         body["is_forced"] = options.force
         if all(not stored.order.fills for stored in found):
             raise Unknown(f"ADOPT refused: {options.undo} has been undone before")
-        theirs = await _brokers_positions(partition, account_id)
-        made = await plan_of_undoing(partition.store, found, theirs, now)
+        theirs = await _brokers_positions(context, account_id)
+        made = await plan_of_undoing(context.store, found, theirs, now)
     if isinstance(made, Refused):
         raise Unknown(f"ADOPT refused: {made.words}")
-    if not partition.wants_json:
+    if not context.wants_json:
         account_id = str(body["account_id"])
-        adopt.show(partition.console, made, theirs, _last_read(partition, account_id), undoing=options.undo)
+        adopt.show(context.console, made, theirs, _last_read(context, account_id), undoing=options.undo)
     shown = adopt.plan_fields(made, theirs)
     if options.dry_run or (made.warnings and not options.force):
-        if partition.wants_json:
+        if context.wants_json:
             print_json({"plan": shown, "command": None})
         if options.dry_run:
-            if not partition.wants_json:
-                partition.console.print("Nothing was done: --dry-run.")
+            if not context.wants_json:
+                context.console.print("Nothing was done: --dry-run.")
             return 0
         raise Unknown("ADOPT refused: see the warnings; --force does it all the same")
-    return await _command(partition, "ADOPT", body | {"shown": plan_to_document(made)}, told={"plan": shown})
+    return await _command(context, "ADOPT", body | {"shown": plan_to_document(made)}, told={"plan": shown})
 
 
-def _last_read(partition: Desk, account_id: str) -> dict[str, str]:
-    """What the broker held where it differed from our book, by the holding's key."""
-    found = partition.view.discrepancies(account_id=account_id)
+def _last_read(context: CommandContext, account_id: str) -> dict[str, str]:
+    """The broker's positions that differed from our book, by the holding's key."""
+    found = context.view.discrepancies(account_id=account_id)
     return {
         row.finding.instrument: f"{row.finding.theirs} (read {table_time(row.updated_at)})"
         for row in found
-        if row.finding.kind is Kind.POSITION_DIFFERS and row.finding.instrument is not None
+        if row.finding.kind is DiscrepancyKind.POSITION_DIFFERS and row.finding.instrument is not None
     }
 
 
-async def _brokers_positions(partition: Desk, account_id: str) -> Sequence[BrokerPosition] | None:
-    """As the service that trades the account reads them now; None where none does, or the broker does not tell them."""
-    if running_service(partition.settings) is None and partition.settings.mongodb_uri is None:
+async def _brokers_positions(context: CommandContext, account_id: str) -> Sequence[BrokerPosition] | None:
+    """As the service that trades the account reads them now. None if no service does, or the broker does not report
+    them."""
+    if running_service(context.settings) is None and context.settings.mongodb_uri is None:
         return None
     now = SystemClock().now()
     question = Command(
@@ -817,15 +812,15 @@ async def _brokers_positions(partition: Desk, account_id: str) -> Sequence[Broke
         published_at=now,
         received_at=now,
     )
-    await partition.store.insert_command(question)
-    answer = await _outcome(partition, question, POSITIONS_SECONDS)
+    await context.store.insert_command(question)
+    answer = await _outcome(context, question, POSITIONS_SECONDS)
     if answer.status is not CommandStatus.DONE:
         return None
     return positions_from_documents(json.loads(answer.outcome))
 
 
 def _sent(found: Sequence[Stored], name: str) -> list[Stored]:
-    """Without what was adopted, which never was at a broker."""
+    """Without adoptions, which were never at a broker."""
     orders = [stored for stored in found if stored.order.adoption is None]
     if not orders:
         raise Unknown(f"{name!r} is an adoption, and no order: execctl adopt --undo takes it back")
@@ -839,15 +834,16 @@ def _only(found: Sequence[Stored], name: str) -> Order:
     return found[0].order
 
 
-async def _reconcile(partition: Desk) -> int:
-    """0 only if everything was compared and agrees."""
-    wanted = partition.options.account
-    _check_account(partition, wanted)
-    notice = running_service(partition.settings)
-    # On the embedded store the service alone knows what it works: the demo with a real adapter has an accounts file of its own.
-    known = partition.settings.accounts if notice is None or notice.mongodb_uri is None else notice.accounts
-    accounts = [wanted] if wanted is not None else sorted({*known, *partition.view.traded_accounts()})
-    if notice is None and partition.settings.mongodb_uri is None:
+async def _reconcile(context: CommandContext) -> int:
+    """Returns 0 only if everything was compared and agrees."""
+    wanted = context.options.account
+    _check_account(context, wanted)
+    notice = running_service(context.settings)
+    # With the embedded store only the service knows its accounts: the demo with a real adapter has its own accounts
+    # file.
+    known = context.settings.accounts if notice is None or notice.mongodb_uri is None else notice.accounts
+    accounts = [wanted] if wanted is not None else sorted({*known, *context.view.traded_accounts()})
+    if notice is None and context.settings.mongodb_uri is None:
         raise Unknown("The service does not run: nothing was compared. It compares by itself as soon as it is started.")
     if not accounts:
         raise Unknown("No account is configured and none was traded: there is nothing to compare; or name one")
@@ -861,10 +857,10 @@ async def _reconcile(partition: Desk) -> int:
             published_at=now,
             received_at=now,
         )
-        await partition.store.insert_command(command)
+        await context.store.insert_command(command)
         commands.append(command)
-    outcomes = [await _outcome(partition, command, COMPARE_SECONDS) for command in commands]
-    if partition.wants_json:
+    outcomes = [await _outcome(context, command, COMPARE_SECONDS) for command in commands]
+    if context.wants_json:
         print_json(
             [
                 {"account_id": account_id} | _command_fields(each)
@@ -872,57 +868,58 @@ async def _reconcile(partition: Desk) -> int:
             ]
         )
     for account_id, each in zip(accounts, outcomes, strict=True):
-        if not partition.wants_json:
+        if not context.wants_json:
             unanswered = "No service has answered: nothing was compared"
             lines = unanswered if each.status is CommandStatus.NEW else each.outcome
             first, *others = [plain(line) for line in lines.splitlines()] or ["?"]
-            partition.console.print(f"{plain(account_id)}: {first}", *(f"  {line}" for line in others), sep="\n")
+            context.console.print(f"{plain(account_id)}: {first}", *(f"  {line}" for line in others), sep="\n")
     return 0 if all(each.outcome.startswith("Reconciled") for each in outcomes) else EXIT_FAILED
 
 
 async def _command(
-    partition: Desk,
+    context: CommandContext,
     kind: str,
     body: Mapping[str, object],
     order_ids: Sequence[str] = (),
     told: Mapping[str, object] | None = None,
 ) -> int:
-    """Stores the command, waits a little for the service to carry it out, and says what came of it. `told`: what goes with it for programs."""
+    """Stores the command, waits a little for the service to carry it out, and prints the result. `told`: additional
+    fields of the JSON output."""
     now = SystemClock().now()
     command = Command(command_id=f"ctl-{uuid.uuid4()}", kind=kind, body=body, published_at=now, received_at=now)
-    await partition.store.insert_command(command)
-    is_here = running_service(partition.settings) is not None
-    may_be_elsewhere = partition.settings.mongodb_uri is not None
-    outcome = await _outcome(partition, command) if is_here or may_be_elsewhere else command
-    orders = await _after(partition, order_ids) if outcome.status is CommandStatus.DONE else []
-    if partition.wants_json:
+    await context.store.insert_command(command)
+    is_here = running_service(context.settings) is not None
+    may_be_elsewhere = context.settings.mongodb_uri is not None
+    outcome = await _outcome(context, command) if is_here or may_be_elsewhere else command
+    orders = await _after(context, order_ids) if outcome.status is CommandStatus.DONE else []
+    if context.wants_json:
         print_json(_command_fields(outcome) | {"orders": [_order_fields(s) for s in orders]} | dict(told or {}))
     elif outcome.status is CommandStatus.NEW:
         who = "by the service at its next start" if not is_here else "as soon as the service comes to it"
-        partition.console.print(f"{kind} stored as {command.command_id}; it will be carried out {who}.")
+        context.console.print(f"{kind} stored as {command.command_id}; it will be carried out {who}.")
     else:
-        partition.console.print(f"{kind} {outcome.status.value}: {plain(outcome.outcome)}")
+        context.console.print(f"{kind} {outcome.status.value}: {plain(outcome.outcome)}")
         for stored in orders:
             order = stored.order
             filled = f", filled {quantity(order.filled_quantity)}" if order.filled_quantity else ""
-            partition.console.print(f"  {order.order_id} is now {order.status.value}{filled}")
+            context.console.print(f"  {order.order_id} is now {order.status.value}{filled}")
     return EXIT_FAILED if outcome.status is CommandStatus.REFUSED else 0
 
 
-async def _outcome(partition: Desk, command: Command, within_seconds: float = OUTCOME_SECONDS) -> Command:
+async def _outcome(context: CommandContext, command: Command, within_seconds: float = OUTCOME_SECONDS) -> Command:
     end = asyncio.get_running_loop().time() + within_seconds
     while True:
-        found = partition.view.command(command.command_id) or command
+        found = context.view.command(command.command_id) or command
         if found.status is not CommandStatus.NEW or asyncio.get_running_loop().time() > end:
             return found
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _after(partition: Desk, order_ids: Sequence[str]) -> list[Stored]:
+async def _after(context: CommandContext, order_ids: Sequence[str]) -> list[Stored]:
     """The orders concerned once they have ended, or as they are after a few seconds."""
     end = asyncio.get_running_loop().time() + OUTCOME_SECONDS / 2
     while True:
-        found = partition.view.load(order_ids)
+        found = context.view.load(order_ids)
         if all(s.order.status.is_final for s in found) or asyncio.get_running_loop().time() > end:
             return found
         await asyncio.sleep(LOOK_SECONDS)
@@ -934,21 +931,21 @@ async def _after(partition: Desk, order_ids: Sequence[str]) -> list[Stored]:
 class _Brokers:
     """At which broker each account is, as far as the service that runs, the settings and the confirmations tell."""
 
-    def __init__(self, partition: Desk) -> None:
-        self._partition = partition
-        notice = running_service(partition.settings)
+    def __init__(self, context: CommandContext) -> None:
+        self._context = context
+        notice = running_service(context.settings)
         self._at_work = {} if notice is None else notice.accounts
 
     def broker_of(self, account_id: str) -> str | None:
         if account_id in self._at_work:
             return self._at_work[account_id]["broker"]  # the service may have been started with other settings
-        account = self._partition.settings.account(account_id)
+        account = self._context.settings.account(account_id)
         if account is not None:
             return account.broker.upper()
-        return "MOCK" if self._partition.options.use_mock_broker else None
+        return "MOCK" if self._context.options.use_mock_broker else None
 
     def broker_shown(self, document_id: str) -> str | None:
-        document = self._partition.view.confirmation(document_id)
+        document = self._context.view.confirmation(document_id)
         return None if document is None else document.get("broker")
 
     def is_of_the_mock(self, order: Order) -> bool:
@@ -956,51 +953,51 @@ class _Brokers:
         return shown == "MOCK"
 
 
-async def _rebuild_views(partition: Desk) -> int:
+async def _rebuild_views(context: CommandContext) -> int:
     """1 where the records contradict the ledger, or a document could not be brought up to date."""
 
-    brokers = _Brokers(partition)
-    options = partition.options
+    brokers = _Brokers(context)
+    options = context.options
     said = [Said(instrument_key=key, terms=terms, by=options.by, note=options.note) for key, terms in options.contract]
-    await partition.store.open()
-    facts = Facts(partition.store, SystemClock(), said=said, practice=brokers)
-    entries = partition.view.ledgers()
-    mended = await facts.mend(partition.view.order_ids(), entries)
-    entries = partition.view.ledgers()
-    rebuild = Rebuild(partition.store, SystemClock(), brokers=brokers)
-    rebuilt = await rebuild.run(partition.view.order_ids(), entries)
+    await context.store.open()
+    facts = Facts(context.store, SystemClock(), said=said, practice=brokers)
+    entries = context.view.ledgers()
+    mended = await facts.mend(context.view.order_ids(), entries)
+    entries = context.view.ledgers()
+    rebuild = Rebuild(context.store, SystemClock(), brokers=brokers)
+    rebuilt = await rebuild.run(context.view.order_ids(), entries)
     # What the view cannot read is told at the end, of each verb.
-    left = sorted({unreadable.words for unreadable in partition.store.newly_unreadable()} - partition.view.unreadable)
+    left = sorted({unreadable.words for unreadable in context.store.newly_unreadable()} - context.view.unreadable)
     for words in left:
         print(f"Left as it is: {plain(words)}", file=sys.stderr)
-    if partition.wants_json:
+    if context.wants_json:
         print_json(asdict(rebuilt) | {"contracts": asdict(mended)})
     else:
-        partition.console.print(
+        context.console.print(
             f"Shown again: {counted(rebuilt.orders, 'order')}, {counted(rebuilt.positions, 'position')}, "
             f"{counted(rebuilt.accounts, 'trading account')}; "
             f"not told yet, and left to the service: {counted(rebuilt.never_told, 'order')}."
         )
         if rebuilt.unknown_brokers:
             accounts = ", ".join(plain(a) for a in rebuilt.unknown_brokers)
-            partition.console.print(
+            context.console.print(
                 f"Accounts that are not configured: {accounts}: those of their documents that were lost name no broker now; "
                 "--use-mock-broker says that it was the mock."
             )
-        _print_mended(partition, mended)
+        _print_mended(context, mended)
         for sentence in rebuilt.contradictions:
             print(f"Contradiction: {sentence}", file=sys.stderr)
     return EXIT_FAILED if rebuilt.contradictions or mended.moved or mended.unheard or left else 0
 
 
-def _print_mended(partition: Desk, mended: Mended) -> None:
+def _print_mended(context: CommandContext, mended: Mended) -> None:
     if mended.orders or mended.holdings:
-        partition.console.print(
+        context.console.print(
             f"What a contract is worth is known now of {counted(mended.orders, 'order')}; the profits of "
             f"{counted(mended.holdings, 'holding')} are corrected."
         )
     for instrument in mended.unknown:
-        partition.console.print(
+        context.console.print(
             f"Not known what one contract is worth: {plain(instrument)}: its amounts are counted as 1 a point; "
             "--contract INSTRUMENT=MULTIPLIER says it."
         )

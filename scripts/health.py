@@ -1,4 +1,5 @@
-"""What the status table says of each part, from values alone: which are down, which a person should look at; asks nobody anything."""
+"""The rows of the status table: which parts are down, and which a person should look at. Pure decisions; nothing is
+queried."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ from execution_service.storage.reader import BlockedExits, Unfinished
 from scripts.display import counted
 
 GRACE = timedelta(seconds=30)
-"""For a take-over, for a notice that is about to be written anew, and for the clocks of two machines."""
+"""Allowance for a take-over, for a notice about to be rewritten, and for clock differences between machines."""
 RUNNING = "RUNNING"
-"""What a service says of a part that runs."""
+"""The state that a service reports for a running part."""
 MOST_SHOWN = 5
 MOST_ACCOUNTS_SHOWN = 20
 
@@ -23,15 +24,15 @@ MOST_ACCOUNTS_SHOWN = 20
 class State(StrEnum):
     UP = "up"
     DOWN = "DOWN"
-    """Something does not work, or only a person can go on: the exit status is 1."""
+    """Something does not work, or only a person can resolve it: the exit status is 1."""
     LOOK = "look"
-    """A person should look at it; it may be meant as it is."""
+    """A person should look at it; it may be intended."""
     WAITING = "waiting"
-    """On its way, and goes by itself."""
+    """In progress, and completes by itself."""
     IDLE = "idle"
-    """Nothing is to be done for it at present."""
+    """Nothing to do at present."""
     OFF = "off"
-    """By the operator's own choice."""
+    """Switched off by the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,37 +54,37 @@ def up_or_down(is_up: bool) -> State:
     return State.UP if is_up else State.DOWN
 
 
-def of_parts(told: Mapping[str, Mapping[str, object]]) -> list[Part]:
-    """One row for all long-running parts of a service, as it tells them, and one for each that has failed: down while it does not run. No
-    rows for a service that does not tell them."""
-    if not told:
+def of_parts(reported: Mapping[str, Mapping[str, object]]) -> list[Part]:
+    """One row for all long-running parts of a service, and one for each that has failed (DOWN while it is not
+    running). No rows if the service does not report its parts."""
+    if not reported:
         return []
-    rows = [_part_row(name, said) for name, said in sorted(told.items()) if said.get("last_failure")]
-    running = sum(said.get("state") == RUNNING for said in told.values())
-    return [Part("parts", up_or_down(running == len(told)), f"{running} of {len(told)} run"), *rows]
+    rows = [_part_row(name, part) for name, part in sorted(reported.items()) if part.get("last_failure")]
+    running = sum(part.get("state") == RUNNING for part in reported.values())
+    return [Part("parts", up_or_down(running == len(reported)), f"{running} of {len(reported)} run"), *rows]
 
 
-def _part_row(name: str, said: Mapping[str, object]) -> Part:
-    """One that runs again wants a look: why it failed is worth to be known, though nothing was lost by it."""
-    state, restarts, since = str(said.get("state")), said.get("restarts"), said.get("since")
+def _part_row(name: str, part: Mapping[str, object]) -> Part:
+    """A part that runs again is marked `look`: why it failed should be known, even if nothing was lost."""
+    state, restarts, since = str(part.get("state")), part.get("restarts"), part.get("since")
     counted_restarts = "restarted once" if restarts == 1 else f"restarted {restarts} times"
     if state == RUNNING:
         words = f"{counted_restarts}, runs since {since}; the last failure"
     else:
         words = f"{state} since {since}, {counted_restarts} before; why"
-    return Part(f"part {name}", State.LOOK if state == RUNNING else State.DOWN, f"{words}: {said.get('last_failure')}")
+    return Part(f"part {name}", State.LOOK if state == RUNNING else State.DOWN, f"{words}: {part.get('last_failure')}")
 
 
 def of_orders(by_status: Mapping[str, int]) -> Part:
-    """Down while any is in doubt: only a person, or the broker's later word, ends that."""
+    """DOWN while any order is in doubt: only a person, or a later report by the broker, ends that."""
     counts = ", ".join(f"{n} {status}" for status, n in by_status.items()) or "none yet"
     if not by_status.get(Status.IN_DOUBT, 0):
         return Part("orders", State.UP, counts)
     return Part("orders", State.DOWN, f"{counts}; look at the broker, then execctl resolve")
 
 
-def of_untended(unfinished: Iterable[Unfinished], worked: Collection[str], now: datetime) -> list[Part]:
-    """One row, down, where orders that have not ended are of accounts that no running service works; else none."""
+def of_unworked_orders(unfinished: Iterable[Unfinished], worked: Collection[str], now: datetime) -> list[Part]:
+    """One row, DOWN, if there are unfinished orders of accounts that no running service works; else none."""
     untended: dict[str, list[str]] = {}
     for order in unfinished:
         if order.account_id not in worked and now - order.received_at > GRACE:
@@ -96,11 +97,12 @@ def of_untended(unfinished: Iterable[Unfinished], worked: Collection[str], now: 
     return [Part("orders nobody works", State.DOWN, f"{'; '.join(shown)}{more}; {advice}")]
 
 
-def of_accounts_at_rest(known: Iterable[str], held: Mapping[str, int], *, is_any_served: bool) -> list[Part]:
-    """Rows for accounts of the records that no service works, and that have no order at work.
+def of_idle_accounts(known: Iterable[str], held: Mapping[str, int], *, is_any_served: bool) -> list[Part]:
+    """Rows for recorded accounts that no service works and that have no unfinished order.
 
-    `held`: the open positions of each that has some. `is_any_served`: an account need not be configured; where it must be, those that hold
-    nothing are no news, and one that does is compared by nobody.
+    `held`: the number of open positions of each account that has any. `is_any_served`: accounts need not be configured.
+    If they must be, unconfigured accounts without positions are not shown, and one with positions is marked, since
+    nothing compares it.
     """
     accounts = sorted(known if is_any_served else held)
     shown = accounts if len(accounts) <= MOST_ACCOUNTS_SHOWN else [each for each in accounts if each in held]
@@ -119,7 +121,8 @@ def _at_rest(account_id: str, positions: int, is_any_served: bool) -> Part:
 
 
 def worked_accounts(accounts: Iterable[str], leases: Iterable[Lease], now: datetime) -> set[str]:
-    """`accounts`: those that the service which is alone on its store works. Where several share one, whose leases were renewed lately."""
+    """`accounts`: those of the service, if it is alone on its store. If several services share one: those with a
+    recently renewed lease."""
     fresh = (lease.partition for lease in leases if lease.holder and now - lease.renewed_at <= GRACE)
     return {*accounts, *fresh}
 
@@ -130,14 +133,14 @@ def _some(names: Sequence[str]) -> str:
 
 
 def of_discrepancies(count: int) -> Part:
-    """Never down: one that is meant (a holding of one's own beside ours) stays open for as long as it is so."""
+    """Never DOWN: an intended one (your own position beside ours) stays open as long as it exists."""
     if not count:
         return Part("discrepancies", State.UP, "0 open")
     return Part("discrepancies", State.LOOK, f"{count} open; see execctl discrepancies")
 
 
 def of_alerts(waiting: BlockedExits) -> Part:
-    """Never down: they are sent by themselves, and whether Telegram can be reached is another row."""
+    """Never DOWN: alerts are sent automatically, and whether Telegram can be reached is another row."""
     count = _unsent(waiting)
     if not count:
         return Part("alerts not sent", State.UP, "0")
@@ -145,11 +148,11 @@ def of_alerts(waiting: BlockedExits) -> Part:
     return Part("alerts not sent", State.WAITING, f"{count}: {orders}; of one order execctl order tells it")
 
 
-def of_telegram(said: str, *, is_up: bool, waiting: BlockedExits | None) -> Part:
-    """`said`: who the bot is, or why it cannot be asked. Without a store nobody knows what waits."""
+def of_telegram(part: str, *, is_up: bool, waiting: BlockedExits | None) -> Part:
+    """`part`: the bot's name, or why it could not be asked. Without a store the number of waiting alerts is unknown."""
     count = 0 if waiting is None else _unsent(waiting)
     waits = "" if waiting is None else f"; {count} to be sent" if count else "; nothing waits"
-    return Part("Telegram", up_or_down(is_up), said + waits)
+    return Part("Telegram", up_or_down(is_up), part + waits)
 
 
 def _unsent(waiting: BlockedExits) -> int:

@@ -1,4 +1,5 @@
-"""Turns a person's login at Zerodha into the day's access token and writes it where the service reads it; logs nobody in by itself."""
+"""Turns a person's login at Zerodha into the day's access token and writes it where the service reads it. It cannot
+log in by itself."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from kiteconnect.exceptions import KiteException
 
 from execution_service.app.settings.accounts import Account
 from execution_service.app.settings.loading import Settings
-from scripts.whereabouts import settings_or_exit
+from scripts.locate import settings_or_exit
 
 CALL_SECONDS = 15
 EXIT_FAILED, EXIT_ARGUMENTS = 1, 2
@@ -32,7 +33,7 @@ class CannotLogIn(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the token is written; 1 when Zerodha would not give one; 2 for wrong arguments or settings."""
+    """Returns 0 if the token was written, 1 if Zerodha gave none, 2 for wrong arguments or settings."""
     parser = argparse.ArgumentParser(description="Writes the day's access token of a Zerodha account to its file.")
     parser.add_argument("--account", help="the account's id; not needed where there is only one at Zerodha")
     parser.add_argument(
@@ -48,14 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_ARGUMENTS
     root = account.config.get("root_url")
     kite = KiteConnect(str(account.config["api_key"]), root=None if root is None else str(root), timeout=CALL_SECONDS)
-    said = options.request_token
-    if said is None:
+    answer = options.request_token
+    if answer is None:
         print(
             f"Log in at {kite.login_url()}\nThe browser ends at an address with request_token=… in it.", file=sys.stderr
         )
-        said = input("That address, or the request token: ")
+        answer = input("That address, or the request token: ")
     try:
-        session = kite.generate_session(_request_token(said), api_secret=secret)
+        session = kite.generate_session(_request_token(answer), api_secret=secret)
     except (KiteException, requests.RequestException) as exc:
         print(f"Zerodha gave no session: {exc}", file=sys.stderr)
         return EXIT_FAILED
@@ -91,13 +92,13 @@ def _file_and_secret(config: Mapping[str, object]) -> tuple[Path, str]:
     return Path(str(config["access_token_file"])), str(config["api_secret"])
 
 
-def _request_token(said: str) -> str:
-    """Out of an address that has one, or the text itself."""
-    return parse_qs(urlsplit(said.strip()).query).get("request_token", [said.strip()])[0]
+def _request_token(answer: str) -> str:
+    """The token from an address that contains one, or the text itself."""
+    return parse_qs(urlsplit(answer.strip()).query).get("request_token", [answer.strip()])[0]
 
 
 def _write(path: Path, token: str) -> None:
-    """Whole or not at all, for its owner only."""
+    """Atomically, readable by its owner only."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)

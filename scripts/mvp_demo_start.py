@@ -1,4 +1,5 @@
-"""Starts everything that one machine needs, in the background, and stops it again: the service and, for a real adapter, a simulated gateway."""
+"""Starts and stops everything that one machine needs, in the background: the service and, for a real adapter, a
+simulated gateway."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ from scripts.demo_gateway import (
     stop_gateway,
 )
 from scripts.display import new_console, print_table
-from scripts.whereabouts import Notice, is_service, running_service, settings_or_exit
+from scripts.locate import Notice, is_service, running_service, settings_or_exit
 from simulators.catalogue import programs, simulator_of
 from simulators.fault_plan import FaultPlan
 
@@ -44,7 +45,8 @@ EXIT_FAILED, EXIT_ARGUMENTS = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the service runs (or, with --stop, does not); 1 when it could not be started or stopped; 2 for wrong arguments or settings."""
+    """Returns 0 if the service runs (or, with --stop, does not), 1 if it could not be started or stopped, 2 for
+    wrong arguments or settings."""
     mock, simulated = stand_in().name, programs()
     brokers = (mock, *simulated)
     parser = argparse.ArgumentParser(
@@ -108,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _what_is_wrong_with(faults: str, broker: str) -> str | None:
-    """Why a gateway could not play them; None: it can."""
+    """Why a gateway could not play these faults; None: it can."""
     if broker not in programs():
         return f"--faults is for a simulated gateway: --broker {' or '.join(programs())}"
     try:
@@ -121,7 +123,8 @@ def _what_is_wrong_with(faults: str, broker: str) -> str | None:
 def _start(
     settings: Settings, broker: str, running: Gateway | None, console: Console, faults: str | None
 ) -> tuple[Gateway | None, Notice | None]:
-    """The gateway and the service's notice, once both are ready; without a notice, and the reason is printed, it did not get so far."""
+    """The gateway and the service's notice, once both are ready. Without a notice the start failed, and the reason
+    was printed."""
     settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if broker == stand_in().name:
         stop_gateway(settings)
@@ -143,7 +146,7 @@ def _start(
 def _start_service(
     settings: Settings, arguments: Sequence[str], environment: dict[str, str] | None, console: Console
 ) -> Notice | None:
-    """The notice of the service once it is ready; None, and the reason is printed, if it did not get so far."""
+    """The notice of the service once it is ready. None: the start failed, and the reason was printed."""
     output = settings.log_dir / "execution_service.console.log"
     with open(output, "wb") as sink:
         process = subprocess.Popen(
@@ -165,7 +168,7 @@ def _start_service(
             time.sleep(LOOK_SECONDS)
     notice = running_service(settings)
     if notice is not None:
-        return notice  # somebody else started one at the same moment, and ours gave way
+        return notice  # another one was started at the same moment, and ours gave way
     if process.poll() is None:
         process.terminate()
         words = f"was not ready within {READY_SECONDS:.0f} s and was told to stop"
@@ -199,7 +202,7 @@ def _stop(settings: Settings, notice: Notice | None, console: Console) -> int:
 
 
 def _started(settings: Settings) -> Path:
-    """The file with the number of the process that was started here last."""
+    """The file with the id of the process that was last started here."""
     return settings.data_dir / "mvp_demo_start.pid"
 
 

@@ -1,4 +1,4 @@
-"""Shows the health of every part in a table; changes nothing, and starts nothing."""
+"""Shows the health of every part in a table. Changes and starts nothing."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from scripts.health import (
     MOST_ACCOUNTS_SHOWN,
     Part,
     State,
-    of_accounts_at_rest,
     of_alerts,
     of_discrepancies,
+    of_idle_accounts,
     of_orders,
     of_parts,
     of_telegram,
-    of_untended,
+    of_unworked_orders,
     up_or_down,
     worked_accounts,
 )
-from scripts.whereabouts import (
+from scripts.locate import (
     HOW_TO_START,
     NotFound,
     Notice,
@@ -59,12 +59,12 @@ from scripts.whereabouts import (
 
 CALL_SECONDS = 4.0
 MOCK = "MOCK"
-"""What the service's notice calls the mock broker."""
+"""The mock broker's name in the service's notice."""
 EXIT_DOWN = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 only if no part is down."""
+    """Returns 0 only if no part is DOWN."""
     parser = argparse.ArgumentParser(description="Shows every part's health; exit status 0 only if all are up.")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     options = parser.parse_args(arguments)
@@ -101,7 +101,7 @@ def _process(settings: Settings, notice: Notice | None) -> Part:
 
 
 def _gateway(settings: Settings) -> list[Part]:
-    """Only where the demo was started with one."""
+    """Only if the demo was started with one."""
     gateway = left_gateway(settings)
     if gateway is None:
         return []
@@ -119,7 +119,8 @@ def _gateway(settings: Settings) -> list[Part]:
 
 
 def accounts_shown(notice: Notice | None) -> list[Part]:
-    """As the service says; what a person has to do is in its words. Of many accounts only those in trouble are named."""
+    """As the service reports them, with what a person has to do. If there are many accounts, only those in trouble
+    are named."""
     if notice is None:
         return []
     parts = [
@@ -141,7 +142,7 @@ def _why(trouble: str) -> str:
 
 
 def _store(settings: Settings, notice: Notice | None) -> tuple[list[Part], BlockedExits | None]:
-    """Its rows, and what waits in it; the latter None where it cannot be read."""
+    """The store's rows, and the alerts waiting in it (None if they cannot be read)."""
     found = store_of(settings, notice)
     if found is None:
         return [Part("store", State.DOWN, "embedded, and runs with the service only")], None
@@ -165,7 +166,7 @@ def _store(settings: Settings, notice: Notice | None) -> tuple[list[Part], Block
 
 
 def stored_parts(view: StoreReader, waiting: BlockedExits, notice: Notice | None) -> list[Part]:
-    """What the store's records say. Raises StoreUnavailable."""
+    """The rows from the store's records. Raises StoreUnavailable."""
     positions = view.ledgers(only_open=True)
     unfinished = view.unfinished()
     held = [lease for lease in view.leases() if lease.holder]
@@ -176,7 +177,7 @@ def stored_parts(view: StoreReader, waiting: BlockedExits, notice: Notice | None
     return [
         *([] if notice is None else _accounts_at_rest(notice, view.accounts(), busy, positions)),
         of_orders(waiting.by_status),
-        *of_untended(unfinished, worked, now),
+        *of_unworked_orders(unfinished, worked, now),
         Part("open positions", State.UP, str(len(positions))),
         Part(
             "unsettled records",
@@ -198,11 +199,11 @@ def stored_parts(view: StoreReader, waiting: BlockedExits, notice: Notice | None
 def _accounts_at_rest(
     notice: Notice, known: Sequence[str], busy: Collection[str], positions: Sequence[LedgerEntry]
 ) -> list[Part]:
-    """On the mock broker any name is an account, and is let go when it has had nothing to do for some time."""
+    """With the mock broker every name is an account, and is released after it has been idle for some time."""
     is_any_served = all(said["broker"] == MOCK for said in notice.accounts.values())
     at_rest = set(known) - set(busy) - set(notice.accounts)
     held = Counter(entry.key.account_id for entry in positions if entry.key.account_id in at_rest)
-    return of_accounts_at_rest(at_rest, held, is_any_served=is_any_served)
+    return of_idle_accounts(at_rest, held, is_any_served=is_any_served)
 
 
 def _held_by(held: Sequence[Lease]) -> str:
@@ -247,7 +248,7 @@ def _asked(name: str, what: str, ask: Callable[[], object]) -> Part:
 
 
 async def _telegram(settings: Settings, waiting: BlockedExits | None) -> Part:
-    """Asks Telegram who the bot is; sends nothing."""
+    """Asks Telegram for the bot's name; sends nothing."""
     notifier = notifier_of(settings)
     if not isinstance(notifier, TelegramNotifier):
         return Part("Telegram", State.OFF, "TELEGRAM_ENABLED is not true")
@@ -268,7 +269,7 @@ def _logs(settings: Settings) -> list[Part]:
 
 
 def _log(path: Path, *, is_first: bool = False) -> Part:
-    """The service's own log is written at its start; that of the signals' journeys may still have to come."""
+    """The service's own log exists from its start; that of the signals' journeys may come later."""
     name = f"log {path.name}"
     try:
         written = datetime.fromtimestamp(path.stat().st_mtime, UTC)

@@ -1,8 +1,8 @@
-"""Publishes a sample order to `trading-orders` and follows it to its end; the samples lie in `tests/signals_testing`. Decides nothing
-about orders.
+"""Publishes a sample order to `trading-orders` and follows it to its end; the samples are in `tests/signals_testing`.
+Decides nothing about orders.
 
-Exit status: 0 every order reached its end and none was rejected; 3 an order was rejected, or is none; 1 nothing could be sent, or no
-end came in time; 2 wrong arguments or settings.
+Exit status: 0 every order reached its end and none was rejected; 3 an order was rejected, or is a dead letter; 1 nothing
+could be sent, or an order did not end in time; 2 wrong arguments or settings.
 """
 
 from __future__ import annotations
@@ -33,26 +33,19 @@ from rich.console import Console
 from execution_service.app.settings.loading import Settings
 from execution_service.app.settings.model import REPOSITORY_ROOT
 from execution_service.core.messages.inbound import ParsedOrder, Unusable, parse_order
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.positions.ledger import key_of
-from execution_service.core.texts import log_line, plain, quantity, quoted
+from execution_service.core.texts.log import log_line
+from execution_service.core.texts.values import plain, quantity, quoted
 from execution_service.core.views.shared import confirmation_id
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.reader import StoreReader
 from scripts.display import counted, new_console, print_json, shown_time
-from scripts.whereabouts import (
-    HOW_TO_START,
-    pubsub_host,
-    running_service,
-    settings_or_exit,
-    store_of,
-    use_pubsub,
-    view_of,
-)
-from scripts.whereabouts import NotFound as ServiceNotFound
+from scripts.locate import HOW_TO_START, pubsub_host, running_service, settings_or_exit, store_of, use_pubsub, view_of
+from scripts.locate import NotFound as ServiceNotFound
 
 SAMPLES = REPOSITORY_ROOT / "tests" / "signals_testing"
 TOPIC = "trading-orders"
@@ -60,10 +53,10 @@ CALL_SECONDS = 5.0
 LOOK_SECONDS = 0.1
 LOOK_AT_MANY_SECONDS = 1.0
 MANY = 12
-"""With more orders than these only their number and their ends are shown."""
+"""With more orders than this, only their number and their ends are shown."""
 NAMED_AT_MOST = 5
 GRACE_SECONDS = 3.0
-"""How long a confirmation is waited for after the record says that it was published."""
+"""How long to wait for a confirmation after the record says that it was published."""
 
 EXIT_FAILED, EXIT_ARGUMENTS, EXIT_REJECTED = 1, 2, 3
 
@@ -73,12 +66,12 @@ class CannotSend(Exception):
 
 
 class WrongArguments(CannotSend):
-    """What was asked for cannot be made; the message says what can."""
+    """The requested message cannot be built; the message says what can."""
 
 
 @dataclass(slots=True)
-class Followed:
-    """One published order and what has been heard of it."""
+class FollowedOrder:
+    """One published order and what is known of it."""
 
     parsed: ParsedOrder
     message_id: str
@@ -187,7 +180,7 @@ def _bodies(options: argparse.Namespace) -> list[bytes]:
 
 
 def next_december(now: datetime) -> str:
-    """The month, as in 202712, of a future that is listed and not about to expire."""
+    """The month (like 202712) of a future that is listed and not about to expire."""
     return f"{now.year + (now.month > 10)}12"
 
 
@@ -223,7 +216,7 @@ def _changed(leg: Any, signal_id: str | None, options: argparse.Namespace, now: 
 
 
 class _Wire:
-    """Publisher, a subscription of our own on the confirmations, and the store to look into; the latter two if they can be had."""
+    """The publisher, our own subscription to the confirmations, and the store's reader; the latter two if available."""
 
     def __init__(self, settings: Settings, options: argparse.Namespace) -> None:
         notice = running_service(settings)
@@ -264,13 +257,14 @@ class _Wire:
 
     @contextlib.contextmanager
     def _subscribed(self) -> Iterator[None]:
-        """A temporary subscription, made before anything is published; without the right to make one the store is looked at instead."""
+        """A temporary subscription, created before anything is published. Without the right to create one, the store
+        is read instead."""
         client = pubsub_v1.SubscriberClient()
         topic = client.topic_path(self.project, self.settings.execution_confirmations_topic)
         path = client.subscription_path(self.project, f"send-test-signal-{time.time_ns():x}")
         wish: dict[str, object] = {"name": path, "topic": topic, "message_retention_duration": {"seconds": 600}}
         if self._is_google:
-            wish["expiration_policy"] = {"ttl": {"seconds": 24 * 3600}}  # swept away should this process be killed
+            wish["expiration_policy"] = {"ttl": {"seconds": 24 * 3600}}  # removed by Google if this process is killed
         try:
             client.create_subscription(request=wish, timeout=CALL_SECONDS, retry=None)
         except (GoogleAPICallError, RetryError) as exc:
@@ -284,7 +278,7 @@ class _Wire:
             yield
         finally:
             pull.cancel()
-            with contextlib.suppress(Exception):  # however the stream ended, it has
+            with contextlib.suppress(Exception):  # the stream has ended, in whatever way
                 pull.result(timeout=CALL_SECONDS)
             with contextlib.suppress(GoogleAPICallError, RetryError):  # it expires by itself
                 client.delete_subscription(subscription=path, timeout=CALL_SECONDS, retry=None)
@@ -295,7 +289,7 @@ class _Wire:
         self.confirmations.put(json.loads(message.data))
 
     def publish(self, bodies: Sequence[bytes]) -> list[str]:
-        """Message ids. Raises CannotSend."""
+        """The message ids. Raises CannotSend."""
         futures = [self._publisher.publish(self._topic, body) for body in bodies]
         try:
             return [future.result(timeout=30.0) for future in futures]
@@ -307,11 +301,11 @@ class _Wire:
 
 
 def _run(wire: _Wire, bodies: Sequence[bytes], options: argparse.Namespace, console: Console) -> int:
-    story = _Story(console, is_short=len(bodies) > MANY)
+    progress = _Progress(console, is_short=len(bodies) > MANY)
     if not wire.is_running_here:
-        story.say("no execution service runs on this DATA_DIR: relying on one elsewhere")
+        progress.say("no execution service runs on this DATA_DIR: relying on one elsewhere")
     if not options.no_wait and not wire.is_subscribed:
-        story.say(f"no subscription of our own ({wire.why_not_subscribed}): looking into the store instead")
+        progress.say(f"no subscription of our own ({wire.why_not_subscribed}): looking into the store instead")
         if wire.view is None:
             raise CannotSend("the store cannot be looked at either; use --no-wait")
     parsed = [parse_order(body) for body in bodies]
@@ -319,21 +313,21 @@ def _run(wire: _Wire, bodies: Sequence[bytes], options: argparse.Namespace, cons
     followed = {}
     for body, order, message_id in zip(bodies, parsed, ids, strict=True):
         if isinstance(order, Unusable):
-            story.say(f"message {message_id} of {len(body)} bytes will be a dead letter: {order.reason}")
+            progress.say(f"message {message_id} of {len(body)} bytes will be a dead letter: {order.reason}")
             continue
-        one = Followed(order, message_id)
+        one = FollowedOrder(order, message_id)
         followed[one.order_id] = one
-        story.tell(one, f"published to {TOPIC}, message {message_id}")
-    if story.is_short:
-        story.say(f"published {len(bodies)} messages to {TOPIC}")
+        progress.report(one, f"published to {TOPIC}, message {message_id}")
+    if progress.is_short:
+        progress.say(f"published {len(bodies)} messages to {TOPIC}")
     has_unusable = any(isinstance(order, Unusable) for order in parsed)
     if not options.no_wait:
-        _follow(wire, followed, options.timeout, story)
-    return _conclude(wire, tuple(followed.values()), options, story, has_unusable=has_unusable)
+        _follow(wire, followed, options.timeout, progress)
+    return _conclude(wire, tuple(followed.values()), options, progress, has_unusable=has_unusable)
 
 
-class _Story:
-    """Tells what happens: lines above a spinner on a terminal, plain lines elsewhere."""
+class _Progress:
+    """Shows the progress: lines above a spinner on a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console, *, is_short: bool) -> None:
         self.console = console
@@ -342,37 +336,37 @@ class _Story:
     def say(self, words: str) -> None:
         self.console.print(f"{shown_time(datetime.now(UTC))}  {plain(words)}")
 
-    def tell(self, one: Followed, words: str, at: datetime | None = None) -> None:
+    def report(self, one: FollowedOrder, words: str, at: datetime | None = None) -> None:
         if not self.is_short:
             self.console.print(f"{shown_time(at or datetime.now(UTC))}  {one.name}  {words}")
 
 
-def _follow(wire: _Wire, followed: Mapping[str, Followed], timeout_seconds: float, story: _Story) -> None:
+def _follow(wire: _Wire, followed: Mapping[str, FollowedOrder], timeout_seconds: float, progress: _Progress) -> None:
     end = time.monotonic() + timeout_seconds
-    look_every = LOOK_AT_MANY_SECONDS if story.is_short else LOOK_SECONDS
+    look_every = LOOK_AT_MANY_SECONDS if progress.is_short else LOOK_SECONDS
     next_look = 0.0
     open_ids = set(followed)
-    with story.console.status("waiting for the orders' ends") as spinner:
+    with progress.console.status("waiting for the orders' ends") as spinner:
         while open_ids and time.monotonic() < end:
             heard = []
             with contextlib.suppress(queue.Empty):
                 heard.append(wire.confirmations.get(timeout=look_every))
                 while True:
                     heard.append(wire.confirmations.get_nowait())
-            if wire.view is not None and (time.monotonic() >= next_look or (heard and not story.is_short)):
-                # Before what was heard is told: the record comes before its confirmation.
-                _look(wire.view, [followed[i] for i in open_ids], story)
+            if wire.view is not None and (time.monotonic() >= next_look or (heard and not progress.is_short)):
+                # Print the record's events before confirmations received meanwhile.
+                _look(wire.view, [followed[i] for i in open_ids], progress)
                 next_look = time.monotonic() + look_every
             for body in heard:
-                _heard(body, followed, story)
+                _on_confirmation(body, followed, progress)
             open_ids = {i for i in open_ids if not _has_ended(followed[i], wire)}
             left = max(0.0, end - time.monotonic())
             spinner.update(f"{len(followed) - len(open_ids)} of {len(followed)} ended, waiting {left:.0f} s more")
     if wire.view is not None:
-        _look(wire.view, list(followed.values()), story)
+        _look(wire.view, list(followed.values()), progress)
 
 
-def _heard(body: Mapping[str, Any], followed: Mapping[str, Followed], story: _Story) -> None:
+def _on_confirmation(body: Mapping[str, Any], followed: Mapping[str, FollowedOrder], progress: _Progress) -> None:
     mine = [
         one
         for one in followed.values()
@@ -386,11 +380,11 @@ def _heard(body: Mapping[str, Any], followed: Mapping[str, Followed], story: _St
             else "nothing filled"
         )
         why = "" if body["reason"] is None else f": {body['reason']['code']}: {body['reason']['message']}"
-        story.tell(one, plain(f"confirmation {body['status']}, {filled}{why}"))
+        progress.report(one, plain(f"confirmation {body['status']}, {filled}{why}"))
 
 
-def _look(view: StoreReader, open_orders: Sequence[Followed], story: _Story) -> None:
-    """Reads the records, and tells their new events; a store that does not answer is asked again later."""
+def _look(view: StoreReader, open_orders: Sequence[FollowedOrder], progress: _Progress) -> None:
+    """Reads the records and prints their new events. A store that does not answer is asked again later."""
     try:
         stored = {s.order.order_id: s for s in view.load([one.order_id for one in open_orders])}
     except StoreUnavailable:
@@ -406,20 +400,20 @@ def _look(view: StoreReader, open_orders: Sequence[Followed], story: _Story) -> 
             known = (
                 "" if is_ours else " by an earlier message: this one is ignored, or a dead letter if it says otherwise"
             )
-            story.tell(one, f"recorded as {one.order_id}{known}", found.order.received_at)
-        for happening in happenings(found.order, one.seen_events):
-            line = log_line(happening.before, happening.event, happening.after)
+            progress.report(one, f"recorded as {one.order_id}{known}", found.order.received_at)
+        for applied_event in applied_events(found.order, one.seen_events):
+            line = log_line(applied_event.before, applied_event.event, applied_event.after)
             if line is not None:
-                story.tell(one, plain(line[0]), happening.event.at)
+                progress.report(one, plain(line[0]), applied_event.event.at)
         one.seen_events = found.order.version
-        is_told = found.order.status.is_final and found.told.world >= found.order.version
-        one.told_since = (one.told_since or time.monotonic()) if is_told else None
+        is_published = found.order.status.is_final and found.told.world >= found.order.version
+        one.told_since = (one.told_since or time.monotonic()) if is_published else None
 
 
-def _has_ended(one: Followed, wire: _Wire) -> bool:
+def _has_ended(one: FollowedOrder, wire: _Wire) -> bool:
     if one.confirmation is not None and Status(one.confirmation["status"]).is_final:
         return True
-    # Without a subscription, or where the end was told before we listened (a repeated signal), the record's word is taken.
+    # Without a subscription, or if the confirmation came before we subscribed (a repeated signal), the record decides.
     grace = GRACE_SECONDS if wire.is_subscribed else 0.0
     return one.told_since is not None and time.monotonic() - one.told_since >= grace
 
@@ -428,34 +422,39 @@ def _has_ended(one: Followed, wire: _Wire) -> bool:
 
 
 def _conclude(
-    wire: _Wire, orders: Sequence[Followed], options: argparse.Namespace, story: _Story, *, has_unusable: bool
+    wire: _Wire,
+    orders: Sequence[FollowedOrder],
+    options: argparse.Namespace,
+    progress: _Progress,
+    *,
+    has_unusable: bool,
 ) -> int:
     counts: dict[str, int] = {}
     for one in orders:
         counts[one.status or "NOT SEEN"] = counts.get(one.status or "NOT SEEN", 0) + 1
-        if not story.is_short and not options.no_wait:
+        if not progress.is_short and not options.no_wait:
             try:
-                _show_end(wire, one, story)
+                _show_end(wire, one, progress)
             except StoreUnavailable as exc:
-                story.say(f"the store cannot be read now: {exc}")
+                progress.say(f"the store cannot be read now: {exc}")
     code = _exit_code(orders, options, has_unusable=has_unusable)
     if not options.no_wait:
-        if story.is_short:
-            story.say(
+        if progress.is_short:
+            progress.say(
                 f"of {counted(len(orders), 'order')}: "
                 + ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
             )
         if code == EXIT_FAILED:
             late = [one for one in orders if one.status is None or Status(one.status) not in FINAL]
-            story.say(f"no end within {options.timeout:g} s: {_known(wire, late)}")
-    _show_where_next(wire, orders, story)
+            progress.say(f"no end within {options.timeout:g} s: {_known(wire, late)}")
+    _show_where_next(wire, orders, progress)
     if options.json:
         print_json({"exit": code, "orders": [_json(one) for one in orders]})
     return code
 
 
-def _known(wire: _Wire, late: Sequence[Followed]) -> str:
-    """What can be said of orders that have not ended."""
+def _known(wire: _Wire, late: Sequence[FollowedOrder]) -> str:
+    """What is known of orders that have not ended."""
     more = f" and {len(late) - NAMED_AT_MOST} more" if len(late) > NAMED_AT_MOST else ""
     words = [f"{one.name} {_state(one)}" for one in late[:NAMED_AT_MOST]]
     if any(one.status is None for one in late) and not wire.is_running_here:
@@ -463,7 +462,7 @@ def _known(wire: _Wire, late: Sequence[Followed]) -> str:
     return ", ".join(words) + more
 
 
-def _state(one: Followed) -> str:
+def _state(one: FollowedOrder) -> str:
     match one.status:
         case None:
             return "was not heard of"
@@ -474,7 +473,7 @@ def _state(one: Followed) -> str:
     return f"is {one.status}"
 
 
-def _exit_code(orders: Sequence[Followed], options: argparse.Namespace, *, has_unusable: bool) -> int:
+def _exit_code(orders: Sequence[FollowedOrder], options: argparse.Namespace, *, has_unusable: bool) -> int:
     if options.no_wait:
         return EXIT_REJECTED if has_unusable else 0
     statuses = [None if one.status is None else Status(one.status) for one in orders]
@@ -483,21 +482,21 @@ def _exit_code(orders: Sequence[Followed], options: argparse.Namespace, *, has_u
     return 0 if all(status in FINAL for status in statuses) else EXIT_FAILED
 
 
-def _show_end(wire: _Wire, one: Followed, story: _Story) -> None:
+def _show_end(wire: _Wire, one: FollowedOrder, progress: _Progress) -> None:
     if one.record is not None and one.record.status.is_final:
-        story.console.print()
-        story.console.print(f"{one.name}: {_summary(one.record)}")
+        progress.console.print()
+        progress.console.print(f"{one.name}: {_summary(one.record)}")
     if one.confirmation is not None:
-        story.console.print("  confirmation: " + json.dumps(one.confirmation, ensure_ascii=True))
+        progress.console.print("  confirmation: " + json.dumps(one.confirmation, ensure_ascii=True))
     if wire.view is None or one.record is None:
         return
     letter = None if one.record.message_id == one.message_id else wire.view.dead_letter(one.message_id)
     if letter is not None:
         one.dead_letter = letter.reason
-        story.console.print(f"  this message became a dead letter: {plain(letter.reason)}")
+        progress.console.print(f"  this message became a dead letter: {plain(letter.reason)}")
     if one.confirmation is None:
         stored = wire.view.confirmation(confirmation_id(one.record))
-        story.console.print("  confirmation as stored: " + json.dumps(stored, ensure_ascii=True, default=str))
+        progress.console.print("  confirmation as stored: " + json.dumps(stored, ensure_ascii=True, default=str))
     if not isinstance(one.record.request, OrderRequest):
         return
     entry = wire.view.ledger(key_of(one.record).ledger_id)
@@ -514,7 +513,7 @@ def _show_end(wire: _Wire, one: Followed, story: _Story) -> None:
         }
         average = quoted(position.average_price, one.record) if position.is_open else ""
         held = f"{one.position['side']} {quantity(abs(position.quantity))} @ {average}" if position.is_open else "flat"
-        story.console.print(
+        progress.console.print(
             f"  position: {plain(entry.instrument.symbol)} {held}, realised {quantity(position.realized_pnl)}"
             f" ({plain(entry.key.account_id)}, {plain(entry.key.strategy)})"
         )
@@ -531,7 +530,7 @@ def _summary(order: Order) -> str:
     return words
 
 
-def _json(one: Followed) -> Mapping[str, object]:
+def _json(one: FollowedOrder) -> Mapping[str, object]:
     return {
         "signal_id": one.parsed.identity.signal_id,
         "leg_index": one.parsed.identity.leg_index,
@@ -543,13 +542,13 @@ def _json(one: Followed) -> Mapping[str, object]:
     }
 
 
-def _show_where_next(wire: _Wire, orders: Sequence[Followed], story: _Story) -> None:
-    story.console.print()
-    story.console.print("Next:")
+def _show_where_next(wire: _Wire, orders: Sequence[FollowedOrder], progress: _Progress) -> None:
+    progress.console.print()
+    progress.console.print("Next:")
     if orders:
-        story.console.print(f"  python scripts/execctl.py order {plain(orders[0].parsed.identity.signal_id)}")
-    story.console.print("  python scripts/execctl.py positions")
-    story.console.print(f"  tail -f {wire.settings.log_dir / 'signal_processing.log'}")
+        progress.console.print(f"  python scripts/execctl.py order {plain(orders[0].parsed.identity.signal_id)}")
+    progress.console.print("  python scripts/execctl.py positions")
+    progress.console.print(f"  tail -f {wire.settings.log_dir / 'signal_processing.log'}")
 
 
 if __name__ == "__main__":

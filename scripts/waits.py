@@ -1,4 +1,5 @@
-"""What an order that is stored and not sent waits for, as far as the store tells; the rest its account's row in the status table tells."""
+"""What a stored order that has not been sent is waiting for, as far as the store knows; its account's row in the
+status table says the rest."""
 
 from __future__ import annotations
 
@@ -12,21 +13,21 @@ from execution_service.storage.reader import StoreReader
 
 
 def waits_for(view: StoreReader, order: Order, now: datetime) -> list[str]:
-    """A phrase for each order that is waited for; none for an order that is not PENDING. Raises StoreUnavailable."""
+    """A phrase for each order that it waits for; none if the order is not PENDING. Raises StoreUnavailable."""
     if order.status is not Status.PENDING or not isinstance(order.request, OrderRequest):
         return []
     return [*_being_looked_for(view, order, order.request), *_unfinished_entries(view, order, order.request, now)]
 
 
 def _being_looked_for(view: StoreReader, order: Order, request: OrderRequest) -> list[str]:
-    """Those that were perhaps sent: until they are found, nothing follows them."""
+    """Orders that may have been sent: until they are found, later ones wait."""
     stored = view.orders(status=Status.SUBMITTING.value, account_id=request.account_id)
     same = [s.order for s in stored if _named_instrument(s.order) == request.instrument.key]
     return [f"{_named(other)}, perhaps sent and being looked for" for other in same if other.order_id != order.order_id]
 
 
 def _named_instrument(order: Order) -> str | None:
-    """As the message named it: by that orders wait for each other."""
+    """The instrument as the message names it, by which orders wait for each other."""
     return order.request.instrument.key if isinstance(order.request, OrderRequest) else None
 
 

@@ -1,4 +1,4 @@
-"""From a broker's name to its simulator, loaded when asked for."""
+"""From a broker's name to its simulator, loaded on demand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from simulators.simulator import Simulator
 
 
 def simulator_of(broker: str) -> Simulator:
-    """Raises KeyError for a broker that there is not, or that has none."""
+    """Raises KeyError for an unknown broker, or one without a simulator."""
     reference = manifests()[broker].simulator
     if reference is None:
         raise KeyError(broker)
@@ -17,7 +17,7 @@ def simulator_of(broker: str) -> Simulator:
 
 
 def programs() -> tuple[str, ...]:
-    """The brokers that a program on this machine can pretend to be."""
+    """The brokers that a program on this machine can simulate."""
     return tuple(
         name
         for name, manifest in manifests().items()

@@ -1,27 +1,28 @@
-"""The side of a simulated gateway that tests and people use, the same for each: its state, its book, and trouble on demand; no broker's API.
+"""The control side of a simulated gateway, for tests and people, the same for each: its state, its book, and faults on
+demand. No broker's API.
 
-    GET  /_control          what the gateway tells of itself
-    GET  /_control/orders   {"orders": [...]}: the broker's own book, in which nothing is hidden, oldest first
-    POST /_control          {"do": "...", ...}: does it and answers as the first; 400 and {"error": "..."} for what makes no sense
+    GET  /_control          the gateway's state
+    GET  /_control/orders   {"orders": [...]}: the broker's true book, oldest first; faults hide nothing of it
+    POST /_control          {"do": "...", ...}: a command; the answer is the state after it. 400 and {"error": "..."} if it is invalid
 
-Every gateway does these. `order` is a broker's order id or a client order id; amounts may be texts or numbers; `instrument` is the fields of
-`brokers.base.Instrument`, or a symbol alone: what was traded under it last, else shares.
+Every gateway has these commands. `order` is a broker's order id or a client order id; amounts may be texts or numbers;
+`instrument` is the fields of `brokers.base.Instrument`, or a symbol alone: what was last traded under it, else shares.
 
-    fault           fault: the fields of `brokers.paper.words.Fault` (operation, action, client_order_id, symbol, nth, times, …)
-    clear_faults    disarms all of them, and ends the gateway's fault plan
+    fault           fault: the fields of `brokers.paper.model.Fault` (operation, action, client_order_id, symbol, nth, times, …)
+    clear_faults    disarms all faults, and ends the gateway's fault plan
     fill            order, quantity, price, commission, late_commission, force (fills finished orders too); without quantity all that is open
-    cancel, reject  order, reason: as the exchange does, unasked
+    cancel, reject  order, reason: by the exchange, unsolicited
     bust            fill_id: annuls an execution
-    correct         fill_id, quantity, price: puts another execution in its place
-    commission      fill_id, commission: tells it, or changes it
-    expire_day      orders that are good for the day expire
-    trade_by_hand   instrument, quantity (below 0: sells), price, product: an order without a tag of anybody's, filled at once: a person at the
+    correct         fill_id, quantity, price: replaces an execution by another one
+    commission      fill_id, commission: reports or changes it
+    expire_day      day orders expire
+    trade_by_hand   instrument, quantity (below 0: sells), price, product: somebody else's order, filled at once: a person at the
                     broker's own screen, or a square-off by the broker
     move            instrument, quantity (below 0: leaves), price, product: a position changes without an order or an execution
-    restart         closed_seconds: every connection breaks, and for so long none can be made; the book stays
+    restart         closed_seconds: every connection breaks, and none can be made for so long; the book is kept
     drop            every connection breaks
 
-What else a gateway can do stands in its own module.
+Each gateway's own module lists its further commands.
 """
 
 from __future__ import annotations
@@ -40,31 +41,32 @@ from starlette.responses import Response
 from brokers.base import AssetClass, Instrument, OptionRight, OrderRef
 from brokers.errors import BrokerError
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Action, Fault, Operation, PaperOrder
+from brokers.paper.model import Action, Fault, Operation, PaperOrder
 from simulators.fault_plan import DEFAULT_RATE, FaultPlan, PlannedBook
 from simulators.loopback_http import HttpCall, LoopbackServer, json_response
 
 PATH = "/_control"
-NONSENSE = (ValueError, KeyError, TypeError, InvalidOperation, AttributeError)
-"""What a wish that is not understood raises."""
+BAD_REQUEST = (ValueError, KeyError, TypeError, InvalidOperation, AttributeError)
+"""What an invalid command raises."""
 
-Deed = Callable[..., object]
+Command = Callable[..., object]
 
 
 class Controlled(Protocol):
-    """A gateway that can be asked. Calls come from the control server's threads."""
+    """A gateway with a control side. Calls come from the control server's threads."""
 
-    def control(self, wish: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Does it; the answer is the state afterwards, with whatever the wish made. Raises one of NONSENSE."""
+    def control(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Carries out the command and returns the state after it, with whatever the command created. Raises one of
+        BAD_REQUEST."""
 
     def state(self) -> Mapping[str, Any]: ...
 
     def book_orders(self) -> list[dict[str, Any]]: ...
 
 
-def book_deeds(book: PaperExchange, exchange: str | None = None) -> dict[str, Deed]:
-    """What every gateway does with its book, by the wish's name; each takes the wish's other fields. `exchange`: where shares are traded
-    of which a wish says nothing but the symbol."""
+def book_commands(book: PaperExchange, exchange: str | None = None) -> dict[str, Command]:
+    """The commands about the book that every gateway has, by name; each takes the command's other fields.
+    `exchange`: the exchange of shares that a command names by symbol only."""
     return {
         "fault": lambda fault: book.add_fault(fault_of(fault)),
         "clear_faults": book.clear_faults,
@@ -96,7 +98,7 @@ def book_deeds(book: PaperExchange, exchange: str | None = None) -> dict[str, De
 
 
 def add_fault_plan_option(parser: argparse.ArgumentParser) -> None:
-    """`--faults`, the same for every gateway; the plan is None without it."""
+    """`--faults`, the same for every gateway; without it the plan is None."""
     parser.add_argument(
         "--faults",
         type=_plan,
@@ -113,28 +115,28 @@ def _plan(said: str) -> FaultPlan:
 
 
 def plan_state(book: PlannedBook) -> dict[str, Any] | None:
-    """What a gateway tells of its fault plan; None without one."""
+    """The state of a gateway's fault plan; None without one."""
     return None if book.fault_plan is None else book.fault_plan.state()
 
 
-def carry_out(deeds: Mapping[str, Deed], wish: Mapping[str, Any]) -> object:
-    """Does the one that the wish names, with its other fields. Raises one of NONSENSE."""
-    named = dict(wish)
+def carry_out(commands: Mapping[str, Command], command: Mapping[str, Any]) -> object:
+    """Carries out the named command with its other fields. Raises one of BAD_REQUEST."""
+    named = dict(command)
     name = named.pop("do", None)
-    deed = deeds.get(str(name))
+    deed = commands.get(str(name))
     if deed is None:
-        raise ValueError(f"nothing is known about {name!r}; known are: {', '.join(sorted(deeds))}")
+        raise ValueError(f"nothing is known about {name!r}; known are: {', '.join(sorted(commands))}")
     return deed(**named)
 
 
 def fault_of(fields: Mapping[str, Any]) -> Fault:
-    """A fault of the book. Raises one of NONSENSE."""
+    """A fault of the book. Raises one of BAD_REQUEST."""
     named = {"operation": Operation(fields["operation"]), "action": Action(fields["action"])}
     return Fault(**{**fields, **named, "quantity": amount(fields.get("quantity"))})
 
 
 def ref_of(book: PaperExchange, name: str) -> OrderRef:
-    """The order with this id of the broker's, or of the client's. Raises ValueError where there is none."""
+    """The order with this broker or client id. Raises ValueError if there is none."""
     for order in book.orders():
         if name and name in (order.broker_order_id, order.ticket.client_order_id):
             return OrderRef(client_order_id=order.ticket.client_order_id, broker_order_id=order.broker_order_id)
@@ -142,7 +144,8 @@ def ref_of(book: PaperExchange, name: str) -> OrderRef:
 
 
 def instrument_of(book: PaperExchange, said: str | Mapping[str, Any], exchange: str | None = None) -> Instrument:
-    """As the wish names it; the latest that was traded under a symbol that stands alone. Raises one of NONSENSE."""
+    """The instrument that the command names; a symbol alone means the one last traded under it. Raises one of
+    BAD_REQUEST."""
     if isinstance(said, str):
         traded = [order.ticket.instrument for order in book.orders() if order.ticket.instrument.symbol == said]
         return traded[-1] if traded else Instrument(symbol=said, exchange=exchange)
@@ -163,7 +166,7 @@ def amount(said: object) -> Decimal | None:
 
 
 def order_as_json(order: PaperOrder) -> dict[str, Any]:
-    """The order as the book truly has it; amounts are texts."""
+    """The true state of an order in the book; amounts as text."""
     ticket = order.ticket
     return {
         "number": order.number,
@@ -202,7 +205,7 @@ def _text(number: Decimal | None) -> str | None:
 
 
 def plain(value: object) -> object:
-    """For what JSON does not know: amounts as texts, everything else as it says of itself."""
+    """JSON form of other types: amounts as text, anything else by its own text."""
     return str(value)
 
 
@@ -216,14 +219,14 @@ def answer_control(call: HttpCall, gateway: Controlled) -> Response:
         case "POST", "/_control":
             try:
                 answer = gateway.control(json.loads(call.body))
-            except (*NONSENSE, BrokerError) as exc:
+            except (*BAD_REQUEST, BrokerError) as exc:
                 return json_response(400, {"error": f"{type(exc).__name__}: {exc}"})
             return json_response(200, answer, plain)
     return json_response(404, {"error": f"there is nothing at {call.method} {call.path}"})
 
 
 def control_server(gateway: Controlled, port: int = 0) -> LoopbackServer:
-    """For a gateway whose own port speaks no HTTP."""
+    """A control server for a gateway whose own port does not speak HTTP."""
     return LoopbackServer(
         "127.0.0.1",
         port,
@@ -233,7 +236,7 @@ def control_server(gateway: Controlled, port: int = 0) -> LoopbackServer:
 
 
 def leave_notice(path: Path, **said: object) -> None:
-    """Writes where the gateway is to be found, and its process, whole or not at all."""
+    """Writes the gateway's address and process id, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     new.touch(mode=0o600)

@@ -1,4 +1,5 @@
-"""Random faults of a simulated gateway, the same again by the same seed; which they are and when, not how a gateway plays them."""
+"""Random faults of a simulated gateway, reproducible by a seed: which and when. How a gateway carries them out is
+not here."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import Any
 
 from brokers.base import Ticket
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 
 DEFAULT_RATE = 0.1
 _REMEMBERED = 1000
@@ -34,12 +35,13 @@ _ACTIONS: Mapping[tuple[Operation, bool], tuple[Action, ...]] = {
     (Operation.CANCEL, False): (Action.IGNORE_CANCEL, Action.CANCEL_RACE, Action.LATE_FILL_AFTER_CANCEL),
     (Operation.REPORTS, True): (Action.UNAVAILABLE, Action.DROP_BEFORE_ACCEPT, Action.SLOW),
 }
-"""By operation, and whether it happens on the way to the book or in it."""
+"""By operation, and whether it happens on the way to the book (True) or in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """One fault of the plan that hit a call: the `number`th (from 1) of its operation that concerned this order, or none."""
+    """One fault of the plan that hit a call: the `number`th (from 1) of its operation about this order (or about
+    none)."""
 
     operation: Operation
     client_order_id: str
@@ -48,8 +50,9 @@ class Played:
 
 
 class FaultPlan:
-    """Draws for each call by the seed, the operation, the order and how many such calls there were: neither the sequence of the orders nor
-    their pace matters. `rate` is the probability, 0 to 1, drawn once for the way to the book and once for the book. Safe in several threads."""
+    """Drawn for each call from the seed, the operation, the order and the number of such calls, so that neither the
+    sequence of orders nor timing matters. `rate` is the probability, 0 to 1, applied once on the way to the book and
+    once in the book. Thread-safe."""
 
     def __init__(self, seed: str, rate: float = DEFAULT_RATE) -> None:
         """Raises ValueError."""
@@ -58,7 +61,7 @@ class FaultPlan:
         self.seed = seed
         self.rate = rate
         self.played: deque[Played] = deque(maxlen=_REMEMBERED)
-        """The latest, oldest first."""
+        """The latest faults, oldest first."""
         self._count = 0
         self._calls: Counter[tuple[Operation, bool, str]] = Counter()
         self._lock = threading.Lock()
@@ -70,7 +73,7 @@ class FaultPlan:
         return cls(seed, float(rate) if rate else DEFAULT_RATE)
 
     def draw(self, operation: Operation, client_order_id: str, *, on_the_way: bool) -> list[Fault]:
-        """What goes wrong with this call: nothing, or one thing."""
+        """The faults of this call: none or one."""
         actions = _ACTIONS.get((operation, on_the_way))
         if actions is None:
             return []
@@ -94,14 +97,14 @@ class FaultPlan:
             return [fault]
 
     def state(self) -> dict[str, Any]:
-        """For a gateway to tell of itself."""
+        """For the gateway's state."""
         with self._lock:
             latest = [(p.operation, p.client_order_id, p.number, p.action) for p in self.played]
             return {"seed": self.seed, "rate": self.rate, "played": self._count, "latest": latest}
 
 
 class PlannedBook(PaperExchange):
-    """A book whose gateway plays, beside the faults that are ordered, those of a plan where there is one."""
+    """A book whose gateway plays the faults of a plan, if there is one, besides those that were armed."""
 
     fault_plan: FaultPlan | None = None
 
@@ -112,7 +115,7 @@ class PlannedBook(PaperExchange):
         return ordered or tuple(self._planned(operation, client_order_id, on_the_way=True))
 
     def clear_faults(self) -> None:
-        """Those of the plan, too: from now on nothing goes wrong by itself."""
+        """Including those of the plan, which is ended."""
         super().clear_faults()
         self.fault_plan = None
 

@@ -1,4 +1,5 @@
-"""What the simulators' HTTP servers have in common: one uvicorn each, loopback callers only, answers that fail on purpose; no API of anybody's."""
+"""What the simulators' HTTP servers share: one uvicorn each, loopback callers only, answers that fail on purpose. No
+particular API."""
 
 from __future__ import annotations
 
@@ -32,12 +33,12 @@ class Dropped(Exception):
 
 
 class Trickled(Exception):
-    """The answer is to come a byte at a time, and never end."""
+    """The answer is to come one byte at a time, without end."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpCall:
-    """One call, read whole. `path` is decoded, `query` as it came."""
+    """One call, completely read. `path` is decoded, `query` is not."""
 
     method: str
     path: str
@@ -47,7 +48,7 @@ class HttpCall:
 
     @property
     def content_type(self) -> str:
-        """Without its parameters, in lower case."""
+        """Without parameters, in lower case."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -57,11 +58,12 @@ def json_response(status: int, answer: object, default: Callable[[Any], object] 
 
 
 class LoopbackServer:
-    """A server in a thread of its own, from `begin` to `end`, which cuts off every connection. Port 0 takes any free one.
+    """A server in a thread of its own, from `begin` to `end`, which cuts every connection. Port 0 takes any free port.
 
-    `answer` is called in a thread for each call, may block (until `stopping` is set), and may raise Dropped or Trickled.
-    `refuse(status, words)` is the API's own form of a refusal. `listen` serves WebSockets, on the server's event loop.
-    Raises ValueError for a host other than loopback, OSError for a port that is taken, OverflowError for one that is none.
+    `answer` is called in a thread for each call, may block (until `stopping` is set), and may raise Dropped or
+    Trickled. `refuse(status, words)` builds an error answer in the API's own form. `listen` serves WebSockets, on the
+    server's event loop. Raises ValueError for a host other than loopback, OSError for a port in use, OverflowError for
+    an impossible one.
     """
 
     def __init__(
@@ -87,13 +89,13 @@ class LoopbackServer:
         self.port: int = self._socket.getsockname()[1]
 
     def begin(self, name: str) -> None:
-        """Serves from now on, in a thread of this name."""
+        """Starts serving in a thread of this name."""
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name=name, daemon=True)
         self._thread.start()
         self._begun.wait()
 
     def end(self) -> None:
-        """Ends every open call and closes the port; a second one does nothing."""
+        """Ends every open call and closes the port. Idempotent."""
         self.stopping.set()
         thread, self._thread = self._thread, None
         if thread is not None and self._loop is not None:
@@ -114,7 +116,7 @@ class LoopbackServer:
             ws_ping_interval=None,
             ws_per_message_deflate=False,
             lifespan="off",
-            # Request lines hold tokens, and a caller who lost patience is an everyday thing here.
+            # Request lines contain tokens, and impatient callers are normal here.
             log_config=None,
             log_level=100,
             access_log=False,
@@ -126,7 +128,7 @@ class LoopbackServer:
         await server.startup(sockets=[self._socket])
         self._begun.set()
         await self._ended.wait()
-        # Not uvicorn's own end, which waits for the callers' connections to end in peace.
+        # Not uvicorn's own shutdown, which waits for the callers to close their connections.
         for each in server.servers:
             each.close()
         for connection in tuple(server.server_state.connections):
@@ -163,12 +165,13 @@ class LoopbackServer:
 
 
 def _is_ours(connection: HTTPConnection) -> bool:
-    """Whether it was meant for loopback: a page in a browser may name this port under a host of its own."""
+    """Whether it was addressed to loopback: a page in a browser may reach this port under another host name."""
     return urlsplit(f"//{connection.headers.get('host', '')}").hostname in LOOPBACK_NAMES
 
 
 def _with_transport(app: ASGIApp) -> ASGIApp:
-    """The scope gets uvicorn's `transport`, which ASGI does not show: only there can a connection be cut without an answer."""
+    """Adds uvicorn's `transport` to the scope, which ASGI does not expose: only there can a connection be cut
+    without an answer."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         scope["transport"] = send.__self__.transport  # type: ignore[attr-defined]  # a method of uvicorn's own

@@ -1,4 +1,4 @@
-"""What the demo and the tests need to know of whatever pretends to be a broker on this machine; a broker's manifest names its own."""
+"""What the demo and the tests need to know about a simulated broker; the broker's manifest names its own."""
 
 from __future__ import annotations
 
@@ -11,66 +11,71 @@ from typing import Any
 
 from brokers.base import Instrument
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A venue with one account. Faults are armed, and the truth is read, in `exchange`."""
+    """A venue with one account. Faults are armed in `exchange`, which also has the true state."""
 
     exchange: PaperExchange
     config: Mapping[str, object]
-    """What the broker's factory needs, in this process or another one, to make an adapter that reaches the venue."""
+    """The configuration with which the broker's factory creates an adapter for the venue, in this process or
+    another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a simulator runs as a program, for the account that is to lead to it."""
+    """Where a simulator runs as a program, for the account that is to reach it."""
 
     address: str
-    """As the program's notice tells it."""
+    """As in the program's notice."""
     folder: Path
-    """For whatever the account keeps in files; and the simulator's own."""
+    """For files of the account and of the simulator."""
     number: int = 1
-    """Which of several accounts this is, from 1 on."""
+    """Which of several accounts this is, from 1."""
     ask: Callable[..., Mapping[str, Any]] | None = None
-    """Makes a wish on the simulator's control side; None: nobody can yet, and what the simulator begins with has to do."""
+    """Sends a command to the simulator's control side. None: it is not running yet, and the simulator's defaults
+    must do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulator:
-    """One broker's."""
+    """One broker's simulator."""
 
     open_stage: Callable[[Path, str, Market], AbstractAsyncContextManager[Stage]]
-    """In this process: in this folder, for this account, at this market; whatever it started has ended afterwards."""
+    """Opens the venue in this process, with this folder, account and market; everything that it started has ended
+    afterwards."""
     symbols: Sequence[str]
-    """Shares that it trades, several of them."""
+    """Several shares that it trades."""
     currency: str = "USD"
-    """Of its commissions."""
+    """The currency of its commissions."""
     product: str | None = None
-    """That orders have to name."""
+    """The product that orders have to name, if any."""
     program: str | None = None
-    """The module to run with -m: it takes --port, --data, --notice, --fill-delay-seconds, --seed and --faults. None: the broker's adapter does
-    all itself, on the book that `book` names."""
+    """The module to run with -m, with the options --port, --data, --notice, --fill-delay-seconds, --seed and
+    --faults. None: the broker's adapter does everything itself, with the book that `book` names."""
     book: str = ""
-    """Where there is no program: the book's file in the service's DATA_DIR."""
+    """If there is no program: the book's file in the service's DATA_DIR."""
     has_own_control_port: bool = False
-    """The program's control side is on a port of its own, --control-port; else it is on that of the broker's API."""
+    """Whether the control side has a port of its own (--control-port); otherwise it is on the port of the broker's
+    API."""
     has_connections: bool = False
-    """They can break: its control side knows the wishes `restart` and `drop`, and something may stand between it and the adapter."""
+    """Whether it has connections that can break: its control side has the commands `restart` and `drop`, and a proxy
+    can be put before it."""
     address_at: Callable[[int], str] = "127.0.0.1:{}".format
-    """The address that its notice tells, by the port."""
+    """The address in its notice, from the port."""
     account: Callable[[Place], Mapping[str, object]] = lambda place: {}
-    """The keys of an account that leads to the program."""
+    """The keys of an account that uses the program."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What those keys refer to."""
+    """Environment variables that these keys refer to."""
     hasty: Mapping[str, object] = field(default_factory=dict)
-    """Keys of an account without the patience that the broker's own limits ask for."""
+    """Account keys that shorten the pauses required by the broker's own limits."""
     short_search: Mapping[str, object] = field(default_factory=dict)
-    """Keys that shorten the search for an order that has perhaps not arrived, where that takes long."""
+    """Account keys that shorten the search for an order that may not have arrived, if that takes long."""
     demo_account_id: str = ""
     samples: Sequence[str] = ()
-    """The test signals, with arguments, that the demo proposes."""
+    """The test signals, with arguments, that the demo suggests."""
 
     @property
     def instrument(self) -> Instrument:
@@ -86,5 +91,5 @@ def account_table(account_id: str, keys: Mapping[str, object]) -> str:
 def _toml(value: object) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
-    # A JSON text, number or truth value is a TOML one too.
+    # A JSON text, number or boolean is valid TOML too.
     return json.dumps(str(value) if isinstance(value, Path) else value)

@@ -1,4 +1,4 @@
-"""What the IBKR adapter is shown on: a simulated gateway on loopback, in this process or in one of its own, and what reaches it."""
+"""A simulated IBKR gateway on loopback for the adapter's tests and the demo, in this process or its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from simulators.ibkr import DEFAULT_ACCOUNT
 from simulators.ibkr.book import TwsBook
 from simulators.ibkr.gateway import TwsSimulator
@@ -18,7 +18,8 @@ LAST_PRICE = Decimal("100.25")
 
 
 def config_for(gateway: TwsSimulator) -> Mapping[str, object]:
-    """What BrokerFactory needs to reach the gateway. Every report is asked of it, so that faults of its lists show at once."""
+    """The configuration with which BrokerFactory reaches the gateway. Every report is queried, so that faults of its
+    lists show at once."""
     return {
         "broker": "ibkr",
         "account_id": "acc_under_test",

@@ -1,4 +1,4 @@
-"""What the mock broker is shown on: the book of its own paper exchange, opened beside it."""
+"""The mock broker's own paper exchange for its tests, opened beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.manifest import BOOK, MANIFEST
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from simulators.simulator import Simulator, Stage
 
 

@@ -1,4 +1,4 @@
-"""What the Zerodha adapter is shown on: a simulated Kite Connect on loopback, in this process or in one of its own, and what reaches it."""
+"""A simulated Kite Connect on loopback for the adapter's tests and the demo, in this process or its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from simulators.simulator import Place, Simulator, Stage
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from simulators.zerodha.server import SimulatedKite

@@ -1,11 +1,11 @@
-"""Telegram's Bot API on loopback, as far as sending texts needs it, with faults on demand; it sends nothing anywhere.
+"""Telegram's Bot API on loopback, as far as sending texts needs it, with faults on demand. Sends nothing anywhere.
 
     python -m simulators.telegram --port 8081        prints every message as its reader would see it
 
-Speaks getMe, getChat and sendMessage under `/bot<TOKEN>/METHOD`, with JSON, form or query parameters. Beside them:
+Implements getMe, getChat and sendMessage under `/bot<TOKEN>/METHOD`, with JSON, form or query parameters, and:
 
     GET /_messages      {"messages": [...]}, oldest first        DELETE /_messages   forgets them
-    GET /_faults        those still to come                      DELETE /_faults     forgets them
+    GET /_faults        the pending faults                       DELETE /_faults     removes them
     POST /_faults       one fault or a list, e.g. {"kind": "too_many_requests", "seconds": 5, "times": 2}
 """
 
@@ -43,32 +43,32 @@ class FaultKind(StrEnum):
     TOO_MANY_REQUESTS = "too_many_requests"
     """429, asking for a pause of `seconds`."""
     BAD_ENTITIES = "bad_entities"
-    """400 "can't parse entities" for a text with a parse mode; a plain text passes and leaves the fault in place."""
+    """400 "can't parse entities" for a text with a parse mode; a plain text passes and keeps the fault armed."""
     CHAT_NOT_FOUND = "chat_not_found"
     CHAT_MOVED = "chat_moved"
-    """400: the group is a supergroup now, under -100 and its old number."""
+    """400: the group is now a supergroup, under -100 and its old number."""
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     SERVER_ERROR = "server_error"
-    """`status` (500 unless told) with an HTML page for a body, as a proxy in front would send."""
+    """`status` (default 500) with an HTML page, as from a proxy."""
     SLOW = "slow"
     """Accepts, and answers `seconds` later."""
     NEVER_ANSWERS = "never_answers"
     """Accepts nothing and keeps the connection open until the server stops."""
     TRICKLES = "trickles"
-    """Accepts nothing and answers a byte at a time, so that no single read is ever slow."""
+    """Accepts nothing and answers one byte at a time, so that no single read times out."""
     DROP = "drop"
     """Accepts nothing and closes the connection."""
     ACCEPT_THEN_DROP = "accept_then_drop"
     BARE_ANSWER = "bare_answer"
     """Accepts, and answers only `{"ok": true, "result": {}}`."""
     NONSENSE = "nonsense"
-    """Accepts nothing and answers 200 with a page that is no JSON, as a hotel's network would."""
+    """Accepts nothing and answers 200 with a page that is not JSON, as from a captive portal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What goes wrong with the next `times` calls (None: with all to come) of `method` (None: of any)."""
+    """The fault of the next `times` calls (None: of all) of `method` (None: of any)."""
 
     kind: FaultKind
     method: str | None = "sendMessage"
@@ -78,7 +78,7 @@ class Fault:
 
     @classmethod
     def from_json(cls, said: object) -> Fault:
-        """Raises ValueError, with what is wrong, for anything but a fault's fields."""
+        """Raises ValueError, with the reason, for anything but a fault's fields."""
         if not isinstance(said, dict):
             raise ValueError("a fault is an object with at least a kind")
         unknown = set(said) - {"kind", "method", "times", "seconds", "status"}
@@ -115,7 +115,8 @@ class _Refused(Exception):
 
 
 def read_html(source: str) -> str:
-    """What a reader sees of Telegram's HTML. Raises ValueError in the service's words where it would refuse."""
+    """What a reader sees of Telegram's HTML. Raises ValueError with Telegram's own message if it would refuse the
+    text."""
     seen: list[str] = []
     open_tags: list[str] = []
     at = 0
@@ -161,9 +162,9 @@ def _character(entity: re.Match[str]) -> str:
 class SimulatedTelegram:
     """The server, in a thread of its own: `with SimulatedTelegram() as server: ... server.base_url, server.messages`.
 
-    `token`: the only one that is good (None: any). `chat_ids`: the only chats that exist (None: any).
-    `on_message` is called, in a thread of the server's, for each message accepted. Port 0 takes any free one.
-    Raises ValueError for a host other than loopback, OSError for a port that is taken.
+    `token`: the only valid one (None: any). `chat_ids`: the only existing chats (None: any). `on_message` is called in
+    a thread of the server for each accepted message. Port 0 takes any free port. Raises ValueError for a host other
+    than loopback, OSError for a port in use.
     """
 
     def __init__(
@@ -197,12 +198,12 @@ class SimulatedTelegram:
 
     @property
     def token(self) -> str:
-        """A token that this server takes."""
+        """A token that this server accepts."""
         return self._token or DEFAULT_TOKEN
 
     @property
     def base_url(self) -> str:
-        """As for `TELEGRAM_API_BASE_URL`: without `/bot`."""
+        """For `TELEGRAM_API_BASE_URL`: without `/bot`."""
         return f"http://127.0.0.1:{self._server.port}"
 
     @property
@@ -216,19 +217,19 @@ class SimulatedTelegram:
             return tuple(self._faults)
 
     def calls(self, method: str) -> int:
-        """How often the method was called, refused and failed calls included."""
+        """How often the method was called, including refused and failed calls."""
         with self._wake_up:
             return self._calls[method]
 
     def wait_for_messages(self, count: int, timeout_seconds: float = 5.0) -> tuple[ReceivedMessage, ...]:
-        """Blocks until so many have been accepted. Raises TimeoutError."""
+        """Blocks until so many messages have been accepted. Raises TimeoutError."""
         with self._wake_up:
             if not self._wake_up.wait_for(lambda: len(self._messages) >= count, timeout_seconds):
                 raise TimeoutError(f"{len(self._messages)} of {count} messages after {timeout_seconds:g} s")
             return tuple(self._messages)
 
     def wait_for_calls(self, method: str, count: int, timeout_seconds: float = 5.0) -> None:
-        """Blocks until the method was called so often, whatever became of it. Raises TimeoutError."""
+        """Blocks until the method was called so often, with any result. Raises TimeoutError."""
         with self._wake_up:
             if not self._wake_up.wait_for(lambda: self._calls[method] >= count, timeout_seconds):
                 raise TimeoutError(f"{self._calls[method]} of {count} calls after {timeout_seconds:g} s")
@@ -249,7 +250,7 @@ class SimulatedTelegram:
         self._server.begin("simulated-telegram")
 
     def stop(self) -> None:
-        """Ends every open call; a second one does nothing."""
+        """Ends every open call. Idempotent."""
         self._server.end()
 
     def _answer(self, call: HttpCall) -> Response:
@@ -282,7 +283,7 @@ class SimulatedTelegram:
         raise _Refused(404, "Not Found")
 
     def answer(self, token: str, method: str, fields: dict[str, Any]) -> object:
-        """The `result` of one call. Raises _Refused, or Dropped or Trickled where no answer is to be given."""
+        """The `result` of one call. Raises _Refused, or Dropped or Trickled if no answer is to be given."""
         with self._wake_up:
             self._calls[method] += 1
             self._wake_up.notify_all()

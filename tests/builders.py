@@ -21,7 +21,7 @@ from execution_service.core.orders.events import (
     CommissionReported,
     Completed,
     ContractDeclared,
-    ContractTold,
+    ContractResolved,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -225,10 +225,10 @@ def instrument_matched() -> InstrumentMatched:
     return InstrumentMatched(at=NOW, instrument=Instrument(symbol="AAPL", exchange="ARCA", currency="USD"))
 
 
-def contract_told(booked_as: str | None = None, **changes: Any) -> ContractTold:
+def contract_resolved(booked_as: str | None = None, **changes: Any) -> ContractResolved:
     """That one contract is 50 units, quoted in the currency, unless told otherwise."""
     usual = ContractTerms(multiplier=Decimal(50), currency="USD", trading_class="ES", con_id=11, local_symbol="ESZ6")
-    return ContractTold(at=NOW, terms=replace(usual, **changes), booked_as=booked_as)
+    return ContractResolved(at=NOW, terms=replace(usual, **changes), booked_as=booked_as)
 
 
 def contract_declared(multiplier: Amount = 50) -> ContractDeclared:
@@ -317,7 +317,7 @@ def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
         expired(held),
         capped(),
         instrument_matched(),
-        contract_told(),
+        contract_resolved(),
         contract_declared(),
         fitted(),
         Held(at=NOW, message="not at the exchange before the opening", until=at(60)),

@@ -873,11 +873,11 @@ PAPER_BROKER = {"brokers.paper.adapter", "brokers.paper.manifest"}
 
 PAPER_ARROWS: Mapping[str, set[str]] = {
     # The rooms of the paper exchange and the rooms that they may import, from the ground up.
-    "brokers.paper.words": {"brokers.base"},
+    "brokers.paper.model": {"brokers.base"},
     "brokers.paper.file": {"brokers.errors"},
-    "brokers.paper.book": {"brokers.base", "brokers.errors", "brokers.paper.words"},
-    "brokers.paper.faults": {"brokers.paper.book", "brokers.paper.words"},
-    "brokers.paper.market": {"brokers.base", "brokers.paper.words"},
+    "brokers.paper.book": {"brokers.base", "brokers.errors", "brokers.paper.model"},
+    "brokers.paper.faults": {"brokers.paper.book", "brokers.paper.model"},
+    "brokers.paper.market": {"brokers.base", "brokers.paper.model"},
     "brokers.paper.exchange": {
         "brokers.base",
         "brokers.errors",
@@ -885,7 +885,7 @@ PAPER_ARROWS: Mapping[str, set[str]] = {
         "brokers.paper.faults",
         "brokers.paper.file",
         "brokers.paper.market",
-        "brokers.paper.words",
+        "brokers.paper.model",
     },
 }
 
@@ -916,7 +916,7 @@ ENVIRONMENT_ALLOWED = {
     "execution_service/app/settings/loading.py": "takes an environment as an argument, from whoever embeds the service",
     "execution_service/app/wiring.py": "hands the address to Google's client, which looks there and nowhere else",
     "execution_service/app/embedded.py": "hands it on to the servers that it starts, without the credentials in it",
-    "scripts/whereabouts.py": "hands the address to Google's client, which looks there and nowhere else",
+    "scripts/locate.py": "hands the address to Google's client, which looks there and nowhere else",
     "scripts/demo_gateway.py": "hands it on to the service that it starts, with the demo's own accounts",
     "execution_service/app/own_python.py": "before there are libraries, and so before there are settings",
 }
@@ -1041,7 +1041,7 @@ def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
     wrong = {
         (s.path, name)
         for s in of("brokers")
-        if s.name in ("brokers.paper.words", "brokers.paper.market")
+        if s.name in ("brokers.paper.model", "brokers.paper.market")
         for name in s.imports()
         if not is_within(name, {"brokers"}) and name.split(".")[0] not in PURE_LIBRARY | {"fnmatch", "random"}
     }
@@ -1072,7 +1072,7 @@ def test_a_room_is_entered_by_its_doors_alone(room: str, doors: set[str]) -> Non
 
 
 def test_simulators_know_only_the_brokers_vocabulary_and_their_order_book() -> None:
-    allowed = {"simulators", "brokers.base", "brokers.errors", "brokers.paper.exchange", "brokers.paper.words"}
+    allowed = {"simulators", "brokers.base", "brokers.errors", "brokers.paper.exchange", "brokers.paper.model"}
     of_one = {
         "simulators.catalogue": {"brokers.registry"},
         "simulators.stage_paper": {"brokers.paper.manifest"},
@@ -1178,7 +1178,7 @@ def test_only_the_settings_read_the_environment() -> None:
 
 
 def test_the_service_only_sets_what_googles_client_looks_for() -> None:
-    for name in ("execution_service/app/wiring.py", "scripts/whereabouts.py"):
+    for name in ("execution_service/app/wiring.py", "scripts/locate.py"):
         (source,) = (s for s in sources() if s.path == name)
         touched = [n for n in ast.walk(source.tree) if isinstance(n, ast.Attribute) and n.attr == "environ"]
         written = [

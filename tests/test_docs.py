@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from execution_service.app.settings.model import setting_names
+from execution_service.core.orders.events import stored_name
 from execution_service.core.orders.exits import UNKNOWN_ENTRY_SECONDS
 from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS
 from execution_service.core.orders.repetition import CANCELS, FINDS
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.orders.transitions import TRANSITIONS
-from execution_service.core.reconcile import Kind
+from execution_service.core.reconcile.discrepancies import DiscrepancyKind
 from execution_service.core.risk.limits import BUILT_IN, OFF, LimitType
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +29,7 @@ def state_table() -> str:
     """The transition table as docs/architecture.md shows it: statuses in their own order, then by target."""
     order = {status: n for n, status in enumerate(Status)}
     rows = sorted(
-        ((before, after, event.__name__) for (before, event), after in TRANSITIONS.items()),
+        ((before, after, stored_name(event)) for (before, event), after in TRANSITIONS.items()),
         key=lambda row: (order[row[0]], order[row[1]]),
     )
     lines = ["| in | on | becomes |", "|---|---|---|"]
@@ -59,7 +60,7 @@ def test_every_status_that_is_told_is_in_the_messages_page() -> None:
 def test_every_kind_of_discrepancy_is_explained_and_no_other() -> None:
     text = (DOCS / "operations.md").read_text(encoding="utf-8").partition("## Discrepancies")[2].partition("\n## ")[0]
     explained = re.findall(r"^\| `([A-Z_]+)` \|", text, flags=re.MULTILINE)
-    assert sorted(explained) == sorted(kind.value for kind in Kind)
+    assert sorted(explained) == sorted(kind.value for kind in DiscrepancyKind)
 
 
 def test_every_limit_of_risk_is_explained_and_what_is_built_in_is_as_the_page_says() -> None:
@@ -78,7 +79,7 @@ def test_every_limit_of_risk_is_explained_and_what_is_built_in_is_as_the_page_sa
 
 def test_how_long_an_exit_waits_for_its_entry_and_a_leg_for_the_others_is_as_the_pages_say() -> None:
     operations = (DOCS / "operations.md").read_text(encoding="utf-8")
-    assert f"whose entry nobody has heard of waits {UNKNOWN_ENTRY_SECONDS:g} s for it" in operations
+    assert f"the entry has not arrived at all, the exit waits {UNKNOWN_ENTRY_SECONDS:g} s for it" in operations
     messages = (DOCS / "messages.md").read_text(encoding="utf-8")
     assert f"a leg waits up to {UNKNOWN_LEG_SECONDS:g} s for the others" in messages
 

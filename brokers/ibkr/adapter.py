@@ -1,4 +1,5 @@
-"""One account at IBKR through a TWS or IB Gateway: the Broker protocol over a session and a blotter; the wire is the client library's."""
+"""One account at IBKR through TWS or IB Gateway: the Broker protocol, on top of a session and a blotter. The wire
+format is the client library's."""
 
 from __future__ import annotations
 
@@ -39,16 +40,16 @@ from brokers.errors import (
     AnswerUnclear,
     BrokerError,
     BrokerUnavailable,
-    CallsSpent,
     NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
     OutcomeUnknown,
+    RateLimited,
     ReservationLost,
-    WordsAlone,
+    UndocumentedAnswer,
 )
 from brokers.ibkr import codes
-from brokers.ibkr.blotter import Blotter, Commission, Entry, Execution, Hold, Hole
+from brokers.ibkr.blotter import Blotter, Commission, Entry, Execution, Hold, UnreadableGap
 from brokers.ibkr.contracts import (
     TRADED,
     Qualified,
@@ -69,10 +70,10 @@ from brokers.ibkr.library import Library, choose
 from brokers.ibkr.manifest import MANIFEST, is_paper
 from brokers.ibkr.session import ClientIdInUse, NotConnected, QuestionFailed, Session
 from brokers.ibkr.times import Moment
-from brokers.ibkr.unacknowledged import Unacknowledged, worded
+from brokers.ibkr.unacknowledged import Unacknowledged, on_one_line
 from brokers.ibkr.wire import Unreadable
 from brokers.manifest import Fact
-from brokers.rate import BudgetSpent, Claim, RateBudget
+from brokers.rate import BudgetSpent, CallPriority, RateBudget
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -84,89 +85,96 @@ _ORDER_TYPES = {
 }
 _CLIENT_ID_PAUSE_SECONDS = 0.25
 _CLIENT_ID_PATIENCE = 2
-"""How often the same client id is tried again before the next one: a gateway takes a moment to notice that a socket is gone."""
+"""How often a client id is retried before the next one is tried: a gateway takes a moment to notice that a socket is
+gone."""
 _OWN_CLIENT_ID_PATIENCE = 8
-"""The same for the id that this adapter had last, two seconds: under another one it could not cancel what it has placed, but orders and news
-wait meanwhile, and whoever has the id longer than that will not give it back soon."""
+"""The same for the id that this adapter used last (two seconds in all): under another one it could not cancel what
+it has placed. But orders and reports wait meanwhile, and whoever holds the id longer will not release it soon."""
 _HELD_SECONDS = 0.3
-"""How long an order shown as inactive is waited for to be rejected, before it counts as taken and held."""
+"""How long after an order is shown as Inactive a rejection is awaited, before the order counts as accepted and held."""
 _WORDS_SECONDS = 0.2
-"""How long after words on its id an order is waited for to be acknowledged besides. Refusals wait as long, and that nothing was taken, since
-what is usually said of orders that went nowhere may be said of one that works. Nobody else's order leaves meanwhile."""
+"""How long after a message on an order's id its acknowledgement is still awaited. This applies to refusals and to
+"nothing was taken" as well, since the messages usual for failed orders may also come for working ones. No other
+order is sent meanwhile."""
 _REMARK_SECONDS = 1.0
-"""The same after a remark, beside which an acknowledgement is to be expected."""
+"""The same after an informational message, with which an acknowledgement is expected."""
 _REPEATED_SECONDS = 2.0
-"""How long an order that was perhaps sent before is waited for at most: what had arrived is told at once, and the lists tell the rest."""
+"""The longest wait for an answer to a repeated sending: if the first had arrived it is answered at once, and the
+lists show the rest."""
 _SEND_AGAIN_SECONDS = 2.0
-"""Orders of the account wait for it, since the same id may leave again only as long as no later one has; and if the order had arrived, it
-changes into itself."""
+"""The account's other orders wait for it, since the same id may be used again only until a later one is. If the
+order had arrived, it is modified into itself."""
 _LINK_PATIENCE_SECONDS = 60.0
-"""After so long without its servers the gateway is asked for a new session."""
+"""After so long without its servers, a new session is requested from the gateway."""
 _MESSAGES_A_SECOND = 45
-"""What is above it the client libraries hold back, in one queue for all, in which nothing is urgent."""
+"""Beyond this rate the client libraries delay messages in one common queue, without priorities."""
 _ORDER_PATIENCE_SECONDS = 2.0
-"""How long the first of the waiting orders waits: longer than a second's limit makes it. Orders that have to wait for the minute or the day wait
-with whoever has them, where they can still be cancelled and grow too old."""
+"""How long the first of the waiting orders waits for the rate budget: longer than a limit per second can require.
+Orders that must wait for a limit per minute or day wait in the service, where they can be cancelled and may become
+too old."""
 _OTHER_PATIENCE_SECONDS = 5.0
 _AFTER_TOO_MANY_SECONDS = 1.0
 _ESTIMATES_REMEMBERED = 20_000
 _SENT_REMEMBERED = 20_000
-"""Of the latest orders, the ids under which they left. Older ones are known by what the gateway shows of them, and an id that was passed over
-does not leave again."""
+"""The ids under which the latest orders were sent. For older ones the gateway's lists are used; a skipped id is
+never sent."""
 _DAY_SECONDS = 86_400.0
 _BETWEEN_DOUBTS_SECONDS = 2.0
 _ORDER_IDS_END = 2**31 - 1
 _CALLS_OF_A_ROUND = 3
 _CALLS_OF_A_SUBSCRIPTION = 2
-"""The question, and the word that no more is wanted."""
+"""The subscription and its cancellation."""
 _COIN_TIFS: Mapping[str, frozenset[Tif]] = {
     "Minutes": frozenset({Tif.IOC}),
     "IOC": frozenset({Tif.IOC}),
     "DAY": frozenset(Tif),
     "GTC": frozenset(Tif),
 }
-"""By `crypto_tif`: what an order for coins with a limit may name besides. IBKR's page has DAY, GTC, IOC and Minutes (five of them, after which
-it is cancelled); accounts were answered 201 to DAY and GTC, "must be Minutes or IOC" (Lean pull request 9766)."""
+"""By `crypto_tif`: the other times in force that a limit order for coins may name. IBKR documents DAY, GTC, IOC and
+Minutes (cancelled after five minutes); accounts were answered 201 to DAY and GTC, "must be Minutes or IOC" (Lean
+pull request 9766)."""
 _COIN_TYPES = (OrderType.MARKET, OrderType.LIMIT)
-"""IBKR's page on order types: no other for coins."""
+"""IBKR's page on order types lists no others for coins."""
 _CONTRACTS_REMEMBERED = 10_000
 _LEARNED_AT_ONCE = 20
 _LEARNING_SECONDS = 3.0
-"""How long an answer about positions waits at most for what these are worth: exits may be waiting for it."""
+"""How long an answer about positions waits at most for contract facts, because exits may be waiting for it."""
 _LEARNED_AGAIN_SECONDS = 300.0
-"""After so long a contract is asked for again of which the gateway did not tell what it is worth, nor that it cannot."""
+"""After so long a contract is queried again, if the gateway gave neither its facts nor the answer that it has none."""
 _IN_PAIRS = frozenset({AssetClass.FOREX, AssetClass.CRYPTO})
-"""Kinds whose currency is part of what is bought."""
+"""The currency is part of what is bought."""
 _TAKEN = frozenset({"PreSubmitted", "Submitted", "Filled", "Cancelled", "ApiCancelled", "PendingCancel"})
 
 
 class Configuration(MeteredConfiguration):
-    """One account's settings; times in seconds."""
+    """One account's settings. Times are in seconds."""
 
     host: str = "127.0.0.1"
     port: Whole = Field(4002, ge=1, le=65535)
     client_id: Whole = Field(1, ge=0, le=2**31 - 100)
     client_id_tries: Whole = Field(5, ge=1, le=32)
-    """So many ids from `client_id` on may be used when one is taken."""
+    """How many ids, counted from `client_id`, may be tried when one is in use."""
     ibkr_account: str = ""
-    """IBKR's own name of the account; empty: the only one of the login."""
+    """IBKR's account number; empty: the login's only account."""
     library: Literal["auto", "ib_insync", "ib_async"] = "auto"
     timezone: Zone | None = None
-    """Of times that the gateway writes without one."""
+    """The zone of times that the gateway writes without one."""
     crypto_exchange: str = "PAXOS"
     crypto_tif: Literal["Minutes", "IOC", "DAY", "GTC"] = "Minutes"
-    """The time in force of coins with a limit that name none, and by what it is which others may: see `_COIN_TIFS`."""
+    """The time in force of limit orders for coins that name none; it also determines which others are allowed
+    (`_COIN_TIFS`)."""
     outside_rth: bool = False
     connect_seconds: TimeOut = 10.0
     answer_seconds: TimeOut = 4.0
-    """How long a placing or cancelling waits for the server's word. Other orders wait for a placing; one without an answer is looked for."""
+    """How long a placing or cancelling call waits for the server's answer. Other orders wait for a placing; one
+    without an answer is searched for."""
     query_seconds: TimeOut = 15.0
     poll_seconds: Number = Field(15.0, ge=0, le=86_400)
-    """How often the lists of orders are read although the server pushes what happens; 0: for each call of `reports`."""
+    """How often the order lists are read, although the server pushes changes; 0: for each call of `reports`."""
     restart_from: TimeOfDay = time_of_day(23, 40)
     restart_until: TimeOfDay = time_of_day(0, 50)
     restart_timezone: Zone = "America/New_York"
-    """The hours in which the gateway may be away by routine; equal times: none."""
+    """The hours in which the gateway may be down for its routine restart; equal times: none."""
     order_calls_per_second: Calls = 30
     other_calls_per_second: Calls = Field(15, validate_default=True)
 
@@ -191,12 +199,12 @@ class Configuration(MeteredConfiguration):
 
 
 class _NoContract(OrderRefused):
-    """The gateway has none of that description."""
+    """The gateway has no such contract."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """A contract that was asked for, how an order named it, and the day (UTC) for which that holds."""
+class _CachedContract:
+    """A contract that was queried, as an order named it, and the day (UTC) for which the answer is valid."""
 
     found: Qualified
     instrument: Instrument
@@ -204,30 +212,31 @@ class _Known:
 
 
 def create(config: Mapping[str, object]) -> IbkrBroker:
-    """An IBKR broker, not yet connected; what may be told are the fields of `Configuration`. Raises ValueError naming all that is wrong."""
+    """An IBKR broker, not yet connected. The settings are the fields of `Configuration`. Raises ValueError naming
+    everything that is wrong."""
     configuration = Configuration.of(config, broker="ibkr")
     return IbkrBroker(configuration, choose(configuration.library))
 
 
 @dataclass(slots=True)
 class _Wait:
-    """A placing or cancelling that waits for the server's word."""
+    """A placing or cancelling call that waits for the server's answer."""
 
     answer: asyncio.Future[None]
     client_order_id: str = ""
     held: asyncio.TimerHandle | None = None
     hold: Hold | None = None
-    """It waits for the opening, as was said before the order itself was told of."""
+    """The order is held for the opening, as a message said before the order itself was shown."""
     words: list[str] = field(default_factory=list)
-    """What was said on the order's id without its being acknowledged."""
+    """Messages on the order's id, received while it is not acknowledged."""
     is_refused: bool = False
-    """By what was said."""
+    """One of the messages is a refusal."""
     not_taken: BrokerUnavailable | None = None
-    """What it means where the gateway said that it took nothing."""
+    """The error to raise if the gateway said that it took nothing."""
     ends: asyncio.TimerHandle | None = None
 
     def stop(self) -> None:
-        """Nobody waits any more."""
+        """Cancels the timers."""
         for timer in (self.held, self.ends):
             if timer is not None:
                 timer.cancel()
@@ -241,21 +250,21 @@ class _Wait:
         else:
             self.answer.set_exception(error)
 
-    def settle_by_words(self, lost: OutcomeUnknown | None = None) -> None:
-        """No acknowledgement will be waited for any more; `lost` is what that means where nothing was said."""
+    def settle_by_messages(self, lost: OutcomeUnknown | None = None) -> None:
+        """Ends the wait for an acknowledgement. `lost` is the result if there was no message."""
         words = "; ".join(self.words)
         if self.is_refused:
             self.settle(OrderRefused(words))
         else:
-            self.settle(self.not_taken or (WordsAlone(words) if words else lost))
+            self.settle(self.not_taken or (UndocumentedAnswer(words) if words else lost))
 
     def end_in(self, seconds: float) -> None:
-        """By the words, unless there is an acknowledgement until then, or they were to end it sooner."""
+        """Ends the wait after so long, or earlier if it was already to end earlier."""
         loop = asyncio.get_running_loop()
         if self.ends is None or loop.time() + seconds < self.ends.when():
             if self.ends is not None:
                 self.ends.cancel()
-            self.ends = loop.call_later(seconds, self.settle_by_words)
+            self.ends = loop.call_later(seconds, self.settle_by_messages)
 
 
 @dataclass(slots=True)
@@ -265,14 +274,14 @@ class _Waits:
 
 
 class IbkrBroker:
-    """Truth is what the server sends: statuses, executions, and the lists of open and completed orders, read whole after each connection and
-    from time to time. The library's own picture of orders is not used.
+    """Relies only on what the server sends: statuses, executions, and the lists of open and completed orders, which are
+    read completely after each connection and periodically. The library's own view of orders is not used.
 
-    An order's id is `CLIENT:ORDER`, the two numbers by which the gateway knows what an API client placed. The gateway takes an order under
-    one such id once: the same id again changes an order that is open (here into itself), and is refused (103, 104) for one that is done
-    and for an id that a later order has passed over. Hence a ticket with a reserved id can be sent again and there is one order still,
-    which is what `refuses_repeated_client_id` says. Ids therefore leave in the sequence in which they were reserved, one placing at a time,
-    and one that was passed over is not sent at all.
+    An order's id is `CLIENT:ORDER`, the two numbers by which the gateway identifies an API order. The gateway takes an
+    order under such an id once: the same id again modifies an open order (here into itself), and is refused (103, 104)
+    if the order is done or a higher id was used. So a ticket with a reserved id can be sent again and there is still
+    one order, which is what `refuses_repeated_client_id` means. Ids therefore leave in the order of their reservation,
+    one placing at a time, and a skipped id is never used.
     """
 
     def __init__(
@@ -289,9 +298,9 @@ class IbkrBroker:
         self._blotter = Blotter()
         self._session: Session | None = None
         self._is_ready = False
-        """The lists have been read whole in this session."""
-        self._is_doubtful = False
-        """Something was said that only the lists can settle."""
+        """All lists have been read completely in this session."""
+        self._must_read_lists = False
+        """A message was received that only the lists can settle."""
         self._read_at = 0.0
         self._link_lost_at: float | None = None
         self._connecting = asyncio.Lock()
@@ -303,27 +312,27 @@ class IbkrBroker:
         self._highest_sent = 0
         self._last_client_id: int | None = None
         self._sent: OrderedDict[str, str] = OrderedDict()
-        """The ids under which tags have left, and perhaps arrived, the latest last."""
+        """By tag: the id under which it was sent, and may have arrived; latest last."""
         self._last_sent = ("", "")
         """The id and the tag of the last sending."""
         self._forgotten_on: date | None = None
-        """The day (UTC) on which orders of the days before were last forgotten."""
+        """The day (UTC) on which orders of earlier days were last removed."""
         self._unacknowledged = Unacknowledged()
-        self._contracts: dict[Instrument, _Known] = {}
-        """By all that an order says: what tells two contracts apart tells two memories apart."""
-        self._by_number: dict[int, _Known] = {}
-        """The same by IBKR's number, each as it was named last."""
+        self._contracts: dict[Instrument, _CachedContract] = {}
+        """By everything that an order says of its instrument."""
+        self._by_number: dict[int, _CachedContract] = {}
+        """The same by IBKR's contract number, each as it was last named."""
         self._unknown_on: dict[int, date] = {}
-        """Contracts by number of which the gateway could not tell what they are worth, and when."""
+        """Contract numbers for which the gateway had no facts, and when it was asked."""
         self._unanswered: dict[int, float] = {}
-        """Those of which it told nothing, and until when (monotonic) they are not asked for again."""
+        """Contract numbers that the gateway did not answer, and until when (monotonic) they are not asked for again."""
         self._rules: dict[int, list[Any]] = {}
         self._hint: Callable[[], None] | None = None
-        self._told_mark = 0
+        self._hinted_mark = 0
         self._order_calls = RateBudget(configuration.order_limits)
         self._other_calls = RateBudget(configuration.other_limits)
-        self._doubted_at = float("-inf")
-        self._estimates_told: OrderedDict[str, None] = OrderedDict()
+        self._lists_required_at = float("-inf")
+        self._estimates_logged: OrderedDict[str, None] = OrderedDict()
         self._rounds_begun = 0
         self._last_whole_round = 0
 
@@ -364,7 +373,7 @@ class IbkrBroker:
             try:
                 self._choose_account(session)
                 await self._read_lists(session)
-            except CallsSpent:
+            except RateLimited:
                 raise
             except BrokerUnavailable:
                 self._drop_session()
@@ -375,17 +384,17 @@ class IbkrBroker:
             self._is_ready = True
 
     def _forget_old(self) -> None:
-        """What is of an earlier day, by lists that were just read whole."""
+        """Removes what is of an earlier day, by lists that were just read completely."""
         self._blotter.forget_old()
         self._unacknowledged.forget_before(time.monotonic() - _DAY_SECONDS)
         self._forgotten_on = self._clock().date()
 
     async def close(self) -> None:
-        """Calls that wait for an answer end with OutcomeUnknown or BrokerUnavailable."""
+        """Waiting calls end with OutcomeUnknown or BrokerUnavailable."""
         self._drop_session()
 
     def on_hint(self, callback: Callable[[], None] | None) -> None:
-        """`callback` is called whenever the server has told something new of the account's orders."""
+        """`callback` is called when the server has sent something new about the account's orders."""
         self._hint = callback
 
     async def _opened(self) -> Session:
@@ -497,13 +506,14 @@ class IbkrBroker:
     # Placing and cancelling
 
     async def fitted(self, ticket: Ticket) -> Ticket:
-        """The ticket as its contract takes it; the contract is looked up first."""
+        """The ticket rounded to its contract, which is looked up first."""
         self._check_coins(ticket)
         return fitted(ticket, await self._contract(self._ready_session(), ticket.instrument))
 
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
-        """The order id, above all `taken`, once the contract is known and the ticket fits it. Raises OrderRefused, BrokerUnavailable:
-        CallsSpent if the ticket would have to wait for more than the second's calls."""
+        """An order id above all those in `taken`, once the contract is known and the ticket fits it. Raises
+        OrderRefused, BrokerUnavailable: RateLimited if the ticket would have to wait longer than a limit per second
+        requires."""
         session = self._ready_session()
         self._check_coins(ticket)
         fitted(ticket, await self._contract(session, ticket.instrument))
@@ -517,25 +527,26 @@ class IbkrBroker:
         return f"{session.client_id}:{order_id}"
 
     async def place_order(self, ticket: Ticket) -> Report:
-        """Without a reserved id it takes one. Nothing but the server's word is an answer; what was answered by words alone does not leave again."""
+        """Reserves an id if the ticket has none. Only the server's message is an answer. After an UndocumentedAnswer
+        the order is not sent again."""
         session = self._ready_session()
         tag = ticket.client_order_id
-        if words := self._unacknowledged.words_of(tag):
-            raise WordsAlone(words)
-        if self._blotter.tagged(tag) or any(wait.client_order_id == tag for wait in self._waits.placement.values()):
+        if words := self._unacknowledged.messages_of(tag):
+            raise UndocumentedAnswer(words)
+        if self._blotter.with_tag(tag) or any(wait.client_order_id == tag for wait in self._waits.placement.values()):
             raise OrderAlreadyExists(f"IBKR has an order {tag} already")
-        reserved = ticket.reserved_order_id or self._left_as(tag) or await self.reserve(ticket)
+        reserved = ticket.reserved_order_id or self._sent_as(tag) or await self.reserve(ticket)
         contract = await self._contract(session, ticket.instrument)
         order = self._order(fitted(ticket, contract))
         await self._order_call(_claim_of(ticket))
-        # From here to the sending nothing is awaited, so that ids leave in their sequence.
+        # No await from here to the sending, so that ids leave in their order.
         session = self._ready_session()
         order_id = self._usable_number(session, reserved, tag)
         wait = _Wait(asyncio.get_running_loop().create_future(), tag)
         self._waits.placement[order_id] = wait
         try:
             session.place(order_id, contract.contract, order)
-            is_repetition = ticket.is_repetition or bool(self._left_as(tag))
+            is_repetition = ticket.is_repetition or bool(self._sent_as(tag))
             named = f"{session.client_id}:{order_id}"
             self._highest_sent, self._last_sent = order_id, (named, tag)
             self._remember_sent(tag, named)
@@ -557,7 +568,7 @@ class IbkrBroker:
             wait.stop()
             self._waits.placement.pop(order_id, None)
 
-    def _left_as(self, tag: str) -> str:
+    def _sent_as(self, tag: str) -> str:
         return self._sent.get(tag) or self._unacknowledged.id_of(tag)
 
     def _remember_sent(self, tag: str, order_id: str) -> None:
@@ -569,7 +580,9 @@ class IbkrBroker:
     async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
         session = self._ready_session()
         order_id = self._number_to_cancel(session, ref)
-        await self._order_call(Claim.REPEATED if again else Claim.CANCEL, queues_seconds=_ORDER_PATIENCE_SECONDS)
+        await self._order_call(
+            CallPriority.REPEATED if again else CallPriority.CANCEL, queues_seconds=_ORDER_PATIENCE_SECONDS
+        )
         wait = _Wait(asyncio.get_running_loop().create_future())
         self._waits.cancelling[order_id] = wait
         try:
@@ -590,8 +603,8 @@ class IbkrBroker:
             async with asyncio.timeout(patience_seconds):
                 await asyncio.shield(wait.answer)
         except TimeoutError:
-            self._is_doubtful = True
-            wait.settle_by_words(OutcomeUnknown(f"No answer from the gateway to the order {ticket.client_order_id}"))
+            self._must_read_lists = True
+            wait.settle_by_messages(OutcomeUnknown(f"No answer from the gateway to the order {ticket.client_order_id}"))
             await wait.answer
         entry = self._blotter.of_ids(session.client_id, order_id)
         assert entry is not None, "whatever settles the wait has told of the order"
@@ -600,7 +613,8 @@ class IbkrBroker:
         return self._blotter.report(entry)
 
     def _check_coins(self, ticket: Ticket) -> None:
-        """Raises OrderRefused for coins under terms that the account does not give them. At the market they are always IOC."""
+        """Raises OrderRefused for coin orders with a time in force that the account does not allow. Market orders
+        are always IOC."""
         if ticket.instrument.asset_class is not AssetClass.CRYPTO:
             return
         if ticket.order_type not in _COIN_TYPES:
@@ -617,7 +631,7 @@ class IbkrBroker:
             )
 
     def _order(self, ticket: Ticket) -> Any:
-        """The library's order. Numbers go as text, so that they leave as they were written."""
+        """The library's order object. Numbers are passed as text, so that they are sent as written."""
         order = self._library.order()
         order.action = ticket.side.value
         order.orderType = _ORDER_TYPES[ticket.order_type]
@@ -639,8 +653,8 @@ class IbkrBroker:
         return order
 
     def _usable_number(self, session: Session, reserved: str | None, tag: str) -> int:
-        """The order id, if it was reserved under the present client id and no later one has left, which would have made it useless. The last
-        one may leave again: if it had arrived, it changes that order into itself."""
+        """The order id, if it was reserved under the present client id and no higher one was used. The last one may
+        be used again: if it had arrived, the order is modified into itself."""
         client_id, colon, order_id = (reserved or "").partition(":")
         if not colon or not order_id.isdigit() or client_id != str(session.client_id):
             raise ReservationLost(
@@ -650,18 +664,18 @@ class IbkrBroker:
             raise ReservationLost(f"The order id {reserved} was passed over by a later one; nothing was sent")
         holder = self._blotter.of_ids(session.client_id, int(order_id))
         is_taken = holder is not None and holder.client_order_id not in ("", tag)
-        last_id, last_tag = self._last_sent  # ids before it were passed over
+        last_id, last_tag = self._last_sent  # ids below it were skipped
         if is_taken or (last_id == reserved and last_tag != tag):
-            # Reserved before a death, and given to another order since: sent again, it would change that one.
+            # Reserved before a crash, and since then used by another order, which sending it again would modify.
             raise ReservationLost(f"The order id {reserved} is another order's by now; nothing was sent")
         return int(order_id)
 
     def _number_to_cancel(self, session: Session, ref: OrderRef) -> int:
-        tagged = self._blotter.tagged(ref.client_order_id)
-        own = [entry for entry in tagged if entry.broker_order_id == ref.broker_order_id]
+        with_tag = self._blotter.with_tag(ref.client_order_id)
+        own = [entry for entry in with_tag if entry.broker_order_id == ref.broker_order_id]
         entry = (
-            (own or self._blotter.twins(ref.client_order_id)[:1] or tagged)[-1]
-            if tagged
+            (own or self._blotter.duplicates(ref.client_order_id)[:1] or with_tag)[-1]
+            if with_tag
             else self._blotter.named(ref.broker_order_id or "")
         )
         named = entry.broker_order_id if entry is not None and entry.order_id else ref.broker_order_id or ""
@@ -677,7 +691,7 @@ class IbkrBroker:
         return int(order_id)
 
     async def _contract(self, session: Session, instrument: Instrument) -> Qualified:
-        """Asked for once a day for each way of naming an instrument."""
+        """Queried once a day for each way of naming an instrument."""
         known = self._known(self._contracts.get(instrument))
         if known is not None:
             return known
@@ -692,17 +706,17 @@ class IbkrBroker:
         if len(self._contracts) > _CONTRACTS_REMEMBERED:
             self._contracts.clear()
             self._by_number.clear()
-        known = _Known(found, instrument, self._clock().date())
+        known = _CachedContract(found, instrument, self._clock().date())
         self._contracts[instrument] = known
         if found.terms.con_id is not None:
             self._by_number[found.terms.con_id] = known
 
-    def _known(self, known: _Known | None) -> Qualified | None:
+    def _known(self, known: _CachedContract | None) -> Qualified | None:
         return known.found if known is not None and known.day == self._clock().date() else None
 
     async def _looked_up(self, session: Session, instrument: Instrument, *, with_rule: bool = True) -> Qualified:
-        """In dollars where an order leaves the currency open and there is such a contract, else in whatever currency there is one. `with_rule`:
-        with the steps of its prices, which only an order needs."""
+        """In dollars, if the order leaves the currency open and there is such a contract; else in the only currency
+        there is. `with_rule`: including its price increments, which only an order needs."""
         try:
             details = await self._details(session, instrument, default_currency="USD")
         except _NoContract:
@@ -734,7 +748,7 @@ class IbkrBroker:
             raise NotAnswered(f"The contract {instrument.full_key} could not be looked up: no answer in time") from exc
 
     def _contract_error(self, instrument: Instrument, failed: QuestionFailed) -> BrokerError:
-        """What an order learns from the gateway's answer that the contract cannot be told."""
+        """The error for an order when the gateway answers that the contract cannot be determined."""
         if failed.code == codes.NO_DEFINITION:
             return _NoContract(f"IBKR knows no contract for {instrument.full_key}")
         words = f"The contract {instrument.full_key} could not be looked up: {failed}"
@@ -743,13 +757,13 @@ class IbkrBroker:
                 return OrderRefused(words)
             case codes.Meaning.NOT_TAKEN if failed.code == codes.TOO_MANY:
                 self.on_too_many()
-                return CallsSpent(words, wait_seconds=_AFTER_TOO_MANY_SECONDS)
+                return RateLimited(words, wait_seconds=_AFTER_TOO_MANY_SECONDS)
             case codes.Meaning.NOT_TAKEN:
                 return self._unavailable(words)
         return NotAnswered(words)
 
     async def _market_rule(self, session: Session, rule: int | None) -> list[Any]:
-        """Without an answer the contract's smallest tick serves, and IBKR refuses what does not fit."""
+        """Without an answer the contract's minimum tick is used, and IBKR refuses prices that do not fit."""
         if rule is None:
             return []
         if rule not in self._rules:
@@ -768,42 +782,43 @@ class IbkrBroker:
     # Questions
 
     async def reports(self, since: int | None = None) -> Reports:
-        """From what the server has pushed; the lists are read first when it is time, or when something is doubtful."""
+        """From what the server has pushed. The lists are read first when they are due, or when something is
+        doubtful."""
         session = self._ready_session()
-        if self._is_doubtful or time.monotonic() - self._read_at >= self._configuration.poll_seconds:
+        if self._must_read_lists or time.monotonic() - self._read_at >= self._configuration.poll_seconds:
             await self._read_lists(session)
         return Reports(self._blotter.reports(since), self._blotter.mark, unreadable=self._blotter.unreadable())
 
     async def find(self, client_order_id: str) -> Report | None:
-        """None: all lists were answered, and none has an order with this tag, which is not to say that it was refused. Raises AnswerUnclear
-        where something in them that could not be read may be the order."""
+        """None: all lists were answered and none has an order with this tag (which does not mean that it was
+        refused). Raises AnswerUnclear if something unreadable in them may be the order."""
         await self._read_lists(self._ready_session())
-        hole = self._hole(client_order_id)
+        hole = self._gap(client_order_id)
         if hole is not None:
             raise AnswerUnclear(f"Order {client_order_id} may be one that cannot be read: {hole.words}")
         return self._shown(client_order_id)
 
     async def find_all(self, client_order_ids: Collection[str]) -> Mapping[str, Report | None]:
-        """By one reading of the lists."""
+        """With one reading of the lists."""
         await self._read_lists(self._ready_session())
-        return {tag: self._shown(tag) for tag in client_order_ids if self._hole(tag) is None}
+        return {tag: self._shown(tag) for tag in client_order_ids if self._gap(tag) is None}
 
     def _listed(self, client_order_id: str) -> list[Entry]:
-        return [entry for entry in self._blotter.tagged(client_order_id) if self._blotter.is_mentioned(entry)]
+        return [entry for entry in self._blotter.with_tag(client_order_id) if self._blotter.is_mentioned(entry)]
 
-    def _hole(self, client_order_id: str) -> Hole | None:
-        """What could not be read of the lists and may be an order that is not in them otherwise."""
-        return None if self._listed(client_order_id) else self._blotter.hole_of(client_order_id)
+    def _gap(self, client_order_id: str) -> UnreadableGap | None:
+        """Something unreadable in the lists that may be an order with this tag, if they do not show it otherwise."""
+        return None if self._listed(client_order_id) else self._blotter.gap_of(client_order_id)
 
     def _shown(self, client_order_id: str) -> Report | None:
         found = self._listed(client_order_id)
         if len(found) > 1:
             _log.error("%s orders at IBKR carry the tag %s", len(found), client_order_id)
         if not found:
-            # What was shown once was acknowledged, and is not refused by being shown no more.
-            is_known = bool(self._blotter.tagged(client_order_id))
+            # An order that was shown once was acknowledged; being no longer shown is no refusal.
+            is_known = bool(self._blotter.with_tag(client_order_id))
             return None if is_known else self._unacknowledged.refusal_of(client_order_id)
-        first = next(iter(self._blotter.twins(client_order_id)), None)
+        first = next(iter(self._blotter.duplicates(client_order_id)), None)
         return self._blotter.report(first or found[-1])
 
     async def positions(self) -> Sequence[BrokerPosition]:
@@ -814,8 +829,9 @@ class IbkrBroker:
         return [*map(self._unclear_position, odd), *(self._position(*row) for row in own)]
 
     async def _learn(self, session: Session, contracts: Sequence[Any]) -> None:
-        """Asks what contracts are worth that no order has asked for yet; without an answer their average prices are not told. What cannot be told
-        is asked for once a day, and what is not answered is left alone for a while. No order waits for this."""
+        """Queries the facts of contracts that no order has asked for yet; until they are known, average prices are
+        not reported. A contract without facts is queried once a day, one without an answer after a pause. No order
+        waits for this."""
         unknown = [each for each in contracts if self._is_to_be_learned(each)][:_LEARNED_AT_ONCE]
         if not unknown:
             return
@@ -826,7 +842,7 @@ class IbkrBroker:
                     await self._learn_of(session, asked)
         except TimeoutError:
             if asked is not None:
-                self._put_off(int(asked.conId), "no answer in time")
+                self._postpone(int(asked.conId), "no answer in time")
         except BrokerError as exc:
             _log.info("What positions are worth is not asked any further now: %s", exc)
 
@@ -839,11 +855,11 @@ class IbkrBroker:
             self._unknown_on[con_id] = today
             _log.info("What a position in %s is worth is not known: %s", instrument.full_key, exc)
         except NotAnswered as exc:
-            self._put_off(con_id, str(exc))
+            self._postpone(con_id, str(exc))
         else:
-            self._by_number[con_id] = _Known(found, instrument, today)
+            self._by_number[con_id] = _CachedContract(found, instrument, today)
 
-    def _put_off(self, con_id: int, why: str) -> None:
+    def _postpone(self, con_id: int, why: str) -> None:
         self._unanswered[con_id] = time.monotonic() + _LEARNED_AGAIN_SECONDS
         _log.info("What a position in contract %s is worth was not told: %s", con_id, why)
 
@@ -851,27 +867,28 @@ class IbkrBroker:
         try:
             kind = instrument_of(contract).asset_class
         except ValueError:
-            return False  # it is told as unclear
+            return False  # it is reported as unclear
         con_id = int(contract.conId)
         is_asked = con_id in self._by_number or self._unknown_on.get(con_id) == self._clock().date()
         is_put_off = time.monotonic() < self._unanswered.get(con_id, 0.0)
         return bool(con_id) and not (is_asked or is_put_off) and kind in DERIVATIVES
 
     def _position(self, contract: Any, quantity: Any, average_cost: Any) -> BrokerPosition:
-        """IBKR tells the average cost of one contract in its currency, with the multiplier and never in cents; how many units of the quoted price
-        are one of the currency it tells elsewhere. Unclear where its quantity can be none, or where it does not say what is held."""
+        """IBKR reports the average cost of one contract in its currency, including the multiplier and never in
+        cents; the price magnifier comes from the contract's facts. Unclear if the quantity is impossible or the
+        contract cannot be identified."""
         con_id = int(contract.conId) or None
         known = None if con_id is None else self._by_number.get(con_id)
         try:
-            told = instrument_of(contract)
+            reported = instrument_of(contract)
         except ValueError:
             return UNNAMED_POSITION
         terms = None if known is None else known.found.terms
         held = amount_or_none(quantity)
         return BrokerPosition(
-            instrument=told if known is None else known.instrument,
+            instrument=reported if known is None else known.instrument,
             quantity=held or Decimal(0),
-            average_price=_price_of_cost(amount_or_none(average_cost), told, terms),
+            average_price=_price_of_cost(amount_or_none(average_cost), reported, terms),
             also_called=other_symbols(contract),
             con_id=con_id,
             terms=terms,
@@ -879,7 +896,7 @@ class IbkrBroker:
         )
 
     def _unclear_position(self, row: Unreadable) -> BrokerPosition:
-        """What is held perhaps, as far as the row names it."""
+        """The position that an unreadable row may be about, as far as it can be identified."""
         if not row.contract:
             known = self._by_number.get(row.con_id)
             if known is None:
@@ -924,8 +941,9 @@ class IbkrBroker:
         return answer
 
     async def _read_lists(self, session: Session) -> None:
-        """All three, in the direction in which an order moves: what leaves one list meanwhile is in the next. Who waits while a round is read
-        that began after he asked has his answer by it. Raises BrokerUnavailable unless each list was answered."""
+        """All three lists, in the direction in which an order moves, so that an order that leaves one is found in
+        the next. A caller that waits while a reading is under way that began after its request uses that reading.
+        Raises BrokerUnavailable unless each list was answered."""
         seconds = self._configuration.query_seconds
         wanted = self._rounds_begun + 1
         async with self._asking:
@@ -934,7 +952,7 @@ class IbkrBroker:
             await self._other_calls_of(_CALLS_OF_A_ROUND)
             self._rounds_begun += 1
             begun_at = time.monotonic()
-            doubtful, self._is_doubtful = self._is_doubtful, False
+            doubtful, self._must_read_lists = self._must_read_lists, False
             self._blotter.begin_round()
             questions = [
                 asyncio.ensure_future(session.open_orders(seconds)),
@@ -944,18 +962,18 @@ class IbkrBroker:
             try:
                 await asyncio.gather(*questions)
             except (NotConnected, QuestionFailed, TimeoutError) as exc:
-                self._is_doubtful = True
+                self._must_read_lists = True
                 why = str(exc) or "no answer in time"
                 raise self._unavailable(f"The gateway did not tell the account's orders: {why}") from exc
             except BaseException:
-                self._is_doubtful = doubtful
+                self._must_read_lists = doubtful
                 raise
             finally:
                 for question in questions:
                     question.cancel()
                 await asyncio.gather(*questions, return_exceptions=True)
             self._blotter.end_round()
-            self._unacknowledged.looked(begun_at)
+            self._unacknowledged.lists_read(begun_at)
             if self._is_ready and self._forgotten_on != self._clock().date():
                 self._forget_old()
             self._last_whole_round = self._rounds_begun
@@ -963,7 +981,7 @@ class IbkrBroker:
 
     # The rate budget
 
-    async def _order_call(self, claim: Claim, *, queues_seconds: float | None = None) -> None:
+    async def _order_call(self, claim: CallPriority, *, queues_seconds: float | None = None) -> None:
         try:
             await self._order_calls.take(claim, patience_seconds=_ORDER_PATIENCE_SECONDS, queues_seconds=queues_seconds)
         except BudgetSpent as exc:
@@ -977,7 +995,7 @@ class IbkrBroker:
             raise _spent(exc) from exc
 
     def on_too_many(self) -> None:
-        """The gateway says that there were too many messages."""
+        """The gateway reported too many messages."""
         self._order_calls.pause(_AFTER_TOO_MANY_SECONDS)
         self._other_calls.pause(_AFTER_TOO_MANY_SECONDS)
 
@@ -986,7 +1004,7 @@ class IbkrBroker:
     def on_open_order(self, order: Any, state: Any) -> None:
         if order.account != self._account:
             return
-        entry = self._blotter.order_said(
+        entry = self._blotter.note_order(
             client_id=order.clientId,
             order_id=_checked_order_id(order.orderId),
             perm_id=order.permId,
@@ -996,11 +1014,11 @@ class IbkrBroker:
         self._acknowledged(entry)
         hold = hold_in(state.warningText or "")
         if hold is not None:
-            self._blotter.hold_said(entry, hold)
+            self._blotter.note_hold(entry, hold)
         self._answer_placing(entry, state.status)
 
     def on_order_status(self, order_id: int, status: str, filled: float, perm_id: int, client_id: int) -> None:
-        entry = self._blotter.status_said(
+        entry = self._blotter.note_status(
             client_id=client_id,
             order_id=_checked_order_id(order_id),
             perm_id=perm_id,
@@ -1009,7 +1027,7 @@ class IbkrBroker:
         )
         tag = self._unacknowledged.tag_of(f"{client_id}:{order_id}")
         if entry is None and tag:
-            entry = self._blotter.order_said(
+            entry = self._blotter.note_order(
                 client_id=client_id, order_id=order_id, perm_id=perm_id, client_order_id=tag, status=status
             )
         if entry is not None:
@@ -1024,8 +1042,8 @@ class IbkrBroker:
             if filled is None and state.status == "Filled":
                 filled = optional_amount(
                     order.totalQuantity
-                )  # not told is not nothing: executions of other days are not shown
-            entry = self._blotter.completed_said(
+                )  # unknown, not zero: executions of earlier days are not shown
+            entry = self._blotter.note_completed(
                 perm_id=order.permId,
                 client_order_id=order.orderRef or "",
                 status=state.status or "",
@@ -1037,8 +1055,8 @@ class IbkrBroker:
     def on_execution(self, execution: Any, moment: Moment) -> None:
         if execution.acctNumber == self._account:
             if moment.is_estimated:
-                self._tell_estimate(execution, moment)
-            entry = self._blotter.execution_said(
+                self._log_estimate(execution, moment)
+            entry = self._blotter.note_execution(
                 client_id=execution.clientId,
                 order_id=_checked_order_id(execution.orderId),
                 perm_id=execution.permId,
@@ -1055,12 +1073,12 @@ class IbkrBroker:
             self._acknowledged(entry)
             self._answer_placing(entry, "Submitted")
 
-    def _tell_estimate(self, execution: Any, moment: Moment) -> None:
-        """Once for each execution: the lists tell it again."""
-        if execution.execId not in self._estimates_told:
-            self._estimates_told[execution.execId] = None
-            if len(self._estimates_told) > _ESTIMATES_REMEMBERED:
-                self._estimates_told.popitem(last=False)
+    def _log_estimate(self, execution: Any, moment: Moment) -> None:
+        """Once per execution: the lists repeat it."""
+        if execution.execId not in self._estimates_logged:
+            self._estimates_logged[execution.execId] = None
+            if len(self._estimates_logged) > _ESTIMATES_REMEMBERED:
+                self._estimates_logged.popitem(last=False)
             _log.warning(
                 "Order %s: execution %s is taken as of %s, %s",
                 execution.orderRef or f"{execution.clientId}:{execution.orderId}",
@@ -1070,14 +1088,14 @@ class IbkrBroker:
             )
 
     def on_commission(self, report: Any) -> None:
-        told = amount_or_none(report.commission)
-        if told is not None:
-            self._blotter.commission_said(report.execId, Commission(amount=told, currency=report.currency or "USD"))
+        reported = amount_or_none(report.commission)
+        if reported is not None:
+            self._blotter.note_commission(report.execId, Commission(amount=reported, currency=report.currency or "USD"))
 
     def on_unreadable(self, message: Unreadable) -> None:
-        """What may be about an order of ours. Lists are not read again for it while they are being read, since it would be there again, and not
-        for each of many: the next reading by the clock comes anyway."""
-        self._blotter.unreadable_said(
+        """It may be about an order of ours. The lists are not read again for it while they are being read (it would
+        be there again), nor for each of many: the next periodic reading comes anyway."""
+        self._blotter.note_unreadable(
             client_id=message.client_id,
             order_id=message.order_id,
             perm_id=message.perm_id,
@@ -1085,13 +1103,13 @@ class IbkrBroker:
             words=message.words,
         )
         now = time.monotonic()
-        if not self._asking.locked() and now - self._doubted_at >= _BETWEEN_DOUBTS_SECONDS:
-            self._doubted_at = now
+        if not self._asking.locked() and now - self._lists_required_at >= _BETWEEN_DOUBTS_SECONDS:
+            self._lists_required_at = now
             self.on_gap()
 
     def on_order_error(self, order_id: int, code: int, text: str) -> None:
-        """Words on one of our order ids. To a placing that waits they are an answer only if it is not acknowledged besides; an order that was
-        acknowledged they end never, and its status tells what became of it."""
+        """A message on one of our order ids. For a waiting placing it is an answer only if no acknowledgement
+        follows. It never ends an acknowledged order, whose status says what became of it."""
         if self._session is None:
             return
         client_id, named = self._session.client_id, f"{self._session.client_id}:{order_id}"
@@ -1099,11 +1117,11 @@ class IbkrBroker:
         entry = self._blotter.of_ids(client_id, order_id) if is_shown else None
         hold = hold_in(text) if code == codes.ORDER_MESSAGE else None
         if hold is not None and entry is not None:
-            self._blotter.hold_said(entry, hold)
+            self._blotter.note_hold(entry, hold)
         is_remark = codes.meaning_for_order(code) is codes.Meaning.INFORMATION
         if entry is not None and not is_remark and code not in codes.CANCEL_REFUSED:
             rejected, cancelled = codes.is_rejection(code), code == codes.CANCELLED
-            self._blotter.reason_said(entry, worded(code, text), rejected=rejected, cancelled=cancelled)
+            self._blotter.note_reason(entry, on_one_line(code, text), rejected=rejected, cancelled=cancelled)
         if order_id not in self._waits.cancelling:
             self._unacknowledged.said(named, code, text, time.monotonic(), hold=hold)
         wait = self._waits.cancelling.get(order_id)
@@ -1111,30 +1129,30 @@ class IbkrBroker:
             self._answer_cancelling(wait, code, text)
         placement = self._waits.placement.get(order_id)
         if placement is not None and entry is None:
-            placement.hold = hold or placement.hold  # it may be said before anything else is told of the order
+            placement.hold = hold or placement.hold  # it may come before anything else about the order
         if placement is not None:
-            self._heed_words(placement, code, text, is_shown=is_shown)
+            self._on_placing_message(placement, code, text, is_shown=is_shown)
             return
         if hold is not None or (code == codes.CANCELLED and entry is not None and entry.is_final):
             return  # nothing is open about it
         if code not in codes.CANCEL_REFUSED:
             _log.warning("IBKR says of order %s: %s (code %s)", order_id, text, code)
-        self._is_doubtful = True
+        self._must_read_lists = True
 
     def on_gap(self) -> None:
-        self._is_doubtful = True
+        self._must_read_lists = True
         self._give_hint()
 
-    def on_heard(self) -> None:
-        if self._blotter.mark != self._told_mark or self._is_doubtful:
-            self._told_mark = self._blotter.mark
+    def on_data(self) -> None:
+        if self._blotter.mark != self._hinted_mark or self._must_read_lists:
+            self._hinted_mark = self._blotter.mark
             self._give_hint()
 
     def on_lost(self) -> None:
         self._is_ready = False
         lost = OutcomeUnknown("The connection to the gateway broke before it answered")
         for wait in (*self._waits.placement.values(), *self._waits.cancelling.values()):
-            wait.settle_by_words(lost)
+            wait.settle_by_messages(lost)
         self._give_hint()
 
     def _is_own(self, client_id: int) -> bool:
@@ -1153,39 +1171,41 @@ class IbkrBroker:
         if wait is None:
             return
         if wait.hold is not None:
-            self._blotter.hold_said(entry, wait.hold)
+            self._blotter.note_hold(entry, wait.hold)
         if status in _TAKEN:
             wait.settle()
         elif status == "Inactive" and wait.held is None:
-            # A rejection says so next; without one the order is alive, and held.
+            # A rejection says so in its next message; without one the order is working, and held.
             wait.held = asyncio.get_running_loop().call_later(_HELD_SECONDS, wait.settle)
 
     def _acknowledged(self, entry: Entry) -> None:
-        """The gateway has the order: what it said of its id before were words beside it, and the reason if it ends."""
-        beside = self._unacknowledged.acknowledged(entry.client_order_id)
-        if beside is not None and beside.words:
-            self._blotter.reason_said(entry, beside.words, rejected=beside.is_rejection)
-        if beside is not None and beside.hold is not None:
-            self._blotter.hold_said(entry, beside.hold)
+        """The gateway has shown the order: its earlier messages on this id become remarks, and the reason in case it
+        ends."""
+        earlier = self._unacknowledged.acknowledged(entry.client_order_id)
+        if earlier is not None and earlier.words:
+            self._blotter.note_reason(entry, earlier.words, rejected=earlier.is_rejection)
+        if earlier is not None and earlier.hold is not None:
+            self._blotter.note_hold(entry, earlier.hold)
 
-    def _heed_words(self, wait: _Wait, code: int, text: str, *, is_shown: bool) -> None:
-        """Words on the id of an order whose placing waits. `is_shown`: the gateway has shown the order, though not as working."""
-        said, meaning = worded(code, text), codes.meaning_for_order(code)
+    def _on_placing_message(self, wait: _Wait, code: int, text: str, *, is_shown: bool) -> None:
+        """A message on the id of an order whose placing waits. `is_shown`: the gateway has shown the order, though
+        not as working."""
+        said, meaning = on_one_line(code, text), codes.meaning_for_order(code)
         if meaning is codes.Meaning.EXISTS:
-            self._is_doubtful = True
+            self._must_read_lists = True
             wait.settle(OrderAlreadyExists(said))
             return
         _log.info("IBKR says while placing: %s; %s", said, meaning)
         if code == codes.TOO_MANY:
             self.on_too_many()
-            wait.not_taken = CallsSpent(said, wait_seconds=_AFTER_TOO_MANY_SECONDS)
+            wait.not_taken = RateLimited(said, wait_seconds=_AFTER_TOO_MANY_SECONDS)
         elif meaning is codes.Meaning.NOT_TAKEN:
             wait.not_taken = self._unavailable(said)
         else:
             wait.words.append(said)
             wait.is_refused = wait.is_refused or meaning is codes.Meaning.REFUSED
         if wait.is_refused and is_shown:
-            wait.settle_by_words()
+            wait.settle_by_messages()
         else:
             wait.end_in(_REMARK_SECONDS if meaning is codes.Meaning.INFORMATION else _WORDS_SECONDS)
 
@@ -1203,12 +1223,13 @@ class IbkrBroker:
             wait.settle(self._unavailable(f"{text} (code {code})"))
 
 
-def _claim_of(ticket: Ticket) -> Claim:
-    return Claim.EXIT if ticket.is_exit else Claim.ORDINARY
+def _claim_of(ticket: Ticket) -> CallPriority:
+    return CallPriority.EXIT if ticket.is_exit else CallPriority.ORDINARY
 
 
 def _price_of_cost(cost: Decimal | None, held: Instrument, terms: ContractTerms | None) -> Decimal | None:
-    """The cost of one contract as a price of the market; None where what a point of that is worth is not known. A bond's as it is held."""
+    """The cost of one contract as a market price; None if the money per point is not known. A bond's is returned as
+    it is."""
     worth = None if held.asset_class in DERIVATIVES else ONE
     if terms is not None and not terms.is_size_unknown:
         worth = terms.money_per_point
@@ -1216,14 +1237,14 @@ def _price_of_cost(cost: Decimal | None, held: Instrument, terms: ContractTerms 
 
 
 def _checked_order_id(order_id: int) -> int:
-    """Raises ValueError for what can be none: ids go on above the highest, and the gateway takes no more than 32 bits."""
+    """Raises ValueError for an impossible id: ids count up from the highest, and the gateway takes at most 32 bits."""
     if order_id >= _ORDER_IDS_END:
         raise ValueError(f"{order_id} is no order id")
     return order_id
 
 
-def _spent(spent: BudgetSpent) -> CallsSpent:
-    return CallsSpent(f"IBKR: {spent}", wait_seconds=spent.wait_seconds)
+def _spent(spent: BudgetSpent) -> RateLimited:
+    return RateLimited(f"IBKR: {spent}", wait_seconds=spent.wait_seconds)
 
 
 def _is_loopback(host: str) -> bool:

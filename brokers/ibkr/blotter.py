@@ -1,4 +1,4 @@
-"""What the gateway has said about an account's orders, folded into reports; statements in, reports out, no socket and no clock."""
+"""What the gateway has sent about an account's orders, combined into reports. No socket, no clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from decimal import Decimal
 from brokers.base import Fill, Report, ReportStatus, Unreadable
 
 _VERSIONED = re.compile(r"(?P<base>.+)\.(?P<version>\d{1,3})", re.ASCII | re.DOTALL)
-"""Of more digits it is no number of versions, each of which would be named."""
+"""More digits are no version number: every version below it would be reported as busted."""
 _CANCELLED = frozenset({"Cancelled", "ApiCancelled"})
 _FINAL = frozenset({"Filled", *_CANCELLED})
 _NO_STATUS_OF_THE_SERVER = frozenset({"", "PendingSubmit", "ApiPending", "ApiUpdate", "ValidationError"})
@@ -20,14 +20,14 @@ _LOOKS = 2
 
 
 def base_of(exec_id: str) -> str:
-    """What all versions of an execution have in common."""
+    """The part of an execution id that all its versions share."""
     found = _VERSIONED.fullmatch(exec_id)
     return exec_id if found is None else found["base"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """One execution as the server tells it; `exec_id` ends in the number of its version."""
+    """One execution as the server sent it. `exec_id` ends in its version number."""
 
     exec_id: str
     quantity: Decimal
@@ -47,7 +47,8 @@ class Execution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """The gateway's word that an order is not at the exchange yet; `until` None: it does not say until when, or not legibly."""
+    """The gateway's message that an order is not at the exchange yet. `until` None: it gives no time, or none that
+    can be read."""
 
     words: str
     until: datetime | None
@@ -55,7 +56,7 @@ class Hold:
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """One order; what is not said yet is empty or 0."""
+    """One order. Fields that are not known yet are empty or 0."""
 
     client_order_id: str = ""
     client_id: int = 0
@@ -64,39 +65,41 @@ class Entry:
     status: str = ""
     is_completed: bool = False
     is_rejected: bool = False
-    told_filled: Decimal = Decimal(0)
+    reported_filled: Decimal = Decimal(0)
     reason: str | None = None
-    cancel_said: int = 0
-    """The round in or after which the server said in words that the order is cancelled; 0: it did not."""
+    cancel_noted_in_round: int = 0
+    """The round in or after which a message said that the order is cancelled; 0: there was none."""
     executions: dict[str, Execution] = field(default_factory=dict)
-    """By base: the highest version."""
-    first_said: dict[str, Execution] = field(default_factory=dict)
-    """By base: the lowest version that was ever told."""
+    """By base id: the highest version."""
+    first_versions: dict[str, Execution] = field(default_factory=dict)
+    """By base id: the lowest version that was ever received."""
     busted: set[str] = field(default_factory=set)
     hold: Hold | None = None
     mentioned: int = 0
     change: int = 0
     unclear: int = -1
-    """The round in which something was last said of it that could not be read."""
+    """The latest round in which something about it could not be read."""
     unclear_words: str = ""
 
     @property
     def is_held(self) -> bool | None:
-        """None: that is not told. An order that waits for the opening is shown like a stop that waits for its price, as PreSubmitted: only
-        words tell it apart, and these come once, to the connection that placed it."""
+        """None: not known. An order that is held for the opening is shown as PreSubmitted, like a stop that waits
+        for its price. Only a message distinguishes them, which is sent once, to the connection that placed the
+        order."""
         if self.status == "Submitted" or self.executions:
             return False
         return True if self.hold is not None and self.status == "PreSubmitted" else None
 
     def take_status(self, status: str) -> None:
-        """What is at the exchange has had its opening, and is not held by what was said of that when it rests over night."""
+        """An order that reached the exchange has had its opening: the earlier message about holding it does not
+        apply when it rests overnight."""
         self.status = status
         if status == "Submitted":
             self.hold = None
 
     @property
     def _state(self) -> tuple[object, ...]:
-        """What makes a report worth telling again when it changes."""
+        """Whatever makes a report worth repeating when it changes."""
         return (self.report_status, self.filled_quantity, self.reason, self.client_order_id, self.status, self.hold)
 
     @property
@@ -104,25 +107,28 @@ class Entry:
         return f"{self.client_id}:{self.order_id}" if self.order_id else f"p{self.perm_id}"
 
     @property
-    def standing(self) -> list[Execution]:
-        """A version with nothing in it annuls those before it."""
+    def valid_executions(self) -> list[Execution]:
+        """A version with quantity 0 busts the versions before it."""
         found = [execution for execution in self.executions.values() if execution.quantity]
         return sorted(found, key=lambda execution: (execution.time, execution.exec_id))
 
     @property
     def filled_quantity(self) -> Decimal:
-        """The server's count, for it may know of executions that it has not shown. Corrections it does not always count: then what stands."""
-        held = sum((execution.quantity for execution in self.standing), Decimal(0))
+        """The server's count, since it may know of executions that it has not shown; after corrections, which it
+        does not always count, the sum of the valid executions."""
+        held = sum((execution.quantity for execution in self.valid_executions), Decimal(0))
         if not self.busted:
-            return max(held, self.told_filled)
-        return held if self.told_filled in self._counts_of(held) else max(held, self.told_filled)
+            return max(held, self.reported_filled)
+        return held if self.reported_filled in self._counts_of(held) else max(held, self.reported_filled)
 
     def _counts_of(self, held: Decimal) -> tuple[Decimal, ...]:
-        """What the server may call its count if it has shown everything: what stands, or with what its corrections took away."""
-        if any(first.version > 1 for first in self.first_said.values()):
-            return (held, self.told_filled)  # what an execution was before its correction was never told
+        """The counts that the server may report if it has shown everything: the sum of the valid executions, or the
+        sum before its corrections."""
+        if any(first.version > 1 for first in self.first_versions.values()):
+            return (held, self.reported_filled)  # what an execution was before its correction was never received
         taken = sum(
-            (self.first_said[base].quantity - now.quantity for base, now in self.executions.items()), start=Decimal(0)
+            (self.first_versions[base].quantity - now.quantity for base, now in self.executions.items()),
+            start=Decimal(0),
         )
         return (held, held + taken)
 
@@ -142,11 +148,11 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hole:
-    """Something that could not be read, of an order that is not known."""
+class UnreadableGap:
+    """Something unreadable about an order that is not known."""
 
     tag: str | None
-    """None: it cannot be told."""
+    """None: unknown."""
     words: str
     mentioned: int
 
@@ -158,13 +164,14 @@ class Commission:
 
 
 class Blotter:
-    """The entries of one account, through all reconnections. Every statement may come late, twice, out of order or in part.
+    """The entries of one account, across all reconnections. Every message may come late, repeated, out of order or
+    incomplete.
 
-    What an entry costs does not depend on how many there are: entries are found by their ids, their tags, their executions and their last
-    change; only a round, which reads all of them anyway, and a mark of before the first look at all of them.
+    Costs do not grow with the number of entries, which are found by id, tag, execution and last change. Only a round
+    (which reads all of them anyway) and a mark from before the first entry visit all.
 
-    A round is one reading of all lists of orders. An order that the last whole round did not mention, nor anything since, is not reported:
-    what was said of it earlier is still known, but it is not what the gateway says now.
+    A round is one reading of all order lists. An order that was mentioned neither in the last complete round nor since
+    is not reported: what was known of it is kept, but the gateway no longer says it.
     """
 
     def __init__(self) -> None:
@@ -175,11 +182,11 @@ class Blotter:
         self._by_exec_base: dict[str, Entry] = {}
         self._by_tag: dict[str, list[Entry]] = {}
         self._by_change: dict[int, Entry] = {}
-        """In the sequence of their last changes."""
+        """In the order of their last changes."""
         self._unclear: dict[int, Entry] = {}
-        """Those of which something could not be read, by identity."""
+        """The entries about which something could not be read, by identity."""
         self._commissions: dict[str, Commission] = {}
-        self._holes: dict[str, Hole] = {}
+        self._holes: dict[str, UnreadableGap] = {}
         self._round = 0
         self._reading = 0
 
@@ -189,8 +196,9 @@ class Blotter:
         self._reading = self._round + 1
 
     def end_round(self) -> None:
-        """All lists were answered. An order that was said to be cancelled, and that two of them in succession do not have, is: its status was
-        lost. One that they have was not, and of one that may be among what could not be read nothing is concluded."""
+        """All lists were answered. An order that a message called cancelled, and that two successive rounds do not
+        have, is cancelled: its status was lost. One that they do have is not, and nothing is concluded about one
+        that may be among what could not be read."""
         were_unclear = [entry for entry in self._unclear.values() if self.is_unclear(entry)]
         self._round = self._reading
         self._holes = {words: hole for words, hole in self._holes.items() if hole.mentioned >= self._round}
@@ -199,22 +207,22 @@ class Blotter:
                 self._changed(entry)
         self._unclear = {key: entry for key, entry in self._unclear.items() if self.is_unclear(entry)}
         for entry in self.entries:
-            said, is_shown = entry.cancel_said, entry.mentioned > entry.cancel_said
+            said, is_shown = entry.cancel_noted_in_round, entry.mentioned > entry.cancel_noted_in_round
             if said and is_shown:
-                entry.cancel_said = 0
+                entry.cancel_noted_in_round = 0
             elif said and self._round >= said + _LOOKS and not entry.is_final and not self._may_be_hidden(entry):
                 entry.status = "Cancelled"
                 self._mentioned(entry, True)
 
     def _may_be_hidden(self, entry: Entry) -> bool:
-        return self.is_unclear(entry) or self.hole_of(entry.client_order_id) is not None
+        return self.is_unclear(entry) or self.gap_of(entry.client_order_id) is not None
 
     def is_mentioned(self, entry: Entry) -> bool:
         return entry.mentioned >= self._round
 
     def forget_old(self) -> None:
-        """Drops finished orders that the last round did not mention, and commissions of no execution that is known: they are of an earlier
-        day."""
+        """Drops finished orders that the last round did not mention, and commissions without a known execution: both
+        are of an earlier day."""
         kept = [entry for entry in self.entries if self.is_mentioned(entry) or not entry.is_final]
         if len(kept) < len(self.entries):
             self.entries = kept
@@ -227,14 +235,16 @@ class Blotter:
             for entry in kept:
                 if entry.client_order_id:
                     self._by_tag.setdefault(entry.client_order_id, []).append(entry)
-        # One that came before its execution is told again with the next round.
+        # A commission that came before its execution is sent again in the next round.
         self._commissions = {
-            exec_id: told for exec_id, told in self._commissions.items() if base_of(exec_id) in self._by_exec_base
+            exec_id: commission
+            for exec_id, commission in self._commissions.items()
+            if base_of(exec_id) in self._by_exec_base
         }
 
     # Statements
 
-    def order_said(
+    def note_order(
         self,
         *,
         client_id: int,
@@ -255,8 +265,8 @@ class Blotter:
         self._mentioned(entry, before != entry._state)
         return entry
 
-    def status_said(self, *, client_id: int, order_id: int, perm_id: int, status: str, filled: Decimal) -> Entry | None:
-        """A status that the server sent; None: of an order that nothing is known of, perhaps of another account."""
+    def note_status(self, *, client_id: int, order_id: int, perm_id: int, status: str, filled: Decimal) -> Entry | None:
+        """A status from the server. None: the order is not known, and may be another account's."""
         entry = self._known(client_id, order_id, perm_id)
         if entry is None:
             return None
@@ -264,12 +274,12 @@ class Blotter:
         late = entry.status in _FINAL and status not in _FINAL
         if status not in _NO_STATUS_OF_THE_SERVER and not late:
             entry.take_status(status)
-        if entry.busted or filled > entry.told_filled:
-            entry.told_filled = filled
+        if entry.busted or filled > entry.reported_filled:
+            entry.reported_filled = filled
         self._mentioned(entry, before != entry._state)
         return entry
 
-    def completed_said(
+    def note_completed(
         self,
         *,
         perm_id: int,
@@ -278,13 +288,13 @@ class Blotter:
         filled: Decimal,
         words: str,
     ) -> Entry:
-        """An order of the list of completed ones, which has no ids but the permanent one."""
+        """An order from the list of completed ones, which has no ids except the permanent one."""
         entry = self._entry(0, 0, perm_id)
         before = (entry.client_order_id, entry.report_status, entry.filled_quantity, entry.reason)
         self._tag(entry, client_order_id)
         entry.is_completed = True
         entry.status = status
-        entry.told_filled = filled if entry.busted else max(entry.told_filled, filled)
+        entry.reported_filled = filled if entry.busted else max(entry.reported_filled, filled)
         if entry.reason is None and status != "Filled":
             entry.reason = words or None
         self._mentioned(
@@ -292,29 +302,30 @@ class Blotter:
         )
         return entry
 
-    def execution_said(
+    def note_execution(
         self, *, client_id: int, order_id: int, perm_id: int, client_order_id: str, execution: Execution
     ) -> Entry:
-        """An execution, or a later version of one, which takes its place."""
+        """An execution, or a later version that replaces an earlier one."""
         entry = self._entry(client_id, order_id, perm_id)
         changed = bool(client_order_id) and entry.client_order_id != client_order_id
         self._tag(entry, client_order_id)
-        first = entry.first_said.get(execution.base)
+        first = entry.first_versions.get(execution.base)
         if first is None or execution.version < first.version:
-            entry.first_said[execution.base] = execution
+            entry.first_versions[execution.base] = execution
         known = entry.executions.get(execution.base)
         if known is None or execution.version > known.version:
             entry.executions[execution.base] = execution
             self._by_exec_base[execution.base] = entry
             changed = True
-            # Whoever knows an earlier version must hear that it is void, though this connection may never have shown it.
+            # Whoever knows an earlier version must be told that it is void, though this connection may never have shown
+            # it.
             width = len(execution.exec_id) - len(execution.base) - 1
             entry.busted |= {f"{execution.base}.{old:0{width}d}" for old in range(1, execution.version)}
         self._mentioned(entry, changed)
         return entry
 
-    def commission_said(self, exec_id: str, commission: Commission) -> Entry | None:
-        """May come before its execution, and does come again after each connection."""
+    def note_commission(self, exec_id: str, commission: Commission) -> Entry | None:
+        """May come before its execution, and comes again after each connection."""
         if self._commissions.get(exec_id) == commission:
             return None
         self._commissions[exec_id] = commission
@@ -323,17 +334,19 @@ class Blotter:
             self._mentioned(entry, True)
         return entry
 
-    def unreadable_said(
+    def note_unreadable(
         self, *, client_id: int, order_id: int, perm_id: int, client_order_id: str | None, words: str
     ) -> None:
-        """Something of an order that could not be read. Until a whole round has passed without the like, nothing is concluded from what is
-        not said of that order; where none is known, of any that it may be."""
+        """Something about an order could not be read. Until a complete round passes without it, nothing is concluded
+        from what is missing about that order; if it is not known which, about any that it may be."""
         entry = self._known(client_id, order_id, perm_id)
         if entry is None and client_order_id:
-            entry = next(iter(self.tagged(client_order_id)), None)
+            entry = next(iter(self.with_tag(client_order_id)), None)
         if entry is None:
             if client_order_id != "":
-                self._holes[words] = Hole(tag=client_order_id, words=words, mentioned=max(self._reading, self._round))
+                self._holes[words] = UnreadableGap(
+                    tag=client_order_id, words=words, mentioned=max(self._reading, self._round)
+                )
             return
         was_clear = not self.is_unclear(entry)
         entry.unclear, entry.unclear_words = max(self._reading, self._round), words
@@ -344,12 +357,12 @@ class Blotter:
     def is_unclear(self, entry: Entry) -> bool:
         return entry.unclear >= self._round
 
-    def hole_of(self, client_order_id: str) -> Hole | None:
-        """What may be about the order with this tag, if it is not among the entries."""
+    def gap_of(self, client_order_id: str) -> UnreadableGap | None:
+        """Something unreadable that may be about the order with this tag, if it is not among the entries."""
         return next((hole for hole in self._holes.values() if hole.tag in (None, client_order_id)), None)
 
     def unreadable(self) -> list[Unreadable]:
-        """What is unclear by the last whole round, or since: of orders that may be ours."""
+        """What is unclear in the last complete round, or since, about orders that may be ours."""
         of_entries = [
             Unreadable(client_order_id=entry.client_order_id, words=entry.unclear_words)
             for entry in self._unclear.values()
@@ -359,18 +372,18 @@ class Blotter:
             Unreadable(client_order_id=hole.tag or "", words=hole.words) for hole in self._holes.values()
         ]
 
-    def reason_said(self, entry: Entry, reason: str, *, rejected: bool, cancelled: bool = False) -> None:
-        """Words on the order's id. They say nothing of its status, but that an inactive one is rejected, and one that is shown no more
-        `cancelled`."""
+    def note_reason(self, entry: Entry, reason: str, *, rejected: bool, cancelled: bool = False) -> None:
+        """A message on the order's id. It does not change its status, except that an inactive order is then
+        rejected, and one that is no longer shown is `cancelled`."""
         before = (entry.reason, entry.report_status)
         entry.reason = reason
         entry.is_rejected = entry.is_rejected or rejected
         self._mentioned(entry, before != (entry.reason, entry.report_status))
         if cancelled:
-            entry.cancel_said = entry.mentioned
+            entry.cancel_noted_in_round = entry.mentioned
 
-    def hold_said(self, entry: Entry, hold: Hold) -> None:
-        """The order waits for the opening."""
+    def note_hold(self, entry: Entry, hold: Hold) -> None:
+        """The order is held for the opening."""
         before = entry._state
         entry.hold = hold
         self._mentioned(entry, before != entry._state)
@@ -378,44 +391,46 @@ class Blotter:
     # Reports
 
     def reports(self, since: int | None) -> list[Report]:
-        """What was mentioned in the last round or after it, and changed after the mark `since`; in the sequence of the last change."""
+        """The orders mentioned in the last round or after it, and changed after the mark `since`, in the order of
+        their last change."""
         after = since if since is not None and 0 <= since <= self.mark else 0
         found = [entry for entry in self._changed_after(after) if self.is_mentioned(entry)]
         return [self.report(entry) for entry in reversed(found)]
 
     def _changed_after(self, mark: int) -> Iterator[Entry]:
-        """The latest first."""
+        """Latest first."""
         for change, entry in reversed(self._by_change.items()):
             if change <= mark:
                 return
             yield entry
 
     def report(self, entry: Entry) -> Report:
-        twins = self.twins(entry.client_order_id)
+        duplicates = self.duplicates(entry.client_order_id)
         return Report(
             client_order_id=entry.client_order_id,
             broker_order_id=entry.broker_order_id,
             status=entry.report_status,
             filled_quantity=entry.filled_quantity,
-            fills=tuple(self._fill(execution) for execution in entry.standing),
+            fills=tuple(self._fill(execution) for execution in entry.valid_executions),
             busted_fill_ids=frozenset(entry.busted),
             reason=None if entry.status == "Filled" else entry.reason,
             is_unclear=self.is_unclear(entry),
-            said=_said(entry),
+            said=_status_text(entry),
             is_held=entry.is_held,
             held_until=entry.hold.until if entry.hold is not None and entry.is_held else None,
-            orders_under_tag=tuple(twin.broker_order_id for twin in twins),
+            orders_under_tag=tuple(twin.broker_order_id for twin in duplicates),
         )
 
-    def twins(self, client_order_id: str) -> list[Entry]:
-        """The orders that the gateway now shows under one tag, the oldest first, if there surely are several: by their permanent ids."""
-        found = [entry for entry in self.tagged(client_order_id) if self.is_mentioned(entry)]
+    def duplicates(self, client_order_id: str) -> list[Entry]:
+        """The orders that the gateway now shows under one tag, oldest first, if their permanent ids prove that there
+        are several."""
+        found = [entry for entry in self.with_tag(client_order_id) if self.is_mentioned(entry)]
         if len(found) < 2 or not all(entry.perm_id for entry in found):
             return []
         return sorted(found, key=lambda entry: entry.perm_id)
 
-    def tagged(self, client_order_id: str) -> list[Entry]:
-        """Every order under our tag, in the sequence in which they became known."""
+    def with_tag(self, client_order_id: str) -> list[Entry]:
+        """Every order with our tag, in the order in which they became known."""
         return list(self._by_tag.get(client_order_id, ()))
 
     def of_ids(self, client_id: int, order_id: int) -> Entry | None:
@@ -458,7 +473,7 @@ class Blotter:
         self._by_change[self.mark] = entry
 
     def _tag(self, entry: Entry, client_order_id: str) -> None:
-        """Under this tag from now on; an empty one takes none away."""
+        """Files the entry under this tag; an empty one removes none."""
         before = entry.client_order_id
         if not client_order_id or client_order_id == before:
             return
@@ -471,7 +486,7 @@ class Blotter:
         entry = self._by_perm_id.get(perm_id) if perm_id else None
         if entry is None and order_id:
             found = self._by_order_id.get((client_id, order_id))
-            # The gateway may count its order ids anew after a restart: the permanent id tells old from new.
+            # The gateway may restart its order ids after a restart; the permanent id distinguishes old from new.
             if found is not None and (not perm_id or not found.perm_id):
                 entry = found
         return entry
@@ -492,5 +507,5 @@ class Blotter:
         return entry
 
 
-def _said(entry: Entry) -> str | None:
+def _status_text(entry: Entry) -> str | None:
     return entry.hold.words if entry.hold is not None and entry.is_held else entry.status or None

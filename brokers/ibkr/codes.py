@@ -1,9 +1,10 @@
-"""What the gateway's message codes mean for whoever waits for an answer; codes and why, no waiting.
+"""The meaning of the gateway's message codes for a caller that waits for an answer.
 
-The gateway says errors, refusals, warnings and news by one and the same message, told apart by a code. The codes below are those of IBKR's
-published lists (the TWS API's "message codes" and the newer "error handling" page), and where these are silent of its users' reports, which are
-named. A code that stands nowhere is unknown, and there will always be some: so nothing depends on this table but how soon an answer is had.
-For an order that the gateway never acknowledged, words of any code and its absence from whole lists are the evidence (`ibkr_unacknowledged`).
+The gateway sends errors, refusals, warnings and information as one kind of message, distinguished by a code. The codes
+below are from IBKR's published lists (the TWS API's "message codes" and the newer "error handling" page), and where
+these are silent from users' reports, which are named. There will always be unknown codes, so this table decides only
+how soon an answer is known. For an order that the gateway never acknowledged, messages of any code together with its
+absence from complete lists are the evidence (`unacknowledged`).
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ LINK_LOST = frozenset({1100, 2110})
 LINK_RESTORED_DATA_LOST = 1101
 LINK_RESTORED_DATA_KEPT = 1102
 CANCEL_REFUSED = frozenset({135, 136, 161, 10147, 10148})
-"""Not found, or in no state to be cancelled. What became of the order is another question."""
+"""Not found, or not in a state to be cancelled. What became of the order is another question."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sort:
-    """Codes that mean the same to an order whose placing waits for an answer, and why they do; each with what it says, in short."""
+class CodeGroup:
+    """Codes with the same meaning for an order whose placing waits, and why; with each code's text in short."""
 
     meaning: Meaning
     why: str
     codes: Mapping[int, str]
 
 
-SORTS = (
-    Sort(
+CODE_GROUPS = (
+    CodeGroup(
         Meaning.REFUSED,
         "The contract is not one that can be traded. It is looked at before anything goes on.",
         {
@@ -61,7 +62,7 @@ SORTS = (
             10254: "the bond has expired",
         },
     ),
-    Sort(
+    CodeGroup(
         Meaning.REFUSED,
         "IBKR's servers, or the checks of the account's rights, say no to the order.",
         {
@@ -72,7 +73,7 @@ SORTS = (
             10015: "trading by the API is not allowed",
         },
     ),
-    Sort(
+    CodeGroup(
         Meaning.REFUSED,
         "The gateway cannot read the order, or finds a field of it wrong, and so sends it nowhere.",
         {
@@ -95,7 +96,7 @@ SORTS = (
             10250: "the size is on no increment of the contract",
         },
     ),
-    Sort(
+    CodeGroup(
         Meaning.REFUSED,
         "Sizes in fractions or in money, which the contract, the account or the API's version does not have. Coins meet some of these.",
         {
@@ -109,7 +110,7 @@ SORTS = (
             10289: "an amount of money is wanted",
         },
     ),
-    Sort(
+    CodeGroup(
         Meaning.REFUSED,
         "Kinds of orders and attributes that this adapter never sends (volatility, scale, algorithm, adviser, fund, short-sale slot, trailing, "
         "conditional, hidden, one-cancels-all orders): a no to what was asked, if they should ever be said.",
@@ -133,7 +134,7 @@ SORTS = (
             **dict.fromkeys((10320, 10321, 10322, 10323, 10324), "bonds, new accounts, one-cancels-all"),
         },
     ),
-    Sort(
+    CodeGroup(
         Meaning.EXISTS,
         "The gateway knows an order of this id: it takes ours for a second one, or for a change of the first. The first may be alive.",
         {
@@ -148,12 +149,12 @@ SORTS = (
             **dict.fromkeys((10241, 10242), "that order is in money or fractions, and cannot be changed"),
         },
     ),
-    Sort(
+    CodeGroup(
         Meaning.NOT_TAKEN,
         "The gateway did not take the message at all, whatever it is about.",
         {TOO_MANY: "too many messages a second", 502: "no connection to it", 504: "it is not connected"},
     ),
-    Sort(
+    CodeGroup(
         Meaning.INFORMATION,
         "Remarks on orders that work: the order is acknowledged beside them. All of 2100 to 2199 are warnings, too.",
         {
@@ -173,7 +174,7 @@ SORTS = (
             10349: "the time in force was taken from a preset (ib_async issues 191 and 217)",
         },
     ),
-    Sort(
+    CodeGroup(
         Meaning.TROUBLE,
         "The gateway met trouble while it had the order in hand; it may have passed it on before.",
         {
@@ -185,7 +186,7 @@ SORTS = (
             10328: "the connection was lost, and the order could not be resolved",
         },
     ),
-    Sort(
+    CodeGroup(
         Meaning.UNKNOWN,
         "Precautions of the gateway: by its settings the order is refused, or kept there unsent until a person lets it go, or goes on with this as "
         "a warning. Which of them, the lists show.",
@@ -201,7 +202,7 @@ SORTS = (
             ),
         },
     ),
-    Sort(
+    CodeGroup(
         Meaning.UNKNOWN,
         "Said of orders that end and of orders that work: the order's status tells, or its absence from the lists.",
         {
@@ -216,19 +217,19 @@ SORTS = (
         },
     ),
 )
-_MEANINGS = {code: sort.meaning for sort in SORTS for code in sort.codes}
+_MEANINGS = {code: sort.meaning for sort in CODE_GROUPS for code in sort.codes}
 _REFUSED_QUESTION = frozenset({NO_DEFINITION, 203, 320, 321, 478})
 _LINK = frozenset({*LINK_LOST, LINK_RESTORED_DATA_LOST, LINK_RESTORED_DATA_KEPT})
 
 
 def meaning_for_order(code: int) -> Meaning:
-    """Of an error on an order's id while its placing waits for an answer. Later the same codes are words beside the order."""
+    """For an error on an order's id while its placing waits for an answer. Later the same codes are remarks."""
     usual = Meaning.INFORMATION if 2100 <= code < 2200 else Meaning.UNKNOWN
     return _MEANINGS.get(code, usual)
 
 
 def meaning_for_question(code: int) -> Meaning:
-    """Of an error in answer to a question for a contract."""
+    """For an error in answer to a contract query."""
     if code in _REFUSED_QUESTION:
         return Meaning.REFUSED
     is_unreached = code in _LINK or _MEANINGS.get(code) is Meaning.NOT_TAKEN
@@ -236,5 +237,5 @@ def meaning_for_question(code: int) -> Meaning:
 
 
 def is_rejection(code: int) -> bool:
-    """Whether an order that is shown as inactive is thereby rejected, and not only held."""
+    """Whether this code means that an order shown as inactive is rejected, and not only held."""
     return code in (REJECTED, 203)

@@ -1,4 +1,5 @@
-"""From an instrument to the contract that IBKR knows, its ticks and its sizes; what is asked and how answers are read, no socket."""
+"""From an instrument to IBKR's contract, its ticks and increments: how queries are built and answers are read. No
+socket."""
 
 from __future__ import annotations
 
@@ -27,19 +28,20 @@ TRADED = frozenset(_SEC_TYPES)
 _EXCHANGES = {AssetClass.FOREX: "IDEALPRO", AssetClass.FUTURE: "", AssetClass.FUND: "FUNDSERV"}
 _CANDIDATES_NAMED = 8
 _NAMED_BY_OTHERS = frozenset({AssetClass.BOND, AssetClass.FUND})
-"""Kinds whose symbol at IBKR is hardly the one that others know."""
+"""Symbols at IBKR hardly match those used elsewhere."""
 _BOND = "BOND"
-"""Quoted in per cent of a face value that the gateway's answer does not have, nor a multiplier or magnifier."""
+"""Quoted in per cent of a face value. The gateway's answer contains neither that value nor a multiplier or
+magnifier."""
 _SIZED = frozenset({"FUT", "OPT", "FOP"})
-"""Kinds of which a contract that names no size means nothing."""
+"""For these a contract without a size is meaningless."""
 _CENT = Decimal("0.01")
 _BEYOND = Decimal(10) ** 18
-"""No quantity, price or sum of money is as large."""
+"""No quantity, price or amount of money is this large."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """From `edge` on prices move in steps of `increment`."""
+    """From the price `edge` upwards, prices are multiples of `increment`."""
 
     edge: Decimal
     increment: Decimal
@@ -47,7 +49,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qualified:
-    """One contract that the gateway has confirmed. `contract` is the library's record of it."""
+    """A contract that the gateway has confirmed. `contract` is the library's object."""
 
     contract: Any
     asset_class: AssetClass
@@ -59,9 +61,9 @@ class Qualified:
 def question_for(
     library: Library, instrument: Instrument, *, crypto_exchange: str, default_currency: str = "USD"
 ) -> Any:
-    """The library's Contract to ask for, by its number where that is known. Raises OrderRefused. Multiplier, trading class and ISIN are not asked
-    for but looked at in the answers (`the_one`): so a refusal can name what there is, and what a sender calls the multiplier may be either
-    the contract's or what a point of its price is worth."""
+    """The library's Contract to query, by its number if that is known. Raises OrderRefused. Multiplier, trading
+    class and ISIN are not part of the query but checked in the answers (`the_one`): so a refusal can name the
+    candidates, and a sender may mean by the multiplier the contract's own or the money per point."""
     asset_class = instrument.asset_class
     if asset_class not in TRADED:
         raise OrderRefused(f"IBKR cannot trade an instrument of type {asset_class}", unsupported=True)
@@ -70,7 +72,7 @@ def question_for(
     if asset_class is AssetClass.CRYPTO:
         exchange = instrument.exchange or crypto_exchange
     if asset_class in (AssetClass.STOCK, AssetClass.ETF):
-        # Orders are routed; the exchange says only which of two like-named shares is meant.
+        # Orders are routed; the exchange only decides between two shares of the same name.
         exchange = "SMART"
         contract.primaryExchange = "" if instrument.exchange in (None, "SMART") else instrument.exchange
     contract.exchange = exchange
@@ -92,8 +94,8 @@ def question_for(
 
 
 def the_one(instrument: Instrument, details: Sequence[Any]) -> Any:
-    """The only details that fit. Raises OrderRefused for none and, with the candidates named, for several. What is said beside a contract's
-    number must agree with it."""
+    """The only matching details. Raises OrderRefused if there is none or, naming the candidates, if there are
+    several. Whatever is said besides a contract number must match it."""
     if instrument.con_id is not None and len(details) == 1:
         wrong = [*_disagreements(instrument, details[0]), *_wrong_facts(instrument, details[0])]
         if wrong:
@@ -117,7 +119,7 @@ def the_one(instrument: Instrument, details: Sequence[Any]) -> Any:
 
 
 def terms_of(details: Any) -> ContractTerms:
-    """The contract's own facts. Raises OrderRefused for figures of which no amount of money could be made."""
+    """The contract's facts. Raises OrderRefused for figures from which no amount could be computed."""
     contract = details.contract
     return ContractTerms(
         multiplier=_multiplier_of(contract),
@@ -132,8 +134,8 @@ def terms_of(details: Any) -> ContractTerms:
     )
 
 
-def told_multiplier(contract: Any) -> Decimal | None:
-    """None where none is told that is a number above 0."""
+def reported_multiplier(contract: Any) -> Decimal | None:
+    """None if no number above 0 is given."""
     try:
         multiplier = Decimal(str(contract.multiplier or "").strip())
     except InvalidOperation:
@@ -142,8 +144,8 @@ def told_multiplier(contract: Any) -> Decimal | None:
 
 
 def _multiplier_of(contract: Any) -> Decimal | None:
-    """None where none is told of a kind that needs none. Raises OrderRefused."""
-    multiplier, words = told_multiplier(contract), str(contract.multiplier or "")
+    """None if none is given and the kind needs none. Raises OrderRefused."""
+    multiplier, words = reported_multiplier(contract), str(contract.multiplier or "")
     if multiplier is None and (words or contract.secType in _SIZED):
         raise OrderRefused(
             f"IBKR tells the multiplier {words!r} of {_name(contract)}: what one contract is worth is not known"
@@ -153,14 +155,14 @@ def _multiplier_of(contract: Any) -> Decimal | None:
 
 def _magnifier_of(details: Any) -> Decimal:
     """Raises OrderRefused."""
-    told, contract = details.priceMagnifier, details.contract
-    if not told and contract.secType == _BOND:
+    reported, contract = details.priceMagnifier, details.contract
+    if not reported and contract.secType == _BOND:
         return ONE
-    if not isinstance(told, int) or told <= 0:
+    if not isinstance(reported, int) or reported <= 0:
         raise OrderRefused(
-            f"IBKR tells the price magnifier {told!r} of {_name(contract)}: what its prices are in is not known"
+            f"IBKR tells the price magnifier {reported!r} of {_name(contract)}: what its prices are in is not known"
         )
-    return Decimal(told)
+    return Decimal(reported)
 
 
 def _isin_of(details: Any) -> str | None:
@@ -168,7 +170,8 @@ def _isin_of(details: Any) -> str | None:
 
 
 def qualified(instrument: Instrument, details: Any, rule: Iterable[Any]) -> Qualified:
-    """With the steps of the market rule, else the contract's smallest tick. Raises OrderRefused for figures of which no amount could be made."""
+    """With the price increments of the market rule, else the contract's minimum tick. Raises OrderRefused for
+    figures from which no amount could be computed."""
     steps = tuple(Step(number(step.lowEdge), number(step.increment)) for step in rule if step.increment)
     tick = _or_none(details.minTick)
     if not steps and tick is not None:
@@ -183,7 +186,7 @@ def qualified(instrument: Instrument, details: Any, rule: Iterable[Any]) -> Qual
 
 
 def rule_number(details: Any) -> int | None:
-    """The market rule of the exchange that the contract is routed to; None: the gateway names none."""
+    """The market rule of the exchange that the contract is routed to. None: the gateway names none."""
     rules = str(details.marketRuleIds or "").split(",")
     exchanges = str(details.validExchanges or "").split(",")
     by_exchange = dict(zip(exchanges, rules, strict=False))
@@ -192,8 +195,9 @@ def rule_number(details: Any) -> int | None:
 
 
 def fitted(ticket: Ticket, contract: Qualified) -> Ticket:
-    """The ticket with its prices on the market's ticks, limits towards the order's advantage, stops away from the market, and its quantity
-    rounded down to the increment, or turned into an amount of money. What fits comes back as it is. Raises OrderRefused where nothing is left."""
+    """The ticket with limits rounded in the order's favour, stops away from the market, and the quantity rounded
+    down to the increment or replaced by an amount of money. Unchanged if it fits. Raises OrderRefused if nothing is
+    left."""
     if not ticket.quantity.is_finite() or ticket.quantity <= 0:
         raise OrderRefused(f"A quantity must be above 0, not {ticket.quantity}")
     _check_prices(ticket)
@@ -218,7 +222,7 @@ def fitted(ticket: Ticket, contract: Qualified) -> Ticket:
 
 
 def _check_is_same(ticket: Ticket, contract: Qualified) -> None:
-    """What was recorded of the order before it was sent holds for the contract that it is sent for."""
+    """What was recorded about the contract before sending must hold for the contract that is sent."""
     recorded = None if ticket.terms is None else ticket.terms.con_id
     if recorded not in (None, contract.terms.con_id):
         raise OrderRefused(
@@ -228,13 +232,13 @@ def _check_is_same(ticket: Ticket, contract: Qualified) -> None:
 
 
 def spends_cash(ticket: Ticket) -> bool:
-    """IBKR buys crypto at the market for an amount of money, not by quantity."""
+    """IBKR sells crypto at the market for an amount of money, not by quantity."""
     is_crypto = ticket.instrument.asset_class is AssetClass.CRYPTO
     return is_crypto and ticket.side is Side.BUY and ticket.order_type is OrderType.MARKET
 
 
 def _money(ticket: Ticket) -> Decimal:
-    """What the quantity was expected to cost, never more, in cents."""
+    """The expected cost of the quantity, rounded down to cents."""
     if ticket.reference_price is None:
         raise OrderRefused("A purchase of crypto at the market needs a price to make an amount of money of it")
     money = (ticket.quantity * ticket.reference_price).quantize(_CENT, rounding=ROUND_DOWN)
@@ -244,7 +248,7 @@ def _money(ticket: Ticket) -> Decimal:
 
 
 def instrument_of(contract: Any) -> Instrument:
-    """The library's contract in our words."""
+    """The library's contract as our Instrument."""
     classes = {word: asset_class for asset_class, word in _SEC_TYPES.items() if asset_class is not AssetClass.ETF}
     asset_class = classes.get(contract.secType, AssetClass.STOCK)
     symbol = contract.symbol + contract.currency if asset_class is AssetClass.FOREX else contract.symbol
@@ -257,13 +261,13 @@ def instrument_of(contract: Any) -> Instrument:
         strike=strike,
         right={"C": OptionRight.CALL, "P": OptionRight.PUT}.get(str(contract.right)[:1]),
         currency=contract.currency or None,
-        multiplier=told_multiplier(contract) if is_derivative else None,
+        multiplier=reported_multiplier(contract) if is_derivative else None,
         trading_class=(contract.tradingClass or None) if is_derivative else None,
     )
 
 
 def other_symbols(contract: Any) -> frozenset[str]:
-    """What an order may have called the contract instead: the venue's symbol, which for options is padded."""
+    """Other names that an order may have used for the contract: the venue's symbol, which is padded for options."""
     local = str(contract.localSymbol or "")
     return frozenset({local, local.replace(" ", "")} - {""})
 
@@ -275,7 +279,8 @@ def number(value: Any) -> Decimal:
 
 
 def amount(value: Any, *, least: int | None = None) -> Decimal:
-    """A quantity or price of an order. Raises ValueError for what can be none: no finite number, beyond all sizes, or less than `least`."""
+    """A quantity or price of an order. Raises ValueError for an impossible value: not finite, too large, or less
+    than `least`."""
     try:
         found = Decimal(str(value))
     except ArithmeticError as exc:
@@ -286,14 +291,14 @@ def amount(value: Any, *, least: int | None = None) -> Decimal:
 
 
 def optional_amount(value: Any) -> Decimal | None:
-    """None for what the gateway leaves out. Raises ValueError as `amount`."""
+    """None if the gateway omits it. Raises ValueError as `amount`."""
     if value is None or value == "" or UNSET <= float(value) < float("inf"):
         return None
     return amount(value)
 
 
 def amount_or_none(value: Any) -> Decimal | None:
-    """None also for what can be no amount."""
+    """As `optional_amount`, but None also for an impossible value."""
     try:
         return optional_amount(value)
     except ValueError:
@@ -323,8 +328,8 @@ def _name_option(contract: Any, instrument: Instrument) -> None:
 
 
 def _wrong_facts(instrument: Instrument, details: Any) -> list[str]:
-    """What the sender said of the contract's currency, exchange, size, class and ISIN, and the contract is not, or what the gateway does not
-    tell."""
+    """Each statement of the sender about currency, exchange, size, class or ISIN that is not true of the contract,
+    or that the gateway does not confirm."""
     contract, wrong = details.contract, []
     if instrument.currency is not None and instrument.currency != contract.currency:
         wrong.append(f"in {instrument.currency}")
@@ -337,13 +342,13 @@ def _wrong_facts(instrument: Instrument, details: Any) -> list[str]:
     if class_of_it and class_of_it != str(contract.tradingClass or "").upper():
         wrong.append(f"the trading class {instrument.trading_class}")
     if instrument.isin is not None and instrument.isin != (_isin_of(details) or "").upper():
-        told = "" if _isin_of(details) else ", which IBKR does not tell"
-        wrong.append(f"the ISIN {instrument.isin}{told}")
+        reported = "" if _isin_of(details) else ", which IBKR does not tell"
+        wrong.append(f"the ISIN {instrument.isin}{reported}")
     return wrong
 
 
 def _means(multiplier: Decimal, details: Any) -> bool:
-    """Figures that cannot be read agree with any: they are refused by their own name (`terms_of`)."""
+    """Unreadable figures match any: they are refused with a reason of their own (`terms_of`)."""
     try:
         return terms_of(details).means(multiplier)
     except OrderRefused:
@@ -351,21 +356,21 @@ def _means(multiplier: Decimal, details: Any) -> bool:
 
 
 def _disagreements(instrument: Instrument, details: Any) -> list[str]:
-    """What the sender said, and the contract of that number is not."""
+    """Each statement of the sender that is not true of the contract with that number."""
     contract = details.contract
     found = instrument_of(contract)
     strike = None if instrument.strike is None else plain(instrument.strike)
-    told: tuple[tuple[str, object, Sequence[object]], ...] = (
+    reported: tuple[tuple[str, object, Sequence[object]], ...] = (
         ("a", instrument.asset_class.value, _kinds_of(contract)),
-        # A month may be that of the last trade or the one that the venue calls the contract's.
+        # A month may be that of the last trading day or the venue's contract month.
         ("the expiry", instrument.expiry, (found.expiry, (found.expiry or "")[:6], details.contractMonth)),
         ("the strike", strike, (found.strike and plain(found.strike),)),
         ("the right", instrument.right, (found.right,)),
     )
     if instrument.asset_class not in _NAMED_BY_OTHERS:
         names = (found.symbol, contract.localSymbol, contract.tradingClass)
-        told = (("named", instrument.symbol, names), *told)
-    return [f"{words} {said}" for words, said, true in told if said is not None and said not in true]
+        reported = (("named", instrument.symbol, names), *reported)
+    return [f"{words} {said}" for words, said, true in reported if said is not None and said not in true]
 
 
 def _exchanges_of(details: Any) -> list[str]:
@@ -373,7 +378,7 @@ def _exchanges_of(details: Any) -> list[str]:
 
 
 def _kinds_of(contract: Any) -> list[str]:
-    """IBKR has one word for shares and funds that are traded like shares."""
+    """IBKR has one security type for shares and for funds that trade like shares."""
     return [asset_class.value for asset_class, word in _SEC_TYPES.items() if word == contract.secType]
 
 

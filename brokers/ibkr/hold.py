@@ -1,7 +1,8 @@
-"""The gateway's words that an order waits for the opening of its market; words in, a hold out.
+"""Recognises the gateway's message that an order is held for the opening of its market.
 
-IBKR takes an order while its market is closed, shows it as PreSubmitted and says so in a message of code 399, for example
-`Warning: your order will not be placed at the exchange until 2026-11-25 09:30:00 US/Eastern`. Other messages have the same code.
+IBKR accepts an order while its market is closed, shows it as PreSubmitted and sends a message with code 399, for
+example `Warning: your order will not be placed at the exchange until 2026-11-25 09:30:00 US/Eastern`. Other messages
+have the same code.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from brokers.ibkr.blotter import Hold
 _WORDS = re.compile(r"will not be placed at the exchange until\s*([^.\r\n]*)", re.IGNORECASE)
 _MOMENT = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})[ -]+(\d{2}):(\d{2})(?::(\d{2}))?\s+([A-Za-z][A-Za-z0-9_+/-]*)")
 _EASTERN = {"EST": "US/Eastern", "EDT": "US/Eastern"}
-"""As they are meant; the database of zones has the one as a fixed offset, and the other not at all."""
+"""As IBKR means them: in the zone database EST is a fixed offset, and EDT does not exist."""
 
 
 def hold_in(text: str) -> Hold | None:
-    """None: the words tell of nothing of the kind."""
+    """None if the text says nothing of the kind."""
     found = _WORDS.search(text)
     if found is None:
         return None
@@ -27,7 +28,7 @@ def hold_in(text: str) -> Hold | None:
 
 
 def _moment(words: str) -> datetime | None:
-    """None where the zone is not named, or not known: a time read in a wrong zone would let a time-out begin at night."""
+    """None if the zone is missing or unknown: a time read in the wrong zone could start a time-out at night."""
     found = _MOMENT.search(words)
     if found is None:
         return None

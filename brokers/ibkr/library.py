@@ -1,4 +1,5 @@
-"""The one place that imports IBKR's client libraries, ib_insync or ib_async, and what is used of them; no behaviour of ours."""
+"""The only place that imports IBKR's client libraries, ib_insync or ib_async, and the parts of them that are used.
+No behaviour of ours."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def _event_loop() -> Iterator[None]:
-    """Both libraries ask for the thread's event loop when they are imported, and fail where there is none any more; they do not use it."""
+    """Both libraries request the thread's event loop when imported, and fail if there is none; they do not use it."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -42,13 +43,13 @@ if ib_insync is None and ib_async is None:
 
 NAMES = ("ib_insync", "ib_async")
 UNSET = 1.7e308
-"""A number at or above it stands for "not said"."""
+"""A number at or above it means "not set"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """Of either library only the socket client and the plain records are used: not its `IB` class, whose picture of orders goes wrong
-    (it takes every error on an order's id for the order's end) and is dropped with the socket."""
+    """Only the socket client and the plain data classes of either library are used, not its `IB` class, whose order
+    state is unreliable (it takes every error on an order's id for the order's end) and is lost with the socket."""
 
     name: str
     version: str
@@ -64,7 +65,7 @@ def _as_debug(record: logging.LogRecord) -> bool:
 
 
 def choose(wanted: str) -> Library:
-    """`auto` (ib_insync, else ib_async) or a library's name. Raises ValueError where that one is not installed or not known."""
+    """`auto` (ib_insync, else ib_async) or a library's name. Raises ValueError if it is not installed or unknown."""
     found = {"ib_insync": ib_insync, "ib_async": ib_async}
     if wanted != "auto" and wanted not in NAMES:
         raise ValueError(f"library must be auto, ib_insync or ib_async, not {wanted!r}")
@@ -73,7 +74,7 @@ def choose(wanted: str) -> Library:
     if module is None:
         extra = "ibkr-async" if wanted == "ib_async" else "ibkr"
         raise ValueError(f"{wanted} is not installed: pip install 'execution-service[{extra}]'")
-    # The socket client raises or tells the adapter whatever it logs, and the adapter's caller says it.
+    # Whatever the socket client logs it also raises or passes to the adapter, whose caller reports it.
     logging.getLogger(f"{module.__name__}.client").addFilter(_as_debug)
     return Library(
         name=module.__name__,

@@ -1,4 +1,4 @@
-"""What others need to know of Interactive Brokers."""
+"""The manifest of Interactive Brokers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class IbkrVariables(BrokerVariables):
 
 
 def is_paper(config: Mapping[str, object]) -> bool | None:
-    """By the account's name: a real account's gateway is on loopback too."""
+    """Judged by the account number: a real account's gateway is on loopback too."""
     named = config.get("ibkr_account")
     if named is None:
         return None
@@ -56,7 +56,7 @@ MANIFEST = Manifest(
     variables=IbkrVariables,
     implied_account=ImpliedAccount(account_id="IBKR_Main", variables=("IBKR_HOST", "IBKR_PORT", "IBKR_CLIENT_ID")),
     is_paper=is_paper,
-    paper_words="an ibkr_account that begins with DU or DF",
+    paper_hint="an ibkr_account that begins with DU or DF",
     remedy=remedy,
     facts=frozenset(
         {

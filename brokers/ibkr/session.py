@@ -1,6 +1,8 @@
-"""One socket to a gateway: questions and their answers, and what the server says by itself, word for word; no orders' state.
+"""One connection to a gateway: queries and their answers, and the messages that the server pushes, unchanged. No order
+state.
 
-The client library encodes, decodes and throttles. It calls the camel-case methods here with what came over the socket, and nothing else.
+The client library encodes, decodes and throttles. It calls the camel-case methods here with what came over the socket,
+and nothing else.
 """
 
 from __future__ import annotations
@@ -22,18 +24,19 @@ from brokers.ibkr.wire import EXECUTION_TIME, OF_ORDERS, MessageKind, Unreadable
 _log = logging.getLogger(__name__)
 _IN_USE = "Client id in use"
 _FIRST_REQUEST_ID = 1_000_000_000
-"""Far above order ids, which share the error messages' number with them."""
+"""Far above order ids, with which request ids share the number field of error messages."""
 
 
 _OPEN, _COMPLETED, _POSITIONS = "open", "completed", "positions"
 _LATE_ANSWER_SECONDS = 300.0
-"""So long after it was given up a question may still be answered."""
+"""A query may still be answered so long after it was given up."""
 _UNREADABLE_REMEMBERED = 1000
 _GREETING_BYTES = 1024
 
 
 class Listener(Protocol):
-    """Who hears what the server says of orders. Every call is made on the loop's thread; `heard` after each piece of data."""
+    """Receives what the server sends about orders. Every call is made on the loop's thread; `on_data` after each
+    chunk of data."""
 
     def on_open_order(self, order: Any, state: Any) -> None: ...
 
@@ -42,22 +45,22 @@ class Listener(Protocol):
     def on_completed_order(self, order: Any, state: Any) -> None: ...
 
     def on_execution(self, execution: Any, moment: Moment) -> None:
-        """`moment` is when it was: the time in the library's record is not to be used."""
+        """`moment` is the execution's time; the time in the library's object must not be used."""
 
     def on_commission(self, report: Any) -> None: ...
 
     def on_order_error(self, order_id: int, code: int, text: str) -> None: ...
 
     def on_too_many(self) -> None:
-        """The gateway says that there were too many messages, and not which."""
+        """The gateway reported too many messages, without saying which."""
 
     def on_gap(self) -> None:
-        """Something may have been said that was not heard."""
+        """Messages may have been missed."""
 
     def on_unreadable(self, message: Unreadable) -> None:
-        """Something was said of an order, or of something unknown, that cannot be read."""
+        """A message about an order, or about something unknown, could not be read."""
 
-    def on_heard(self) -> None: ...
+    def on_data(self) -> None: ...
 
     def on_lost(self) -> None: ...
 
@@ -67,11 +70,11 @@ class NotConnected(Exception):
 
 
 class ClientIdInUse(NotConnected):
-    """Another connection has this client id."""
+    """Another connection uses this client id."""
 
 
 class QuestionFailed(Exception):
-    """The gateway answered a question with an error. `code` is its code."""
+    """The gateway answered a query with an error; `code` is its code."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{text} (code {code})")
@@ -79,15 +82,15 @@ class QuestionFailed(Exception):
 
 
 class _DecoderTrouble(logging.Filter):
-    """The libraries log what they cannot decode, and go on without it. While a session's message is being decoded that is the session's
-    to judge and to say; `library`'s own lines are for debugging."""
+    """The libraries log what they cannot decode, and continue without it. While a session decodes a message, the
+    session judges and reports that itself; `library`'s own lines become debug lines."""
 
     def __init__(self, session: Session) -> None:
         super().__init__()
         self._session = session
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.ERROR or not self._session.heed_trouble(record):
+        if record.levelno < logging.ERROR or not self._session.is_own_record(record):
             return True
         record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
         return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
@@ -100,7 +103,7 @@ class _Question:
 
 
 class Session:
-    """Open from `open` until the socket breaks or `close`; not to be opened again. Times in seconds."""
+    """Usable from `open` until the socket breaks or `close`; cannot be reopened. Times are in seconds."""
 
     def __init__(
         self,
@@ -111,7 +114,8 @@ class Session:
         timezone: str = "",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`account`: whose news is wanted; empty: of the only one of the login. `timezone`: of times that name none; empty: the gateway's."""
+        """`account`: whose messages are wanted; empty: the login's only account. `timezone`: the zone of times that
+        name none; empty: the gateway's."""
         self._library = library
         self._listener = listener
         self._account = account
@@ -127,29 +131,30 @@ class Session:
         self._is_decoding = False
         self._trouble_of_message: BaseException | str | None = None
         self._moment: Moment | None = None
-        """Of the execution that is being decoded."""
+        """The time of the execution that is being decoded."""
         self._greeting = b""
         self._gateway_zone = GatewayZone()
-        self._told_unreadable: set[str] = set()
+        self._logged_unreadable: set[str] = set()
         self.defaultTimezone = UTC
-        """Where ib_async looks for the zone that times are to be given in."""
+        """ib_async reads here in which zone times are to be given."""
         self.accounts: list[str] = []
         self.server_version = 0
         self.client_id = -1
         self.next_order_id = 0
         self.is_open = False
         self.is_linked = True
-        """False between the gateway's word that its servers are out of reach and that they are back."""
+        """False from the gateway's message that its servers are unreachable until the one that they are back."""
         self.trouble = ""
         self._questions: dict[str | int, _Question] = {}
         self._positions_owed_until = 0.0
-        """Until then the answer to an earlier question for the positions may come, which looks like that to a later one."""
+        """Until then the answer to an earlier query for positions may arrive, which a later query could not
+        distinguish from its own."""
         self._next_request_id = _FIRST_REQUEST_ID
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def open(self, host: str, port: int, client_id: int, timeout_seconds: float) -> None:
         """Raises ClientIdInUse, NotConnected."""
-        # ib_insync asks the policy for the loop, which need not be the one that runs.
+        # ib_insync asks the policy for the loop, which may not be the running one.
         asyncio.set_event_loop(asyncio.get_running_loop())
         self._decoder_log.addFilter(self._decoder_trouble)
         self.client_id = client_id
@@ -178,7 +183,7 @@ class Session:
     # What is sent
 
     def place(self, order_id: int, contract: Any, order: Any) -> None:
-        """Returns when it is handed to the socket. Raises NotConnected, and then nothing was."""
+        """Returns when the order is written to the socket. Raises NotConnected, and then nothing was sent."""
         self._require()
         self._client.placeOrder(order_id, contract, order)
 
@@ -187,7 +192,7 @@ class Session:
         self._client.cancelOrder(order_id)
 
     async def open_orders(self, timeout_seconds: float) -> None:
-        """Asks for the open orders of all clients; the listener hears them. Raises as `_ask`."""
+        """Requests the open orders of all clients, which go to the listener. Raises as `_ask`."""
         await self._ask(_OPEN, self._client.reqAllOpenOrders, timeout_seconds)
 
     async def completed_orders(self, timeout_seconds: float) -> None:
@@ -199,7 +204,7 @@ class Session:
         await self._ask(number, lambda: self._client.reqExecutions(number, wanted), timeout_seconds)
 
     async def contract_details(self, contract: Any, timeout_seconds: float) -> list[Any]:
-        """The libraries' ContractDetails that fit. QuestionFailed with code 200: none."""
+        """The matching ContractDetails of the library. QuestionFailed with code 200: there are none."""
         number = self._number()
         return await self._ask(number, lambda: self._client.reqContractDetails(number, contract), timeout_seconds)
 
@@ -208,8 +213,8 @@ class Session:
         return await self._ask(f"rule {rule}", lambda: self._client.reqMarketRule(rule), timeout_seconds)
 
     async def positions(self, timeout_seconds: float) -> tuple[list[Any], list[Unreadable]]:
-        """Tuples of account, contract, quantity and average cost, of all accounts, the last said of each contract; and the rows that cannot
-        be read."""
+        """Tuples of account, contract, quantity and average cost, of all accounts, the last message per contract;
+        and the rows that cannot be read."""
         if time.monotonic() < self._positions_owed_until:
             raise QuestionFailed(0, "an earlier question for the positions may still be answered")
         try:
@@ -221,12 +226,12 @@ class Session:
             if self.is_open:
                 self._client.cancelPositions()
         odd = [row for row in rows if isinstance(row, Unreadable)]
-        told = [row for row in rows if not isinstance(row, Unreadable)]
-        latest = {(account, contract.conId): (account, contract, *rest) for account, contract, *rest in told}
+        reported = [row for row in rows if not isinstance(row, Unreadable)]
+        latest = {(account, contract.conId): (account, contract, *rest) for account, contract, *rest in reported}
         return list(latest.values()), odd
 
     async def account_values(self, account: str, timeout_seconds: float) -> list[Any]:
-        """Tuples of key, value and currency; what cannot be read is left out."""
+        """Tuples of key, value and currency; unreadable ones are left out."""
         number = self._number()
         found = await self._ask(
             number, lambda: self._client.reqAccountUpdatesMulti(number, account, "", True), timeout_seconds
@@ -235,8 +240,9 @@ class Session:
         return found
 
     async def _ask(self, key: str | int, send: Callable[[], None], timeout_seconds: float) -> list[Any]:
-        """Raises NotConnected, QuestionFailed, and TimeoutError: an answer that did not come is no empty answer. The lists of orders have no
-        number by which a late answer could be told from that to a later question: whoever gives one up gives the session up."""
+        """Raises NotConnected, QuestionFailed, and TimeoutError: a missing answer is not an empty one. Requests for
+        order lists have no number by which a late answer could be told from that to a later request, so a caller
+        that gives one up gives up the session."""
         self._require()
         if key in self._questions:
             raise QuestionFailed(0, f"the question {key} is being asked already")
@@ -292,19 +298,20 @@ class Session:
 
     # What cannot be read
 
-    def heed_trouble(self, record: logging.LogRecord) -> bool:
-        """Whether what the library logs is about a message of this session's."""
+    def is_own_record(self, record: logging.LogRecord) -> bool:
+        """Whether the library's log record is about a message of this session."""
         if self._is_decoding:
             trouble = record.exc_info[1] if record.exc_info else None
             self._trouble_of_message = self._trouble_of_message or trouble or record.getMessage()
         return self._is_decoding
 
     def _interpret(self, fields: list[str]) -> None:
-        """In place of the library's decoder, which it calls. One message that cannot be decoded spoils what it is about, and nothing else."""
+        """Replaces the library's decoder, which it calls. A message that cannot be decoded affects only what it is
+        about."""
         if len(fields) > EXECUTION_TIME and fields[0] == str(MessageKind.EXECUTION.value):
-            told = fields[EXECUTION_TIME]
+            reported = fields[EXECUTION_TIME]
             self._moment = ibkr_times.read(
-                told, heard_at=self._clock(), zone=self._timezone, gateway=self._gateway_zone
+                reported, received_at=self._clock(), zone=self._timezone, gateway=self._gateway_zone
             )
             decoded = execution_to_decode(fields, int(self._moment.at.timestamp()))
         else:
@@ -319,10 +326,10 @@ class Session:
 
     def _on_unreadable(self, fields: list[str], why: BaseException | str) -> None:
         message = unreadable(fields, self._account or "".join(self.accounts[:1]), self.accounts, why)
-        if message.words not in self._told_unreadable:
-            if len(self._told_unreadable) >= _UNREADABLE_REMEMBERED:
-                self._told_unreadable.clear()
-            self._told_unreadable.add(message.words)
+        if message.words not in self._logged_unreadable:
+            if len(self._logged_unreadable) >= _UNREADABLE_REMEMBERED:
+                self._logged_unreadable.clear()
+            self._logged_unreadable.add(message.words)
             _log.warning("Of what the gateway said %s", message.words)
         if message.is_other_account or not self.is_open:
             return
@@ -333,7 +340,7 @@ class Session:
             case MessageKind.MARKET_RULE:
                 self._fail(f"rule {message.request_id}", words)
             case MessageKind.ACCOUNT_VALUE | MessageKind.COMMISSION:
-                pass  # a figure is missing where it would be used, and nothing else
+                pass  # a missing figure matters only where it would be used
             case (
                 MessageKind.CONTRACT
                 | MessageKind.BOND
@@ -348,7 +355,7 @@ class Session:
             case MessageKind.ERROR:
                 self._on_unreadable_error(message.request_id, words)
             case None if message.is_numbered:
-                pass  # of a kind that nothing here asks for or heeds
+                pass  # of a kind that is neither requested nor used here
             case None:
                 self._collect(_POSITIONS, message)
                 self._listener.on_unreadable(message)
@@ -367,14 +374,14 @@ class Session:
             question.answer.set_exception(QuestionFailed(0, why))
 
     def _on_greeting(self, data: bytes) -> None:
-        """The gateway's first frame: its version, and the time by its own clock, which the library passes over."""
+        """The gateway's first frame: its version, and the time by its own clock, which the library ignores."""
         self._greeting += data
         size = int.from_bytes(self._greeting[:4], "big")
         if len(self._greeting) < 4 + size and len(self._greeting) < _GREETING_BYTES:
             return
         self._client.conn.hasData -= self._on_greeting
-        _, _, told = self._greeting[4 : 4 + size].decode(errors="backslashreplace").partition("\0")
-        self._gateway_zone = GatewayZone.greeted(told.rstrip("\0"), self._clock())
+        _, _, reported = self._greeting[4 : 4 + size].decode(errors="backslashreplace").partition("\0")
+        self._gateway_zone = GatewayZone.greeted(reported.rstrip("\0"), self._clock())
         self._greeting = b""
 
     # What the server says
@@ -383,7 +390,7 @@ class Session:
 
     def tcpDataProcessed(self) -> None:
         if self.is_open:
-            self._listener.on_heard()
+            self._listener.on_data()
 
     def nextValidId(self, order_id: int) -> None:
         self.next_order_id = max(self.next_order_id, order_id)
@@ -396,7 +403,7 @@ class Session:
         elif number > 0:
             self._listener.on_order_error(number, code, text)
         else:
-            self._system_said(code, text)
+            self._on_system_message(code, text)
 
     def _fail_question(self, number: int, code: int, text: str) -> None:
         question = self._questions.get(number)
@@ -405,12 +412,12 @@ class Session:
             question.answer.set_exception(QuestionFailed(code, text))
 
     def _fail_questions(self, why: str, code: int = 0) -> None:
-        """Whatever is being asked gets no answer that could be believed."""
+        """Open queries cannot get an answer that could be trusted."""
         for question in self._questions.values():
             if not question.answer.done():
                 question.answer.set_exception(QuestionFailed(code, why))
 
-    def _system_said(self, code: int, text: str) -> None:
+    def _on_system_message(self, code: int, text: str) -> None:
         if code == codes.CLIENT_ID_IN_USE:
             self._lose(f"{_IN_USE}: {text}")
         elif code in codes.LINK_LOST:

@@ -1,7 +1,8 @@
-"""The times that a gateway writes on executions, read as true instants; from text, no socket and no clock.
+"""Reads the times of executions, as gateways write them, as instants. No socket, no clock.
 
-Gateways write them in many forms, by the zone that is chosen at their login, and the client libraries read some of these in their own host's
-zone and cannot read others at all: ib_insync issues 287 and 671, ib_async issues 161 and 230, vnpy_ib issue 27.
+Gateways write times in many forms, depending on the zone chosen at login. The client libraries read some of these in
+their own host's zone and cannot read others: ib_insync issues 287 and 671, ib_async issues 161 and 230, vnpy_ib issue
+27.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ _OFFSET = re.compile(r"(?:UTC|GMT)?(?P<sign>[+-])(?P<hours>\d\d?)(?::?(?P<minute
 _EPOCH = re.compile(r"\d{9,10}", re.ASCII)
 _FIRST_YEAR, _LAST_YEAR = 2000, 2200
 _SKEW = timedelta(seconds=60)
-"""By so much the gateway's clock may be ahead of ours when it is to be told which of two instants is meant."""
+"""How far the gateway's clock may be ahead of ours when choosing between two instants."""
 _AHEAD = timedelta(minutes=5)
-"""A time that names no zone and is further ahead than this is in another zone than it was read in."""
+"""A time without a zone that is further in the future than this was read in the wrong zone."""
 _STEP_OF_OFFSETS = timedelta(minutes=15)
 _LONGEST_OFFSET = timedelta(hours=15)
 
 _NAMES: dict[str, tuple[str, ...]] = {
-    # Old names of the zone database, which not every host's copy of it has.
+    # Old names of the zone database, which some hosts' copies do not have.
     "US/EASTERN": ("America/New_York",),
     "US/CENTRAL": ("America/Chicago",),
     "US/MOUNTAIN": ("America/Denver",),
@@ -42,7 +43,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "CET": ("Europe/Paris",),
     "EET": ("Europe/Athens",),
     "WET": ("Europe/Lisbon",),
-    # Short names; those that several places use stand for each of them, and such as gateways also write in summer for the local time.
+    # Abbreviations. Those in use in several places stand for each of them, and for those that gateways also write in
+    # summer for local time.
     "EST": ("America/New_York", "-05:00"),
     "EST5EDT": ("America/New_York",),
     "CST": ("America/Chicago", "-06:00", "Asia/Shanghai"),
@@ -71,7 +73,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "AEDT": ("+11:00",),
     "NZST": ("Pacific/Auckland", "+12:00"),
     "NZDT": ("+13:00",),
-    # As gateways in other languages and on Windows say them.
+    # As gateways in other languages and on Windows write them.
     "EASTERN STANDARD TIME": ("America/New_York",),
     "CENTRAL STANDARD TIME": ("America/Chicago",),
     "MOUNTAIN STANDARD TIME": ("America/Denver",),
@@ -97,33 +99,36 @@ _NAMES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """When an execution was, as far as its text tells."""
+    """When an execution took place, as far as its text says."""
 
     at: datetime
     is_estimated: bool = False
     trouble: str = ""
-    """Why it is no more than an estimate; empty for what was read for certain."""
+    """Why it is only an estimate; empty if it was read with certainty."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayZone:
-    """The zone that a gateway writes times in, as it showed when it greeted us: by name, and by how far its clock was from UTC."""
+    """The zone in which a gateway writes times, as its greeting shows: by name, and by the offset of its clock from
+    UTC."""
 
     name: str = ""
     offset: timedelta | None = None
     at: datetime | None = None
 
     def narrowed(self, name: str, zones: list[tzinfo]) -> list[tzinfo]:
-        """Of what a name may stand for, that which agrees with the gateway's clock if it is the gateway's own zone that is named."""
+        """Of the zones that a name may stand for, those that match the gateway's clock, if the name is the gateway's
+        own zone."""
         at = self.at
         if at is None or self.offset is None or name != self.name:
             return zones
         return [zone for zone in zones if at.astimezone(zone).utcoffset() == self.offset] or zones
 
     @classmethod
-    def greeted(cls, told: str, now: datetime) -> GatewayZone:
-        """From the time in the greeting (`20261121 09:30:00 EST`), which is the gateway's own now. Nothing is known where that is no time."""
-        found = _FORM.fullmatch(told.strip())
+    def greeted(cls, reported: str, now: datetime) -> GatewayZone:
+        """From the time in the greeting (`20261121 09:30:00 EST`), which is the gateway's present time. Empty if
+        that is no time."""
+        found = _FORM.fullmatch(reported.strip())
         local = None if found is None or found["between"] == "-" else _local(found)
         if found is None or local is None:
             return cls()
@@ -133,18 +138,18 @@ class GatewayZone:
         return cls(found["zone"].strip(), offset if is_offset else None, now)
 
 
-def read(told: str, *, heard_at: datetime, zone: str = "", gateway: GatewayZone = GatewayZone()) -> Moment:
-    """The instant that the gateway means. `YYYYMMDD-HH:MM:SS` is UTC by its form; a time that names no zone is in `zone`, where that is set,
-    else in the gateway's own. Where two instants are possible (the hour that a clock change doubles or leaves out, `CST`) it is the latest
-    that is not in the future of `heard_at`; what cannot be read, or names no zone and would be in the future, is taken as of `heard_at`. All
-    three are marked as estimated."""
-    text = told.strip()
+def read(reported: str, *, received_at: datetime, zone: str = "", gateway: GatewayZone = GatewayZone()) -> Moment:
+    """The instant that the gateway means. `YYYYMMDD-HH:MM:SS` is UTC by its form. A time without a zone is in
+    `zone`, if set, else in the gateway's zone. If several instants are possible (an hour repeated or skipped by a
+    clock change, `CST`), it is the latest that is not after `received_at`. A time that cannot be read, or names no
+    zone and would be in the future, becomes `received_at`. All three are marked as estimated."""
+    text = reported.strip()
     if _EPOCH.fullmatch(text):
         return Moment(at=datetime.fromtimestamp(int(text), UTC))
     found = _FORM.fullmatch(text)
     local = None if found is None else _local(found)
     if found is None or local is None:
-        return Moment(at=heard_at, is_estimated=True, trouble=f"its time is {_shown(told)}")
+        return Moment(at=received_at, is_estimated=True, trouble=f"its time is {_shown(reported)}")
     named = found["zone"].strip()
     if not named and found["between"] == "-":
         return Moment(at=local.replace(tzinfo=UTC))
@@ -152,17 +157,17 @@ def read(told: str, *, heard_at: datetime, zone: str = "", gateway: GatewayZone 
     name = wanted or gateway.name
     zones = gateway.narrowed(name, _zones(name))
     if zones:
-        moment = _chosen(local, zones, told, heard_at)
-        if named or moment.at <= heard_at + _AHEAD:
+        moment = _chosen(local, zones, reported, received_at)
+        if named or moment.at <= received_at + _AHEAD:
             return moment
-        words = f"its time {_shown(told)} names no zone, and in {name} it would be in the future"
-        return Moment(at=heard_at, is_estimated=True, trouble=words)
+        words = f"its time {_shown(reported)} names no zone, and in {name} it would be in the future"
+        return Moment(at=received_at, is_estimated=True, trouble=words)
     if gateway.offset is not None and wanted in ("", gateway.name):
         at = (local - gateway.offset).replace(tzinfo=UTC)
-        words = f"its time is {_shown(told)}, read by the gateway's clock, which was {_offset_words(gateway.offset)}"
+        words = f"its time is {_shown(reported)}, read by the gateway's clock, which was {_offset_text(gateway.offset)}"
         return Moment(at=at, is_estimated=True, trouble=words)
     lack = "names no zone" if not named else "is in a zone that is not known"
-    return Moment(at=heard_at, is_estimated=True, trouble=f"its time {_shown(told)} {lack}")
+    return Moment(at=received_at, is_estimated=True, trouble=f"its time {_shown(reported)} {lack}")
 
 
 def _local(found: re.Match[str]) -> datetime | None:
@@ -177,7 +182,7 @@ def _local(found: re.Match[str]) -> datetime | None:
 
 
 def _zones(name: str) -> list[tzinfo]:
-    """What the name may stand for; empty if it is not known."""
+    """The zones that the name may stand for; empty if it is unknown."""
     offset = _OFFSET.fullmatch(name)
     if offset is not None:
         delta = timedelta(hours=int(offset["hours"]), minutes=int(offset["minutes"] or 0))
@@ -189,24 +194,26 @@ def _zones(name: str) -> list[tzinfo]:
             continue
         try:
             zones.append(ZoneInfo(each))
-        except (LookupError, ValueError, OSError):  # no such key, no such name at all, a folder of the database
+        except (LookupError, ValueError, OSError):  # no such key, an invalid name, or a folder of the database
             return []
     return zones
 
 
-def _chosen(local: datetime, zones: list[tzinfo], told: str, heard_at: datetime) -> Moment:
+def _chosen(local: datetime, zones: list[tzinfo], reported: str, received_at: datetime) -> Moment:
     possible = sorted({local.replace(tzinfo=zone, fold=fold).astimezone(UTC) for zone in zones for fold in (0, 1)})
     if len(possible) == 1:
         return Moment(at=possible[0])
-    past = [each for each in possible if each <= heard_at + _SKEW]
-    at = min(past[-1] if past else possible[0], heard_at)
-    return Moment(at=at, is_estimated=True, trouble=f"its time {_shown(told)} may be any of {len(possible)} instants")
+    past = [each for each in possible if each <= received_at + _SKEW]
+    at = min(past[-1] if past else possible[0], received_at)
+    return Moment(
+        at=at, is_estimated=True, trouble=f"its time {_shown(reported)} may be any of {len(possible)} instants"
+    )
 
 
-def _offset_words(offset: timedelta) -> str:
+def _offset_text(offset: timedelta) -> str:
     minutes = int(offset / timedelta(minutes=1))
     return f"UTC{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
 
 
-def _shown(told: str) -> str:
-    return repr(told[:60])
+def _shown(reported: str) -> str:
+    return repr(reported[:60])

@@ -1,4 +1,5 @@
-"""A gateway's messages field by field, as far as the adapter has to look at them itself: execution times, and what an unreadable one is about."""
+"""The fields of a gateway's messages, as far as the adapter reads them itself: execution times, and what an
+unreadable message is about."""
 
 from __future__ import annotations
 
@@ -8,18 +9,19 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 EXECUTION_TIME = 15
-"""The place of the time among an execution's fields."""
+"""The position of the time among an execution's fields."""
 _UNUSED_OF_EXECUTION = (3, 7, 23, 24, 25, 28, 30)
-"""Numbers that nothing here heeds: contract, strike, liquidation, cumulative quantity, average price, multiplier of a rule, liquidity."""
+"""Numbers that nothing here uses: contract, strike, liquidation, cumulative quantity, average price, multiplier of a
+rule, liquidity."""
 _QUESTION = {11: 1, 10: 1, 18: 1, 73: 2}
-"""By message: the place of the number of the question that it answers, which is another each time."""
+"""By message: the position of the number of the query that it answers, which differs each time."""
 _OUR_TAG = re.compile(r"[a-z][a-z0-9]{18}", re.ASCII)
 _LARGEST_ID = 2**63
 _SHOWN_CHARACTERS = 400
 
 
 class MessageKind(IntEnum):
-    """Messages of the gateway that something of ours hangs on, by their number."""
+    """The gateway's message types that are used here, by number."""
 
     ORDER_STATUS = 3
     ERROR = 4
@@ -77,39 +79,40 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
-    """A message that could not be decoded, or says what cannot be, with what its fields tell all the same."""
+    """A message that could not be decoded or has impossible values, with what its fields say nevertheless."""
 
     kind: MessageKind | None = None
-    """None: its number is none that is known, or is not told."""
+    """None: its number is missing or unknown."""
     is_numbered: bool = True
-    """False: it does not even tell its number, and may be about anything."""
+    """False: it does not even have a number, and may be about anything."""
     is_other_account: bool = False
-    """It surely is about another account of the login than those asked for."""
+    """It is certainly about another account of the login."""
     tag: str | None = None
-    """Ours; empty: it surely is not ours; None: it cannot be told."""
+    """Ours; empty: certainly not ours; None: unknown."""
     client_id: int = 0
     order_id: int = 0
     perm_id: int = 0
-    """The ids are 0 where they are not told legibly."""
+    """Ids that cannot be read are 0."""
     request_id: int | None = None
     con_id: int = 0
     contract: tuple[str, ...] = ()
-    """Of a position: symbol, kind, expiry, strike, right, multiplier, exchange, currency and local symbol, as they are written."""
+    """Of a position: symbol, type, expiry, strike, right, multiplier, exchange, currency and local symbol, as
+    written."""
     words: str
-    """What it is and how it reads, for people."""
+    """What it is and what it contains, for people."""
 
 
 def execution_to_decode(fields: Sequence[str], seconds: int) -> list[str]:
-    """The message as both client libraries can read it: its time as seconds of the epoch, the one form in which no zone is needed, and without
-    what is not used, which might be unreadable."""
+    """The message as both client libraries can read it: with its time as seconds of the epoch (the one form that
+    needs no zone), and without unused fields, which might be unreadable."""
     decoded = ["" if place in _UNUSED_OF_EXECUTION else field for place, field in enumerate(fields)]
     decoded[EXECUTION_TIME] = str(seconds)
     return decoded
 
 
 def unreadable(fields: Sequence[str], account: str, accounts: Collection[str], why: object) -> Unreadable:
-    """What can be told of a message that cannot be read. `account` is whose news is wanted, `accounts` all of the login: their names show
-    whether the fields are in their places."""
+    """What can be said of an unreadable message. `account` is whose messages are wanted, `accounts` are all of the
+    login: their names show whether the fields are in place."""
     number = _whole(fields, 0)
     kind = MessageKind(number) if number in tuple(MessageKind) else None
     about = _KINDS.get(kind, "a message") if kind is not None else "a message"
@@ -139,7 +142,7 @@ def _shown(fields: Sequence[str]) -> str:
 
 
 def _tag(fields: Sequence[str], kind: MessageKind | None, *, is_in_place: bool) -> str | None:
-    """Wherever it stands: nothing else in these messages looks like one."""
+    """Wherever it is: nothing else in these messages looks like one."""
     if kind is MessageKind.ORDER_STATUS:
         return None
     found = next((field for field in fields if _OUR_TAG.fullmatch(field)), None)
@@ -154,7 +157,7 @@ def _id(fields: Sequence[str], places: dict[MessageKind, int], kind: MessageKind
 
 
 def _whole(fields: Sequence[str], place: int) -> int:
-    """0 for what is no whole number above it."""
+    """0 if it is not a whole number above 0."""
     text = _field(fields, place)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 and int(text) < _LARGEST_ID else 0
 

@@ -1,4 +1,4 @@
-"""The mock broker: the Broker protocol over a paper exchange; the exchange itself is in `exchange`."""
+"""The mock broker: the Broker protocol on top of a paper exchange (`exchange`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from brokers.configuration import AccountConfiguration, Amount, Number, Whole
 from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.file import BookFile
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from brokers.variables import YEAR_SECONDS
 
 _log = logging.getLogger(__name__)
@@ -34,10 +34,10 @@ _UNKNOWN_WHEN_LOST = frozenset({Operation.PLACE, Operation.CANCEL})
 
 
 class Configuration(AccountConfiguration):
-    """One account's settings; amounts in the instrument's currency."""
+    """One account's settings. Amounts are in the instrument's currency."""
 
     path: Path
-    """Where the book is kept."""
+    """The book's file."""
     fill_delay_seconds: Number = Field(0.0, ge=0, le=YEAR_SECONDS)
     rejection_rate: Number = Field(0.0, ge=0, le=1)
     partial_fill_rate: Number = Field(0.0, ge=0, le=1)
@@ -45,7 +45,7 @@ class Configuration(AccountConfiguration):
     commission_per_order: Amount = _MARKET.commission_per_order
     seed: Whole | None = None
     currency: str = _MARKET.currency
-    """ISO 4217; of instruments that name none."""
+    """ISO 4217; for instruments that name none."""
     opening_cash: Amount = _MARKET.opening_cash
 
     @field_validator("currency")
@@ -61,20 +61,21 @@ class Configuration(AccountConfiguration):
 
 
 def create(config: Mapping[str, object]) -> MockBroker:
-    """A mock broker; what may be told are the fields of `Configuration`. Raises ValueError naming all that is wrong."""
+    """A mock broker. The settings are the fields of `Configuration`. Raises ValueError naming everything that is
+    wrong."""
     configuration = Configuration.of(config, broker="mock")
     return MockBroker(account_id=configuration.account_id, path=configuration.path, market=configuration.market)
 
 
 @dataclass(frozen=True, slots=True)
 class _Hit:
-    """The call was not made: these faults come first."""
+    """The call was not made, because these faults come first."""
 
     faults: tuple[Fault, ...]
 
 
 class Venue:
-    """What the accounts of one book share in this process: a thread and an open file, however many accounts they are."""
+    """What the accounts of one book share in this process: one thread and one open file, for any number of accounts."""
 
     def __init__(self, path: Path, thread: ThreadPoolExecutor | None = None) -> None:
         self.path = path
@@ -83,18 +84,18 @@ class Venue:
         self._file: BookFile | None = None
 
     def file(self) -> BookFile:
-        """The open book; only the thread calls this. Raises BrokerUnavailable."""
+        """The open book. To be called in the thread only. Raises BrokerUnavailable."""
         if self._file is None:
             self._file = BookFile(self.path)
         return self._file
 
     def close(self) -> None:
-        """Only the thread calls this."""
+        """To be called in the thread only."""
         if self._file is not None:
             self._file.close()
 
 
-# By their resolved paths. Every account is made by itself, by a factory that knows nothing of the others; here they meet.
+# By resolved path: accounts are created independently, and those of one book share its venue here.
 _venues: dict[Path, Venue] = {}
 
 
@@ -108,7 +109,7 @@ def _enter(path: Path) -> Venue:
 
 
 async def _leave(venue: Venue) -> None:
-    """The last one closes the book."""
+    """The last user closes the book."""
     venue.accounts -= 1
     if not venue.accounts:
         if _venues.get(venue.path) is venue:
@@ -120,11 +121,12 @@ async def _leave(venue: Venue) -> None:
 
 
 class MockBroker:
-    """One account over a paper exchange. A random rejection is a Report with status REJECTED: the book keeps it, so that asking again
-    gives the same answer.
+    """One account at a paper exchange. A random rejection is a Report with status REJECTED, kept in the book, so that
+    asking again gives the same answer.
 
-    The calls of all accounts of a book run one after another in one thread, as its file takes one writer at a time. A call that is
-    cancelled while that thread works is finished there: the book has it whole or not at all, as with a broker whose answer was not waited for.
+    The calls of all accounts of a book run one after another in one thread, because its file allows one writer. A call
+    that is cancelled while the thread works on it is completed there: the book has all of it or nothing, as with a
+    broker whose answer was not awaited.
     """
 
     def __init__(
@@ -153,8 +155,8 @@ class MockBroker:
         self._closed = asyncio.Event()
         self._hint: Callable[[], None] | None = None
         self._due: datetime | None = None
-        self._told: tuple[datetime | None] | None = None
-        """What the thread last told `_set_timer`, None when it must tell anew; only the thread uses it."""
+        self._reported_due: tuple[datetime | None] | None = None
+        """The time last passed to `_set_timer`; None if it must be passed again. Used in the thread only."""
         self._timer: asyncio.TimerHandle | None = None
         self._tick: asyncio.Task[None] | None = None
 
@@ -170,9 +172,9 @@ class MockBroker:
         """Opens the book. Raises BrokerUnavailable."""
         if self._book is None:
             self._closed.clear()
-            self._told = None
+            self._reported_due = None
             venue = self._venue = self._venue or _enter(self._path)
-            with _in_our_words(BrokerUnavailable):
+            with _translated_errors(BrokerUnavailable):
                 self._book = await asyncio.get_running_loop().run_in_executor(venue.thread, self._open, venue)
         try:
             await self._ask(Operation.CONNECT, lambda book: book.advance())
@@ -181,11 +183,11 @@ class MockBroker:
             raise
 
     async def fitted(self, ticket: Ticket) -> Ticket:
-        """As it is: every price and quantity is taken."""
+        """Unchanged: every price and quantity is accepted."""
         return ticket
 
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
-        """Nothing: the mock gives its ids when placing."""
+        """None: the mock assigns ids when placing."""
         return None
 
     async def place_order(self, ticket: Ticket) -> Report:
@@ -204,7 +206,7 @@ class MockBroker:
         return await self._ask(Operation.FIND, lambda book: book.find(client_order_id), client_order_id)
 
     async def find_all(self, client_order_ids: Collection[str]) -> Mapping[str, Report | None]:
-        """One after the other: the book finds orders by their ids."""
+        """One after another: the book finds orders by id."""
         return {tag: await self.find(tag) for tag in client_order_ids}
 
     async def positions(self) -> Sequence[BrokerPosition]:
@@ -214,11 +216,12 @@ class MockBroker:
         return await self._ask(Operation.BALANCES, lambda book: book.balances())
 
     def on_hint(self, callback: Callable[[], None] | None) -> None:
-        """`callback` is called when something planned has happened. What another process does to the book is noticed only by asking."""
+        """`callback` is called when something scheduled has happened. Changes by other processes are noticed only by
+        asking."""
         self._hint = callback
 
     async def close(self) -> None:
-        """Calls that wait for an answer end with OutcomeUnknown; the book keeps what it has."""
+        """Waiting calls end with OutcomeUnknown; the book keeps what it has."""
         self._closed.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -239,7 +242,8 @@ class MockBroker:
     async def _ask(
         self, operation: Operation, call: _BookCall[_T], client_order_id: str = "", symbol: str | None = None
     ) -> _T:
-        """Makes the call, unless faults stand in its way, which are then played. In one hop to the thread if there are none."""
+        """Makes the call, unless faults hit it, which are then carried out. Without faults it takes one switch to
+        the thread."""
 
         def call_unless_hit(book: PaperExchange) -> _T | _Hit:
             faults = book.draw(operation, client_order_id, symbol)
@@ -282,20 +286,21 @@ class MockBroker:
             try:
                 return call(book)
             finally:
-                # Told from here and not after the await below, which a cancelled caller never passes.
-                self._tell_due(book, loop)
+                # From here and not after the await below, which a cancelled caller never passes.
+                self._report_due(book, loop)
 
-        with _in_our_words(lost):
+        with _translated_errors(lost):
             return await loop.run_in_executor(venue.thread, work)
 
-    def _tell_due(self, book: PaperExchange, loop: asyncio.AbstractEventLoop) -> None:
+    def _report_due(self, book: PaperExchange, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            told = (book.next_due(),)
-            if told != self._told:
-                self._told = told
-                loop.call_soon_threadsafe(self._set_timer, *told)
+            reported = (book.next_due(),)
+            if reported != self._reported_due:
+                self._reported_due = reported
+                loop.call_soon_threadsafe(self._set_timer, *reported)
         except (BrokerError, RuntimeError) as exc:
-            # The call before it has its own outcome, which this must not hide: a hint is lost, or the loop is closed already.
+            # The call before it has its own outcome, which this error must not hide: only a hint is lost, or the loop
+            # is closed.
             _log.warning("The mock broker could not plan its next hint: %s", exc)
 
     def _open(self, venue: Venue) -> PaperExchange:
@@ -329,12 +334,12 @@ class MockBroker:
             self._give_hint()
 
     def _on_due(self) -> None:
-        self._tick = asyncio.get_running_loop().create_task(self._let_happen())
+        self._tick = asyncio.get_running_loop().create_task(self._advance())
 
-    async def _let_happen(self) -> None:
+    async def _advance(self) -> None:
         def advance(book: PaperExchange) -> None:
-            # A wall clock that was set back leaves the same thing due: the timer must be set for it again.
-            self._told = None
+            # After the wall clock was set back, the same event is due again, and the timer must be set for it again.
+            self._reported_due = None
             book.advance()
 
         try:
@@ -346,8 +351,8 @@ class MockBroker:
 
 
 @contextmanager
-def _in_our_words(lost: type[BrokerError]) -> Iterator[None]:
-    """Every error that is not a broker's becomes `lost`: what it left behind is not known."""
+def _translated_errors(lost: type[BrokerError]) -> Iterator[None]:
+    """Turns every error that is not a broker's into `lost`, since its effect is unknown."""
     try:
         yield
     except BrokerError:

@@ -1,4 +1,5 @@
-"""The rows of the paper exchange's book as values, its questions and its changes; no transaction, and nothing decided about an order."""
+"""The rows of the paper exchange's book as values: queries and updates. No transactions, and no decisions about
+orders."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any
 
 from brokers.base import AssetClass, Instrument, OptionRight, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.errors import OrderAlreadyExists
-from brokers.paper.words import Execution, PaperFill, PaperOrder, Planned, Step, time_of
+from brokers.paper.model import Execution, PaperFill, PaperOrder, Planned, Step, time_of
 
 _INSTRUMENT_COLUMNS = "symbol, asset_class, exchange, expiry, strike, call_or_put, o.currency, multiplier, underlying, con_id, trading_class, isin"
 _ORDER_COLUMNS = (
@@ -27,7 +28,7 @@ _DAY_MICROSECONDS = 86_400 * 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """One row of the plan."""
+    """One scheduled step of an order."""
 
     row_id: int
     order_number: int
@@ -42,12 +43,12 @@ def orders(db: sqlite3.Connection, account_id: str) -> list[PaperOrder]:
 
 
 def order_numbered(db: sqlite3.Connection, number: int) -> PaperOrder:
-    """The order must be there."""
+    """Raises if there is no such order."""
     return _load(db, "number = ?", (number,))[0]
 
 
 def orders_under(db: sqlite3.Connection, account_id: str, client_order_id: str) -> list[PaperOrder]:
-    """In the sequence of their last change."""
+    """In the order of their last change."""
     return _load(db, "account = ? AND client_id = ?", (account_id, client_order_id))
 
 
@@ -59,12 +60,13 @@ def order_with_broker_id(db: sqlite3.Connection, account_id: str, broker_order_i
 def orders_changed_after(
     db: sqlite3.Connection, account_id: str, mark: int, limit: int | None = None
 ) -> list[PaperOrder]:
-    """In the sequence of their last change; at most `limit`."""
+    """At most `limit` orders, in the order of their last change."""
     return _load(db, "account = ? AND changed > ?", (account_id, mark), limit)
 
 
 def orders_of_the_day(db: sqlite3.Connection, account_id: str, moment: int, limit: int | None) -> list[PaperOrder]:
-    """Those changed within 24 hours and the unfinished ones, in the sequence of their last change; at most `limit`."""
+    """The orders changed within 24 hours and all unfinished ones, at most `limit`, in the order of their last
+    change."""
     return _load(
         db,
         "number IN (SELECT number FROM orders WHERE account = ? AND changed_at >= ?"
@@ -84,7 +86,7 @@ def symbol_under(db: sqlite3.Connection, account_id: str, client_order_id: str) 
 
 
 def numbers_good_for_the_day(db: sqlite3.Connection, account_id: str) -> list[int]:
-    """Working orders that said DAY, or nothing."""
+    """Working orders with time in force DAY or none."""
     rows = db.execute(
         "SELECT number FROM orders WHERE account = ? AND status = 'WORKING' AND coalesce(tif, 'DAY') = 'DAY'",
         (account_id,),
@@ -105,7 +107,7 @@ def number_of_filled_order(db: sqlite3.Connection, account_id: str, fill_id: str
 
 
 def executions(db: sqlite3.Connection, account_id: str) -> Iterator[Execution]:
-    """The fills that stand, and the transfers, by time."""
+    """The fills that are not busted, and transfers, by time."""
     moved = _INSTRUMENT_COLUMNS.replace("o.", "")
     rows = db.execute(
         f"SELECT f.quantity, f.price, f.commission, f.currency, o.side, o.product, f.at, f.number, {_INSTRUMENT_COLUMNS}"
@@ -129,7 +131,7 @@ def executions(db: sqlite3.Connection, account_id: str) -> Iterator[Execution]:
 
 
 def mark(db: sqlite3.Connection) -> int:
-    """The number of the last change to anything in the book."""
+    """The number of the latest change in the book."""
     value: int = db.execute("SELECT value FROM counters WHERE name = 'change'").fetchone()[0]
     return value
 
@@ -149,8 +151,8 @@ def next_due(db: sqlite3.Connection, account_id: str) -> int | None:
     return due
 
 
-def what_is_due(db: sqlite3.Connection, account_id: str, moment: int) -> list[PlanRow]:
-    """In the sequence in which it is due."""
+def due_rows(db: sqlite3.Connection, account_id: str, moment: int) -> list[PlanRow]:
+    """In the order in which the steps are due."""
     rows = db.execute(
         "SELECT id, order_number, due, step, quantity, price, commission, reason FROM plan"
         " WHERE account = ? AND due <= ? ORDER BY due, id",
@@ -179,8 +181,9 @@ def insert_order(
     *,
     unique_client_order_id: bool,
 ) -> None:
-    """A working order. Raises OrderAlreadyExists for a repeated broker id, and for a repeated client id that must be unique."""
-    thing = ticket.instrument
+    """A working order. Raises OrderAlreadyExists for a repeated broker id, and for a repeated client id that must be
+    unique."""
+    instrument = ticket.instrument
     client_id = ticket.client_order_id
     guard = client_id if unique_client_order_id else None
     try:
@@ -192,7 +195,7 @@ def insert_order(
                 account_id,
                 client_id,
                 broker_id,
-                *_columns_of(thing),
+                *_columns_of(instrument),
                 ticket.side,
                 str(ticket.quantity),
                 ticket.order_type,
@@ -247,20 +250,20 @@ def insert_fill(
 def insert_transfer(
     db: sqlite3.Connection,
     account_id: str,
-    thing: Instrument,
+    instrument: Instrument,
     quantity: Decimal,
     price: Decimal,
     product: str | None,
     moment: int,
 ) -> None:
-    """Signed: what comes without an execution is above 0, what leaves so below."""
+    """Signed: positive for an arrival without an execution, negative for a departure."""
     db.execute(
         "INSERT INTO transfers (number, account, symbol, asset_class, exchange, expiry, strike, call_or_put, currency, multiplier, underlying,"
         f" con_id, trading_class, isin, quantity, price, product, at) VALUES ({', '.join('?' * 18)})",
         (
             count(db, "change"),
             account_id,
-            *_columns_of(thing),
+            *_columns_of(instrument),
             str(quantity),
             str(price),
             product,
@@ -276,7 +279,7 @@ def touch(
     status: ReportStatus | None = None,
     reason: str | None = None,
 ) -> None:
-    """Marks an order as changed; None leaves its status or reason as it is."""
+    """Marks an order as changed. None keeps its status or reason."""
     db.execute(
         "UPDATE orders SET status = coalesce(?, status), reason = coalesce(?, reason), changed_at = max(changed_at, ?), changed = ?"
         " WHERE number = ?",
@@ -289,7 +292,7 @@ def charge(db: sqlite3.Connection, fill_id: str, commission: Decimal | None) -> 
 
 
 def bust(db: sqlite3.Connection, fill_id: str) -> bool:
-    """False: it is busted already."""
+    """False: it was busted before."""
     return db.execute("UPDATE fills SET busted = 1 WHERE fill_id = ? AND busted = 0", (fill_id,)).rowcount > 0
 
 
@@ -310,17 +313,17 @@ def schedule(db: sqlite3.Connection, account_id: str, order_number: int, planned
     )
 
 
-def strike_out(db: sqlite3.Connection, row: PlanRow) -> None:
+def unschedule(db: sqlite3.Connection, row: PlanRow) -> None:
     db.execute("DELETE FROM plan WHERE id = ?", (row.row_id,))
 
 
-def strike_out_all_of(db: sqlite3.Connection, order_number: int) -> None:
-    """All that is planned for an order, but the commission of what is filled already."""
+def unschedule_order(db: sqlite3.Connection, order_number: int) -> None:
+    """Cancels everything scheduled for an order, except commissions of fills that have happened."""
     db.execute("DELETE FROM plan WHERE order_number = ? AND step <> ?", (order_number, Step.COMMISSION))
 
 
 def count(db: sqlite3.Connection, name: str) -> int:
-    """The next number of `order`, `fill` or `change`."""
+    """The next number of the sequence `order`, `fill` or `change`."""
     row = db.execute("UPDATE counters SET value = value + 1 WHERE name = ? RETURNING value", (name,)).fetchone()
     value: int = row[0]
     return value
@@ -332,7 +335,7 @@ def count(db: sqlite3.Connection, name: str) -> int:
 def _load(
     db: sqlite3.Connection, where: str, parameters: tuple[object, ...], limit: int | None = None
 ) -> list[PaperOrder]:
-    """The orders that fit, with their fills, in the sequence of their last change; at most `limit`."""
+    """At most `limit` matching orders with their fills, in the order of their last change."""
     sequence = "ORDER BY changed" if limit is None else f"ORDER BY changed LIMIT {limit}"
     rows = db.execute(f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {where} {sequence}", parameters).fetchall()
     if not rows:
@@ -386,21 +389,21 @@ def _order(row: tuple[Any, ...], fills: tuple[PaperFill, ...]) -> PaperOrder:
     )
 
 
-def _columns_of(thing: Instrument) -> tuple[Any, ...]:
-    """In the sequence in which `_instrument` reads them."""
+def _columns_of(instrument: Instrument) -> tuple[Any, ...]:
+    """In the order in which `_instrument` reads them."""
     return (
-        thing.symbol,
-        thing.asset_class,
-        thing.exchange,
-        thing.expiry,
-        text_of(thing.strike),
-        thing.right,
-        thing.currency,
-        text_of(thing.multiplier),
-        thing.underlying,
-        thing.con_id,
-        thing.trading_class,
-        thing.isin,
+        instrument.symbol,
+        instrument.asset_class,
+        instrument.exchange,
+        instrument.expiry,
+        text_of(instrument.strike),
+        instrument.right,
+        instrument.currency,
+        text_of(instrument.multiplier),
+        instrument.underlying,
+        instrument.con_id,
+        instrument.trading_class,
+        instrument.isin,
     )
 
 

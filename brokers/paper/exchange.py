@@ -1,4 +1,5 @@
-"""The paper exchange: an order's life from acceptance to its end, by luck, time and faults to order; no SQL, no event loop, no network."""
+"""The paper exchange: the life of an order from acceptance to its end, by chance, time and armed faults. No SQL, no
+event loop, no network."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from brokers.paper import book as paper_book
 from brokers.paper import faults as paper_faults
 from brokers.paper import market as paper_market
 from brokers.paper.file import BookFile
-from brokers.paper.words import (
+from brokers.paper.model import (
     LIMITED,
     Action,
     Execution,
@@ -46,14 +47,14 @@ from brokers.paper.words import (
 class PaperExchange:
     """One account's view of a book in the SQLite file `path`, which several accounts, threads and processes may share.
 
-    Every call is atomic, and what is due by then happens first. What has been answered survives the death of the process.
-    Calls meant for adapters raise the errors of `brokers.errors` only; those meant for tests and simulators (`fill_order` and the like)
-    raise ValueError for what makes no sense.
+    Every call is atomic; events that are due by then happen first. What was answered survives a crash of the process.
+    Calls for adapters raise only the errors of `brokers.errors`; those for tests and simulators (`fill_order` and the
+    like) raise ValueError for impossible requests.
 
-    `broker_order_id_format` is filled with `number` and `time` (UTC datetime of acceptance), `fill_id_format` with `number`.
-    `corrected_fill_id` makes the id of a correction from that of the fill in whose place it comes; without it that is an id like any other.
-    With `unique_client_order_ids` false a client order id may be used again (as at venues where it is only a tag).
-    `faults` are armed once per book, however often it is opened with them.
+    `broker_order_id_format` is filled with `number` and `time` (UTC time of acceptance), `fill_id_format` with
+    `number`. `corrected_fill_id` makes the id of a correction from that of the corrected fill; without it, it is an
+    ordinary id. With `unique_client_order_ids` false a client order id may repeat (as at venues where it is only a
+    tag). `faults` are armed once per book, however often it is opened with them.
     """
 
     def __init__(
@@ -71,9 +72,11 @@ class PaperExchange:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         file: BookFile | None = None,
     ) -> None:
-        """Opens the book, making it (for its owner only) where there is none. Raises BrokerUnavailable when it cannot be opened.
+        """Opens the book, creating it (for its owner only) if there is none. Raises BrokerUnavailable if it cannot be
+        opened.
 
-        `file` is the book at `path` where it is open already, for the accounts of one process to share; who opened it closes it.
+        `file` is the book at `path` if it is already open, shared by the accounts of one process; whoever opened it
+        closes it.
         """
         self.path = Path(path)
         self.account_id = account_id
@@ -90,7 +93,7 @@ class PaperExchange:
             self._arm(faults, named=True)
 
     def close(self) -> None:
-        """Working orders and the plan stay in the book."""
+        """Working orders and scheduled steps stay in the book."""
         file, self._file = self._file, None
         if file is not None and self._owns_file:
             file.close()
@@ -98,11 +101,12 @@ class PaperExchange:
     # What an adapter calls
 
     def place(self, ticket: Ticket, now: datetime | None = None) -> Report:
-        """Accepts the order, or rejects it for good (a Report with status REJECTED), and tells its state, which with a delay of 0 is the last.
-        An empty `client_order_id` is an order that is somebody else's: it may be repeated.
+        """Accepts the order, or rejects it for good (a Report with status REJECTED), and returns its state, which is
+        final if the fill delay is 0. With an empty `client_order_id` it is somebody else's order, and may repeat.
 
-        Raises OrderRefused for a ticket that no venue could take, OrderAlreadyExists for a repeated id, BrokerUnavailable when the book
-        surely has nothing of it, OutcomeUnknown when the commit failed."""
+        Raises OrderRefused for a ticket that no venue could accept, OrderAlreadyExists for a repeated id,
+        BrokerUnavailable if it is certainly not in the book, OutcomeUnknown if the commit failed.
+        """
         _refuse_nonsense(ticket)
         moment = self._moment(now)
         with self._writing() as db:
@@ -113,7 +117,7 @@ class PaperExchange:
             return paper_book.order_numbered(db, number).report()
 
     def cancel(self, ref: OrderRef, now: datetime | None = None) -> None:
-        """Cancels what is open. Raises OrderRefused for an unknown or a finished order, else as `place`."""
+        """Cancels what is open. Raises OrderRefused for an unknown or finished order, else as `place`."""
         moment = self._moment(now)
         self.advance(now)
         with self._writing() as db:
@@ -126,7 +130,7 @@ class PaperExchange:
             faults = self._faults_in_the_book(db, Operation.CANCEL, ticket, moment)
             if Action.IGNORE_CANCEL in faults:
                 return
-            paper_book.strike_out_all_of(db, order.number)
+            paper_book.unschedule_order(db, order.number)
             if Action.CANCEL_RACE in faults:
                 charged = self._commission(order)
                 self._record_fill(db, order, order.open_quantity, self._price(ticket), moment, moment, charged)
@@ -141,10 +145,10 @@ class PaperExchange:
                 self._apply_due(db, moment)
 
     def reports(self, since: int | None = None, now: datetime | None = None, *, at_most: int | None = None) -> Reports:
-        """The orders changed after the mark `since`; without a mark those of the current UTC day, the unfinished ones and those changed
-        within 24 hours. In the sequence of their last change. A hidden order holds the mark back, so that it is told later. Of more than
-        `at_most` the first come, and the rest is to be asked for from the mark; faults of the plan hit whole answers only.
-        Raises BrokerUnavailable."""
+        """The orders changed after the mark `since`; without a mark, those of the current UTC day, the unfinished
+        ones, and those changed within 24 hours. In the order of their last change. An order hidden by a fault holds
+        the mark back, so that it is reported later. Of more than `at_most`, the first are returned, and the rest is
+        to be requested from the mark; armed faults apply to whole answers only. Raises BrokerUnavailable."""
         moment = self._moment(now)
         self.advance(now)
         with self._reading() as db:
@@ -158,11 +162,11 @@ class PaperExchange:
         if armed:
             with self._writing(BrokerUnavailable) as db:
                 found, mark = paper_faults.distort(db, self.account_id, found, mark, moment)
-        goes_on = limit is not None and len(found) == limit
-        return Reports([order.report() for order in found], found[-1].change if goes_on else mark, goes_on)
+        has_more = limit is not None and len(found) == limit
+        return Reports([order.report() for order in found], found[-1].change if has_more else mark, has_more)
 
     def find(self, client_order_id: str, now: datetime | None = None) -> Report | None:
-        """The order under this id (the newest, where ids may repeat), whatever its age. Raises BrokerUnavailable."""
+        """The order with this id (the newest, if ids may repeat), however old. Raises BrokerUnavailable."""
         moment = self._moment(now)
         self.advance(now)
         with self._reading() as db:
@@ -179,11 +183,12 @@ class PaperExchange:
         return order.report()
 
     def positions(self, now: datetime | None = None) -> tuple[BrokerPosition, ...]:
-        """What the fills that stand add up to; flat ones are left out. Raises BrokerUnavailable."""
+        """The sums of the fills that are not busted, without flat ones. Raises BrokerUnavailable."""
         return self._fold(now).positions
 
     def balances(self, now: datetime | None = None) -> tuple[Balance, ...]:
-        """Opening cash and what the fills that stand moved, per currency; equity counts positions at their last fill's price."""
+        """Opening cash plus the effect of the fills that are not busted, per currency. Equity values positions at
+        the price of their last fill."""
         return self._fold(now).balances
 
     def draw(
@@ -193,8 +198,8 @@ class PaperExchange:
         symbol: str | None = None,
         now: datetime | None = None,
     ) -> tuple[Fault, ...]:
-        """The faults that hit this call on the way to the book, counted as spent; for the caller to play. Without `symbol` the book's own
-        order tells it. Raises BrokerUnavailable."""
+        """The faults that hit this call on its way to the book, for the caller to carry out; they count as used.
+        Without `symbol` it is taken from the order in the book. Raises BrokerUnavailable."""
         with self._reading() as db:
             if not paper_faults.armed_for(db, operation):
                 return ()
@@ -207,7 +212,7 @@ class PaperExchange:
             )
 
     def advance(self, now: datetime | None = None) -> bool:
-        """Lets everything happen that is due; true if that was anything. Cheap when nothing is. Raises BrokerUnavailable."""
+        """Carries out everything that is due; True if there was anything. Cheap if not. Raises BrokerUnavailable."""
         moment = self._moment(now)
         with self._reading() as db:
             is_due = paper_book.is_anything_due(db, self.account_id, moment)
@@ -217,7 +222,7 @@ class PaperExchange:
             return self._apply_due(db, moment) > 0
 
     def next_due(self) -> datetime | None:
-        """When the next planned thing happens; None: nothing is planned. Raises BrokerUnavailable."""
+        """When the next scheduled step is due. None: there is none. Raises BrokerUnavailable."""
         with self._reading() as db:
             due = paper_book.next_due(db, self.account_id)
         return None if due is None else time_of(due)
@@ -225,7 +230,8 @@ class PaperExchange:
     # What tests and simulators call
 
     def orders(self, client_order_id: str | None = None) -> list[PaperOrder]:
-        """The plain truth about this account's orders (all, or those under one client id), oldest first; nothing is hidden or let happen."""
+        """The true state of this account's orders (all, or those with one client id), oldest first. Faults hide
+        nothing, and due steps are not carried out."""
         with self._reading() as db:
             if client_order_id is None:
                 found = paper_book.orders(db, self.account_id)
@@ -234,26 +240,26 @@ class PaperExchange:
         return sorted(found, key=lambda order: order.number)
 
     def order(self, broker_order_id: str) -> PaperOrder | None:
-        """The plain truth about one order; None: there is none."""
+        """The true state of one order. None: there is none."""
         with self._reading() as db:
             return paper_book.order_with_broker_id(db, self.account_id, broker_order_id)
 
     def mark(self) -> int:
-        """The number of the last change to anything in the book."""
+        """The number of the latest change in the book."""
         with self._reading() as db:
             return paper_book.mark(db)
 
     def changed_since(self, mark: int) -> list[PaperOrder]:
-        """The plain truth about the orders that changed after `mark`, in the sequence of their last change."""
+        """The true state of the orders changed after `mark`, in the order of their last change."""
         with self._reading() as db:
             return paper_book.orders_changed_after(db, self.account_id, mark)
 
     def add_fault(self, fault: Fault) -> None:
-        """Arms it in the book: it hits whichever process makes the call."""
+        """Arms a fault in the book: it hits calls of any process."""
         self._arm((fault,), named=False)
 
     def armed_faults(self, operation: Operation) -> list[Fault]:
-        """Those that can still hit a call, whatever account they are for."""
+        """Those that can still hit a call, of any account."""
         with self._reading() as db:
             return [armed.fault for armed in paper_faults.armed_for(db, operation)]
 
@@ -274,8 +280,8 @@ class PaperExchange:
         now: datetime | None = None,
     ) -> PaperFill:
         """Fills a working order now (default: all that is open, at the order's own price, with the market's commission).
-        `late_commission` leaves it out until `set_commission`. Raises ValueError for more than is open, unless with `force`, which also
-        fills finished orders."""
+        `late_commission` omits the commission until `set_commission`. Raises ValueError for more than is open, unless
+        with `force`, which also fills finished orders."""
         moment = self._moment(now)
         with self._writing() as db:
             order = self._existing(db, ref)
@@ -288,14 +294,14 @@ class PaperExchange:
             return next(fill for fill in self._existing(db, ref).fills if fill.fill_id == fill_id)
 
     def set_commission(self, fill_id: str, commission: Decimal, now: datetime | None = None) -> None:
-        """Tells or changes a fill's commission. Raises ValueError for an unknown fill."""
+        """Sets or changes a fill's commission. Raises ValueError for an unknown fill."""
         with self._writing() as db:
             number = paper_book.number_of_filled_order(db, self.account_id, fill_id)
             paper_book.charge(db, fill_id, commission)
             paper_book.touch(db, number, self._moment(now))
 
     def bust_fill(self, fill_id: str, now: datetime | None = None) -> None:
-        """Annuls an execution; the order's status stays. Raises ValueError for an unknown or already busted fill."""
+        """Busts an execution; the order's status stays. Raises ValueError for an unknown or already busted fill."""
         with self._writing() as db:
             self._bust(db, fill_id, self._moment(now))
 
@@ -307,8 +313,8 @@ class PaperExchange:
         price: Decimal | None = None,
         now: datetime | None = None,
     ) -> PaperFill:
-        """Annuls an execution and puts a new one, with an id of its own, in its place. Raises ValueError as `bust_fill` does, and for a
-        quantity that would make the order overfilled."""
+        """Busts an execution and replaces it by a new one with its own id. Raises ValueError as `bust_fill` does,
+        and for a quantity that would overfill the order."""
         moment = self._moment(now)
         with self._writing() as db:
             order_number = self._bust(db, fill_id, moment)
@@ -339,8 +345,8 @@ class PaperExchange:
         product: str | None = None,
         now: datetime | None = None,
     ) -> PaperOrder:
-        """An order of somebody else, without a client id, filled at once: a person at the broker's own screen, or the broker that squares
-        off. Below 0: it sells. Without a price at the symbol's."""
+        """An order of somebody else, without a client id, filled at once: a person at the broker's own screen, or
+        the broker's square-off. A negative quantity sells. Without a price, at the symbol's."""
         moment = self._moment(now)
         ticket = Ticket(
             client_order_id="",
@@ -366,21 +372,21 @@ class PaperExchange:
         product: str | None = None,
         now: datetime | None = None,
     ) -> None:
-        """So much comes (below 0: leaves) without an order, an execution or money: an assignment, an expiry, a split, a transfer.
-        Raises ValueError for no quantity."""
+        """So much arrives (negative: leaves) without an order, an execution or money: an assignment, an expiry, a
+        split, a transfer. Raises ValueError for a quantity of 0."""
         if not quantity.is_finite() or not quantity:
             raise ValueError(f"{quantity} cannot move")
         with self._writing() as db:
             paper_book.insert_transfer(db, self.account_id, instrument, quantity, price, product, self._moment(now))
 
     def executions(self) -> list[Execution]:
-        """The fills that stand, and what moved without one, by time."""
+        """The fills that are not busted, and transfers, by time."""
         self.advance()
         with self._reading() as db:
             return list(paper_book.executions(db, self.account_id))
 
     def reject_order(self, ref: OrderRef, reason: str, now: datetime | None = None) -> None:
-        """The venue's late no to a working order. Raises ValueError for any other."""
+        """The venue's late rejection of a working order. Raises ValueError for any other."""
         self._finish(ref, ReportStatus.REJECTED, reason, now)
 
     def cancel_unasked(self, ref: OrderRef, reason: str, now: datetime | None = None) -> None:
@@ -388,13 +394,13 @@ class PaperExchange:
         self._finish(ref, ReportStatus.CANCELLED, reason, now)
 
     def expire_day(self, now: datetime | None = None) -> int:
-        """The session ends: orders that were good for the day (or said nothing) expire. Returns how many."""
+        """The session ends: orders with time in force DAY or none expire. Returns how many."""
         moment = self._moment(now)
         self.advance(now)
         with self._writing() as db:
             numbers = paper_book.numbers_good_for_the_day(db, self.account_id)
             for number in numbers:
-                paper_book.strike_out_all_of(db, number)
+                paper_book.unschedule_order(db, number)
                 paper_book.touch(db, number, moment, ReportStatus.EXPIRED, "Expired at the end of the day")
             return len(numbers)
 
@@ -417,7 +423,7 @@ class PaperExchange:
     # Inside a write transaction
 
     def _accept(self, db: sqlite3.Connection, ticket: Ticket, moment: int) -> int:
-        """The order's number."""
+        """Returns the order's number."""
         number = paper_book.count(db, "order")
         paper_book.insert_order(
             db,
@@ -433,16 +439,16 @@ class PaperExchange:
     def _plan(
         self, db: sqlite3.Connection, number: int, ticket: Ticket, faults: dict[Action, Fault], moment: int
     ) -> None:
-        fate = paper_market.fate_of(ticket, self.market, faults, moment)
-        if fate.rejection is not None:
-            paper_book.touch(db, number, moment, ReportStatus.REJECTED, fate.rejection)
-        for planned in fate.plan:
+        decision = paper_market.decide(ticket, self.market, faults, moment)
+        if decision.rejection is not None:
+            paper_book.touch(db, number, moment, ReportStatus.REJECTED, decision.rejection)
+        for planned in decision.plan:
             paper_book.schedule(db, self.account_id, number, planned)
 
     def _apply_due(self, db: sqlite3.Connection, moment: int) -> int:
-        rows = paper_book.what_is_due(db, self.account_id, moment)
+        rows = paper_book.due_rows(db, self.account_id, moment)
         for row in rows:
-            paper_book.strike_out(db, row)
+            paper_book.unschedule(db, row)
             order = paper_book.order_numbered(db, row.order_number)
             planned = row.planned
             if planned.step is Step.FILL:
@@ -504,7 +510,7 @@ class PaperExchange:
             order = self._existing(db, ref)
             if order.status is not ReportStatus.WORKING:
                 raise ValueError(f"the order is {order.status}")
-            paper_book.strike_out_all_of(db, order.number)
+            paper_book.unschedule_order(db, order.number)
             paper_book.touch(db, order.number, moment, status, reason)
 
     def _named(self, db: sqlite3.Connection, ref: OrderRef) -> PaperOrder | None:
@@ -523,7 +529,7 @@ class PaperExchange:
         return paper_market.price_of(ticket, self.market)
 
     def symbol_price(self, symbol: str) -> Decimal:
-        """What a symbol costs where the order names no price: 10 to 500, the same for ever with the same seed."""
+        """The price of a symbol if the order names none: 10 to 500, always the same with the same seed."""
         return paper_market.symbol_price(symbol, self.market)
 
     # Faults
@@ -536,7 +542,8 @@ class PaperExchange:
     def _faults_in_the_book(
         self, db: sqlite3.Connection, operation: Operation, ticket: Ticket, moment: int
     ) -> dict[Action, Fault]:
-        """Those that hit a call concerning this order, counted as spent. A book with faults of more kinds overrides this."""
+        """The faults that hit a call about this order; they count as used. A book with other kinds of faults
+        overrides this."""
         drawn = paper_faults.draw(
             db, self.account_id, operation, ticket.client_order_id, ticket.instrument.symbol, moment
         )
@@ -545,7 +552,7 @@ class PaperExchange:
     # Holdings
 
     def _fold(self, now: datetime | None) -> paper_market.Holdings:
-        """Derived from all fills, and kept as long as nothing changes in the book."""
+        """Computed from all fills, and cached until something changes in the book."""
         self.advance(now)
         with self._reading() as db:
             mark = paper_book.mark(db)

@@ -1,4 +1,5 @@
-"""Faults armed in the paper exchange's book: which hit a call, counted, and what they leave of an answer; what they do to an order is not here."""
+"""Faults armed in the paper exchange's book: which of them hit a call, and how they distort an answer. Their effect
+on orders is not here."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from brokers.paper.book import decimal_of, text_of
-from brokers.paper.words import ON_THE_WAY, Action, Fault, Operation, PaperOrder, micros_of
+from brokers.paper.model import ON_THE_WAY, Action, Fault, Operation, PaperOrder, micros_of
 
 _FAULT_COLUMNS = (
     "id, operation, action, client_id, symbol, account, nth, times, reason, seconds, quantity, accepted, until, seen"
@@ -18,7 +19,7 @@ _FAULT_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Armed:
-    """A fault as the book keeps it."""
+    """A fault as stored in the book."""
 
     row_id: int
     fault: Fault
@@ -27,7 +28,7 @@ class Armed:
 
 
 def arm(db: sqlite3.Connection, faults: Iterable[Fault], moment: int, *, named: bool) -> None:
-    """Those that are `named` by their place and fields are armed once per book."""
+    """`named` faults, identified by place and fields, are armed once per book."""
     for index, fault in enumerate(faults):
         name = hashlib.sha256(f"{index}:{fault!r}".encode()).hexdigest() if named else None
         timed = fault.action is Action.HIDE and fault.seconds > 0
@@ -93,7 +94,7 @@ def draw(
     *,
     on_the_way: bool = False,
 ) -> list[Fault]:
-    """The armed faults, of the way or of the book, that hit a call concerning this order; each hit is counted."""
+    """The armed faults, on the way or in the book, that hit a call about this order; each hit is counted."""
     hits = []
     for armed in armed_for(db, operation):
         if (armed.fault.action in ON_THE_WAY) is on_the_way and armed.fault.concerns(client_order_id, symbol):
@@ -104,7 +105,7 @@ def draw(
 def distort(
     db: sqlite3.Connection, account_id: str, found: list[PaperOrder], mark: int, moment: int
 ) -> tuple[list[PaperOrder], int]:
-    """What the faults of the book leave of an answer."""
+    """The answer as distorted by the faults of the book."""
     for armed in armed_for(db, Operation.REPORTS):
         fault = armed.fault
         if fault.action is Action.HIDE:

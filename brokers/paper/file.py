@@ -1,4 +1,5 @@
-"""The SQLite file of the paper exchange's book: its tables, how it is made, opened and shared, its transactions; none of its rows."""
+"""The SQLite file of the paper exchange's book: its schema, how it is created, opened and shared, and its
+transactions. Not its rows."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ _SCHEMA_VERSION = 2
 _SCHEMA = (
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO counters VALUES ('order', 0), ('fill', 0), ('change', 0)",
-    # `guard` is the client id where the venue refuses a repeated one, else NULL, which UNIQUE lets repeat.
+    # `guard` is the client id if the venue refuses a repeated one, else NULL, which UNIQUE allows to repeat.
     """CREATE TABLE orders (
         number INTEGER PRIMARY KEY, account TEXT NOT NULL, client_id TEXT NOT NULL, guard TEXT, broker_id TEXT NOT NULL,
         symbol TEXT NOT NULL, asset_class TEXT NOT NULL, exchange TEXT, expiry TEXT, strike TEXT, call_or_put TEXT, currency TEXT,
@@ -48,7 +49,7 @@ _TRANSFERS = """CREATE TABLE IF NOT EXISTS transfers (
         number INTEGER PRIMARY KEY, account TEXT NOT NULL, symbol TEXT NOT NULL, asset_class TEXT NOT NULL, exchange TEXT, expiry TEXT,
         strike TEXT, call_or_put TEXT, currency TEXT, multiplier TEXT, underlying TEXT, con_id INTEGER, trading_class TEXT,
         isin TEXT, quantity TEXT NOT NULL, price TEXT NOT NULL, product TEXT, at INTEGER NOT NULL)"""
-"""Beside the schema: books that were made before it get it, too."""
+"""Separate from the schema, because books created before it get it too."""
 _SINCE_VERSION_1 = (
     "ALTER TABLE orders ADD COLUMN con_id INTEGER",
     "ALTER TABLE orders ADD COLUMN trading_class TEXT",
@@ -58,10 +59,10 @@ _PAGES_BETWEEN_CHECKPOINTS = 4_000
 
 
 class BookFile:
-    """The open file of a book: one connection, for one thread at a time."""
+    """An open book: one connection, for one thread at a time."""
 
     def __init__(self, path: Path, busy_timeout_seconds: float = 5.0) -> None:
-        """Makes the book, for its owner only, where there is none. Raises BrokerUnavailable when it cannot be opened."""
+        """Creates the book, for its owner only, if there is none. Raises BrokerUnavailable if it cannot be opened."""
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = _open(path, busy_timeout_seconds)
 
@@ -73,7 +74,8 @@ class BookFile:
 
     @contextmanager
     def writing(self, at_commit: type[BrokerError] = OutcomeUnknown) -> Iterator[sqlite3.Connection]:
-        """One write transaction. What fails before its commit surely did not happen (BrokerUnavailable); a failed commit is `at_commit`."""
+        """One write transaction. A failure before its commit means that nothing happened (BrokerUnavailable); a
+        failed commit raises `at_commit`."""
         with self._held() as db:
             try:
                 db.execute("BEGIN IMMEDIATE")
@@ -111,8 +113,8 @@ class BookFile:
             yield self._db
 
 
-# One process may open a book for several accounts at once. Closing a plain descriptor of a file drops all the locks that the process
-# holds on it, SQLite's included, so no other opening may run beside the creation.
+# One process may open a book for several accounts at once. Closing any descriptor of a file drops all locks that the
+# process holds on it, including SQLite's, so the file must not be opened elsewhere during creation.
 _opening = threading.Lock()
 
 
@@ -132,7 +134,7 @@ def _open(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
                 db.execute("PRAGMA journal_mode = WAL")
                 break
             except sqlite3.OperationalError:
-                # SQLite does not wait here by itself while another process switches the same file over.
+                # SQLite does not wait here by itself while another process changes the file's journal mode.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.005)
@@ -160,5 +162,6 @@ def _roll_back(db: sqlite3.Connection) -> None:
         try:
             db.execute("ROLLBACK")
         except sqlite3.Error:
-            # The error that led here is the one to tell; what is left open is undone when the connection or the process ends.
+            # The original error is the one to report; an open transaction is rolled back when the connection or the
+            # process ends.
             return

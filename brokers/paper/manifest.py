@@ -1,4 +1,4 @@
-"""What others need to know of the mock broker, which stands in for all others and trades at a paper exchange of its own."""
+"""The manifest of the mock broker, which stands in for all others and trades at a paper exchange of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MockVariables(BrokerVariables):
     mock_seed: Annotated[int | None, Allowed("a whole number")] = None
 
     def account_keys(self, own: Collection[str], data_dir: Path) -> dict[str, object]:
-        """With the one book of all accounts."""
+        """With the one book that all accounts share."""
         return super().account_keys(own, data_dir) | {"path": data_dir / BOOK}
 
 

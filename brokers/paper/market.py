@@ -1,4 +1,5 @@
-"""A paper exchange's market: an order's fate, its price, and what executions add up to; from values alone, no book and no clock."""
+"""A paper exchange's market: what happens to an order, its price, and what executions add up to. Pure functions: no
+book, no clock."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from brokers.base import Balance, BrokerPosition, Instrument, OrderType, Ticket, Tif
-from brokers.paper.words import LIMITED, Action, Execution, Fault, Market, Planned, Step, micros_of
+from brokers.paper.model import LIMITED, Action, Execution, Fault, Market, Planned, Step, micros_of
 
 _SLIPPAGE_PLACES = 4
 _MOST_PLACES = 8
@@ -22,7 +23,7 @@ _REJECTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class Decision:
     """What is decided about an order when it is accepted."""
 
     rejection: str | None
@@ -32,14 +33,15 @@ class Fate:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What an account has by its executions."""
+    """An account's positions and balances."""
 
     positions: tuple[BrokerPosition, ...]
     balances: tuple[Balance, ...]
 
 
-def fate_of(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], moment: int) -> Fate:
-    """By the market's luck and by the `faults` that hit the order when it is accepted, at `moment` (microseconds since 1970)."""
+def decide(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], moment: int) -> Decision:
+    """Decided by chance and by the `faults` that hit the order when it is accepted, at `moment` (microseconds since
+    1970)."""
     luck = random.Random() if market.seed is None else random.Random(f"{market.seed}:{ticket.client_order_id}")
     rejected = luck.random() < market.rejection_rate
     reason = luck.choice(_REJECTIONS)
@@ -48,9 +50,9 @@ def fate_of(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], mome
     if Action.REJECT in faults:
         rejected, reason = True, faults[Action.REJECT].reason
     if rejected:
-        return Fate(reason)
+        return Decision(reason)
     if market.fill_delay_seconds is None or Action.HOLD in faults:
-        return Fate(None)
+        return Decision(None)
     price = price_of(ticket, market)
     delay = micros_of(market.fill_delay_seconds)
     late = faults.get(Action.LATE_COMMISSION)
@@ -69,11 +71,11 @@ def fate_of(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], mome
     if late is not None:
         charged = due + micros_of(late.seconds)
         plan.append(Planned(charged, Step.COMMISSION, commission=market.commission_per_order))
-    return Fate(None, tuple(plan))
+    return Decision(None, tuple(plan))
 
 
 def price_of(ticket: Ticket, market: Market) -> Decimal:
-    """What an order is filled at: its own price or the symbol's, with slippage where no limit forbids it."""
+    """The price of a fill: the order's own or the symbol's, with slippage unless a limit forbids it."""
     own = {
         OrderType.MARKET: ticket.reference_price,
         OrderType.STOP: ticket.stop_price,
@@ -90,33 +92,33 @@ def price_of(ticket: Ticket, market: Market) -> Decimal:
 
 
 def symbol_price(symbol: str, market: Market) -> Decimal:
-    """What a symbol costs where the order names no price: 10 to 500, the same for ever with the same seed."""
+    """The price of a symbol if the order names none: 10 to 500, always the same with the same seed."""
     return Decimal(random.Random(f"price:{market.seed}:{symbol}").randint(1_000, 50_000)).scaleb(-2)
 
 
 def add_up(executions: Iterable[Execution], market: Market) -> Holdings:
-    """The executions must come by time. Equity counts positions at the price of their last execution."""
+    """The executions must be sorted by time. Equity values positions at the price of their last execution."""
     held: dict[str, tuple[Instrument, Decimal, Decimal, Decimal]] = {}
     cash = defaultdict(Decimal, {market.currency: market.opening_cash})
     for execution in executions:
-        thing, bought, price = execution.instrument, execution.bought, execution.price
-        _, before, average, _ = held.get(thing.full_key, (thing, Decimal(0), Decimal(0), Decimal(0)))
+        instrument, bought, price = execution.instrument, execution.bought, execution.price
+        _, before, average, _ = held.get(instrument.full_key, (instrument, Decimal(0), Decimal(0), Decimal(0)))
         after = before + bought
         if before * bought >= 0:
             average = (before * average + bought * price) / after
         elif after * before < 0:
             average = price
-        held[thing.full_key] = (thing, after, average, price)
+        held[instrument.full_key] = (instrument, after, average, price)
         if execution.is_transfer:
             continue
-        cash[execution.currency] -= bought * price * (thing.multiplier or 1) + execution.commission
+        cash[execution.currency] -= bought * price * (instrument.multiplier or 1) + execution.commission
     worth: defaultdict[str, Decimal] = defaultdict(Decimal)
-    for thing, quantity, _, last in held.values():
-        worth[thing.currency or market.currency] += quantity * last * (thing.multiplier or 1)
+    for instrument, quantity, _, last in held.values():
+        worth[instrument.currency or market.currency] += quantity * last * (instrument.multiplier or 1)
     return Holdings(
         positions=tuple(
-            BrokerPosition(instrument=thing, quantity=quantity, average_price=_tidy(average))
-            for thing, quantity, average, _ in held.values()
+            BrokerPosition(instrument=instrument, quantity=quantity, average_price=_tidy(average))
+            for instrument, quantity, average, _ in held.values()
             if quantity
         ),
         balances=tuple(
@@ -127,7 +129,8 @@ def add_up(executions: Iterable[Execution], market: Market) -> Holdings:
 
 
 def _first_part(quantity: Decimal, luck: float) -> Decimal:
-    """Between none and all of it, in the quantity's own smallest step; all of it where it has only one."""
+    """Between nothing and all of it, in steps of the quantity's own smallest decimal; all of it if it has only one
+    step."""
     step = Decimal(1).scaleb(-_places(quantity))
     steps = int(quantity / step)
     return quantity if steps < 2 else step * (1 + int(luck * (steps - 1)))
@@ -138,6 +141,6 @@ def _tidy(price: Decimal) -> Decimal:
 
 
 def _places(number: Decimal) -> int:
-    """Digits behind the point."""
+    """The number of decimals."""
     exponent = number.as_tuple().exponent
     return max(-exponent, 0) if isinstance(exponent, int) else 0

@@ -1,4 +1,5 @@
-"""The Zerodha broker: the Broker protocol over the library's calls; its words, calls and feed are in the modules beside this one."""
+"""The Zerodha broker: the Broker protocol, on top of the library's calls. The dialect, the calls and the feed are in
+the modules beside this one."""
 
 from __future__ import annotations
 
@@ -44,13 +45,35 @@ from brokers.zerodha.calls import (
     CallKind,
     KiteCalls,
 )
+from brokers.zerodha.dialect import (
+    CURRENCY,
+    EXCHANGES,
+    IN_LOTS,
+    PRODUCTS,
+    Listing,
+    OrderDefaults,
+    account_notes,
+    asset_classes,
+    balances,
+    exchange_of,
+    fills_by_order,
+    lot_sizes,
+    named,
+    note_requests,
+    note_total,
+    order_form,
+    positions,
+    reports,
+    terms_of,
+    working_legs,
+)
 from brokers.zerodha.feed import OrderFeed
 from brokers.zerodha.manifest import MANIFEST
 from brokers.zerodha.rows import (
     IST,
     ListedRow,
-    Odd,
-    OddRow,
+    Malformed,
+    MalformedRow,
     OrderRow,
     Row,
     TradeRow,
@@ -58,68 +81,46 @@ from brokers.zerodha.rows import (
     read_profile,
     read_trades,
 )
-from brokers.zerodha.words import (
-    CURRENCY,
-    EXCHANGES,
-    IN_LOTS,
-    PRODUCTS,
-    Habits,
-    Listing,
-    account_notes,
-    asset_classes,
-    balances,
-    charged,
-    exchange_of,
-    fills_by_order,
-    lot_sizes,
-    named,
-    note_requests,
-    order_form,
-    positions,
-    reports,
-    terms_of,
-    working_legs,
-)
 
 _log = logging.getLogger(__name__)
-_HABITS = Habits()
+_ORDER_DEFAULTS = OrderDefaults()
 _FIND_WINDOW_SECONDS = 60.0
 _POLL_SECONDS = 0.5
-"""A look costs two calls, so this leaves half of the ten a second to what the order feed hints at."""
+"""A poll costs two calls; this leaves half of the ten per second for polls after a hint of the order feed."""
 _CONCURRENT_CALLS = 8
 _LIST_AGAIN_SECONDS = 600.0
 _NOTE_PAUSES_SECONDS = (0.5, 60.0)
-"""After a contract note that failed: the first pause, which doubles, and the longest."""
+"""After a failed contract note: the first pause, which doubles, and the longest."""
 _LIST_PAUSES_SECONDS = (1.0, 60.0)
-"""After an instruments list that could not be had: the first pause, which doubles, and the longest."""
+"""After a failed download of an instruments list: the first pause, which doubles, and the longest."""
 _NOTED_AT_ONCE = 100
 _SETTLED_SECONDS = 20.0
-"""How long the order and trade lists have to agree about an order before a trade that is gone counts as annulled."""
-_ODD_NAMED = 5
+"""How long the order and trade lists must agree about an order before a missing trade counts as busted."""
+_MALFORMED_NAMED = 5
 _ORDERS_REMEMBERED = 20_000
-_ODD_REMEMBERED = 1_000
+_MALFORMED_REMEMBERED = 1_000
 _FIRST_LIST = "NSE"
 """Read when connecting, so that the day's first order does not wait for it."""
 
 
 class Configuration(MeteredConfiguration):
-    """One account's settings; times in seconds."""
+    """One account's settings. Times are in seconds."""
 
     api_key: str = Field(repr=False)
     access_token: str = Field("", repr=False)
     access_token_file: Path | None = Field(None, validate_default=True)
-    """Read anew each day, instead of `access_token`; not looked at before it is needed."""
+    """Read anew each day, instead of `access_token`. Not opened before it is needed."""
     root_url: str | None = None
     """None: Zerodha's own."""
     ticker_url: str | None = None
-    """None: Zerodha's own; with a root URL alone the feed is on its host and port."""
+    """None: Zerodha's own; if only a root URL is set, the feed is on its host and port."""
     user_id: str | None = None
-    """The token must be this user's."""
-    market_protection: Annotated[Decimal, BeforeValidator(not_a_flag)] = _HABITS.market_protection
-    """-1: Zerodha's own; else a per cent above 0 and up to 100."""
-    equity_product: str = _HABITS.equity_product
-    derivatives_product: str = _HABITS.derivatives_product
-    iceberg_legs: Whole = Field(_HABITS.iceberg_legs, ge=2, le=10)
+    """The token must belong to this user."""
+    market_protection: Annotated[Decimal, BeforeValidator(not_a_flag)] = _ORDER_DEFAULTS.market_protection
+    """-1: Zerodha's own; else a percentage above 0, up to 100."""
+    equity_product: str = _ORDER_DEFAULTS.equity_product
+    derivatives_product: str = _ORDER_DEFAULTS.derivatives_product
+    iceberg_legs: Whole = Field(_ORDER_DEFAULTS.iceberg_legs, ge=2, le=10)
     order_calls_per_second: Calls = 8
     order_calls_per_minute: Calls | None = 180
     order_calls_per_day: Calls | None = 2_800
@@ -130,7 +131,8 @@ class Configuration(MeteredConfiguration):
     answer_timeout_seconds: TimeOut = ANSWER_SECONDS
     feed_silence_seconds: TimeOut = 15.0
     find_window_seconds: TimeOut = _FIND_WINDOW_SECONDS
-    """Orders have been seen to come into the list many seconds after they were sent: less than a minute is for simulated brokers."""
+    """Orders have been seen to appear in the list many seconds after they were sent: less than a minute is for
+    simulators."""
 
     @field_validator("access_token_file")
     @classmethod
@@ -168,8 +170,8 @@ class Configuration(MeteredConfiguration):
         )
 
     @property
-    def habits(self) -> Habits:
-        return Habits(
+    def order_defaults(self) -> OrderDefaults:
+        return OrderDefaults(
             market_protection=self.market_protection,
             equity_product=self.equity_product,
             derivatives_product=self.derivatives_product,
@@ -182,15 +184,17 @@ class Configuration(MeteredConfiguration):
 
 
 def create(config: Mapping[str, object]) -> ZerodhaBroker:
-    """A broker for one account, not yet connected; what may be told are the fields of `Configuration`. Raises ValueError naming all
-    that is wrong."""
+    """A broker for one account, not yet connected. The settings are the fields of `Configuration`. Raises ValueError
+    naming everything that is wrong."""
     return ZerodhaBroker(Configuration.of(config, broker="Zerodha"))
 
 
 class ZerodhaBroker:
-    """One account at Zerodha. Kite has no key that makes placing repeatable: what was perhaps sent is never sent again from here.
+    """One account at Zerodha. Kite has no key that makes placing idempotent: an order that may have been sent is never
+    sent again from here.
 
-    A dead access token is a state, not an error of an order: every call raises AuthRequired until another token is there.
+    A dead access token is a state, not an error of an order: every call raises AuthRequired until there is another
+    token.
     """
 
     def __init__(
@@ -210,13 +214,13 @@ class ZerodhaBroker:
         self._listing_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._list_troubles: dict[str, _ListTrouble] = {}
         self._notes = ContractNotes()
-        self._steadiness = Steadiness(_SETTLED_SECONDS)
+        self._settled_tracker = SettledTracker(_SETTLED_SECONDS)
         self._varieties: dict[str, str] = {}
-        self._odd_told: set[str] = set()
-        self._first_heard: dict[tuple[str, str], datetime] = {}
-        """Of trades whose time cannot be read, by order and trade."""
+        self._malformed_logged: set[str] = set()
+        self._first_received: dict[tuple[str, str], datetime] = {}
+        """By order and trade: when a trade with an unreadable time was first received."""
         self._lot_sizes: dict[tuple[str, str], Decimal] = {}
-        """Where quantities are in lots: what one is of, as Kite has told beside positions."""
+        """By exchange and symbol: the units in one lot, as Kite reported them with positions."""
 
     @property
     def name(self) -> str:
@@ -247,13 +251,13 @@ class ZerodhaBroker:
         )
 
     async def connect(self) -> None:
-        """Shows that the token is good and whose it is. May be called again at any time."""
+        """Verifies that the token is valid and belongs to the right user. May be called again at any time."""
         self._calls.open()
         self._loop = asyncio.get_running_loop()
         self._has_session = False
         try:
             profile: Row = read_profile(await self._calls.ask(lambda kite: kite.profile()))
-        except Odd as exc:
+        except Malformed as exc:
             self._stop_feed()
             raise BrokerUnavailable(str(exc)) from exc
         except BrokerError:
@@ -264,7 +268,7 @@ class ZerodhaBroker:
             words = f"{AUTH_REQUIRED}: the access token is that of user {profile.get('user_id')}, not of {wanted}"
             raise AuthRequired(words)
         if not self._is_day_counted:
-            # The limits of the minute and the day go on over a restart of ours.
+            # The limits per minute and day continue over a restart of this process.
             self._calls.remember_order_calls((await self._orders()).call_ages(datetime.now(UTC)))
             self._is_day_counted = True
         self._profile = profile
@@ -274,17 +278,17 @@ class ZerodhaBroker:
             try:
                 await self._listing(_FIRST_LIST)
             except BrokerUnavailable as exc:
-                # Only orders need it, and they ask for it themselves.
+                # Only orders need it, and they request it themselves.
                 _log.info("The instruments list could not be read yet: %s", exc)
 
     async def fitted(self, ticket: Ticket) -> Ticket:
-        """With its prices on the tick. A quantity that is no whole number of lots is refused, and so is what the order says of the contract and
-        Kite's list does not confirm."""
+        """With its prices on the tick. Refused if the quantity is not a whole number of lots, or if Kite's list does
+        not confirm what the order says of the contract."""
         self._check_session()
         listed = await self._listed(ticket)
         await self._learn_lot_size(listed)
         terms = terms_of(listed, ticket.instrument, self._lot_sizes)
-        form = order_form(ticket, listed, self._configuration.habits)
+        form = order_form(ticket, listed, self._configuration.order_defaults)
         limit, stop = form.get("price"), form.get("trigger_price")
         return replace(
             ticket,
@@ -294,16 +298,17 @@ class ZerodhaBroker:
         )
 
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
-        """No id: Kite gives them when placing. Raises CallsSpent if the ticket would have to wait for the minute or the day."""
+        """No id: Kite assigns it when placing. Raises RateLimited if the ticket would have to wait for the limit per
+        minute or day."""
         self._calls.check_budget(_kind_of(ticket))
         return None
 
     async def place_order(self, ticket: Ticket) -> Report:
-        """The answer knows no fills: Kite tells no more than the order's id."""
+        """The report has no fills: Kite returns only the order's id."""
         self._check_session()
         listed = await self._listed(ticket)
         terms_of(listed, ticket.instrument, self._lot_sizes)
-        form = order_form(ticket, listed, self._configuration.habits)
+        form = order_form(ticket, listed, self._configuration.order_defaults)
         order_id = await self._calls.ask(lambda kite: _placed(kite.place_order(**form)), _kind_of(ticket))
         self._varieties[order_id] = str(form["variety"])
         return Report(
@@ -314,10 +319,11 @@ class ZerodhaBroker:
         )
 
     async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
-        """Cancels the order, or what is left of an iceberg order. Costs one call more where the order's variety is not known yet."""
+        """Cancels the order, or the unfinished legs of an iceberg order. Costs one more call if the order's variety
+        is not known yet."""
         self._check_session()
         kind = CallKind.CANCEL_AGAIN if again else CallKind.CANCEL
-        self._calls.check_budget(kind)  # before any question is asked for it
+        self._calls.check_budget(kind)  # before any query is made for it
         order_id = ref.broker_order_id
         variety = None if order_id is None else self._varieties.get(order_id)
         if order_id is not None and variety is not None and variety != "iceberg":
@@ -331,63 +337,63 @@ class ZerodhaBroker:
         for leg in legs:
             await self._cancel(leg.cancelled_as, leg.order_id, kind)
         if not legs and order_id is not None:
-            # It may exist without being shown; Zerodha itself shall say.
-            shown = next((odd.variety for odd in book.odd if odd.order_id == order_id), None)
+            # It may exist without being shown, so Zerodha itself must answer.
+            shown = next((malformed.variety for malformed in book.malformed if malformed.order_id == order_id), None)
             await self._cancel(shown or "regular", order_id, kind)
 
     async def reports(self, since: int | None = None) -> Reports:
-        """All orders of the day by two calls, and a third where an estimate of commissions is due; none of an order that Zerodha shows in a
-        way that cannot be read. There is no mark."""
+        """All orders of the day in two calls, and a third if commissions are to be estimated. Orders that cannot be
+        read are left out. There is no mark."""
         self._check_session()
         book = await self._orders()
-        trades, odd_trades = await self._trades()
-        fills = await self._with_commissions(book.orders, fills_by_order(trades, self._heard_at))
-        shown = reports(book.orders, fills, book.odd, odd_trades, now=self._clock())
-        told = self._steadiness.judge(shown, time.monotonic())
-        return Reports(told, unreadable=book.unreadable(odd_trades))
+        trades, malformed_trades = await self._trades()
+        fills = await self._with_commissions(book.orders, fills_by_order(trades, self._first_received_at))
+        shown = reports(book.orders, fills, book.malformed, malformed_trades, now=self._clock())
+        reported = self._settled_tracker.judge(shown, time.monotonic())
+        return Reports(reported, unreadable=book.unreadable(malformed_trades))
 
     async def find(self, client_order_id: str) -> Report | None:
-        """The oldest order of the day with this tag. Raises AnswerUnclear where a row that cannot be read may be the order's."""
+        """The oldest order of the day with this tag. Raises AnswerUnclear if an unreadable row may be the order."""
         self._check_session()
         book = await self._orders()
         book.check_found(client_order_id)
         return (await self._found(book, [client_order_id]))[client_order_id]
 
     async def find_all(self, client_order_ids: Collection[str]) -> Mapping[str, Report | None]:
-        """By one look at the day's orders, and one at its trades where any of these has filled."""
+        """With one query of the day's orders, and one of its trades if any of these orders has filled."""
         self._check_session()
         book = await self._orders()
-        return await self._found(book, book.told_of(client_order_ids))
+        return await self._found(book, book.clear_about(client_order_ids))
 
     async def _found(self, book: _Book, tags: Sequence[str]) -> dict[str, Report | None]:
         wanted = frozenset(tags)
         orders = [order for order in book.orders if order.tag in wanted]
         fills: Mapping[str, Sequence[Fill]] = {}
-        odd_trades: Sequence[OddRow] = ()
+        malformed_trades: Sequence[MalformedRow] = ()
         if any(order.filled for order in orders):
             own = {order.order_id for order in orders}
-            trades, odd_trades = await self._trades()
-            fills = fills_by_order((trade for trade in trades if trade.order_id in own), self._heard_at)
+            trades, malformed_trades = await self._trades()
+            fills = fills_by_order((trade for trade in trades if trade.order_id in own), self._first_received_at)
         found: dict[str, Report | None] = dict.fromkeys(tags)
         priced = await self._with_commissions(orders, fills) if orders else {}
-        for report in reversed(reports(orders, priced, odd_trades=odd_trades, now=self._clock())):
+        for report in reversed(reports(orders, priced, malformed_trades=malformed_trades, now=self._clock())):
             found[report.client_order_id] = report  # the oldest of a tag comes last, and stays
         return found
 
     async def positions(self) -> Sequence[BrokerPosition]:
-        """Today's positions and settled holdings, of each product taken together."""
+        """Today's positions and settled holdings, added up by product."""
         self._check_session()
-        told = await self._calls.ask(lambda kite: kite.positions())
+        reported = await self._calls.ask(lambda kite: kite.positions())
         holdings = await self._calls.ask(lambda kite: kite.holdings())
-        net = told.get("net") if isinstance(told, Mapping) else None
+        net = reported.get("net") if isinstance(reported, Mapping) else None
         if not isinstance(net, list) or not isinstance(holdings, list):
             raise AnswerUnclear("Zerodha answered with no list of positions")
         kinds: dict[tuple[str, str], ListedRow] = {}
         for row in net:
             try:
                 exchange, symbol = named(row)
-            except Odd as exc:
-                self._tell_odd(f"A position cannot be read: {exc}")
+            except Malformed as exc:
+                self._log_malformed(f"A position cannot be read: {exc}")
                 continue
             if exchange in EXCHANGES and exchange not in ("NSE", "BSE"):
                 listed = (await self._listing(exchange)).by_symbol(symbol)
@@ -397,7 +403,7 @@ class ZerodhaBroker:
         found = positions(net, holdings, kinds, self._lot_sizes)
         for position in found:
             if position.is_unclear and not position.is_unnamed:
-                self._tell_odd(f"The position in {position.instrument.symbol} cannot be read: it is not compared")
+                self._log_malformed(f"The position in {position.instrument.symbol} cannot be read: it is not compared")
         return found
 
     async def balances(self) -> Sequence[Balance]:
@@ -405,11 +411,12 @@ class ZerodhaBroker:
         margins: Mapping[str, Row] = await self._calls.ask(lambda kite: kite.margins())
         try:
             return balances(margins)
-        except Odd as exc:
+        except Malformed as exc:
             raise AnswerUnclear(f"Zerodha's margins cannot be read: {exc}") from exc
 
     def on_hint(self, callback: Callable[[], None] | None) -> None:
-        """`callback` is called when the order feed tells of any order, ours or not, and whenever the feed has been connected."""
+        """`callback` is called when the order feed reports any order, ours or not, and whenever the feed has
+        connected."""
         self._hint = callback
 
     async def close(self) -> None:
@@ -424,47 +431,47 @@ class ZerodhaBroker:
             raise BrokerUnavailable("Zerodha is not connected")
 
     async def _orders(self) -> _Book:
-        told = await self._calls.ask(lambda kite: kite.orders())
+        reported = await self._calls.ask(lambda kite: kite.orders())
         try:
-            book = _Book(*read_orders(told))
-        except Odd as exc:
+            book = _Book(*read_orders(reported))
+        except Malformed as exc:
             raise BrokerUnavailable(str(exc)) from exc
         if len(self._varieties) > _ORDERS_REMEMBERED:
             self._varieties.clear()
         self._varieties.update((order.order_id, order.cancelled_as) for order in book.orders)
-        for odd in book.odd:
-            self._tell_odd(odd.words)
+        for malformed in book.malformed:
+            self._log_malformed(malformed.words)
         return book
 
-    async def _trades(self) -> tuple[list[TradeRow], list[OddRow]]:
-        """Those that can be read, and those that cannot. Of an order with one of these, the executions do not add up to its count, which
-        says that one is missing."""
-        told = await self._calls.ask(lambda kite: kite.trades())
+    async def _trades(self) -> tuple[list[TradeRow], list[MalformedRow]]:
+        """The readable trades, and the unreadable ones. The executions of an order with an unreadable trade do not
+        add up to its count, which shows that one is missing."""
+        reported = await self._calls.ask(lambda kite: kite.trades())
         try:
-            trades, odd = read_trades(told)
-        except Odd as exc:
+            trades, malformed = read_trades(reported)
+        except Malformed as exc:
             raise BrokerUnavailable(str(exc)) from exc
-        for each in odd:
-            self._tell_odd(each.words)
-        return trades, odd
+        for each in malformed:
+            self._log_malformed(each.words)
+        return trades, malformed
 
-    def _heard_at(self, trade: TradeRow) -> datetime:
-        """When a trade whose time cannot be read was first told of."""
+    def _first_received_at(self, trade: TradeRow) -> datetime:
+        """When a trade with an unreadable time was first received."""
         key = (trade.order_id, trade.trade_id)
-        if key not in self._first_heard:
-            if len(self._first_heard) > _ORDERS_REMEMBERED:
-                self._first_heard.clear()
-            self._first_heard[key] = datetime.now(UTC)
-            words = f"the trade {trade.trade_id} of order {trade.order_id} is taken as of now: {trade.told_time}"
-            self._tell_odd(words)
-        return self._first_heard[key]
+        if key not in self._first_received:
+            if len(self._first_received) > _ORDERS_REMEMBERED:
+                self._first_received.clear()
+            self._first_received[key] = datetime.now(UTC)
+            words = f"the trade {trade.trade_id} of order {trade.order_id} is taken as of now: {trade.time_text}"
+            self._log_malformed(words)
+        return self._first_received[key]
 
-    def _tell_odd(self, words: str) -> None:
-        """Once each: the lists come again every second."""
-        if words not in self._odd_told:
-            if len(self._odd_told) > _ODD_REMEMBERED:
-                self._odd_told.clear()
-            self._odd_told.add(words)
+    def _log_malformed(self, words: str) -> None:
+        """Once each: the lists are read every second."""
+        if words not in self._malformed_logged:
+            if len(self._malformed_logged) > _MALFORMED_REMEMBERED:
+                self._malformed_logged.clear()
+            self._malformed_logged.add(words)
             _log.warning("Zerodha: %s", words)
 
     async def _cancel(self, variety: str, order_id: str, kind: CallKind) -> None:
@@ -473,7 +480,7 @@ class ZerodhaBroker:
     async def _with_commissions(
         self, orders: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]]
     ) -> Mapping[str, Sequence[Fill]]:
-        """Estimates what is new among the fills by one call, if it may be made now, and adds what is known."""
+        """Estimates the costs of new fills with one call, if a call is possible now, and adds what is known."""
         wanted = self._notes.wanted(orders, fills, time.monotonic())
         if wanted:
             requests = [request for _, request in wanted]
@@ -483,7 +490,7 @@ class ZerodhaBroker:
             except HeldBack as exc:
                 _log.info("Zerodha's contract notes wait: %s", exc)
             except (BrokerError, LookupError, TypeError) as exc:
-                # A fill without its commission is better than no fill; the estimate is asked for again.
+                # A fill without its commission is better than no fill; the estimate is requested again.
                 self._notes.failed(time.monotonic())
                 _log.info("Zerodha gave no virtual contract note: %s", exc)
         return {order_id: self._notes.priced(order_id, own) for order_id, own in fills.items()}
@@ -491,7 +498,8 @@ class ZerodhaBroker:
     # Instruments
 
     async def _listed(self, ticket: Ticket) -> ListedRow:
-        """Raises OrderRefused, and HeldBack while there is no list of the day, or none that can be trusted about this instrument."""
+        """Raises OrderRefused, and HeldBack while there is no instruments list for today, or none that is reliable
+        for this instrument."""
         exchange = exchange_of(ticket.instrument)
         listing = await self._listing(exchange)
         listed = listing.resolve(ticket.instrument)
@@ -506,21 +514,23 @@ class ZerodhaBroker:
         return listed
 
     async def _learn_lot_size(self, listed: ListedRow) -> None:
-        """Where quantities are in lots, asks the positions once for each contract what a lot is of; they tell it once it has been traded."""
+        """Reads from the positions, once per contract, how many units a lot has; they say it once the contract was
+        traded."""
         if listed.exchange not in IN_LOTS or (listed.exchange, listed.symbol) in self._lot_sizes:
             return
         try:
-            told = await self._calls.ask(lambda kite: kite.positions())
+            reported = await self._calls.ask(lambda kite: kite.positions())
         except AuthRequired:
             raise
         except BrokerError as exc:
             _log.info("What one lot of %s is of is not known: %s", listed.symbol, exc)
             return
-        net = told.get("net") if isinstance(told, Mapping) else None
+        net = reported.get("net") if isinstance(reported, Mapping) else None
         self._lot_sizes |= lot_sizes(net if isinstance(net, list) else ())
 
     async def _listing(self, exchange: str, *, or_older_than_seconds: float = float("inf")) -> Listing:
-        """The day's list, read again on a new day, or if it is older than so much. Raises HeldBack, at once after a failure that is young."""
+        """Today's list, read again on a new day, or if it is older than that. Raises HeldBack, without a query
+        shortly after a failure."""
         known = self._days_list(exchange, or_older_than_seconds)
         if known is not None:
             return known
@@ -546,8 +556,8 @@ class ZerodhaBroker:
             today = datetime.now(UTC).astimezone(IST).date()
             self._listings[exchange] = _DayList(rows, today, time.monotonic())
             if rows.odd_symbols:
-                some = ", ".join(sorted(rows.odd_symbols)[:_ODD_NAMED])
-                self._tell_odd(
+                some = ", ".join(sorted(rows.odd_symbols)[:_MALFORMED_NAMED])
+                self._log_malformed(
                     f"{len(rows.odd_symbols)} lines of the instruments list of {exchange} cannot be read: {some}"
                 )
             return rows
@@ -570,7 +580,7 @@ class ZerodhaBroker:
             api_key=access.api_key,
             token=token,
             url=self._configuration.feed_url,
-            on_events=self._heard,
+            on_events=self._on_feed_event,
             silence_seconds=self._configuration.feed_silence_seconds,
         )
         try:
@@ -579,7 +589,7 @@ class ZerodhaBroker:
             feed.close()
             if not isinstance(exc, TimeoutError):
                 raise
-            # It only gives hints; it is tried again when the account is connected anew.
+            # The feed only gives hints; it is tried again at the next connection.
             _log.warning("The order feed of Zerodha could not be started: %s", exc)
             return
         self._feed = feed
@@ -589,8 +599,8 @@ class ZerodhaBroker:
         if feed is not None:
             feed.close()
 
-    def _heard(self) -> None:
-        """In the feed's thread. Several pieces of news before the loop's next turn are one hint."""
+    def _on_feed_event(self) -> None:
+        """Called in the feed's thread. Several events before the loop's next iteration are one hint."""
         loop = self._loop
         if loop is None or self._is_hint_due:
             return
@@ -598,7 +608,7 @@ class ZerodhaBroker:
         try:
             loop.call_soon_threadsafe(self._give_hint)
         except RuntimeError:
-            # The loop has ended, and with it whoever wanted to know.
+            # The loop has ended, and with it whoever wanted the hint.
             self._is_hint_due = False
 
     def _give_hint(self) -> None:
@@ -609,43 +619,47 @@ class ZerodhaBroker:
 
 @dataclass(frozen=True, slots=True)
 class _Book:
-    """The order list: what could be read of it, and what could not."""
+    """The order list: the readable rows and the unreadable ones."""
 
     orders: list[OrderRow]
-    odd: list[OddRow]
+    malformed: list[MalformedRow]
 
     def call_ages(self, now: datetime) -> list[float]:
-        """How long ago, in seconds, the calls were made that the list tells of: one for each order, one more for each cancelled. An order
-        whose time cannot be read counts as of now."""
-        ages: list[float] = [0.0] * len(self.odd)
+        """How long ago, in seconds, the calls were made that led to these rows: one for each order, one more for
+        each cancelled. A row without a readable time counts as new."""
+        ages: list[float] = [0.0] * len(self.malformed)
         for order in self.orders:
             if order.leg is None or order.leg.number == 1:
                 age = 0.0 if order.placed_at is None else (now - order.placed_at).total_seconds()
                 ages += [age] * (2 if order.status == "CANCELLED" else 1)
         return ages
 
-    def unreadable(self, odd_trades: Sequence[OddRow]) -> list[Unreadable]:
-        """What cannot be read and may be of an order of ours."""
+    def unreadable(self, malformed_trades: Sequence[MalformedRow]) -> list[Unreadable]:
+        """What cannot be read and may be about an order of ours."""
         tags = {order.order_id: order.tag for order in self.orders}
-        told = [(odd.tag, odd.words) for odd in self.odd]
-        told += [(tags.get(odd.order_id) if odd.order_id is not None else None, odd.words) for odd in odd_trades]
-        return [Unreadable(client_order_id=tag or "", words=words) for tag, words in told if tag != ""]
+        reported = [(malformed.tag, malformed.words) for malformed in self.malformed]
+        reported += [
+            (tags.get(malformed.order_id) if malformed.order_id is not None else None, malformed.words)
+            for malformed in malformed_trades
+        ]
+        return [Unreadable(client_order_id=tag or "", words=words) for tag, words in reported if tag != ""]
 
-    def told_of(self, client_order_ids: Iterable[str]) -> list[str]:
-        """Those of which it is clear what it says, or that it does not show them."""
-        shown, odd = {order.tag for order in self.orders}, {row.tag for row in self.odd}
-        return [tag for tag in client_order_ids if tag not in odd and (tag in shown or None not in odd)]
+    def clear_about(self, client_order_ids: Iterable[str]) -> list[str]:
+        """Those of these orders about which the list is clear: what it says, or that it does not have them."""
+        shown, malformed = {order.tag for order in self.orders}, {row.tag for row in self.malformed}
+        return [tag for tag in client_order_ids if tag not in malformed and (tag in shown or None not in malformed)]
 
     def check_found(self, client_order_id: str) -> None:
-        """Raises AnswerUnclear if it is not clear what it says of the order."""
-        if not self.told_of([client_order_id]):
+        """Raises AnswerUnclear if it is not clear what the list says about the order."""
+        if not self.clear_about([client_order_id]):
             self.check_clear(client_order_id)
 
     def check_clear(self, client_order_id: str) -> None:
-        """Raises AnswerUnclear if one of the odd rows may be this order's: then that it is not among the others proves nothing."""
-        for odd in self.odd:
-            if odd.may_concern(client_order_id):
-                raise AnswerUnclear(f"Order {client_order_id} may be one that Zerodha shows oddly. {odd.words}")
+        """Raises AnswerUnclear if an unreadable row may be this order's, so that its absence from the others proves
+        nothing."""
+        for malformed in self.malformed:
+            if malformed.may_concern(client_order_id):
+                raise AnswerUnclear(f"Order {client_order_id} may be one that Zerodha shows oddly. {malformed.words}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -657,25 +671,25 @@ class _DayList:
 
 @dataclass(frozen=True, slots=True)
 class _ListTrouble:
-    """An instruments list that could not be had, and when it is asked for again (monotonic)."""
+    """An instruments list that could not be downloaded, and when it may be tried again (monotonic)."""
 
     words: str
     pause_seconds: float
     not_before: float
 
 
-class Steadiness:
-    """Since when each order's executions have been shown as they are now."""
+class SettledTracker:
+    """Since when each order's executions have been shown unchanged."""
 
     def __init__(self, settled_seconds: float) -> None:
         self._settled_seconds = settled_seconds
         self._since: dict[str, tuple[object, float]] = {}
 
-    def judge(self, told: Sequence[Report], now: float) -> list[Report]:
-        """The reports of one answer, with those said to be settled that are. `now` is monotonic seconds."""
+    def judge(self, reported: Sequence[Report], now: float) -> list[Report]:
+        """The reports of one answer, marked as settled where they are. `now` is in monotonic seconds."""
         before, self._since = self._since, {}
         judged = []
-        for report in told:
+        for report in reported:
             figures = (
                 report.fills_shown,
                 report.filled_quantity,
@@ -690,7 +704,8 @@ class Steadiness:
 
 
 class ContractNotes:
-    """What is known of the costs of the day's fills. A note is for a whole order: a fill costs what the order's note grew by it."""
+    """The known costs of the day's fills. A contract note is for a whole order: a fill costs what it added to the
+    order's note."""
 
     def __init__(self) -> None:
         self._commissions: dict[tuple[str, str], Decimal] = {}
@@ -700,7 +715,7 @@ class ContractNotes:
     def wanted(
         self, orders: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], now: float
     ) -> list[tuple[tuple[str, str], dict[str, object]]]:
-        """The notes to ask for now, by order and fill; none while a failed call is young."""
+        """The notes to request now, by order and fill; none shortly after a failed call."""
         if now < self._not_before:
             return []
         by_id = {order.order_id: order for order in orders if order.noted is not None}
@@ -709,7 +724,8 @@ class ContractNotes:
             for order_id, own in reversed(list(fills.items()))
             if order_id in by_id and any((order_id, fill.fill_id) not in self._commissions for fill in own)
         ]
-        # After a restart all of the day's are unknown here, and those of the last orders are those that nobody has recorded yet.
+        # After a restart all of the day's costs are unknown here; the last orders are the ones that are not recorded
+        # yet.
         unknown.sort(key=lambda each: max(fill.time for fill in each[1]), reverse=True)
         wanted: list[tuple[tuple[str, str], dict[str, object]]] = []
         for order_id, own in unknown:
@@ -723,8 +739,8 @@ class ContractNotes:
         return wanted
 
     def learn(self, keys: Sequence[tuple[str, str]], totals: Sequence[Decimal | None], now: float) -> None:
-        """The totals of the notes asked for, in the same sequence; None: it cannot be read, and of that order nothing more is learnt. Raises
-        LookupError if there are not as many."""
+        """The totals of the requested notes, in the same order. None: unreadable, and nothing more is requested for
+        that order. Raises LookupError if the number of totals is wrong."""
         if len(keys) != len(totals):
             raise LookupError(f"{len(totals)} notes came for {len(keys)} requests")
         if len(self._commissions) > _ORDERS_REMEMBERED:
@@ -746,7 +762,7 @@ class ContractNotes:
         self._not_before = now + self._pause_seconds
 
     def priced(self, order_id: str, fills: Sequence[Fill]) -> Sequence[Fill]:
-        """The fills with what is known of their costs."""
+        """The fills with their known costs."""
         return [_priced(fill, self._commissions.get((order_id, fill.fill_id))) for fill in fills]
 
 
@@ -757,10 +773,10 @@ def _priced(fill: Fill, commission: Decimal | None) -> Fill:
 
 
 def _charged(note: object) -> Decimal | None:
-    """None for a note that cannot be read."""
+    """None for an unreadable note."""
     try:
-        return charged(note)
-    except Odd as exc:
+        return note_total(note)
+    except Malformed as exc:
         _log.info("A virtual contract note of Zerodha's cannot be read: %s", exc)
         return None
 

@@ -1,4 +1,5 @@
-"""Calls to Zerodha through its library: threads, time-outs, the rate budget, the access token, and what each error means; no orders."""
+"""Calls to Zerodha through its library: threads, time-outs, the rate budget, the access token, and the meaning of
+each error. No orders."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
-from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, CallsSpent, OrderRefused, OutcomeUnknown
-from brokers.rate import BudgetSpent, Claim, RateBudget, RateLimit, limits
+from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown, RateLimited
+from brokers.rate import BudgetSpent, CallPriority, RateBudget, RateLimit, limits
 from brokers.zerodha import codes
 
 _log = logging.getLogger(__name__)
@@ -37,11 +38,12 @@ _T = TypeVar("_T")
 _PLACING_THREADS = 8
 _OTHER_THREADS = 2
 _PATIENCE_SECONDS = 2.0
-"""How long the first of the waiting calls waits for the rate budget: longer than a second's limit makes it. Orders that have to wait for the
-minute or the day wait with whoever has them, where they can still be cancelled and grow too old."""
+"""How long the first of the waiting calls waits for the rate budget: longer than a limit per second can require.
+Orders that must wait for a limit per minute or day wait in the service, where they can be cancelled and may become
+too old."""
 _AFTER_TOO_MANY_SECONDS = 1.0
 _ENDING_SECONDS = 2.0
-"""How long a call has to end after its connection was cut: only looking up the host's name lasts longer."""
+"""How long a call may take to end after its connection was cut: only a DNS lookup takes longer."""
 _SAME_TOKEN_AGAIN_SECONDS = 30.0
 AUTH_REQUIRED = "AUTH_REQUIRED"
 CONNECT_SECONDS = 3.05
@@ -50,7 +52,7 @@ ANSWER_SECONDS = 20.0
 
 
 class CallKind(StrEnum):
-    """What a call does to the account, and so what its failure leaves behind."""
+    """What a call does to the account, and so what its failure may leave behind."""
 
     QUERY = "query"
     PLACE = "place"
@@ -62,37 +64,37 @@ class CallKind(StrEnum):
 _PLACING = frozenset({CallKind.PLACE, CallKind.EXIT})
 _CANCELLING = frozenset({CallKind.CANCEL, CallKind.CANCEL_AGAIN})
 _CLAIMS = {
-    CallKind.EXIT: Claim.EXIT,
-    CallKind.CANCEL: Claim.CANCEL,
-    CallKind.PLACE: Claim.ORDINARY,
-    CallKind.QUERY: Claim.ORDINARY,
-    CallKind.CANCEL_AGAIN: Claim.REPEATED,
+    CallKind.EXIT: CallPriority.EXIT,
+    CallKind.CANCEL: CallPriority.CANCEL,
+    CallKind.PLACE: CallPriority.ORDINARY,
+    CallKind.QUERY: CallPriority.ORDINARY,
+    CallKind.CANCEL_AGAIN: CallPriority.REPEATED,
 }
 RESERVE_PERCENT = 20
 ORDER_LIMITS = limits(per_second=8, per_minute=180, per_day=2_800, reserve_percent=RESERVE_PERCENT)
-"""For placing and cancelling; a part of each is kept for exits and first cancels."""
+"""For placing and cancelling. A part of each is reserved for exits and first cancels."""
 OTHER_LIMITS = limits(per_second=8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How the account is reached. The token comes from its file, if one is named, else as it stands."""
+    """How the account is reached. The token is read from its file, if one is named."""
 
     api_key: str = field(repr=False)
     access_token: str = field(default="", repr=False)
     access_token_file: Path | None = None
     root_url: str | None = None
-    """None: Zerodha's own. A path in it is put before every route."""
+    """None: Zerodha's own. Its path, if any, is put before every route."""
     connect_timeout_seconds: float = CONNECT_SECONDS
     read_timeout_seconds: float = READ_SECONDS
     answer_timeout_seconds: float = ANSWER_SECONDS
-    """For the whole answer: the read time-out starts anew with every byte."""
+    """For the whole answer: the read time-out restarts with every byte."""
     order_limits: tuple[RateLimit, ...] = ORDER_LIMITS
     other_limits: tuple[RateLimit, ...] = OTHER_LIMITS
 
 
 class _Slot:
-    """The place of one call in its pool."""
+    """One call's place in its pool."""
 
     __slots__ = ("is_free",)
 
@@ -101,8 +103,8 @@ class _Slot:
 
 
 class _Pool:
-    """The threads of one kind of call, as many as may be made at once. A call that was given up is cut off and so gives its thread back; one
-    that does not end even then is left behind with its thread, and others take their places."""
+    """The threads for one kind of call, as many as may be made at once. A call that was given up is cut off and so
+    releases its thread; if it does not end even then, it is abandoned with its thread, which is replaced."""
 
     def __init__(self, kind: CallKind, size: int) -> None:
         self._name, self._size = f"zerodha-{kind}", size
@@ -125,7 +127,7 @@ class _Pool:
             self._free.release()
 
     def release_from(self, loop: asyncio.AbstractEventLoop, slot: _Slot) -> Callable[[object], None]:
-        """For the end of a call, in whatever thread it comes."""
+        """To be called at the end of a call, in any thread."""
 
         def release(_: object) -> None:
             try:
@@ -137,7 +139,7 @@ class _Pool:
         return release
 
     def abandon(self, slot: _Slot) -> None:
-        """The call was cut off long enough ago; if it still has not ended, nothing waits for it any more."""
+        """The call was cut off long enough ago: if it has not ended, its thread is no longer waited for."""
         if slot.is_free or self._is_closed:
             return
         _log.warning("A call to Zerodha does not end even though it was cut off; other threads take over from its own")
@@ -154,7 +156,7 @@ class _Pool:
 
 
 class _UnderWay:
-    """One call, from its start in a thread to its end, for whoever gives it up meanwhile in another."""
+    """One call in progress, which another thread may give up."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -162,19 +164,19 @@ class _UnderWay:
         self._is_cut = False
 
     def begin(self, session: _ExactSession) -> bool:
-        """False: it was given up before."""
+        """False: it was given up before it began."""
         with self._lock:
             self._session = session
             return not self._is_cut
 
     def end(self) -> bool:
-        """False: it was given up, and its session is of no more use."""
+        """False: it was given up, and its session cannot be used again."""
         with self._lock:
             self._session = None
             return not self._is_cut
 
     def cut(self) -> None:
-        """Ends its connection, and so the call."""
+        """Closes its connection, which ends the call."""
         with self._lock:
             self._is_cut = True
             if self._session is not None:
@@ -182,7 +184,8 @@ class _UnderWay:
 
 
 class KiteCalls:
-    """One account's calls, each made once, in a thread of its kind's pool: a call that hangs holds up none of another kind."""
+    """One account's calls, each made once, in a thread of its kind's pool, so that a hanging call does not block
+    calls of another kind."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -194,7 +197,7 @@ class KiteCalls:
 
     @property
     def token(self) -> str:
-        """As it was last read."""
+        """The token as last read."""
         return self._token.text
 
     def open(self) -> None:
@@ -204,7 +207,7 @@ class KiteCalls:
                 self._pools[kind] = _Pool(kind, _PLACING_THREADS if kind in _PLACING else _OTHER_THREADS)
 
     def close(self) -> None:
-        """Calls under way are not waited for; they end with their time-outs."""
+        """Does not wait for calls in progress; they end with their time-outs."""
         pools, self._pools = self._pools, {}
         for pool in pools.values():
             pool.close()
@@ -212,13 +215,13 @@ class KiteCalls:
             self._idle.get_nowait().reqsession.close()
 
     def check_budget(self, kind: CallKind) -> None:
-        """Raises CallsSpent if a call would have to wait longer now than `ask` lets it."""
+        """Raises RateLimited if a call would now have to wait longer than `ask` allows."""
         wait_seconds = self._budget_of(kind).wait_seconds(_CLAIMS[kind])
         if wait_seconds > _PATIENCE_SECONDS:
             raise _spent(BudgetSpent(wait_seconds))
 
     def remember_order_calls(self, ages_seconds: Iterable[float]) -> None:
-        """Those of an earlier process, as seconds since then."""
+        """Counts the order calls of an earlier process, given by their age in seconds."""
         self._order_budget.remember(ages_seconds)
 
     async def ask(self, call: Callable[[KiteConnect], _T], kind: CallKind = CallKind.QUERY) -> _T:
@@ -226,7 +229,7 @@ class KiteCalls:
         pool = self._pools.get(kind)
         if pool is None:
             raise BrokerUnavailable("Zerodha is not connected")
-        # A call counts from its leaving, so a thread must be free for it by then.
+        # A call counts from the moment it is sent, so a thread must be free by then.
         slot, under_way = await self._slot_of(pool, kind), _UnderWay()
         try:
             await self._wait_for_budget(kind)
@@ -249,20 +252,20 @@ class KiteCalls:
                 raise
             raise BrokerUnavailable("Zerodha was disconnected before the call was made") from None
         except Exception as exc:
-            raise self._sorted(exc, kind) from exc
+            raise self._translated(exc, kind) from exc
         finally:
             if not running.done():
                 under_way.cut()
                 loop.call_later(_ENDING_SECONDS, pool.abandon, slot)
 
     async def _slot_of(self, pool: _Pool, kind: CallKind) -> _Slot:
-        """A cancel does not wait long for those before it, so that whoever asked knows whether it has left."""
+        """A cancel does not wait long for those before it, so that its caller knows whether it was sent."""
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS if kind in _CANCELLING else None):
                 return await pool.take()
         except TimeoutError as exc:
             words = "Zerodha has not answered the cancels before this one yet"
-            raise CallsSpent(words, wait_seconds=_AFTER_TOO_MANY_SECONDS) from exc
+            raise RateLimited(words, wait_seconds=_AFTER_TOO_MANY_SECONDS) from exc
 
     async def _wait_for_budget(self, kind: CallKind) -> None:
         queues_seconds = _PATIENCE_SECONDS if kind in _CANCELLING else None
@@ -288,7 +291,7 @@ class KiteCalls:
                 raise BrokerUnavailable("The call was given up before it was made")
             return call(kite)
         except kite_errors.KiteException as exc:
-            # Zerodha's words go into records, messages and alerts: whatever they repeat, no credential goes with them.
+            # Zerodha's texts go into records, messages and alerts: any credential that they repeat is removed.
             exc.args = tuple(_without(str(part), self._access.api_key, token) for part in exc.args)
             if isinstance(exc, kite_errors.TokenException):
                 raise self._token.died(token, str(exc)) from exc
@@ -307,7 +310,7 @@ class KiteCalls:
         kite.reqsession = _ExactSession(path)
         return kite
 
-    def _sorted(self, exc: Exception, kind: CallKind) -> BrokerError:
+    def _translated(self, exc: Exception, kind: CallKind) -> BrokerError:
         """The one place where the library's errors become ours."""
         words = f"Zerodha: {exc or type(exc).__name__}"
         status = exc.code if isinstance(exc, kite_errors.KiteException) else None
@@ -315,7 +318,7 @@ class KiteCalls:
         if meaning is codes.Meaning.NOT_TAKEN:
             self._budget_of(kind).pause(_AFTER_TOO_MANY_SECONDS)
             words = f"Zerodha takes no more calls now ({_text(exc)})"
-            return CallsSpent(words, wait_seconds=_AFTER_TOO_MANY_SECONDS)
+            return RateLimited(words, wait_seconds=_AFTER_TOO_MANY_SECONDS)
         if _never_connected(exc):
             return BrokerUnavailable("Zerodha cannot be reached")
         if kind is CallKind.QUERY:
@@ -332,7 +335,7 @@ def _without(text: str, *secrets: str) -> str:
 
 
 class AccessToken:
-    """The day's token, and what is known of its death. Used from several threads: each step replaces one reference."""
+    """The day's token, and whether it was refused. Used from several threads: each step replaces one reference."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -344,7 +347,7 @@ class AccessToken:
         return self._read[1]
 
     def current(self) -> str:
-        """The token to use. Raises AuthRequired when there is none, or none that has not just been found dead."""
+        """The token to use. Raises AuthRequired if there is none, or if it was refused recently."""
         token = self._from_file()
         if not token:
             raise self._required("there is no access token")
@@ -354,7 +357,7 @@ class AccessToken:
         return token
 
     def died(self, token: str, words: str) -> AuthRequired:
-        """Remembers that this token was refused; it is not tried again for a while."""
+        """Notes that this token was refused, so that it is not used again for a while."""
         self._dead = (token, time.monotonic(), words)
         return self._required(f"the access token is dead ({words})")
 
@@ -378,7 +381,7 @@ class AccessToken:
 
 
 class _PlainKite(KiteConnect):  # type: ignore[misc]
-    """Hands lists over as they came: the library's own reading of them fails as a whole for one odd row."""
+    """Returns lists as received: the library's own conversion fails for the whole list if one row is malformed."""
 
     def _format_response(self, data: Any) -> Any:
         return data
@@ -388,17 +391,19 @@ class _PlainKite(KiteConnect):  # type: ignore[misc]
 
 
 class _ExactSession(requests.Session):
-    """Numbers come as decimals of their text; nothing is sent twice; the root's path is put before the route. For one call at a time, which
-    another thread may cut off: a time-out for reading begins anew with every byte, and so bounds no answer."""
+    """Numbers come as exact decimals; nothing is sent twice; the root's path is put before the route. For one call
+    at a time, which another thread may cut off: a read time-out restarts with every byte and so does not bound an
+    answer."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
         self._path = path
         self._lock = threading.Lock()
         self._line: tuple[HTTPConnection, socket.socket] | None = None
-        """The connection that was opened last, and a second handle of its socket, good for whatever the library does with the first."""
+        """The last opened connection, and a duplicate handle of its socket, which stays valid whatever the library
+        does with the first."""
         self._is_cut = False
-        # A redirected form would be sent a second time, to somebody else.
+        # A redirected form would be sent a second time, to another server.
         self.max_redirects = 0
         for scheme in ("http://", "https://"):
             self.mount(scheme, _Adapter(self._opened))
@@ -415,7 +420,7 @@ class _ExactSession(requests.Session):
         return response
 
     def cut(self) -> None:
-        """Whatever is being sent or read ends now, and nothing can be sent any more. From any thread."""
+        """Ends whatever is being sent or read, and prevents further sending. From any thread."""
         with self._lock:
             self._is_cut = True
             if self._line is not None:
@@ -433,7 +438,7 @@ class _ExactSession(requests.Session):
                 _shut(line)
 
     def _hang_up(self, *, only_if_closed: bool) -> None:
-        """Lets the second handle go, as long as which the other side is not told of the end."""
+        """Closes the duplicate handle; while it is open, the other side does not see the connection end."""
         with self._lock:
             if self._line is not None and not (only_if_closed and self._line[0].sock is not None):
                 self._line[1].close()
@@ -441,13 +446,13 @@ class _ExactSession(requests.Session):
 
 
 def _shut(line: socket.socket) -> None:
-    # The other side may have ended it already.
+    # The other side may have closed it already.
     with contextlib.suppress(OSError):
         line.shutdown(socket.SHUT_RDWR)
 
 
 class _Adapter(HTTPAdapter):
-    """Tells of every connection that it opens; sends nothing again."""
+    """Reports every connection that it opens; sends nothing again."""
 
     def __init__(self, opened: Callable[[HTTPConnection, socket.socket], None]) -> None:
         class Line(HTTPConnection):
@@ -483,15 +488,15 @@ def _decimals(response: requests.Response) -> Any:
 
 
 def _split(root_url: str | None) -> tuple[str | None, str]:
-    """The root without its path, which the library would drop, and the path."""
+    """The root without its path (which the library would drop), and the path."""
     if root_url is None:
         return None, ""
     parts = urlsplit(root_url)
     return urlunsplit((parts.scheme, parts.netloc, "/", "", "")), parts.path.rstrip("/")
 
 
-def _spent(spent: BudgetSpent) -> CallsSpent:
-    return CallsSpent(f"Zerodha: {spent}", wait_seconds=spent.wait_seconds)
+def _spent(spent: BudgetSpent) -> RateLimited:
+    return RateLimited(f"Zerodha: {spent}", wait_seconds=spent.wait_seconds)
 
 
 def _never_connected(exc: Exception) -> bool:

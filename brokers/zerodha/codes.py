@@ -1,9 +1,11 @@
-"""What an error answer of Kite means for the order that was to be placed: HTTP statuses and Kite's own names for errors, each with why; no calls.
+"""The meaning of Kite's error answers for an order that was to be placed: HTTP statuses and Kite's error names, each
+with the reason. No calls.
 
-Sources: Kite Connect's page on exceptions and errors; its support's word that after any status but 400 the order book has to be looked at, since the
-order may have been placed all the same (kite.trade forum, discussion 41029); and that what the risk checks refuse usually gets an order id and a
-status REJECTED, so that an error answer is about the request itself (discussion 740). An answer that is not JSON comes as a DataException with
-status 502, whatever its own status was: a page of whatever stands in between proves nothing.
+Sources: Kite Connect's page on exceptions and errors; its support's statement that after any status but 400 the order
+book must be checked, since the order may have been placed nevertheless (kite.trade forum, discussion 41029); and that
+orders refused by risk checks usually get an order id and status REJECTED, so that an error answer is about the request
+itself (discussion 740). An answer that is not JSON appears as a DataException with status 502, whatever its own status
+was: a page from an intermediary proves nothing.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ STATUSES: Mapping[int, tuple[Meaning, str]] = {
     503: (Meaning.UNKNOWN, "the service is not available: perhaps only its answer"),
     504: (Meaning.UNKNOWN, "no answer in time from behind the gateway"),
 }
-"""Any other is unknown: 401, 409, 422 or 499 are not Kite's, and whoever said them may have done so after the order had gone on. The same holds
-of an answer without an error and without an order id."""
+"""Any other status is unknown: 401, 409, 422 and 499 are not Kite's, and whoever sent them may have done so after
+the order was passed on. The same holds for an answer with neither an error nor an order id."""
 
 ERRORS: Mapping[str, tuple[Meaning | None, str]] = {
     "InputException": (None, "a field is missing or bad"),
@@ -57,14 +59,15 @@ ERRORS: Mapping[str, tuple[Meaning | None, str]] = {
         "Kite did not understand that system's answer, which there was; or the answer was no JSON",
     ),
 }
-"""By Kite's name of the error; None: the status tells. A name that is not here is not classified either."""
+"""By Kite's name of the error. None: the status decides. An unlisted name is not classified either."""
 
 _PERHAPS_ARRIVED = re.compile(r"tim(?:ed?|ing)[ -]?out|check (?:the |your )?order ?book", re.IGNORECASE)
-"""Words with which a status that says no takes it back, as in "the request timed out, check the order book before placing again"."""
+"""Phrases that contradict a status of refusal, as in "the request timed out, check the order book before placing
+again"."""
 
 
 def meaning(status: object, error: str, text: str) -> Meaning:
-    """Of an error answer to a call that was to change something."""
+    """The meaning of an error answer to a call that was to change something."""
     by_name, _ = ERRORS.get(error, (None, ""))
     by_status, _ = STATUSES.get(status, (Meaning.UNKNOWN, "")) if isinstance(status, int) else (Meaning.UNKNOWN, "")
     if by_status is Meaning.REFUSED and (by_name is Meaning.UNKNOWN or _PERHAPS_ARRIVED.search(text)):

@@ -1,4 +1,5 @@
-"""Zerodha's order feed as a source of hints: that something may have changed, never what; one reactor thread for the whole process."""
+"""Zerodha's order feed as a source of hints: something may have changed, not what. One reactor thread for the whole
+process."""
 
 from __future__ import annotations
 
@@ -21,11 +22,11 @@ _starting = threading.Lock()
 
 
 def _run_reactor() -> None:
-    """Starts the process's reactor in a thread of its own, once: it cannot be started a second time."""
+    """Starts the process's reactor in a thread of its own, once: a reactor cannot be restarted."""
     with _starting:
         if reactor.running:
             return
-        # It calls every end of a connection an error, the wanted ones too; what matters is told here.
+        # It reports every closed connection as an error, intended ones too; the relevant ones are logged here.
         logging.getLogger("kiteconnect.ticker").setLevel(logging.CRITICAL)
         running = threading.Event()
         reactor.callWhenRunning(running.set)
@@ -36,12 +37,12 @@ def _run_reactor() -> None:
 
 
 class OrderFeed:
-    """One account's feed. `on_events` is called in the reactor's thread: after each connection, since something may have happened
-    unheard before it, and with every order update.
+    """One account's feed. `on_events` is called in the reactor's thread: after each connection (something may have been
+    missed before it) and for every order update.
 
-    The library reconnects by itself, but gives up in the end and does not notice a connection that is only half open; both are seen to
-    here: silence for `silence_seconds` (the server sends a heartbeat every second or so) cuts the connection, and a feed that has given
-    up is begun anew.
+    The library reconnects by itself, but eventually gives up, and does not notice a half-open connection. Both are
+    handled here: `silence_seconds` without data (the server sends a heartbeat about every second) cuts the connection,
+    and a feed that gave up is restarted.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class OrderFeed:
         self.token = token
         self._api_key = api_key
         self._url = url
-        self._on_news = on_events
+        self._on_events = on_events
         self._silence_seconds = silence_seconds
         self._ticker: KiteTicker | None = None
-        self._heard_at = time.monotonic()
+        self._first_received_at = time.monotonic()
         self._watch: Any = None
         self._closed = False
 
@@ -63,7 +64,7 @@ class OrderFeed:
         reactor.callFromThread(self._connect)
 
     def close(self) -> None:
-        """No news comes any more; may be called from any thread."""
+        """No further calls of `on_events`. May be called from any thread."""
         self._closed = True
         reactor.callFromThread(self._disconnect)
 
@@ -74,12 +75,12 @@ class OrderFeed:
             return
         ticker = KiteTicker(self._api_key, self.token, root=self._url)
         ticker.on_connect = self._connected
-        ticker.on_message = self._heard
+        ticker.on_message = self._on_message
         ticker.on_order_update = self._updated
         ticker.on_close = self._ended
         ticker.on_noreconnect = self._given_up
         self._ticker = ticker
-        self._heard_at = time.monotonic()
+        self._first_received_at = time.monotonic()
         ticker.connect(threaded=True)
         if self._watch is None:
             self._watch = reactor.callLater(self._silence_seconds, self._look)
@@ -94,25 +95,25 @@ class OrderFeed:
         if self._closed:
             ticker.close()
             return
-        self._heard_at = time.monotonic()
-        self._tell()
+        self._first_received_at = time.monotonic()
+        self._give_hint()
 
-    def _heard(self, ticker: KiteTicker, payload: bytes, is_binary: bool) -> None:
-        self._heard_at = time.monotonic()
+    def _on_message(self, ticker: KiteTicker, payload: bytes, is_binary: bool) -> None:
+        self._first_received_at = time.monotonic()
 
     def _updated(self, ticker: KiteTicker, order: object) -> None:
-        self._tell()
+        self._give_hint()
 
     def _ended(self, ticker: KiteTicker, code: int | None, reason: object) -> None:
         if not self._closed:
             _log.warning("The order feed of Zerodha was cut (%s, %s); it is connected anew", code, reason)
 
-    def _tell(self) -> None:
+    def _give_hint(self) -> None:
         if not self._closed:
-            self._on_news()
+            self._on_events()
 
     def _look(self) -> None:
-        quiet_seconds = time.monotonic() - self._heard_at
+        quiet_seconds = time.monotonic() - self._first_received_at
         ticker = self._ticker
         if ticker is not None and ticker.is_connected() and quiet_seconds >= self._silence_seconds:
             _log.warning("The order feed of Zerodha has been silent for %.0f s; it is connected anew", quiet_seconds)

@@ -1,4 +1,4 @@
-"""What others need to know of Zerodha."""
+"""The manifest of Zerodha."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ZerodhaVariables(BrokerVariables):
     kite_ticker_url: Annotated[SocketAddress | None, SOCKET_ADDRESS] = None
 
     def account_keys(self, own: Collection[str], data_dir: Path) -> dict[str, object]:
-        """An account with a token of its own, or a file of it, takes neither from here."""
+        """An account with a token or token file of its own takes neither from here."""
         keys = super().account_keys(own, data_dir)
         if any(key in own for key in _TOKEN_KEYS):
             return {key: value for key, value in keys.items() if key not in _TOKEN_KEYS}

@@ -1,4 +1,5 @@
-"""The rows of Kite's lists, each read by itself or set aside with what is odd about it; nothing of what they mean for an order of ours."""
+"""Reads the rows of Kite's lists, each by itself; unreadable rows are returned with the reason. Their meaning for
+our orders is not known here."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 IST = timezone(timedelta(hours=5, minutes=30), "IST")
-"""Indian time has had no summer time since 1945."""
+"""India has had no daylight saving time since 1945."""
 ICEBERG = "iceberg"
 AMO = "amo"
 AMO_WAITING = "AMO REQ RECEIVED"
@@ -23,20 +24,20 @@ _NOTED = ("exchange", "tradingsymbol", "transaction_type", "variety", "product",
 _TRADE_TIMES = ("fill_timestamp", "exchange_timestamp", "order_timestamp")
 _SHOWN_CHARACTERS = 200
 _BEYOND = Decimal(10) ** 18
-"""No quantity, price or sum of money is as large."""
+"""No quantity, price or amount of money is this large."""
 _FIRST_YEAR, _LAST_YEAR = 2000, 2200
 
 Row = Mapping[str, Any]
 """One element of a list that Kite sends."""
 
 
-class Odd(ValueError):
-    """A row that cannot be read; the message says what is odd about it."""
+class Malformed(ValueError):
+    """A row that cannot be read. The message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leg:
-    """Which part of an iceberg order a row is. `number` counts from 1; `total` is the whole order's quantity."""
+    """The part of an iceberg order that a row is. `number` counts from 1; `total` is the whole order's quantity."""
 
     number: int
     total: Decimal
@@ -44,25 +45,25 @@ class Leg:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderRow:
-    """One order as the list shows it, or one leg of an iceberg order."""
+    """One order in the list, or one leg of an iceberg order."""
 
     order_id: str
     parent_order_id: str | None = None
     tag: str = ""
-    """Ours; empty for somebody else's."""
+    """Our tag; empty for somebody else's order."""
     status: str
-    """Kite's word, of which there may be new ones."""
+    """Kite's own word; new ones may appear."""
     variety: str = "regular"
     filled: Decimal = Decimal(0)
     reason: str | None = None
     leg: Leg | None = None
-    """None for an order that is no iceberg."""
+    """None if the order is not an iceberg."""
     placed_at: datetime | None = None
-    """None where the row does not say it legibly."""
+    """None if the row does not say it legibly."""
     noted: Mapping[str, str] | None = None
-    """What a contract note is asked with; None where the row does not say all of it."""
+    """The fields with which a contract note is requested. None if the row lacks any."""
     exchange: str = ""
-    """Empty where the row does not say it legibly."""
+    """Empty if the row does not say it legibly."""
 
     @property
     def is_waiting_amo(self) -> bool:
@@ -71,29 +72,29 @@ class OrderRow:
 
     @property
     def cancelled_as(self) -> str:
-        """The variety by which it is cancelled. An after-market order is shown as one for ever, and is a regular one to whoever cancels it
-        once the exchange has it (kite.trade discussion, comment 40302)."""
+        """The variety under which it is cancelled. An after-market order is always shown as one, but is cancelled as
+        a regular order once the exchange has it (kite.trade discussion, comment 40302)."""
         return "regular" if self.variety == AMO and not self.is_waiting_amo else self.variety
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TradeRow:
-    """One execution; a trade's id is unique for its exchange and day only."""
+    """One execution. A trade's id is unique only within its exchange and day."""
 
     order_id: str
     trade_id: str
     quantity: Decimal
     price: Decimal
     time: datetime | None
-    """None where the row does not say it legibly."""
-    told_time: str = ""
-    """How it reads then."""
+    """None if the row does not say it legibly."""
+    time_text: str = ""
+    """Then its text in the row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedRow:
-    """One line of an exchange's instruments list. Prices in rupees; `lot` is the step of quantities, `tick` that of prices. What one lot is of
-    where quantities are counted in lots (currencies, commodities) is not in the list."""
+    """One line of an exchange's instruments list. Prices are in rupees; `lot` is the step of quantities, `tick` that
+    of prices. If quantities are counted in lots (currencies, commodities), the units in a lot are not in the list."""
 
     symbol: str
     exchange: str
@@ -106,17 +107,18 @@ class ListedRow:
     expiry: date | None
     strike: Decimal
     token: int | None = None
-    """Kite's number of the instrument; None where it cannot be read."""
+    """Kite's number of the instrument. None if it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OddRow:
-    """A row that could not be read. About the order that it may belong to nothing may be concluded, least of all that it is not there."""
+class MalformedRow:
+    """A row that could not be read. Nothing may be concluded about the order that it may belong to, above all not
+    that it does not exist."""
 
     order_id: str | None = None
-    """None: it cannot be told."""
+    """None: unknown."""
     tag: str | None = None
-    """None: it cannot be told; empty: it is not ours."""
+    """None: unknown; empty: not ours."""
     variety: str | None = None
     words: str
 
@@ -124,46 +126,46 @@ class OddRow:
         return self.tag is None or self.tag == tag
 
 
-def read_orders(rows: object) -> tuple[list[OrderRow], list[OddRow]]:
-    """The order list; a row that comes twice counts once. Raises Odd for what is no list at all."""
-    read, odd = _each(rows, _order, "order")
+def read_orders(rows: object) -> tuple[list[OrderRow], list[MalformedRow]]:
+    """The order list; a repeated row counts once. Raises Malformed for anything that is no list."""
+    read, malformed = _each(rows, _order, "order")
     first: dict[str, OrderRow] = {}
     for row in read:
         first.setdefault(row.order_id, row)
-    return list(first.values()), odd
+    return list(first.values()), malformed
 
 
-def read_trades(rows: object) -> tuple[list[TradeRow], list[OddRow]]:
-    """The trade list. Raises Odd for what is no list at all."""
+def read_trades(rows: object) -> tuple[list[TradeRow], list[MalformedRow]]:
+    """The trade list. Raises Malformed for anything that is no list."""
     return _each(rows, _trade, "trade")
 
 
 def read_listing(page: object) -> tuple[list[ListedRow], list[str]]:
-    """The lines of an instruments list, and the trading symbols of those that cannot be read. Raises Odd for what is no such list, or not a
-    whole one."""
+    """The lines of an instruments list, and the trading symbols of unreadable lines. Raises Malformed for anything
+    else, or an incomplete list."""
     if not isinstance(page, bytes | str):
-        raise Odd(f"the instruments list came as {type(page).__name__}")
+        raise Malformed(f"the instruments list came as {type(page).__name__}")
     lines = csv.DictReader(io.StringIO(_tame(page if isinstance(page, str) else page.decode("utf-8", "replace"))))
     good: list[ListedRow] = []
-    odd: list[str] = []
+    malformed: list[str] = []
     last = None
     try:
         for line in lines:
             try:
                 last = _listed(line)
                 good.append(last)
-            except Odd:
+            except Malformed:
                 last = None
-                odd.append(str(line.get("tradingsymbol")))
+                malformed.append(str(line.get("tradingsymbol")))
     except csv.Error as exc:
-        raise Odd(f"the instruments list cannot be read: {exc}") from exc
+        raise Malformed(f"the instruments list cannot be read: {exc}") from exc
     if last is None:
-        raise Odd("the instruments list is empty, or ends in the middle of a line")
-    return good, odd
+        raise Malformed("the instruments list is empty, or ends in the middle of a line")
+    return good, malformed
 
 
 def _tame(page: str) -> str:
-    """Without what would make a CSV reader take many lines for one, or stop at one."""
+    """Without characters that would make a CSV reader merge lines or stop."""
     page = page.replace("\0", "\ufffd")
     if '"' not in page:
         return page
@@ -171,12 +173,13 @@ def _tame(page: str) -> str:
     return "".join(line.replace('"', "") if line.count('"') % 2 else line for line in lines)
 
 
-def read_profile(told: object) -> Row:
-    """Who the user is, the exchanges that he may trade on, and his consent; what cannot be read is left out. Raises Odd for no profile."""
-    if not isinstance(told, Mapping):
-        raise Odd(f"Zerodha answered with no profile: {_shown(told)}")
-    exchanges, meta = told.get("exchanges"), told.get("meta")
-    profile: dict[str, Any] = {"user_id": told.get("user_id")}
+def read_profile(reported: object) -> Row:
+    """The user, the exchanges on which he may trade, and his consent; unreadable fields are left out. Raises
+    Malformed for anything that is no profile."""
+    if not isinstance(reported, Mapping):
+        raise Malformed(f"Zerodha answered with no profile: {_shown(reported)}")
+    exchanges, meta = reported.get("exchanges"), reported.get("meta")
+    profile: dict[str, Any] = {"user_id": reported.get("user_id")}
     if isinstance(exchanges, list | tuple):
         profile["exchanges"] = [each for each in exchanges if isinstance(each, str)]
     if isinstance(meta, Mapping):
@@ -187,11 +190,11 @@ def read_profile(told: object) -> Row:
 def _listed(line: Row) -> ListedRow:
     lot, tick = number(line, "lot_size", least=0), number(line, "tick_size", least=0)
     if lot and not tick:
-        raise Odd("it has a lot and no tick")
+        raise Malformed("it has a lot and no tick")
     try:
         expiry = date.fromisoformat(line["expiry"]) if line["expiry"] else None
     except (KeyError, TypeError, ValueError) as exc:
-        raise Odd(f"its expiry is {line.get('expiry')!r}") from exc
+        raise Malformed(f"its expiry is {line.get('expiry')!r}") from exc
     return ListedRow(
         symbol=text(line, "tradingsymbol"),
         exchange=text(line, "exchange"),
@@ -207,7 +210,7 @@ def _listed(line: Row) -> ListedRow:
 
 
 def tag_of(row: Row) -> str:
-    """Our tag on an order; empty for somebody else's. Raises Odd if it cannot be told whose it is."""
+    """Our tag on an order; empty for somebody else's. Raises Malformed if that cannot be determined."""
     single, several = row.get("tag"), row.get("tags")
     if several is not None and not isinstance(several, list):
         several = [several]
@@ -216,68 +219,70 @@ def tag_of(row: Row) -> str:
         if isinstance(tag, str) and _OUR_TAG.fullmatch(tag):
             return tag
     if not all(tag is None or isinstance(tag, str) for tag in tags):
-        raise Odd(f"its tag is {single!r}, its tags are {row.get('tags')!r}")
+        raise Malformed(f"its tag is {single!r}, its tags are {row.get('tags')!r}")
     return ""
 
 
-def utc(told: datetime | str) -> datetime:
-    """Kite's times name no zone and are Indian. Raises ValueError, OverflowError."""
-    moment = told if isinstance(told, datetime) else datetime.fromisoformat(told)
+def utc(reported: datetime | str) -> datetime:
+    """Kite's times have no zone and are Indian. Raises ValueError, OverflowError."""
+    moment = reported if isinstance(reported, datetime) else datetime.fromisoformat(reported)
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=IST)).astimezone(UTC)
 
 
 def number(row: Row, name: str, *, least: int | None = None) -> Decimal:
-    """A number of the row, exactly. Raises Odd for anything else, and for less than `least`."""
-    told = row.get(name)
+    """A number in the row, exactly. Raises Malformed for anything else, and for less than `least`."""
+    reported = row.get(name)
     try:
-        value = None if isinstance(told, bool) or not isinstance(told, int | str | Decimal) else Decimal(told)
+        value = (
+            None if isinstance(reported, bool) or not isinstance(reported, int | str | Decimal) else Decimal(reported)
+        )
     except InvalidOperation:
         value = None
     is_amount = value is not None and value.is_finite() and abs(value) < _BEYOND
     if value is None or not is_amount or (least is not None and value < least):
-        raise Odd(f"its {name} is {told!r}")
+        raise Malformed(f"its {name} is {reported!r}")
     return value
 
 
 def text(row: Row, name: str) -> str:
-    """A text of the row that is not empty; a whole number will do. Raises Odd."""
-    told = row.get(name)
-    if isinstance(told, bool) or not isinstance(told, str | int) or not str(told).strip():
-        raise Odd(f"its {name} is {told!r}")
-    return str(told)
+    """A text in the row, not empty; a whole number is accepted. Raises Malformed."""
+    reported = row.get(name)
+    if isinstance(reported, bool) or not isinstance(reported, str | int) or not str(reported).strip():
+        raise Malformed(f"its {name} is {reported!r}")
+    return str(reported)
 
 
-def _each(rows: object, read: Callable[[Row], T], kind: str) -> tuple[list[T], list[OddRow]]:
+def _each(rows: object, read: Callable[[Row], T], kind: str) -> tuple[list[T], list[MalformedRow]]:
     if not isinstance(rows, list):
-        raise Odd(f"Zerodha answered with no list of {kind}s")
+        raise Malformed(f"Zerodha answered with no list of {kind}s")
     good: list[T] = []
-    odd: list[OddRow] = []
+    malformed: list[MalformedRow] = []
     for row in rows:
         try:
             good.append(read(_a_row(row)))
-        except Odd as exc:
-            odd.append(_odd_row(row, f"The {kind} row {_shown(row)} cannot be read: {exc}"))
-    return good, odd
+        except Malformed as exc:
+            malformed.append(_malformed_row(row, f"The {kind} row {_shown(row)} cannot be read: {exc}"))
+    return good, malformed
 
 
 def _a_row(row: object) -> Row:
     if not isinstance(row, Mapping):
-        raise Odd("it is no object")
+        raise Malformed("it is no object")
     return row
 
 
-def _odd_row(row: object, words: str) -> OddRow:
+def _malformed_row(row: object, words: str) -> MalformedRow:
     if not isinstance(row, Mapping):
-        return OddRow(words=words)
+        return MalformedRow(words=words)
 
-    def told(read: Callable[[], str]) -> str | None:
+    def readable(read: Callable[[], str]) -> str | None:
         try:
             return read()
-        except Odd:
+        except Malformed:
             return None
 
-    order_id, variety = told(lambda: text(row, "order_id")), told(lambda: text(row, "variety"))
-    return OddRow(order_id=order_id, tag=told(lambda: tag_of(row)), variety=variety, words=words)
+    order_id, variety = readable(lambda: text(row, "order_id")), readable(lambda: text(row, "variety"))
+    return MalformedRow(order_id=order_id, tag=readable(lambda: tag_of(row)), variety=variety, words=words)
 
 
 def _shown(row: object) -> str:
@@ -301,11 +306,11 @@ def _order(row: Row) -> OrderRow:
         status=status,
         variety=variety,
         filled=Decimal(0) if is_uncounted else number(row, "filled_quantity", least=0),
-        reason=_words(row.get("status_message")) or _words(row.get("status_message_raw")),
+        reason=_text_or_none(row.get("status_message")) or _text_or_none(row.get("status_message_raw")),
         leg=_leg(row) if variety == ICEBERG else None,
         placed_at=_moment(row.get("order_timestamp")),
-        exchange=_words(row.get("exchange")) or "",
-        noted={name: str(told) for name, told in noted.items()} if all(map(_is_word, noted.values())) else None,
+        exchange=_text_or_none(row.get("exchange")) or "",
+        noted={name: str(reported) for name, reported in noted.items()} if all(map(_is_word, noted.values())) else None,
     )
 
 
@@ -313,44 +318,46 @@ def _leg(row: Row) -> Leg:
     meta = row.get("meta")
     iceberg = meta.get("iceberg") if isinstance(meta, Mapping) else None
     if not isinstance(iceberg, Mapping):
-        raise Odd(f"it is part of an iceberg order, and its meta is {_shown(meta)}")
+        raise Malformed(f"it is part of an iceberg order, and its meta is {_shown(meta)}")
     place = number(iceberg, "leg", least=1)
     if place != place.to_integral_value():
-        raise Odd(f"its leg is {place}")
+        raise Malformed(f"its leg is {place}")
     return Leg(number=int(place), total=number(iceberg, "total_quantity", least=1))
 
 
 def _trade(row: Row) -> TradeRow:
     quantity = number(row, "quantity", least=0)
     if not quantity:
-        raise Odd("its quantity is 0")
-    told = [row.get(name) for name in _TRADE_TIMES]
-    # The first that is told with its day: the order's own comes without.
-    time = next((moment for moment in map(_moment, told) if moment is not None), None)
+        raise Malformed("its quantity is 0")
+    reported = [row.get(name) for name in _TRADE_TIMES]
+    # The first one that has a date: the order's own time comes without.
+    time = next((moment for moment in map(_moment, reported) if moment is not None), None)
     return TradeRow(
         order_id=text(row, "order_id"),
         trade_id=text(row, "trade_id"),
         quantity=quantity,
         price=number(row, "average_price", least=0),
         time=time,
-        told_time="" if time is not None else f"its times are {', '.join(_shown(each) for each in told)}",
+        time_text="" if time is not None else f"its times are {', '.join(_shown(each) for each in reported)}",
     )
 
 
-def _moment(told: object) -> datetime | None:
-    """None for what is no day and time."""
-    if not isinstance(told, datetime | str) or (isinstance(told, str) and len(told) < len("2026-11-23 09:16")):
+def _moment(reported: object) -> datetime | None:
+    """None if it is not a date and time."""
+    if not isinstance(reported, datetime | str) or (
+        isinstance(reported, str) and len(reported) < len("2026-11-23 09:16")
+    ):
         return None
     try:
-        moment = utc(told)
+        moment = utc(reported)
     except (ValueError, OverflowError):
         return None
     return moment if _FIRST_YEAR <= moment.year < _LAST_YEAR else None
 
 
-def _words(told: object) -> str | None:
-    return told if isinstance(told, str) and told else None
+def _text_or_none(reported: object) -> str | None:
+    return reported if isinstance(reported, str) and reported else None
 
 
-def _is_word(told: object) -> bool:
-    return isinstance(told, str) and bool(told)
+def _is_word(reported: object) -> bool:
+    return isinstance(reported, str) and bool(reported)

@@ -12,7 +12,8 @@ from typing import Protocol
 import structlog
 
 from execution_service.app.log_lines import safe
-from execution_service.core import backoff, texts
+from execution_service.core import backoff
+from execution_service.core.texts.service import part_failed, part_failing_on, service_ends
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
 
@@ -184,7 +185,7 @@ class Supervisor:
         kept.failures += 1
         kept.last_failure = _in_short(failure)
         kept.state, kept.since = PartState.RESTARTING, self._clock.now()
-        name, pause = kept.part.name, backoff.USUAL.pause_seconds(kept.failures)
+        name, pause = kept.part.name, backoff.DEFAULT_BACKOFF.pause_seconds(kept.failures)
         is_in_vain = kept.failures >= FAILURES_AT_MOST
         if is_in_vain and self._ends_the_process(kept.part):
             await self._give_up(kept, failure)
@@ -195,9 +196,9 @@ class Supervisor:
             exc_info=failure,
         )
         if kept.failures == 1:
-            self._tell(f"part_failed:{name}", texts.part_failed(part=name, reason=kept.last_failure))
+            self._tell(f"part_failed:{name}", part_failed(part=name, reason=kept.last_failure))
         elif kept.failures == FAILURES_AT_MOST:
-            words = texts.part_failing_on(
+            words = part_failing_on(
                 part=name, account_id=kept.part.account_id, failures=kept.failures, reason=kept.last_failure
             )
             self._tell(f"part_failing_on:{name}", words)
@@ -209,7 +210,7 @@ class Supervisor:
         log.critical(f"{words}; the service ends", action="part_given_up", part=name, exc_info=failure)
         self._tell(
             f"part_given_up:{name}",
-            texts.service_ends(part=name, failures=kept.failures, reason=kept.last_failure),
+            service_ends(part=name, failures=kept.failures, reason=kept.last_failure),
         )
         self._reason = self._reason or words
         self._has_given_up.set()
@@ -249,7 +250,7 @@ class Supervisor:
             except Exception as exc:
                 failures += 1
                 log.error(f"Alert {kind} could not be raised: {exc}", action="alert_failed", kind=kind, exc_info=exc)
-            await self._clock.sleep(backoff.USUAL.pause_seconds(failures))
+            await self._clock.sleep(backoff.DEFAULT_BACKOFF.pause_seconds(failures))
 
 
 def _in_short(failure: BaseException) -> str:

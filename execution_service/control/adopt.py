@@ -14,11 +14,12 @@ from brokers.base import BrokerPosition
 from execution_service.control.adoption_books import plan_of_undoing, read_books, records_named
 from execution_service.control.requests import Adoption, UndoneAdoption
 from execution_service.control.results import Done, Elsewhere, Refused, Result
-from execution_service.core.adoption.plan import plan, undoing
-from execution_service.core.adoption.records import Plan, Wish, adoption_id, records_of
+from execution_service.core.adoption.plan import plan
+from execution_service.core.adoption.records import AdoptionRequest, Plan, adoption_id, records_of
 from execution_service.core.adoption.records import Refused as Unplannable
+from execution_service.core.adoption.undoing import undoing
 from execution_service.core.orders.order import Order
-from execution_service.core.texts import log_line
+from execution_service.core.texts.log import log_line
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.clock import Clock
@@ -107,7 +108,7 @@ class AdoptPositions:
         """Wholly or in part."""
         return bool(await records_named(self._store, adoption_id(asked.command_id)))
 
-    async def _refusal(self, wish: Wish, shown: Plan, theirs: Sequence[BrokerPosition] | None) -> str | None:
+    async def _refusal(self, wish: AdoptionRequest, shown: Plan, theirs: Sequence[BrokerPosition] | None) -> str | None:
         books = await read_books(self._store, wish, theirs)
         if not books.ledgers and not self._accounts.is_known(wish.account_id):
             return f"account {wish.account_id!r} is not configured, and nothing was ever held in it"

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from brokers.base import BrokerPosition
-from execution_service.core.adoption.plan import Recorded, is_entry_of, plan_undoing, refs_to
-from execution_service.core.adoption.records import LedgerAndViews, Plan, Refused, Wish
-from execution_service.core.orders.effects import happenings
+from execution_service.core.adoption.entries import is_entry_of, refs_to
+from execution_service.core.adoption.records import AdoptionBooks, AdoptionRequest, Plan, Refused
+from execution_service.core.adoption.undoing import Recorded, plan_undoing
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
-from execution_service.core.reconcile import Discrepancy
+from execution_service.core.reconcile.discrepancies import Discrepancy
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.store import Store
 
@@ -25,7 +26,7 @@ async def records_named(store: Store, name: str) -> list[Stored]:
     return sorted(found, key=lambda s: s.order.identity.leg_index)
 
 
-async def read_books(store: Store, wish: Wish, theirs: Sequence[BrokerPosition] | None) -> LedgerAndViews:
+async def read_books(store: Store, wish: AdoptionRequest, theirs: Sequence[BrokerPosition] | None) -> AdoptionBooks:
     """What a plan for the wish is made from. Raises StoreUnavailable."""
     named = (wish.successor or {}).get("symbol")
     symbols = {str(named).strip().upper()} if named is not None else set()
@@ -44,7 +45,7 @@ async def read_books(store: Store, wish: Wish, theirs: Sequence[BrokerPosition] 
         discrepancy = await store.discrepancy(wish.discrepancy_id)
         claims = await store.find([f"discrepancy:{wish.discrepancy_id}"])
         closing = tuple(sorted({s.order.signal_id for s in claims if s.order.fills}))
-    return LedgerAndViews(
+    return AdoptionBooks(
         ledgers=tuple(ledgers.values()),
         orders=tuple(orders),
         at_work=tuple(s.order for s in unsettled if not s.order.status.is_final),
@@ -64,7 +65,7 @@ async def plan_of_undoing(
     keys = {key_of(stored.order) for stored in found}
     entries = [ref for stored in found for ref in refs_to(stored.order)]
     around = await _orders_around(store, [e for key, e in ledgers.items() if key in keys], unsettled, entries)
-    books = LedgerAndViews(
+    books = AdoptionBooks(
         ledgers=tuple(ledgers.values()),
         orders=tuple(around),
         at_work=tuple(s.order for s in unsettled if not s.order.status.is_final),
@@ -90,7 +91,7 @@ async def _ledgers(
     for s in filled:
         key = key_of(s.order)
         entry = entries.get(key) or LedgerEntry(key=key, instrument=s.order.accepted_request.instrument)
-        entries[key] = with_unbooked(entry, [(s.order, happenings(s.order, s.told.world), s.told.lines)])
+        entries[key] = with_unbooked(entry, [(s.order, applied_events(s.order, s.told.world), s.told.lines)])
     return dict(sorted(entries.items(), key=lambda item: item[0].ledger_id)), unsettled
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from brokers.base import BrokerPosition
 from execution_service.control.requests import Comparison, PositionsQuestion
 from execution_service.control.results import Done, Elsewhere, Refused, Result
-from execution_service.core.reconcile import Outcome
+from execution_service.core.reconcile.discrepancies import ReconciliationOutcome
 from execution_service.core.views.record import positions_to_documents
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrders
@@ -28,7 +28,7 @@ class AskedAccounts(Protocol):
     async def positions_of(self, account_id: str) -> Sequence[BrokerPosition] | None:
         """By its broker; None where that does not show them now."""
 
-    async def compare_now(self, account_id: str) -> Outcome | None:
+    async def compare_now(self, account_id: str) -> ReconciliationOutcome | None:
         """What a comparison with the broker shows; None: the account is not configured."""
 
 

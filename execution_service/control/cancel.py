@@ -11,7 +11,7 @@ from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.control.results import Done, Refused
 from execution_service.core.orders.cancel import Cancel
 from execution_service.core.orders.events import Event
-from execution_service.core.orders.next_step import cancel_wish
+from execution_service.core.orders.next_step import cancel_request
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Reason
 from execution_service.ownership.ownership import Ownership
@@ -119,7 +119,7 @@ class CancelOrders:
         elif self._ownership.has_others:
 
             def wish(order: Order) -> tuple[Event, ...]:
-                return cancel_wish(order, cancel.reason, cancel.requested_by, self._clock.now())
+                return cancel_request(order, cancel.reason, cancel.requested_by, self._clock.now())
 
             await self._ownership.leave_to_holder(await self._live.record_for_holder(order, wish))
         else:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 
 from execution_service.control.results import Refused
-from execution_service.core.adoption.records import Plan, Wish, read_wish
+from execution_service.core.adoption.records import AdoptionRequest, Plan, read_adoption_request
 from execution_service.core.adoption.records import Refused as Unreadable
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.messages.inbound import CancelCommand
@@ -89,7 +89,7 @@ class Adoption:
 
     command_id: str
     account_id: str
-    wish: Wish
+    wish: AdoptionRequest
     shown: Plan
     """What the person was shown would be done, and agreed to."""
     text: str
@@ -197,7 +197,7 @@ def _resolution(command: Command) -> Resolution | Refused:
 
 
 def _adoption(command: Command) -> Adoption | Refused:
-    wish = read_wish(command.body)
+    wish = read_adoption_request(command.body)
     if isinstance(wish, Unreadable):
         return Refused(wish.words)
     try:

@@ -11,8 +11,9 @@ from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.control.requests import Adoption, Kind, Request, UndoneAdoption, read_request
 from execution_service.control.results import Done, Elsewhere, Refused, Result
 from execution_service.control.verbs import Verbs, asks_broker
-from execution_service.core import texts
 from execution_service.core.orders.cancel import Cancel
+from execution_service.core.texts.service import command_set_aside
+from execution_service.core.texts.values import plain
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.storage.ports.commands import Command, CommandStatus
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -100,7 +101,7 @@ class CommandRunner:
                 exc_info=exc,
             )
             about = request.words if isinstance(request, Cancel) else ""
-            words = texts.command_set_aside(
+            words = command_set_aside(
                 kind=command.kind, command_id=command.command_id, about=about, reason=f"{type(exc).__name__}: {exc}"
             )
             await self._alerts.raise_alert("command_set_aside", words)
@@ -122,5 +123,5 @@ class CommandRunner:
 
     def _say(self, command: Command, result: Done | Refused) -> None:
         if command.kind != Kind.POSITIONS:
-            words = texts.plain(result.words)
+            words = plain(result.words)
             log.info(f"Command {command.kind}: {words}", action="command_done", command_id=command.command_id)

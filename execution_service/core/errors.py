@@ -8,7 +8,7 @@ class CoreError(Exception):
 
 
 class InvalidTransition(CoreError):
-    """The event cannot happen in the order's present status: whoever produced it has misread the order."""
+    """The event is not allowed in the order's present status. It is a defect of whoever produced the event."""
 
     def __init__(self, order_id: str, status: str, event: str) -> None:
         super().__init__(f"order {order_id}: {event} cannot happen in status {status}")
@@ -18,7 +18,7 @@ class InvalidTransition(CoreError):
 
 
 class FillsDoNotAddUp(CoreError):
-    """A final status was claimed while the fills that we hold differ from what the broker says it filled."""
+    """A final status was claimed, but our fills do not add up to the quantity that the broker says it filled."""
 
     def __init__(self, order_id: str, held: str, claimed: str) -> None:
         super().__init__(f"order {order_id}: fills held add up to {held}, the broker says {claimed}")
@@ -26,4 +26,4 @@ class FillsDoNotAddUp(CoreError):
 
 
 class UnreadableRecord(CoreError):
-    """A stored document is not one of ours or of a version we do not know; the message names the document and the field."""
+    """A stored document is malformed or of an unknown version. The message names the document and the field."""

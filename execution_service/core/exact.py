@@ -1,4 +1,4 @@
-"""Exact decimals: nothing, and the context in which averages are computed."""
+"""The exact arithmetic that all amounts share: the zero and the decimal context. No values of the trade."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from decimal import Context, Decimal
 
 ZERO = Decimal(0)
 EXACT = Context(prec=60)
-"""Wide enough for any product of three numbers of 18 digits: amounts are never rounded."""
+"""Precise enough for any product of three numbers of 18 digits, so that no amount is ever rounded."""

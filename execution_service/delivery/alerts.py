@@ -9,7 +9,8 @@ from datetime import datetime
 
 import structlog
 
-from execution_service.core import texts as words
+from execution_service.core.texts.discrepancies import discrepancies
+from execution_service.core.texts.messages import one_line, with_count
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS
 from execution_service.ownership.ownership import UNASSIGNED, Ownership
@@ -63,7 +64,7 @@ class Alerts:
         await self._store_unsent(self._alert(kind, text, count))
 
     def _alert(self, kind: str, text: str, count: int) -> Alert:
-        log.warning(words.one_line(text), action="alarm", kind=kind)
+        log.warning(one_line(text), action="alarm", kind=kind)
         now = self._clock.now()
         if self._ownership.has_others:
             self._generation += 1  # another process may be sending the last one at this moment
@@ -82,7 +83,7 @@ class Alerts:
 
     async def raise_alert_once(self, alert_id: str, kind: str, text: str) -> None:
         """Never sent twice, however often it is raised under its id. Raises StoreUnavailable: it may not be stored."""
-        log.warning(words.one_line(text), action="alarm", kind=kind)
+        log.warning(one_line(text), action="alarm", kind=kind)
         alert = Alert(alert_id=alert_id, kind=kind, text=text, count=1, first_at=self._clock.now())
         await self._store.raise_alert(alert)
         self._wake_up.tell()
@@ -157,10 +158,9 @@ class Alerts:
                 waits.append(KIND_PAUSE_SECONDS - since)
                 continue
             count = sum(alert.count for alert in some)
-            if kind.startswith(DISCREPANCIES):
-                text = words.discrepancies([alert.text for alert in some], count)
-            else:
-                text = words.with_count(some[-1].text, count)
+            are_discrepancies = kind.startswith(DISCREPANCIES)
+            latest = some[-1].text
+            text = discrepancies([a.text for a in some], count) if are_discrepancies else with_count(latest, count)
             await self._send(text, some[-1].first_at)
             if not self._sends():
                 return None

@@ -8,11 +8,12 @@ from decimal import Decimal
 
 import structlog
 
-from execution_service.core import texts
 from execution_service.core.messages.confirmation import attributes, confirmation_json
-from execution_service.core.orders.effects import Happening
+from execution_service.core.orders.effects import AppliedEvent
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import Line
+from execution_service.core.texts.log import CONFIRMATION_PUBLISHED
+from execution_service.core.texts.service import publish_failing
 from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.cursor import Progress
 from execution_service.delivery.stream import NotDelivered, Owed
@@ -50,21 +51,21 @@ class Confirmations:
         broker = self._parties.account_names_of(order.request.account_id).broker
         key = order.order_id if self._uses_ordering_keys else ""
         messages: list[Owed] = []
-        for happening in progress.happenings(order, after):
-            if happening.moves_position and happening.number > progress.booked:
-                return messages, happening.number - 1
-            if happening.is_published:
+        for applied_event in progress.applied_events(order, after):
+            if applied_event.moves_position and applied_event.number > progress.booked:
+                return messages, applied_event.number - 1
+            if applied_event.is_published:
                 body = confirmation_json(
-                    happening.after,
-                    event=happening.event,
+                    applied_event.after,
+                    event=applied_event.event,
                     broker=broker,
-                    realized_pnl=_realized_until(progress.told.lines, happening),
-                    correction=happening.is_correction,
+                    realized_pnl=_realized_until(progress.told.lines, applied_event),
+                    correction=applied_event.is_correction,
                 )
                 confirmation = Confirmation(
-                    body, attributes(happening.after), key, order.signal_id, happening.after.status.value
+                    body, attributes(applied_event.after), key, order.signal_id, applied_event.after.status.value
                 )
-                messages.append(Owed(happening.number, confirmation))
+                messages.append(Owed(applied_event.number, confirmation))
         return messages, order.version
 
     async def deliver(self, body: Confirmation) -> None:
@@ -73,17 +74,17 @@ class Confirmations:
         except PublishFailed as exc:
             raise NotDelivered(str(exc)) from exc
         log.info(
-            texts.CONFIRMATION_PUBLISHED,
+            CONFIRMATION_PUBLISHED,
             action="confirmation_published",
             signal_id=body.signal_id,
             status=body.status,
         )
 
     def outage_words(self, waiting: int, attempts: int, reason: str) -> tuple[str, str]:
-        return "publish_failing", texts.publish_failing(waiting=waiting, attempts=attempts, reason=reason)
+        return "publish_failing", publish_failing(waiting=waiting, attempts=attempts, reason=reason)
 
 
-def _realized_until(lines: Mapping[int, Line], happening: Happening) -> Decimal | None:
+def _realized_until(lines: Mapping[int, Line], applied_event: AppliedEvent) -> Decimal | None:
     """The order's booked profit as it was after the event; None while nothing has filled."""
-    until = [line for number, line in lines.items() if number <= happening.number]
+    until = [line for number, line in lines.items() if number <= applied_event.number]
     return sum((line.realized for line in until), Decimal(0)) if until else None

@@ -12,10 +12,10 @@ from typing import Protocol
 
 import structlog
 
-from execution_service.core import texts
-from execution_service.core.orders.effects import Happening, happenings_since
+from execution_service.core.orders.effects import AppliedEvent, applied_events_since
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerKey, Line
+from execution_service.core.texts.service import delivery_failing
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -76,7 +76,7 @@ class Progress:
         """None once every sink has taken what it needs of a finished order."""
         self._alive = weakref.ref(live)
         self._begun: Order | None = None
-        self._story: list[Happening] = []
+        self._story: list[AppliedEvent] = []
         self.told = live.told
         self.delivered = {name: live.told.at(name) for name in cursors}
         self.taken = dict(self.delivered)
@@ -130,12 +130,12 @@ class Progress:
             self.booked = max(self.booked, theirs.ledger)
             self.tell_order()
 
-    def happenings(self, order: Order, after: int) -> Sequence[Happening]:
+    def applied_events(self, order: Order, after: int) -> Sequence[AppliedEvent]:
         """The story of the order, as it is in hand, from event `after` + 1 on: worked out once for all sinks."""
         if self._begun is None or self._begun.version > after:
             self._begun, self._story = order.as_of(after), []
         last = self._story[-1].after if self._story else self._begun
-        self._story += happenings_since(last, order)
+        self._story += applied_events_since(last, order)
         return self._story[after - self._begun.version :]
 
     def forget_story(self) -> None:
@@ -174,7 +174,7 @@ class Failures:
         )
         if progress.order_id not in self._told:
             self._told.add(progress.order_id)
-            words = texts.delivery_failing(signal_id=progress.signal_id, reason=str(exc) or type(exc).__name__)
+            words = delivery_failing(signal_id=progress.signal_id, reason=str(exc) or type(exc).__name__)
             await self._alerts.raise_alert("delivery_failing", words)
 
     def are_over(self, order_id: str) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from operator import itemgetter
 
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.orders.effects import Happening
+from execution_service.core.orders.effects import AppliedEvent
 from execution_service.core.orders.events import Busted, Filled
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
@@ -29,11 +29,11 @@ class Parcel:
     live: LiveOrder
     progress: Progress
     order: Order
-    happenings: tuple[Happening, ...]
+    applied_events: tuple[AppliedEvent, ...]
 
     @property
     def moves_position(self) -> bool:
-        return any(happening.moves_position for happening in self.happenings)
+        return any(applied_event.moves_position for applied_event in self.applied_events)
 
 
 ENTRIES_REMEMBERED = 4096
@@ -179,9 +179,9 @@ class Ledger:
         entry = settled(entry, self._lines_of_orders.of(key), ended_are_shown=is_shown)
         sequence = entry.sequence
         known: dict[str, Mapping[int, Line]] = {p.order.order_id: p.progress.told.lines for p in parcels}
-        for parcel, happening in _in_order_of_execution(parcels):
+        for parcel, applied_event in _in_order_of_execution(parcels):
             order_id = parcel.order.order_id
-            entry, known[order_id] = fold(entry, parcel.order, (happening,), known[order_id])
+            entry, known[order_id] = fold(entry, parcel.order, (applied_event,), known[order_id])
         lines = [known[p.order.order_id] for p in parcels]
         if entry.sequence == sequence and before is not None:
             return before, lines
@@ -192,20 +192,20 @@ def _order_of(progress: Progress) -> Order | None:
     return None if progress.live is None else progress.live.order
 
 
-def _in_order_of_execution(parcels: Sequence[Parcel]) -> list[tuple[Parcel, Happening]]:
+def _in_order_of_execution(parcels: Sequence[Parcel]) -> list[tuple[Parcel, AppliedEvent]]:
     """What moves a position, by the broker's time, so that profit is booked to the order that closed and not to the one it closed; at the
     same moment entries come first, and then the lower execution id, since brokers count them up. What happened to one order stays in its
     sequence."""
-    moments: list[tuple[tuple[datetime, bool, int, str], Parcel, Happening]] = []
+    moments: list[tuple[tuple[datetime, bool, int, str], Parcel, AppliedEvent]] = []
     for parcel in parcels:
         is_exit, latest = parcel.order.identity.purpose is Purpose.EXIT, None
-        for happening in parcel.happenings:
-            event = happening.event
-            if happening.moves_position and isinstance(event, Filled | Busted):
+        for applied_event in parcel.applied_events:
+            event = applied_event.event
+            if applied_event.moves_position and isinstance(event, Filled | Busted):
                 at, name = (
                     (event.fill.time, event.fill.fill_id) if isinstance(event, Filled) else (event.at, event.fill_id)
                 )
                 this = (at, is_exit, len(name), name)
                 latest = this if latest is None else max(latest, this)
-                moments.append((latest, parcel, happening))
-    return [(parcel, happening) for _, parcel, happening in sorted(moments, key=itemgetter(0))]
+                moments.append((latest, parcel, applied_event))
+    return [(parcel, applied_event) for _, parcel, applied_event in sorted(moments, key=itemgetter(0))]

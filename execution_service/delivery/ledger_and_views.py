@@ -183,8 +183,8 @@ class LedgerAndViews:
         order = live.order
         if progress.shown >= order.version:
             return None
-        parcel = Parcel(live, progress, order, tuple(progress.happenings(order, progress.shown)))
-        if order.status.is_final or any(happening.is_shown for happening in parcel.happenings):
+        parcel = Parcel(live, progress, order, tuple(progress.applied_events(order, progress.shown)))
+        if order.status.is_final or any(applied_event.is_shown for applied_event in parcel.applied_events):
             return parcel
         self._cursors.advance(progress, LEDGER, order.version, is_seen=False)
         return None

@@ -10,9 +10,9 @@ from datetime import datetime
 
 import structlog
 
-from execution_service.core import texts
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
+from execution_service.core.texts.orders import digest, order_alert, outcome_line
 from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import SLOW_PACE_SECONDS, Cursors, Failures, Progress
@@ -168,14 +168,12 @@ class Notifications:
         if not self._notifier.enabled:
             return alone, outcomes
         account_names = self._parties.account_names_of(order.request.account_id)
-        for happening in progress.happenings(order, progress.taken[PEOPLE]):
-            before, event, now = happening.before, happening.event, happening.after
-            text = texts.order_alert(
-                before, event, now, account_name=account_names.account_name, broker=account_names.broker
-            )
+        for applied_event in progress.applied_events(order, progress.taken[PEOPLE]):
+            before, event, now = applied_event.before, applied_event.event, applied_event.after
+            text = order_alert(before, event, now, account_name=account_names.account_name, broker=account_names.broker)
             if text is None:
                 continue
-            line = texts.outcome_line(before, event, now, account_name=account_names.account_name)
+            line = outcome_line(before, event, now, account_name=account_names.account_name)
             if line is None:
                 alone.append((event.at, text))
             else:
@@ -218,7 +216,7 @@ class Notifications:
                 break
             lines.append(line)
             shared += [(notification, outcome) for outcome in notification.outcomes]
-        return _Message(texts.digest(lines, waiting=len(waiting) - len(lines)), outcomes=shared)
+        return _Message(digest(lines, waiting=len(waiting) - len(lines)), outcomes=shared)
 
     def _sent(self, message: _Message) -> None:
         concerned: dict[str, _Notification] = {}

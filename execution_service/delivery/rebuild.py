@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, key_of
-from execution_service.core.views.refold import Booking, as_told, refolded
+from execution_service.core.views.refold import OrderWithLines, as_last_shown, refolded
 from execution_service.core.views.shared import (
-    Booked,
+    BookedOrder,
     confirmation_fields,
     confirmation_id,
     open_position_element,
@@ -73,10 +73,10 @@ class Rebuild:
         """`entries`: the whole ledger; `order_ids`: all orders, oldest first, read after it. Raises StoreUnavailable; may then be run
         again."""
         applied = {order_id: lines for entry in entries for order_id, lines in entry.applied.items()}
-        by_key: dict[LedgerKey, list[Booking]] = {entry.key: [] for entry in entries}
+        by_key: dict[LedgerKey, list[OrderWithLines]] = {entry.key: [] for entry in entries}
         shown = 0
         for chunk in _chunks(order_ids):
-            booked: dict[str, Booking] = {}
+            booked: dict[str, OrderWithLines] = {}
             moved = list(chunk)
             for _ in range(ROUNDS):
                 stored = await self._store.load(moved)
@@ -121,7 +121,7 @@ class Rebuild:
             writes += relations.signal_writes(booked.order, now)
         await self._store.write_views([replace(write, rewrites=True, is_probably_new=False) for write in writes])
 
-    def _confirmation(self, booked: Booked, now: datetime) -> ViewWrite:
+    def _confirmation(self, booked: BookedOrder, now: datetime) -> ViewWrite:
         account_id = booked.order.request.account_id
         document_id = confirmation_id(booked.order)
         broker = self._brokers.broker_shown(document_id)
@@ -133,7 +133,7 @@ class Rebuild:
             del fields["broker"]
         return ViewWrite(View.CONFIRMATIONS, document_id, fields, "event_number", booked.order.version)
 
-    async def _relations(self, told: Sequence[Booked], applied: Mapping[str, Iterable[Line]]) -> Relations:
+    async def _relations(self, told: Sequence[BookedOrder], applied: Mapping[str, Iterable[Line]]) -> Relations:
         """The orders that these and their signals' documents speak of, as they are now."""
         names: set[str] = set()
         for booked in told:
@@ -142,17 +142,17 @@ class Rebuild:
             refs = set(request.entry_refs) if isinstance(request, OrderRequest) else set()
             names |= {f"signal:{name}" for name in own | refs} | {f"exit_of:{name}" for name in own | refs}
         around = {
-            s.order.order_id: as_told(_booking(s, applied), s.order.version)
+            s.order.order_id: as_last_shown(_booking(s, applied), s.order.version)
             for s in await self._store.find(sorted(names))
         }
-        found: dict[str, Booked] = {order_id: booked for order_id, booked in around.items() if booked is not None}
+        found: dict[str, BookedOrder] = {order_id: booked for order_id, booked in around.items() if booked is not None}
         found.update((booked.order.order_id, booked) for booked in told)
         unnamed = {b.order.signal_id for b in found.values() if signal_document_id(b.order) is None}
         documents: dict[str, Any] = await self._store.signal_documents(sorted(unnamed)) if unnamed else {}
         return Relations(found.values(), documents)
 
     async def _show_positions(
-        self, entries: Sequence[LedgerEntry], by_key: Mapping[LedgerKey, Sequence[Booking]]
+        self, entries: Sequence[LedgerEntry], by_key: Mapping[LedgerKey, Sequence[OrderWithLines]]
     ) -> tuple[str, ...]:
         contradictions: list[str] = []
         for entry in entries:
@@ -189,17 +189,17 @@ class Rebuild:
         return True
 
 
-def _as_told(stored: Stored, applied: Mapping[str, Iterable[Line]]) -> Booked | None:
+def _as_told(stored: Stored, applied: Mapping[str, Iterable[Line]]) -> BookedOrder | None:
     """As the world was last told of it, but for what its contract is worth: that is as is known now."""
-    told = as_told(_booking(stored, applied), stored.told.ledger)
+    told = as_last_shown(_booking(stored, applied), stored.told.ledger)
     terms = stored.order.terms
     return told if told is None or terms is None else replace(told, order=replace(told.order, terms=terms))
 
 
-def _booking(stored: Stored, applied: Mapping[str, Iterable[Line]]) -> Booking:
+def _booking(stored: Stored, applied: Mapping[str, Iterable[Line]]) -> OrderWithLines:
     """With the lines that the ledger still holds for the order."""
     order_id = stored.order.order_id
-    return Booking(
+    return OrderWithLines(
         stored.order, {line.event_number: line for line in applied.get(order_id, ())} | dict(stored.told.lines)
     )
 

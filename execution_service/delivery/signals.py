@@ -9,7 +9,7 @@ from typing import Any
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.views.shared import (
-    Booked,
+    BookedOrder,
     HexId,
     made_up_signal_id,
     signal_document_id,
@@ -22,12 +22,12 @@ from execution_service.storage.ports.views import View, ViewWrite
 class Relations:
     """The orders around those that are to be shown, arranged by the signals' documents that they belong to."""
 
-    def __init__(self, orders: Iterable[Booked], documents: Mapping[str, Any]) -> None:
+    def __init__(self, orders: Iterable[BookedOrder], documents: Mapping[str, Any]) -> None:
         """`documents`: the `_id` of each signal that is known in `signal_store` by its signal id only."""
         self._documents = documents
-        self._by_document: dict[Any, list[Booked]] = {}
+        self._by_document: dict[Any, list[BookedOrder]] = {}
         self._by_name: dict[str, list[Order]] = {}
-        self._exits_by_ref: dict[str, list[Booked]] = {}
+        self._exits_by_ref: dict[str, list[BookedOrder]] = {}
         for booked in orders:
             order = booked.order
             if order.adoption is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from execution_service.core import texts
+from execution_service.core.texts.service import record_cannot_be_read
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
@@ -33,8 +33,6 @@ class UnreadableRecords:
             for unreadable in self._store.newly_unreadable():
                 by_account.setdefault(unreadable.account_id, []).append(unreadable)
             for account_id, some in by_account.items():
-                words = texts.record_cannot_be_read(
-                    account_name=account_id, what=[unreadable.words for unreadable in some]
-                )
+                words = record_cannot_be_read(account_name=account_id, what=[unreadable.words for unreadable in some])
                 await self._alerts.raise_alert(f"record_cannot_be_read:{account_id or ''}", words)
                 self._store.unreadable_reported(some)

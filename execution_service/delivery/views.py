@@ -8,7 +8,7 @@ from typing import Any
 
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.views.shared import (
-    Booked,
+    BookedOrder,
     confirmation_fields,
     confirmation_id,
     open_position_element,
@@ -119,11 +119,11 @@ class Views:
 
     def _relations(self, parcels: Sequence[Parcel], around: Around) -> Relations:
         """With the profit that is known now."""
-        found = {s.order.order_id: Booked(s.order, s.told.realized_pnl) for s in around.orders}
+        found = {s.order.order_id: BookedOrder(s.order, s.told.realized_pnl) for s in around.orders}
         for order_id in found:
             live = self._live.by_id.get(order_id)
             if live is not None:
-                found[order_id] = Booked(live.order, live.told.realized_pnl)
+                found[order_id] = BookedOrder(live.order, live.told.realized_pnl)
         for parcel in parcels:
-            found[parcel.order.order_id] = Booked(parcel.order, parcel.progress.told.realized_pnl)
+            found[parcel.order.order_id] = BookedOrder(parcel.order, parcel.progress.told.realized_pnl)
         return Relations(found.values(), around.documents)

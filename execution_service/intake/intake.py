@@ -8,13 +8,15 @@ from typing import Protocol
 
 import structlog
 
-from execution_service.core import texts
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.messages.inbound import ParsedOrder, Unusable, parse_order
 from execution_service.core.orders.events import CancelRequested, Event, Noted, Rejected
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import OrderRequest, RefusedRequest
 from execution_service.core.orders.status import Reason, ReasonCode
+from execution_service.core.texts.log import log_line, order_received
+from execution_service.core.texts.orders import conflict
+from execution_service.core.texts.service import dead_letters, messages_handed_back
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrders
@@ -108,11 +110,11 @@ class Intake:
             await self._store.insert_dead_letters(letters)
         # Before the acknowledgement: what is acknowledged does not come again, and then nobody would tell people.
         if unusable:
-            words = texts.dead_letters(count=1, reason=letters[unusable - 1].reason)
+            words = dead_letters(count=1, reason=letters[unusable - 1].reason)
             await self._alerts.raise_alert_durably("dead_letter", words, unusable)
         if conflicts:
             signal_id, letter = conflicts[-1]
-            words = texts.conflict(count=1, signal_id=signal_id, detail=letter.reason)
+            words = conflict(count=1, signal_id=signal_id, detail=letter.reason)
             await self._alerts.raise_alert_durably("conflict", words, len(conflicts))
         for message in messages:
             message.ack()
@@ -164,7 +166,7 @@ class Intake:
                 continue
             if found is None:
                 log.info(
-                    texts.order_received(order.signal_id),
+                    order_received(order.signal_id),
                     action="order_received",
                     signal_id=order.signal_id,
                     order_id=order.order_id,
@@ -184,7 +186,7 @@ class Intake:
     def _say_first(self, order: Order) -> None:
         """What ended the order at the door, if anything did, and what of it is not read."""
         for event in order.events:
-            line = texts.log_line(order, event, order)
+            line = log_line(order, event, order)
             if line is not None:
                 sentence, action = line
                 say = log.warning if isinstance(event, Noted) else log.info
@@ -365,5 +367,5 @@ class Receiver:
         seconds = self._accepted_at - began + HELD_SECONDS
         log.info(f"{self._what}: taken again", action="messages_taken_again")
         # Only now: the alerts are kept in the store too.
-        words = texts.messages_handed_back(what=self._what.lower(), count=count, seconds=seconds)
+        words = messages_handed_back(what=self._what.lower(), count=count, seconds=seconds)
         await self._alerts.raise_alert("messages_handed_back", words)

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import structlog
 
-from execution_service.core import texts
 from execution_service.core.orders.order import Order
+from execution_service.core.texts.service import take_over
 from execution_service.ownership.leases import Leases, Predecessor, Self
 from execution_service.ownership.ownership import UNASSIGNED, Work, say_recovered
 from execution_service.ownership.processes import Processes
@@ -240,7 +240,7 @@ class AccountOwnership:
             await self._clock.sleep(AFTER_FAILURE_SECONDS)
         if before is not None:
             held = before.lease
-            words = texts.take_over(account=partition, host=held.host, pid=held.pid, has_died=before.has_died)
+            words = take_over(account=partition, host=held.host, pid=held.pid, has_died=before.has_died)
             await self._alerts.raise_alert("take_over", words)
 
     # --- what others wrote --------------------------------------------------------------------------------------

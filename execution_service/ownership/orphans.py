@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import structlog
 
-from execution_service.core import texts
 from execution_service.core.orders.order import Order
+from execution_service.core.texts.orders import account_not_configured
 from execution_service.ownership.ownership import Ownership
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -63,7 +63,7 @@ class Orphans:
                 continue
             for account_id in sorted(self.by_account.keys() - worked):
                 about = dict(self.by_account[account_id])
-                words = texts.account_not_configured(account_id, tuple(about.values()))
+                words = account_not_configured(account_id, tuple(about.values()))
                 await self._alerts.raise_alert(f"not_configured:{account_id}", words)
                 self._forget(about)  # not before: who fails in between says it when begun anew
             await self._wake_up.wait(AGAIN_SECONDS if self.by_account else None)

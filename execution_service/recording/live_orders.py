@@ -15,7 +15,7 @@ from execution_service.core.orders.order import Order, apply
 from execution_service.core.orders.repetition import CANCELS, FINDS
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.sending import Sending, Tries
-from execution_service.core.texts import log_line, wants_a_person
+from execution_service.core.texts.log import log_line, wants_a_person
 from execution_service.core.views.record import as_stored
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.orders import OrderStore, Stored, Told, VersionConflict
@@ -77,7 +77,7 @@ class LiveOrder:
     def tries(self) -> Tries:
         """What was tried for it: what is asked again is asked soon again after another status, or another attempt."""
         if not self._tries.is_of(self.order):
-            self._tries = self._tries.after_news(self.order)
+            self._tries = self._tries.with_pauses_reset(self.order)
         return self._tries
 
     @tries.setter
@@ -112,7 +112,7 @@ class LiveOrder:
 
     def take_news(self) -> None:
         """Something has changed: what is asked again of this order is asked soon again."""
-        self.tries = self.tries.after_news(self.order)
+        self.tries = self.tries.with_pauses_reset(self.order)
 
     @property
     def owes_world(self) -> bool:

@@ -13,7 +13,7 @@ from execution_service.core.orders.events import ContractDeclared
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of
-from execution_service.core.views.refold import Booking, corrected
+from execution_service.core.views.refold import OrderWithLines, corrected
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.orders import CursorCommit, Stored, VersionConflict
 from execution_service.storage.ports.store import Store
@@ -142,7 +142,7 @@ class Facts:
 
     async def _correct(self, order_ids: Sequence[str], entries: Sequence[LedgerEntry]) -> tuple[int, list[str]]:
         """The holdings of all orders of which it was ever said afterwards what their contract is: also of a run that was broken off."""
-        by_key: dict[LedgerKey, list[Booking]] = {}
+        by_key: dict[LedgerKey, list[OrderWithLines]] = {}
         concerned: set[LedgerKey] = set()
         applied = {order_id: lines for entry in entries for order_id, lines in entry.applied.items()}
         for chunk in _chunks(order_ids):
@@ -151,7 +151,7 @@ class Facts:
                 if not isinstance(order.request, OrderRequest) or not order.fills:
                     continue
                 own = {line.event_number: line for line in applied.get(order.order_id, ())} | dict(stored.told.lines)
-                by_key.setdefault(key_of(order), []).append(Booking(order, own))
+                by_key.setdefault(key_of(order), []).append(OrderWithLines(order, own))
                 if any(isinstance(event, ContractDeclared) for event in order.events):
                     concerned.add(key_of(order))
         count, moved = 0, []

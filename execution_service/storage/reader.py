@@ -15,7 +15,7 @@ from pymongo.errors import PyMongoError
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.positions.ledger import LedgerEntry
-from execution_service.core.reconcile import Discrepancy, State
+from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyState
 from execution_service.core.views.record import Document, discrepancy_from_document, ledger_from_document
 from execution_service.storage.mongo.calls import in_short
 from execution_service.storage.mongo.documents import (
@@ -167,7 +167,7 @@ class StoreReader:
 
     def discrepancies(self, *, only_open: bool = True, account_id: str | None = None) -> list[Discrepancy]:
         """The oldest first."""
-        query = {"state": State.OPEN.value} if only_open else {}
+        query = {"state": DiscrepancyState.OPEN.value} if only_open else {}
         query |= {} if account_id is None else {"account_id": account_id}
         with _watched():
             found = self._readable(self._db[DISCREPANCIES].find(query), discrepancy_from_document)
@@ -238,7 +238,7 @@ class StoreReader:
                 dead_letters=self._db[DEAD_LETTERS].count_documents({}),
                 unsent_alerts=self._db[ALERTS].count_documents({"sent_at": None}),
                 untold_orders=self._untold_orders(),
-                open_discrepancies=self._db[DISCREPANCIES].count_documents({"state": State.OPEN.value}),
+                open_discrepancies=self._db[DISCREPANCIES].count_documents({"state": DiscrepancyState.OPEN.value}),
             )
 
     def _untold_orders(self) -> int:

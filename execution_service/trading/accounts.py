@@ -10,7 +10,7 @@ import structlog
 from brokers.base import BrokerPosition
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
-from execution_service.core.reconcile import Outcome
+from execution_service.core.reconcile.discrepancies import ReconciliationOutcome
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
@@ -155,14 +155,16 @@ class Accounts:
             )
             return None
 
-    async def compare_now(self, account_id: str) -> Outcome | None:
+    async def compare_now(self, account_id: str) -> ReconciliationOutcome | None:
         """What a comparison with the broker shows; None: the account is not configured."""
         trader = self.trader_of(account_id)
         if trader is not None:
             return await trader.reconciliation.compare_now()
         if not self.is_known(account_id):
             return None
-        return Outcome(is_compared=False, words="Not compared: whoever trades the account has not answered")
+        return ReconciliationOutcome(
+            is_compared=False, words="Not compared: whoever trades the account has not answered"
+        )
 
     def compare_soon(self, account_id: str) -> None:
         """What was adopted is to be seen in the comparison now, and not only at the next that is due."""

@@ -6,14 +6,14 @@ from datetime import timedelta
 from functools import partial
 from weakref import WeakKeyDictionary
 
-from execution_service.core import texts
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.orders.waiting import Waiting, WaitingReason
-from execution_service.core.texts import Mentioned
+from execution_service.core.texts.messages import MentionedOrder
+from execution_service.core.texts.orders import exits_waiting
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection
@@ -78,7 +78,7 @@ class BlockedExits:
             return None  # an earlier life of the service has raised the alert
         since = self._clock.now() - timedelta(seconds=now - live.known_from)
         words = partial(
-            texts.exits_waiting,
+            exits_waiting,
             account_name=self._connection.account_name,
             broker=self._connection.broker_name,
             reason=self._words(order, waiting),
@@ -90,7 +90,7 @@ class BlockedExits:
                 self._to_note.setdefault(live, []).append(reason)
                 self._timers.make(live, 0.0)
 
-        self._grouped_alerts.mention(f"exit_waits:{reason}", Mentioned(order, since), words, raised)
+        self._grouped_alerts.mention(f"exit_waits:{reason}", MentionedOrder(order, since), words, raised)
         return None
 
     def _words(self, order: Order, waiting: Waiting) -> str:

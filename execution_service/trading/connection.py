@@ -13,9 +13,10 @@ import tenacity
 
 from brokers.base import Broker, Capabilities
 from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
-from execution_service.core import backoff, texts
+from execution_service.core import backoff
 from execution_service.core.orders.next_step import Limits
 from execution_service.core.orders.status import Reason, ReasonCode
+from execution_service.core.texts.service import auth_required, broker_down, broker_up, orders_held, session_concern
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -234,7 +235,7 @@ class Connection:
         if was_down:
             await self._alerts.raise_alert(
                 f"broker_up:{self.account_id}",
-                texts.broker_up(account_name=self.account_name, broker=self.broker_name),
+                broker_up(account_name=self.account_name, broker=self.broker_name),
             )
         await self._alert_of_concern()
         self._conversation.connected()
@@ -246,7 +247,7 @@ class Connection:
             return  # the broker is there; what it reported waits to be recorded
         is_login_needed = isinstance(exc, AuthRequired)
         if is_login_needed and not self._is_login_alerted:
-            words = texts.auth_required(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
+            words = auth_required(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
             self.is_login_needed = True
             await self._alerts.raise_alert(f"auth_required:{self.account_id}", words)
         self.is_login_needed = self._is_login_alerted = is_login_needed
@@ -258,7 +259,7 @@ class Connection:
                 account_id=self.account_id,
             )
         if number == self._max_attempts and not self.is_login_needed:
-            words = texts.broker_down(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
+            words = broker_down(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
             await self._alerts.raise_alert(f"broker_down:{self.account_id}", words)
         is_pause = isinstance(exc, BrokerUnavailable) and exc.known_pause
         if number >= self._max_attempts and not is_pause:
@@ -281,13 +282,13 @@ class Connection:
         """Once for as long as each session has the same."""
         concern = self.capabilities.concern
         if concern is not None and concern != self._alerted_concern:
-            words = texts.session_concern(account_name=self.account_name, broker=self.broker_name, concern=concern)
+            words = session_concern(account_name=self.account_name, broker=self.broker_name, concern=concern)
             await self._alerts.raise_alert(f"session_concern:{self.account_id}", words)
         self._alerted_concern = concern
 
     async def alert_of_hold(self, reason: str) -> None:
         """Orders are held for something that the broker lacks."""
-        words = texts.orders_held(account_name=self.account_name, broker=self.broker_name, reason=reason)
+        words = orders_held(account_name=self.account_name, broker=self.broker_name, reason=reason)
         await self._alerts.raise_alert(f"orders_held:{self.account_id}", words)
 
 
@@ -300,5 +301,5 @@ def reason_of(refusal: OrderRefused) -> Reason:
 def _pause_seconds(state: tenacity.RetryCallState) -> float:
     """Between two attempts to connect."""
     exc = state.outcome.exception() if state.outcome is not None else None
-    usual = backoff.USUAL.pause_seconds(state.attempt_number)
+    usual = backoff.DEFAULT_BACKOFF.pause_seconds(state.attempt_number)
     return min(usual, LOGIN_LOOK_SECONDS) if isinstance(exc, AuthRequired) else usual

@@ -12,14 +12,15 @@ from decimal import Decimal
 from brokers.base import Instrument, Side
 from brokers.errors import BrokerError
 from execution_service.core.orders.events import Capped, Event, Noted, Rejected
-from execution_service.core.orders.exit_bound import ZERO, ExitPositionCheck, Standing, may_take
+from execution_service.core.orders.exit_bound import ZERO, ExitPositionCheck, Exposure, exit_limit
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.request import OrderRequest, Purpose
-from execution_service.core.orders.soundness import sound_position
+from execution_service.core.orders.sanitize import sanitized_position
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.waiting import Waiting, WaitingReason
-from execution_service.core.reconcile import Binding, Group, Holding, group_of
+from execution_service.core.reconcile.discrepancies import ExitRestriction
+from execution_service.core.reconcile.positions import Holding, InstrumentGroup, group_of
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.store import Store
@@ -53,7 +54,7 @@ class _Measure:
 
     difference: Decimal
     """What the broker holds beyond our books."""
-    group: Group
+    group: InstrumentGroup
     at: float
     """By the monotonic clock."""
     is_moving: bool = False
@@ -161,12 +162,12 @@ class ExitCheck:
 
     # --- the look -----------------------------------------------------------------------------------------------
 
-    def _begin(self, live: LiveOrder, order: Order, binding: Binding | None, number: int) -> None:
+    def _begin(self, live: LiveOrder, order: Order, binding: ExitRestriction | None, number: int) -> None:
         self._looking.add(order.order_id)
         self._queues.hold(live.order)
         self._tasks.begin(self._look(live, order, binding, number), f"look-{order.order_id}")
 
-    async def _look(self, live: LiveOrder, order: Order, binding: Binding | None, number: int) -> None:
+    async def _look(self, live: LiveOrder, order: Order, binding: ExitRestriction | None, number: int) -> None:
         """Never longer than LOOKING_SECONDS, whatever the broker does; then the queue goes on."""
         looking = _Looking()
         asking = self._tasks.begin(self._measure_until_sure(order, binding, looking), f"ask-{order.order_id}")
@@ -186,7 +187,7 @@ class ExitCheck:
         self._looks = {key: kept for key, kept in self._looks.items() if look.at - kept.at <= FORGOTTEN_SECONDS}
         self._looks[order.order_id] = look
 
-    def _result(self, order: Order, binding: Binding | None, looking: _Looking, number: int) -> _Look:
+    def _result(self, order: Order, binding: ExitRestriction | None, looking: _Looking, number: int) -> _Look:
         """The sure figure, or the most careful of those that were moving, or the last that is known."""
         now, measures = self._clock.monotonic(), looking.measures
         if looking.sure is not None:
@@ -198,9 +199,9 @@ class ExitCheck:
         known = None if binding is None else binding.finding.amount
         return _Look(at=now, difference=known, trouble=looking.trouble, number=number)
 
-    async def _measure_until_sure(self, order: Order, binding: Binding | None, looking: _Looking) -> None:
+    async def _measure_until_sure(self, order: Order, binding: ExitRestriction | None, looking: _Looking) -> None:
         """Until a figure can be taken: nothing of the instrument moved around it, or it is what is known already, or came twice."""
-        if not self._connection.capabilities.tells_positions:
+        if not self._connection.capabilities.reports_positions:
             looking.trouble = "this broker tells no positions"
             return
         expected = ZERO if binding is None else binding.finding.amount
@@ -225,7 +226,7 @@ class ExitCheck:
         began = self._clock.monotonic()
         await self._read_reports()
         positions = await self._connection.ask(self._connection.broker.positions(), LOOKING_SECONDS)
-        theirs = [sound_position(position) for position in positions]
+        theirs = [sanitized_position(position) for position in positions]
         await self._read_reports()
         instrument = order.accepted_request.instrument
         symbols = {instrument.symbol, *(position.instrument.symbol for position in theirs)}
@@ -246,7 +247,7 @@ class ExitCheck:
             self._connection.query_failed(exc)
             raise
 
-    def _has_moved(self, group: Group, since: float) -> bool:
+    def _has_moved(self, group: InstrumentGroup, since: float) -> bool:
         for key, (_, at) in tuple(self._moved.items()):
             if at < self._clock.monotonic() - LOOKING_SECONDS - MOVING_SECONDS:
                 del self._moved[key]
@@ -254,16 +255,16 @@ class ExitCheck:
 
     # --- what it lets leave -------------------------------------------------------------------------------------
 
-    async def _judged(self, order: Order, look: _Look, binding: Binding | None) -> tuple[Event, ...]:
+    async def _judged(self, order: Order, look: _Look, binding: ExitRestriction | None) -> tuple[Event, ...]:
         group = await self._group_now(order, look)
-        standing = self._standing(order, look, group)
-        allowed = may_take(order.accepted_request.side, standing)
+        exposure = self._exposure(order, look, group)
+        allowed = exit_limit(order.accepted_request.side, exposure)
         wanted = order.ticket().quantity
         noted = self._blind_note(order, look)
         if allowed >= wanted:
             return noted
         now = self._clock.now()
-        words = _why(order, standing, look, binding, group)
+        words = _why(order, exposure, look, binding, group)
         if not allowed:
             return (*noted, Rejected(at=now, reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)))
         return (
@@ -271,7 +272,7 @@ class ExitCheck:
             Capped(at=now, quantity=allowed, message=f"reduced from {_plain(wanted)} to {_plain(allowed)}: {words}"),
         )
 
-    async def _group_now(self, order: Order, look: _Look) -> Group:
+    async def _group_now(self, order: Order, look: _Look) -> InstrumentGroup:
         """What we hold now of what the look was about."""
         instrument = order.accepted_request.instrument
         theirs = () if look.measure is None else look.measure.group.theirs
@@ -288,7 +289,7 @@ class ExitCheck:
         products = self._connection.capabilities.products_of(order.accepted_request.instrument)
         return (order.accepted_request.product or products[0]) if products else None
 
-    def _standing(self, order: Order, look: _Look, group: Group) -> Standing:
+    def _exposure(self, order: Order, look: _Look, group: InstrumentGroup) -> Exposure:
         """By our records of this moment, and the difference that the look found. Where something moved since, and it was looked at often
         enough, by whichever of both moments leaves less to take."""
         long, short = _sides(group)
@@ -297,7 +298,7 @@ class ExitCheck:
             long, short = min(long, then_long), min(short, then_short)
         own = sum((h.quantity for h in group.ours if h.strategy == order.accepted_request.strategy), ZERO)
         at_work, own_at_work = self._at_work(order, group)
-        return Standing(
+        return Exposure(
             long=long,
             short=short,
             own=own,
@@ -306,7 +307,7 @@ class ExitCheck:
             own_at_work=own_at_work,
         )
 
-    def _at_work(self, order: Order, group: Group) -> tuple[Decimal, Decimal]:
+    def _at_work(self, order: Order, group: InstrumentGroup) -> tuple[Decimal, Decimal]:
         """What others on the exit's side may still take of what is held: an exit all of it, an entry what it closes of its own strategy's.
         Of all strategies, and of the exit's own."""
         side, strategy = order.accepted_request.side, order.accepted_request.strategy
@@ -326,7 +327,7 @@ class ExitCheck:
             own += taken if name == strategy else ZERO
         return every, own
 
-    def _others(self, order: Order, group: Group) -> Iterable[Order]:
+    def _others(self, order: Order, group: InstrumentGroup) -> Iterable[Order]:
         for live in self._live.by_id.values():
             other = live.order
             if other.status not in AT_WORK or other.order_id == order.order_id:
@@ -353,7 +354,7 @@ class ExitCheck:
         return () if was_noted(order, words) else (Noted(at=self._clock.now(), message=words, alert=True),)
 
 
-def _sides(group: Group) -> tuple[Decimal, Decimal]:
+def _sides(group: InstrumentGroup) -> tuple[Decimal, Decimal]:
     """What the strategies hold long, and what short."""
     by_strategy: dict[str, Decimal] = {}
     for holding in group.ours:
@@ -362,26 +363,26 @@ def _sides(group: Group) -> tuple[Decimal, Decimal]:
     return long, -sum((held for held in by_strategy.values() if held < 0), ZERO)
 
 
-def _why(order: Order, standing: Standing, look: _Look, binding: Binding | None, group: Group) -> str:
+def _why(order: Order, exposure: Exposure, look: _Look, binding: ExitRestriction | None, group: InstrumentGroup) -> str:
     """Why an exit may not take what it was to."""
     product = f" in {group.product}" if group.product else ""
     about = f"{order.accepted_request.instrument.key}{product}"
-    ours = _plain(standing.long - standing.short)
+    ours = _plain(exposure.long - exposure.short)
     if look.difference is None:
         words = [f"our books hold {ours} of {about}, and the broker does not tell what it holds"]
     else:
         shown = "holds" if look.measure is not None else "held, when it last told,"
-        words = [f"the broker {shown} {_plain(standing.shown)} of {about}, our books {ours}"]
-    own = standing.own * -order.accepted_request.side.sign
-    if 0 < own < standing.long + standing.short:
+        words = [f"the broker {shown} {_plain(exposure.shown)} of {about}, our books {ours}"]
+    own = exposure.own * -order.accepted_request.side.sign
+    if 0 < own < exposure.long + exposure.short:
         words.append(f"of that the strategy itself {_plain(own)}")
     if binding is not None and binding.since is not None:
         words.append(f"they differ since {binding.since:%Y-%m-%d %H:%M} UTC")
     if binding is not None and binding.finding.note:
         words.append(binding.finding.note)
-    if standing.at_work:
+    if exposure.at_work:
         verb = "sell" if order.accepted_request.side is Side.SELL else "buy back"
-        words.append(f"other orders at work may still {verb} {_plain(standing.at_work)}")
+        words.append(f"other orders at work may still {verb} {_plain(exposure.at_work)}")
     return "; ".join(words)
 
 

@@ -9,8 +9,7 @@ from typing import TypeAlias
 
 import structlog
 
-from execution_service.core import texts
-from execution_service.core.texts import Mentioned
+from execution_service.core.texts.messages import MentionedOrder, message_not_composed
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.wake_up import WakeUp
@@ -21,7 +20,7 @@ GATHER_SECONDS = 2.0
 PAUSE_SECONDS = 60.0
 """Between two messages about the same: alerts of one kind come no more often."""
 
-Words: TypeAlias = Callable[[Sequence[Mentioned]], str]
+Words: TypeAlias = Callable[[Sequence[MentionedOrder]], str]
 
 
 @dataclass(slots=True)
@@ -30,7 +29,7 @@ class _Gathered:
 
     words: Words
     due_at: float
-    about: list[tuple[Mentioned, Callable[[], None] | None]] = field(default_factory=list)
+    about: list[tuple[MentionedOrder, Callable[[], None] | None]] = field(default_factory=list)
 
 
 class GroupedAlerts:
@@ -46,7 +45,9 @@ class GroupedAlerts:
         self._wake_up = WakeUp(clock)
         self._submission = asyncio.Lock()
 
-    def mention(self, subject: str, about: Mentioned, words: Words, raised: Callable[[], None] | None = None) -> None:
+    def mention(
+        self, subject: str, about: MentionedOrder, words: Words, raised: Callable[[], None] | None = None
+    ) -> None:
         """The order will be named in the next message about the subject, which `words` puts together. `raised` is called when the alert has
         been raised. Waits for nothing."""
         gathered = self._gathered.get(subject)
@@ -94,7 +95,7 @@ class GroupedAlerts:
             del self._gathered[subject]
 
 
-def _text(subject: str, words: Words, about: Sequence[Mentioned]) -> str:
+def _text(subject: str, words: Words, about: Sequence[MentionedOrder]) -> str:
     """Where there are no words for one order, it is named alone, beside the words for the others."""
     try:
         return words(about)
@@ -109,5 +110,5 @@ def _text(subject: str, words: Words, about: Sequence[Mentioned]) -> str:
         else:
             tellable.append(each)
     parts = [words(tellable)] if tellable else []
-    parts.append(texts.without_words(subject, [each.order.signal_id for each in others]))
+    parts.append(message_not_composed(subject, [each.order.signal_id for each in others]))
     return "\n\n".join(parts)

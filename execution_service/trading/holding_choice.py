@@ -9,7 +9,7 @@ from typing import Protocol
 
 from brokers.base import DERIVATIVES, ContractTerms
 from execution_service.core.orders.contracts import Contract
-from execution_service.core.orders.events import ContractTold, Event, Rejected, SubmitStarted
+from execution_service.core.orders.events import ContractResolved, Event, Rejected, SubmitStarted
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
@@ -43,7 +43,7 @@ class HoldingChoice:
             terms = held.known_terms
         elif terms is not None and terms.is_size_unknown:
             terms = _sized_as(terms, order.terms if held is None else held.known_terms)
-        event = ContractTold(at=now, terms=terms, booked_as=None if booked_as == instrument.key else booked_as)
+        event = ContractResolved(at=now, terms=terms, booked_as=None if booked_as == instrument.key else booked_as)
         return () if (event.terms, event.booked_as) == (order.terms, order.booked_as) else (event,)
 
     async def key_for(self, order: Order) -> LedgerKey:

@@ -10,11 +10,11 @@ import structlog
 from brokers.base import Instrument
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.exact import ZERO
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
-from execution_service.core.reconcile import Holding, by_product
+from execution_service.core.reconcile.positions import Holding, by_product
 from execution_service.recording.live_orders import LiveOrders
 from execution_service.storage.ports.ledger import LedgerStore
 
@@ -48,7 +48,7 @@ async def holdings(
         try:
             key = key_of(live.order)
             entry = entries.get(key) or LedgerEntry(key=key, instrument=live.order.accepted_request.instrument)
-            entries[key] = with_unbooked(entry, [(live.order, happenings(live.order, world), live.told.lines)])
+            entries[key] = with_unbooked(entry, [(live.order, applied_events(live.order, world), live.told.lines)])
         except Exception as exc:
             # Nothing is concluded of this one's instrument; about the others all is known.
             log.exception(

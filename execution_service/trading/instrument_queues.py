@@ -297,7 +297,7 @@ class InstrumentQueues:
         """The broker could not take it: the queue makes a pause, longer each time."""
         queue = self.of(order)
         failures = 1 if queue.pause is None else queue.pause.failures + 1
-        until = self._clock.monotonic() + backoff.USUAL.pause_seconds(failures)
+        until = self._clock.monotonic() + backoff.DEFAULT_BACKOFF.pause_seconds(failures)
         pause = Pause(reason=WaitingReason.NOT_TAKEN, words=words, until=until, failures=failures)
         queue.pause = pause if queue.pause is None else replace(pause, is_alerted=queue.pause.is_alerted)
 

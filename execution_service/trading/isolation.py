@@ -9,8 +9,9 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
-from execution_service.core import backoff, texts
-from execution_service.core.texts import Mentioned
+from execution_service.core import backoff
+from execution_service.core.texts.messages import MentionedOrder
+from execution_service.core.texts.orders import orders_isolated
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -20,7 +21,7 @@ from execution_service.trading.timers import Timers
 
 log = structlog.get_logger(__name__)
 
-FORGIVEN_SECONDS = 2 * backoff.USUAL.longest_seconds
+FORGIVEN_SECONDS = 2 * backoff.DEFAULT_BACKOFF.longest_seconds
 """After so long without another failure the pauses are short again."""
 
 
@@ -72,7 +73,7 @@ class Isolation:
             log.info(f"An order waits for the store: {why}", action="order_waits", signal_id=live.order.signal_id)
         else:
             failures = 1 if now - before.failed_at > FORGIVEN_SECONDS else before.failures + 1
-            pause = backoff.USUAL.pause_seconds(failures)
+            pause = backoff.DEFAULT_BACKOFF.pause_seconds(failures)
             isolated = replace(before, failures=failures, failed_at=now, is_alerted=True)
             log.error(
                 f"Order set aside for {pause:g} s, the others go on: {doing} failed: {_words(why)}",
@@ -89,8 +90,8 @@ class Isolation:
             self._timers.make(live, pause)
 
     def _alert(self, live: LiveOrder, reason: str) -> None:
-        words = partial(texts.orders_isolated, account_name=self._connection.account_name)
-        self._grouped_alerts.mention("order_isolated", Mentioned(live.order, None, reason), words)
+        words = partial(orders_isolated, account_name=self._connection.account_name)
+        self._grouped_alerts.mention("order_isolated", MentionedOrder(live.order, None, reason), words)
 
 
 def _words(why: BaseException) -> str:

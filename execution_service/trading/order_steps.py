@@ -12,13 +12,13 @@ import structlog
 
 from brokers.base import OrderRef
 from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, NotAnswered, OrderRefused
-from execution_service.core import texts
 from execution_service.core.orders.events import CancelRefused, Doubted, Event, Noted
 from execution_service.core.orders.next_step import Elapsed, StepKind, next_step
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.core.orders.waiting import Waiting, WaitingReason
-from execution_service.core.texts import Mentioned
+from execution_service.core.texts.messages import MentionedOrder
+from execution_service.core.texts.orders import cancels_unconfirmed
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
@@ -250,7 +250,7 @@ class OrderSteps:
     async def _end_unsent(self, live: LiveOrder) -> None:
         """A pending order that has become too old, or whose cancellation was asked while it was being sent."""
         order = live.order
-        if order.cancel_wish is None and await self._pre_trade_checks.may_be_late(order):
+        if order.cancel_request is None and await self._pre_trade_checks.may_be_late(order):
             live.tries = replace(live.tries, not_before=self._clock.monotonic() + LATE_EXIT_SECONDS)
             return
         self._queues.cease_waiting(order)
@@ -265,7 +265,7 @@ class OrderSteps:
         # A command is no repetition of ours, however often it was asked before.
         tries = live.tries
         is_again = tries.cancels.latest is not None and not tries.is_cancel_commanded
-        live.tries = replace(tries, cancels=tries.cancels.once_more(self._clock.monotonic()))
+        live.tries = replace(tries, cancels=tries.cancels.with_request(self._clock.monotonic()))
         ref = OrderRef(client_order_id=live.order.client_order_id, broker_order_id=live.order.broker_order_id)
         said: tuple[Event, ...] = ()
         try:
@@ -292,19 +292,19 @@ class OrderSteps:
         """The request to cancel does not count: it leaves as soon as it may."""
         wait_seconds = exc.wait_seconds if isinstance(exc, HeldBack) else AFTER_FAILURE_SECONDS
         pause = min(max(wait_seconds, LEAST_WAIT_SECONDS), LONGEST_CANCEL_REST_SECONDS)
-        cancels, not_before = live.tries.cancels.taken_back(), self._clock.monotonic() + pause
+        cancels, not_before = live.tries.cancels.without_latest(), self._clock.monotonic() + pause
         live.tries = replace(live.tries, cancels=cancels, cancel_not_before=not_before)
         if not isinstance(exc, HeldBack):
             self._connection.query_failed(exc)
 
     def _cancels_unconfirmed(self, live: LiveOrder) -> Noted:
         words = partial(
-            texts.cancels_unconfirmed,
+            cancels_unconfirmed,
             account_name=self._connection.account_name,
             broker=self._connection.broker_name,
             times=CANCEL_ALERT_AFTER,
         )
-        self._grouped_alerts.mention("cancels_unconfirmed", Mentioned(live.order, None), words)
+        self._grouped_alerts.mention("cancels_unconfirmed", MentionedOrder(live.order, None), words)
         remark = (
             f"cancellation asked {CANCEL_ALERT_AFTER} times and not confirmed by the broker; the order may be alive"
         )

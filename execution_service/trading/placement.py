@@ -11,14 +11,14 @@ import structlog
 from brokers.base import Report
 from brokers.errors import (
     BrokerUnavailable,
-    CallsSpent,
     HeldBack,
     NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
     OutcomeUnknown,
+    RateLimited,
     ReservationLost,
-    WordsAlone,
+    UndocumentedAnswer,
 )
 from execution_service.core import backoff
 from execution_service.core.orders.events import CancelRequested, Event, Noted, NothingSent, Rejected
@@ -85,7 +85,7 @@ class Placement:
         # The store may have been away while the intent was being written.
         is_late = is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
         is_late = is_late and not any(note.message.startswith(LATE_EXIT) for note in order.notes)
-        if not self._connection.is_connected or order.cancel_wish is not None or is_late:
+        if not self._connection.is_connected or order.cancel_request is not None or is_late:
             held = self.nothing_was_sent(live, "held back before it left", counts=False, again=again, sent=order)
             return Handed(held, is_clear=False)
         try:
@@ -116,10 +116,10 @@ class Placement:
             return Handed(self._was_refused(live, order, exc), is_clear=False)
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
             live.sending = live.sending.not_looked_for().unclear(
-                was_repeated=again, is_answered=isinstance(exc, OrderAlreadyExists | WordsAlone)
+                was_repeated=again, is_answered=isinstance(exc, OrderAlreadyExists | UndocumentedAnswer)
             )
             self._queues.was_perhaps_sent(order)
-            if again and isinstance(exc, WordsAlone):
+            if again and isinstance(exc, UndocumentedAnswer):
                 said = Reason(ReasonCode.BROKER_REJECTED, exc.words)
                 return Handed(self._was_refused_again(live, order, said, answer=exc.words), is_clear=False)
             return Handed(self._is_unclear(live, exc), is_clear=False)
@@ -131,12 +131,14 @@ class Placement:
             return
         times = live.sending.repetitions + 1
         live.sending = replace(live.sending, repetitions=times)
-        live.tries = replace(live.tries, not_before=self._clock.monotonic() + backoff.USUAL.pause_seconds(times))
+        live.tries = replace(
+            live.tries, not_before=self._clock.monotonic() + backoff.DEFAULT_BACKOFF.pause_seconds(times)
+        )
         words = "not found at the broker; sent again under the same id, which the broker takes only once"
         is_odd = times == REPETITIONS_ALERT
 
         def note(order: Order) -> Sequence[Event]:
-            if order.status is not Status.SUBMITTING or order.cancel_wish is not None:
+            if order.status is not Status.SUBMITTING or order.cancel_request is not None:
                 return ()
             return (Noted(at=self._clock.now(), message=words, alert=is_odd),)
 
@@ -147,7 +149,7 @@ class Placement:
     def rest(self, order: Order, held: HeldBack) -> None:
         """The queue goes on when its orders may leave again; the connection is as good as before. An alert is raised, once for each queue, but
         of spent calls only where an exit waits for them."""
-        reason = WaitingReason.CALLS if isinstance(held, CallsSpent) else WaitingReason.HELD_BACK
+        reason = WaitingReason.CALLS if isinstance(held, RateLimited) else WaitingReason.HELD_BACK
         self._queues.rest(order, reason, held.wait_seconds, str(held))
         queue = self._queues.of(order)
         if reason is WaitingReason.HELD_BACK and self._queues.must_alert_of_rest(queue):
@@ -228,7 +230,7 @@ class Placement:
                 exc_info=exc,
             )
         words = f"no clear answer, looking for the order at the broker: {str(exc) or type(exc).__name__}"
-        await self._note(live, words, answer=exc.words if isinstance(exc, WordsAlone) else None)
+        await self._note(live, words, answer=exc.words if isinstance(exc, UndocumentedAnswer) else None)
 
     async def _note(self, live: LiveOrder, words: str, *, answer: str | None = None) -> None:
         def note(order: Order) -> Sequence[Event]:

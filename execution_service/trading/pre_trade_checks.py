@@ -9,9 +9,14 @@ import structlog
 
 from brokers.errors import OrderRefused
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Cancelled, CancelRequested, Event, InstrumentMatched, Noted, Rejected
-from execution_service.core.orders.exits import UNKNOWN_ENTRY_SECONDS, ExitAllowance, as_its_entry_says, exit_allowance
+from execution_service.core.orders.exits import (
+    UNKNOWN_ENTRY_SECONDS,
+    ExitAllowance,
+    exit_allowance,
+    with_instrument_of_entry,
+)
 from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS, about_leg, missing_legs, pending_legs, refusing_leg
 from execution_service.core.orders.next_step import is_stale, stale
 from execution_service.core.orders.order import Order, apply_all
@@ -20,7 +25,7 @@ from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.orders.tickets import unsupported_reason
 from execution_service.core.orders.waiting import Waiting, WaitingReason, others_of
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, with_unbooked
-from execution_service.core.reconcile import Holding, by_product
+from execution_service.core.reconcile.positions import Holding, by_product
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
@@ -66,8 +71,8 @@ class PreTradeChecks:
         other legs of its signal, or what the broker holds. Raises StoreUnavailable; BrokerError or TimeoutError where the broker does not
         tell what a leg needs."""
         order, now = live.order, self._clock.now()
-        if order.cancel_wish is not None:
-            return (Cancelled(at=now, reason=order.cancel_wish, filled_quantity=order.filled_quantity),)
+        if order.cancel_request is not None:
+            return (Cancelled(at=now, reason=order.cancel_request, filled_quantity=order.filled_quantity),)
         cancelled = self._cancels.is_cancelled(order)
         if cancelled is not None:
             return (CancelRequested(at=now, reason=cancelled, requested_by="order-commands"),)
@@ -187,7 +192,7 @@ class PreTradeChecks:
             return False
         if order.accepted_request.entry_refs:
             entries = await self._store.find([f"signal:{ref}" for ref in order.accepted_request.entry_refs])
-            order = as_its_entry_says(order, [s.order for s in entries], self._clock.now())
+            order = with_instrument_of_entry(order, [s.order for s in entries], self._clock.now())
         request = order.accepted_request
         held = await self._held(order) * request.side.sign
         key = await self._holding_choice.key_for(order)
@@ -268,7 +273,7 @@ class PreTradeChecks:
             return ()
         entry = entry or LedgerEntry(key=key, instrument=order.accepted_request.instrument)
         recorded = [
-            (live.order, happenings(live.order, live.told.world), live.told.lines)
+            (live.order, applied_events(live.order, live.told.world), live.told.lines)
             for live in self._live.by_id.values()
             if live.order.fills and is_booked_to(live.order, key)
         ]

@@ -14,37 +14,43 @@ import structlog
 
 from brokers.base import UNNAMED_POSITION, BrokerPosition, Instrument, Report, ReportStatus
 from brokers.errors import BrokerError
-from execution_service.core import texts
-from execution_service.core.adoption.successors import arrivals, explained, quantities_of
+from execution_service.core.adoption.successors import explained, quantities_of, unexplained_changes
 from execution_service.core.orders.events import Doubted
 from execution_service.core.orders.last_reported import LastReported, name_of
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
-from execution_service.core.reconcile import (
+from execution_service.core.reconcile.discrepancies import (
     OF_POSITIONS,
     OF_REPORTS,
-    Binding,
     Discrepancy,
+    DiscrepancyKind,
+    DiscrepancyState,
+    ExitRestriction,
     Finding,
-    Group,
-    Holding,
-    Judgement,
     Key,
-    Kind,
-    Outcome,
-    PositionsCompared,
-    State,
-    Watch,
-    compare_positions,
-    is_our_tag,
-    judge,
-    may_be_unlisted,
-    order_findings,
+    ReconciliationOutcome,
     owner_of,
-    resting_exits,
-    unknown_order,
 )
+from execution_service.core.reconcile.judgement import Judgement, Watch, judge
+from execution_service.core.reconcile.orders import is_our_tag, may_be_unlisted, order_findings, unknown_order
+from execution_service.core.reconcile.positions import (
+    Holding,
+    InstrumentGroup,
+    PositionsCompared,
+    compare_positions,
+    resting_exits,
+)
+from execution_service.core.texts.discrepancies import (
+    difference,
+    discrepancy_opened,
+    next_step,
+    not_compared,
+    reconciled,
+)
+from execution_service.core.texts.messages import message_not_composed
+from execution_service.core.texts.service import cannot_be_read
+from execution_service.core.texts.values import plain, quantity
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -73,15 +79,21 @@ STRANGERS_REMEMBERED = 20_000
 INCOMPARABLE_REMEMBERED = 5000
 NAMED_AT_MOST = 5
 _LISTED = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
-_OF_CHANGES = OF_POSITIONS | {Kind.IN_DOUBT}
+_OF_CHANGES = OF_POSITIONS | {DiscrepancyKind.IN_DOUBT}
 """What can be seen without a whole answer."""
 
 _UNSEEN = Finding(
-    kind=Kind.POSITION_DIFFERS, subject="", ours="", theirs="", note="an order of somebody else has filled there"
+    kind=DiscrepancyKind.POSITION_DIFFERS,
+    subject="",
+    ours="",
+    theirs="",
+    note="an order of somebody else has filled there",
 )
 """What is suspected when somebody else has traded, and nobody has compared since."""
 
-_NOBODY_COMPARES = Outcome(is_compared=False, words="Not compared: the account is not traded here any more")
+_NOBODY_COMPARES = ReconciliationOutcome(
+    is_compared=False, words="Not compared: the account is not traded here any more"
+)
 
 
 class Account(Protocol):
@@ -107,7 +119,7 @@ class Account(Protocol):
     ) -> None: ...
 
     @property
-    def tells_positions(self) -> bool:
+    def reports_positions(self) -> bool:
         """Whether it ever does."""
 
     async def read_positions(self) -> Sequence[BrokerPosition]: ...
@@ -145,7 +157,7 @@ class _Read:
 
 @dataclass(slots=True)
 class _Request:
-    answer: asyncio.Future[Outcome]
+    answer: asyncio.Future[ReconciliationOutcome]
     readings: int = 0
 
 
@@ -256,7 +268,7 @@ class Reconciliation:
     async def _alert_incomparable(self) -> None:
         unalerted, self._unalerted = self._unalerted, {}
         if unalerted:
-            words = texts.not_compared(
+            words = not_compared(
                 account_name=self._account.account_name, broker=self._account.broker_name, why=unalerted
             )
             await self._alerts.raise_alert(f"not_compared:{self._account.account_id}", words)
@@ -271,7 +283,7 @@ class Reconciliation:
         if isinstance(live.order.events[-1], Doubted):
             self._wake_up.tell()  # what an alert is raised of now stands in the list now
 
-    async def compare_now(self) -> Outcome:
+    async def compare_now(self) -> ReconciliationOutcome:
         """Of a comparison that began after the call; one that shows something for the first time is confirmed or dismissed by another. Answered
         in bounded time, also where nobody compares, or the account is let go meanwhile."""
         for _ in range(CONNECTING_LOOKS):
@@ -316,9 +328,9 @@ class Reconciliation:
             self._live.on_recorded.remove(self._note_record)
             self._answer(_NOBODY_COMPARES)
 
-    def _unreachable(self) -> Outcome:
+    def _unreachable(self) -> ReconciliationOutcome:
         words = f"Not compared: the broker is not connected ({self._account.trouble})"
-        return Outcome(is_compared=False, words=words)
+        return ReconciliationOutcome(is_compared=False, words=words)
 
     async def _turn(self) -> float | None:
         """One comparison; the seconds until the next, where that is sooner than usual."""
@@ -332,14 +344,19 @@ class Reconciliation:
                 action="reconcile_failed",
                 account_id=self._account.account_id,
             )
-            self._answer(Outcome(is_compared=False, words=f"Not compared: {str(exc) or type(exc).__name__}"), requests)
+            self._answer(
+                ReconciliationOutcome(is_compared=False, words=f"Not compared: {str(exc) or type(exc).__name__}"),
+                requests,
+            )
             return SOON_SECONDS
         except Exception as exc:
             # A comparison may fail for what a broker says that nobody foresaw; the account goes on being traded and compared.
             log.exception(
                 f"Not compared with the broker: {exc}", action="reconcile_failed", account_id=self._account.account_id
             )
-            self._answer(Outcome(is_compared=False, words=f"Not compared: {type(exc).__name__}: {exc}"), requests)
+            self._answer(
+                ReconciliationOutcome(is_compared=False, words=f"Not compared: {type(exc).__name__}: {exc}"), requests
+            )
             return None
         for request in requests:
             request.readings += 1
@@ -347,7 +364,7 @@ class Reconciliation:
         self._answer(outcome, [r for r in requests if is_settled or r.readings > 1])
         return None if is_settled else SOON_SECONDS if not self._interval else min(SOON_SECONDS, self._interval)
 
-    def _answer(self, outcome: Outcome, requests: Iterable[_Request] | None = None) -> None:
+    def _answer(self, outcome: ReconciliationOutcome, requests: Iterable[_Request] | None = None) -> None:
         for request in list(self._requests if requests is None else requests):
             self._requests.remove(request)
             if not request.answer.done():
@@ -355,18 +372,18 @@ class Reconciliation:
 
     # --- what it binds ------------------------------------------------------------------------------------------
 
-    async def binding(self, instrument: Instrument, product: str | None) -> Binding | None:
+    async def binding(self, instrument: Instrument, product: str | None) -> ExitRestriction | None:
         """The difference that binds the exits of this instrument, held in that product: one that is open, opened by whichever life, or one
         that a first reading suspects. None: nothing is known to differ, and nothing was asked for that. Raises StoreUnavailable, at most
         before the first."""
         for row in (await self._open_rows()).values():
             if row.finding.is_about(instrument, product):
                 latest = self._suspected.get(row.key, row.finding)
-                return Binding(finding=latest, since=row.opened_at)
+                return ExitRestriction(finding=latest, since=row.opened_at)
         for finding in self._suspected.values():
             if finding.is_about(instrument, product):
-                return Binding(finding=finding)
-        return Binding(finding=_UNSEEN) if self._is_trade_unknown else None
+                return ExitRestriction(finding=finding)
+        return ExitRestriction(finding=_UNSEEN) if self._is_trade_unknown else None
 
     async def _open_rows(self) -> Mapping[Key, Discrepancy]:
         if self._open is None:
@@ -385,7 +402,7 @@ class Reconciliation:
 
     # --- one comparison -----------------------------------------------------------------------------------------
 
-    async def _compare(self, *, is_whole: bool) -> tuple[Judgement, Outcome]:
+    async def _compare(self, *, is_whole: bool) -> tuple[Judgement, ReconciliationOutcome]:
         await self._open_rows()
         assert self._open is not None
         orders = await (self._compare_orders() if is_whole else self._read_changes())
@@ -410,7 +427,7 @@ class Reconciliation:
         """What our own records say after the latest news; nothing is known of what the broker does not mention."""
         await self._account.read_book(whole=False)
         findings = [f for live in self._in_hand() for f in self._findings(live.order, ()) or ()]
-        return _OrdersCompared(findings=tuple(f for f in findings if f.kind is Kind.IN_DOUBT))
+        return _OrdersCompared(findings=tuple(f for f in findings if f.kind is DiscrepancyKind.IN_DOUBT))
 
     async def _compare_orders(self) -> _OrdersCompared:
         working = [live for live in self._in_hand() if live.order.status in _LISTED]
@@ -442,7 +459,9 @@ class Reconciliation:
         for order_id, of_order in shown.items():
             findings += self._findings(orders[order_id], of_order, was_asked=order_id in missing) or ()
         findings += await self._compare_suspects(read, in_hand=orders.keys())
-        self._uncounted = frozenset(f.instrument for f in findings if f.kind is Kind.FILLS_MISSING and f.instrument)
+        self._uncounted = frozenset(
+            f.instrument for f in findings if f.kind is DiscrepancyKind.FILLS_MISSING and f.instrument
+        )
         return _OrdersCompared(
             open_orders=sum(order.status in _LISTED and bool(shown[i]) for i, order in orders.items()),
             executions=read.executions,
@@ -569,7 +588,7 @@ class Reconciliation:
                     account_id=self._account.account_id,
                 )
             self._is_silence_logged = True
-            if not self._account.tells_positions:
+            if not self._account.reports_positions:
                 self._shown_at = began  # it never will
             return None, frozenset()
         self._is_silence_logged, self._shown_at = False, began
@@ -578,7 +597,7 @@ class Reconciliation:
         ours = await holdings(self._live, self._store, account.account_id, symbols, account.products_of)
         compared = self._explained(self._compared(ours, theirs), theirs)
         await self._alert_unclear(theirs)
-        unclear = frozenset((Kind.POSITION_DIFFERS, subject) for subject in compared.unclear)
+        unclear = frozenset((DiscrepancyKind.POSITION_DIFFERS, subject) for subject in compared.unclear)
         if not compared.findings:
             return compared, unclear
         # Whatever filled while positions were being asked for has been recorded after this; about that nothing is known.
@@ -625,13 +644,13 @@ class Reconciliation:
         names = {
             "a row that does not say what is held"
             if position.is_unnamed
-            else f"the position in {texts.plain(position.instrument.key)}"
+            else f"the position in {plain(position.instrument.key)}"
             for position in theirs
             if position.is_unclear
         }
         fresh = sorted(names - self._unclear)
         if fresh:
-            words = texts.cannot_be_read(
+            words = cannot_be_read(
                 account_name=self._account.account_name, broker=self._account.broker_name, what=fresh
             )
             await self._alerts.raise_alert(f"positions_cannot_be_read:{self._account.account_id}", words)
@@ -645,7 +664,7 @@ class Reconciliation:
         findings = []
         for finding in compared.findings:
             try:
-                came = arrivals(compared, self._earlier[finding.key])
+                came = unexplained_changes(compared, self._earlier[finding.key])
                 group = compared.groups[finding.subject]
                 exits = [live.order for live in self._in_hand() if self._is_exit_at_work(live.order, group)]
                 worded = replace(explained(finding, group, came, today), resting=resting_exits(group, exits))
@@ -655,7 +674,7 @@ class Reconciliation:
             findings.append(worded)
         return replace(compared, findings=tuple(findings))
 
-    def _is_exit_at_work(self, order: Order, group: Group) -> bool:
+    def _is_exit_at_work(self, order: Order, group: InstrumentGroup) -> bool:
         request = order.accepted_request
         usual = next(iter(self._account.products_of(request.instrument)), None)
         is_open = order.status in _LISTED and order.identity.purpose is Purpose.EXIT
@@ -680,7 +699,7 @@ class Reconciliation:
                 opened_at=now,
                 updated_at=now,
                 owner=owner_of(finding.kind),
-                next_step=self._worded(finding, texts.next_step),
+                next_step=self._worded(finding, next_step),
                 is_alerted=finding.is_alerted,
             )
             if await self._store.insert_discrepancy(row):
@@ -709,7 +728,7 @@ class Reconciliation:
 
     async def _close(self, row: Discrepancy, now: datetime) -> None:
         assert self._open is not None
-        closed = replace(row, state=State.CLOSED, closed_at=now)
+        closed = replace(row, state=DiscrepancyState.CLOSED, closed_at=now)
         await self._store.save_discrepancy(closed)
         del self._open[row.key]
         self._say(f"Discrepancy closed: {self._difference(closed.finding)}", "discrepancy_closed", closed)
@@ -721,15 +740,13 @@ class Reconciliation:
 
     def _opened_words(self, row: Discrepancy) -> str:
         try:
-            return texts.discrepancy_opened(
-                row, account_name=self._account.account_name, broker=self._account.broker_name
-            )
+            return discrepancy_opened(row, account_name=self._account.account_name, broker=self._account.broker_name)
         except Exception as exc:
             log.exception(f"No words for a discrepancy: {exc}", action="no_words", account_id=row.account_id)
-            return texts.without_words("discrepancy", [row.finding.signal_id or row.finding.subject])
+            return message_not_composed("discrepancy", [row.finding.signal_id or row.finding.subject])
 
     def _difference(self, finding: Finding) -> str:
-        return self._worded(finding, texts.difference)
+        return self._worded(finding, difference)
 
     def _worded(self, finding: Finding, words: Callable[[Finding], str]) -> str:
         """Where there are no words for one, it is named, and the others have theirs."""
@@ -745,13 +762,13 @@ class Reconciliation:
 
     def _outcome(
         self, orders: _OrdersCompared, positions: PositionsCompared | None, judgement: Judgement, *, is_whole: bool
-    ) -> Outcome:
+    ) -> ReconciliationOutcome:
         assert self._open is not None
         if not is_whole:
-            return Outcome(is_compared=False, words="Only changes were asked for")
+            return ReconciliationOutcome(is_compared=False, words="Only changes were asked for")
         foreign_positions = () if positions is None else positions.not_ours
         looked_for = sum(map(_is_looked_for, self._in_hand()))
-        line = texts.reconciled(
+        line = reconciled(
             open_orders=orders.open_orders,
             executions=orders.executions,
             positions=None if positions is None else positions.agreeing,
@@ -772,7 +789,7 @@ class Reconciliation:
         details += [f"to be confirmed: {self._difference(finding)}" for finding in judgement.unconfirmed]
         details += [f"not ours: {each}" for each in not_ours]
         is_clean = positions is not None and not (self._open or judgement.unconfirmed or looked_for)
-        return Outcome(is_compared=True, is_clean=is_clean, words="\n".join([line, *details]))
+        return ReconciliationOutcome(is_compared=True, is_clean=is_clean, words="\n".join([line, *details]))
 
 
 def _is_looked_for(live: LiveOrder) -> bool:
@@ -784,8 +801,8 @@ def _is_looked_for(live: LiveOrder) -> bool:
 def _named_not_ours(orders: Sequence[Report], positions: Sequence[BrokerPosition]) -> tuple[str, ...]:
     """Working orders and positions, the first few of each by name; the ended orders of others are only counted."""
     working = [r for r in orders if r.status is ReportStatus.WORKING]
-    named = [f"order {texts.plain(r.broker_order_id)}, working" for r in working[:NAMED_AT_MOST]]
-    named += [f"{texts.quantity(p.quantity)} {texts.plain(p.instrument.key)}" for p in positions[:NAMED_AT_MOST]]
+    named = [f"order {plain(r.broker_order_id)}, working" for r in working[:NAMED_AT_MOST]]
+    named += [f"{quantity(p.quantity)} {plain(p.instrument.key)}" for p in positions[:NAMED_AT_MOST]]
     more = max(0, len(working) - NAMED_AT_MOST) + max(0, len(positions) - NAMED_AT_MOST)
     return (*named, *((f"and {more} more",) if more else ()))
 

@@ -13,7 +13,6 @@ import structlog
 
 from brokers.base import Report, Unreadable
 from brokers.errors import AnswerUnclear, BrokerError, BrokerUnavailable, NotAnswered
-from execution_service.core import texts
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.events import Event, Held, Noted
 from execution_service.core.orders.last_reported import LastReported, name_of
@@ -23,13 +22,15 @@ from execution_service.core.orders.report_events import (
     fills_are_missing,
     is_of_another,
     is_short,
-    news,
+    new_events,
     unreadable_note,
     was_noted,
 )
-from execution_service.core.orders.soundness import sound
+from execution_service.core.orders.sanitize import sanitized
 from execution_service.core.orders.status import Status
-from execution_service.core.texts import Mentioned
+from execution_service.core.texts.messages import MentionedOrder
+from execution_service.core.texts.orders import held_for_opening
+from execution_service.core.texts.service import cannot_be_read
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
@@ -181,12 +182,12 @@ class ReportPoller:
         self.is_asking, self._is_wanted = True, False
         asked_at = self._clock.monotonic()
         try:
-            since, goes_on, is_recorded = None if whole else self._mark, True, True
-            while goes_on:
+            since, has_more, is_recorded = None if whole else self._mark, True, True
+            while has_more:
                 answer = await self._connection.ask(broker.reports(since))
-                if answer.goes_on and answer.mark == since:
+                if answer.has_more and answer.mark == since:
                     raise AnswerUnclear("the broker says that its answer goes on, and it does not")
-                since, goes_on = answer.mark, answer.goes_on
+                since, has_more = answer.mark, answer.has_more
                 reports, odd = await self._sound(answer.reports)
                 is_recorded = await self._record_all(reports, [*answer.unreadable, *odd]) and is_recorded
                 self._connection.was_usable()
@@ -212,7 +213,7 @@ class ReportPoller:
                 if not isinstance(report.client_order_id, str):
                     odd.append(Unreadable(words=f"an order's tag is {report.client_order_id!r}"[:200]))
                     continue
-                each, problem = sound(report, now)
+                each, problem = sanitized(report, now)
                 good.append(each)
             except Exception as exc:  # noqa: BLE001  whatever it is made of, the others are recorded
                 problem = f"its report is {type(exc).__name__}: {exc}"
@@ -272,7 +273,7 @@ class ReportPoller:
             if live is None or not await self._is_noted(live, each.words):
                 alerted.append(f"{each.client_order_id}: {each.words}" if each.client_order_id else each.words)
         if alerted:
-            words = texts.cannot_be_read(
+            words = cannot_be_read(
                 account_name=self._connection.account_name, broker=self._connection.broker_name, what=alerted
             )
             try:
@@ -363,7 +364,7 @@ class ReportPoller:
     async def _record_late(self, record: Stored, report: Report) -> None:
         """Takes the order in hand again where the report has something new of it. It may have come in hand while its record was being read, and then
         this is a report of it like any other; or the account may have gone to another process. Raises _NotNow where it has to be reported again."""
-        if not news(record.order, report, self._clock.now()):
+        if not new_events(record.order, report, self._clock.now()):
             return
         in_hand = self._live.by_id.get(record.order.order_id)
         if in_hand is not None:
@@ -404,12 +405,12 @@ class ReportPoller:
             if each.order.status is Status.IN_DOUBT and each.order.request.account_id == account_id
         ]
         for each in doubtful:
-            each.tries = replace(each.tries, finds=each.tries.finds.once_more(now))
+            each.tries = replace(each.tries, finds=each.tries.finds.with_request(now))
         try:
             await self.look_for_all(doubtful)
         except (BrokerUnavailable, NotAnswered) as exc:
             for each in doubtful:
-                finds = each.tries.finds.taken_back()
+                finds = each.tries.finds.without_latest()
                 each.tries = replace(each.tries, finds=finds, not_before=now + AFTER_FAILURE_SECONDS)
             self._connection.query_failed(exc)
         except (BrokerError, TimeoutError) as exc:
@@ -458,14 +459,14 @@ class ReportPoller:
 
     async def learn(self, live: LiveOrder, report: Report) -> None:
         """Records what a report tells that is new."""
-        report, problem = sound(report, self._clock.now())
+        report, problem = sanitized(report, self._clock.now())
         if problem is not None:
             await self._live.record(live, partial(unreadable_note, words=problem, now=self._clock.now()))
         await self._learn(live, report)
 
     async def _learn(self, live: LiveOrder, report: Report) -> None:
-        """Of a report that is `sound`."""
-        events = await self._live.record(live, lambda order: news(order, report, self._clock.now()))
+        """Of a report that is `sanitized`."""
+        events = await self._live.record(live, lambda order: new_events(order, report, self._clock.now()))
         is_news = bool(events)
         now = self._clock.monotonic()
         live.sending = replace(live.sending, asked_at=now)
@@ -499,13 +500,13 @@ class ReportPoller:
 
     def _alert_of_hold(self, order: Order) -> None:
         words = partial(
-            texts.held_for_opening,
+            held_for_opening,
             account_name=self._connection.account_name,
             broker=self._connection.broker_name,
             words="" if order.hold is None else order.hold.message,
         )
         until = None if order.hold is None else order.hold.until
-        self._grouped_alerts.mention("held_for_opening", Mentioned(order, until), words)
+        self._grouped_alerts.mention("held_for_opening", MentionedOrder(order, until), words)
 
     async def _settle_lasting_counts(self) -> None:
         """Says once that a broker's count and the executions it has shown have differed for long, and ends what it has long called complete
@@ -554,7 +555,7 @@ class ReportPoller:
         if latest is None or latest.since != missing.since or not is_short(live.order, latest.report):
             return
         shown = latest.report
-        await self._live.record(live, lambda order: news(order, shown, self._clock.now(), is_settled=True))
+        await self._live.record(live, lambda order: new_events(order, shown, self._clock.now(), is_settled=True))
         self._missing.pop(live.order.order_id, None)
         self._queues.settle(live)
 

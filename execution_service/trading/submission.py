@@ -132,7 +132,7 @@ class Submission:
         sending = live.sending
         is_settled = sending.is_answered or sending.is_refused or sending.unclear_repetitions >= REPETITIONS_WAITED_FOR
         is_in_time = not is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
-        return live.order.cancel_wish is None and is_in_time and not is_settled
+        return live.order.cancel_request is None and is_in_time and not is_settled
 
     async def recorded(self, answers: Answers) -> None:
         """When each is written down, or its order isolated."""
@@ -211,7 +211,7 @@ class Submission:
         return await self._write_intent(live, now)
 
     async def _write_intent(self, live: LiveOrder, now: datetime) -> bool:
-        wish = live.order.cancel_wish
+        wish = live.order.cancel_request
         try:
             first = await self._checked(live)
         except (BrokerError, TimeoutError) as exc:
@@ -235,7 +235,7 @@ class Submission:
             first = (*first, *contract, *leaving)
 
         def start(order: Order) -> Sequence[Event]:
-            return first if order.status is Status.PENDING and order.cancel_wish == wish else ()
+            return first if order.status is Status.PENDING and order.cancel_request == wish else ()
 
         return bool(await self._live.record(live, start)) and not ends
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from brokers.base import BrokerPosition, Instrument, Report
 from brokers.errors import BrokerError, NotAnswered
 from execution_service.core.orders.exit_bound import ExitPositionCheck
-from execution_service.core.orders.next_step import Limits, cancel_wish
-from execution_service.core.orders.soundness import sound_position
+from execution_service.core.orders.next_step import Limits, cancel_request
+from execution_service.core.orders.sanitize import sanitized_position
 from execution_service.core.orders.status import Reason
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels
@@ -238,7 +238,7 @@ class Trader:
 
     async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None:
         """Records the wish; a PENDING order ends by it at once, any other is cancelled at the broker next."""
-        await self._live.record(live, lambda order: cancel_wish(order, reason, requested_by, self._clock.now()))
+        await self._live.record(live, lambda order: cancel_request(order, reason, requested_by, self._clock.now()))
         self._isolation.lift(live)
         live.take_news()  # asked for once more, it is asked for at the broker soon again
         live.tries = replace(live.tries, is_cancel_commanded=True)
@@ -264,14 +264,14 @@ class Trader:
 
     async def read_positions(self) -> Sequence[BrokerPosition]:
         """Raises BrokerError, TimeoutError, NotAnswered where the broker never tells them: the connection is not judged by it."""
-        if not self.tells_positions:
+        if not self.reports_positions:
             raise NotAnswered("this broker tells no positions")
         shown = await self._connection.ask(self._connection.broker.positions())
-        return [sound_position(position) for position in shown]
+        return [sanitized_position(position) for position in shown]
 
     @property
-    def tells_positions(self) -> bool:
-        return self._connection.capabilities.tells_positions
+    def reports_positions(self) -> bool:
+        return self._connection.capabilities.reports_positions
 
     def products_of(self, instrument: Instrument) -> Sequence[str]:
         """In which the broker holds it apart, the usual one first; none where it knows no products."""

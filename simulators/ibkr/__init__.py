@@ -1,3 +1,3 @@
-"""The TWS or IB Gateway, simulated; here only how its account is known, for those who need no gateway."""
+"""The simulated TWS or IB Gateway. Here is only the name of its account, for code that needs no gateway."""
 
 DEFAULT_ACCOUNT = "DU000001"

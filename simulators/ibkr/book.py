@@ -1,4 +1,4 @@
-"""The paper exchange's book with what a gateway needs besides: its ids; no socket and no wire."""
+"""The paper exchange's book with a gateway's ids. No socket, no wire format."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from brokers.base import Report, Ticket
-from brokers.paper.words import Market, PaperOrder
+from brokers.paper.model import Market, PaperOrder
 from simulators.fault_plan import PlannedBook
 
 _FIRST_PERM_ID = 1_900_000_000
 
 
 class TwsBook(PlannedBook):
-    """One account's book. An order's `broker_order_id` is `CLIENT:ORDER`, by the ids of the client that placed it, or `p` and the permanent
-    id where no client did. A client order id is only a tag here. A corrected execution keeps its id but for the last part, which rises."""
+    """One account's book. An order's `broker_order_id` is `CLIENT:ORDER`, the ids used by the client that placed it,
+    or `p` and the permanent id if no client did. A client order id is only a tag here. A corrected execution keeps
+    its id except for the version at its end."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class TwsBook(PlannedBook):
         return report
 
     def next_order_id(self, client_id: int) -> int:
-        """One more than the client ever used."""
+        """One above the highest that the client ever used."""
         return self._highest.get(client_id, 0) + 1
 
     def _remember(self, broker_order_id: str) -> None:
@@ -60,7 +61,7 @@ def perm_id(order: PaperOrder) -> int:
 
 
 def client_and_order_id(order: PaperOrder) -> tuple[int, int]:
-    """Zeros for an order that no client placed."""
+    """(0, 0) for an order that no client placed."""
     client_id, colon, order_id = order.broker_order_id.partition(":")
     return (int(client_id), int(order_id)) if colon else (0, 0)
 

@@ -1,4 +1,4 @@
-"""What the simulated gateway lists: contracts, their ticks and sizes, found by query; no wire format and no orders."""
+"""The simulated gateway's contracts, their ticks and sizes, and queries for them. No wire format, no orders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ ETFS = frozenset({"SPY", "QQQ", "IWM", "DIA", "GLD", "TLT", "VTI", "XLF"})
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The futures of one size on one underlying; prices are quoted so that `magnifier` units of them are one of the currency."""
+    """The futures of one size on one underlying. Prices are quoted so that `magnifier` units of them make one of the
+    currency."""
 
     exchange: str
     multiplier: str
@@ -38,19 +39,19 @@ FUTURES = {
     "DAX": (Series("EUREX", "25", "0.5", "FDAX", currency="EUR"), Series("EUREX", "5", "1", "FDXM", currency="EUR")),
     "BUND": (Series("EUREX", "1000", "0.01", "FGBL", currency="EUR"),),
 }
-"""By symbol: silver and the DAX are traded in two sizes each, corn is quoted in cents."""
+"""By symbol: silver and the DAX come in two sizes each, corn is quoted in cents."""
 OPTION_CLASSES = {"SPX": ("SPX", "SPXW")}
-"""Indices whose options of one expiry, strike and right are listed in two series."""
+"""Indices with two series of options of the same expiry, strike and right."""
 ISINS = {"SPY": "US78462F1030", "AAPL": "US0378331005"}
 CURRENCIES = frozenset({"USD", "EUR", "GBP", "JPY", "CHF", "AUD", "CAD", "NZD", "SEK", "NOK"})
 COINS = frozenset({"BTC", "ETH", "LTC", "BCH"})
 COIN_EXCHANGES = ("PAXOS", "ZEROHASH")
 NICKEL_RULE = 32
 PENNY_RULE = 26
-"""Market rules as `marketRule` answers them; option prices from 3 move in steps of 0.05."""
+"""Market rules as in `marketRule`; option prices from 3 upwards are multiples of 0.05."""
 _RULES = {PENNY_RULE: (("0", "0.01"),), NICKEL_RULE: (("0", "0.01"), ("3", "0.05"))}
 _NO_SUCH = "ZZ"
-"""Symbols that begin so are not listed, except `TWIN`, which is listed twice."""
+"""Symbols with this prefix are not listed, except `TWIN`, which is listed twice."""
 TWIN = "ZZTWIN"
 _FUTURE_DAY = "20"
 _MONTHS = ("202703", "202706", "202709")
@@ -59,7 +60,7 @@ _OPTION_DAYS = ("06", "13", "20", "27")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """A contract as a client names it; empty text: not said."""
+    """A contract as a client names it; empty: not given."""
 
     con_id: int = 0
     symbol: str = ""
@@ -76,7 +77,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """One contract as the venue lists it; numbers as they are written on the wire."""
+    """One contract as the venue lists it; numbers in their wire form."""
 
     symbol: str
     sec_type: str
@@ -93,12 +94,12 @@ class Listing:
     market_rule: int | None = None
     magnifier: str = "1"
     series: str = ""
-    """The trading class, where it is not the symbol."""
+    """The trading class, if it is not the symbol."""
     isin: str = ""
 
     @property
     def con_id(self) -> int:
-        """The same for ever, made from what tells the contract apart."""
+        """Always the same number, derived from the contract's identity."""
         parts = (self.symbol, self.sec_type, self.expiry, self.strike, self.right, self.currency)
         where = self.primary_exchange if self.sec_type == "STK" else self.exchange
         return zlib.crc32("|".join((*parts, where, self.multiplier, self.series)).encode()) & 0x7FFFFFFF
@@ -109,7 +110,7 @@ class Listing:
 
     @property
     def point_value(self) -> Decimal | None:
-        """Money for one point of the quoted price; None: 1."""
+        """Money per point of the quoted price; None: 1."""
         return Decimal(self.multiplier) / Decimal(self.magnifier) if self.multiplier else None
 
     @property
@@ -121,7 +122,7 @@ class Listing:
 
     @property
     def order_fields(self) -> tuple[object, ...]:
-        """The eleven fields by which orders, executions and positions name the contract."""
+        """The eleven fields that name the contract in orders, executions and positions."""
         return (
             self.con_id,
             self.symbol,
@@ -138,7 +139,7 @@ class Listing:
 
     @property
     def instrument(self) -> Instrument:
-        """The listing in the words of the order book, which counts money by what a point is worth."""
+        """The listing as the order book's Instrument, whose multiplier is the money per point."""
         return Instrument(
             symbol=self.symbol,
             asset_class=_asset_class(self),
@@ -153,11 +154,12 @@ class Listing:
 
 
 _told: dict[int, Listing] = {}
-"""What has ever been listed here, by number."""
+"""Every listing that was ever returned, by number."""
 
 
 def listed(query: Query) -> list[Listing]:
-    """The listings that fit; none for what is not traded here, several for a query that leaves something open."""
+    """The matching listings: none for a contract that is not traded here, several if the query leaves something
+    open."""
     found = _listed(query)
     _told.update((each.con_id, each) for each in found)
     return found
@@ -183,7 +185,7 @@ def _listed(query: Query) -> list[Listing]:
 
 
 def listing_of(instrument: Instrument) -> Listing:
-    """The listing of an instrument that came from `Listing.instrument`. Raises ValueError for any other that is not listed."""
+    """The listing of an instrument from `Listing.instrument`. Raises ValueError for any other that is not listed."""
     sec_type = _SEC_TYPES[instrument.asset_class]
     is_stock = sec_type == "STK"
     query = Query(
@@ -204,7 +206,7 @@ def listing_of(instrument: Instrument) -> Listing:
 
 
 def market_rule(number: int) -> Sequence[tuple[str, str]]:
-    """Pairs of lower edge and increment; empty for a rule that there is not."""
+    """Pairs of lower edge and increment; empty for an unknown rule."""
     return _RULES.get(number, ())
 
 
@@ -334,7 +336,7 @@ def _asset_class(listing: Listing) -> AssetClass:
 
 
 def _by_number() -> list[Listing]:
-    """The contracts that can be asked for by nothing but their number."""
+    """Contracts that can be queried only by number."""
     queries = [Query(symbol=symbol, sec_type="STK") for symbol in ("SPY", "AAPL", "NVDA", TWIN)]
     queries += [
         Query(symbol="912828C57", sec_type="BOND"),

@@ -1,25 +1,26 @@
-"""The simulated TWS or IB Gateway: the sockets of its API and its answers, over a paper exchange's book; no wire format, no listings.
+"""The simulated TWS or IB Gateway: the sockets of its API and its answers, over a paper exchange's book. No wire format,
+no contracts.
 
     python -m simulators.ibkr --port 4002 --control-port 4003 --data tws.db        a book that outlives the gateway
 
-Its control port speaks HTTP and does what every gateway does (see `simulators.control`), and
+Its control port speaks HTTP and has the commands of every gateway (see `simulators.control`), and:
 
-    say                 order, code, text: an error on the order's id that leaves the order as it is
-    answer_with_words   code, text, symbol, client_order_id, times, taken_after, is_taken_first: an order that is placed is answered with this
-                        error on its id. taken_after null: by nothing else, now or later; else so many seconds later it is taken all the same,
-                        and goes its way. is_taken_first: it is taken and shown, and then the words are said. times null: each such order, 0: no more
-    coin_terms          tifs: the times in force that the account's coins with a limit may have; null: any, as IBKR's page has it
-    lose_link           the gateway loses its servers (1100)       restore_link (data_kept)    and has them again (1102, or 1101)
+    say                 order, code, text: an error on the order's id that leaves the order unchanged
+    answer_with_words   code, text, symbol, client_order_id, times, taken_after, is_taken_first: a placed order is answered with this error on
+                        its id. taken_after null: the order is never accepted; else it is accepted so many seconds later. is_taken_first:
+                        it is accepted and shown before the error. times null: every such order, 0: no more
+    coin_terms          tifs: the times in force allowed for limit orders for coins; null: any, as on IBKR's page
+    lose_link           the gateway loses its servers (1100)       restore_link (data_kept)    and reconnects (1102, or 1101)
     price               symbol, price: at which market orders without a price are filled
-    hold_inactive       order, held: the order is shown as Inactive though it lives, as when shares have to be located
-    close_market        until (words): orders that come from now on wait for the opening, and it is said of each until when
-    open_market         those that wait are at the exchange: market orders fill, others rest
-    ignore_cancels      on: what waits for the opening is not cancelled, and its cancels are not answered
+    hold_inactive       order, held: the working order is shown as Inactive, as while shares are being located
+    close_market        until (text): new orders are held for the opening, with a message that says until when
+    open_market         held orders reach the exchange: market orders fill, others rest
+    ignore_cancels      on: cancels of orders held for the opening are neither carried out nor answered
     repeat_statuses     on: each status is sent twice              chunks (size or null)       everything is sent in pieces
-    silence             questions: numbers of the questions that are heard and never answered; an empty list ends it
-    write_times         form, zone, order: executions' times are written by this strftime form as of the zone; for one order, or for all
+    silence             questions: numbers of requests that are received and never answered; an empty list ends it
+    write_times         form, zone, order: how executions' times are written, by a strftime form in a zone; for one order, or for all
     greet_with          form, zone: the same for the time in the greeting
-    garble              message, field, text, named, times: one field of this kind of message is spoilt, where another one reads `named`;
+    garble              message, field, text, named, times: corrupts one field of this kind of message, if another field is `named`;
                         without a message it ends
 """
 
@@ -39,7 +40,7 @@ from typing import Any
 
 from brokers.base import OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.errors import OrderRefused
-from brokers.paper.words import Action, Fault, Market, Operation, PaperOrder
+from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder
 from simulators import control
 from simulators.ibkr import DEFAULT_ACCOUNT, wire
 from simulators.ibkr.book import TwsBook, client_and_order_id, next_version, perm_id
@@ -51,9 +52,11 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.01
 COIN_TIFS = frozenset({"Minutes", "IOC"})
-"""As a paper account answered in 2026, with error 201 to any other (Lean pull request 9766); IBKR's own page names DAY and GTC, too."""
+"""As a paper account answered in 2026, with error 201 to any other (Lean pull request 9766). IBKR's own page lists
+DAY and GTC too."""
 COIN_BAND = (Decimal(10), Decimal("0.0025"))
-"""How far a purchase of coins may be limited from the market: dollars, or this share of its price (same source); 202 answers any other."""
+"""How far above the market a purchase of coins may be limited: dollars, or this fraction of its price (same source).
+Any other is answered with 202."""
 _CONTROL_SECONDS = 10.0
 ORDER_TYPES = {
     "MKT": OrderType.MARKET,
@@ -72,8 +75,8 @@ _BY_TYPE = frozenset({Operation.REPORTS, Operation.FIND})
 
 
 @dataclass(slots=True)
-class _Told:
-    """What has been said of an order on its client's socket."""
+class _Pushed:
+    """What has been pushed about an order on its client's socket."""
 
     status: str = ""
     fills: set[str] = field(default_factory=set)
@@ -83,24 +86,24 @@ class _Told:
 
 
 @dataclass(slots=True, kw_only=True)
-class Words:
-    """An error that is said on the id of an order when it is placed, in place of an answer or beside one."""
+class OrderMessage:
+    """An error sent on an order's id when it is placed, instead of an answer or in addition."""
 
     code: int
     text: str
     symbol: str = "*"
     client_order_id: str = "*"
-    """Patterns of a shell, as those of a fault."""
+    """Shell patterns, as in a fault."""
     times: int | None = 1
-    """Of so many orders; None: of each."""
+    """For so many orders; None: for every one."""
     taken_after: float | None = None
-    """So many seconds after the words the order is taken all the same; None: it never is, and no list ever has it."""
+    """The order is accepted so many seconds after the message. None: never, and no list ever has it."""
     is_taken_first: bool = False
-    """It is taken and shown, and then the words are said."""
+    """The order is accepted and shown before the message."""
 
 
 class Refusal(Exception):
-    """The gateway's no: a code and a text on the order's own id."""
+    """A refusal: a code and a text on the order's own id."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -109,10 +112,11 @@ class Refusal(Exception):
 
 
 class TwsSimulator:
-    """Serves one account on loopback. What it knows is in the book and survives it; `port` is known once started.
+    """Serves one account on loopback. All its state is in the book and survives it; `port` is known once started.
 
-    Faults armed in the book are played: those on the way to it as what a gateway does (an error code, a socket that drops, silence); those of
-    `reports` and `find` hit the next round of lists, which cannot be told apart here, and begin with the question for all open orders.
+    Faults armed in the book are carried out: those on the way to it as a gateway would (an error code, a broken socket,
+    silence); those of `reports` and `find` affect the next round of lists, which cannot be told apart here and begins
+    with the request for all open orders.
     """
 
     def __init__(
@@ -129,39 +133,39 @@ class TwsSimulator:
         self.accounts = [book.account_id, *other_accounts]
         self.prices = dict(prices or {})
         self.repeats_statuses = False
-        """As a real gateway does: each status is sent twice."""
+        """Each status is sent twice, as a real gateway does."""
         self.bytes_per_chunk: int | None = None
         """Not None: everything is sent in pieces of so many bytes."""
         self.silent: set[Ask] = set()
-        """Questions that are heard and never answered."""
+        """Requests that are received and never answered."""
         self.late: dict[Ask, asyncio.Event] = {}
-        """Questions that are answered only after this."""
+        """Requests that are answered only after this event."""
         self.contract_errors: dict[str, tuple[int, str]] = {}
-        """By symbol: the code and text with which a question for its contract is answered."""
+        """By symbol: the code and text with which a query for its contract is answered."""
         self.contract_changes: dict[str, dict[str, Any]] = {}
-        """By symbol: what is told of its contracts in place of the truth, by the names of a `Listing`'s fields."""
+        """By symbol: false facts of its contracts, by the names of a `Listing`'s fields."""
         self.heard: list[tuple[int, list[str]]] = []
         """Every message of every client, with the client's id."""
-        self.words: list[Words] = []
-        """What is said to orders that are placed; the first that fits, so many times as it says."""
+        self.order_messages: list[OrderMessage] = []
+        """Messages sent to orders that are placed: the first that matches, as often as it says."""
         self.coin_tifs: frozenset[str] | None = COIN_TIFS
-        """The times in force that coins with a limit may have; None: any."""
+        """The times in force allowed for limit orders for coins; None: any."""
         self.held: list[str] = []
-        """Broker ids of orders shown as Inactive though they live, as when shares have to be located first."""
+        """Broker ids of working orders that are shown as Inactive, as while shares are being located."""
         self.greeting: wire.Writing | None = None
         self.writings: dict[str, wire.Writing] = {}
-        """How the times of executions are written: by the order's tag, or for all others under an empty one."""
+        """How the times of executions are written, by the order's tag; under an empty tag for all others."""
         self.garbles: list[wire.Garble] = []
         self.opens: str | None = None
         """Not None: the market is closed until then, in the gateway's words."""
         self.waiting: dict[str, str] = {}
-        """By broker id: until when an order waits for the opening. It is shown as PreSubmitted, like a stop."""
+        """By broker id: until when an order is held for the opening. It is shown as PreSubmitted, like a stop."""
         self.ignores_cancels = False
-        """Whether cancels of those that wait for the opening are heard and not answered."""
+        """Whether cancels of orders held for the opening are received and not answered."""
         self.clock = clock
-        self.told: dict[int, _Told] = {}
+        self.pushed: dict[int, _Pushed] = {}
         self.muted: set[int] = set()
-        """Orders whose answer is held back."""
+        """Orders whose answer is delayed."""
         self.sessions: list[Session] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.is_linked = True
@@ -176,17 +180,17 @@ class TwsSimulator:
         self._mark = self.book.mark()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
-        self._watch = asyncio.create_task(self._keep_telling())
+        self._watch = asyncio.create_task(self._keep_pushing())
 
     async def stop(self) -> None:
-        """Every socket closes; the book keeps what it has."""
+        """Closes every socket; the book keeps its state."""
         if self._watch is not None:
             self._watch.cancel()
         if self._server is not None:
             self._server.close()
         served, self._control = self._control, None
         if served is not None:
-            # In a thread: it waits for its calls, and those for this loop.
+            # In a thread, because it waits for its calls, which wait for this loop.
             await asyncio.to_thread(served.end)
         for task in tuple(self.tasks):
             task.cancel()
@@ -195,10 +199,10 @@ class TwsSimulator:
         self._server = self._watch = None
 
     async def restart(self, closed_seconds: float = 0.0) -> None:
-        """The nightly one: all is closed for a while."""
+        """The nightly restart: everything is closed for a while."""
         await self.stop()
         await asyncio.sleep(closed_seconds)
-        self.told.clear()
+        self.pushed.clear()
         self.muted.clear()
         self.is_linked = True
         await self.start()
@@ -211,56 +215,56 @@ class TwsSimulator:
             session.abort()
 
     def lose_link(self) -> None:
-        """The gateway loses its servers: the sockets stay, and nothing comes through any more."""
+        """The gateway loses its servers: the sockets stay open, and nothing comes through."""
         self.is_linked = False
-        self._say_to_all(1100, "Connectivity between IBKR and Trader Workstation has been lost.")
+        self._send_to_all(1100, "Connectivity between IBKR and Trader Workstation has been lost.")
 
     def restore_link(self, *, data_kept: bool = True) -> None:
-        """What happened meanwhile has not been pushed, and is not pushed now."""
+        """What happened meanwhile is not pushed, neither then nor later."""
         self._skip_changes()
         self.is_linked = True
         code, what = (1102, "data maintained") if data_kept else (1101, "data lost")
-        self._say_to_all(code, f"Connectivity between IBKR and Trader Workstation has been restored - {what}.")
+        self._send_to_all(code, f"Connectivity between IBKR and Trader Workstation has been restored - {what}.")
 
-    def say_of_order(self, broker_order_id: str, code: int, text: str) -> None:
-        """An error on an order's id that leaves the order as it is."""
+    def send_order_error(self, broker_order_id: str, code: int, text: str) -> None:
+        """An error on an order's id that leaves the order unchanged."""
         order = self._existing(broker_order_id)
         client_id, order_id = client_and_order_id(order)
         for session in self._sessions_of(client_id):
             session.send(wire.error(order_id, code, text))
 
-    def answer_with(self, words: Words) -> None:
-        """From now on orders that it fits are answered so. With `times` 0 all that was ordered ends."""
-        self.words = [] if words.times == 0 else [*self.words, words]
+    def answer_orders_with(self, message: OrderMessage) -> None:
+        """From now on matching orders are answered with this message. `times` 0 removes all such messages."""
+        self.order_messages = [] if message.times == 0 else [*self.order_messages, message]
 
-    def words_for(self, request: wire.PlaceRequest) -> Words | None:
-        """What is to be said to this order, counted."""
+    def message_for(self, request: wire.PlaceRequest) -> OrderMessage | None:
+        """The message for this order, if any; it counts as sent."""
         named = (request.order_ref, request.contract.symbol)
-        fitting = (w for w in self.words if all(map(fnmatchcase, named, (w.client_order_id, w.symbol))))
+        fitting = (w for w in self.order_messages if all(map(fnmatchcase, named, (w.client_order_id, w.symbol))))
         found = next(fitting, None)
         if found is not None and found.times is not None:
             found.times -= 1
             if not found.times:
-                self.words.remove(found)
+                self.order_messages.remove(found)
         return found
 
     def close_market(self, until: str) -> None:
         self.opens = until
 
     def open_market(self) -> None:
-        """Those that waited are at the exchange under the same ids; market orders fill."""
+        """Orders held for the opening are now at the exchange under the same ids; market orders fill."""
         waited, self.waiting, self.opens = tuple(self.waiting), {}, None
         for broker_order_id in waited:
             order = self._existing(broker_order_id)
             if order.status is not ReportStatus.WORKING:
                 continue
-            self.tell_of(order)
+            self.push_order(order)
             if order.ticket.order_type is OrderType.MARKET:
                 self.book.fill_order(OrderRef(client_order_id="", broker_order_id=broker_order_id))
-        self.tell()
+        self.push_changes()
 
-    def tell(self) -> None:
-        """Pushes what has changed in the book to those whom it concerns."""
+    def push_changes(self) -> None:
+        """Pushes the book's changes to the clients concerned."""
         if not self.is_linked:
             return
         self.book.advance()
@@ -271,21 +275,21 @@ class TwsSimulator:
         self._mark = mark
         for order in changed:
             if order.number not in self.muted:
-                self.tell_of(order)
+                self.push_order(order)
 
-    def tell_of(self, order: PaperOrder) -> None:
-        """Pushes what has not been said of the order yet."""
+    def push_order(self, order: PaperOrder) -> None:
+        """Pushes what has not been pushed about the order yet."""
         client_id, _ = client_and_order_id(order)
-        news = b"".join(self._wake_up(order, self.told.setdefault(order.number, _Told())))
+        messages = b"".join(self._wake_up(order, self.pushed.setdefault(order.number, _Pushed())))
         for session in self._sessions_of(client_id):
-            session.send(news)
+            session.send(messages)
 
-    def hush(self, order: PaperOrder) -> None:
-        """What is so now counts as said."""
-        self._wake_up(order, self.told.setdefault(order.number, _Told()))
+    def mark_pushed(self, order: PaperOrder) -> None:
+        """Marks the order's present state as pushed."""
+        self._wake_up(order, self.pushed.setdefault(order.number, _Pushed()))
 
     def row(self, order: PaperOrder) -> wire.OrderRow:
-        """The order in the gateway's words."""
+        """The order in the gateway's terms."""
         ticket = order.ticket
         standing = [fill for fill in order.fills if not fill.busted]
         client_id, order_id = client_and_order_id(order)
@@ -320,7 +324,7 @@ class TwsSimulator:
         )
 
     def executions(self, order: PaperOrder, request_id: int) -> list[bytes]:
-        """All executions of the order, annulled ones and what annuls them too, each with its commission."""
+        """All executions of the order, including busted ones and what busts them, each with its commission."""
         row, messages = self.row(order), []
         for fill in order.fills:
             messages.append(self._execution(request_id, row, fill.fill_id, fill.quantity, fill.price, fill.time))
@@ -333,14 +337,14 @@ class TwsSimulator:
     # Control
 
     async def start_control(self, port: int = 0) -> str:
-        """Serves the control side by HTTP on a second port of loopback (0: any free one); returns its address."""
+        """Serves the control side by HTTP on a second loopback port (0: any free one). Returns its address."""
         self._loop = asyncio.get_running_loop()
         self._control = control.control_server(self, port)
         self._control.begin("simulated-tws-control")
         return f"http://127.0.0.1:{self._control.port}{control.PATH}"
 
     def state(self) -> dict[str, Any]:
-        """What `GET /_control` tells."""
+        """The answer to `GET /_control`."""
         return {
             "accounts": list(self.accounts),
             "clients": [each.client_id for each in tuple(self.sessions) if each.client_id is not None],
@@ -355,24 +359,25 @@ class TwsSimulator:
         }
 
     def book_orders(self) -> list[dict[str, Any]]:
-        """What `GET /_control/orders` tells."""
+        """The answer to `GET /_control/orders`."""
         return [control.order_as_json(order) for order in self.book.orders()]
 
-    def control(self, wish: Mapping[str, Any]) -> dict[str, Any]:
-        """Does what `POST /_control` asks, on the gateway's loop; called from another thread. Raises one of control.NONSENSE."""
+    def control(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Carries out a `POST /_control` on the gateway's loop. To be called from another thread. Raises one of
+        control.BAD_REQUEST."""
         assert self._loop is not None
-        asyncio.run_coroutine_threadsafe(self._carry_out(wish), self._loop).result(_CONTROL_SECONDS)
+        asyncio.run_coroutine_threadsafe(self._carry_out(command), self._loop).result(_CONTROL_SECONDS)
         return self.state()
 
-    async def _carry_out(self, wish: Mapping[str, Any]) -> None:
-        deeds: dict[str, control.Deed] = {
-            **control.book_deeds(self.book),
+    async def _carry_out(self, command: Mapping[str, Any]) -> None:
+        commands: dict[str, control.Command] = {
+            **control.book_commands(self.book),
             "drop": self.drop_sessions,
             "lose_link": self.lose_link,
             "restore_link": self.restore_link,
-            "say": lambda order, code, text: self.say_of_order(self._id_of(order), int(code), text),
+            "say": lambda order, code, text: self.send_order_error(self._id_of(order), int(code), text),
             "restart": lambda closed_seconds=0.0: self.spawn(self._pause(float(closed_seconds))),
-            "answer_with_words": lambda **fields: self.answer_with(words_of(fields)),
+            "answer_with_words": lambda **fields: self.answer_orders_with(order_message(fields)),
             "coin_terms": lambda tifs=None: setattr(self, "coin_tifs", None if tifs is None else frozenset(tifs)),
             "price": lambda symbol, price: self.prices.update({symbol: Decimal(str(price))}),
             "contract": lambda symbol, **changes: self.contract_changes.update({symbol: changes}),
@@ -387,7 +392,7 @@ class TwsSimulator:
             "garble": self._garble,
             "silence": lambda questions: setattr(self, "silent", {Ask(number) for number in questions}),
         }
-        control.carry_out(deeds, wish)
+        control.carry_out(commands, command)
 
     def _id_of(self, name: str) -> str:
         return control.ref_of(self.book, name).broker_order_id or ""
@@ -417,12 +422,12 @@ class TwsSimulator:
             self.held.remove(broker_order_id)
 
     async def _pause(self, closed_seconds: float) -> None:
-        """A restart that leaves the control port open, since it is asked for there."""
+        """A restart that keeps the control port open, through which it was requested."""
         assert self._server is not None
         self._server.close()
         self.drop_sessions()
         await asyncio.sleep(closed_seconds)
-        self.told.clear()
+        self.pushed.clear()
         self.muted.clear()
         self.is_linked = True
         self._mark = self.book.mark()
@@ -445,22 +450,22 @@ class TwsSimulator:
             session.abort()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs beside the sockets until it or the simulator ends."""
+        """Runs until it or the simulator ends."""
         task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _keep_telling(self) -> None:
+    async def _keep_pushing(self) -> None:
         while True:
-            self.tell()
+            self.push_changes()
             await asyncio.sleep(TICK_SECONDS)
 
     def _skip_changes(self) -> None:
         for order in self.book.changed_since(self._mark):
-            self.hush(order)
+            self.mark_pushed(order)
         self._mark = self.book.mark()
 
-    def _say_to_all(self, code: int, text: str) -> None:
+    def _send_to_all(self, code: int, text: str) -> None:
         for session in self.sessions:
             if session.client_id is not None:
                 session.send(wire.error(-1, code, text))
@@ -474,43 +479,46 @@ class TwsSimulator:
             raise ValueError(f"the book has no order {broker_order_id}")
         return order
 
-    def _wake_up(self, order: PaperOrder, told: _Told) -> list[bytes]:
-        """The messages that bring `told` up to date, in the sequence of a real gateway: the order, its executions, its end, commissions."""
-        row, news = self.row(order), []
+    def _wake_up(self, order: PaperOrder, pushed: _Pushed) -> list[bytes]:
+        """The messages that bring `pushed` up to date, in a real gateway's order: the order, its executions, its
+        end, commissions."""
+        row, messages = self.row(order), []
         _, order_id = client_and_order_id(order)
-        if not told.status:
-            told.status = row.status if row.status == "Inactive" else "PreSubmitted"
-            news += [wire.open_order(row, told.status), *self._statuses(_unfilled(row), told.status)]
+        if not pushed.status:
+            pushed.status = row.status if row.status == "Inactive" else "PreSubmitted"
+            messages += [wire.open_order(row, pushed.status), *self._statuses(_unfilled(row), pushed.status)]
             if order.status is ReportStatus.REJECTED:
-                news.append(wire.error(order_id, 201, f"Order rejected - reason:{order.reason}"))
+                messages.append(wire.error(order_id, 201, f"Order rejected - reason:{order.reason}"))
             if order.broker_order_id in self.waiting:
-                news.append(wire.error(order_id, 399, _waits_for_opening(row, self.waiting[order.broker_order_id])))
-        if row.status not in (told.status, "Filled", "Cancelled", "Inactive"):
-            told.status = row.status
-            news += [wire.open_order(row), *self._statuses(_unfilled(row))]
+                messages.append(
+                    wire.error(order_id, 399, _held_until_opening(row, self.waiting[order.broker_order_id]))
+                )
+        if row.status not in (pushed.status, "Filled", "Cancelled", "Inactive"):
+            pushed.status = row.status
+            messages += [wire.open_order(row), *self._statuses(_unfilled(row))]
         for fill in order.fills:
-            if fill.fill_id not in told.fills:
-                told.fills.add(fill.fill_id)
-                news.append(self._execution(-1, row, fill.fill_id, fill.quantity, fill.price, fill.time))
-                news += self._statuses(row)
+            if fill.fill_id not in pushed.fills:
+                pushed.fills.add(fill.fill_id)
+                messages.append(self._execution(-1, row, fill.fill_id, fill.quantity, fill.price, fill.time))
+                messages += self._statuses(row)
         for fill in order.fills:
-            if fill.busted and fill.fill_id not in told.busted:
-                told.busted.add(fill.fill_id)
+            if fill.busted and fill.fill_id not in pushed.busted:
+                pushed.busted.add(fill.fill_id)
                 if not any(other.corrects == fill.fill_id for other in order.fills):
-                    news.append(self._annulment(-1, row, fill.fill_id, fill.time))
-                news += self._statuses(row)
-        if row.status != told.status:
-            told.status = row.status
-            news += [wire.open_order(row), *self._statuses(row)]
+                    messages.append(self._annulment(-1, row, fill.fill_id, fill.time))
+                messages += self._statuses(row)
+        if row.status != pushed.status:
+            pushed.status = row.status
+            messages += [wire.open_order(row), *self._statuses(row)]
             if row.status == "Cancelled":
-                news.append(wire.error(order_id, 202, f"Order Canceled - reason:{order.reason}"))
+                messages.append(wire.error(order_id, 202, f"Order Canceled - reason:{order.reason}"))
             if order.status is ReportStatus.REJECTED:
-                news.append(wire.error(order_id, 201, f"Order rejected - reason:{order.reason}"))
+                messages.append(wire.error(order_id, 201, f"Order rejected - reason:{order.reason}"))
         for fill in order.fills:
-            if fill.commission is not None and told.charged.get(fill.fill_id) != fill.commission:
-                told.charged[fill.fill_id] = fill.commission
-                news.append(wire.commission_report(fill.fill_id, fill.commission, fill.commission_currency))
-        return news
+            if fill.commission is not None and pushed.charged.get(fill.fill_id) != fill.commission:
+                pushed.charged[fill.fill_id] = fill.commission
+                messages.append(wire.commission_report(fill.fill_id, fill.commission, fill.commission_currency))
+        return messages
 
     def _execution(
         self, request_id: int, row: wire.OrderRow, exec_id: str, quantity: Decimal, price: Decimal, moment: datetime
@@ -527,7 +535,7 @@ class TwsSimulator:
         )
 
     def _annulment(self, request_id: int, row: wire.OrderRow, exec_id: str, moment: datetime) -> bytes:
-        """An execution annulled without replacement: its next version is of nothing."""
+        """An execution that is busted without replacement: its next version has quantity 0."""
         return self._execution(request_id, row, next_version(exec_id), Decimal(0), Decimal(0), moment)
 
     def _statuses(self, row: wire.OrderRow, status: str | None = None) -> list[bytes]:
@@ -568,12 +576,12 @@ class Session:
         }
 
     def abort(self) -> None:
-        """The socket breaks; what was on its way is lost."""
+        """Breaks the socket; data under way is lost."""
         self.is_open = False
         self._writer.transport.abort()
 
     def end(self) -> None:
-        """The gateway closes the socket after what it has said."""
+        """Closes the socket after what has been sent."""
         self.is_open = False
         self._writer.close()
 
@@ -615,7 +623,7 @@ class Session:
             self._gateway.spawn(self._answer_late(self._gateway.late[question], answer, fields))
         elif answer is not None:
             await answer(fields)
-            self._gateway.tell()
+            self._gateway.push_changes()
 
     @staticmethod
     async def _answer_late(
@@ -655,28 +663,28 @@ class Session:
         request = wire.place_request(fields)
         if not self._gateway.is_linked:
             return
-        words = self._gateway.words_for(request)
-        if words is not None:
-            self._gateway.spawn(self._play_words(request, words))
+        message = self._gateway.message_for(request)
+        if message is not None:
+            self._gateway.spawn(self._play_message(request, message))
             return
         faults = self._book.draw(Operation.PLACE, request.order_ref, request.contract.symbol)
         if faults:
-            # Beside the socket, so that a slow answer holds up no other.
+            # In a task, so that a slow answer does not delay others.
             self._gateway.spawn(self._play_placing(request, faults))
             return
-        self._tell_taken(self._accept(request))
+        self._push_accepted(self._accept(request))
 
-    async def _play_words(self, request: wire.PlaceRequest, words: Words) -> None:
-        if words.is_taken_first:
-            self._tell_taken(self._accept(request))
-        self.send(wire.error(request.order_id, words.code, words.text))
-        if words.taken_after is not None and not words.is_taken_first:
-            await asyncio.sleep(words.taken_after)
-            self._tell_taken(self._accept(request, is_late=True))
+    async def _play_message(self, request: wire.PlaceRequest, message: OrderMessage) -> None:
+        if message.is_taken_first:
+            self._push_accepted(self._accept(request))
+        self.send(wire.error(request.order_id, message.code, message.text))
+        if message.taken_after is not None and not message.is_taken_first:
+            await asyncio.sleep(message.taken_after)
+            self._push_accepted(self._accept(request, is_late=True))
 
-    def _tell_taken(self, order: PaperOrder | None) -> None:
+    def _push_accepted(self, order: PaperOrder | None) -> None:
         if order is not None:
-            self._gateway.tell_of(order)
+            self._gateway.push_order(order)
 
     async def _play_placing(self, request: wire.PlaceRequest, faults: Sequence[Fault]) -> None:
         order: PaperOrder | None = None
@@ -701,13 +709,13 @@ class Session:
             self._gateway.muted.discard(order.number)
         if is_lost:
             if order is not None:
-                self._gateway.hush(order)
+                self._gateway.mark_pushed(order)
             return
-        self._tell_taken(order or self._accept(request))
+        self._push_accepted(order or self._accept(request))
 
     def _accept(self, request: wire.PlaceRequest, *, quietly: bool = False, is_late: bool = False) -> PaperOrder | None:
-        """The order as the book has it now; None: it was answered with an error, or needed no answer but a repeated status. `is_late`: the
-        gateway has had it all the time, and later ids have come since."""
+        """The order as the book now has it. None: it was answered with an error, or only a status had to be
+        repeated. `is_late`: the gateway has had it all along, and later ids have been used since."""
         try:
             return self._taken(request, quietly=quietly, is_late=is_late)
         except Refusal as refusal:
@@ -724,7 +732,7 @@ class Session:
         if request.order_id < self._book.next_order_id(self.client_id) and not is_late:
             raise Refusal(103, "Duplicate order id")
         ticket = self._ticket(request, broker_order_id)
-        self._gateway.tell()
+        self._gateway.push_changes()
         if self._gateway.opens is not None:
             self._book.add_fault(
                 Fault(operation=Operation.PLACE, action=Action.HOLD, client_order_id=ticket.client_order_id or "*")
@@ -741,7 +749,7 @@ class Session:
         return order
 
     def _modify(self, order: PaperOrder, request: wire.PlaceRequest) -> None:
-        """The same id again changes an open order; here only into itself."""
+        """The same id again modifies an open order; here only into itself."""
         if order.status is ReportStatus.FILLED:
             raise Refusal(104, "Cannot modify a filled order.")
         if order.status is not ReportStatus.WORKING:
@@ -877,7 +885,7 @@ class Session:
 
     def _finish_cancelling(self, order: PaperOrder, order_id: int, *, is_done: bool) -> None:
         if not is_done:
-            self._gateway.tell()
+            self._gateway.push_changes()
             try:
                 self._book.cancel(OrderRef(client_order_id="", broker_order_id=order.broker_order_id))
             except OrderRefused:
@@ -887,7 +895,7 @@ class Session:
                 self.send(wire.error(order_id, 10148, text))
                 return
         self.send(wire.order_status(self._gateway.row(order), "PendingCancel"))
-        self._gateway.tell()
+        self._gateway.push_changes()
 
     async def _global_cancel(self, fields: list[str]) -> None:
         for order in self._book.orders():
@@ -904,7 +912,7 @@ class Session:
         faults = [fault for operation in sorted(_BY_TYPE) for fault in self._book.draw(operation)]
         self._round = self._shown()
         self._round_faults = faults
-        if await self._is_heard():
+        if await self._is_received():
             self.send(self._open_orders(self._round))
 
     async def _completed_orders(self, fields: list[str]) -> None:
@@ -931,7 +939,7 @@ class Session:
         return self._book.orders() if self._round is None else self._round
 
     def _shown(self) -> list[PaperOrder]:
-        """The orders of the next round of lists, in their sequence, as the faults leave them."""
+        """The orders of the next round of lists, in their order, as distorted by faults."""
         orders = [self._book.order(report.broker_order_id) for report in self._book.reports().reports]
         hiding = self._book.armed_faults(Operation.FIND)
         return [
@@ -940,7 +948,7 @@ class Session:
             if order is not None and not (hiding and self._book.find(order.ticket.client_order_id) is None)
         ]
 
-    async def _is_heard(self) -> bool:
+    async def _is_received(self) -> bool:
         for fault in self._round_faults:
             if fault.action is Action.SLOW:
                 await asyncio.sleep(fault.seconds)
@@ -970,8 +978,8 @@ class Session:
         if not found:
             self.send(wire.error(request_id, 200, "No security definition has been found for the request"))
             return
-        told = [replace(listing, **self._gateway.contract_changes.get(listing.symbol, {})) for listing in found]
-        details = b"".join(wire.contract_details(request_id, listing) for listing in told)
+        pushed = [replace(listing, **self._gateway.contract_changes.get(listing.symbol, {})) for listing in found]
+        details = b"".join(wire.contract_details(request_id, listing) for listing in pushed)
         self.send(details + wire.frame(52, 1, request_id))
 
     async def _market_rule(self, fields: list[str]) -> None:
@@ -985,7 +993,7 @@ class Session:
         if self._book.draw(Operation.POSITIONS):
             return
         messages = [
-            # The average cost is that of one contract in its currency, never in cents (TWS API, `position`).
+            # The average cost is per contract in its currency, never in cents (TWS API, `position`).
             wire.position(
                 self._book.account_id, listing, held.quantity, (held.average_price or Decimal(0)) * (worth or 1)
             )
@@ -1024,16 +1032,16 @@ class Session:
         ]
 
 
-def words_of(fields: Mapping[str, Any]) -> Words:
-    """As the control side orders them. Raises one of control.NONSENSE."""
-    words = Words(**{**fields, "code": int(fields["code"]), "text": str(fields["text"])})
-    if words.times is not None and words.times < 0:
+def order_message(fields: Mapping[str, Any]) -> OrderMessage:
+    """From the fields of a control command. Raises one of control.BAD_REQUEST."""
+    message = OrderMessage(**{**fields, "code": int(fields["code"]), "text": str(fields["text"])})
+    if message.times is not None and message.times < 0:
         raise ValueError("a number of times is 0 or more")
-    return words
+    return message
 
 
-def _waits_for_opening(row: wire.OrderRow, until: str) -> str:
-    """As a gateway words it; the other messages of this code begin with the same line."""
+def _held_until_opening(row: wire.OrderRow, until: str) -> str:
+    """In a gateway's own wording; other messages with this code begin with the same line."""
     return (
         f"Order Message:\n{row.action} {row.quantity} {row.listing.symbol} {row.listing.exchange}\n"
         f"Warning: your order will not be placed at the exchange until {until}"
@@ -1041,7 +1049,7 @@ def _waits_for_opening(row: wire.OrderRow, until: str) -> str:
 
 
 def _unfilled(row: wire.OrderRow) -> wire.OrderRow:
-    """The order as it was before its executions, which are told after it."""
+    """The order as it was before its executions, which are pushed after it."""
     return replace(row, filled=Decimal(0), average_price=Decimal(0), last_price=Decimal(0))
 
 

@@ -1,4 +1,4 @@
-"""The wire format of the gateway's socket: frames, what clients send and what they are sent; no book and no sockets."""
+"""The wire format of the gateway's socket: frames, client messages and server messages. No book, no sockets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from simulators.ibkr.contracts import Listing, Query
 
 SERVER_VERSION = 176
-"""The last one whose fields are all plain text to both client libraries."""
+"""The last version whose fields are all plain text in both client libraries."""
 UNSET_DOUBLE = "1.7976931348623157E308"
 _HELLO = b"API\0"
 _ALWAYS = {"comboLegs": 0, "orderComboLegs": 0, "smartRouting": 0, "deltaNeutral": 0, "conditions": 0}
@@ -44,7 +44,7 @@ _COMPLETED_ORDER_TAIL = (
 
 
 class Ask(IntEnum):
-    """Messages of clients, by their number."""
+    """Client messages, by number."""
 
     PLACE_ORDER = 3
     CANCEL_ORDER = 4
@@ -69,14 +69,15 @@ class Ask(IntEnum):
 
 
 class FrameReader:
-    """Cuts a client's bytes into frames of text fields, whatever pieces they come in."""
+    """Splits a client's bytes into frames of text fields, however they are chunked."""
 
     def __init__(self) -> None:
         self._bytes = b""
         self._is_greeted = False
 
     def feed(self, data: bytes) -> Iterator[list[str]]:
-        """The frames that are complete now; the first is the client's range of versions. Raises ValueError for a stranger."""
+        """The frames completed so far; the first is the client's version range. Raises ValueError for another
+        protocol."""
         self._bytes += data
         if not self._is_greeted:
             if len(self._bytes) < len(_HELLO):
@@ -163,7 +164,7 @@ def contract_query(fields: list[str]) -> Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderRow:
-    """One order as the gateway tells it."""
+    """One order as the gateway sends it."""
 
     order_id: int
     client_id: int
@@ -201,7 +202,7 @@ def server_hello(moment: datetime, written: str | None = None) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writing:
-    """How times are written: by strftime's letters, as of a zone."""
+    """How times are written: a strftime form, in a zone."""
 
     form: str
     zone: str = "UTC"
@@ -212,19 +213,19 @@ class Writing:
 
 @dataclass(slots=True, kw_only=True)
 class Garble:
-    """One field of one kind of message, spoilt."""
+    """A corruption of one field of one kind of message."""
 
     message: int
     field: int
     text: str
     named: str = ""
-    """Not empty: only where one of the fields reads so."""
+    """Not empty: only in messages with a field of this value."""
     times: int | None = None
-    """So often; None: always."""
+    """How often; None: always."""
 
 
 def garbled(data: bytes, garbles: Iterable[Garble]) -> bytes:
-    """Whole frames, with their fields spoilt where one of `garbles` says so, which counts that."""
+    """Complete frames, with fields corrupted as `garbles` say, which counts these."""
     unreadable = b""
     while data:
         size = 4 + int.from_bytes(data[:4], "big")
@@ -281,7 +282,7 @@ def open_order(row: OrderRow, status: str | None = None) -> bytes:
 
 
 def completed_order(row: OrderRow) -> bytes:
-    """Completed orders are told without the client's number and without its number for them."""
+    """Completed orders are sent without the client's id and order id."""
     said: dict[str, object] = {
         "status": row.status,
         "cashQty": row.cash_quantity,
@@ -305,7 +306,7 @@ def execution(
     moment: datetime,
     written: str | None = None,
 ) -> bytes:
-    """`written`: the time as it stands in the message, where that is not `wire_time`."""
+    """`written`: the time in the message, if it is not `wire_time`."""
     time = wire_time(moment) if written is None else written
     return frame(
         *(11, request_id, row.order_id, *row.listing.order_fields, exec_id, time, row.account, "SIM"),

@@ -1,4 +1,4 @@
-"""Zerodha's Kite Connect, simulated; here only how its one user is known, for those who need no server."""
+"""Zerodha's Kite Connect, simulated. Here are only the credentials of its one user, for code that needs no server."""
 
 DEFAULT_API_KEY = "simulatedkey"
 DEFAULT_API_SECRET = "simulated-secret-no-secret"

@@ -1,4 +1,4 @@
-"""The simulated Zerodha's order book and its words for what is in it: orders, trades, positions, charges; no server and no forms."""
+"""The simulated Zerodha's order book and its presentation: orders, trades, positions, charges. No server, no forms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from brokers.base import Instrument, Report, ReportStatus
-from brokers.paper.words import Fault, Market, Operation, PaperOrder
+from brokers.paper.model import Fault, Market, Operation, PaperOrder
 from simulators.fault_plan import PlannedBook
 from simulators.zerodha.market import ICEBERG_OF, KITE_ORDER_TYPES, Refused
 
@@ -27,7 +27,7 @@ _STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class KiteHolding:
-    """What the account has of an instrument in one product: an intraday position and delivered shares are held apart."""
+    """The account's position in an instrument in one product: intraday positions and delivered shares are separate."""
 
     instrument: Instrument
     product: str
@@ -35,7 +35,7 @@ class KiteHolding:
     average_price: Decimal
 
     def after(self, bought: Decimal, price: Decimal) -> KiteHolding:
-        """With so much more; below 0: sold."""
+        """With so much more; negative: sold."""
         quantity = self.quantity + bought
         average = self.average_price
         if self.quantity * bought >= 0 and quantity:
@@ -46,7 +46,7 @@ class KiteHolding:
 
 
 class KiteBook(PlannedBook):
-    """A paper exchange with Kite's ids, in rupees, where a tag may repeat."""
+    """A paper exchange with Kite's ids, in rupees, in which a tag may repeat."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class KiteBook(PlannedBook):
         self._known: dict[str, PaperOrder] = {}
 
     def shown(self) -> list[tuple[PaperOrder, Report]]:
-        """What the order list shows, after the book's faults: each order as it was placed, with its present state."""
+        """What the order list shows, after the book's faults: each order as placed, with its present state."""
         reports = self.reports().reports
         if any(report.broker_order_id not in self._known for report in reports):
             self._known = {order.broker_order_id: order for order in self.orders()}
@@ -77,7 +77,7 @@ class KiteBook(PlannedBook):
         return [pair for pair in pairs if not any(self._is_hidden(pair[0], fault) for fault in hiding)]
 
     def known(self, order_id: str) -> PaperOrder | None:
-        """The order as it was placed; its state may be old."""
+        """The order as placed; its state may be outdated."""
         if order_id not in self._known:
             self._known = {order.broker_order_id: order for order in self.orders()}
         return self._known.get(order_id)
@@ -98,22 +98,22 @@ class KiteBook(PlannedBook):
         return made
 
     def net(self) -> list[KiteHolding]:
-        """What trades add up to, by product; what came or left as delivered shares is no part of it."""
+        """The sums of trades by product; without delivered shares that arrived or left otherwise."""
         return [held for held in self._sums(settled=False) if held.quantity]
 
     def holdings(self) -> list[KiteHolding]:
-        """Delivered shares: what came to the account, or left it, without a trade."""
+        """Delivered shares: what arrived or left without a trade."""
         return [held for held in self._sums(settled=True) if held.quantity]
 
     def _sums(self, *, settled: bool) -> list[KiteHolding]:
         sums: dict[tuple[str, str], KiteHolding] = {}
         for execution in self.executions():
-            thing = execution.instrument
-            product = execution.product or _usual_product(thing)
+            instrument = execution.instrument
+            product = execution.product or _usual_product(instrument)
             if settled is not (execution.is_transfer and product == "CNC"):
                 continue
-            place = (thing.key, product)
-            before = sums.get(place) or KiteHolding(thing, product, Decimal(0), Decimal(0))
+            place = (instrument.key, product)
+            before = sums.get(place) or KiteHolding(instrument, product, Decimal(0), Decimal(0))
             sums[place] = before.after(execution.bought, execution.price)
         return list(sums.values())
 
@@ -140,7 +140,7 @@ class _Trade:
 
 @dataclass(frozen=True, slots=True)
 class _Leg:
-    """What the order list shows as one order: an order, or one part of an iceberg order."""
+    """One row of the order list: an order, or one leg of an iceberg order."""
 
     order_id: str
     number: int
@@ -181,7 +181,7 @@ def _legs(order: PaperOrder, report: Report) -> list[_Leg]:
 
 
 def order_items(order: PaperOrder, report: Report, token: int) -> list[dict[str, Any]]:
-    """The elements of the order list that one order makes: itself, or the legs of an iceberg order so far."""
+    """An order's rows in the order list: itself, or the legs of an iceberg order so far."""
     return [_order_item(order, report, leg, token) for leg in _legs(order, report)]
 
 
@@ -244,7 +244,7 @@ def _iceberg_meta(order: PaperOrder, leg: _Leg) -> dict[str, Any]:
 
 
 def trade_items(order: PaperOrder, report: Report, token: int) -> list[dict[str, Any]]:
-    """The elements of the trade list that belong to one order."""
+    """An order's rows in the trade list."""
     return [
         {
             "trade_id": trade.trade_id,
@@ -267,7 +267,7 @@ def trade_items(order: PaperOrder, report: Report, token: int) -> list[dict[str,
 
 
 def position_item(position: KiteHolding, token: int, multiplier: int = 1) -> dict[str, Any]:
-    """One element of the net positions; `multiplier` is what one lot is of, where quantities are in lots."""
+    """A row of the net positions; `multiplier` is the units in one lot, if quantities are in lots."""
     price = position.average_price
     bought = position.quantity > 0
     return {
@@ -292,7 +292,7 @@ def position_item(position: KiteHolding, token: int, multiplier: int = 1) -> dic
 
 
 def holding_item(holding: KiteHolding, token: int) -> dict[str, Any]:
-    """One element of the holdings."""
+    """A row of the holdings."""
     price = holding.average_price
     return {
         "tradingsymbol": holding.instrument.symbol,
@@ -319,8 +319,8 @@ def holding_item(holding: KiteHolding, token: int) -> dict[str, Any]:
 
 
 def charges_item(asked: Mapping[str, Any], book: KiteBook) -> dict[str, Any]:
-    """The virtual contract note of one order. For an order of the book, what its fills up to the quantity asked for cost there.
-    Raises Refused while the book has no commission for them."""
+    """The virtual contract note of one order. For an order in the book, the cost of its fills up to the requested
+    quantity. Raises Refused while the book has no commission for them."""
     total: Decimal | None = book.market.commission_per_order
     order = book.known(str(asked.get("order_id", "")))
     if order is not None:
@@ -379,5 +379,5 @@ def _segment(cash: Decimal, *, enabled: bool) -> dict[str, Any]:
 
 
 def kite_time(moment: datetime) -> str:
-    """Indian time, whole seconds, no zone named."""
+    """Indian time in whole seconds, without a zone."""
     return moment.astimezone(IST).strftime("%Y-%m-%d %H:%M:%S")

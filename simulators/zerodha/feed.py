@@ -1,4 +1,4 @@
-"""One listener of the simulated order feed, and how it can be treated badly; no orders."""
+"""One listener of the simulated order feed, and ways to disturb it. No orders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ HEARTBEAT = b"\x00"
 
 
 class Listener:
-    """A connected listener, made on the server's event loop. The rest may be called from any thread; one that has left is silently not told."""
+    """A connected listener, created on the server's event loop. Everything else may be called from any thread; for
+    one that has disconnected it has no effect."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
@@ -28,16 +29,16 @@ class Listener:
         self._send(HEARTBEAT)
 
     def mute(self, muted: bool) -> None:
-        """While muted nothing is sent, nor read and so no ping answered, as on a half-open connection."""
+        """While muted, nothing is sent, and nothing is read, so that pings are not answered: a half-open connection."""
         self._is_muted = muted
         self._on_loop(self._transport.pause_reading if muted else self._transport.resume_reading)
 
     def drop(self) -> None:
-        """Cuts the connection without a word."""
+        """Cuts the connection without a closing handshake."""
         self._on_loop(self._transport.abort)
 
     async def serve(self) -> None:
-        """Sends until the other side leaves; what it asks to subscribe to is not looked at."""
+        """Sends until the other side disconnects; subscription requests are ignored."""
         submission = asyncio.create_task(self._send_what_comes())
         try:
             while (await self._websocket.receive())["type"] != "websocket.disconnect":
@@ -46,7 +47,7 @@ class Listener:
             submission.cancel()
 
     async def _send_what_comes(self) -> None:
-        # It has left; the reading side notices too and ends.
+        # It has disconnected; the reading side notices too and ends.
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             while True:
                 said = await self._outgoing.get()
@@ -60,6 +61,6 @@ class Listener:
             self._on_loop(lambda: self._outgoing.put_nowait(said))
 
     def _on_loop(self, act: Callable[[], object]) -> None:
-        # A loop that is closed has no listeners any more.
+        # A closed loop has no listeners any more.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(act)

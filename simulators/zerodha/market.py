@@ -1,4 +1,4 @@
-"""What the simulated Zerodha lists for trading and how it checks an order form; no server and no book."""
+"""The simulated Zerodha's instruments, and its checks of an order form. No server, no book."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PRODUCTS = ("CNC", "MIS", "NRML")
 LONGEST_TAG = 20
 MOST_ICEBERG_LEGS = 10
 ICEBERG_OF = "iceberg of"
-"""How the book keeps the variety of an iceberg order: these words and the quantity of a leg."""
+"""How the book stores the variety of an iceberg order: these words and the quantity of a leg."""
 
 _ORDER_TYPES = {
     "MARKET": OrderType.MARKET,
@@ -30,7 +30,7 @@ _HEADER = "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,
 
 
 class Refused(Exception):
-    """An error answer of the API: HTTP status, Kite's name for the kind of error, and its words."""
+    """An error answer of the API: HTTP status, Kite's error type and message."""
 
     def __init__(self, status: int, error_type: str, message: str) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """One line of the instruments list. Prices are rupees; `expiry` is YYYY-MM-DD or empty."""
+    """One line of the instruments list. Prices are in rupees; `expiry` is YYYY-MM-DD or empty."""
 
     token: int
     symbol: str
@@ -52,7 +52,7 @@ class Listing:
     tick: Decimal = Decimal("0.05")
     lot: int = 1
     multiplier: int = 1
-    """What the positions tell of a contract whose quantities are in lots; the list does not have it."""
+    """Units per lot, which only positions show, for contracts whose quantities are in lots."""
     expiry: str = ""
     strike: Decimal = Decimal(0)
 
@@ -100,7 +100,7 @@ LISTINGS: tuple[Listing, ...] = (
         tick=Decimal(1), expiry="2026-12-04", last_price=Decimal(121500), multiplier=10,
     ),
 )  # fmt: skip
-"""A handful of each market; dates and prices are made up."""
+"""A few of each market; dates and prices are invented."""
 
 
 def as_csv(listings: Iterable[Listing]) -> str:
@@ -119,7 +119,7 @@ def as_csv(listings: Iterable[Listing]) -> str:
 
 
 def read_order(variety: str, form: Mapping[str, str], listings: Mapping[tuple[str, str], Listing]) -> Ticket:
-    """The order that a form asks for. Raises Refused in the API's manner for all that the broker would not take."""
+    """The order in a form. Raises Refused, as the API would, for anything that the broker would not accept."""
     if variety not in VARIETIES or form.get("variety", variety) != variety:
         raise Refused(400, "InputException", f"Invalid `variety`: {variety}.")
     tag = form.get("tag", "")
@@ -210,7 +210,7 @@ def _check_market_protection(given: str | None) -> None:
 
 
 def _iceberg_part(form: Mapping[str, str], quantity: Decimal) -> Decimal:
-    """How much of an iceberg order is shown at a time."""
+    """The displayed quantity of an iceberg order."""
     legs, part = _number(form, "iceberg_legs"), _number(form, "iceberg_quantity")
     if not 2 <= legs <= MOST_ICEBERG_LEGS or part <= 0 or not (legs - 1) * part < quantity <= legs * part:
         raise Refused(400, "InputException", "Invalid `iceberg_legs` or `iceberg_quantity`.")

@@ -1,25 +1,26 @@
-"""Zerodha's Kite Connect on loopback: REST, order feed and login over a paper exchange, with faults on demand; no money and no prices.
+"""Zerodha's Kite Connect on loopback: REST, order feed and login over a paper exchange, with faults on demand. No money,
+no market prices.
 
     python -m simulators.zerodha --port 8083 --data kite.db        a book that outlives the server
-    python -m simulators.zerodha … --faults 7:0.2                  a fifth of the calls goes wrong, the same by the same seed
+    python -m simulators.zerodha … --faults 7:0.2                  a fifth of the calls fails, reproducibly by the seed 7
 
-Beside the API's own routes, for tests and people:
+Besides the API's own routes, for tests and people:
 
     GET  /_control      state: token, calls, listeners, faults, orders in the book
-    POST /_control      {"do": "...", ...}: what every gateway does (see `simulators.control`), and
+    POST /_control      {"do": "...", ...}: the commands of every gateway (see `simulators.control`), and:
 
     http_fault      fault: the fields of `HttpFault`, as in {"kind": "html", "route": "POST /orders/*", "times": 2, "accepted": true};
                     token_expired, rate_limited, server_error, html, no_content_type, check_order_book, margin, slow, drop, never_answer, trickle,
                     truncated
-    kill_token, new_token, request_token    the session dies; a fresh one (told); what a login in the browser leads to (told)
-    price           symbol, price       new_day     the day's orders are shown no more
+    kill_token, new_token, request_token    the session ends; a new one (returned); the result of a login in the browser (returned)
+    price           symbol, price       new_day     the day's orders are no longer shown
     pass_on_amo     the after-market orders are at the exchange: shown again under the same ids, as OPEN
-    line_down (on)  the line to the exchange is down: orders stay OPEN PENDING, and no cancel is taken
-    drop_feed       mute_feed (muted)   the order feed is cut off, or silent
+    line_down (on)  the line to the exchange is down: orders stay OPEN PENDING, and cancels are refused
+    drop_feed       mute_feed (muted)   the order feed is disconnected, or silent
     show_oddly      route, order, fields: from now on the rows of this order (its id or tag; a position's symbol) in the lists of
-                    that route (`GET /orders`) have these fields in place of their own
+                    that route (`GET /orders`) have these fields instead of their own
 
-A broker's trouble that Kite has no words for, an error on an order that lives on, is none of its faults.
+Not simulated: errors about a working order, which Kite's API does not have.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from starlette.websockets import WebSocket
 
 from brokers.base import OrderRef, ReportStatus
 from brokers.errors import BrokerUnavailable, OrderRefused
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from simulators import control
 from simulators.loopback_http import Dropped, HttpCall, LoopbackServer, Trickled, json_response
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY, DEFAULT_API_SECRET
@@ -81,35 +82,35 @@ _OPERATIONS = {
 
 class FaultKind(StrEnum):
     TOKEN_EXPIRED = "token_expired"
-    """403 TokenException; the token stays good for other calls."""
+    """403 TokenException; the token stays valid for other calls."""
     RATE_LIMITED = "rate_limited"
-    """429, as sent to one who calls too often."""
+    """429, as for a caller that calls too often."""
     SERVER_ERROR = "server_error"
-    """`status` (500 unless told) with an error in JSON, of the name `error` and in the words of `text`."""
+    """`status` (default 500) with an error in JSON, with name `error` and message `text`."""
     HTML = "html"
-    """`status` with a page that is no JSON, as a proxy in front would send."""
+    """`status` with a page that is not JSON, as from a proxy."""
     NO_CONTENT_TYPE = "no_content_type"
     NO_DATA = "no_data"
-    """200 and success, with data that name no order."""
+    """200 and success, with data that contain no order id."""
     CHECK_ORDER_BOOK = "check_order_book"
-    """400 OrderException saying that the request timed out and that the order book should be looked at."""
+    """400 OrderException saying that the request timed out and that the order book should be checked."""
     MARGIN = "margin"
-    """400 MarginException, a kind of error that the client library has no class for."""
+    """400 MarginException, an error type without a class in the client library."""
     SLOW = "slow"
-    """The proper answer, `seconds` later."""
+    """The proper answer, `seconds` late."""
     DROP = "drop"
     """The connection is closed without an answer."""
     NEVER_ANSWER = "never_answer"
     TRICKLE = "trickle"
-    """An answer a byte at a time without end, so that no single read is ever slow."""
+    """An endless answer, one byte at a time, so that no single read times out."""
     TRUNCATED = "truncated"
-    """The first half of the proper answer, as if it were whole."""
+    """The first half of the proper answer, as if it were complete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpFault:
-    """What goes wrong with the next `times` calls (None: all to come) whose `METHOD /path` fits the shell pattern `route`.
-    With `accepted` the call is carried out all the same, `late_seconds` after its answer."""
+    """The fault of the next `times` calls (None: of all) whose `METHOD /path` matches the shell pattern `route`.
+    With `accepted` the call is carried out nevertheless, `late_seconds` after its answer."""
 
     kind: FaultKind
     route: str = "POST /orders/*"
@@ -132,7 +133,7 @@ class HttpFault:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, read. `at` is monotonic seconds."""
+    """One request, parsed. `at` is in monotonic seconds."""
 
     method: str
     path: str
@@ -158,9 +159,10 @@ class Page:
 class SimulatedKite:
     """The server, in threads of its own: `with SimulatedKite(path) as server: ... server.root_url, server.book`.
 
-    One account, one user. `prices` are last prices by trading symbol. With `order_calls_per_second` or `other_calls_per_second` more
-    calls than that within a second are answered with 429. The book and the session outlive the server (the session in a file beside the
-    book). Port 0 takes any free one. Raises ValueError for a host other than loopback, OSError for a port that is taken.
+    One account, one user. `prices` are last prices by trading symbol. With `order_calls_per_second` or
+    `other_calls_per_second`, more calls within a second are answered with 429. The book and the session survive the
+    server (the session in a file beside the book). Port 0 takes any free port. Raises ValueError for a host other than
+    loopback, OSError for a port in use.
     """
 
     def __init__(
@@ -198,7 +200,7 @@ class SimulatedKite:
         self._too_many = 0
         self._calls: deque[Call] = deque(maxlen=_CALLS_REMEMBERED)
         self._faults: list[HttpFault] = []
-        self._oddities: list[tuple[str, str, Mapping[str, Any]]] = []
+        self._distortions: list[tuple[str, str, Mapping[str, Any]]] = []
         self._listeners: set[Listener] = set()
         self._lock = threading.RLock()
         self.stopping = threading.Event()
@@ -218,27 +220,27 @@ class SimulatedKite:
 
     @property
     def root_url(self) -> str:
-        """As for `KITE_ROOT_URL`."""
+        """For `KITE_ROOT_URL`."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def ticker_url(self) -> str:
-        """As for `KITE_TICKER_URL`."""
+        """For `KITE_TICKER_URL`."""
         return f"ws://127.0.0.1:{self.port}"
 
     @property
     def access_token(self) -> str:
-        """The only token that is good now; empty when there is none."""
+        """The only valid token; empty if there is none."""
         return str(self._session["access_token"])
 
     @property
     def listeners(self) -> int:
-        """How many listen to the order feed."""
+        """The number of listeners on the order feed."""
         with self._lock:
             return len(self._listeners)
 
     def calls(self, route: str = "*") -> list[Call]:
-        """The calls whose `METHOD /path` fits the shell pattern, oldest first, failed ones included."""
+        """The calls whose `METHOD /path` matches the shell pattern, oldest first, including failed ones."""
         with self._lock:
             return [call for call in self._calls if fnmatchcase(call.route, route)]
 
@@ -247,56 +249,58 @@ class SimulatedKite:
             self._faults.extend(faults)
 
     def clear_faults(self) -> None:
-        """Those of the way; the book's own are the book's."""
+        """The HTTP faults; the book's faults are kept."""
         with self._lock:
             self._faults.clear()
-            self._oddities.clear()
+            self._distortions.clear()
 
     def show_oddly(self, route: str, order: str, fields: Mapping[str, Any]) -> None:
-        """In the lists of this route (`GET /orders`) the rows of this order, or position, have these fields in place of their own."""
+        """In the lists of this route (`GET /orders`), rows of this order or position get these fields instead of
+        their own."""
         with self._lock:
-            self._oddities.append((route, order, fields))
+            self._distortions.append((route, order, fields))
 
     def kill_token(self) -> None:
         """As at six in the morning, or when the user logs in elsewhere."""
         self._write_session(access_token="")
 
     def new_token(self) -> str:
-        """A fresh session, without the login; the old token dies."""
+        """A fresh session, without a login; the old token becomes invalid."""
         self._write_session(access_token=secrets.token_hex(16))
         return self.access_token
 
     def new_day(self) -> None:
-        """Orders and trades so far are shown no more, tags included."""
+        """Hides all orders and trades so far, including their tags."""
         orders = self.book.orders()
         self._write_session(forgotten=max((order.number for order in orders), default=0))
 
     def pass_on_amo(self) -> None:
-        """As at nine in the morning: what waited is at the exchange under the same ids, and shown again if a new day hid it."""
+        """As at nine in the morning: held orders are now at the exchange under the same ids, and shown again if a
+        new day hid them."""
         waiting = [str(each) for each in self._session["amo"]]
         orders = [order.number for order in self.book.orders() if order.broker_order_id in waiting]
         self._write_session(amo=[], shown_again=[*self._session["shown_again"], *orders])
         self._wake_up.set()
 
     def set_line(self, *, is_down: bool) -> None:
-        """Whether what is placed gets as far as the exchange."""
+        """Whether placed orders reach the exchange."""
         self.is_line_down = is_down
 
     def drop_feed(self) -> None:
-        """Cuts every listener off."""
+        """Disconnects every listener."""
         with self._lock:
             listeners = tuple(self._listeners)
         for listener in listeners:
             listener.drop()
 
     def mute_feed(self, muted: bool = True) -> None:
-        """The connected listeners are told nothing any more, heartbeats included, and are not cut off."""
+        """Connected listeners get nothing any more, not even heartbeats, and stay connected."""
         with self._lock:
             for listener in self._listeners:
                 listener.mute(muted)
 
     def push(self, text: str) -> None:
-        """Sends any text to every listener."""
+        """Sends a text to every listener."""
         with self._lock:
             for listener in self._listeners:
                 listener.send_text(text)
@@ -307,7 +311,7 @@ class SimulatedKite:
         self._feeding.start()
 
     def stop(self) -> None:
-        """Ends every open call and every listener; a second one does nothing."""
+        """Ends every open call and every listener. Idempotent."""
         self.stopping.set()
         self._wake_up.set()
         for timer in self._timers:
@@ -320,7 +324,7 @@ class SimulatedKite:
         self.book.close()
 
     def restart(self, closed_seconds: float = 0.0) -> None:
-        """Every call and listener is cut off, and for so long nobody is at the port; the book and the session stay."""
+        """Cuts every call and listener, and closes the port for so long; the book and the session are kept."""
         with self._serving:
             if self.stopping.is_set():
                 return
@@ -362,7 +366,7 @@ class SimulatedKite:
         return json_response(200, {"status": "success", "data": answer}, _plain)
 
     def answer(self, call: Call) -> object:
-        """The `data` of one call's answer, or a Page. Raises Refused, or Dropped where no answer is to be given."""
+        """The `data` of one call's answer, or a Page. Raises Refused, or Dropped if no answer is to be given."""
         with self._lock:
             too_often = self._is_too_often(call)
             self._calls.append(call)
@@ -416,7 +420,7 @@ class SimulatedKite:
         raise Dropped
 
     def _after_book_faults(self, call: Call) -> object:
-        """Plays the faults that the book has for the way to it, then carries the call out."""
+        """Carries out the book's faults on the way to it, then the call."""
         operations, tag, symbol = self._concerned(call)
         faults = [fault for operation in operations for fault in self.book.draw(operation, tag, symbol)]
         for fault in faults:
@@ -494,14 +498,14 @@ class SimulatedKite:
                         self._token_of(each.instrument.exchange, each.instrument.symbol),
                         self._size_of(each.instrument.exchange, each.instrument.symbol),
                     )
-                    | self._odd_fields(call.route, each.instrument.symbol)
+                    | self._distorted_fields(call.route, each.instrument.symbol)
                     for each in self.book.net()
                 ]
                 return {"net": net, "day": net}
             case "GET", ["portfolio", "holdings"]:
                 return [
                     holding_item(each, self._token_of(each.instrument.exchange, each.instrument.symbol))
-                    | self._odd_fields(call.route, each.instrument.symbol)
+                    | self._distorted_fields(call.route, each.instrument.symbol)
                     for each in self.book.holdings()
                 ]
             case "POST", ["charges", "orders"]:
@@ -512,7 +516,7 @@ class SimulatedKite:
         rows = []
         for order, report in self._shown():
             odd = self._standing(order, report) if route == "GET /orders" else {}
-            odd |= self._odd_fields(route, order.broker_order_id, order.ticket.client_order_id)
+            odd |= self._distorted_fields(route, order.broker_order_id, order.ticket.client_order_id)
             rows += [item | odd for item in items(order, report, self._token(order))]
         return rows
 
@@ -524,9 +528,9 @@ class SimulatedKite:
             return {"status": "AMO REQ RECEIVED"}
         return {"status": "OPEN PENDING"} if self.is_line_down else {}
 
-    def _odd_fields(self, route: str, *names: str) -> dict[str, Any]:
+    def _distorted_fields(self, route: str, *names: str) -> dict[str, Any]:
         with self._lock:
-            wanted = [fields for where, name, fields in self._oddities if where == route and name in names]
+            wanted = [fields for where, name, fields in self._distortions if where == route and name in names]
         return {key: value for fields in wanted for key, value in fields.items()}
 
     def _place(self, variety: str, form: Mapping[str, str]) -> dict[str, str]:
@@ -548,7 +552,7 @@ class SimulatedKite:
         order = self._order(order_id)
         own = (order.ticket.variety or "regular").split(" ")[0]
         if own == "amo" and order.broker_order_id not in self._session["amo"]:
-            # The list goes on calling it one; whoever cancels it as one waits for nothing.
+            # The list continues to call it an after-market order; cancelling it as one has no effect.
             own = "regular"
             if variety == "amo":
                 raise Refused(504, "NetworkException", f"request {order_id} timed out")
@@ -565,7 +569,7 @@ class SimulatedKite:
         return {"order_id": order_id}
 
     def _order(self, order_id: str) -> Any:
-        # The legs of an iceberg order have two digits behind the id that the book knows.
+        # A leg of an iceberg order has two digits after the id in the book.
         known = self.book.known(order_id) or self.book.known(order_id[:-2])
         if known is None:
             raise Refused(404, "GeneralException", "Couldn't find that `order_id`.")
@@ -640,7 +644,7 @@ class SimulatedKite:
         return {**self._profile(), "access_token": self.new_token(), "login_time": login_time, "api_key": self.api_key}
 
     def log_in(self) -> str:
-        """The request token that a person's login in the browser would have led to; good once."""
+        """The request token from a person's login in the browser; valid once."""
         token = secrets.token_hex(16)
         with self._lock:
             self._request_tokens.add(token)
@@ -697,7 +701,7 @@ class SimulatedKite:
     # Order feed
 
     async def _serve_feed(self, websocket: WebSocket) -> None:
-        """Serves one listener until it leaves or is dropped."""
+        """Serves one listener until it disconnects or is dropped."""
         if not self.is_feed_open_to(websocket.url.query):
             refusal = Refused(403, "TokenException", "Incorrect `api_key` or `access_token`.")
             await websocket.send_denial_response(_refusal(refusal))
@@ -724,7 +728,7 @@ class SimulatedKite:
                 self.book.advance()
                 changed = self.book.changed_since(mark)
             except BrokerUnavailable:
-                # A book that is busy now is looked at again in a moment.
+                # If the book is busy, it is read again in a moment.
                 continue
             mark = changed[-1].change if changed else mark
             with self._lock:
@@ -742,7 +746,7 @@ class SimulatedKite:
     # The operator's side
 
     def state(self) -> dict[str, Any]:
-        """What `GET /_control` tells."""
+        """The answer to `GET /_control`."""
         with self._lock:
             return {
                 "token_is_good": bool(self.access_token),
@@ -760,13 +764,14 @@ class SimulatedKite:
             }
 
     def book_orders(self) -> list[dict[str, Any]]:
-        """What `GET /_control/orders` tells."""
+        """The answer to `GET /_control/orders`."""
         return [control.order_as_json(order) for order in self.book.orders()]
 
-    def control(self, wish: Mapping[str, Any]) -> dict[str, Any]:
-        """Does what `POST /_control` asks; the answer is the state afterwards, with whatever the wish made. Raises one of control.NONSENSE."""
-        deeds: dict[str, control.Deed] = {
-            **control.book_deeds(self.book, EXCHANGES[0]),
+    def control(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Carries out a `POST /_control`; returns the state after it, with whatever the command created. Raises one
+        of control.BAD_REQUEST."""
+        commands: dict[str, control.Command] = {
+            **control.book_commands(self.book, EXCHANGES[0]),
             "http_fault": lambda fault: self.add_fault(HttpFault.from_json(fault)),
             "clear_faults": self._clear_all_faults,
             "kill_token": self.kill_token,
@@ -782,7 +787,7 @@ class SimulatedKite:
             "drop_feed": self.drop_feed,
             "mute_feed": lambda muted=True: self.mute_feed(bool(muted)),
         }
-        made = control.carry_out(deeds, wish)
+        made = control.carry_out(commands, command)
         return self.state() | (made if isinstance(made, dict) else {})
 
     def _clear_all_faults(self) -> None:
@@ -793,7 +798,7 @@ class SimulatedKite:
         self._restart_soon(0.0)
 
     def _restart_soon(self, closed_seconds: float = 0.0) -> None:
-        """Beside the call that asks for it, which may so be answered first."""
+        """In another thread, so that the call that requests it is answered first."""
         later = threading.Timer(_ANSWER_FIRST_SECONDS, self.restart, (float(closed_seconds),))
         later.daemon = True
         self._timers.append(later)
@@ -806,7 +811,7 @@ def _refusal(refusal: Refused) -> Response:
 
 
 def _plain(value: object) -> int | float:
-    """Numbers as the API sends them: whole ones without a point."""
+    """Numbers as the API sends them: whole ones without a decimal point."""
     if not isinstance(value, Decimal):
         raise TypeError(f"{value!r} has no place in an answer")
     return int(value) if value == value.to_integral_value() else float(value)

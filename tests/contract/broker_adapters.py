@@ -9,7 +9,7 @@ from pathlib import Path
 
 from brokers.base import Instrument
 from brokers.manifest import Fact, Manifest
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from brokers.registry import manifests
 from simulators.catalogue import simulator_of
 from simulators.simulator import Simulator, Stage

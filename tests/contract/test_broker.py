@@ -22,8 +22,8 @@ from brokers.base import Broker, OrderRef, OrderType, Report, ReportStatus, Side
 from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.factory import BrokerFactory
 from brokers.manifest import Fact
-from brokers.paper.words import Action, Fault, Market, Operation, PaperOrder
-from execution_service.core.reconcile import Holding, compare_positions
+from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from simulators.simulator import Stage
 from tests.contract.broker_adapters import ACCOUNT, ADAPTERS, Adapter
 from tests.waits import PATIENCE_SECONDS

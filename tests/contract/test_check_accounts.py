@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import brokers
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.app.check import Finding, account_finding
 from execution_service.app.settings.accounts import Account
 from simulators import stage_ibkr, stage_zerodha

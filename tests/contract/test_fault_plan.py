@@ -23,7 +23,7 @@ from kiteconnect import exceptions as kite_errors
 
 from brokers.base import Instrument, OrderRef, OrderType, ReportStatus, Side, Ticket
 from brokers.errors import BrokerError
-from brokers.paper.words import Action, Market, Operation
+from brokers.paper.model import Action, Market, Operation
 from simulators.fault_plan import FaultPlan, PlannedBook
 from simulators.ibkr.book import TwsBook
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY

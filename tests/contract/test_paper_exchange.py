@@ -32,7 +32,7 @@ from brokers.base import (
 from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.paper.adapter import MockBroker
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 
 START = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
 
@@ -583,12 +583,12 @@ def test_parts_of_an_answer_tell_every_order_once_and_what_changes_meanwhile_aga
     for number in range(7):
         book.place(ticket(f"c{number}"))
     first = book.reports(at_most=3)
-    assert ([r.client_order_id for r in first.reports], first.goes_on) == (["c0", "c1", "c2"], True)
+    assert ([r.client_order_id for r in first.reports], first.has_more) == (["c0", "c1", "c2"], True)
     book.bust_fill(book.orders("c1")[0].fills[0].fill_id)
     second = book.reports(first.mark, at_most=3)
-    assert ([r.client_order_id for r in second.reports], second.goes_on) == (["c3", "c4", "c5"], True)
+    assert ([r.client_order_id for r in second.reports], second.has_more) == (["c3", "c4", "c5"], True)
     last = book.reports(second.mark, at_most=3)
-    assert ([r.client_order_id for r in last.reports], last.goes_on) == (["c6", "c1"], False)
+    assert ([r.client_order_id for r in last.reports], last.has_more) == (["c6", "c1"], False)
     assert book.reports(last.mark, at_most=3).reports == []
 
 
@@ -597,7 +597,7 @@ def test_an_order_held_back_keeps_no_answer_from_coming_to_its_end(book: PaperEx
         book.place(ticket(f"c{number}"))
     book.add_fault(Fault(operation=Operation.REPORTS, action=Action.HIDE, client_order_id="c0"))
     answer = book.reports(at_most=2)
-    assert ([r.client_order_id for r in answer.reports], answer.goes_on) == (["c1", "c2", "c3", "c4"], False)
+    assert ([r.client_order_id for r in answer.reports], answer.has_more) == (["c1", "c2", "c3", "c4"], False)
 
 
 @pytest.mark.parametrize("mark", [-1, 10**9])

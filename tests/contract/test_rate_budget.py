@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brokers.rate import BudgetSpent, Claim, RateBudget, RateLimit, limits
+from brokers.rate import BudgetSpent, CallPriority, RateBudget, RateLimit, limits
 
 
 class HandClock:
@@ -80,16 +80,21 @@ async def test_the_reserve_is_for_urgent_calls_alone() -> None:
     with pytest.raises(BudgetSpent):
         await calls.take(patience_seconds=0.5)
     for _ in range(2):
-        await calls.take(Claim.CANCEL)
+        await calls.take(CallPriority.CANCEL)
     assert clock.now == 0.0
     with pytest.raises(BudgetSpent):
-        await calls.take(Claim.EXIT, patience_seconds=0.5)
+        await calls.take(CallPriority.EXIT, patience_seconds=0.5)
 
 
 async def test_exits_have_the_last_call() -> None:
     clock = HandClock()
     calls = budget(clock, RateLimit(calls=6, seconds=1.0, reserve=3, for_exits=2))
-    for claim, most in ((Claim.REPEATED, 3), (Claim.ORDINARY, 0), (Claim.CANCEL, 1), (Claim.EXIT, 2)):
+    for claim, most in (
+        (CallPriority.REPEATED, 3),
+        (CallPriority.ORDINARY, 0),
+        (CallPriority.CANCEL, 1),
+        (CallPriority.EXIT, 2),
+    ):
         for _ in range(most):
             await calls.take(claim, patience_seconds=0.5)
         with pytest.raises(BudgetSpent):
@@ -101,7 +106,12 @@ async def test_repetitions_have_a_share_of_their_own_and_no_more() -> None:
     (second, day) = limits(per_second=100, per_day=45, reserve_percent=20)
     assert (day.reserve, day.for_exits, day.repeated) == (9, 5, 9)
     calls = budget(clock, second, day)
-    for claim, rest in ((Claim.REPEATED, 9), (Claim.ORDINARY, 36 - 9), (Claim.CANCEL, 4), (Claim.EXIT, 5)):
+    for claim, rest in (
+        (CallPriority.REPEATED, 9),
+        (CallPriority.ORDINARY, 36 - 9),
+        (CallPriority.CANCEL, 4),
+        (CallPriority.EXIT, 5),
+    ):
         for _ in range(rest):
             await calls.take(claim, patience_seconds=1.0)
         with pytest.raises(BudgetSpent):
@@ -111,20 +121,20 @@ async def test_repetitions_have_a_share_of_their_own_and_no_more() -> None:
 @pytest.mark.parametrize("per_day", [1, 2, 3, 5, 45])
 def test_however_few_calls_there_are_an_exit_may_have_the_last(per_day: int) -> None:
     (_, day) = limits(per_second=8, per_day=per_day, reserve_percent=20)
-    allowed = [day.allowed(claim) for claim in Claim]
+    allowed = [day.allowed(claim) for claim in CallPriority]
     assert allowed == sorted(allowed, reverse=True)
-    assert day.allowed(Claim.EXIT) == per_day
-    assert day.allowed(Claim.ORDINARY) >= 1
-    assert per_day == 1 or day.allowed(Claim.CANCEL) < per_day
+    assert day.allowed(CallPriority.EXIT) == per_day
+    assert day.allowed(CallPriority.ORDINARY) >= 1
+    assert per_day == 1 or day.allowed(CallPriority.CANCEL) < per_day
 
 
 async def test_a_call_may_wait_for_those_before_it_for_a_limited_time_only() -> None:
     calls = RateBudget([RateLimit(calls=1, seconds=5.0)])
-    await calls.take(Claim.CANCEL)
-    before = asyncio.create_task(calls.take(Claim.CANCEL))
+    await calls.take(CallPriority.CANCEL)
+    before = asyncio.create_task(calls.take(CallPriority.CANCEL))
     await asyncio.sleep(0)
     with pytest.raises(BudgetSpent):
-        await calls.take(Claim.CANCEL, patience_seconds=60.0, queues_seconds=0.05)
+        await calls.take(CallPriority.CANCEL, patience_seconds=60.0, queues_seconds=0.05)
     before.cancel()
     await asyncio.gather(before, return_exceptions=True)
 
@@ -134,13 +144,13 @@ async def test_an_urgent_call_overtakes_those_that_wait() -> None:
     await calls.take()
     gone: list[str] = []
 
-    async def call(name: str, claim: Claim) -> None:
+    async def call(name: str, claim: CallPriority) -> None:
         await calls.take(claim)
         gone.append(name)
 
-    waiting = [asyncio.create_task(call(name, Claim.ORDINARY)) for name in ("first", "second")]
+    waiting = [asyncio.create_task(call(name, CallPriority.ORDINARY)) for name in ("first", "second")]
     await asyncio.sleep(0)
-    await call("cancel", Claim.CANCEL)
+    await call("cancel", CallPriority.CANCEL)
     assert gone == ["cancel"]
     for task in waiting:
         task.cancel()
@@ -175,7 +185,7 @@ async def test_a_pause_holds_all_calls_back() -> None:
     clock = HandClock()
     calls = budget(clock, RateLimit(calls=100, seconds=1.0))
     calls.pause(3.0)
-    await calls.take(Claim.EXIT)
+    await calls.take(CallPriority.EXIT)
     assert clock.now == pytest.approx(3.0)
 
 
@@ -203,7 +213,7 @@ async def test_calls_of_an_earlier_process_count_until_they_have_left_the_window
     await calls.take()
     clock.now = 100.0
     calls.remember([59.0, 0.5, 70.0, -5.0])
-    assert calls.wait_seconds(Claim.EXIT) == pytest.approx(0.5)
+    assert calls.wait_seconds(CallPriority.EXIT) == pytest.approx(0.5)
     assert calls.wait_seconds() == pytest.approx(1.0)
     await calls.take()
     assert clock.now == pytest.approx(101.0)

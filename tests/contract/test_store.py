@@ -18,14 +18,20 @@ from pymongo.errors import BulkWriteError, OperationFailure, WriteError
 from structlog.testing import capture_logs
 
 from execution_service.core.errors import InvalidTransition, UnreadableRecord
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Event, Noted
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, Line, fold, key_of
 from execution_service.core.positions.position import Position
-from execution_service.core.reconcile import Discrepancy, Finding, Kind, Owner, State
+from execution_service.core.reconcile.discrepancies import (
+    Discrepancy,
+    DiscrepancyKind,
+    DiscrepancyState,
+    Finding,
+    Owner,
+)
 from execution_service.core.views.shared import HexId
 from execution_service.storage.mongo.documents import command_from_document, with_ids
 from execution_service.storage.mongo.names import (
@@ -1072,7 +1078,7 @@ async def test_an_alert_that_was_added_to_while_it_was_told_stays_to_be_told(sto
 def ledger(version: int = 1, symbol: str = "AAPL", quantity: int = 10) -> LedgerEntry:
     about = order(instrument=instrument(symbol), events=(filled_by("f1", quantity),))
     entry = LedgerEntry(key=key_of(about), instrument=about.accepted_request.instrument)
-    entry, _ = fold(entry, about, happenings(about), {})
+    entry, _ = fold(entry, about, applied_events(about), {})
     return replace(entry, version=version)
 
 
@@ -1117,7 +1123,7 @@ async def test_of_two_processes_that_save_an_entry_one_wins(server: Server) -> N
 
 async def test_only_open_entries_of_the_account_are_listed(store: MongoStore) -> None:
     flat = order(instrument=instrument("FLAT"), events=(filled_by("f1", 10), busted("f1")))
-    entry, _ = fold(LedgerEntry(key=key_of(flat), instrument=instrument("FLAT")), flat, happenings(flat), {})
+    entry, _ = fold(LedgerEntry(key=key_of(flat), instrument=instrument("FLAT")), flat, applied_events(flat), {})
     await store.save_ledgers([ledger(), replace(entry, version=1)])
     assert await store.open_ledgers("acct-1") == [ledger()]
     assert await store.open_ledgers("acct-2") == []
@@ -1445,7 +1451,9 @@ async def test_what_was_acknowledged_is_there_after_the_server_was_killed(tmp_pa
 def differing(
     quantity: int = 150, *, account_id: str = "acct-1", seconds: float = 0, subject: str = "AAPL"
 ) -> Discrepancy:
-    finding = Finding(kind=Kind.POSITION_DIFFERS, subject=subject, ours="100", theirs=str(quantity), instrument=subject)
+    finding = Finding(
+        kind=DiscrepancyKind.POSITION_DIFFERS, subject=subject, ours="100", theirs=str(quantity), instrument=subject
+    )
     return Discrepancy(
         account_id=account_id,
         finding=finding,
@@ -1492,7 +1500,7 @@ async def test_discrepancy_is_brought_up_to_date_and_closed_for_good(store: Mong
     changed = replace(differing(), finding=differing(160).finding, updated_at=at(60), is_alerted=True)
     await store.save_discrepancy(changed)
     assert await store.open_discrepancies("acct-1") == [changed]
-    await store.save_discrepancy(replace(changed, state=State.CLOSED, closed_at=at(120)))
+    await store.save_discrepancy(replace(changed, state=DiscrepancyState.CLOSED, closed_at=at(120)))
     assert await store.open_discrepancies("acct-1") == []
     await store.save_discrepancy(changed)
     assert await store.open_discrepancies("acct-1") == []
@@ -1502,7 +1510,7 @@ async def test_discrepancy_is_brought_up_to_date_and_closed_for_good(store: Mong
 
 async def test_closed_discrepancy_that_comes_back_is_a_new_one(store: MongoStore, server: Server) -> None:
     await store.insert_discrepancy(differing())
-    await store.save_discrepancy(replace(differing(), state=State.CLOSED, closed_at=at(60)))
+    await store.save_discrepancy(replace(differing(), state=DiscrepancyState.CLOSED, closed_at=at(60)))
     again = differing(seconds=3600)
     assert await store.insert_discrepancy(again)
     assert await store.open_discrepancies("acct-1") == [again]

@@ -14,7 +14,7 @@ import pytest
 
 import brokers
 from brokers.factory import BrokerFactory
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from brokers.registry import manifests, quiet_loggers
 from execution_service.app.check import account_finding
 from execution_service.app.log import start_logging

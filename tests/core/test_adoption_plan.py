@@ -13,25 +13,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import AssetClass, BrokerPosition, OptionRight, Side
-from execution_service.core.adoption.plan import Recorded, plan, plan_undoing, undoing
+from execution_service.core.adoption.plan import plan
 from execution_service.core.adoption.records import (
-    LedgerAndViews,
+    AdoptionBooks,
+    AdoptionRequest,
     Plan,
     Refused,
-    Wish,
     adoption_id,
-    read_wish,
+    read_adoption_request,
     records_of,
 )
-from execution_service.core.orders.effects import Happening, happenings
+from execution_service.core.adoption.undoing import Recorded, plan_undoing, undoing
+from execution_service.core.orders.effects import AppliedEvent, applied_events
 from execution_service.core.orders.events import Capped, Rejected
 from execution_service.core.orders.exits import exit_allowance
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
-from execution_service.core.reconcile import Discrepancy, Finding, Kind, Owner, State
-from execution_service.core.texts import log_line, order_alert, outcome_line
+from execution_service.core.reconcile.discrepancies import (
+    Discrepancy,
+    DiscrepancyKind,
+    DiscrepancyState,
+    Finding,
+    Owner,
+)
+from execution_service.core.texts.log import log_line
+from execution_service.core.texts.orders import order_alert, outcome_line
 from execution_service.core.views.record import (
     order_from_document,
     order_to_document,
@@ -68,7 +76,7 @@ class Portfolio:
             self.orders[each.order_id] = each
             key = key_of(each)
             entry = self.entries.get(key) or LedgerEntry(key=key, instrument=each.accepted_request.instrument)
-            story: list[Happening] = list(happenings(each, 0 if before is None else before.version))
+            story: list[AppliedEvent] = list(applied_events(each, 0 if before is None else before.version))
             known = self.lines.get(each.order_id, {})
             self.entries[key], self.lines[each.order_id] = fold(entry, each, story, known)
 
@@ -90,8 +98,8 @@ class Portfolio:
         self.book([made])
         return made
 
-    def books(self, **more: Any) -> LedgerAndViews:
-        return LedgerAndViews(ledgers=tuple(self.entries.values()), orders=tuple(self.orders.values()), **more)
+    def books(self, **more: Any) -> AdoptionBooks:
+        return AdoptionBooks(ledgers=tuple(self.entries.values()), orders=tuple(self.orders.values()), **more)
 
     def held(self) -> dict[str, tuple[Decimal, Decimal]]:
         """By symbol and type: quantity and cost of what is open."""
@@ -106,7 +114,7 @@ class Portfolio:
         return sum((line.realized for lines in self.lines.values() for line in lines.values()), Decimal(0))
 
     def adopt(self, body: dict[str, Any], command_id: str = "ctl-1", **more: Any) -> tuple[Order, ...]:
-        wish = wish_of(body)
+        wish = command_body(body)
         made = plan(wish, self.books(**more), at(1000))
         assert isinstance(made, Plan), made
         shown = plan_from_document(plan_to_document(made))
@@ -146,14 +154,14 @@ def body_of(occasion: str, symbol: str = "AAPL", **said: Any) -> dict[str, Any]:
     return usual | {"occasion": occasion, "instrument": {"symbol": symbol}} | said
 
 
-def wish_of(body: dict[str, Any]) -> Wish:
-    wish = read_wish(body)
-    assert isinstance(wish, Wish), wish
+def command_body(body: dict[str, Any]) -> AdoptionRequest:
+    wish = read_adoption_request(body)
+    assert isinstance(wish, AdoptionRequest), wish
     return wish
 
 
 def refusal(portfolio: Portfolio, body: dict[str, Any], **more: Any) -> str:
-    wish = read_wish(body)
+    wish = read_adoption_request(body)
     made = wish if isinstance(wish, Refused) else plan(wish, portfolio.books(**more), at(1000))
     assert isinstance(made, Refused), made
     return made.words
@@ -385,7 +393,7 @@ def test_what_may_be_two_holdings_is_to_be_named_more_fully() -> None:
 
 
 def texts(record: Order) -> list[str]:
-    told = [order_alert(h.before, h.event, h.after, account_name="Main", broker="IBKR") for h in happenings(record)]
+    told = [order_alert(h.before, h.event, h.after, account_name="Main", broker="IBKR") for h in applied_events(record)]
     return [text for text in told if text is not None]
 
 
@@ -409,15 +417,15 @@ def test_people_read_both_facts_in_one_message_and_one_more_if_it_is_taken_back(
         f"Adoption: {adoption_id('ctl-1')}",
     ]
     assert texts(second) == []
-    taken_back = apply_all(first, undoing(first, command_id="ctl-2", by="Bob", message="no", at=NOW))
-    assert [text.partition("\n")[0] for text in texts(taken_back)] == ["📒 Position Adopted", "📒 Adoption Undone"]
+    without_latest = apply_all(first, undoing(first, command_id="ctl-2", by="Bob", message="no", at=NOW))
+    assert [text.partition("\n")[0] for text in texts(without_latest)] == ["📒 Position Adopted", "📒 Adoption Undone"]
 
 
 def test_nothing_of_it_is_published_and_no_line_is_one_among_others() -> None:
     portfolio = Portfolio()
     portfolio.trade("a", 10, 100)
     (record,) = portfolio.adopt(body_of("square-off", quantity="4", price="9"))
-    story = list(happenings(apply_all(record, undoing(record, command_id="c", by="B", message="m", at=NOW))))
+    story = list(applied_events(apply_all(record, undoing(record, command_id="c", by="B", message="m", at=NOW))))
     assert not any(h.is_published for h in story)
     assert {outcome_line(h.before, h.event, h.after, account_name=None) for h in story} == {None}
     assert [log_line(h.before, h.event, h.after) for h in story[:2]] == [
@@ -461,7 +469,7 @@ def test_an_exit_is_told_what_was_adopted_of_its_entry() -> None:
 def test_a_record_moves_the_holding_that_was_shown() -> None:
     portfolio = Portfolio()
     portfolio.trade("a", 10, 100)
-    wish = wish_of(body_of("square-off", quantity="4", price="9"))
+    wish = command_body(body_of("square-off", quantity="4", price="9"))
     made = plan(wish, portfolio.books(), at(1000))
     assert isinstance(made, Plan)
     named_otherwise = [replace(movement, holding="AAPL|STOCK|multiplier=2") for movement in made.movements]
@@ -546,7 +554,7 @@ def test_an_option_by_its_own_symbol_has_its_shares_named() -> None:
 
 
 def warnings(portfolio: Portfolio, body: dict[str, Any], **more: Any) -> tuple[str, ...]:
-    made = plan(wish_of(body), portfolio.books(**more), at(1000))
+    made = plan(command_body(body), portfolio.books(**more), at(1000))
     assert isinstance(made, Plan), made
     return made.warnings
 
@@ -583,7 +591,7 @@ def test_an_order_at_work_in_the_instrument_is_warned_of() -> None:
 
 def discrepancy(instrument_key: str, **changes: Any) -> Discrepancy:
     finding = Finding(
-        kind=Kind.POSITION_DIFFERS, subject=instrument_key, ours="10", theirs="6", instrument=instrument_key
+        kind=DiscrepancyKind.POSITION_DIFFERS, subject=instrument_key, ours="10", theirs="6", instrument=instrument_key
     )
     usual = Discrepancy(
         account_id="acct-1",
@@ -607,7 +615,7 @@ def test_a_discrepancy_is_closed_by_one_adoption_about_its_instrument() -> None:
     assert words.endswith("is to be closed by adopt-1 already")
     about = discrepancy("MSFT|STOCK")
     assert "is about MSFT|STOCK" in refusal(portfolio, body, discrepancy=about)
-    assert "is closed" in refusal(portfolio, body, discrepancy=replace(row, state=State.CLOSED))
+    assert "is closed" in refusal(portfolio, body, discrepancy=replace(row, state=DiscrepancyState.CLOSED))
     assert "no discrepancy" in refusal(portfolio, body, discrepancy=replace(row, account_id="another"))
 
 

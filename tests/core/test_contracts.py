@@ -10,8 +10,8 @@ import pytest
 
 from brokers.base import AssetClass, ContractTerms, Instrument, Side
 from execution_service.core.orders.contracts import Contract, may_be_of_one_contract
-from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.events import ContractTold
+from execution_service.core.orders.effects import applied_events
+from execution_service.core.orders.events import ContractResolved
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry, fold, holding_for, key_of
 from execution_service.core.views.record import ledger_from_document, ledger_to_document, order_from_document
@@ -31,7 +31,7 @@ def sized(instrument: Instrument, multiplier: int | None) -> Instrument:
 
 
 def about(instrument: Instrument, terms: ContractTerms | None = None, signal_id: str = "s", **changes: Any) -> Order:
-    told = () if terms is None else (ContractTold(at=NOW, terms=terms),)
+    told = () if terms is None else (ContractResolved(at=NOW, terms=terms),)
     return order(of=identity(signal_id), instrument=instrument, events=told, **changes)
 
 
@@ -171,14 +171,14 @@ def test_a_sale_after_the_upgrade_closes_the_holding_of_before(said: int | None)
     asked = about(sized(SILVER, said), signal_id="new", side=Side.SELL, quantity=2)
     name = holding_for(asked, SMALL, {entry.key.instrument_key: entry.contract})
     assert name == entry.key.instrument_key
-    told = ContractTold(at=NOW, terms=SMALL, booked_as=name)
+    told = ContractResolved(at=NOW, terms=SMALL, booked_as=name)
     sold = order(
         of=identity("new"),
         asked=asked.request,
         events=(told, submit_started(), accepted(), filled_by("g", 2, 31)),
     )
     assert key_of(sold) == entry.key
-    closed, lines = fold(entry, sold, happenings(sold), {})
+    closed, lines = fold(entry, sold, applied_events(sold), {})
     assert (closed.position.quantity, closed.position.realized_pnl) == (0, 2000)
     assert [line.realized for line in lines.values()] == [2000]
     assert ledger_from_document(ledger_to_document(closed)) == closed

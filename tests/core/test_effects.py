@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from execution_service.core.errors import CoreError
-from execution_service.core.orders.effects import Happening, bare, happenings, happenings_since
+from execution_service.core.orders.effects import AppliedEvent, applied_events, applied_events_since, bare
 from execution_service.core.orders.events import (
     Busted,
     Cancelled,
@@ -43,16 +43,16 @@ from tests.builders import (
 )
 
 
-def last(about: Order) -> Happening:
-    *_, happening = happenings(about)
-    return happening
+def last(about: Order) -> AppliedEvent:
+    *_, applied_event = applied_events(about)
+    return applied_event
 
 
-def happened(about: Order, event: Event) -> Happening:
+def happened(about: Order, event: Event) -> AppliedEvent:
     return last(apply(about, event))
 
 
-def every_happening() -> list[Happening]:
+def every_happening() -> list[AppliedEvent]:
     found = []
     for status in Status:
         about = order_in(status)
@@ -61,7 +61,7 @@ def every_happening() -> list[Happening]:
                 after = apply(about, event)
             except CoreError:
                 continue
-            found.append(Happening(after.version, about, event, after))
+            found.append(AppliedEvent(after.version, about, event, after))
     return found
 
 
@@ -76,7 +76,7 @@ def test_the_bare_order_is_what_it_was_before_its_first_event() -> None:
 
 def test_happenings_tell_each_event_with_the_order_as_it_was_then() -> None:
     events = (submit_started(), accepted(), filled_by("f1", 40), filled_by("f2", 60))
-    story = list(happenings(order(events=events)))
+    story = list(applied_events(order(events=events)))
     assert [h.number for h in story] == [1, 2, 3, 4]
     assert tuple(h.event for h in story) == events
     assert [h.after.status for h in story] == [
@@ -91,7 +91,7 @@ def test_happenings_tell_each_event_with_the_order_as_it_was_then() -> None:
 def test_a_story_ends_with_the_order_itself() -> None:
     about = order(events=(submit_started(), accepted(), filled_by("f1", 40)))
     for after in range(3):
-        *_, last = happenings(about, after)
+        *_, last = applied_events(about, after)
         assert last.after is about
     assert about.as_of(about.version) is about
 
@@ -99,45 +99,45 @@ def test_a_story_ends_with_the_order_itself() -> None:
 def test_a_story_goes_on_from_any_earlier_state() -> None:
     about = order(events=(submit_started(), accepted(), filled_by("f1", 40), filled_by("f2", 60)))
     for number in range(about.version + 1):
-        assert list(happenings_since(about.as_of(number), about)) == list(happenings(about, number))
+        assert list(applied_events_since(about.as_of(number), about)) == list(applied_events(about, number))
 
 
 def test_happenings_go_on_where_the_world_was_last_told() -> None:
     about = order(events=(submit_started(), accepted(), filled_by("f1", 40)))
-    assert [h.number for h in happenings(about, 2)] == [3]
-    assert list(happenings(about, 3)) == []
+    assert [h.number for h in applied_events(about, 2)] == [3]
+    assert list(applied_events(about, 3)) == []
 
 
-@pytest.mark.parametrize("happening", EVERY, ids=NAMES)
-def test_a_position_moves_exactly_when_the_filled_quantity_does(happening: Happening) -> None:
-    assert happening.moves_position == (happening.before.filled_quantity != happening.after.filled_quantity)
+@pytest.mark.parametrize("applied_event", EVERY, ids=NAMES)
+def test_a_position_moves_exactly_when_the_filled_quantity_does(applied_event: AppliedEvent) -> None:
+    assert applied_event.moves_position == (applied_event.before.filled_quantity != applied_event.after.filled_quantity)
 
 
-@pytest.mark.parametrize("happening", EVERY, ids=NAMES)
-def test_published_is_what_the_contract_names_and_nothing_else(happening: Happening) -> None:
-    match happening.event:
+@pytest.mark.parametrize("applied_event", EVERY, ids=NAMES)
+def test_published_is_what_the_contract_names_and_nothing_else(applied_event: AppliedEvent) -> None:
+    match applied_event.event:
         case Filled() | Busted():
-            expected = happening.before.filled_quantity != happening.after.filled_quantity
+            expected = applied_event.before.filled_quantity != applied_event.after.filled_quantity
         case CommissionReported():
-            expected = happening.before.status in FINAL
+            expected = applied_event.before.status in FINAL
         case CancelRequested():
-            expected = happening.before.status is Status.PENDING
+            expected = applied_event.before.status is Status.PENDING
         case event:
             told = (Rejected, Cancelled, Expired, Completed, Doubted, DeclaredNotPlaced, DeclaredCancelled)
             expected = isinstance(event, told)
-    assert happening.is_published == expected
+    assert applied_event.is_published == expected
 
 
-@pytest.mark.parametrize("happening", EVERY, ids=NAMES)
-def test_every_change_to_a_final_status_or_to_doubt_is_published(happening: Happening) -> None:
-    before, after = happening.before.status, happening.after.status
+@pytest.mark.parametrize("applied_event", EVERY, ids=NAMES)
+def test_every_change_to_a_final_status_or_to_doubt_is_published(applied_event: AppliedEvent) -> None:
+    before, after = applied_event.before.status, applied_event.after.status
     if before is not after and (after.is_final or after is Status.IN_DOUBT):
-        assert happening.is_published
+        assert applied_event.is_published
 
 
-@pytest.mark.parametrize("happening", EVERY, ids=NAMES)
-def test_what_is_published_is_also_shown(happening: Happening) -> None:
-    assert happening.is_shown or not happening.is_published
+@pytest.mark.parametrize("applied_event", EVERY, ids=NAMES)
+def test_what_is_published_is_also_shown(applied_event: AppliedEvent) -> None:
+    assert applied_event.is_shown or not applied_event.is_published
 
 
 def test_a_late_fill_of_a_finished_order_is_a_correction() -> None:
@@ -150,17 +150,17 @@ def test_the_fill_that_finishes_an_order_is_no_correction() -> None:
 
 @pytest.mark.parametrize("status", [Status.PARTIALLY_FILLED, Status.FILLED])
 def test_the_annulment_of_a_fill_is_a_correction_in_every_status(status: Status) -> None:
-    happening = happened(order_in(status), busted("f1"))
-    assert happening.is_correction
-    assert happening.is_published
-    assert happening.moves_position
+    applied_event = happened(order_in(status), busted("f1"))
+    assert applied_event.is_correction
+    assert applied_event.is_published
+    assert applied_event.moves_position
 
 
 def test_the_annulment_of_a_fill_that_never_came_tells_nobody() -> None:
-    happening = happened(order_in(Status.SUBMITTED), busted("f9"))
-    assert not (happening.moves_position)
-    assert not (happening.is_published)
-    assert not (happening.is_correction)
+    applied_event = happened(order_in(Status.SUBMITTED), busted("f9"))
+    assert not (applied_event.moves_position)
+    assert not (applied_event.is_published)
+    assert not (applied_event.is_correction)
 
 
 def test_a_fill_after_its_annulment_tells_nobody() -> None:
@@ -191,9 +191,9 @@ def test_a_cancel_before_sending_is_told_and_a_mere_wish_is_not() -> None:
 
 
 def test_the_rest_refused_after_a_partial_fill_is_told() -> None:
-    happening = happened(order_in(Status.PARTIALLY_FILLED), rejected(40))
-    assert happening.after.status is Status.CANCELLED
-    assert happening.is_published
+    applied_event = happened(order_in(Status.PARTIALLY_FILLED), rejected(40))
+    assert applied_event.after.status is Status.CANCELLED
+    assert applied_event.is_published
 
 
 @pytest.mark.parametrize("event", [submit_started(), capped(), fitted(), instrument_matched(), noted()])
@@ -202,7 +202,7 @@ def test_what_concerns_nobody_outside_waits_for_the_next_showing(event: Event) -
 
 
 def test_a_cancellation_is_shown_and_told() -> None:
-    happening = happened(order_in(Status.SUBMITTED), cancelled())
-    assert happening.is_shown
-    assert happening.is_published
-    assert not happening.is_correction
+    applied_event = happened(order_in(Status.SUBMITTED), cancelled())
+    assert applied_event.is_shown
+    assert applied_event.is_published
+    assert not applied_event.is_correction

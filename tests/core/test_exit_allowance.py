@@ -9,7 +9,7 @@ import pytest
 
 from brokers.base import AssetClass, Capabilities, OrderType, Side, Tif
 from execution_service.core.orders.events import Capped, InstrumentMatched, Rejected
-from execution_service.core.orders.exits import ExitAllowance, as_its_entry_says, exit_allowance
+from execution_service.core.orders.exits import ExitAllowance, exit_allowance, with_instrument_of_entry
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
@@ -189,7 +189,7 @@ def test_an_exit_takes_its_entrys_name_for_the_instrument() -> None:
     matched, capped = allowance.events
     assert matched == InstrumentMatched(at=NOW, instrument=exact)
     assert isinstance(capped, Capped)
-    assert as_its_entry_says(this, [entry(instrument=exact)], NOW).ticket().instrument == exact
+    assert with_instrument_of_entry(this, [entry(instrument=exact)], NOW).ticket().instrument == exact
 
 
 def test_entries_that_differ_in_the_instrument_leave_the_exits_own() -> None:
@@ -198,7 +198,7 @@ def test_entries_that_differ_in_the_instrument_leave_the_exits_own() -> None:
         entry("entry", instrument=instrument("AAPL", currency="USD")),
     ]
     assert allowed(leaving(), entries) == ExitAllowance()
-    assert as_its_entry_says(leaving(), entries, NOW).events == ()
+    assert with_instrument_of_entry(leaving(), entries, NOW).events == ()
 
 
 def test_only_its_entry_gives_an_exit_the_name_of_its_instrument() -> None:
@@ -212,9 +212,9 @@ def test_only_its_entry_gives_an_exit_the_name_of_its_instrument() -> None:
         leaving(signal_id="entry", instrument=named, side=Side.BUY),
     ]
     for other in others:
-        assert as_its_entry_says(this, [other], NOW) == this
+        assert with_instrument_of_entry(this, [other], NOW) == this
     exact = instrument("AAPL", exchange="ARCA")
-    assert as_its_entry_says(this, [*others, entry(instrument=exact)], NOW).ticket().instrument == exact
+    assert with_instrument_of_entry(this, [*others, entry(instrument=exact)], NOW).ticket().instrument == exact
 
 
 # What a broker cannot take

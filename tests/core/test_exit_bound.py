@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import Side
-from execution_service.core.orders.exit_bound import ZERO, Standing, may_take
+from execution_service.core.orders.exit_bound import ZERO, Exposure, exit_limit
 
 THOROUGH = settings(max_examples=500, deadline=None)
 STRATEGIES = ("A", "B", "C")
 
 
-def standing(
+def exposure(
     long: int = 0, short: int = 0, own: int = 0, difference: int = 0, at_work: int = 0, own_at_work: int = 0
-) -> Standing:
-    return Standing(
+) -> Exposure:
+    return Exposure(
         long=Decimal(long),
         short=Decimal(short),
         own=Decimal(own),
@@ -32,25 +32,25 @@ def standing(
 @pytest.mark.parametrize(
     ("side", "found", "most"),
     [
-        (Side.SELL, standing(long=10, own=10), 10),
-        (Side.SELL, standing(long=10, own=10, difference=-4), 6),
-        (Side.SELL, standing(long=10, own=10, difference=-10), 0),
-        (Side.SELL, standing(long=10, own=10, difference=-14), 0),
-        (Side.SELL, standing(long=10, own=10, difference=7), 10),
-        (Side.SELL, standing(long=20, own=10, difference=-10), 10),
-        (Side.SELL, standing(long=20, own=10, difference=-10, at_work=10), 0),
-        (Side.SELL, standing(long=20, own=10, at_work=4, own_at_work=4), 6),
-        (Side.SELL, standing(long=30, short=20, own=30, difference=-5), 25),
-        (Side.SELL, standing(difference=100), 100),
-        (Side.SELL, standing(short=5, own=-5), 0),
-        (Side.BUY, standing(short=10, own=-10, difference=4), 6),
-        (Side.BUY, standing(short=10, own=-10, difference=14), 0),
-        (Side.BUY, standing(long=20, short=10, own=-10, difference=3), 7),
-        (Side.BUY, standing(difference=-100), 100),
+        (Side.SELL, exposure(long=10, own=10), 10),
+        (Side.SELL, exposure(long=10, own=10, difference=-4), 6),
+        (Side.SELL, exposure(long=10, own=10, difference=-10), 0),
+        (Side.SELL, exposure(long=10, own=10, difference=-14), 0),
+        (Side.SELL, exposure(long=10, own=10, difference=7), 10),
+        (Side.SELL, exposure(long=20, own=10, difference=-10), 10),
+        (Side.SELL, exposure(long=20, own=10, difference=-10, at_work=10), 0),
+        (Side.SELL, exposure(long=20, own=10, at_work=4, own_at_work=4), 6),
+        (Side.SELL, exposure(long=30, short=20, own=30, difference=-5), 25),
+        (Side.SELL, exposure(difference=100), 100),
+        (Side.SELL, exposure(short=5, own=-5), 0),
+        (Side.BUY, exposure(short=10, own=-10, difference=4), 6),
+        (Side.BUY, exposure(short=10, own=-10, difference=14), 0),
+        (Side.BUY, exposure(long=20, short=10, own=-10, difference=3), 7),
+        (Side.BUY, exposure(difference=-100), 100),
     ],
 )
-def test_exit_takes_what_the_broker_has_for_it(side: Side, found: Standing, most: int) -> None:
-    assert may_take(side, found) == most
+def test_exit_takes_what_the_broker_has_for_it(side: Side, found: Exposure, most: int) -> None:
+    assert exit_limit(side, found) == most
 
 
 @dataclass
@@ -61,9 +61,9 @@ class Account:
     shown: Decimal
     at_work: list[list[object]] = field(default_factory=list)
 
-    def standing(self, strategy: str, side: Side) -> Standing:
+    def exposure(self, strategy: str, side: Side) -> Exposure:
         same = [(name, left) for name, its_side, left in self.at_work if its_side is side]
-        return Standing(
+        return Exposure(
             long=sum((q for q in self.held.values() if q > 0), ZERO),
             short=-sum((q for q in self.held.values() if q < 0), ZERO),
             own=self.held[strategy],
@@ -73,7 +73,7 @@ class Account:
         )
 
     def exit(self, strategy: str, side: Side, wanted: Decimal) -> None:
-        quantity = min(wanted, may_take(side, self.standing(strategy, side)))
+        quantity = min(wanted, exit_limit(side, self.exposure(strategy, side)))
         if quantity:
             self.at_work.append([strategy, side, quantity])
 

@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 
 from brokers.base import ReportStatus, Tif
-from execution_service.core import texts
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import CancelRequested, Event, Held, Released
 from execution_service.core.orders.next_step import Limits, Step, StepKind, next_step
 from execution_service.core.orders.order import Hold, Order, apply, apply_all
-from execution_service.core.orders.report_events import news
+from execution_service.core.orders.report_events import new_events
 from execution_service.core.orders.status import Status
-from execution_service.core.reconcile import HELD_UNLISTED_AT_MOST, may_be_unlisted
-from execution_service.core.texts import Mentioned
+from execution_service.core.reconcile.orders import HELD_UNLISTED_AT_MOST, may_be_unlisted
+from execution_service.core.texts.log import log_line
+from execution_service.core.texts.messages import MentionedOrder
+from execution_service.core.texts.orders import cancels_unconfirmed, exits_waiting, held_for_opening, order_alert
 from execution_service.core.views.record import order_from_document, order_to_document
 from tests.builders import (
     NOW,
@@ -38,10 +39,10 @@ from tests.builders import (
 
 WORKING = order_in(Status.SUBMITTED)
 HELD = apply(WORKING, held())
-USUAL = limits()
+DEFAULT_BACKOFF = limits()
 
 
-def step_of(about: Order, *, under: Limits = USUAL, **since: float) -> Step:
+def step_of(about: Order, *, under: Limits = DEFAULT_BACKOFF, **since: float) -> Step:
     return next_step(about, NOW, elapsed(**({"sent": 1e5, "asked": 0.0} | since)), under)
 
 
@@ -49,7 +50,7 @@ def step_of(about: Order, *, under: Limits = USUAL, **since: float) -> Step:
 
 
 def said(about: Order, is_held: bool | None, **changes: object) -> list[Event]:
-    return news(about, replace(report(about), is_held=is_held, **changes), NOW)  # type: ignore[arg-type]
+    return new_events(about, replace(report(about), is_held=is_held, **changes), NOW)  # type: ignore[arg-type]
 
 
 def test_that_an_order_is_held_is_recorded_once_in_the_brokers_words() -> None:
@@ -77,32 +78,32 @@ def test_that_the_market_has_it_ends_the_hold_and_is_no_news_otherwise() -> None
 
 @pytest.mark.parametrize("status", [s for s in ReportStatus if s is not ReportStatus.WORKING])
 def test_an_order_that_has_ended_is_not_held(status: ReportStatus) -> None:
-    events = news(WORKING, replace(report(WORKING, status), is_held=True), NOW)
+    events = new_events(WORKING, replace(report(WORKING, status), is_held=True), NOW)
     assert not any(isinstance(event, Held) for event in events)
 
 
 def test_the_rest_of_a_partly_filled_order_may_be_held_for_the_next_opening() -> None:
     part = order_in(Status.PARTIALLY_FILLED)
     told = replace(report(part, fills=part.fills), is_held=True, said="not before nine")
-    after = apply_all(part, news(part, told, NOW))
+    after = apply_all(part, new_events(part, told, NOW))
     assert (after.status, after.hold) == (
         Status.PARTIALLY_FILLED,
         Hold(since=NOW, until=None, message="not before nine"),
     )
-    assert [type(event) for event in news(after, replace(told, is_held=False), NOW)] == [Released]
+    assert [type(event) for event in new_events(after, replace(told, is_held=False), NOW)] == [Released]
 
 
 @pytest.mark.parametrize("status", [Status.FILLED, Status.REJECTED, Status.CANCELLED, Status.EXPIRED])
 @pytest.mark.parametrize("is_held", [True, False])
 def test_an_older_picture_of_an_order_that_has_ended_holds_nothing(status: Status, is_held: bool) -> None:
     ended = order_in(status)
-    events = news(ended, replace(report(ended, fills=ended.fills), is_held=is_held), NOW)
+    events = new_events(ended, replace(report(ended, fills=ended.fills), is_held=is_held), NOW)
     assert not any(isinstance(event, Held | Released) for event in events)
 
 
 def test_an_order_that_turns_up_held_is_accepted_first() -> None:
     sent = order_in(Status.SUBMITTING)
-    after = apply_all(sent, news(sent, replace(report(sent), is_held=True), NOW))
+    after = apply_all(sent, new_events(sent, replace(report(sent), is_held=True), NOW))
     assert (after.status, after.hold is not None) == (Status.SUBMITTED, True)
 
 
@@ -110,7 +111,7 @@ def test_an_earlier_sending_that_is_held_holds_nothing() -> None:
     again = order(events=[submit_started(), accepted()])
     first = replace(report(again), is_held=True, client_order_id=identity().client_order_id(1))
     second = replace(again, attempt=2, client_order_id=identity().client_order_id(2))
-    assert not any(isinstance(event, Held) for event in news(second, first, NOW))
+    assert not any(isinstance(event, Held) for event in new_events(second, first, NOW))
 
 
 # --- what it makes of the order --------------------------------------------------------------------------------------
@@ -143,9 +144,9 @@ def test_a_hold_survives_the_store() -> None:
 
 
 def test_the_views_wait_for_something_else() -> None:
-    for happening in happenings(apply(HELD, released()), WORKING.version):
-        assert not happening.is_shown
-        assert not happening.is_published
+    for applied_event in applied_events(apply(HELD, released()), WORKING.version):
+        assert not applied_event.is_shown
+        assert not applied_event.is_published
 
 
 # --- its time-out -----------------------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ def test_while_it_is_held_the_time_out_does_not_run() -> None:
 def test_it_wakes_when_the_time_out_will_be_over() -> None:
     assert step_of(HELD, opened=-1.0, asked=0.0) == Step(StepKind.NONE, wait_seconds=60.0), "others ask before that"
     assert step_of(HELD, opened=30.0, asked=0.0) == Step(StepKind.NONE, wait_seconds=30.0)
-    not_known = next_step(HELD, NOW, elapsed(sent=None, opened=1e5, asked=0.0), USUAL)
+    not_known = next_step(HELD, NOW, elapsed(sent=None, opened=1e5, asked=0.0), DEFAULT_BACKOFF)
     assert not_known.kind is StepKind.NONE
 
 
@@ -203,34 +204,38 @@ def test_only_a_hold_without_a_told_end_explains_an_absence_and_not_for_ever() -
 
 
 def test_the_log_has_a_line_for_each() -> None:
-    assert texts.log_line(WORKING, held(at(60)), HELD) == (
+    assert log_line(WORKING, held(at(60)), HELD) == (
         "Order held for the opening until 2025-03-03 15:01:00 UTC: not at the exchange before the opening",
         "order_held",
     )
-    line = texts.log_line(HELD, released(), WORKING)
+    line = log_line(HELD, released(), WORKING)
     assert line == ("Order released to the market: Submitted", "order_released")
-    assert texts.order_alert(WORKING, held(), HELD, account_name="A", broker="B") is None, "told together"
+    assert order_alert(WORKING, held(), HELD, account_name="A", broker="B") is None, "told together"
 
 
 def test_one_message_tells_of_many_held_orders() -> None:
-    text = texts.held_for_opening(
-        [Mentioned(HELD, at(60))] * 30, account_name="Evening", broker="IBKR", words="not before nine"
+    text = held_for_opening(
+        [MentionedOrder(HELD, at(60))] * 30, account_name="Evening", broker="IBKR", words="not before nine"
     )
     assert "Held: 30 orders of Evening are held until 2025-03-03 15:01:00 UTC: BUY 100 AAPL (signal-1); " in text
     assert "; and 25 more" in text
     assert "Broker's words: not before nine" in text
-    one = texts.held_for_opening([Mentioned(HELD, None)], account_name="Evening", broker="IBKR", words="")
+    one = held_for_opening([MentionedOrder(HELD, None)], account_name="Evening", broker="IBKR", words="")
     assert "1 order of Evening is held until the opening: " in one
 
 
 def test_one_message_tells_of_exits_and_of_cancels() -> None:
     about = order()
-    several = texts.exits_waiting(
-        [Mentioned(about, NOW), Mentioned(about, None)], account_name="A", broker="B", reason="no calls", to_do="wait"
+    several = exits_waiting(
+        [MentionedOrder(about, NOW), MentionedOrder(about, None)],
+        account_name="A",
+        broker="B",
+        reason="no calls",
+        to_do="wait",
     )
     assert several.startswith("🚨 2 Exits Cannot Leave")
     assert "BUY 100 AAPL (signal-1) since 2025-03-03 15:00:00 UTC; BUY 100 AAPL (signal-1)\n" in several
-    one = texts.exits_waiting([Mentioned(about, NOW)], account_name="A", broker="B", reason="no calls", to_do="wait")
+    one = exits_waiting([MentionedOrder(about, NOW)], account_name="A", broker="B", reason="no calls", to_do="wait")
     assert one.startswith("🚨 Exit Cannot Leave")
-    cancels = texts.cancels_unconfirmed([Mentioned(about, None)], account_name="A", broker="B", times=3)
+    cancels = cancels_unconfirmed([MentionedOrder(about, None)], account_name="A", broker="B", times=3)
     assert "asked 3 times" in cancels

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import Side
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
-from execution_service.core.reconcile import Holding, by_product
+from execution_service.core.reconcile.positions import Holding, by_product
 from execution_service.core.views.record import ledger_from_document, ledger_to_document
 from tests.builders import (
     accepted,
@@ -49,7 +49,7 @@ def empty(about: Order) -> LedgerEntry:
 def folded(
     entry: LedgerEntry, about: Order, *, after_number: int = 0, known: Mapping[int, Line] = NO_LINES
 ) -> tuple[LedgerEntry, dict[int, Line]]:
-    return fold(entry, about, happenings(about, after_number), known)
+    return fold(entry, about, applied_events(about, after_number), known)
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ class Delivery:
         version = self.seen[name] = min(whole.version, self.seen.get(name, 0) + more)
         about = apply_all(replace(order(of=whole.identity), request=whole.request), whole.events[:version])
         struck = self.struck.get(name, 0)
-        self.entry, lines = fold(self.entry, about, happenings(about, struck), self.recorded.get(name, {}))
+        self.entry, lines = fold(self.entry, about, applied_events(about, struck), self.recorded.get(name, {}))
         for number, line in lines.items():
             assert self.journal.setdefault((name, number), line) == line, "a line never changes"
         if is_struck:
@@ -267,7 +267,7 @@ def test_any_interleaving_books_each_fill_once(orders: list[Order], steps: list[
         else:
             delivery.deliver(*step)
     delivery.deliver_all()
-    moving = {(o.order_id, h.number) for o in orders for h in happenings(o) if h.moves_position}
+    moving = {(o.order_id, h.number) for o in orders for h in applied_events(o) if h.moves_position}
     assert set(delivery.journal) == moving
     assert sorted(line.sequence for line in delivery.journal.values()) == list(range(1, len(moving) + 1))
     assert delivery.entry.sequence == len(moving)
@@ -307,7 +307,7 @@ def bought(
         product=product,
         events=(submit_started(), accepted(), filled_by(f"f-{signal_id}", quantity)),
     )
-    return fold(entry, done, happenings(done), {})[0]
+    return fold(entry, done, applied_events(done), {})[0]
 
 
 def test_products_are_kept_apart_and_add_up_to_the_position() -> None:

@@ -38,8 +38,8 @@ from execution_service.core.orders.next_step import (
     timeout_seconds,
 )
 from execution_service.core.orders.order import Order, apply, apply_all
-from execution_service.core.orders.repetition import CANCELS, FINDS, Asked
-from execution_service.core.orders.report_events import news
+from execution_service.core.orders.repetition import CANCELS, FINDS, RequestHistory
+from execution_service.core.orders.report_events import new_events
 from execution_service.core.orders.status import FINAL, Reason, ReasonCode, Status
 from execution_service.core.orders.tickets import fitting
 from execution_service.core.orders.waiting import Pause, Waiting, WaitingReason
@@ -326,7 +326,7 @@ def test_a_timed_out_order_is_cancelled_next_and_only_the_broker_ends_it(status:
     assert wished.status is status
     assert step_of(wished, elapsed(61, sent=60.0, asked=0.0)) == Step(StepKind.CANCEL)
     told_cancelled = report(wished, ReportStatus.CANCELLED, wished.fills)
-    done = apply_all(wished, news(wished, told_cancelled, NOW))
+    done = apply_all(wished, new_events(wished, told_cancelled, NOW))
     assert done.status is Status.CANCELLED
     assert done.reason is not None
     assert done.reason.code is ReasonCode.TIMEOUT, "our wish explains it, not the broker's words"
@@ -353,7 +353,7 @@ def test_a_refused_cancel_is_wished_for_still() -> None:
 
 def test_the_wish_of_a_submitting_order_is_carried_out_once_it_is_found() -> None:
     wished = apply(order_in(Status.SUBMITTING), cancel_requested())
-    found = apply_all(wished, news(wished, report(wished), NOW))
+    found = apply_all(wished, new_events(wished, report(wished), NOW))
     assert step_of(found, elapsed(asked=0.0)) == Step(StepKind.CANCEL)
 
 
@@ -452,7 +452,7 @@ class SilentBroker:
     def run(self, seconds: float) -> Counter[StepKind]:
         done: Counter[StepKind] = Counter()
         first_find = asked = None
-        cancels = finds = Asked()
+        cancels = finds = RequestHistory()
         while self.now < seconds:
             since = Elapsed(
                 age=self.now,
@@ -473,13 +473,13 @@ class SilentBroker:
                 case StepKind.RECORD:
                     self.about = apply_all(self.about, step.events)
                 case StepKind.CANCEL:
-                    cancels = cancels.once_more(self.now)
+                    cancels = cancels.with_request(self.now)
                 case StepKind.FIND | StepKind.CHECK:
                     asked = self.now
                     if step.kind is StepKind.FIND and first_find is None:
                         first_find = self.now
                     if step.kind is StepKind.FIND and self.about.status is Status.IN_DOUBT:
-                        finds = finds.once_more(self.now)
+                        finds = finds.with_request(self.now)
                 case _:
                     return done
         return done
@@ -522,13 +522,17 @@ def test_an_order_for_money_is_complete_by_the_brokers_word_whatever_it_bought()
     assert for_money.message == "sent with cash quantity 1000, as the market takes it"
     sent = apply_all(order(), [for_money, submit_started(), accepted()])
     some, all_of_it = [fill("f1", 60)], [fill("f1", 60), fill("f2", 38)]
-    assert news(sent, report(sent, ReportStatus.FILLED), NOW) == [], "done, it says, and shows nothing that was bought"
-    assert [type(e) for e in news(sent, report(sent, ReportStatus.FILLED, some, filled_quantity=98), NOW)] == [Filled]
-    events = news(sent, report(sent, ReportStatus.FILLED, all_of_it), NOW)
+    assert new_events(sent, report(sent, ReportStatus.FILLED), NOW) == [], (
+        "done, it says, and shows nothing that was bought"
+    )
+    assert [type(e) for e in new_events(sent, report(sent, ReportStatus.FILLED, some, filled_quantity=98), NOW)] == [
+        Filled
+    ]
+    events = new_events(sent, report(sent, ReportStatus.FILLED, all_of_it), NOW)
     assert [type(e) for e in events] == [Filled, Filled, Completed]
     done = apply_all(sent, events)
     assert (done.status, done.quantity) == (Status.FILLED, 98)
-    assert news(done, report(done, ReportStatus.FILLED, all_of_it), NOW) == []
+    assert new_events(done, report(done, ReportStatus.FILLED, all_of_it), NOW) == []
 
 
 def reports_about(about: Order) -> Iterator[Report]:
@@ -567,10 +571,10 @@ def test_no_pair_of_events_makes_news_or_next_step_raise() -> None:
             for third in legal_followers(second):
                 seen += 1
                 for about in reports_about(third):
-                    events = news(third, about, NOW)
+                    events = new_events(third, about, NOW)
                     after = apply_all(third, events)
                     if events:
-                        assert news(after, about, NOW) == []
+                        assert new_events(after, about, NOW) == []
                 for since, under in product(SOME_ELAPSED, (limits(), REFUSING)):
                     assert_sound(third, step_of(third, since, under))
     assert seen > 500
@@ -582,7 +586,7 @@ def test_s3_a_cancel_that_is_never_answered_cancels_nothing() -> None:
     assert broker.about.status is Status.SUBMITTED
     assert StepKind.RECORD not in done
     assert done[StepKind.CANCEL] == 8, "it is asked for again, more and more rarely, for as long as it lasts"
-    assert news(broker.about, report(broker.about, WORK), NOW) == [], "the broker shows it alive"
+    assert new_events(broker.about, report(broker.about, WORK), NOW) == [], "the broker shows it alive"
 
 
 @pytest.mark.parametrize("status", WORKING_STATUSES)

@@ -26,7 +26,7 @@ from execution_service.core.orders.events import (
     CommissionReported,
     Completed,
     ContractDeclared,
-    ContractTold,
+    ContractResolved,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -45,7 +45,7 @@ from execution_service.core.orders.events import (
     SubmitStarted,
 )
 from execution_service.core.orders.order import Order, apply, apply_all
-from execution_service.core.orders.report_events import news
+from execution_service.core.orders.report_events import new_events
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import FINAL, ReasonCode, Status
 from execution_service.core.orders.transitions import TRANSITIONS
@@ -96,7 +96,7 @@ D, X, C, E = Status.IN_DOUBT, Status.REJECTED, Status.CANCELLED, Status.EXPIRED
 MEANINGS: tuple[tuple[Status, type[Event], Status, str], ...] = (
     (P, Capped, P, "an exit is reduced before it is sent"),
     (P, InstrumentMatched, P, "an exit takes its entry's name for the instrument"),
-    (P, ContractTold, P, "the broker says which contract is meant"),
+    (P, ContractResolved, P, "the broker says which contract is meant"),
     (P, Fitted, P, "its prices and quantity are put on the market's ticks and increment"),
     (P, SubmitStarted, S, "the sending is recorded before the ticket leaves"),
     (P, Rejected, X, "an order is refused before it is sent"),
@@ -469,20 +469,20 @@ def test_filled_at_falls_back_to_the_last_standing_execution() -> None:
 def test_a_cancel_is_a_wish_in_every_unfinished_state_but_pending(status: Status, target: Status) -> None:
     wished = apply(order_in(status), cancel_requested())
     assert wished.status is target
-    assert wished.cancel_wish == cancel_requested().reason
-    assert (wished.reason == wished.cancel_wish) == target.is_final or status is D
+    assert wished.cancel_request == cancel_requested().reason
+    assert (wished.reason == wished.cancel_request) == target.is_final or status is D
 
 
 def test_the_first_wish_keeps_its_reason() -> None:
     second = CancelRequested(at=at(5), reason=expired().reason, requested_by="operator")
-    assert apply_all(order_in(W), [cancel_requested(), second]).cancel_wish == cancel_requested().reason
+    assert apply_all(order_in(W), [cancel_requested(), second]).cancel_request == cancel_requested().reason
 
 
 def test_a_wish_survives_acceptance_fills_and_refusal() -> None:
     wished = apply_all(
         order_in(S), [cancel_requested(), accepted(), filled_by("f1", 40), cancel_refused(), filled_by("f2", 10)]
     )
-    assert (wished.status, wished.cancel_wish) == (PF, cancel_requested().reason)
+    assert (wished.status, wished.cancel_request) == (PF, cancel_requested().reason)
 
 
 def test_a_cancelled_order_tells_what_was_filled() -> None:
@@ -620,12 +620,12 @@ def test_words_alone_are_those_that_answered_the_present_sending() -> None:
         return Noted(at=NOW, message="looked for", answer=answer)
 
     sent = apply_all(order(), [submit_started()])
-    assert sent.words_alone is None
+    assert sent.undocumented_answer is None
     answered = apply_all(sent, [noted_with("No (code 1)"), noted_with(None)])
-    assert answered.words_alone == "No (code 1)"
-    assert apply_all(answered, [accepted()]).words_alone is None
+    assert answered.undocumented_answer == "No (code 1)"
+    assert apply_all(answered, [accepted()]).undocumented_answer is None
     again = apply_all(answered, [nothing_sent(), submit_started()])
-    assert again.words_alone is None
+    assert again.undocumented_answer is None
     assert event_from_document(event_to_document(answered.events[1])) == answered.events[1]
 
 
@@ -709,7 +709,7 @@ def test_sending_again_begins_with_a_clean_sheet() -> None:
     doubtful = apply(replace(doubtful, reserved_order_id="r1", broker_order_id="b1"), cancel_requested())
     again = apply(doubtful, send_again_ordered())
     assert (again.reserved_order_id, again.broker_order_id, again.submitted_at) == (None, None, None)
-    assert (again.cancel_wish, again.reason, again.attempt) == (None, None, 2)
+    assert (again.cancel_request, again.reason, again.attempt) == (None, None, 2)
 
 
 def test_a_small_late_fill_of_a_filled_order_leaves_it_filled() -> None:
@@ -730,5 +730,5 @@ def test_after_an_annulment_the_last_fill_left_tells_when_it_filled() -> None:
 def test_an_amount_of_money_whose_executions_were_all_annulled_is_not_spent() -> None:
     spends = Fitted(at=NOW, message="an amount of money", cash_quantity=Decimal(500))
     about = order(events=[spends, submit_started(), accepted(), filled_by("f1", 40), busted("f1")])
-    (end,) = news(about, report(about, DONE, busted=["f1"]), NOW)
+    (end,) = new_events(about, report(about, DONE, busted=["f1"]), NOW)
     assert isinstance(end, Cancelled)

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from brokers.base import Fill, Report, ReportStatus
-from execution_service.core.orders.effects import bare, happenings
+from execution_service.core.orders.effects import applied_events, bare
 from execution_service.core.orders.events import Busted, Event, Filled
 from execution_service.core.orders.order import Order, apply, apply_all
-from execution_service.core.orders.report_events import news
+from execution_service.core.orders.report_events import new_events
 from execution_service.core.orders.status import FINAL, ReasonCode, Status
 from tests.builders import (
     NOW,
@@ -147,11 +147,11 @@ def deliveries(draw: st.DrawFn) -> tuple[Book, list[Report]]:
 
 def listened(about: Order, snapshot: Report) -> Order:
     """The order after the report, each event judged as it is taken."""
-    for event in news(about, snapshot, NOW):
+    for event in new_events(about, snapshot, NOW):
         after = apply(about, event)
         assert_honest(about, event, after, snapshot)
         about = after
-    assert news(about, snapshot, NOW) == [], "a report that was heard tells nothing the second time"
+    assert new_events(about, snapshot, NOW) == [], "a report that was heard tells nothing the second time"
     return about
 
 
@@ -223,7 +223,7 @@ def test_an_order_is_the_fold_of_its_events(case: tuple[Book, list[Report]]) -> 
         about = listened(about, snapshot)
     assert apply_all(bare(about), about.events) == about
     assert about.version == len(about.events)
-    *_, last = [about, *(happening.after for happening in happenings(about))]
+    *_, last = [about, *(applied_event.after for applied_event in applied_events(about))]
     assert last == about
 
 
@@ -271,7 +271,7 @@ def test_our_wish_is_the_reason_of_every_cancel_that_the_broker_confirms(case: t
         about = listened(about, snapshot)
     if about.status is Status.CANCELLED and book.status is ReportStatus.CANCELLED:
         assert about.reason is not None
-        wished = about.cancel_wish is not None
+        wished = about.cancel_request is not None
         assert about.reason.code is (ReasonCode.CANCEL_REQUESTED if wished else ReasonCode.BROKER_CANCELLED)
 
 

@@ -12,11 +12,12 @@ from types import FrameType
 import pytest
 
 from brokers.base import FillsShown
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Event, Filled
 from execution_service.core.orders.order import Order, apply, apply_all, bare
-from execution_service.core.orders.report_events import fills_are_missing, news
-from execution_service.core.texts import log_line, order_alert
+from execution_service.core.orders.report_events import fills_are_missing, new_events
+from execution_service.core.texts.log import log_line
+from execution_service.core.texts.orders import order_alert
 from execution_service.core.views.record import event_to_document, state_of
 from tests.builders import (
     NOW,
@@ -67,13 +68,13 @@ ONCE: dict[str, Callable[[Order], object]] = {
     "a commission": lambda order: apply(order, commission_reported("f77")),
     "a note": lambda order: apply(order, noted()),
     "a look for a fill": lambda order: order.fill_of("f3") or order.fill_of("none"),
-    "the delivery of the last event": lambda order: list(happenings(order, order.version - 1)),
-    "the delivery of the last ten events": lambda order: list(happenings(order, order.version - 10)),
-    "what moves a position": lambda order: [h.moves_position for h in happenings(order, order.version - 1)],
-    "a report of one more fill": lambda order: news(
+    "the delivery of the last event": lambda order: list(applied_events(order, order.version - 1)),
+    "the delivery of the last ten events": lambda order: list(applied_events(order, order.version - 10)),
+    "what moves a position": lambda order: [h.moves_position for h in applied_events(order, order.version - 1)],
+    "a report of one more fill": lambda order: new_events(
         order, report(order, fills=[fill("new", 1)], filled_quantity=9, fills_shown=FillsShown.SOME), NOW
     ),
-    "a report without a fill": lambda order: news(order, report(order, fills_shown=FillsShown.SOME), NOW),
+    "a report without a fill": lambda order: new_events(order, report(order, fills_shown=FillsShown.SOME), NOW),
     "the broker's count": lambda order: fills_are_missing(order, report(order, filled_quantity=3)),
     "its amounts": lambda order: (order.average_price, order.commission, order.value),
     "since when it works": lambda order: order.working_since,
@@ -98,7 +99,7 @@ def test_the_whole_life_of_an_order_grows_with_its_fills_and_not_faster() -> Non
             for number in range(count):
                 event = filled_by(f"f{number}", 1)
                 one = apply(one, event)
-                list(happenings(one, one.version - 1))
+                list(applied_events(one, one.version - 1))
 
         return calls_of(work)
 
@@ -108,14 +109,14 @@ def test_the_whole_life_of_an_order_grows_with_its_fills_and_not_faster() -> Non
 def test_deliveries_that_lag_behind_cost_what_they_deliver() -> None:
     many = of_fills(MANY)
     for behind in (1, 10, 100, 1000, MANY):
-        assert calls_of(lambda behind=behind: list(happenings(many, many.version - behind))) < 600 * (behind + 100)  # type: ignore[misc]
+        assert calls_of(lambda behind=behind: list(applied_events(many, many.version - behind))) < 600 * (behind + 100)  # type: ignore[misc]
 
 
 def test_a_report_that_shows_every_fill_costs_no_more_than_its_length() -> None:
     def cost(count: int) -> int:
         about = of_fills(count)
         shown = report(about, fills=[*about.fills, fill("new", 1)])
-        return calls_of(lambda: news(about, shown, NOW))
+        return calls_of(lambda: new_events(about, shown, NOW))
 
     assert cost(MANY) <= 1.5 * cost(FEW) * MANY / FEW
 
@@ -156,7 +157,7 @@ def test_an_order_as_of_any_event_is_the_fold_of_the_events_until_then() -> None
         state = apply(state, event)
         assert whole.as_of(number) == state
     assert whole.as_of(0) == bare(whole) == working_before()
-    assert [h.after for h in happenings(whole, 650)] == [whole.as_of(n) for n in range(651, len(events) + 1)]
+    assert [h.after for h in applied_events(whole, 650)] == [whole.as_of(n) for n in range(651, len(events) + 1)]
 
 
 def working_before() -> Order:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import Side
-from execution_service.core.positions.position import ORDER_IDS_KEPT, Booked, Position, apply_fill, reverse_fill
+from execution_service.core.positions.position import ORDER_IDS_KEPT, FillEffect, Position, apply_fill, reverse_fill
 from tests.builders import NOW, at
 
 THOROUGH = settings(max_examples=400, deadline=None)
@@ -40,7 +40,7 @@ def seen(*values: object) -> tuple[object, ...]:
 
 def book(
     position: Position, trade: Trade, *, multiplier: Decimal = ONE, seconds: int = 0, order_id: str = "o1"
-) -> Booked:
+) -> FillEffect:
     return apply_fill(
         position,
         side=trade.side,
@@ -59,7 +59,7 @@ def after(*trades: Trade, multiplier: Decimal = ONE) -> Position:
     return position
 
 
-def undo(position: Position, trade: Trade, booked: Booked, *, multiplier: Decimal = ONE) -> Booked:
+def undo(position: Position, trade: Trade, booked: FillEffect, *, multiplier: Decimal = ONE) -> FillEffect:
     return reverse_fill(
         position,
         side=trade.side,

@@ -12,35 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, ReportStatus, Side
-from execution_service.core import texts
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.events import Fitted
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
-from execution_service.core.reconcile import (
+from execution_service.core.reconcile.discrepancies import (
     OF_POSITIONS,
     OF_REPORTS,
-    READINGS,
     Discrepancy,
+    DiscrepancyKind,
+    DiscrepancyState,
     Finding,
-    Holding,
-    Judgement,
     Key,
-    Kind,
     Owner,
-    State,
-    Watch,
-    compare_positions,
-    group_of,
-    is_our_tag,
-    judge,
-    may_be_the_same,
-    order_findings,
     owner_of,
-    resting_exits,
-    unknown_order,
 )
+from execution_service.core.reconcile.instruments import may_be_the_same
+from execution_service.core.reconcile.judgement import READINGS, Judgement, Watch, judge
+from execution_service.core.reconcile.orders import is_our_tag, order_findings, unknown_order
+from execution_service.core.reconcile.positions import Holding, compare_positions, group_of, resting_exits
+from execution_service.core.texts.discrepancies import difference, discrepancy_opened, next_step, reconciled
 from execution_service.core.views.record import discrepancy_from_document, discrepancy_to_document
 from tests.builders import (
     NOW,
@@ -61,7 +53,7 @@ from tests.builders import (
 THOROUGH = settings(max_examples=200, deadline=None)
 
 
-def kinds(findings: Sequence[Finding]) -> list[Kind]:
+def kinds(findings: Sequence[Finding]) -> list[DiscrepancyKind]:
     return [finding.kind for finding in findings]
 
 
@@ -79,13 +71,13 @@ def test_order_that_the_broker_shows_as_the_record_has_it_is_no_finding() -> Non
 @pytest.mark.parametrize("status", [Status.SUBMITTED, Status.PARTIALLY_FILLED])
 def test_working_order_that_is_neither_listed_nor_found_is_a_finding(status: Status) -> None:
     (found,) = order_findings(order_in(status), [], was_asked=True)
-    assert found.kind is Kind.ORDER_NOT_SHOWN
+    assert found.kind is DiscrepancyKind.ORDER_NOT_SHOWN
     assert found.ours.startswith(status)
 
 
 @pytest.mark.parametrize("status", [s for s in Status if s not in (Status.SUBMITTED, Status.PARTIALLY_FILLED)])
 def test_order_that_does_not_work_need_not_be_listed(status: Status) -> None:
-    assert Kind.ORDER_NOT_SHOWN not in kinds(order_findings(order_in(status), [], was_asked=True))
+    assert DiscrepancyKind.ORDER_NOT_SHOWN not in kinds(order_findings(order_in(status), [], was_asked=True))
 
 
 def test_order_that_was_not_asked_about_is_not_missing() -> None:
@@ -96,18 +88,20 @@ def test_order_that_was_not_asked_about_is_not_missing() -> None:
 def test_order_that_has_ended_by_our_record_and_works_at_the_broker_is_a_finding(status: Status) -> None:
     ended = order_in(status)
     found = order_findings(ended, [report(ended, fills=ended.fills)], was_asked=False)
-    assert kinds(found) == [Kind.ORDER_ALIVE]
+    assert kinds(found) == [DiscrepancyKind.ORDER_ALIVE]
 
 
 def test_order_in_doubt_is_a_finding_that_people_know_already() -> None:
     (found,) = order_findings(order_in(Status.IN_DOUBT), [], was_asked=False)
-    assert (found.kind, found.is_alerted) == (Kind.IN_DOUBT, True)
+    assert (found.kind, found.is_alerted) == (DiscrepancyKind.IN_DOUBT, True)
 
 
 def test_overfill_is_a_finding_that_people_know_already() -> None:
     overfilled = apply_all(order_in(Status.SUBMITTED), [filled_by("f1", 130)])
     found = order_findings(overfilled, [report(overfilled, ReportStatus.FILLED, overfilled.fills)], was_asked=False)
-    assert [(f.kind, f.is_alerted, f.ours) for f in found] == [(Kind.OVERFILLED, True, "FILLED, 130 of 100 filled")]
+    assert [(f.kind, f.is_alerted, f.ours) for f in found] == [
+        (DiscrepancyKind.OVERFILLED, True, "FILLED, 130 of 100 filled")
+    ]
 
 
 def test_order_for_an_amount_of_money_may_buy_more_than_was_expected() -> None:
@@ -120,7 +114,7 @@ def test_count_ahead_of_the_executions_is_a_finding_and_steady_only_while_it_sta
     partial = order_in(Status.PARTIALLY_FILLED)
     (first,) = order_findings(partial, [report(partial, fills=partial.fills, filled_quantity=60)], was_asked=False)
     (second,) = order_findings(partial, [report(partial, fills=partial.fills, filled_quantity=70)], was_asked=False)
-    assert (first.kind, first.is_alerted) == (Kind.FILLS_MISSING, True)
+    assert (first.kind, first.is_alerted) == (DiscrepancyKind.FILLS_MISSING, True)
     assert first.steady != second.steady
 
 
@@ -129,7 +123,7 @@ def test_missing_fills_of_a_finished_order_are_told_by_nobody_else() -> None:
     found = order_findings(
         ended, [report(ended, ReportStatus.FILLED, ended.fills, filled_quantity=90)], was_asked=False
     )
-    assert [(f.kind, f.is_alerted) for f in found] == [(Kind.FILLS_MISSING, False)]
+    assert [(f.kind, f.is_alerted) for f in found] == [(DiscrepancyKind.FILLS_MISSING, False)]
 
 
 def sent_again() -> Order:
@@ -144,7 +138,7 @@ def test_fill_of_an_earlier_sending_is_a_finding() -> None:
     late = report(twice, ReportStatus.CANCELLED, [fill("f9", 40)], client_order_id=first, broker_order_id="B-1")
     known = apply_all(twice, [filled_by("f9", 40)])
     found = order_findings(known, [late, report(known, broker_order_id="B-2")], was_asked=False)
-    assert kinds(found) == [Kind.EARLIER_ATTEMPT_FILLED]
+    assert kinds(found) == [DiscrepancyKind.EARLIER_ATTEMPT_FILLED]
     assert second in found[0].ours
     assert first in found[0].theirs
 
@@ -153,13 +147,13 @@ def test_earlier_sending_that_works_beside_the_present_one_is_a_finding() -> Non
     twice = sent_again()
     alive = report(twice, client_order_id=twice.client_order_ids[0], broker_order_id="B-1")
     found = order_findings(twice, [alive, report(twice, broker_order_id="B-2")], was_asked=False)
-    assert [(f.kind, f.is_alerted) for f in found] == [(Kind.ORDER_ALIVE, True)]
+    assert [(f.kind, f.is_alerted) for f in found] == [(DiscrepancyKind.ORDER_ALIVE, True)]
 
 
 def test_two_orders_at_the_broker_under_one_tag_are_one_finding_whatever_they_filled() -> None:
     resting = order_in(Status.SUBMITTED)
     shown = [report(resting), report(resting, fills=[fill("f7", 5)], broker_order_id="B-77")]
-    assert kinds(order_findings(resting, shown, was_asked=False)) == [Kind.ORDER_TWICE]
+    assert kinds(order_findings(resting, shown, was_asked=False)) == [DiscrepancyKind.ORDER_TWICE]
 
 
 def test_tags_of_our_kind_are_told_from_others() -> None:
@@ -170,7 +164,11 @@ def test_tags_of_our_kind_are_told_from_others() -> None:
 def test_order_without_a_record_is_about_its_tag() -> None:
     stranger = replace(report(order()), client_order_id="x" + "a" * 18)
     found = unknown_order(stranger)
-    assert (found.kind, found.subject, found.client_order_id) == (Kind.ORDER_UNKNOWN, "x" + "a" * 18, "x" + "a" * 18)
+    assert (found.kind, found.subject, found.client_order_id) == (
+        DiscrepancyKind.ORDER_UNKNOWN,
+        "x" + "a" * 18,
+        "x" + "a" * 18,
+    )
 
 
 # --- instruments ----------------------------------------------------------------------------------------------------
@@ -258,7 +256,12 @@ def test_a_position_that_could_not_be_read_is_no_difference_and_nobodys() -> Non
 
 def test_difference_names_both_sides() -> None:
     (found,) = compare_positions([held(100)], [shown(150)]).findings
-    assert (found.kind, found.ours, found.theirs, found.steady) == (Kind.POSITION_DIFFERS, "100", "150", "50")
+    assert (found.kind, found.ours, found.theirs, found.steady) == (
+        DiscrepancyKind.POSITION_DIFFERS,
+        "100",
+        "150",
+        "50",
+    )
 
 
 def test_position_that_the_broker_does_not_have_is_a_difference() -> None:
@@ -342,8 +345,8 @@ def test_no_quantity_is_lost_between_ours_theirs_and_not_ours(
 
 # --- lasting --------------------------------------------------------------------------------------------------------
 
-DIFFERS = Finding(kind=Kind.POSITION_DIFFERS, subject="AAPL|STOCK", ours="100", theirs="150", steady="50")
-NOT_SHOWN = Finding(kind=Kind.ORDER_NOT_SHOWN, subject="ord_1", ours="SUBMITTED", theirs="not shown")
+DIFFERS = Finding(kind=DiscrepancyKind.POSITION_DIFFERS, subject="AAPL|STOCK", ours="100", theirs="150", steady="50")
+NOT_SHOWN = Finding(kind=DiscrepancyKind.ORDER_NOT_SHOWN, subject="ord_1", ours="SUBMITTED", theirs="not shown")
 ALL = OF_POSITIONS | OF_REPORTS
 
 
@@ -439,20 +442,22 @@ def test_missing_order_must_last_besides() -> None:
     assert [bool(readings.read(NOT_SHOWN).opened) for _ in range(5)] == [False, False, False, True, False]
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_what_our_own_record_says_needs_no_second_reading_and_all_else_does(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", list(DiscrepancyKind))
+def test_what_our_own_record_says_needs_no_second_reading_and_all_else_does(kind: DiscrepancyKind) -> None:
     found = replace(NOT_SHOWN, kind=kind)
-    of_record = (Kind.IN_DOUBT, Kind.OVERFILLED, Kind.EARLIER_ATTEMPT_FILLED)
+    of_record = (DiscrepancyKind.IN_DOUBT, DiscrepancyKind.OVERFILLED, DiscrepancyKind.EARLIER_ATTEMPT_FILLED)
     assert bool(Readings().read(found).opened) == (kind in of_record)
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_only_what_a_broker_may_be_late_with_must_last(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", list(DiscrepancyKind))
+def test_only_what_a_broker_may_be_late_with_must_last(kind: DiscrepancyKind) -> None:
     readings = Readings()
     found = replace(NOT_SHOWN, kind=kind)
     readings.read(found)
     readings.read(found)
-    assert (found.key in readings.open) == (kind not in (Kind.ORDER_NOT_SHOWN, Kind.FILLS_MISSING))
+    assert (found.key in readings.open) == (
+        kind not in (DiscrepancyKind.ORDER_NOT_SHOWN, DiscrepancyKind.FILLS_MISSING)
+    )
 
 
 def test_changed_sides_of_an_open_one_are_told() -> None:
@@ -493,7 +498,12 @@ def test_open_row_is_about_its_instrument_by_every_name_whichever_version_wrote_
     instruments: tuple[Instrument, ...],
 ) -> None:
     found = Finding(
-        kind=Kind.POSITION_DIFFERS, subject=OPTION.key, ours="-1", theirs="0", steady="1", instruments=instruments
+        kind=DiscrepancyKind.POSITION_DIFFERS,
+        subject=OPTION.key,
+        ours="-1",
+        theirs="0",
+        steady="1",
+        instruments=instruments,
     )
     stored = discrepancy_from_document(discrepancy_to_document(row_of(found)))
     assert stored.finding == found
@@ -524,10 +534,10 @@ def test_whatever_is_read_nothing_is_opened_twice_or_by_one_reading_alone(
         judged = ALL if sees_positions else OF_REPORTS
         told = readings.read(*findings, judged=judged)
         if sees_positions:
-            seen.append({f.key: f.steady for f in findings if f.kind is Kind.POSITION_DIFFERS})
+            seen.append({f.key: f.steady for f in findings if f.kind is DiscrepancyKind.POSITION_DIFFERS})
         for finding in told.opened:
             assert finding.key not in was_open
-            if finding.kind is Kind.POSITION_DIFFERS:
+            if finding.kind is DiscrepancyKind.POSITION_DIFFERS:
                 assert [each.get(finding.key) for each in seen[-READINGS:]] == [finding.steady] * READINGS
         for key in told.closed:
             assert key in was_open
@@ -543,13 +553,13 @@ def row(finding: Finding = DIFFERS, **changes: Any) -> Discrepancy:
         opened_at=NOW,
         updated_at=NOW,
         owner=owner_of(finding.kind),
-        next_step=texts.next_step(finding),
+        next_step=next_step(finding),
     )
     return replace(usual, **changes)
 
 
 def test_row_is_the_same_after_it_was_stored() -> None:
-    for each in (row(), row(NOT_SHOWN, state=State.CLOSED, closed_at=at(60), is_alerted=True)):
+    for each in (row(), row(NOT_SHOWN, state=DiscrepancyState.CLOSED, closed_at=at(60), is_alerted=True)):
         assert discrepancy_from_document(discrepancy_to_document(each)) == each
     with pytest.raises(UnreadableRecord):
         discrepancy_from_document(discrepancy_to_document(row()) | {"format": 99})
@@ -563,15 +573,15 @@ def test_rows_of_one_account_about_one_thing_have_one_place_and_ids_of_their_own
 
 
 def test_every_kind_has_words_a_next_step_and_an_owner() -> None:
-    for kind in Kind:
+    for kind in DiscrepancyKind:
         about = replace(DIFFERS, kind=kind, order_id="ord_1", client_order_id="xabc", signal_id="sig")
-        assert "sig" in texts.difference(about)
-        assert texts.next_step(about)
+        assert "sig" in difference(about)
+        assert next_step(about)
         assert owner_of(kind) in Owner
 
 
 def test_alert_says_both_sides_and_what_to_do() -> None:
-    text = texts.discrepancy_opened(row(), account_name="Main", broker="MOCK")
+    text = discrepancy_opened(row(), account_name="Main", broker="MOCK")
     assert text.startswith(
         "⚠️ Discrepancy\n\nAccount: Main\nBroker: MOCK\nFound: Position differs: AAPL|STOCK: ours 100"
     )
@@ -587,14 +597,14 @@ def test_outcome_line_says_reconciled_only_when_nothing_differs() -> None:
         "orders_not_ours": 0,
         "positions_not_ours": 0,
     }
-    assert texts.reconciled(**counts, **none) == "Reconciled: 2 open orders, 5 executions, 3 positions agree"
-    untold = texts.reconciled(**counts | {"positions": None}, **none)
+    assert reconciled(**counts, **none) == "Reconciled: 2 open orders, 5 executions, 3 positions agree"
+    untold = reconciled(**counts | {"positions": None}, **none)
     assert untold == "Not reconciled: 2 open orders, 5 executions agree; positions not told"
-    foreign = texts.reconciled(**counts, **none | {"orders_not_ours": 1, "positions_not_ours": 2})
+    foreign = reconciled(**counts, **none | {"orders_not_ours": 1, "positions_not_ours": 2})
     assert foreign.startswith("Reconciled: ")
     assert foreign.endswith("not ours and left alone: 1 order and 2 positions")
     for wrong in ("discrepancies", "unconfirmed", "looked_for"):
-        assert texts.reconciled(**counts, **none | {wrong: 1}).startswith("Not reconciled: ")
+        assert reconciled(**counts, **none | {wrong: 1}).startswith("Not reconciled: ")
 
 
 # --- products, and exits that rest ----------------------------------------------------------------------------------

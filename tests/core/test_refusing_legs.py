@@ -79,9 +79,9 @@ def test_a_leg_is_refused_with_the_reason_of_the_other() -> None:
     of_no_kind = refusing_leg(mine, [leg(1, kind=AssetClass.OPTION)], WHOLE, "IBKR")
     assert of_no_kind is not None
     assert of_no_kind.code is ReasonCode.UNSUPPORTED_ORDER
-    without_words = replace(leg(1, rejected()), reason=None)
+    message_not_composed = replace(leg(1, rejected()), reason=None)
     said = Reason(ReasonCode.BROKER_REJECTED, "not placed without leg 2 of 3: it is REJECTED")
-    assert refusing_leg(mine, [without_words], WHOLE, "IBKR") == said
+    assert refusing_leg(mine, [message_not_composed], WHOLE, "IBKR") == said
 
 
 def test_a_leg_that_has_left_is_not_judged_again_by_what_the_broker_takes() -> None:

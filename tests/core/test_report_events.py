@@ -24,9 +24,9 @@ from execution_service.core.orders.events import (
     Rejected,
 )
 from execution_service.core.orders.legs import pending_legs
-from execution_service.core.orders.next_step import Elapsed, Limits, Step, StepKind, cancel_wish, is_stale, next_step
+from execution_service.core.orders.next_step import Elapsed, Limits, Step, StepKind, cancel_request, is_stale, next_step
 from execution_service.core.orders.order import Order, apply, apply_all
-from execution_service.core.orders.report_events import fills_are_missing, is_of_another, is_short, news
+from execution_service.core.orders.report_events import fills_are_missing, is_of_another, is_short, new_events
 from execution_service.core.orders.status import FINAL, Reason, ReasonCode, Status
 from tests.builders import (
     NOW,
@@ -67,7 +67,7 @@ IDS = ("B-0", "B-1", "B-2")
 def test_fill_times_are_kept_in_whole_milliseconds(microsecond: int) -> None:
     moment = datetime(2025, 3, 3, 15, 0, 1, microsecond, tzinfo=UTC)
     working = order_in(Status.SUBMITTED)
-    (event,) = news(working, report(working, fills=[fill(time=moment)]), NOW)
+    (event,) = new_events(working, report(working, fills=[fill(time=moment)]), NOW)
     assert isinstance(event, Filled)
     assert event.fill.time == moment.replace(microsecond=123_000)
 
@@ -84,17 +84,17 @@ def test_an_end_says_why(
     status: ReportStatus, kind: type[Rejected | Expired | Cancelled], code: ReasonCode, words: str
 ) -> None:
     working = order_in(Status.SUBMITTED)
-    (event,) = news(working, report(working, status, reason="no margin"), NOW)
+    (event,) = new_events(working, report(working, status, reason="no margin"), NOW)
     assert isinstance(event, kind)
     assert (event.reason.code, event.reason.message) == (code, "no margin")
-    (event,) = news(working, report(working, status), NOW)
+    (event,) = new_events(working, report(working, status), NOW)
     assert isinstance(event, kind)
     assert (event.reason.code, event.reason.message) == (code, words)
 
 
 def test_an_order_done_with_less_is_the_brokers_cancellation() -> None:
     held = order(events=(submit_started(), accepted(), filled_by("f1", 60), filled_by("f2", 40), busted("f2")))
-    (event,) = news(held, report(held, ReportStatus.FILLED, [fill("f1", 60)], busted=["f2"]), NOW)
+    (event,) = new_events(held, report(held, ReportStatus.FILLED, [fill("f1", 60)], busted=["f2"]), NOW)
     assert isinstance(event, Cancelled)
     assert event.reason.code is ReasonCode.BROKER_CANCELLED
 
@@ -102,22 +102,22 @@ def test_an_order_done_with_less_is_the_brokers_cancellation() -> None:
 def test_an_order_working_against_our_record_is_told_to_people_once() -> None:
     gone = apply_all(order(), (submit_started(), Rejected(at=NOW, reason=order_in(Status.REJECTED).reason)))  # type: ignore[arg-type]
     seen = report(gone)
-    (event,) = news(gone, seen, NOW)
+    (event,) = new_events(gone, seen, NOW)
     assert isinstance(event, Noted)
     assert event.alert
-    assert news(apply(gone, event), seen, NOW) == []
+    assert new_events(apply(gone, event), seen, NOW) == []
 
 
 def test_a_remark_is_made_although_another_was_made_before() -> None:
     gone = apply(order_in(Status.REJECTED, filled=0), noted("another remark"))
     nameless = replace(gone, broker_order_id=None)
-    assert [type(event) for event in news(nameless, report(nameless), NOW)] == [Noted]
+    assert [type(event) for event in new_events(nameless, report(nameless), NOW)] == [Noted]
 
 
 def test_annulments_are_told_in_the_order_of_their_ids() -> None:
     fills = tuple(filled_by(f"f{n}", 1) for n in range(30))
     held = order(events=(submit_started(), accepted(), *fills))
-    told = news(held, report(held, busted=[f"f{n}" for n in range(30)]), NOW)
+    told = new_events(held, report(held, busted=[f"f{n}" for n in range(30)]), NOW)
     ids = [event.fill_id for event in told if isinstance(event, Busted)]
     assert ids == sorted(f"f{n}" for n in range(30))
 
@@ -126,29 +126,31 @@ def test_annulments_are_told_in_the_order_of_their_ids() -> None:
 def test_an_id_that_comes_late_is_taken_and_only_from_the_present_attempt(events: tuple[Filled, ...]) -> None:
     nameless = order(events=(submit_started(), accepted(broker_order_id=None), *events))  # type: ignore[arg-type]
     shown = [event.fill for event in events]
-    assert [type(e) for e in news(nameless, report(nameless, fills=shown, broker_order_id="B-7"), NOW)] == [Accepted]
-    assert news(nameless, report(nameless, fills=shown, broker_order_id=""), NOW) == []
+    assert [type(e) for e in new_events(nameless, report(nameless, fills=shown, broker_order_id="B-7"), NOW)] == [
+        Accepted
+    ]
+    assert new_events(nameless, report(nameless, fills=shown, broker_order_id=""), NOW) == []
     other = report(nameless, fills=shown, broker_order_id="B-7", client_order_id="xanother")
-    assert not any(isinstance(e, Accepted) for e in news(nameless, other, NOW))
+    assert not any(isinstance(e, Accepted) for e in new_events(nameless, other, NOW))
 
 
 def test_an_earlier_attempts_id_is_not_taken_for_the_present_one() -> None:
     first = order_in(Status.IN_DOUBT)
     nameless = apply_all(first, (send_again_ordered(), submit_started(), accepted(broker_order_id=None)))  # type: ignore[arg-type]
-    told = news(nameless, report(first, broker_order_id="B-1"), NOW)
+    told = new_events(nameless, report(first, broker_order_id="B-1"), NOW)
     assert [type(event) for event in told] == [Noted]
 
 
 def test_a_fill_of_an_earlier_attempt_is_told_to_people_once() -> None:
     first = order_in(Status.IN_DOUBT)
     again = apply_all(first, (send_again_ordered(), submit_started(), accepted("B-2")))
-    filled, note = news(again, report(first, ReportStatus.FILLED, [fill("f1", 40)]), NOW)
+    filled, note = new_events(again, report(first, ReportStatus.FILLED, [fill("f1", 40)]), NOW)
     assert isinstance(filled, Filled)
     assert isinstance(note, Noted)
     assert note.alert
     assert "both may fill" in note.message
     more = report(first, ReportStatus.FILLED, [fill("f1", 40), fill("f2", 10)])
-    assert [type(event) for event in news(apply_all(again, (filled, note)), more, NOW)] == [Filled]
+    assert [type(event) for event in new_events(apply_all(again, (filled, note)), more, NOW)] == [Filled]
 
 
 def test_fills_of_another_attempt_are_no_part_of_a_reports_count() -> None:
@@ -189,21 +191,21 @@ def test_the_brokers_own_id_of_an_order_takes_the_place_of_one_that_a_person_mis
     misread = apply_all(order_in(Status.IN_DOUBT), [declared_placed("B-misread"), noted()])
     partly = apply(misread, filled_by("f1", 40))
     for about in (misread, partly):
-        (found,) = news(about, report(about, fills=about.fills, broker_order_id="B-real"), NOW)
+        (found,) = new_events(about, report(about, fills=about.fills, broker_order_id="B-real"), NOW)
         assert isinstance(found, Accepted)
         assert found.broker_order_id == "B-real"
-        assert news(about, report(about, fills=about.fills, broker_order_id=""), NOW) == []
-        assert news(about, report(about, fills=about.fills, broker_order_id="B-misread"), NOW) == []
+        assert new_events(about, report(about, fills=about.fills, broker_order_id=""), NOW) == []
+        assert new_events(about, report(about, fills=about.fills, broker_order_id="B-misread"), NOW) == []
         known = apply(about, found)
-        assert news(known, report(known, fills=known.fills, broker_order_id="B-other"), NOW) == []
+        assert new_events(known, report(known, fills=known.fills, broker_order_id="B-other"), NOW) == []
     ended = apply(misread, cancelled())
-    assert news(ended, report(ended, ReportStatus.CANCELLED, broker_order_id="B-real"), NOW) == []
+    assert new_events(ended, report(ended, ReportStatus.CANCELLED, broker_order_id="B-real"), NOW) == []
 
 
 def test_an_earlier_sendings_id_is_not_that_of_the_one_that_was_declared_placed() -> None:
     first = order_in(Status.IN_DOUBT)
     again = apply_all(first, [send_again_ordered(), submit_started(), doubted(), declared_placed("B-2")])
-    told = news(again, report(first, ReportStatus.CANCELLED, broker_order_id="B-1"), NOW)
+    told = new_events(again, report(first, ReportStatus.CANCELLED, broker_order_id="B-1"), NOW)
     assert not [event for event in told if isinstance(event, Accepted)]
 
 
@@ -212,7 +214,7 @@ def step_of(about: Order, since: Elapsed | None = None, under: Limits | None = N
 
 
 def told(about: Order, by: Report) -> tuple[list[type[Event]], Order]:
-    events = news(about, by, NOW)
+    events = new_events(about, by, NOW)
     return [type(event) for event in events], apply_all(about, events)
 
 
@@ -288,7 +290,7 @@ def test_news_without_new_fills_never_changes_what_the_broker_finished(
     before = order_in(status)
     if status is Status.REJECTED:
         before = apply_all(order_in(Status.SUBMITTED), [rejected()])
-    assert news(before, report(before, report_status, before.fills), NOW) == []
+    assert new_events(before, report(before, report_status, before.fills), NOW) == []
 
 
 @pytest.mark.parametrize("report_status", ReportStatus)
@@ -337,7 +339,7 @@ def test_no_end_is_taken_over_while_the_count_and_the_fills_differ(
 
 def test_fills_are_never_inferred_from_the_count() -> None:
     before = order_in(Status.SUBMITTED)
-    assert news(before, report(before, ReportStatus.FILLED, filled_quantity=100), NOW) == []
+    assert new_events(before, report(before, ReportStatus.FILLED, filled_quantity=100), NOW) == []
 
 
 @pytest.mark.parametrize("status", Status)
@@ -348,7 +350,7 @@ def test_a_late_commission_is_one_event_and_then_none(status: Status) -> None:
     kinds, after = told(before, snapshot)
     assert kinds.count(CommissionReported) == 1
     assert after.commission == Decimal("1.25")
-    assert news(after, snapshot, NOW) == []
+    assert new_events(after, snapshot, NOW) == []
 
 
 @pytest.mark.parametrize("status", Status)
@@ -360,7 +362,7 @@ def test_a_commission_that_the_broker_changes_is_recorded(status: Status) -> Non
     kinds, after = told(before, changed)
     assert kinds.count(CommissionReported) == 1
     assert after.commission == Decimal("2.35")
-    assert news(after, changed, NOW) == []
+    assert new_events(after, changed, NOW) == []
 
 
 def test_a_fill_that_comes_twice_in_one_report_counts_once() -> None:
@@ -379,7 +381,7 @@ def test_a_correction_is_taken_from_one_report_in_every_status(status: Status) -
     kinds, after = told(before, corrected)
     assert kinds[-2:] == [Busted, Filled] or kinds[-3:-1] == [Busted, Filled]
     assert (after.filled_quantity, after.average_price) == (Decimal(30), Decimal("9.00"))
-    assert news(after, corrected, NOW) == []
+    assert new_events(after, corrected, NOW) == []
 
 
 def test_a_fill_shown_together_with_its_annulment_never_counts() -> None:
@@ -390,23 +392,23 @@ def test_a_fill_shown_together_with_its_annulment_never_counts() -> None:
 
 def test_a_fill_that_a_later_report_leaves_out_is_not_undone() -> None:
     before = order_in(Status.PARTIALLY_FILLED)
-    assert news(before, report(before, filled_quantity=0), NOW) == []
+    assert new_events(before, report(before, filled_quantity=0), NOW) == []
 
 
 def test_an_old_report_after_a_newer_one_tells_nothing() -> None:
     before = order_in(Status.SUBMITTED)
     old, new = report(before, fills=[fill("a", 10)]), report(before, fills=[fill("a", 10), fill("b", 10)])
     after = told(before, new)[1]
-    assert news(after, old, NOW) == []
+    assert new_events(after, old, NOW) == []
 
 
 def test_our_own_wish_explains_a_cancel_and_otherwise_the_brokers_words() -> None:
     unasked = order_in(Status.SUBMITTED)
-    event = news(unasked, report(unasked, END, reason="halted"), NOW)[-1]
+    event = new_events(unasked, report(unasked, END, reason="halted"), NOW)[-1]
     assert isinstance(event, Cancelled)
     assert (event.reason.code, event.reason.message) == (ReasonCode.BROKER_CANCELLED, "halted")
     asked = apply(unasked, cancel_requested())
-    event = news(asked, report(asked, END, reason="halted"), NOW)[-1]
+    event = new_events(asked, report(asked, END, reason="halted"), NOW)[-1]
     assert isinstance(event, Cancelled)
     assert event.reason == cancel_requested().reason
 
@@ -415,7 +417,7 @@ def test_our_own_wish_explains_a_cancel_and_otherwise_the_brokers_words() -> Non
 def test_a_report_without_our_tag_is_taken_as_the_present_attempts(report_status: ReportStatus) -> None:
     before = order_in(Status.SUBMITTED)
     tagless = report(before, report_status, client_order_id="")
-    assert news(before, tagless, NOW) == news(before, report(before, report_status), NOW)
+    assert new_events(before, tagless, NOW) == new_events(before, report(before, report_status), NOW)
 
 
 @pytest.mark.parametrize("report_status", ReportStatus)
@@ -435,7 +437,7 @@ def test_an_earlier_attempts_report_brings_its_fills_and_never_its_end(
 def test_s1_a_missed_partial_fill_before_a_cancel_is_recorded() -> None:
     before = order_in(Status.SUBMITTED, quantity=100)
     counted_only = report(before, ReportStatus.CANCELLED, filled_quantity=40)
-    assert news(before, counted_only, NOW) == [], "the poll tells the count, not the executions: no end yet"
+    assert new_events(before, counted_only, NOW) == [], "the poll tells the count, not the executions: no end yet"
     assert step_of(before, elapsed(sent=5.0, asked=5.0)) == Step(StepKind.CHECK)
     _, after = told(before, report(before, ReportStatus.CANCELLED, [fill("f1", 40)]))
     assert (after.status, after.filled_quantity) == (Status.CANCELLED, Decimal(40))
@@ -468,7 +470,7 @@ def test_lists_of_a_second_attempt_annul_nothing_of_the_first() -> None:
     first = order_in(Status.IN_DOUBT)
     again = apply_all(first, [send_again_ordered(), submit_started(), accepted("B-2")])
     both = told(again, report(first, ReportStatus.CANCELLED, [fill("first", 40)]))[1]
-    (event,) = news(both, shown(both, fill("second", 10)), NOW)
+    (event,) = new_events(both, shown(both, fill("second", 10)), NOW)
     assert isinstance(event, Filled)
     assert event.fill.fill_id == "second"
 
@@ -480,8 +482,8 @@ def shown(about: Order, *fills: Fill, status: ReportStatus = ReportStatus.WORKIN
 
 def after(about: Order, *reports: Report) -> Order:
     for each in reports:
-        about = apply_all(about, news(about, each, NOW))
-        assert news(about, each, NOW) == [], "what is told again is no news"
+        about = apply_all(about, new_events(about, each, NOW))
+        assert new_events(about, each, NOW) == [], "what is told again is no news"
     return about
 
 
@@ -504,7 +506,7 @@ def test_an_execution_that_is_gone_from_settled_lists_was_annulled() -> None:
 def test_an_execution_that_is_gone_from_lists_that_agree_just_now_is_waited_for_with_those_in_its_place() -> None:
     done = working()
     young = shown(done, fill("2", 4, "11"), fill("3", 5), settled=False)
-    assert news(done, young, NOW) == []
+    assert new_events(done, young, NOW) == []
     assert fills_are_missing(done, young), "people are told if that lasts"
     done = after(done, replace(young, fills_shown=FillsShown.SETTLED))
     assert (done.filled_quantity, done.busted_fill_ids) == (9, {"1"})
@@ -517,21 +519,21 @@ def test_an_execution_of_an_ended_order_that_is_gone_from_settled_lists_was_annu
 
 @pytest.mark.parametrize("fills", [(), (fill("1", 6),), (fill("1", 5), fill("2", 4, "11"))])
 def test_settled_lists_that_show_an_ended_order_at_work_are_older_and_annul_nothing(fills: tuple[Fill, ...]) -> None:
-    assert news(filled(), shown(filled(), *fills), NOW) == []
+    assert new_events(filled(), shown(filled(), *fills), NOW) == []
 
 
 @pytest.mark.parametrize("settled", [True, False])
 def test_an_execution_that_lists_show_for_the_first_time_is_no_correction(settled: bool) -> None:
     about = order(quantity=10, events=[submit_started(), accepted(), filled_by("1", 6)])
-    (event,) = news(about, shown(about, fill("1", 6), fill("2", 4), settled=settled), NOW)
+    (event,) = new_events(about, shown(about, fill("1", 6), fill("2", 4), settled=settled), NOW)
     assert isinstance(event, Filled)
     assert (event.fill.fill_id, event.fill.quantity) == ("2", 4)
 
 
 def test_lists_that_do_not_add_up_annul_nothing() -> None:
     done = working()
-    assert news(done, report(done, fills=[fill("2", 4, "11")], filled_quantity=10), NOW) == []
-    assert news(done, report(done, fills=[fill("2", 4, "11")]), NOW) == []
+    assert new_events(done, report(done, fills=[fill("2", 4, "11")], filled_quantity=10), NOW) == []
+    assert new_events(done, report(done, fills=[fill("2", 4, "11")]), NOW) == []
 
 
 def test_an_execution_with_other_figures_is_corrected_under_its_id() -> None:
@@ -545,7 +547,7 @@ def test_an_execution_with_other_figures_is_corrected_under_its_id() -> None:
 def test_an_execution_that_comes_back_counts_again() -> None:
     done = working()
     done = after(done, shown(done, fill("2", 4, "11")))
-    assert news(done, shown(done, fill("1", 6), fill("2", 4, "11"), settled=False), NOW) == []
+    assert new_events(done, shown(done, fill("1", 6), fill("2", 4, "11"), settled=False), NOW) == []
     done = after(done, shown(done, fill("1", 6), fill("2", 4, "11")))
     assert (done.status, done.filled_quantity) == (Status.PARTIALLY_FILLED, 10)
     done = after(done, shown(done, fill("2", 4, "11")), shown(done, fill("1", 6), fill("2", 4, "11")))
@@ -584,7 +586,7 @@ def test_of_orders_under_one_tag_one_counts_and_people_are_told_once(known: str 
     for order_of_reports in (told, told[::-1], told * 2):
         after = about
         for each in order_of_reports:
-            after = apply_all(after, news(after, each, NOW))
+            after = apply_all(after, new_events(after, each, NOW))
         assert (after.status, after.filled_quantity, after.broker_order_id) == (Status.FILLED, 10, known or IDS[0])
         (said,) = (event for event in after.events if isinstance(event, Noted))
         assert said.alert
@@ -601,15 +603,15 @@ def test_another_order_under_the_tag_of_a_finished_one_is_told_and_changes_nothi
         broker_order_id="B-9",
         orders_under_tag=(about.broker_order_id or "", "B-9"),
     )
-    (said,) = news(about, other, NOW)
+    (said,) = new_events(about, other, NOW)
     assert isinstance(said, Noted)
-    assert news(apply(about, said), other, NOW) == []
+    assert new_events(apply(about, said), other, NOW) == []
 
 
 def test_an_earlier_attempt_that_turns_up_working_is_news() -> None:
     first = order_in(Status.IN_DOUBT)
     again = apply_all(first, [send_again_ordered(), submit_started(), accepted("B-2")])
-    assert news(again, report(first, WORK, broker_order_id="B-1"), NOW) != []
+    assert new_events(again, report(first, WORK, broker_order_id="B-1"), NOW) != []
 
 
 @pytest.mark.parametrize(
@@ -621,7 +623,7 @@ def test_an_earlier_attempt_that_turns_up_working_is_news() -> None:
 )
 def test_an_order_that_ended_without_the_broker_and_turns_up_working_is_news(history: tuple[Event, ...]) -> None:
     ended = order(events=history)
-    assert news(ended, report(ended, WORK), NOW) != []
+    assert new_events(ended, report(ended, WORK), NOW) != []
 
 
 def test_the_broker_id_is_learned_even_when_a_fill_came_first() -> None:
@@ -644,7 +646,7 @@ def test_filled_with_too_small_a_count_and_no_annulment_is_not_taken_for_a_cance
 def test_a_report_about_another_order_tells_nothing_of_this_one() -> None:
     sent = order_in(Status.SUBMITTING)
     foreign = report(sent, fills=[fill("f1", 40)], client_order_id="xanotherorderofours")
-    assert news(sent, foreign, NOW) == []
+    assert new_events(sent, foreign, NOW) == []
 
 
 def test_a_doubtful_order_is_looked_for_when_its_time_has_come() -> None:
@@ -694,9 +696,9 @@ def test_an_age_limit_below_a_second_counts() -> None:
 def test_a_wish_to_cancel_says_who_and_why_and_only_of_what_has_not_ended(status: Status) -> None:
     about, why = order_in(status), Reason(ReasonCode.CANCEL_REQUESTED, "enough")
     wish = CancelRequested(at=NOW, reason=why, requested_by="somebody")
-    assert cancel_wish(about, why, "somebody", NOW) == (() if status.is_final else (wish,))
+    assert cancel_request(about, why, "somebody", NOW) == (() if status.is_final else (wish,))
     if not status.is_final and status is not Status.PENDING:
-        assert cancel_wish(apply(about, cancel_requested()), why, "somebody", NOW) == ()
+        assert cancel_request(apply(about, cancel_requested()), why, "somebody", NOW) == ()
 
 
 def test_of_several_orders_under_one_tag_ours_is_the_one_whose_id_we_know_or_the_oldest() -> None:
@@ -719,7 +721,7 @@ def test_of_several_orders_under_one_tag_ours_is_the_one_whose_id_we_know_or_the
 
 def test_an_order_alone_under_its_tag_is_no_alarm() -> None:
     about = order_in(Status.SUBMITTED)
-    assert news(about, replace(report(about), orders_under_tag=(about.broker_order_id or "",)), NOW) == []
+    assert new_events(about, replace(report(about), orders_under_tag=(about.broker_order_id or "",)), NOW) == []
 
 
 def test_legs_still_to_be_sent_are_the_pending_ones_of_the_same_account() -> None:
@@ -732,8 +734,8 @@ def test_legs_still_to_be_sent_are_the_pending_ones_of_the_same_account() -> Non
 def test_what_is_short_ends_only_once_that_has_lasted() -> None:
     about = order_in(Status.PARTIALLY_FILLED)
     told = report(about, DONE, about.fills)
-    assert news(about, told, NOW) == []
-    (end,) = news(about, told, NOW, is_settled=True)
+    assert new_events(about, told, NOW) == []
+    (end,) = new_events(about, told, NOW, is_settled=True)
     assert isinstance(end, Cancelled)
     assert (end.reason.code, end.filled_quantity) == (ReasonCode.BROKER_CANCELLED, 40)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from brokers.base import Side
 from execution_service.core.risk.sizing import Cap, NotSized, Sized, sized
 
-USUAL: dict[str, Any] = {
+DEFAULT_BACKOFF: dict[str, Any] = {
     "side": Side.BUY,
     "equity": Decimal(100_000),
     "risk_per_trade": Decimal("0.01"),
@@ -23,7 +23,7 @@ USUAL: dict[str, Any] = {
 
 
 def size(**changes: Any) -> Sized:
-    return sized(**USUAL | changes)
+    return sized(**DEFAULT_BACKOFF | changes)
 
 
 def test_the_arithmetic_stands_in_the_record() -> None:

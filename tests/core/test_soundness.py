@@ -13,9 +13,9 @@ from brokers.base import UNNAMED_POSITION, BrokerPosition, Fill, FillsShown, Ins
 from execution_service.core.messages.confirmation import fill_body
 from execution_service.core.orders.events import Accepted, Filled, Noted
 from execution_service.core.orders.order import Order, apply_all
-from execution_service.core.orders.report_events import is_short, news, unreadable_note
-from execution_service.core.orders.soundness import sound, sound_position
-from execution_service.core.reconcile import Holding, compare_positions
+from execution_service.core.orders.report_events import is_short, new_events, unreadable_note
+from execution_service.core.orders.sanitize import sanitized, sanitized_position
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from execution_service.core.views.record import event_from_document, event_to_document, instrument_of_ledger
 from execution_service.core.views.shared import fill_fields
 from tests.builders import NOW, fill, order, submit_started
@@ -37,19 +37,19 @@ def report(about: Order, status: ReportStatus = ReportStatus.CANCELLED, **change
 @pytest.mark.parametrize("status", [ReportStatus.CANCELLED, ReportStatus.EXPIRED, ReportStatus.REJECTED])
 def test_an_unclear_report_ends_no_order(status: ReportStatus) -> None:
     about = at_work()
-    assert news(about, report(about, status), LATER)
-    assert news(about, report(about, status, is_unclear=True), LATER) == []
+    assert new_events(about, report(about, status), LATER)
+    assert new_events(about, report(about, status, is_unclear=True), LATER) == []
 
 
 def test_the_fills_of_an_unclear_report_count() -> None:
     about = at_work()
     told = report(about, fills=(fill("f", 3),), filled_quantity=Decimal(3), is_unclear=True)
-    assert [type(event) for event in news(about, told, LATER)] == [Filled]
+    assert [type(event) for event in new_events(about, told, LATER)] == [Filled]
 
 
 def test_an_unclear_report_of_an_order_that_was_perhaps_sent_shows_that_it_arrived() -> None:
     about = apply_all(order(), [submit_started()])
-    (event,) = news(about, report(about, is_unclear=True), LATER)
+    (event,) = new_events(about, report(about, is_unclear=True), LATER)
     assert isinstance(event, Accepted)
 
 
@@ -70,12 +70,12 @@ def test_that_something_cannot_be_read_is_noted_once() -> None:
 
 def test_a_sound_report_is_the_same_report() -> None:
     told = report(at_work(), fills=(fill("f", 3),), filled_quantity=Decimal(3))
-    assert sound(told, LATER) == (told, None)
+    assert sanitized(told, LATER) == (told, None)
 
 
 def test_what_can_be_no_execution_is_taken_out_and_the_count_with_it() -> None:
     told = report(at_work(), fills=(fill("a", 3), fill("b", Decimal("NaN"))), filled_quantity=Decimal("NaN"))
-    left, problem = sound(told, LATER)
+    left, problem = sanitized(told, LATER)
     assert (left.fills, left.filled_quantity, left.is_unclear) == ((fill("a", 3),), Decimal(3), True)
     assert problem is not None
     assert "b" in problem
@@ -83,7 +83,7 @@ def test_what_can_be_no_execution_is_taken_out_and_the_count_with_it() -> None:
 
 def test_a_commission_that_can_be_none_is_not_told_yet() -> None:
     odd = replace(fill("a", 3), commission=Decimal("NaN"), commission_currency="USD")
-    left, problem = sound(report(at_work(), fills=(odd,), filled_quantity=Decimal(3)), LATER)
+    left, problem = sanitized(report(at_work(), fills=(odd,), filled_quantity=Decimal(3)), LATER)
     assert (left.fills[0].commission, left.fills[0].commission_currency, problem) == (None, None, None)
 
 
@@ -92,7 +92,7 @@ OURS = [Holding(instrument=SPY, quantity=Decimal(10)), Holding(instrument=AAPL, 
 
 
 def held(instrument: Instrument, quantity: str, **changes: Any) -> BrokerPosition:
-    return sound_position(BrokerPosition(instrument=instrument, quantity=Decimal(quantity), **changes))
+    return sanitized_position(BrokerPosition(instrument=instrument, quantity=Decimal(quantity), **changes))
 
 
 def test_a_position_that_is_unclear_on_either_side_is_neither_a_difference_nor_an_agreement() -> None:
@@ -144,7 +144,7 @@ def test_a_ledger_entry_that_cannot_be_read_tells_what_it_is_about_as_far_as_it_
 def test_times_beyond_all_reason_are_estimated() -> None:
     for moment in (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC), datetime(2026, 1, 1)):  # noqa: DTZ001
         odd = Fill(fill_id="f", quantity=Decimal(1), price=Decimal(1), time=moment)
-        left, _ = sound(report(at_work(), fills=(odd,), filled_quantity=Decimal(1)), LATER)
+        left, _ = sanitized(report(at_work(), fills=(odd,), filled_quantity=Decimal(1)), LATER)
         assert (left.fills[0].time, left.fills[0].is_time_estimated) == (LATER, True)
 
 
@@ -153,6 +153,6 @@ def test_a_fill_that_cannot_be_read_any_more_is_not_annulled(shown: FillsShown) 
     about = apply_all(at_work(), [Filled(at=NOW, fill=fill("f", 3)), Filled(at=NOW, fill=fill("g", 2))])
     odd = replace(fill("g", 2), price=Decimal("NaN"))
     told = report(about, ReportStatus.WORKING, fills=(fill("f", 3), odd), filled_quantity=Decimal(5), fills_shown=shown)
-    left, problem = sound(told, LATER)
+    left, problem = sanitized(told, LATER)
     assert problem is not None
-    assert news(about, left, LATER) == []
+    assert new_events(about, left, LATER) == []

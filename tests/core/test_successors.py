@@ -9,8 +9,9 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight
-from execution_service.core.adoption.successors import arrivals, explained, quantities_of
-from execution_service.core.reconcile import Finding, Holding, compare_positions
+from execution_service.core.adoption.successors import explained, quantities_of, unexplained_changes
+from execution_service.core.reconcile.discrepancies import Finding
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from tests.builders import instrument
 
 PUT = Instrument(
@@ -40,7 +41,7 @@ def findings(
     today: date = EXPIRY_DAY,
 ) -> dict[str, Finding]:
     compared = compare_positions(ours, theirs)
-    came = arrivals(compared, None if earlier is None else quantities_of(earlier))
+    came = unexplained_changes(compared, None if earlier is None else quantities_of(earlier))
     return {f.subject: explained(f, compared.groups[f.subject], came, today) for f in compared.findings}
 
 

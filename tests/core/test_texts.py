@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from brokers.base import AssetClass, Fill, Instrument, OrderType, Side
-from execution_service.core import texts
 from execution_service.core.orders.events import (
     Accepted,
     Busted,
@@ -20,7 +19,7 @@ from execution_service.core.orders.events import (
     Capped,
     CommissionReported,
     Completed,
-    ContractTold,
+    ContractResolved,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -39,8 +38,31 @@ from execution_service.core.orders.events import (
 from execution_service.core.orders.order import Order, apply, apply_all, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, RefusedRequest
 from execution_service.core.orders.status import Reason, ReasonCode
-from execution_service.core.texts import Mentioned, log_line, money, order_alert, plain, price, quantity
-from tests.builders import contract_told
+from execution_service.core.texts.discrepancies import discrepancies, discrepancy
+from execution_service.core.texts.log import CONFIRMATION_PUBLISHED, log_line, order_received
+from execution_service.core.texts.messages import MentionedOrder, one_line, with_count
+from execution_service.core.texts.orders import (
+    cancels_unconfirmed,
+    conflict,
+    exits_waiting,
+    fills_missing,
+    held_for_opening,
+    late_exit_note,
+    order_alert,
+)
+from execution_service.core.texts.service import (
+    broker_down,
+    broker_up,
+    dead_letters,
+    orders_held,
+    part_failed,
+    part_failing_on,
+    publish_failing,
+    service_ends,
+    session_concern,
+)
+from execution_service.core.texts.values import money, plain, price, quantity
+from tests.builders import contract_resolved
 
 AT = datetime(2024, 11, 24, 10, 30, 10, tzinfo=UTC)
 SIGNAL = "sig_1732450800_5678"
@@ -323,7 +345,7 @@ def test_prices_are_told_in_the_orders_currency(
     assert f"\nTotal: {sign}950.00\n" in text
 
 
-def told_with(told: ContractTold, price: str, **request_changes: Any) -> str:
+def told_with(told: ContractResolved, price: str, **request_changes: Any) -> str:
     text = alert(told, *SENT, filled("100", price), request=replace(REQUEST, **request_changes))
     assert text is not None
     return text
@@ -331,20 +353,20 @@ def told_with(told: ContractTold, price: str, **request_changes: Any) -> str:
 
 def test_a_price_in_cents_says_so_and_the_total_is_in_dollars() -> None:
     corn = Instrument(symbol="ZC", asset_class=AssetClass.FUTURE)
-    cents = contract_told(multiplier=Decimal(5000), price_magnifier=Decimal(100), trading_class="ZC")
+    cents = contract_resolved(multiplier=Decimal(5000), price_magnifier=Decimal(100), trading_class="ZC")
     text = told_with(cents, "450.25", instrument=corn)
     assert "Order: BUY 100 ZC @ 450.25 (in 1/100 USD)\nTotal: $2,251,250.00\n" in text
     assert "\nContract: multiplier 5000, quoted in 1/100 USD\n" in text
 
 
 def test_amounts_are_in_the_currency_that_the_broker_told() -> None:
-    text = told_with(contract_told(multiplier=None, currency="EUR"), "10.5", instrument=Instrument(symbol="SAP"))
+    text = told_with(contract_resolved(multiplier=None, currency="EUR"), "10.5", instrument=Instrument(symbol="SAP"))
     assert "@ €10.50\nTotal: €1,050.00\n" in text
     assert "Contract:" not in text
 
 
 def test_no_total_is_told_where_the_broker_does_not_tell_what_a_contract_is_worth() -> None:
-    unknown = contract_told(multiplier=None, is_size_unknown=True, currency="INR")
+    unknown = contract_resolved(multiplier=None, is_size_unknown=True, currency="INR")
     assert "\nTotal: ? (the broker does not tell what one contract is worth)\n" in told_with(unknown, "88")
 
 
@@ -410,20 +432,20 @@ def test_outside_values_can_forge_neither_tags_nor_lines_nor_terminal_commands()
 @pytest.mark.parametrize(
     "text",
     [
-        texts.broker_down(account_name=NASTY, broker=NASTY, reason=NASTY),
-        texts.orders_held(account_name=NASTY, broker=NASTY, reason=NASTY),
-        texts.held_for_opening([Mentioned(NASTY_ORDER, None)] * 9, account_name=NASTY, broker=NASTY, words=NASTY),
-        texts.exits_waiting([Mentioned(NASTY_ORDER, AT)], account_name=NASTY, broker=NASTY, reason=NASTY, to_do=""),
-        texts.cancels_unconfirmed([Mentioned(NASTY_ORDER, None)] * 9, account_name=NASTY, broker=NASTY, times=3),
-        texts.broker_up(account_name=NASTY, broker=NASTY),
-        texts.session_concern(account_name=NASTY, broker=NASTY, concern=NASTY),
-        texts.dead_letters(count=2, reason=NASTY),
-        texts.conflict(count=2, signal_id=NASTY, detail=NASTY),
-        texts.discrepancy(count=1, account_name=NASTY, broker=NASTY, detail=NASTY),
-        texts.publish_failing(waiting=3, attempts=3, reason=NASTY),
-        texts.part_failed(part=NASTY, reason=NASTY),
-        texts.part_failing_on(part=NASTY, account_id=NASTY, failures=10, reason=NASTY),
-        texts.service_ends(part=NASTY, failures=10, reason=NASTY),
+        broker_down(account_name=NASTY, broker=NASTY, reason=NASTY),
+        orders_held(account_name=NASTY, broker=NASTY, reason=NASTY),
+        held_for_opening([MentionedOrder(NASTY_ORDER, None)] * 9, account_name=NASTY, broker=NASTY, words=NASTY),
+        exits_waiting([MentionedOrder(NASTY_ORDER, AT)], account_name=NASTY, broker=NASTY, reason=NASTY, to_do=""),
+        cancels_unconfirmed([MentionedOrder(NASTY_ORDER, None)] * 9, account_name=NASTY, broker=NASTY, times=3),
+        broker_up(account_name=NASTY, broker=NASTY),
+        session_concern(account_name=NASTY, broker=NASTY, concern=NASTY),
+        dead_letters(count=2, reason=NASTY),
+        conflict(count=2, signal_id=NASTY, detail=NASTY),
+        discrepancy(count=1, account_name=NASTY, broker=NASTY, detail=NASTY),
+        publish_failing(waiting=3, attempts=3, reason=NASTY),
+        part_failed(part=NASTY, reason=NASTY),
+        part_failing_on(part=NASTY, account_id=NASTY, failures=10, reason=NASTY),
+        service_ends(part=NASTY, failures=10, reason=NASTY),
     ],
 )
 def test_texts_without_an_order_are_as_safe(text: str) -> None:
@@ -434,15 +456,15 @@ def test_texts_without_an_order_are_as_safe(text: str) -> None:
 
 
 def test_texts_about_parts_say_which_and_why_and_what_to_do() -> None:
-    assert texts.part_failed(part="leases", reason="odd").startswith(
+    assert part_failed(part="leases", reason="odd").startswith(
         "🔧 Part Restarted\n\nPart: leases\nReason: odd\nOrders: it is begun anew by itself"
     )
-    text = texts.part_failing_on(part="trader A", account_id="A", failures=10, reason="odd")
+    text = part_failing_on(part="trader A", account_id="A", failures=10, reason="odd")
     assert (
         "🚨 Account Not Worked\n\nAccount: A\nPart: trader A\nFailed: 10 times in succession\nReason: odd\nTo do:"
         in text
     )
-    text = texts.service_ends(part="leases", failures=10, reason="odd")
+    text = service_ends(part="leases", failures=10, reason="odd")
     assert (
         "🛑 Service Ends\n\nPart: leases\nFailed: 10 times in succession\nReason: odd\nOrders: those at work stay"
         in text
@@ -450,39 +472,35 @@ def test_texts_about_parts_say_which_and_why_and_what_to_do() -> None:
 
 
 def test_texts_without_an_order_say_what_happened() -> None:
-    down = texts.broker_down(account_name="IBKR Main Account", broker="IBKR", reason="no route", count=3)
+    down = broker_down(account_name="IBKR Main Account", broker="IBKR", reason="no route", count=3)
     assert down == "🔌 Broker Down (×3)\n\nAccount: IBKR Main Account\nBroker: IBKR\nReason: no route"
-    up = texts.broker_up(account_name="A", broker="IBKR", down_seconds=Decimal("61.2"))
+    up = broker_up(account_name="A", broker="IBKR", down_seconds=Decimal("61.2"))
     assert up == "✅ Broker Up\n\nAccount: A\nBroker: IBKR\nDown for: 61 seconds"
-    assert texts.dead_letters(count=1, reason="not JSON").startswith("📭 Dead Letter\n\nReason: not JSON\n")
-    assert "\nSignal: s1\nReason: quantity differs\n" in texts.conflict(
-        count=1, signal_id="s1", detail="quantity differs"
-    )
-    assert "\nWaiting: 4\nAttempts: 3\nReason: gone\n" in texts.publish_failing(waiting=4, attempts=3, reason="gone")
-    assert texts.discrepancy(count=2, account_name="A", broker="B", detail="SPY 5, not 6").startswith(
-        "⚠️ Discrepancy (×2)"
-    )
+    assert dead_letters(count=1, reason="not JSON").startswith("📭 Dead Letter\n\nReason: not JSON\n")
+    assert "\nSignal: s1\nReason: quantity differs\n" in conflict(count=1, signal_id="s1", detail="quantity differs")
+    assert "\nWaiting: 4\nAttempts: 3\nReason: gone\n" in publish_failing(waiting=4, attempts=3, reason="gone")
+    assert discrepancy(count=2, account_name="A", broker="B", detail="SPY 5, not 6").startswith("⚠️ Discrepancy (×2)")
 
 
 def test_missing_fills_are_told_with_both_counts() -> None:
     _, _, order = step(*SENT, filled("40", "1"))
-    text = texts.fills_missing(order, broker_filled=Decimal(100), seconds=Decimal(30), account_name=None)
+    text = fills_missing(order, broker_filled=Decimal(100), seconds=Decimal(30), account_name=None)
     assert "\nFilled: 100 by the broker's count, 40 shown as executions\nFor: 30 seconds\nAccount: acc_abc123" in text
 
 
 def test_an_alert_for_the_log_is_one_line_of_plain_words() -> None:
-    text = texts.dead_letters(count=1, reason="<b> & c")
-    assert texts.one_line(text).startswith("📭 Dead Letter | Reason: <b> & c | To do: ")
+    text = dead_letters(count=1, reason="<b> & c")
+    assert one_line(text).startswith("📭 Dead Letter | Reason: <b> & c | To do: ")
 
 
 def test_a_count_is_shown_behind_the_title() -> None:
-    text = texts.broker_up(account_name="A", broker="B")
-    assert texts.with_count(text, 1) == text
-    assert texts.with_count(text, 3) == "✅ Broker Up (×3)\n\nAccount: A\nBroker: B"
+    text = broker_up(account_name="A", broker="B")
+    assert with_count(text, 1) == text
+    assert with_count(text, 3) == "✅ Broker Up (×3)\n\nAccount: A\nBroker: B"
 
 
 def test_late_exit_note_says_how_late() -> None:
-    assert "first published 400 seconds ago" in texts.late_exit_note(Decimal(400))
+    assert "first published 400 seconds ago" in late_exit_note(Decimal(400))
 
 
 def test_plain_text_is_left_alone() -> None:
@@ -494,11 +512,11 @@ def test_plain_text_is_left_alone() -> None:
 
 
 def test_log_has_the_five_sentences_of_the_spec() -> None:
-    assert texts.order_received(SIGNAL) == "Received order: sig_1732450800_5678"
+    assert order_received(SIGNAL) == "Received order: sig_1732450800_5678"
     assert line(START) == ("Placing order: BUY 100 SPY MARKET", "order_placing")
     assert line(*SENT) == ("Order submitted: ord_broker_12345", "order_submitted")
     assert line(*SENT, filled("100", "235.15")) == ("Order filled: 100 @ $235.15", "order_filled")
-    assert texts.CONFIRMATION_PUBLISHED == "Published execution confirmation"
+    assert CONFIRMATION_PUBLISHED == "Published execution confirmation"
 
 
 @pytest.mark.parametrize(
@@ -636,30 +654,28 @@ def test_log_sentences_are_one_printable_line_whatever_the_broker_says() -> None
         assert told is not None
         assert told[0].isprintable()
         assert len(told[0]) < 4000
-    assert texts.order_received(NASTY).isprintable()
+    assert order_received(NASTY).isprintable()
 
 
 def test_of_many_discrepancies_each_is_named() -> None:
     """As when a broker squares off all that is held intraday, or several options expire in one night."""
     messages = [
-        texts.discrepancy(count=1, account_name="A", broker="B", detail=f"{name} <differs>: ours 1", to_do="Look.")
+        discrepancy(count=1, account_name="A", broker="B", detail=f"{name} <differs>: ours 1", to_do="Look.")
         for name in ("INFY", "RELIANCE")
     ]
-    assert texts.discrepancies(messages[:1], 1) == messages[0]
-    assert texts.discrepancies(messages, 2) == (
+    assert discrepancies(messages[:1], 1) == messages[0]
+    assert discrepancies(messages, 2) == (
         "⚠️ Discrepancy (×2)\n\nAccount: A\nBroker: B\nFound:\n"
         "- INFY &lt;differs&gt;: ours 1\n- RELIANCE &lt;differs&gt;: ours 1\nTo do: Look."
     )
-    other = texts.discrepancy(count=1, account_name="A", broker="B", detail="x was placed twice", to_do="Cancel one.")
-    assert texts.discrepancies([*messages, other], 3).endswith(
-        "\nTo do: execctl discrepancies says for each what to do"
-    )
+    other = discrepancy(count=1, account_name="A", broker="B", detail="x was placed twice", to_do="Cancel one.")
+    assert discrepancies([*messages, other], 3).endswith("\nTo do: execctl discrepancies says for each what to do")
 
 
 def test_more_discrepancies_than_a_message_can_name_are_counted() -> None:
     details = [f"{number} {'x' * 400}" for number in range(20)]
-    messages = [texts.discrepancy(count=1, account_name="A", broker="B", detail=words) for words in details]
-    text = texts.discrepancies(messages, 20)
+    messages = [discrepancy(count=1, account_name="A", broker="B", detail=words) for words in details]
+    text = discrepancies(messages, 20)
     assert len(text) < 4096
     assert "\n- 5 x" in text
     assert "\n- and 14 more: see execctl discrepancies\n" in text

@@ -8,11 +8,11 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import Side
-from execution_service.core import texts
 from execution_service.core.orders.events import Cancelled, Event, Rejected
 from execution_service.core.orders.order import Order, apply
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.texts.orders import digest, order_alert, outcome_line
 from tests.builders import (
     NOW,
     cancel_requested,
@@ -31,7 +31,7 @@ from tests.builders import (
 
 
 def line_of(event: Event, before: Order) -> str | None:
-    return texts.outcome_line(before, event, apply(before, event), account_name="Main & Co")
+    return outcome_line(before, event, apply(before, event), account_name="Main & Co")
 
 
 def test_an_outcome_is_one_line_with_order_signal_and_account() -> None:
@@ -62,8 +62,8 @@ def test_a_line_stays_one_whatever_the_broker_says_and_is_cut() -> None:
 
 
 def test_a_message_about_many_counts_them_and_what_is_still_to_come() -> None:
-    assert texts.digest(["one", "two"], waiting=0) == "📋 2 Orders\n\none\ntwo"
-    assert texts.digest(["one"], waiting=7).startswith("📋 1 Order (7 more to come)\n\none")
+    assert digest(["one", "two"], waiting=0) == "📋 2 Orders\n\none\ntwo"
+    assert digest(["one"], waiting=7).startswith("📋 1 Order (7 more to come)\n\none")
 
 
 # --- exits that fail ------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_exit_that_ends_with_something_left_is_told_alone_with_what_remains(
     before = exit_in(status)
     after = apply(before, event)
     assert line_of(event, before) is None
-    text = texts.order_alert(before, event, after, account_name="Main", broker="IBKR")
+    text = order_alert(before, event, after, account_name="Main", broker="IBKR")
     assert text is not None
     assert text.startswith("🚨 Exit Failed\n")
     assert f"Remaining: {left} not closed by it\n" in text
@@ -112,7 +112,7 @@ def test_exit_that_ends_with_something_left_is_told_alone_with_what_remains(
 )  # fmt: skip
 def test_exit_that_somebody_ended_or_that_had_nothing_to_exit_has_not_failed(event: Event, status: Status) -> None:
     before = exit_in(status)
-    text = texts.order_alert(before, event, apply(before, event), account_name="Main", broker="IBKR")
+    text = order_alert(before, event, apply(before, event), account_name="Main", broker="IBKR")
     assert text is not None
     assert "Exit Failed" not in text
     assert line_of(event, before) is not None
@@ -121,7 +121,7 @@ def test_exit_that_somebody_ended_or_that_had_nothing_to_exit_has_not_failed(eve
 def test_exit_that_could_not_even_be_read_has_failed_too_and_an_entry_never_has() -> None:
     unread = order(of=EXIT, asked=refused_request())
     event = Rejected(at=NOW, reason=Reason(ReasonCode.INVALID_ORDER, "quantity: missing"))
-    text = texts.order_alert(unread, event, apply(unread, event), account_name=None, broker="NONE")
+    text = order_alert(unread, event, apply(unread, event), account_name=None, broker="NONE")
     assert text is not None
     assert "Exit Failed" in text
     assert line_of(cancelled(40), order_in(Status.PARTIALLY_FILLED)) is not None

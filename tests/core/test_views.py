@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from brokers.base import AssetClass, OrderType, Side
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Event, Rejected
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.positions.ledger import LedgerEntry, fold, key_of
 from execution_service.core.views.shared import (
-    Booked,
+    BookedOrder,
     confirmation_fields,
     confirmation_id,
     made_up_signal_id,
@@ -64,18 +64,18 @@ def confirmation(about: Order, realized: str = "0") -> dict[str, Any]:
     return confirmation_fields(about, broker="MOCK", realized_pnl=Decimal(realized), now=LATER)
 
 
-def booked(about: Order, realized: str = "0") -> Booked:
-    return Booked(about, Decimal(realized))
+def booked(about: Order, realized: str = "0") -> BookedOrder:
+    return BookedOrder(about, Decimal(realized))
 
 
-def shown(*signal: Booked, entries: Sequence[Order] = (), exits: Sequence[Booked] = ()) -> dict[str, Any]:
+def shown(*signal: BookedOrder, entries: Sequence[Order] = (), exits: Sequence[BookedOrder] = ()) -> dict[str, Any]:
     return signal_fields(signal, entries, exits, LATER)
 
 
 def ledger_of(*orders: Order) -> LedgerEntry:
     entry = LedgerEntry(key=key_of(orders[0]), instrument=orders[0].accepted_request.instrument)
     for about in orders:
-        entry, _ = fold(entry, about, happenings(about), {})
+        entry, _ = fold(entry, about, applied_events(about), {})
     return entry
 
 

@@ -47,7 +47,7 @@ async def hangs(self: ExecutionService) -> None:
 def main() -> int:
     part, times = sys.argv[1], int(sys.argv[2])
     del sys.argv[1:3]
-    backoff.USUAL = backoff.Backoff(first_seconds=PAUSE_SECONDS, longest_seconds=PAUSE_SECONDS)
+    backoff.DEFAULT_BACKOFF = backoff.Backoff(first_seconds=PAUSE_SECONDS, longest_seconds=PAUSE_SECONDS)
     if part == "writers":
         break_part(Commits, "_outcomes", times, asyncio.CancelledError)
     elif part == "start":

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 from tests.external.long_run import ending_with_all
 from tests.external.service_process import (
     Listener,

@@ -111,7 +111,7 @@ class VenueStage:
             found: dict[str, Any] | None = db["signal_store"].find_one({"signal_id": signal_id})
         return found or {}
 
-    def told_of(self, signal_id: str) -> dict[str, Any]:
+    def clear_about(self, signal_id: str) -> dict[str, Any]:
         """The contract as the record has it."""
         record = self.record(signal_id)
         assert record is not None
@@ -149,7 +149,7 @@ def test_the_contracts_own_multiplier_counts_the_money(stage: VenueStage) -> Non
         1_000.0,
         pytest.approx((1_000 - closed["commission"]) / 5_000),
     )
-    assert stage.told_of(entry)["multiplier"] == "50"
+    assert stage.clear_about(entry)["multiplier"] == "50"
     record = stage.record(entry)
     assert record is not None
     told, started = record["events"][:2]

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from scripts.locate import Notice
 from scripts.mvp_demo_status import accounts_shown
-from scripts.whereabouts import Notice
 from simulators.catalogue import programs, simulator_of
 from tests.external.service_process import end
 from tests.external.test_scripts import EXECCTL, SEND, START, STATUS, People

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from brokers.ibkr.library import choose
-from brokers.paper.words import Action, Fault, Market, Operation, PaperOrder
+from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder
 from simulators.ibkr.book import TwsBook
 from simulators.ibkr.gateway import TwsSimulator
 from simulators.ibkr.wire import frame

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from brokers.paper.words import Action, Operation
+from brokers.paper.model import Action, Operation
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import REPOSITORY, Service, free_port
 from tests.external.venues import API_KEY_NAME, GatewayVenue, kite_server, tws_server

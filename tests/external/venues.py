@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 from brokers.base import Tif
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from brokers.registry import manifests
 from simulators import control
 from simulators.catalogue import simulator_of
@@ -66,7 +66,7 @@ class BookVenue(Venue):
         self._book = PaperExchange(path, account_id=self.account_id, market=Market())
 
     def do(self, what: str, **wish: object) -> Mapping[str, Any]:
-        control.carry_out(control.book_deeds(self._book), {"do": what, **wish})
+        control.carry_out(control.book_commands(self._book), {"do": what, **wish})
         return {}
 
     def orders(self) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ import structlog
 from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerUnavailable
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Fault, Market, PaperOrder
+from brokers.paper.model import Fault, Market, PaperOrder
 from execution_service.app.service import ExecutionService
 from execution_service.app.settings.accounts import Account
 from execution_service.app.wiring import Parts

@@ -175,7 +175,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--rounds", type=int, default=ROUNDS, help=f"kills at random moments over all brokers; default {ROUNDS}"
     )
     parser.add_argument(
-        "--outages", type=Extent, choices=list(Extent), default=Extent.USUAL, help=f"how many; default {Extent.USUAL}"
+        "--outages",
+        type=Extent,
+        choices=list(Extent),
+        default=Extent.DEFAULT_BACKOFF,
+        help=f"how many; default {Extent.DEFAULT_BACKOFF}",
     )
     parser.add_argument(
         "--replicas",

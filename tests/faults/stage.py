@@ -21,7 +21,7 @@ from google.api_core.exceptions import GoogleAPIError
 import brokers
 from brokers.manifest import Fact
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from brokers.registry import manifests
 from execution_service.core.orders.request import Identity, Purpose
 from simulators import control
@@ -70,7 +70,7 @@ class LaneOfBook(Venue):
     def do(self, what: str, **wish: object) -> Mapping[str, Any]:
         if what == "fault":
             wish = {"fault": {"account_id": self.account_id, **dict(wish["fault"])}}  # type: ignore[call-overload]
-        control.carry_out(control.book_deeds(self._book), {"do": what, **wish})
+        control.carry_out(control.book_commands(self._book), {"do": what, **wish})
         return {}
 
     def orders(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 from brokers.base import Instrument, OrderType, Side, Ticket
 from execution_service.control.adoption_books import plan_of_undoing, read_books, records_named
 from execution_service.core.adoption.plan import plan
-from execution_service.core.adoption.records import Plan, Refused, Wish, adoption_id, read_wish
+from execution_service.core.adoption.records import AdoptionRequest, Plan, Refused, adoption_id, read_adoption_request
 from execution_service.core.orders.order import Order
 from execution_service.core.views.record import plan_to_document
 from execution_service.storage.ports.commands import Command
@@ -32,7 +32,7 @@ def by_hand(world: World, quantity: int, symbol: str = "AAPL", price: str = "10"
     world.book().advance()
 
 
-def wish_of(occasion: str, symbol: str = "AAPL", **said: Any) -> dict[str, Any]:
+def command_body(occasion: str, symbol: str = "AAPL", **said: Any) -> dict[str, Any]:
     """The body of a command without what was shown. `instrument`: more of its fields."""
     usual = {"account_id": ACCOUNT, "strategy": "momentum", "by": "Ann", "reason": "the broker's note"}
     instrument = {"symbol": symbol, **said.pop("instrument", {})}
@@ -41,10 +41,10 @@ def wish_of(occasion: str, symbol: str = "AAPL", **said: Any) -> dict[str, Any]:
 
 async def planned(world: World, body: dict[str, Any], *, asks_broker: bool = False) -> Plan | Refused:
     """What the person is shown."""
-    wish = read_wish(body)
+    wish = read_adoption_request(body)
     if isinstance(wish, Refused):
         return wish
-    assert isinstance(wish, Wish)
+    assert isinstance(wish, AdoptionRequest)
     theirs = world.book().positions() if asks_broker else None
     return plan(wish, await read_books(world.store_beside(), wish, theirs), world.clock.now())
 
@@ -53,7 +53,7 @@ async def adopt(world: World, occasion: str, symbol: str = "AAPL", **said: Any) 
     """Shows it to the person, with the broker's book unless `asks_broker` is False, and stores the command of one whom no warning stops;
     returns the command's id."""
     asks_broker = said.pop("asks_broker", True)
-    body = wish_of(occasion, symbol, **{"is_forced": asks_broker, **said})
+    body = command_body(occasion, symbol, **{"is_forced": asks_broker, **said})
     command_id = f"ctl-{next(_NUMBERS)}"
     shown = await planned(world, body, asks_broker=asks_broker)
     assert isinstance(shown, Plan), shown

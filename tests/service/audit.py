@@ -7,16 +7,16 @@ from collections.abc import Collection
 from decimal import Decimal
 
 from brokers.base import ReportStatus
-from brokers.paper.words import PaperFill, PaperOrder
-from execution_service.core import texts
+from brokers.paper.model import PaperFill, PaperOrder
 from execution_service.core.messages.confirmation import attributes
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Busted, Filled
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import key_of
-from execution_service.core.reconcile import is_our_tag
+from execution_service.core.reconcile.orders import is_our_tag
+from execution_service.core.texts.orders import order_alert, outcome_line
 from execution_service.core.views.record import ledger_from_document
 from tests.fakes import World
 
@@ -178,7 +178,7 @@ def _audit_signal(world: World, order: Order) -> None:
 
 def _audit_published(world: World, order: Order) -> None:
     """Each event that is owed came at least once, always the same, in order, and nothing else came."""
-    owed = [h for h in happenings(order) if h.is_published]
+    owed = [h for h in applied_events(order) if h.is_published]
     expected = [attributes(h.after)["event_id"] for h in owed]
     bodies: dict[str, object] = {}
     for body, attribute, _ in world.publisher.messages:
@@ -201,10 +201,10 @@ def _audit_people(world: World, order: Order) -> None:
     name = world.account_name(order.request.account_id)
     together = {line for text in world.notifier.titled("Order") for line in text.splitlines()[2:]}
     is_told = False
-    for happening in reversed(tuple(happenings(order))):
-        before, event, after = happening.before, happening.event, happening.after
-        text = texts.order_alert(before, event, after, account_name=name, broker="MOCK")
-        line = texts.outcome_line(before, event, after, account_name=name)
+    for applied_event in reversed(tuple(applied_events(order))):
+        before, event, after = applied_event.before, applied_event.event, applied_event.after
+        text = order_alert(before, event, after, account_name=name, broker="MOCK")
+        line = outcome_line(before, event, after, account_name=name)
         # A line among others' tells what the earlier ones would have told, too.
         is_told = is_told or line in together
         is_covered = text is None or text in world.notifier.texts or (line is not None and is_told)

@@ -18,7 +18,7 @@ from execution_service.core.orders.status import Status
 from execution_service.core.views.record import discrepancy_from_document, ledger_from_document, plan_to_document
 from execution_service.delivery.rebuild import Rebuild
 from tests.fakes import ACCOUNT, BY_HAND, AllAt, World, two_worlds, world_of
-from tests.service.adoptions import adopt, by_hand, give, held, outcome, planned, records, undo, wish_of
+from tests.service.adoptions import adopt, by_hand, command_body, give, held, outcome, planned, records, undo
 
 MINUTE = 60.0
 
@@ -357,7 +357,7 @@ async def test_an_answer_of_the_store_that_is_lost_books_nothing_twice(tmp_path:
 async def test_a_command_of_any_content_stops_nothing(tmp_path: Path, body: Any) -> None:
     async with world_of(tmp_path) as world:
         await holding(world)
-        usual = wish_of("square-off", quantity="4", price="9")
+        usual = command_body("square-off", quantity="4", price="9")
         now = world.clock.now()
         world.mongo["trading"]["execution_commands"].insert_one(
             {"_id": "ctl-odd", "kind": "ADOPT", "body": usual | body if isinstance(body, dict) else body}
@@ -379,7 +379,7 @@ async def test_what_is_left_of_an_account_that_no_file_names_any_more_is_adopted
         assert outcome(world, command)[0] == "DONE"
         assert held(world) == {}
         assert not world.unsettled()
-        usual = wish_of("transfer-in", quantity="1", price="1", account_id="typo")
+        usual = command_body("transfer-in", quantity="1", price="1", account_id="typo")
         shown = await planned(world, usual)
         await give(world, "ctl-typo", usual | {"shown": plan_to_document(shown)})  # type: ignore[arg-type]
         await world.run(5)
@@ -417,7 +417,7 @@ async def test_an_adoption_is_finished_by_whoever_takes_the_account_over(tmp_pat
 
 
 async def refusal(world: World, occasion: str, symbol: str = "AAPL", **said: Any) -> str:
-    found = await planned(world, wish_of(occasion, symbol, **said))
+    found = await planned(world, command_body(occasion, symbol, **said))
     assert isinstance(found, Refused), found
     return found.words
 
@@ -494,7 +494,7 @@ async def test_an_adoption_by_which_the_books_would_differ_more_needs_force_and_
 async def test_a_command_without_what_was_shown_is_refused(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         await holding(world)
-        await give(world, "ctl-x", wish_of("square-off", quantity="4", price="9"))
+        await give(world, "ctl-x", command_body("square-off", quantity="4", price="9"))
         await world.run(5)
         assert outcome(world, "ctl-x")[0] == "REFUSED"
         assert held(world) == {"AAPL": (10.0, 10.0)}
@@ -574,7 +574,7 @@ async def test_what_is_squared_off_in_one_product_leaves_what_is_held_in_another
         await world.run(200)
         (row,) = world.documents("execution_discrepancies", state="OPEN")
         assert row["finding"]["subject"] == "AAPL|STOCK|product=MIS"
-        refused = await planned(world, wish_of("square-off", price="9"))
+        refused = await planned(world, command_body("square-off", price="9"))
         assert isinstance(refused, Refused)
         assert "several products (10 in CNC, 10 in MIS)" in refused.words
         command = await adopt(world, "square-off", price="9", discrepancy_id=row["_id"], asks_broker=False)

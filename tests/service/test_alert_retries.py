@@ -9,7 +9,7 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from brokers.base import BrokerPosition, Capabilities, Instrument, Unreadable
-from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack
+from brokers.errors import AuthRequired, BrokerUnavailable, HeldBack, RateLimited
 from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, BY_HAND, two_worlds, world_of
 
@@ -88,7 +88,7 @@ async def test_exits_that_cannot_leave_are_told_though_the_alert_failed_at_first
         await world.run(1)
         world.fill("in")
         await world.run(2)
-        spent = CallsSpent("the rate budget is spent", wait_seconds=86_128.0)
+        spent = RateLimited("the rate budget is spent", wait_seconds=86_128.0)
         world.broker_faults.errors["reserve"] = [spent] * 10_000
         world.exit("out", "in")
         await world.run(5.5)

@@ -266,7 +266,7 @@ async def test_an_answer_that_goes_on_without_end_is_given_up(tmp_path: Path) ->
         whole = broker.reports
 
         async def endless(since: int | None = None) -> Any:
-            return replace(await whole(since), goes_on=True)
+            return replace(await whole(since), has_more=True)
 
         broker.reports = endless
         world.send()

@@ -12,7 +12,7 @@ import pytest
 
 from brokers.base import Report, Reports, ReportStatus
 from brokers.errors import AnswerUnclear, NotAnswered
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.status import Status
 from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, BY_HAND, World, world_of

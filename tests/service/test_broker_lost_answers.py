@@ -13,7 +13,7 @@ import pytest
 
 from brokers.base import Capabilities, Fill, Report, ReportStatus
 from brokers.errors import AnswerUnclear, BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.status import Status
 from execution_service.trading import placement
 from execution_service.trading.trader import TradingRules

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Capabilities, OrderType, Report, ReportStatus
-from brokers.errors import BrokerUnavailable, NotAnswered, OrderRefused, WordsAlone
-from brokers.paper.words import Action, Fault, Operation
+from brokers.errors import BrokerUnavailable, NotAnswered, OrderRefused, UndocumentedAnswer
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.status import ReasonCode, Status
 from tests.fakes import ACCOUNT, BY_HAND, IN_SEQUENCE, World, world_of
@@ -142,7 +142,7 @@ def refused_by(world: World, signal_id: str = "sig") -> Report:
 
 async def test_an_order_answered_by_words_alone_is_looked_for_and_holds_up_no_other_instrument(tmp_path: Path) -> None:
     async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
-        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.broker_faults.errors["place_order"] = [UndocumentedAnswer(WORDS)]
         world.send()
         world.send("same")
         world.send("other", symbol="NVDA")
@@ -165,7 +165,7 @@ async def test_an_order_answered_by_words_alone_that_nobody_finds_refused_is_in_
     tmp_path: Path,
 ) -> None:
     async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
-        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.broker_faults.errors["place_order"] = [UndocumentedAnswer(WORDS)]
         world.send()
         await world.run(20)
         assert world.record().status is Status.IN_DOUBT
@@ -177,7 +177,7 @@ async def test_an_order_answered_by_words_alone_that_nobody_finds_refused_is_in_
 
 async def test_an_order_answered_by_words_alone_that_fills_after_its_end_is_corrected(tmp_path: Path) -> None:
     async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
-        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.broker_faults.errors["place_order"] = [UndocumentedAnswer(WORDS)]
         world.send()
         await world.run(0.5)
         world.broker_faults.found[world.client_id("sig")] = refused_by(world)
@@ -201,7 +201,7 @@ async def test_words_that_answer_a_repetition_are_the_end_once_the_order_was_loo
     async with world_of(tmp_path, capabilities=IN_SEQUENCE, faults=[fault]) as world:
         world.send()
         await world.run(0.5)
-        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.broker_faults.errors["place_order"] = [UndocumentedAnswer(WORDS)]
         await world.run_until(lambda: len(world.calls("place_order")) == 2)
         world.send("other", symbol="NVDA")
         await world.run(1)
@@ -219,7 +219,7 @@ async def test_words_are_remembered_by_the_next_life_which_looks_for_the_order_a
     tmp_path: Path, arrived: bool
 ) -> None:
     async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
-        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.broker_faults.errors["place_order"] = [UndocumentedAnswer(WORDS)]
         world.send()
         await world.run(0.5)
         if arrived:

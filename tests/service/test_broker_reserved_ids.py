@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from brokers.errors import CallsSpent, OrderAlreadyExists, OrderRefused, ReservationLost
-from brokers.paper.words import Action, Fault, Operation
+from brokers.errors import OrderAlreadyExists, OrderRefused, RateLimited, ReservationLost
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.events import SubmitStarted
 from execution_service.core.orders.status import Status
 from tests.fakes import BY_HAND, IN_SEQUENCE, World, world_of
@@ -136,7 +136,7 @@ async def test_nobody_waits_for_an_order_that_may_not_leave_again_because_the_ca
     async with world_of(tmp_path, capabilities=IN_SEQUENCE, faults=[fault]) as world:
         world.send("lost")
         await world.run(0.5)
-        world.broker_faults.errors["place_order"] = [CallsSpent("spent", wait_seconds=3600)] * 2
+        world.broker_faults.errors["place_order"] = [RateLimited("spent", wait_seconds=3600)] * 2
         world.send("other", symbol="NVDA")
         await world.run(10)
         assert world.record("other").status is Status.FILLED

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Capabilities, Report, ReportStatus
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.app import notice
 from execution_service.control import commands
 from execution_service.core.orders.status import Status

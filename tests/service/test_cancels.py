@@ -10,7 +10,7 @@ import pytest
 
 from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.control.results import Done, Refused
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
@@ -137,7 +137,7 @@ async def test_cancel_by_an_own_id_that_met_the_entry_spares_the_exit_published_
         await world.run(2)
         way_out = world.record(purpose=Purpose.EXIT)
         assert way_out.status in (Status.FILLED, Status.SUBMITTED)
-        assert way_out.cancel_wish is None
+        assert way_out.cancel_request is None
 
 
 async def test_early_cancel_is_remembered_over_a_restart(tmp_path: Path) -> None:

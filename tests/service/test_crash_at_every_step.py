@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from brokers.base import Capabilities
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status

@@ -10,7 +10,7 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import OutcomeUnknown
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.events import DeclaredPlaced, Event, SendAgainOrdered
 from execution_service.core.orders.status import Status
 from execution_service.trading.trader import TradingRules
@@ -44,9 +44,9 @@ async def test_an_order_of_which_another_process_was_told_what_became_of_it_has_
         await service.ownership.leave_to_holder(after)
         await one.run(50)
         assert one.record("a").status is Status.SUBMITTED
-        assert one.record("a").cancel_wish is None
+        assert one.record("a").cancel_request is None
         await one.run(30)
-        assert one.record("a").cancel_wish is not None
+        assert one.record("a").cancel_request is not None
 
 
 async def in_doubt(world: World) -> None:

@@ -15,7 +15,7 @@ import pytest
 from pymongo.errors import WriteError
 
 from brokers.errors import BrokerUnavailable
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Identity, Purpose
@@ -670,7 +670,7 @@ class Diary:
     def owed(self, order: Order, progress: Progress, after: int) -> tuple[Sequence[Owed], int]:
         lines = [
             Owed(each.number, (order.signal_id, each.number, type(each.event).__name__))
-            for each in happenings(order, after)
+            for each in applied_events(order, after)
         ]
         return lines, order.version
 
@@ -937,7 +937,7 @@ async def test_alert_is_not_lost_by_a_later_event_that_needs_none(tmp_path: Path
         world.broker_faults.holds["cancel_order"] = asyncio.Event()
         world.cancel(signal_id="sig")
         await world.run(5)
-        assert world.record().cancel_wish is not None
+        assert world.record().cancel_request is not None
         world.broker_faults.holds.clear()
         await world.restart()
         world.notifier.is_away = False

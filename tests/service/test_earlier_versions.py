@@ -13,7 +13,7 @@ from bson import json_util
 
 from brokers.base import AssetClass, Capabilities, ContractTerms, Instrument, Ticket
 from brokers.errors import NotAnswered
-from execution_service.core.orders.events import ContractTold
+from execution_service.core.orders.events import ContractResolved
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
@@ -244,7 +244,7 @@ async def test_an_order_that_was_perhaps_sent_before_keeps_the_holding_of_that_s
     terms = ContractTerms(multiplier=Decimal(1000), trading_class="SIL")
     fresh = order(instrument=silver)
     (told,) = await holdings.told(fresh, terms, NOW)
-    assert isinstance(told, ContractTold)
+    assert isinstance(told, ContractResolved)
     assert told.booked_as == "SI|FUTURE|expiry=202612|trading_class=SIL|multiplier=1000"
     # Sent by the version before, or once already: whatever comes late of that is booked to the same holding.
     for first in ((), (told,)):

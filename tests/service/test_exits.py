@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from brokers.base import Capabilities, Instrument
-from brokers.errors import BrokerUnavailable, CallsSpent, NotAnswered
+from brokers.errors import BrokerUnavailable, NotAnswered, RateLimited
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
 from tests.fakes import BY_HAND, RESTING, World, world_of
@@ -443,10 +443,10 @@ async def test_an_exit_that_took_its_entrys_exchange_rests_while_the_calls_are_s
         world.fill("in")
         await world.run(1)
         before = len(world.calls("reserve"))
-        world.broker_faults.errors["place_order"] = [CallsSpent("spent", wait_seconds=3.0)]
+        world.broker_faults.errors["place_order"] = [RateLimited("spent", wait_seconds=3.0)]
         world.exit("out", "in")
         await world.settle()
-        world.broker_faults.errors["reserve"] = [CallsSpent("spent", wait_seconds=3.0)] * 3
+        world.broker_faults.errors["reserve"] = [RateLimited("spent", wait_seconds=3.0)] * 3
         await world.run(20)
         assert world.exit_record("out").status is Status.SUBMITTED
         assert len(world.calls("reserve")) - before <= 6

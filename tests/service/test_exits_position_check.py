@@ -17,7 +17,7 @@ from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.core.reconcile import Kind, State
+from execution_service.core.reconcile.discrepancies import DiscrepancyKind, DiscrepancyState
 from execution_service.core.views.record import discrepancy_from_document
 from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, two_worlds, world_of
@@ -29,7 +29,7 @@ ALWAYS = TradingRules(exit_position_check=ExitPositionCheck.ALWAYS)
 OFF = TradingRules(exit_position_check=ExitPositionCheck.OFF)
 
 
-def rows(world: World, state: State = State.OPEN) -> list[Any]:
+def rows(world: World, state: DiscrepancyState = DiscrepancyState.OPEN) -> list[Any]:
     found = [discrepancy_from_document(d) for d in world.documents("execution_discrepancies")]
     return [row for row in found if row.state is state]
 
@@ -58,7 +58,7 @@ async def differing(world: World, by: int, quantity: int = 100) -> None:
     await holding(world, quantity)
     by_hand(world, by)
     await world.run(2 * MINUTE)
-    assert [row.finding.kind for row in rows(world)] == [Kind.POSITION_DIFFERS]
+    assert [row.finding.kind for row in rows(world)] == [DiscrepancyKind.POSITION_DIFFERS]
 
 
 # --- the rule -------------------------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ async def test_answer_that_never_comes_holds_an_exit_for_ten_seconds_at_most(tmp
 
 
 async def test_exit_leaves_by_our_books_where_nothing_was_ever_told(tmp_path: Path) -> None:
-    never = Capabilities(tells_positions=False)
+    never = Capabilities(reports_positions=False)
     async with world_of(tmp_path, rules=ALWAYS, starts=False, capabilities=never) as world:
         await world.start()
         await holding(world)
@@ -488,7 +488,7 @@ async def test_difference_that_becomes_another_is_a_new_row_and_a_new_alert(tmp_
         await differing(world, -100)
         by_hand(world, -20)
         await world.run(2 * MINUTE)
-        (row,), (closed,) = rows(world), rows(world, State.CLOSED)
+        (row,), (closed,) = rows(world), rows(world, DiscrepancyState.CLOSED)
         assert (closed.finding.theirs, row.finding.theirs, row.finding.before) == (
             "0",
             "-20",

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Capabilities, Report, Ticket
-from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused
-from brokers.paper.words import Action, Fault, Operation
+from brokers.errors import AuthRequired, BrokerUnavailable, HeldBack, OrderRefused, RateLimited
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.events import CancelRefused, Noted
 from execution_service.core.orders.status import Status
 from tests.fakes import ACCOUNT, BY_HAND, World, two_worlds, world_of
@@ -31,7 +31,7 @@ async def entered(world: World, *symbols: str) -> None:
 
 def spend_calls(world: World, times: int = 10_000) -> None:
     world.broker_faults.errors["reserve"] = [
-        CallsSpent("the rate budget is spent; free again in about 86128.0 s", wait_seconds=86_128.0)
+        RateLimited("the rate budget is spent; free again in about 86128.0 s", wait_seconds=86_128.0)
     ] * times
 
 
@@ -132,7 +132,7 @@ class ScarceCalls:
 
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
         if not ticket.is_exit:
-            raise CallsSpent("the rate budget is spent", wait_seconds=80_000.0)
+            raise RateLimited("the rate budget is spent", wait_seconds=80_000.0)
         return await self._reserve(ticket, taken=taken)
 
 
@@ -202,7 +202,7 @@ async def test_a_cancel_that_the_calls_held_back_was_not_asked_and_leaves_when_i
         for n in range(3):
             world.send(f"sig-{n}", symbol=f"S{n}")
         await world.run(1)
-        world.broker_faults.errors["cancel_order"] = [CallsSpent("spent", wait_seconds=2.0)] * 30
+        world.broker_faults.errors["cancel_order"] = [RateLimited("spent", wait_seconds=2.0)] * 30
         for n in range(3):
             world.cancel(signal_id=f"sig-{n}")
         await world.run(19)
@@ -217,7 +217,7 @@ async def test_a_cancel_for_which_no_calls_are_left_for_the_day_is_tried_calmly(
     async with world_of(tmp_path, market=BY_HAND) as world:
         world.send()
         await world.run(1)
-        world.broker_faults.errors["cancel_order"] = [CallsSpent("spent", wait_seconds=80_000.0)] * 10_000
+        world.broker_faults.errors["cancel_order"] = [RateLimited("spent", wait_seconds=80_000.0)] * 10_000
         world.cancel(signal_id="sig")
         await world.run(100)
         assert len(world.calls("cancel_order")) <= 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Report, ReportStatus
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.events import Held, Released
 from execution_service.core.orders.status import Status
 from execution_service.trading.trader import TradingRules

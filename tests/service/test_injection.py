@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from brokers.errors import BrokerUnavailable, OrderRefused
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.app.log import JOURNEY_LOG, SERVICE_LOG, start_logging
 from execution_service.core.orders.status import Status
 from notifications.telegram import LONGEST_TEXT, cut_html

@@ -326,9 +326,9 @@ def test_an_order_is_searched_for_anew_where_the_answer_can_be_read_again() -> N
 
 def test_another_status_means_that_what_is_asked_again_is_asked_soon_again(bench: Bench) -> None:
     live = bench.taken("a", events=SENT)
-    cancels = live.tries.cancels.once_more(0.0).once_more(1.0).once_more(2.0)
+    cancels = live.tries.cancels.with_request(0.0).with_request(1.0).with_request(2.0)
     live.tries = Tries(status=live.order.status, attempt=live.order.attempt, cancels=cancels, failures=2, failure="no")
-    assert live.tries.cancels.since_news == 3
+    assert live.tries.cancels.since_change == 3
     live.order = apply_all(live.order, (rejected(),))
-    assert (live.tries.cancels.since_news, live.tries.cancels.count) == (0, 3)
+    assert (live.tries.cancels.since_change, live.tries.cancels.count) == (0, 3)
     assert (live.tries.failures, live.tries.failure) == (2, "no")

@@ -83,8 +83,8 @@ def is_undisturbed(world: World) -> bool:
 
 ENTRIES = {
     "deciding what is next": "trading.order_steps.next_step",
-    "what a report tells": "trading.report_poller.news",
-    "whether the report is sound": "trading.report_poller.sound",
+    "what a report tells": "trading.report_poller.new_events",
+    "whether the report is sound": "trading.report_poller.sanitized",
     "whether the report is another's": "trading.report_poller.is_of_another",
     "whether fills are missing": "core.orders.report_events.fills_are_missing",
     "what the broker cannot take": "trading.pre_trade_checks.unsupported_reason",
@@ -94,7 +94,7 @@ ENTRIES = {
 }
 WORDS = {
     "the line of the log": "recording.live_orders.log_line",
-    "the message to people": "core.texts.order_alert",
+    "the message to people": "delivery.notifications.order_alert",
 }
 
 
@@ -179,7 +179,7 @@ async def test_whatever_fails_for_one_exit_the_others_leave(tmp_path: Path, stum
 async def test_what_fails_for_an_order_that_others_wait_for_holds_up_only_those(
     tmp_path: Path, stumbles: Stumbles
 ) -> None:
-    stumbles.over("trading.report_poller.news")
+    stumbles.over("trading.report_poller.new_events")
     async with world_of(tmp_path, market=BY_HAND) as world:
         world.send(ODD)
         world.exit("its-exit", ODD)
@@ -263,7 +263,7 @@ async def test_an_alert_about_several_orders_is_sent_though_there_are_no_words_f
 ) -> None:
     stumbles.over("trading.order_steps.next_step", "odd-1")
     stumbles.over("trading.order_steps.next_step", "odd-2")
-    stumbles.over("core.texts._what", "odd-2")
+    stumbles.over("core.texts.orders.order_summary", "odd-2")
     async with world_of(tmp_path) as world:
         world.send("odd-1")
         world.send("odd-2", symbol="MSFT")

@@ -38,13 +38,13 @@ class Terminal(io.StringIO):
     def __init__(self) -> None:
         super().__init__()
         self.failure: Exception | None = None
-        self.goes_on = threading.Event()
-        self.goes_on.set()
+        self.has_more = threading.Event()
+        self.has_more.set()
         self.asked = threading.Event()
 
     def write(self, text: str) -> int:
         self.asked.set()
-        self.goes_on.wait(30)
+        self.has_more.wait(30)
         if self.failure is not None:
             raise self.failure
         return super().write(text)
@@ -69,7 +69,7 @@ def start(log_dir: Path, console: Terminal) -> Iterator[Start]:
         return started[-1]
 
     yield starting
-    console.goes_on.set()
+    console.has_more.set()
     for logging_ in started:
         logging_.stop()
 
@@ -440,14 +440,14 @@ def test_hanging_console_holds_up_no_caller_and_the_overflow_is_counted(
 ) -> None:
     running = start(queue_records=100)
     log = structlog.get_logger()
-    console.goes_on.clear()
+    console.has_more.clear()
     log.info("first")
     assert console.asked.wait(10)
     began = time.monotonic()
     for number in range(1000):
         log.info(f"line {number}")
     assert time.monotonic() - began < 5
-    console.goes_on.set()
+    console.has_more.set()
     assert running.flush(30)
     log.info("last")
     running.stop()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from brokers.base import Capabilities, Report
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.status import Status
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.storage.ports.alerts import Alert

@@ -10,7 +10,7 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import OrderRefused, OutcomeUnknown
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.core.errors import InvalidTransition
 from execution_service.core.orders.events import Accepted
 from execution_service.core.orders.status import ReasonCode, Status

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from brokers.base import Capabilities
-from brokers.errors import BrokerUnavailable, CallsSpent
+from brokers.errors import BrokerUnavailable, RateLimited
 from execution_service.app import embedded
 from execution_service.core.orders.status import Status
 from execution_service.runtime.supervision import Part
@@ -429,7 +429,7 @@ async def test_the_service_stops_in_order_though_the_last_alert_fails(tmp_path: 
         await world.run(1)
         world.fill("in")
         await world.run(2)
-        spent = CallsSpent("the rate budget is spent", wait_seconds=86_128.0)
+        spent = RateLimited("the rate budget is spent", wait_seconds=86_128.0)
         world.broker_faults.errors["reserve"] = [spent] * 10_000
         world.exit("out", "in")
         await world.run(5.5)

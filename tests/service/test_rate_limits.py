@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Capabilities
-from brokers.errors import CallsSpent, HeldBack
+from brokers.errors import HeldBack, RateLimited
 from execution_service.core.orders.events import Accepted, NothingSent, SubmitStarted
 from execution_service.core.orders.status import ReasonCode, Status
 from tests.fakes import BY_HAND, world_of
@@ -16,8 +16,8 @@ from tests.service.audit import audit
 RESERVING = Capabilities(needs_reservation=True, refuses_repeated_client_id=True)
 
 
-def spent(wait_seconds: float) -> CallsSpent:
-    return CallsSpent("the rate budget is spent", wait_seconds=wait_seconds)
+def spent(wait_seconds: float) -> RateLimited:
+    return RateLimited("the rate budget is spent", wait_seconds=wait_seconds)
 
 
 async def test_orders_wait_in_their_sequence_and_the_connection_stays(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import pytest
 from brokers.base import Capabilities, Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import AnswerUnclear, BrokerUnavailable, NotAnswered, OutcomeUnknown
 from brokers.paper import adapter as mock
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.status import Status
-from execution_service.core.reconcile import Kind, State
+from execution_service.core.reconcile.discrepancies import DiscrepancyKind, DiscrepancyState
 from execution_service.core.views.record import discrepancy_from_document
 from execution_service.storage.ports.commands import Command, CommandStatus
 from execution_service.trading import reconciliation
@@ -42,12 +42,12 @@ def trade_by_hand(world: World, quantity: int, symbol: str = "AAPL", tag: str = 
     world.book().place(ticket)
 
 
-def rows(world: World, state: State | None = State.OPEN) -> list[Any]:
+def rows(world: World, state: DiscrepancyState | None = DiscrepancyState.OPEN) -> list[Any]:
     found = [discrepancy_from_document(d) for d in world.documents("execution_discrepancies")]
     return [row for row in found if state is None or row.state is state]
 
 
-def open_kinds(world: World) -> list[Kind]:
+def open_kinds(world: World) -> list[DiscrepancyKind]:
     return sorted(row.finding.kind for row in rows(world))
 
 
@@ -145,7 +145,7 @@ async def test_on_a_day_of_many_orders_whole_answers_are_rarer_and_positions_com
         trade_by_hand(world, 50)
         world.book().fill_order(OrderRef(client_order_id=world.placed()[-1].ticket.client_order_id))
         await world.run(2 * MINUTE)
-        assert open_kinds(world) == [Kind.POSITION_DIFFERS]
+        assert open_kinds(world) == [DiscrepancyKind.POSITION_DIFFERS]
         await world.run(18 * MINUTE)
         assert 2 <= sum(wholes) <= 4
         assert len(wholes) > 20
@@ -185,14 +185,18 @@ async def test_position_that_differs_is_one_row_and_one_alert_until_it_is_restor
         trade_by_hand(world, 50)
         await world.run(2 * MINUTE)
         (row,) = rows(world)
-        assert (row.finding.kind, row.finding.ours, row.finding.theirs) == (Kind.POSITION_DIFFERS, "100", "150")
+        assert (row.finding.kind, row.finding.ours, row.finding.theirs) == (
+            DiscrepancyKind.POSITION_DIFFERS,
+            "100",
+            "150",
+        )
         assert len(world.notifier.titled("Discrepancy")) == 1
         await world.run(20 * MINUTE)
         assert len(world.notifier.titled("Discrepancy")) == 1
         trade_by_hand(world, -50)
         await world.run(3 * MINUTE)
         assert open_kinds(world) == []
-        (closed,) = rows(world, State.CLOSED)
+        (closed,) = rows(world, DiscrepancyState.CLOSED)
         assert closed.discrepancy_id == row.discrepancy_id
         assert closed.closed_at is not None
         assert len(closing_lines(world)) == 1
@@ -270,7 +274,7 @@ async def test_another_difference_is_another_row(tmp_path: Path) -> None:
         await world.run(2 * MINUTE)
         trade_by_hand(world, 25)
         await world.run(2 * MINUTE)
-        (row,), (closed,) = rows(world), rows(world, State.CLOSED)
+        (row,), (closed,) = rows(world), rows(world, DiscrepancyState.CLOSED)
         assert (closed.finding.theirs, row.finding.theirs) == ("150", "175")
         assert len(world.notifier.titled("Discrepancy")) == 2
 
@@ -298,7 +302,7 @@ async def test_resting_order_of_somebody_else_is_shown_and_not_touched(tmp_path:
 
 
 async def test_broker_that_does_not_tell_positions_is_said_once_and_not_alarmed_about(tmp_path: Path) -> None:
-    async with world_of(tmp_path, starts=False, capabilities=Capabilities(tells_positions=False)) as world:
+    async with world_of(tmp_path, starts=False, capabilities=Capabilities(reports_positions=False)) as world:
         await world.start()
         await holding(world)
         trade_by_hand(world, 50)
@@ -319,7 +323,7 @@ async def test_failing_question_for_positions_does_not_close_what_is_open(tmp_pa
         await world.run(2 * MINUTE)
         world.broker_faults.errors["positions"] = [BrokerUnavailable("busy")] * 5
         await world.run(5 * MINUTE)
-        assert open_kinds(world) == [Kind.POSITION_DIFFERS]
+        assert open_kinds(world) == [DiscrepancyKind.POSITION_DIFFERS]
 
 
 async def test_fill_between_the_readings_of_orders_and_positions_is_no_difference(tmp_path: Path) -> None:
@@ -397,7 +401,7 @@ async def test_resting_order_that_the_broker_shows_no_more_is_said_once_and_neve
         await world.run(10 * MINUTE)
         assert world.record().status is Status.SUBMITTED
         (row,) = rows(world)
-        assert (row.finding.kind, row.finding.signal_id) == (Kind.ORDER_NOT_SHOWN, "sig")
+        assert (row.finding.kind, row.finding.signal_id) == (DiscrepancyKind.ORDER_NOT_SHOWN, "sig")
         assert len(world.notifier.titled("Discrepancy")) == 1
         world.book().clear_faults()
         await world.run(3 * MINUTE)
@@ -438,7 +442,7 @@ async def test_an_order_that_cannot_be_read_is_not_missing_and_holds_up_no_compa
         world.broker_faults.errors["find"] = [AnswerUnclear("its filled_quantity is None")] * 1000
         trade_by_hand(world, 5, tag=STRANGER)
         await world.run(5 * MINUTE)
-        assert open_kinds(world) == [Kind.ORDER_UNKNOWN]
+        assert open_kinds(world) == [DiscrepancyKind.ORDER_UNKNOWN]
         assert world.record().status is Status.SUBMITTED
         assert len(world.calls("connect")) == 1
 
@@ -448,7 +452,7 @@ async def test_order_under_a_tag_of_ours_that_no_record_has_is_a_discrepancy(tmp
         trade_by_hand(world, 5, tag=STRANGER)
         await world.run(3 * MINUTE)
         (row,) = rows(world)
-        assert (row.finding.kind, row.finding.subject) == (Kind.ORDER_UNKNOWN, STRANGER)
+        assert (row.finding.kind, row.finding.subject) == (DiscrepancyKind.ORDER_UNKNOWN, STRANGER)
         assert world.calls("cancel_order") == []
         assert len(world.notifier.titled("Discrepancy")) == 1
 
@@ -464,7 +468,7 @@ async def test_order_that_works_at_the_broker_after_its_end_by_our_record_is_a_d
             db.execute("UPDATE orders SET status = 'WORKING', changed = changed + 100")
             db.execute("UPDATE counters SET value = value + 200 WHERE name = 'change'")
         await world.run(3 * MINUTE)
-        assert open_kinds(world) == [Kind.ORDER_ALIVE]
+        assert open_kinds(world) == [DiscrepancyKind.ORDER_ALIVE]
         assert len(world.notifier.titled("Discrepancy")) == 1
         assert world.record().status is Status.CANCELLED
 
@@ -490,7 +494,7 @@ async def test_order_in_doubt_is_listed_without_a_second_alert_until_it_is_resol
     async with world_of(tmp_path, market=BY_HAND, capabilities=ONLY_A_TAG, is_unique=False) as world:
         await in_doubt(world)
         await world.run(2 * MINUTE)
-        assert open_kinds(world) == [Kind.IN_DOUBT]
+        assert open_kinds(world) == [DiscrepancyKind.IN_DOUBT]
         assert len(world.notifier.titled("In Doubt")) == 1
         assert world.notifier.titled("Discrepancy") == []
         await decide(world, "not-placed")
@@ -514,7 +518,7 @@ async def test_fill_of_an_earlier_sending_is_alerted_and_listed(tmp_path: Path) 
         assert record.filled_quantity == 30
         notes = [e.message for e in record.events if isinstance(e, Noted) and e.alert]
         assert any("both may fill" in words for words in notes)
-        assert Kind.EARLIER_ATTEMPT_FILLED in open_kinds(world)
+        assert DiscrepancyKind.EARLIER_ATTEMPT_FILLED in open_kinds(world)
         assert len([t for t in world.notifier.titled("Attention") if "both may fill" in t]) == 1
 
 
@@ -524,7 +528,7 @@ async def test_overfill_is_listed_without_a_second_alert(tmp_path: Path) -> None
         await world.run(1)
         world.fill("sig", 130, force=True)
         await world.run(3 * MINUTE)
-        assert open_kinds(world) == [Kind.OVERFILLED]
+        assert open_kinds(world) == [DiscrepancyKind.OVERFILLED]
         assert world.notifier.titled("Discrepancy") == []
         assert len(world.notifier.titled("Overfill")) == 1
 
@@ -535,7 +539,7 @@ async def test_missing_fills_alert_is_not_repeated_by_a_restart(tmp_path: Path) 
         await world.run(1)
         show_a_count_ahead(world)
         await world.run(3 * MINUTE)
-        assert open_kinds(world) == [Kind.FILLS_MISSING]
+        assert open_kinds(world) == [DiscrepancyKind.FILLS_MISSING]
         alerts = len(world.notifier.titled("Attention"))
         assert alerts == 1
         await world.restart()
@@ -560,7 +564,7 @@ async def test_position_that_missing_fills_explain_is_not_said_twice(tmp_path: P
 
         broker.positions = with_them
         await world.run(3 * MINUTE)
-        assert open_kinds(world) == [Kind.FILLS_MISSING]
+        assert open_kinds(world) == [DiscrepancyKind.FILLS_MISSING]
 
 
 def show_a_count_ahead(world: World) -> None:
@@ -618,7 +622,7 @@ async def test_command_confirms_what_it_sees_for_the_first_time(tmp_path: Path) 
         first, second, *_ = done["outcome"].split("\n")
         assert first.startswith("Not reconciled: 0 open orders, 1 execution, 0 positions agree; 1 discrepancy open")
         assert second.startswith("open: Position differs: AAPL|STOCK: ours 100; the broker's 150. ")
-        assert open_kinds(world) == [Kind.POSITION_DIFFERS]
+        assert open_kinds(world) == [DiscrepancyKind.POSITION_DIFFERS]
 
 
 async def test_command_for_an_account_whose_broker_is_away_compares_nothing(tmp_path: Path) -> None:
@@ -687,7 +691,7 @@ async def test_answer_that_nobody_foresaw_stops_neither_trading_nor_the_next_com
         trader.read_book = read_book
         trade_by_hand(world, 50)
         await world.run(3 * MINUTE)
-        assert open_kinds(world) == [Kind.POSITION_DIFFERS]
+        assert open_kinds(world) == [DiscrepancyKind.POSITION_DIFFERS]
 
 
 @pytest.mark.parametrize("accounts", [(ACCOUNT, "acct-2")])
@@ -710,14 +714,14 @@ async def opened_and_closed(world: World, *, dies_at: tuple[int, Moment] | None 
     if world.gate.is_dead:
         await world.restart()
         await world.run(MINUTE + 30)
-    assert open_kinds(world) == [Kind.POSITION_DIFFERS]
+    assert open_kinds(world) == [DiscrepancyKind.POSITION_DIFFERS]
     assert rows(world)[0].is_alerted
     trade_by_hand(world, -50)
     await world.run(MINUTE + 30)
     if world.gate.is_dead:
         await world.restart()
         await world.run(MINUTE + 30)
-    assert [row.state for row in rows(world, None)] == [State.CLOSED]
+    assert [row.state for row in rows(world, None)] == [DiscrepancyState.CLOSED]
     return world.gate.names
 
 
@@ -800,7 +804,7 @@ async def test_a_second_order_under_one_tag_is_found_in_another_part_of_the_answ
         trade_by_hand(world, 1, symbol="SPY")
         trade_by_hand(world, 50, tag=world.record().client_order_id)
         await world.run(3 * MINUTE)
-        assert Kind.ORDER_TWICE in open_kinds(world)
+        assert DiscrepancyKind.ORDER_TWICE in open_kinds(world)
 
 
 # --- asked for while the account ends -------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from brokers.base import Capabilities
-from brokers.errors import BrokerUnavailable, CallsSpent, HeldBack, NotAnswered, OrderRefused
+from brokers.errors import BrokerUnavailable, HeldBack, NotAnswered, OrderRefused, RateLimited
 from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.order import Order
-from execution_service.core.orders.report_events import news
+from execution_service.core.orders.report_events import new_events
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.ownership.ownership import UNASSIGNED
@@ -590,7 +590,7 @@ async def test_a_death_at_any_step_leaves_one_order_and_one_truth(tmp_path: Path
         BrokerUnavailable("away", known_pause=True),
         NotAnswered("busy"),
         HeldBack("held", wait_seconds=1.0),
-        CallsSpent("spent", wait_seconds=1.0),
+        RateLimited("spent", wait_seconds=1.0),
     ],
     ids=lambda answer: type(answer).__name__,
 )
@@ -625,7 +625,9 @@ async def test_end_that_another_process_recorded_is_delivered_by_the_one_that_st
         world.book().cancel(world.ref("sig"))
         (report,) = world.book().reports().reports
         store: Any = world.service._store
-        writing = asyncio.create_task(store.append(world.record(), news(world.record(), report, world.clock.now())))
+        writing = asyncio.create_task(
+            store.append(world.record(), new_events(world.record(), report, world.clock.now()))
+        )
         await world.settle()
         await writing
         await world.run(10)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight
-from execution_service.core.adoption.records import Wish, read_wish
+from execution_service.core.adoption.records import AdoptionRequest, read_adoption_request
 from execution_service.core.orders.events import Occasion
 from scripts import adopt, execctl
 
@@ -32,8 +32,8 @@ def options(line: str) -> argparse.Namespace:
 
 @pytest.mark.parametrize("line", examples())
 def test_each_example_of_the_page_is_a_wish(line: str) -> None:
-    wish = read_wish(adopt.wish_of(options(line)))
-    assert isinstance(wish, Wish), wish
+    wish = read_adoption_request(adopt.command_body(options(line)))
+    assert isinstance(wish, AdoptionRequest), wish
 
 
 def test_the_page_has_an_example_of_each_occasion() -> None:
@@ -47,7 +47,7 @@ def test_all_fields_of_both_instruments_reach_the_wish() -> None:
     line = "adopt rename " + " ".join(
         f"--{prefix}{name.replace('_', '-')} {value}" for prefix in ("", "new-") for name, value in fields.items()
     )
-    body = adopt.wish_of(options(line))
+    body = adopt.command_body(options(line))
     assert body["instrument"] == body["successor"] == fields
 
 

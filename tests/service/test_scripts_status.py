@@ -9,9 +9,9 @@ import pytest
 
 from execution_service.core.orders.status import Status
 from execution_service.storage.mongo.names import ALERTS
-from scripts.health import Part, State, of_accounts_at_rest, of_discrepancies, of_orders, of_parts, of_telegram
+from scripts.health import Part, State, of_discrepancies, of_idle_accounts, of_orders, of_parts, of_telegram
+from scripts.locate import Notice
 from scripts.mvp_demo_status import stored_parts
-from scripts.whereabouts import Notice
 from tests.builders import NOW, identity, order, order_in
 from tests.service.script_records import Records
 
@@ -157,12 +157,12 @@ def test_an_account_with_orders_at_work_is_not_at_rest(records: Table) -> None:
 
 
 def test_a_holding_where_accounts_must_be_configured_wants_a_look() -> None:
-    (found,) = of_accounts_at_rest(["Misspelt", "Gone"], {"Gone": 2}, is_any_served=False)
+    (found,) = of_idle_accounts(["Misspelt", "Gone"], {"Gone": 2}, is_any_served=False)
     assert (found.name, found.state) == ("account Gone", State.LOOK)
     assert found.detail.startswith("holds 2 open positions; no running service works it")
 
 
 def test_of_many_accounts_at_rest_those_that_hold_something_are_named() -> None:
-    found = of_accounts_at_rest([f"made-up-{n}" for n in range(30)], {"made-up-7": 1}, is_any_served=True)
+    found = of_idle_accounts([f"made-up-{n}" for n in range(30)], {"made-up-7": 1}, is_any_served=True)
     assert [part.name for part in found] == ["account made-up-7", "accounts at rest"]
     assert found[-1].detail == "29 more"

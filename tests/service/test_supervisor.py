@@ -11,7 +11,7 @@ import structlog
 
 from execution_service.app.log_lines import redact
 from execution_service.app.supervisor import FAILURES_AT_MOST, WELL_AFTER_SECONDS, Supervisor
-from execution_service.core.backoff import USUAL
+from execution_service.core.backoff import DEFAULT_BACKOFF
 from execution_service.runtime.supervision import Part
 from tests.fakes import HandClock
 
@@ -238,7 +238,7 @@ async def test_one_accounts_part_does_not_end_the_trading_of_the_others(stage: S
     stage.keep("trader two", None, account_id="two")
     await stage.run(300)
     assert await stage.has_given_up() is None
-    assert set(part.pauses[10:]) == {USUAL.longest_seconds}
+    assert set(part.pauses[10:]) == {DEFAULT_BACKOFF.longest_seconds}
     assert [kind for kind, _ in stage.told] == ["part_failed:trader one", "part_failing_on:trader one"]
     assert "one" in stage.told[1][1]
 
@@ -335,5 +335,5 @@ async def test_a_part_that_is_kept_again_while_it_is_being_ended_begins_when_tha
 
 
 def test_the_pauses_have_a_bound_however_often_it_failed() -> None:
-    assert USUAL.pause_seconds(1) == 0.5
-    assert USUAL.pause_seconds(10**6) == USUAL.longest_seconds
+    assert DEFAULT_BACKOFF.pause_seconds(1) == 0.5
+    assert DEFAULT_BACKOFF.pause_seconds(10**6) == DEFAULT_BACKOFF.longest_seconds

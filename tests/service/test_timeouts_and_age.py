@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from brokers.errors import BrokerUnavailable
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.trading.trader import TradingRules
 from tests.fakes import BY_HAND, world_of

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from brokers.base import Capabilities
-from brokers.errors import CallsSpent, HeldBack, NotAnswered, OutcomeUnknown
+from brokers.errors import HeldBack, NotAnswered, OutcomeUnknown, RateLimited
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
@@ -53,7 +53,7 @@ def times_begun_anew(world: World) -> int:
 @pytest.mark.parametrize(
     "refusal",
     [
-        CallsSpent("calls are spent", wait_seconds=5.0),
+        RateLimited("calls are spent", wait_seconds=5.0),
         HeldBack("no list of instruments", wait_seconds=5.0),
         NotAnswered("no answer"),
     ],
@@ -119,7 +119,7 @@ async def test_whenever_it_stumbles_every_order_comes_to_its_end(
     rules = TradingRules(exit_position_check=ExitPositionCheck.ALWAYS, reconcile_interval_seconds=10.0)
     async with world_of(tmp_path, capabilities=capabilities, rules=rules) as world:
         # One id after the other: an order that was lost twice may be passed over, and is then rightly in doubt.
-        spent = [] if capabilities is ONE_BY_ONE else [CallsSpent("spent", wait_seconds=1.0)]
+        spent = [] if capabilities is ONE_BY_ONE else [RateLimited("spent", wait_seconds=1.0)]
         world.broker_faults.errors["place_order"] = [*spent, OutcomeUnknown("lost")]
         has_stumbled = stumble(world, in_turn=in_turn, is_after=is_after)
         for name, symbol in (("a", "AAPL"), ("b", "AAPL"), ("c", "MSFT")):

@@ -285,7 +285,7 @@ def _rests(life: Life, order: Order) -> bool:
     """It works at the broker and has no time-out: by its own words it rests there until it fills or is cancelled."""
     is_working = order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED)
     limits = Limits(order_timeout_seconds=life.history.options["order_timeout_seconds"])
-    if not is_working or order.cancel_wish is not None or timeout_seconds(order, limits) is not None:
+    if not is_working or order.cancel_request is not None or timeout_seconds(order, limits) is not None:
         return False
     placed = life.book(str(order.request.account_id)).orders(order.client_order_id)
     return any(p.status is ReportStatus.WORKING and p.filled_quantity == order.filled_quantity for p in placed)

@@ -19,7 +19,7 @@ import structlog
 
 from brokers.base import OrderRef
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import PaperOrder
+from brokers.paper.model import PaperOrder
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status

@@ -10,10 +10,10 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from execution_service.app.supervisor import Supervisor
-from execution_service.core import texts
 from execution_service.core.orders import last_reported
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.texts.orders import account_not_configured
 from execution_service.delivery.ledger_and_views import LedgerAndViews
 from execution_service.delivery.stream import Stream
 from execution_service.intake.intake import PROBE_SECONDS, Receiver
@@ -130,7 +130,7 @@ def orphans_are_told_of_once(patch: Patch) -> None:
                 except StoreUnavailable:
                     continue
                 await self._alerts.raise_alert(
-                    f"not_configured:{account_id}", texts.account_not_configured(account_id, tuple(about.values()))
+                    f"not_configured:{account_id}", account_not_configured(account_id, tuple(about.values()))
                 )
             await self._wake_up.wait()
 

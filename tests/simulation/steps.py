@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from brokers.base import OrderRef
 from brokers.errors import BrokerError
-from brokers.paper.words import Action as BookAction
-from brokers.paper.words import Fault, Operation, PaperOrder
+from brokers.paper.model import Action as BookAction
+from brokers.paper.model import Fault, Operation, PaperOrder
 from execution_service.core.orders.request import Identity, Purpose
 from tests.simulation.faults import INSIDE, Action, Armed
 from tests.simulation.mongo import BEYOND_TIME, MISSING

@@ -21,7 +21,7 @@ from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
 from brokers.paper.adapter import Venue
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.file import BookFile
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.app.settings.accounts import Account
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.trading.trader import TradingRules

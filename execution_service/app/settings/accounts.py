@@ -226,7 +226,7 @@ class AccountReading:
                 "set MONGODB_URI, or live = false for a paper account."
             )
         if not live and not _is_harmless(manifest, config):
-            paper = f"{manifest.paper_words}, or " if manifest.paper_words else ""
+            paper = f"{manifest.paper_hint}, or " if manifest.paper_hint else ""
             self._problems.add(
                 f"{where}: live is false, but nothing shows that no real money is at stake; allowed: "
                 f"{paper}a host or URL on this machine (loopback)."

@@ -1,121 +1,98 @@
-"""Which movements an adoption is made of, for which entries and at what cost, and what speaks against it; from values alone."""
+"""Plans an adoption: which movements it consists of, for which entries and at what cost. Pure decisions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
-from decimal import Context, Decimal, localcontext
+from decimal import Decimal, localcontext
 
-from brokers.base import AssetClass, ContractTerms, Instrument, OptionRight, OrderType, Side
+from brokers.base import AssetClass, ContractTerms, Instrument, OptionRight, Side
+from execution_service.core.adoption.entries import (
+    CannotBeAdopted,
+    EntryHolding,
+    PartOfEntry,
+    is_entry_of,
+    left_for_exit,
+    named_holders,
+    oldest_first,
+    refs_to,
+)
+from execution_service.core.adoption.money import (
+    EXACT_MONEY,
+    SMALLEST_SHARE,
+    WHOLE_UNITS_ONLY,
+    at_cost,
+    contract_size,
+    decimal_quotient,
+    exact_deals,
+    incoming_values,
+    money_per_point,
+    shared_out,
+)
 from execution_service.core.adoption.records import (
     ALL_OF_IT,
     INTO_SHARES,
-    After,
+    AdoptionBooks,
+    AdoptionRequest,
     Before,
     Deal,
-    LedgerAndViews,
     Movement,
     Plan,
     Refused,
-    Wish,
     instrument_fields,
     negative_prices,
     read_instrument,
 )
+from execution_service.core.adoption.warnings import after_adoption, warnings_about
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import Contract
-from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.events import AdoptionUndone, Busted, Capped, ContractTold, Event, Occasion
-from execution_service.core.orders.exits import exit_allowance
-from execution_service.core.orders.order import Order, apply_all, new_order
-from execution_service.core.orders.request import Identity, OrderRequest, Purpose
-from execution_service.core.orders.status import Status
-from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
+from execution_service.core.orders.events import Occasion
+from execution_service.core.orders.request import Purpose
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.positions.position import ORDER_IDS_KEPT, Position, apply_fill
-from execution_service.core.reconcile import Holding, State, compare_positions, may_be_the_same
-from execution_service.core.texts import plain, quantity
-
-AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
-"""Of an order in one of these the broker's word may still come."""
-_EXACT = Context(prec=80)
-_DIGITS_OF_A_PRICE = Context(prec=12)
-_MOST_PLACES = 18
-_SMALLEST = Decimal("1e-20")
-_MOST = Decimal("1e18")
-_COUNTED = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.OPTION, AssetClass.FUTURE})
-"""What there are only whole ones of, unless it was held in parts before."""
+from execution_service.core.reconcile.discrepancies import DiscrepancyState
+from execution_service.core.texts.values import plain, quantity
 
 
-class _CannotBe(Exception):
-    """Nothing can be adopted so; the message says why."""
-
-
-def plan(wish: Wish, books: LedgerAndViews, now: datetime) -> Plan | Refused:
-    """What to record for the wish, or why nothing is."""
+def plan(request: AdoptionRequest, books: AdoptionBooks, now: datetime) -> Plan | Refused:
+    """What to record for the request, or why nothing is recorded."""
     try:
-        with localcontext(_EXACT):
-            return _Draft(wish, books, now).plan()
-    except _CannotBe as exc:
+        with localcontext(EXACT_MONEY):
+            return _Draft(request, books, now).plan()
+    except CannotBeAdopted as exc:
         return Refused((str(exc),))
 
 
-@dataclass(frozen=True, slots=True)
-class _Holder:
-    """An entry with what it has left of a holding."""
-
-    refs: tuple[str, ...]
-    left: Decimal
-    instrument: Instrument
-    """As the entry names it."""
-    product: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """How much of a movement belongs to which entry; None: to none that we know."""
-
-    quantity: Decimal
-    holder: _Holder | None
-
-    @property
-    def refs(self) -> tuple[str, ...]:
-        return () if self.holder is None else self.holder.refs
-
-    @property
-    def product(self) -> str | None:
-        return None if self.holder is None else self.holder.product
-
-
 class _Draft:
-    """One plan while it is made: the holdings as they would be after the movements so far."""
+    """A plan in the making: the positions as they are after the movements planned so far."""
 
-    def __init__(self, wish: Wish, books: LedgerAndViews, now: datetime) -> None:
-        self._wish = wish
+    def __init__(self, request: AdoptionRequest, books: AdoptionBooks, now: datetime) -> None:
+        self._request = request
         self._books = books
         self._now = now
-        self._mine = [e for e in books.ledgers if e.key.strategy == wish.strategy]
+        self._own_entries = [e for e in books.ledgers if e.key.strategy == request.strategy]
         self._entries: dict[LedgerKey, LedgerEntry] = {}
-        """Those that are touched, as they were."""
+        """The ledger entries that the plan changes, as they were."""
         self._positions: dict[LedgerKey, Position] = {}
         self._movements: list[Movement] = []
         self._realized: dict[LedgerKey, Decimal] = {}
 
     def plan(self) -> Plan:
-        wish = self._wish
-        if wish.happened_at is not None and wish.happened_at > self._now:
-            raise _CannotBe(f"it cannot have happened at {wish.happened_at.isoformat()}, which is to come")
-        if wish.occasion is Occasion.TRADE:
+        request = self._request
+        if request.happened_at is not None and request.happened_at > self._now:
+            raise CannotBeAdopted(f"it cannot have happened at {request.happened_at.isoformat()}, which is to come")
+        if request.occasion is Occasion.TRADE:
             self._trade()
-        elif wish.occasion is Occasion.TRANSFER_IN:
+        elif request.occasion is Occasion.TRANSFER_IN:
             self._transfer_in()
-        elif wish.occasion in ALL_OF_IT:
+        elif request.occasion in ALL_OF_IT:
             self._convert()
-        elif wish.occasion in INTO_SHARES:
+        elif request.occasion in INTO_SHARES:
             self._deliver()
         else:
             self._leave()
-        self._heed_discrepancy()
+        self._check_discrepancy()
         return Plan(
             movements=tuple(self._movements),
             before=tuple(
@@ -123,119 +100,122 @@ class _Draft:
                 for e in self._entries.values()
             ),
             holdings=tuple(
-                _after(entry, self._positions[key], self._realized.get(key, ZERO))
+                after_adoption(entry, self._positions[key], self._realized.get(key, ZERO))
                 for key, entry in self._entries.items()
             ),
-            warnings=_warnings(self._books, self._entries.values(), self._positions, wish.discrepancy_id),
+            warnings=warnings_about(self._books, self._entries.values(), self._positions, request.discrepancy_id),
         )
 
     # --- the occasions ------------------------------------------------------------------------------------------
 
     def _leave(self) -> None:
-        """An expiry, a square-off, a transfer out: it is held no more."""
+        """An expiry, square-off or transfer out: the position is closed."""
         entry = self._held()
-        price = self._wish.price
-        if price is None and self._wish.occasion is Occasion.EXPIRY:
+        price = self._request.price
+        if price is None and self._request.occasion is Occasion.EXPIRY:
             price = ZERO
         self._close(entry, self._all_or(entry, self._product), price)
 
     def _trade(self) -> None:
-        wish = self._wish
-        assert wish.side is not None
-        assert wish.quantity is not None
-        assert wish.price is not None
-        entry = self._meant() or self._unheard_of()
+        request = self._request
+        assert request.side is not None
+        assert request.quantity is not None
+        assert request.price is not None
+        entry = self._named_holding() or self._first_holding()
         position = self._touch(entry)
-        closing = min(wish.quantity, abs(position.quantity)) if position.quantity * wish.side.sign < 0 else ZERO
-        opening = wish.quantity - closing
-        if closing and opening and not wish.is_new:
-            raise _CannotBe(
-                f"{wish.strategy} holds {quantity(position.quantity)} {plain(entry.key.instrument_key)}: "
-                f"{wish.side} {quantity(wish.quantity)} would open the other side (--new says that it is meant)"
+        closing = min(request.quantity, abs(position.quantity)) if position.quantity * request.side.sign < 0 else ZERO
+        opening = request.quantity - closing
+        if closing and opening and not request.is_new:
+            raise CannotBeAdopted(
+                f"{request.strategy} holds {quantity(position.quantity)} {plain(entry.key.instrument_key)}: "
+                f"{request.side} {quantity(request.quantity)} would open the other side (--new says that it is meant)"
             )
-        if not closing and wish.entries:
-            raise _CannotBe("a trade that opens or adds is an entry of its own: leave --entry out")
+        if not closing and request.entries:
+            raise CannotBeAdopted("a trade that opens or adds is an entry of its own: leave --entry out")
         if closing:
-            self._close(entry, closing, wish.price)
+            self._close(entry, closing, request.price)
         if opening:
-            self._open(entry, wish.side, (Deal(opening, wish.price),), product=wish.product)
+            self._open(entry, request.side, (Deal(opening, request.price),), product=request.product)
 
     def _transfer_in(self) -> None:
-        wish = self._wish
-        assert wish.quantity is not None
-        assert wish.price is not None
-        side = wish.side or Side.BUY
-        assert wish.instrument is not None
-        entry = self._meant() or self._fresh(wish.instrument)
+        request = self._request
+        assert request.quantity is not None
+        assert request.price is not None
+        side = request.side or Side.BUY
+        assert request.instrument is not None
+        entry = self._named_holding() or self._fresh(request.instrument)
         if self._touch(entry).quantity * side.sign < 0:
-            raise _CannotBe("the strategy holds the other side of it: tell it as a trade")
-        self._open(entry, side, (Deal(wish.quantity, wish.price),), product=wish.product)
+            raise CannotBeAdopted("the strategy holds the other side of it: tell it as a trade")
+        self._open(entry, side, (Deal(request.quantity, request.price),), product=request.product)
 
     def _convert(self) -> None:
-        """A split, a rename, a merge: another holding stands in its place, at the same cost unless prices or cash say otherwise."""
-        wish, entry = self._wish, self._held()
+        """A split, rename or merger: another holding replaces the position, at the same cost unless prices or cash
+        are given."""
+        request, entry = self._request, self._held()
         held, amount = entry.position.quantity, abs(entry.position.quantity)
         successor = self._successor(entry)
         is_other = successor.key != entry.key
         if is_other and self._touch(successor).quantity * held < 0:
-            raise _CannotBe(
+            raise CannotBeAdopted(
                 f"the strategy holds the other side of {plain(successor.key.instrument_key)}: settle that first"
             )
-        total = wish.new_quantity or self._converted(amount, successor.instrument)
-        cash = wish.cash * (1 if held > 0 else -1)
-        per_old, per_new = _per_point(entry), _per_point(successor)
+        total = request.new_quantity or self._converted(amount, successor.instrument)
+        cash = request.cash * (1 if held > 0 else -1)
+        per_old, per_new = money_per_point(entry), money_per_point(successor)
         parts = self._parts(entry, amount)
-        if wish.price is None and wish.new_price is not None:
-            worth = (wish.new_price * total * per_new + cash) / per_old
+        if request.price is None and request.new_price is not None:
+            worth = (request.new_price * total * per_new + cash) / per_old
             closed = self._close_parts(entry, parts, worth=worth)
         else:
-            closed = self._close_parts(entry, parts, wish.price)
-        shares = _shared_out(total, [part.quantity for part in parts], successor.instrument, amount)
-        if wish.new_price is None:
-            values = _incoming(closed, per_old, per_new, cash)
+            closed = self._close_parts(entry, parts, request.price)
+        shares = shared_out(total, [part.quantity for part in parts], successor.instrument, amount)
+        if request.new_price is None:
+            values = incoming_values(closed, per_old, per_new, cash)
             if sum(values, ZERO) < 0 <= sum((m.value for m in closed), ZERO):
-                raise _CannotBe("more cash came than it cost: say the prices (--price, --new-price)")
+                raise CannotBeAdopted("more cash came than it cost: say the prices (--price, --new-price)")
         else:
-            values = [wish.new_price * share for share in shares]
+            values = [request.new_price * share for share in shares]
         side, carried = (Side.BUY if held > 0 else Side.SELL), ZERO
         for part, share, value in zip(parts, shares, values, strict=True):
             carried += value
             if share:
-                self._open(successor, side, _deals(share, carried), part)
+                self._open(successor, side, exact_deals(share, carried), part)
                 carried = ZERO
 
     def _deliver(self) -> None:
-        """An assignment or exercise: the option leaves, shares come or go at the strike."""
-        wish, entry = self._wish, self._held()
+        """An assignment or exercise: the option position is closed, and shares are bought or sold at the strike."""
+        request, entry = self._request, self._held()
         option, held = entry.instrument, entry.position.quantity
         if option.asset_class is not AssetClass.OPTION:
-            raise _CannotBe(f"{plain(entry.key.instrument_key)} is no OPTION: there is no {wish.occasion} of it")
+            raise CannotBeAdopted(
+                f"{plain(entry.key.instrument_key)} is no OPTION: there is no {request.occasion} of it"
+            )
         if option.right is None or option.strike is None:
-            raise _CannotBe(f"{plain(entry.key.instrument_key)} has no strike and right in our book")
+            raise CannotBeAdopted(f"{plain(entry.key.instrument_key)} has no strike and right in our book")
         contracts = self._all_or(entry)
         is_mine_to_call = held > 0
-        if is_mine_to_call is not (wish.occasion is Occasion.EXERCISE):
+        if is_mine_to_call is not (request.occasion is Occasion.EXERCISE):
             words = "long: it is exercised" if is_mine_to_call else "short: it is assigned"
-            raise _CannotBe(f"{quantity(held)} {plain(entry.key.instrument_key)} is {words}, not the other")
-        total = wish.new_quantity
+            raise CannotBeAdopted(f"{quantity(held)} {plain(entry.key.instrument_key)} is {words}, not the other")
+        total = request.new_quantity
         if total is None:
-            size = _contract_size(entry)
+            size = contract_size(entry)
             if size is None:
-                raise _CannotBe(
+                raise CannotBeAdopted(
                     "our book does not say how many shares a contract is: say how many moved (--new-quantity)"
                 )
             total = contracts * size
         shares = self._successor(entry)
-        price = option.strike if wish.new_price is None else wish.new_price
+        price = option.strike if request.new_price is None else request.new_price
         side = Side.BUY if (option.right is OptionRight.CALL) is is_mine_to_call else Side.SELL
         parts = self._parts(entry, contracts)
-        self._close_parts(entry, parts, ZERO if wish.price is None else wish.price)
+        self._close_parts(entry, parts, ZERO if request.price is None else request.price)
         position = self._touch(shares)
         closing = min(total, abs(position.quantity)) if position.quantity * side.sign < 0 else ZERO
         if closing:
-            self._close_parts(shares, _oldest_first(self._holders(shares), closing), price)
+            self._close_parts(shares, oldest_first(self._holders(shares), closing), price)
         for part, share in zip(
-            parts, _shared_out(total, [p.quantity for p in parts], shares.instrument, contracts), strict=True
+            parts, shared_out(total, [p.quantity for p in parts], shares.instrument, contracts), strict=True
         ):
             against = min(closing, share)
             closing -= against
@@ -244,70 +224,74 @@ class _Draft:
 
     # --- holdings -----------------------------------------------------------------------------------------------
 
-    def _meant(self) -> LedgerEntry | None:
-        wish = self._wish
-        if wish.instrument is not None:
-            found = self._find(wish.instrument)
+    def _named_holding(self) -> LedgerEntry | None:
+        request = self._request
+        if request.instrument is not None:
+            found = self._find(request.instrument)
         else:
-            found = next((e for e in self._mine if e.key.instrument_key == wish.holding), None)
-        instrument = wish.instrument if found is None else found.instrument
-        problems = [] if instrument is None else negative_prices(wish, instrument)
+            found = next((e for e in self._own_entries if e.key.instrument_key == request.holding), None)
+        instrument = request.instrument if found is None else found.instrument
+        problems = [] if instrument is None else negative_prices(request, instrument)
         if problems:
-            raise _CannotBe("; ".join(problems))
-        if found is not None and wish.happened_at is not None and found.position.is_open:
+            raise CannotBeAdopted("; ".join(problems))
+        if found is not None and request.happened_at is not None and found.position.is_open:
             opened_at = found.position.opened_at
-            if opened_at is not None and wish.happened_at < opened_at:
-                raise _CannotBe(f"it cannot have happened before the position was opened, {opened_at.isoformat()}")
+            if opened_at is not None and request.happened_at < opened_at:
+                raise CannotBeAdopted(
+                    f"it cannot have happened before the position was opened, {opened_at.isoformat()}"
+                )
         return found
 
     @property
     def _named(self) -> str:
-        wish = self._wish
-        return plain(str(wish.holding) if wish.instrument is None else wish.instrument.key)
+        request = self._request
+        return plain(str(request.holding) if request.instrument is None else request.instrument.key)
 
     def _find(self, named: Instrument) -> LedgerEntry | None:
-        """The strategy's holding that is meant, open or not. Raises _CannotBe where more than one may be."""
-        exact = [e for e in self._mine if e.key.instrument_key in (named.key, named.full_key)]
-        alike = [e for e in self._mine if e.instrument.could_be(named) and e.contract.agrees_with(Contract(named))]
+        """The strategy's holding that is meant, open or flat. Raises _CannotBe if several may be."""
+        exact = [e for e in self._own_entries if e.key.instrument_key in (named.key, named.full_key)]
+        alike = [
+            e for e in self._own_entries if e.instrument.could_be(named) and e.contract.agrees_with(Contract(named))
+        ]
         found = exact or [e for e in alike if e.position.is_open] or alike
         if len(found) > 1:
             names = ", ".join(plain(e.key.instrument_key) for e in found)
-            raise _CannotBe(f"{plain(named.key)} may be any of {names}: name it more fully")
+            raise CannotBeAdopted(f"{plain(named.key)} may be any of {names}: name it more fully")
         return found[0] if found else None
 
     def _held(self) -> LedgerEntry:
-        wish, entry = self._wish, self._meant()
+        request, entry = self._request, self._named_holding()
         if entry is None or not entry.position.is_open:
             others = sorted(
                 f"{e.key.strategy} {quantity(e.position.quantity)}"
                 for e in self._books.ledgers
-                if e.position.is_open and e.key.strategy != wish.strategy and self._is_named_so(e)
+                if e.position.is_open and e.key.strategy != request.strategy and self._is_named_so(e)
             )
             elsewhere = f"; it is held by {', '.join(map(plain, others))}" if others else ""
-            raise _CannotBe(
-                f"{plain(wish.strategy)} holds no {self._named} in account {plain(wish.account_id)}{elsewhere}"
+            raise CannotBeAdopted(
+                f"{plain(request.strategy)} holds no {self._named} in account {plain(request.account_id)}{elsewhere}"
             )
         self._touch(entry)
         return entry
 
     def _is_named_so(self, entry: LedgerEntry) -> bool:
-        named = self._wish.instrument
+        named = self._request.instrument
         if named is None:
-            return entry.key.instrument_key == self._wish.holding
+            return entry.key.instrument_key == self._request.holding
         return entry.instrument.could_be(named)
 
-    def _unheard_of(self) -> LedgerEntry:
-        named = self._wish.instrument
-        if named is None or not self._wish.is_new:
-            raise _CannotBe(
-                f"{plain(self._wish.strategy)} never held {self._named} in account {plain(self._wish.account_id)}: "
+    def _first_holding(self) -> LedgerEntry:
+        named = self._request.instrument
+        if named is None or not self._request.is_new:
+            raise CannotBeAdopted(
+                f"{plain(self._request.strategy)} never held {self._named} in account {plain(self._request.account_id)}: "
                 "correct the name, or say that it is its first position (--new)"
             )
         return self._fresh(named)
 
     def _fresh(self, named: Instrument, terms: ContractTerms | None = None) -> LedgerEntry:
         name = Contract(named, terms).holding_name
-        key = LedgerKey(self._wish.account_id, self._wish.strategy, name)
+        key = LedgerKey(self._request.account_id, self._request.strategy, name)
         return LedgerEntry(key=key, instrument=named, terms=terms)
 
     def _touch(self, entry: LedgerEntry) -> Position:
@@ -316,32 +300,32 @@ class _Draft:
 
     @property
     def _product(self) -> str:
-        """That of the difference which is to be closed, where the broker holds products apart; else empty."""
+        """The product of the discrepancy to be closed, if the broker keeps products apart; else empty."""
         return "" if self._books.discrepancy is None else self._books.discrepancy.finding.product
 
     def _all_or(self, entry: LedgerEntry, product: str = "") -> Decimal:
-        """What was said to have gone, else all of it, or all that is known to be held in the product."""
+        """The quantity given, else all of it, or all that is known to be held in the product."""
         by_product = entry.known_products or {}
-        held, wanted = abs(by_product.get(product, entry.position.quantity)), self._wish.quantity
+        held, wanted = abs(by_product.get(product, entry.position.quantity)), self._request.quantity
         is_any = wanted is None and product not in by_product and len(by_product) > 1
-        if is_any and self._wish.occasion is Occasion.SQUARE_OFF:
+        if is_any and self._request.occasion is Occasion.SQUARE_OFF:
             names = ", ".join(
                 f"{quantity(held)} in {name or 'the usual one'}" for name, held in sorted(by_product.items())
             )
-            raise _CannotBe(
+            raise CannotBeAdopted(
                 f"it is held in several products ({names}): say how much has gone (--quantity) of which entry (--entry), or "
                 "which difference it closes (--discrepancy)"
             )
         if wanted is not None and wanted > held:
-            raise _CannotBe(
-                f"{plain(self._wish.strategy)} holds {quantity(held)} {plain(entry.key.instrument_key)}, not {quantity(wanted)}"
+            raise CannotBeAdopted(
+                f"{plain(self._request.strategy)} holds {quantity(held)} {plain(entry.key.instrument_key)}, not {quantity(wanted)}"
             )
         return held if wanted is None else wanted
 
     def _successor(self, entry: LedgerEntry) -> LedgerEntry:
-        """The holding that comes in the entry's place: as it was, but for what is said of it."""
-        said = dict(self._wish.successor or {})
-        if self._wish.occasion in ALL_OF_IT:
+        """The holding that replaces the entry's: the same instrument, except for what the request says of it."""
+        said = dict(self._request.successor or {})
+        if self._request.occasion in ALL_OF_IT:
             if not said:
                 return entry
             was = instrument_fields(entry.instrument)
@@ -349,22 +333,22 @@ class _Draft:
         else:
             option = entry.instrument
             if option.underlying is None and any(map(str.isdigit, option.symbol)) and "symbol" not in said:
-                raise _CannotBe("our book does not say what the option is on: name the shares (--new-symbol)")
+                raise CannotBeAdopted("our book does not say what the option is on: name the shares (--new-symbol)")
             was = {"symbol": option.underlying or option.symbol, "instrument_type": AssetClass.STOCK.value}
             was |= {} if option.currency is None else {"currency": option.currency}
         found = read_instrument({**was, **said})
         if isinstance(found, Refused):
-            raise _CannotBe(f"the successor: {found.words}")
-        if self._wish.occasion is Occasion.RENAME and found.could_be(entry.instrument):
-            raise _CannotBe(f"{plain(found.key)} is the name that it has")
+            raise CannotBeAdopted(f"the successor: {found.words}")
+        if self._request.occasion is Occasion.RENAME and found.could_be(entry.instrument):
+            raise CannotBeAdopted(f"{plain(found.key)} is the name that it has")
         return self._find(found) or self._fresh(found, self._terms_after(entry, found))
 
     def _terms_after(self, entry: LedgerEntry, successor: Instrument) -> ContractTerms | None:
-        """A contract that goes on under another name is of the same size, unless another one is said."""
+        """A contract that continues under another name has the same size, unless the request says otherwise."""
         was = entry.terms
         if (
             was is None
-            or self._wish.occasion not in ALL_OF_IT
+            or self._request.occasion not in ALL_OF_IT
             or successor.asset_class is not entry.instrument.asset_class
         ):
             return None
@@ -373,11 +357,11 @@ class _Draft:
         return replace(was, con_id=None, local_symbol=None, trading_class=successor.trading_class)
 
     def _converted(self, held: Decimal, successor: Instrument) -> Decimal:
-        old, new = self._wish.ratio or (Decimal(1), Decimal(1))
+        old, new = self._request.ratio or (Decimal(1), Decimal(1))
         total = held * new / old
-        is_odd = successor.asset_class in _COUNTED and total % 1 and not held % 1
-        if is_odd or _decimal_quotient(held * new, old) is None:
-            raise _CannotBe(
+        is_odd = successor.asset_class in WHOLE_UNITS_ONLY and total % 1 and not held % 1
+        if is_odd or decimal_quotient(held * new, old) is None:
+            raise CannotBeAdopted(
                 f"{quantity(held)} at {quantity(old)}:{quantity(new)} would be {quantity(total.quantize(Decimal('1e-8')))}: "
                 "say how many came (--new-quantity, in place of --ratio), and the cash that came for the rest (--cash)"
             )
@@ -385,41 +369,42 @@ class _Draft:
 
     # --- entries ------------------------------------------------------------------------------------------------
 
-    def _holders(self, entry: LedgerEntry, product: str = "") -> list[_Holder]:
-        """The entries that have something left of the holding, the oldest first; of those in the product, if any are."""
+    def _holders(self, entry: LedgerEntry, product: str = "") -> list[EntryHolding]:
+        """The entries that still have something of the holding, oldest first; only those in the product, if there
+        are any."""
         side = Side.BUY if entry.position.quantity > 0 else Side.SELL
-        found: dict[tuple[str, ...], _Holder] = {}
+        found: dict[tuple[str, ...], EntryHolding] = {}
         for order in sorted(self._books.orders, key=lambda o: (o.received_at, o.order_id)):
             if not is_entry_of(order, entry.key) or order.request.side is not side:
                 continue
             refs = refs_to(order)
             if refs not in found:
-                request, left = order.accepted_request, _left(refs, entry, side, self._books.orders, self._now)
-                found[refs] = _Holder(refs, left, request.instrument, request.product)
+                request, left = order.accepted_request, left_for_exit(refs, entry, side, self._books.orders, self._now)
+                found[refs] = EntryHolding(refs, left, request.instrument, request.product)
         holders = [holder for holder in found.values() if holder.left]
         return [holder for holder in holders if holder.product == product] or holders
 
-    def _parts(self, entry: LedgerEntry, leaving: Decimal, product: str = "") -> list[_Part]:
-        """To which entries what leaves belongs. Raises _CannotBe where that cannot be told."""
+    def _parts(self, entry: LedgerEntry, leaving: Decimal, product: str = "") -> list[PartOfEntry]:
+        """How the closed quantity is divided among entries. Raises _CannotBe if that cannot be determined."""
         holders = self._holders(entry, product)
-        names = self._wish.entries
+        names = self._request.entries
         if names:
             named = [next((h for h in holders if name in h.refs), None) for name in names]
             missing = [plain(name) for name, holder in zip(names, named, strict=True) if holder is None]
             if missing:
-                have = _named_holders(holders)
-                raise _CannotBe(f"{', '.join(missing)}: no entry that has anything left of it; {have}")
+                have = named_holders(holders)
+                raise CannotBeAdopted(f"{', '.join(missing)}: no entry that has anything left of it; {have}")
             chosen = list(dict.fromkeys(h for h in named if h is not None))
-            parts = _oldest_first(chosen, leaving)
+            parts = oldest_first(chosen, leaving)
             if parts[-1].holder is None:
-                raise _CannotBe(f"the entry has less than {quantity(leaving)} left: {_named_holders(chosen)}")
+                raise CannotBeAdopted(f"the entry has less than {quantity(leaving)} left: {named_holders(chosen)}")
             return parts
         if entry.position.order_count > ORDER_IDS_KEPT:
-            raise _CannotBe(f"more than {ORDER_IDS_KEPT} orders built the position: name the entry (--entry)")
+            raise CannotBeAdopted(f"more than {ORDER_IDS_KEPT} orders built the position: name the entry (--entry)")
         is_clear = leaving == abs(entry.position.quantity) or not holders
         if not is_clear and (len(holders) > 1 or holders[0].left < leaving):
-            raise _CannotBe(f"say which entry it belongs to (--entry): {_named_holders(holders)}")
-        return _oldest_first(holders, leaving)
+            raise CannotBeAdopted(f"say which entry it belongs to (--entry): {named_holders(holders)}")
+        return oldest_first(holders, leaving)
 
     # --- movements ----------------------------------------------------------------------------------------------
 
@@ -429,12 +414,12 @@ class _Draft:
     def _close_parts(
         self,
         entry: LedgerEntry,
-        parts: Sequence[_Part],
+        parts: Sequence[PartOfEntry],
         price: Decimal | None = None,
         *,
         worth: Decimal | None = None,
     ) -> list[Movement]:
-        """At the price, or for what all of it is worth; else at its cost, so that nothing is realised."""
+        """At the price, or so that all of it has the value `worth`; else at cost, so that nothing is realised."""
         made = []
         left = sum((part.quantity for part in parts), ZERO)
         for part in parts:
@@ -442,10 +427,10 @@ class _Draft:
             if price is not None:
                 deals: tuple[Deal, ...] = (Deal(part.quantity, price),)
             elif worth is not None:
-                value = worth if part.quantity == left else (worth * part.quantity / left).quantize(_SMALLEST)
-                deals, worth, left = _deals(part.quantity, value), worth - value, left - part.quantity
+                value = worth if part.quantity == left else (worth * part.quantity / left).quantize(SMALLEST_SHARE)
+                deals, worth, left = exact_deals(part.quantity, value), worth - value, left - part.quantity
             else:
-                deals = _at_cost(position, part.quantity)
+                deals = at_cost(position, part.quantity)
             movement = Movement(
                 instrument=entry.instrument if part.holder is None else part.holder.instrument,
                 holding=entry.key.instrument_key,
@@ -465,13 +450,13 @@ class _Draft:
         entry: LedgerEntry,
         side: Side,
         deals: tuple[Deal, ...],
-        part: _Part | None = None,
+        part: PartOfEntry | None = None,
         product: str | None = None,
     ) -> None:
-        """`part`: what it came in the place of, if anything; else it is held in this `product`."""
+        """`part`: the part of a closed position that it replaces, if any. Without one it is held in this `product`."""
         self._touch(entry)
         holder = None if part is None else part.holder
-        # Of one holding the exits of an entry find one name only.
+        # An exit of the entry must find only one name for a holding.
         is_same = holder is not None and holder.instrument.key == entry.instrument.key
         movement = Movement(
             instrument=holder.instrument if holder is not None and is_same else entry.instrument,
@@ -492,7 +477,7 @@ class _Draft:
                 side=movement.side,
                 quantity=deal.quantity,
                 price=deal.price,
-                multiplier=_per_point(entry),
+                multiplier=money_per_point(entry),
                 at=self._now,
                 order_id="",
             )
@@ -500,297 +485,18 @@ class _Draft:
             self._realized[entry.key] = self._realized.get(entry.key, ZERO) + booked.realized
         self._movements.append(movement)
 
-    def _heed_discrepancy(self) -> None:
+    def _check_discrepancy(self) -> None:
         found = self._books.discrepancy
-        if self._wish.discrepancy_id is None:
+        if self._request.discrepancy_id is None:
             return
-        if found is None or found.account_id != self._wish.account_id:
-            raise _CannotBe(f"there is no discrepancy {plain(self._wish.discrepancy_id)} of this account")
-        if found.state is State.CLOSED:
-            raise _CannotBe(
-                f"discrepancy {plain(self._wish.discrepancy_id)} is closed: nothing is left of it to be closed"
+        if found is None or found.account_id != self._request.account_id:
+            raise CannotBeAdopted(f"there is no discrepancy {plain(self._request.discrepancy_id)} of this account")
+        if found.state is DiscrepancyState.CLOSED:
+            raise CannotBeAdopted(
+                f"discrepancy {plain(self._request.discrepancy_id)} is closed: nothing is left of it to be closed"
             )
         is_known = any(found.finding.is_about(e.instrument) for e in self._books.ledgers)
         if is_known and not any(found.finding.is_about(e.instrument) for e in self._entries.values()):
-            raise _CannotBe(f"discrepancy {plain(self._wish.discrepancy_id)} is about {plain(found.finding.subject)}")
-
-
-def is_entry_of(order: Order, key: LedgerKey) -> bool:
-    """Whether the order's fills went into that holding as an entry's."""
-    is_entry = isinstance(order.request, OrderRequest) and order.identity.purpose is Purpose.ENTRY
-    return is_entry and bool(order.filled_quantity) and key_of(order) == key
-
-
-def refs_to(entry: Order) -> tuple[str, ...]:
-    """How an exit names the entry; what stands in an entry's place is called as that was."""
-    stands_for = entry.request.stands_for if isinstance(entry.request, OrderRequest) else ()
-    return stands_for or entry.names
-
-
-def _left(refs: Sequence[str], entry: LedgerEntry, side: Side, orders: Sequence[Order], now: datetime) -> Decimal:
-    """What an exit that names the entry so might still take."""
-    names = set(refs)
-    probe = new_order(
-        Identity(signal_id="?", purpose=Purpose.EXIT),
-        OrderRequest(
-            account_id=entry.key.account_id,
-            strategy=entry.key.strategy,
-            instrument=entry.instrument,
-            side=side.opposite,
-            quantity=_MOST,
-            order_type=OrderType.MARKET,
-            entry_refs=tuple(refs),
-        ),
-        received_at=now,
-        published_at=now,
-    )
-    probe = apply_all(probe, (ContractTold(at=now, terms=entry.terms, booked_as=entry.key.instrument_key),))
-    called = [o for o in orders if names.intersection(o.names)]
-    exits = [o for o in orders if isinstance(o.request, OrderRequest) and names.intersection(o.request.entry_refs)]
-    allowance = exit_allowance(probe, called, exits, now)
-    last = allowance.events[-1] if allowance is not None and allowance.events else None
-    return last.quantity if isinstance(last, Capped) else ZERO
-
-
-def _oldest_first(holders: Sequence[_Holder], leaving: Decimal) -> list[_Part]:
-    """Taken of one entry after the other; what none of them has is the last part."""
-    parts = []
-    for holder in holders:
-        taken = min(holder.left, leaving)
-        if taken:
-            parts.append(_Part(taken, holder))
-            leaving -= taken
-    return [*parts, _Part(leaving, None)] if leaving else parts
-
-
-def _named_holders(holders: Sequence[_Holder]) -> str:
-    return ", ".join(f"{plain(h.refs[0])} has {quantity(h.left)} left" for h in holders) or "none has"
-
-
-# --- money -----------------------------------------------------------------------------------------------------------
-
-
-def _per_point(entry: LedgerEntry) -> Decimal:
-    """What a point of its price is worth. Raises _CannotBe where the broker does not tell."""
-    worth = entry.money_per_point
-    if worth is None:
-        raise _CannotBe(f"nobody has told what a contract of {plain(entry.key.instrument_key)} is worth")
-    return worth
-
-
-def _contract_size(entry: LedgerEntry) -> Decimal | None:
-    """Shares in one contract of the option; None: our book does not say."""
-    return entry.instrument.multiplier if entry.terms is None else entry.terms.multiplier
-
-
-def _decimal_quotient(value: Decimal, part: Decimal) -> Decimal | None:
-    """None: it has no end, or more places than a price should."""
-    price = (value / part).normalize(_EXACT) + ZERO
-    is_exact = price * part == value and -int(price.as_tuple().exponent) <= _MOST_PLACES
-    return price if is_exact else None
-
-
-def _deals(amount: Decimal, value: Decimal) -> tuple[Deal, ...]:
-    """`amount` units that are worth `value` together, exactly: in two parts where their price is no decimal number."""
-    price = _decimal_quotient(value, amount)
-    if price is not None:
-        return (Deal(amount, price),)
-    first, unit = _in_two(amount)
-    if not first:
-        return (Deal(amount, (value / amount).normalize(_EXACT) + ZERO),)
-    price = _DIGITS_OF_A_PRICE.plus(value / amount)
-    return (Deal(first, price), Deal(unit, (value - first * price) / unit))
-
-
-def _in_two(amount: Decimal) -> tuple[Decimal, Decimal]:
-    """The second is a power of ten, by which everything can be divided."""
-    unit = Decimal(1).scaleb(amount.adjusted())
-    return amount - unit, unit
-
-
-def _at_cost(position: Position, leaving: Decimal) -> tuple[Deal, ...]:
-    """What leaves at what it cost, so that nothing at all is realised."""
-    whole = _deals(leaving, _released(position, leaving)[0])
-    if len(whole) == 1:
-        return whole
-    first, unit = whole
-    of_first, after = _released(position, first.quantity)
-    of_unit, _ = _released(after, unit.quantity)
-    return (first, replace(unit, price=(of_first + of_unit - first.quantity * first.price) / unit.quantity))
-
-
-def _released(position: Position, leaving: Decimal) -> tuple[Decimal, Position]:
-    """The cost that would go with it, and the position after that."""
-    side = Side.SELL if position.quantity > 0 else Side.BUY
-    at = position.updated_at
-    assert at is not None
-    booked = apply_fill(position, side=side, quantity=leaving, price=ZERO, multiplier=Decimal(1), at=at, order_id="")
-    return booked.realized * side.sign, booked.position
-
-
-def _incoming(closed: Sequence[Movement], per_old: Decimal, per_new: Decimal, cash: Decimal) -> list[Decimal]:
-    """What each of these is worth in its successor's place, after `cash` has been taken out of all of them together."""
-    values = [movement.value for movement in closed]
-    if not cash and per_old == per_new:
-        return values
-    total, before = (sum(values, ZERO) * per_old - cash) / per_new, sum(values, ZERO)
-    weights = values if before else [movement.quantity for movement in closed]
-    shared = [(total * weight / sum(weights, ZERO)).quantize(_SMALLEST) for weight in weights[:-1]]
-    return [*shared, total - sum(shared, ZERO)]
-
-
-def _shared_out(total: Decimal, parts: Sequence[Decimal], what: Instrument, of: Decimal) -> list[Decimal]:
-    """`total` in the proportion of the parts, of which there are `of`; in whole ones where there are no others."""
-    shares, given, counted = [], ZERO, ZERO
-    is_whole = what.asset_class in _COUNTED and not total % 1
-    for part in parts:
-        counted += part
-        due = total * counted / of
-        due = due // 1 if is_whole else due.quantize(_SMALLEST).normalize(_EXACT) + ZERO
-        shares.append(due - given)
-        given = due
-    return shares
-
-
-# --- what speaks against it ------------------------------------------------------------------------------------------
-
-
-def _after(entry: LedgerEntry, position: Position, realized: Decimal) -> After:
-    return After(
-        strategy=entry.key.strategy,
-        holding=entry.key.instrument_key,
-        instrument=entry.instrument,
-        before=entry.position.quantity,
-        after=position.quantity,
-        before_average=entry.position.average_price,
-        after_average=position.average_price,
-        realized=realized.normalize(_EXACT) + ZERO,
-    )
-
-
-def _warnings(
-    books: LedgerAndViews,
-    touched: Iterable[LedgerEntry],
-    after: Mapping[LedgerKey, Position],
-    discrepancy_id: str | None,
-) -> tuple[str, ...]:
-    touched = list(touched)
-    warnings = []
-    working = [
-        order
-        for order in books.at_work
-        if order.status in AT_WORK
-        and isinstance(order.request, OrderRequest)
-        and any(may_be_the_same(order.accepted_request.instrument, e.instrument) for e in touched)
-    ]
-    warnings += [
-        f"order {order.order_id} ({plain(order.signal_id)}) is {order.status}: the broker's word on it may still come, "
-        "and it is for what was held before; cancel it or let it end first"
-        for order in working
-    ]
-    warnings += _farther_apart(books, touched, after)
-    warnings += [
-        f"discrepancy {plain(str(discrepancy_id))} is to be closed by {each} already" for each in books.closing_it
-    ]
-    return tuple(warnings)
-
-
-def _farther_apart(
-    books: LedgerAndViews, touched: Sequence[LedgerEntry], after: Mapping[LedgerKey, Position]
-) -> list[str]:
-    """Where our book and the broker's would differ by more than they do."""
-    if books.theirs is None:
-        return []
-    known = {entry.key: entry for entry in (*books.ledgers, *touched)}
-    before = [_holding(e, e.position.quantity) for e in known.values()]
-    then = [_holding(e, after.get(e.key, e.position).quantity) for e in known.values()]
-    gaps = {f.subject: f for f in compare_positions(before, books.theirs).findings}
-    found = []
-    for finding in compare_positions(then, books.theirs).findings:
-        gap = abs(Decimal(gaps[finding.subject].steady)) if finding.subject in gaps else ZERO
-        if abs(Decimal(finding.steady)) > gap:
-            found.append(
-                f"the books would differ by more than now: {plain(finding.subject)}: ours {finding.ours} then, the broker's {finding.theirs}"
+            raise CannotBeAdopted(
+                f"discrepancy {plain(self._request.discrepancy_id)} is about {plain(found.finding.subject)}"
             )
-    return found
-
-
-def _holding(entry: LedgerEntry, amount: Decimal) -> Holding:
-    return Holding(instrument=entry.instrument, quantity=amount, strategy=entry.key.strategy, terms=entry.terms)
-
-
-# --- taking one back -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """One record of an adoption with its lines in the ledger."""
-
-    order: Order
-    lines: Mapping[int, Line]
-
-
-def undoing(order: Order, *, command_id: str, by: str, message: str, at: datetime) -> tuple[Event, ...]:
-    """What takes one record of an adoption back; nothing where that has been done."""
-    if order.adoption is None or any(isinstance(event, AdoptionUndone) for event in order.events):
-        return ()
-    annulled = [Busted(at=at, fill_id=fill.fill_id) for fill in order.fills]
-    return (AdoptionUndone(at=at, command_id=command_id, by=by, message=message), *annulled)
-
-
-def _adopted_since(orders: Sequence[Order], books: LedgerAndViews) -> list[str]:
-    """Later adoptions of the same holdings or entries that stand."""
-    keys, refs = {key_of(order) for order in orders}, {ref for order in orders for ref in _entry_of(order)}
-    first = orders[0]
-    return sorted(
-        {
-            other.signal_id
-            for other in books.orders
-            if other.adoption is not None
-            and other.fills
-            and other.signal_id != first.signal_id
-            and other.received_at > first.received_at
-            and (key_of(other) in keys or refs.intersection(_entry_of(other)))
-        }
-    )
-
-
-def _entry_of(adopted: Order) -> tuple[str, ...]:
-    request = adopted.accepted_request
-    return (*request.entry_refs, *request.stands_for)
-
-
-def plan_undoing(records: Sequence[Recorded], books: LedgerAndViews, now: datetime) -> Plan | Refused:
-    """How the books would stand without these, or why they cannot be taken back."""
-    later = _adopted_since([record.order for record in records], books)
-    if later:
-        return Refused((f"{', '.join(later)} came after it and counts on it: take that back first",))
-    entries = {entry.key: entry for entry in books.ledgers}
-    after: dict[LedgerKey, LedgerEntry] = {}
-    realized: dict[LedgerKey, Decimal] = {}
-    for record in reversed(records):
-        order = record.order
-        key, request = key_of(order), order.accepted_request
-        entry = entries.setdefault(key, LedgerEntry(key=key, instrument=request.instrument, terms=order.terms))
-        then = after.get(key, entry)
-        if order.identity.purpose is Purpose.ENTRY:
-            left = _left(refs_to(order), entry, request.side, books.orders, now)
-            left = max(ZERO, min(left, then.position.quantity * request.side.sign))
-            if left < order.filled_quantity:
-                came = f"{quantity(order.filled_quantity)} {plain(key.instrument_key)}"
-                words = f"{came} came by it and only {quantity(left)} is left: it has been traded since"
-                return Refused((f"{words}; tell what is true now by another adoption",))
-        undone = apply_all(order, undoing(order, command_id="?", by="?", message="?", at=now))
-        after[key], lines = fold(then, undone, happenings(undone, order.version), record.lines)
-        fresh = sum((line.realized for number, line in lines.items() if number > order.version), ZERO)
-        realized[key] = realized.get(key, ZERO) + fresh
-    touched = [entries[key] for key in after]
-    positions = {key: entry.position for key, entry in after.items()}
-    return Plan(
-        movements=(),
-        before=tuple(
-            Before(ledger_id=e.key.ledger_id, quantity=e.position.quantity, cost=e.position.cost) for e in touched
-        ),
-        holdings=tuple(_after(e, positions[e.key], realized[e.key]) for e in touched),
-        warnings=_warnings(books, touched, positions, None),
-    )

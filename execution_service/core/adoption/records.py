@@ -1,5 +1,5 @@
-"""What a person tells of a position that changed past this service, and the records that our book follows it by; which movements those are is
-decided in core/adoption_plan.py."""
+"""The request of a person to adopt a position that changed without this service, and the records that it becomes.
+Which movements it consists of is decided in `adoption/plan.py`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from brokers.base import AssetClass, BrokerPosition, ContractTerms, Fill, Instru
 from execution_service.core.exact import ZERO
 from execution_service.core.messages.fields import Fields
 from execution_service.core.messages.inbound import ParsedOrder, parse_order_fields
-from execution_service.core.orders.events import Adopted, ContractTold, Filled, Occasion
+from execution_service.core.orders.events import Adopted, ContractResolved, Filled, Occasion
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose
 from execution_service.core.positions.ledger import LedgerEntry
-from execution_service.core.reconcile import Discrepancy
-from execution_service.core.texts import plain, quantity
+from execution_service.core.reconcile.discrepancies import Discrepancy
+from execution_service.core.texts.values import plain, quantity
 
 ALL_OF_IT = frozenset({Occasion.SPLIT, Occasion.RENAME, Occasion.MERGE})
-"""What happens to the whole of a holding."""
+"""These affect the whole holding."""
 OPENING = frozenset({Occasion.TRADE, Occasion.TRANSFER_IN})
 INTO_SHARES = frozenset({Occasion.ASSIGNMENT, Occasion.EXERCISE})
 _STEP = timedelta(milliseconds=1)
-"""Between the records of one adoption, so that what left is booked before what came."""
+"""Between the records of one adoption, so that what is closed is booked before what is opened."""
 _EXACT = Context(prec=80)
 _OCCASIONS = {occasion.value.upper().replace("-", "_"): occasion for occasion in Occasion}
 _PRODUCTS = {word: word for word in ("MIS", "NRML", "CNC")}
@@ -36,8 +36,8 @@ _SIDES = {side.value: side for side in Side}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """One adoption as it was asked for; every field is valid by itself."""
+class AdoptionRequest:
+    """One adoption as requested; each field is valid by itself."""
 
     occasion: Occasion
     account_id: str
@@ -46,33 +46,33 @@ class Wish:
     reason: str
     instrument: Instrument | None = None
     holding: str | None = None
-    """The instrument by its key in our book; else it is named by `instrument`."""
+    """The instrument by its key in our ledger; otherwise `instrument` names it."""
     product: str | None = None
-    """Of what opens, where the broker holds positions apart by product."""
+    """The product of what is opened, if the broker keeps products apart."""
     quantity: Decimal | None = None
     """None: all that is held."""
     price: Decimal | None = None
     side: Side | None = None
     successor: Mapping[str, object] | None = None
-    """What came in the instrument's place, in an order's fields; what is not said is as it was."""
+    """The instrument that replaced it, in an order's fields; fields not given are as before."""
     ratio: tuple[Decimal, Decimal] | None = None
-    """So many old ones became so many new ones."""
+    """(old, new): so many old units became so many new ones."""
     new_quantity: Decimal | None = None
     new_price: Decimal | None = None
     cash: Decimal = ZERO
-    """Money that came besides, in the instrument's currency; negative: was paid."""
+    """Cash received besides, in the instrument's currency; negative: paid."""
     entries: tuple[str, ...] = ()
-    """The entries that it belongs to, by their signals."""
+    """The signals of the entries that it belongs to."""
     discrepancy_id: str | None = None
     happened_at: datetime | None = None
     is_new: bool = False
-    """It may open a position where the strategy has none."""
+    """It may open a position that the strategy did not have."""
     is_forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why nothing is adopted: all that is wrong."""
+    """Why nothing is adopted: every reason."""
 
     problems: tuple[str, ...]
 
@@ -81,9 +81,9 @@ class Refused:
         return "; ".join(self.problems)
 
 
-def read_wish(body: Mapping[str, object]) -> Wish | Refused:
-    """A wish from the fields of a command. Amounts are decimal text; the instruments' fields are those of an order, `instrument` and
-    `successor` being objects of them."""
+def read_adoption_request(body: Mapping[str, object]) -> AdoptionRequest | Refused:
+    """The request in a command's fields. Amounts are decimal text; `instrument` and `successor` are objects with an
+    order's instrument fields."""
     fields = Fields(body)
     occasion = fields.word("occasion", _OCCASIONS)
     texts = {name: fields.text(name) for name in ("account_id", "strategy", "by", "reason")}
@@ -96,7 +96,7 @@ def read_wish(body: Mapping[str, object]) -> Wish | Refused:
     successor = fields.get("successor") or None
     if successor is not None and not isinstance(successor, Mapping):
         fields.wrong("successor", "an instrument's fields")
-    wish = {
+    request = {
         "holding": fields.text("holding"),
         "product": fields.word("product", _PRODUCTS),
         "quantity": fields.positive("quantity"),
@@ -116,7 +116,7 @@ def read_wish(body: Mapping[str, object]) -> Wish | Refused:
     if fields.problems:
         return Refused(tuple(fields.problems))
     assert occasion is not None
-    made = Wish(
+    made = AdoptionRequest(
         occasion=occasion,
         account_id=str(texts["account_id"]),
         strategy=str(texts["strategy"]),
@@ -127,17 +127,17 @@ def read_wish(body: Mapping[str, object]) -> Wish | Refused:
         entries=tuple(str(each) for each in entries),
         is_new=body.get("is_new") is True,
         is_forced=body.get("is_forced") is True,
-        **wish,  # type: ignore[arg-type]
+        **request,  # type: ignore[arg-type]
     )
     problems = _contradictions(made)
     return Refused(problems) if problems else made
 
 
-def negative_prices(wish: Wish, instrument: Instrument) -> list[str]:
-    """Some futures have traded below zero; nothing else does."""
+def negative_prices(request: AdoptionRequest, instrument: Instrument) -> list[str]:
+    """Some futures have traded below zero; nothing else has."""
     if instrument.asset_class is AssetClass.FUTURE:
         return []
-    prices = {"price": wish.price, "new_price": wish.new_price}
+    prices = {"price": request.price, "new_price": request.new_price}
     return [f"{name} must not be negative" for name, price in prices.items() if price is not None and price < 0]
 
 
@@ -154,7 +154,7 @@ def _named_instrument(fields: Fields) -> Instrument | None:
 
 
 def read_instrument(given: Mapping[str, object]) -> Instrument | Refused:
-    """By the rules by which an order's is read."""
+    """By the rules for an order's instrument."""
     order = {"signal_id": "-", "account_id": "-", "strategy_name": "-", "side": "BUY", "quantity": "1"}
     parsed = parse_order_fields({**given, **order, "order_type": "MARKET"})
     if isinstance(parsed, ParsedOrder) and isinstance(parsed.request, OrderRequest):
@@ -163,7 +163,7 @@ def read_instrument(given: Mapping[str, object]) -> Instrument | Refused:
 
 
 def instrument_fields(instrument: Instrument) -> dict[str, str]:
-    """As an order names it."""
+    """The instrument in an order's fields."""
     names = {each.name: getattr(instrument, each.name) for each in fields(Instrument)}
     return {
         "instrument_type" if name == "asset_class" else name: str(value)
@@ -200,9 +200,9 @@ def _moment(fields: Fields) -> datetime | None:
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
-def _contradictions(wish: Wish) -> tuple[str, ...]:
-    """What of one kind of occasion must be said, and what may not."""
-    occasion, problems = wish.occasion, []
+def _contradictions(request: AdoptionRequest) -> tuple[str, ...]:
+    """Fields that are missing for this kind of adoption, and fields that do not belong to it."""
+    occasion, problems = request.occasion, []
 
     def needs(name: str, value: object) -> None:
         if value is None:
@@ -213,35 +213,35 @@ def _contradictions(wish: Wish) -> tuple[str, ...]:
             problems.append(f"{name} does not go with {occasion}")
 
     if occasion in (Occasion.SQUARE_OFF, Occasion.TRADE, Occasion.TRANSFER_IN):
-        needs("price", wish.price)
+        needs("price", request.price)
     if occasion in OPENING:
-        needs("quantity", wish.quantity)
+        needs("quantity", request.quantity)
     if occasion is Occasion.TRADE:
-        needs("side", wish.side)
+        needs("side", request.side)
     elif occasion is not Occasion.TRANSFER_IN:
-        excludes("side", wish.side)
+        excludes("side", request.side)
     if occasion in (Occasion.RENAME, Occasion.MERGE):
-        needs("a successor (new_symbol)", wish.successor)
+        needs("a successor (new_symbol)", request.successor)
     has_successor = occasion in ALL_OF_IT | INTO_SHARES
     if not has_successor:
-        excludes("new_symbol", wish.successor)
-        excludes("new_quantity", wish.new_quantity)
-        excludes("new_price", wish.new_price)
+        excludes("new_symbol", request.successor)
+        excludes("new_quantity", request.new_quantity)
+        excludes("new_price", request.new_price)
     if occasion in ALL_OF_IT:
-        excludes("quantity (it is about all that is held)", wish.quantity)
-    if occasion in (Occasion.SPLIT, Occasion.MERGE) and wish.ratio is None:
-        needs("ratio or new_quantity", wish.new_quantity)
+        excludes("quantity (it is about all that is held)", request.quantity)
+    if occasion in (Occasion.SPLIT, Occasion.MERGE) and request.ratio is None:
+        needs("ratio or new_quantity", request.new_quantity)
     if occasion not in ALL_OF_IT:
-        excludes("ratio", wish.ratio)
-        excludes("cash", wish.cash or None)
-    if wish.ratio is not None:
-        excludes("ratio beside new_quantity", wish.new_quantity)
-    if occasion is Occasion.TRANSFER_IN and wish.entries:
+        excludes("ratio", request.ratio)
+        excludes("cash", request.cash or None)
+    if request.ratio is not None:
+        excludes("ratio beside new_quantity", request.new_quantity)
+    if occasion is Occasion.TRANSFER_IN and request.entries:
         problems.append("entries does not go with transfer-in: it is an entry of its own")
     if occasion not in OPENING:
-        excludes("product", wish.product)
-    if wish.holding is not None and occasion is Occasion.TRANSFER_IN:
-        needs("the instrument's own fields (symbol)", wish.instrument)
+        excludes("product", request.product)
+    if request.holding is not None and occasion is Occasion.TRANSFER_IN:
+        needs("the instrument's own fields (symbol)", request.instrument)
     return tuple(problems)
 
 
@@ -249,26 +249,26 @@ def _contradictions(wish: Wish) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerAndViews:
-    """What a plan is made from: both books at one moment."""
+class AdoptionBooks:
+    """What a plan is made from: our ledger and the broker's positions at one moment."""
 
     ledgers: tuple[LedgerEntry, ...] = ()
-    """Of the account, open ones and those that the wish may mean, with every fill that is recorded."""
+    """The account's open entries and those that the request may mean, including every recorded fill."""
     orders: tuple[Order, ...] = ()
-    """Those that built what is held, their exits, and those that the wish names."""
+    """The orders that built the positions, their exits, and those that the request names."""
     at_work: tuple[Order, ...] = ()
-    """Of the account, not finished."""
+    """The account's unfinished orders."""
     theirs: Sequence[BrokerPosition] | None = None
-    """The broker's; None: not told."""
+    """The broker's positions; None: it did not report them."""
     discrepancy: Discrepancy | None = None
-    """The one that the wish names."""
+    """The discrepancy that the request names."""
     closing_it: tuple[str, ...] = ()
-    """Adoptions that are to close it already."""
+    """Adoptions in progress that are meant to close it too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """Part of a movement at one price."""
+    """The part of a movement that has one price."""
 
     quantity: Decimal
     price: Decimal
@@ -276,20 +276,20 @@ class Deal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movement:
-    """One record of the adoption: what leaves or comes, for at most one entry."""
+    """One record of the adoption: a closing or opening, for at most one entry."""
 
     instrument: Instrument
     holding: str
-    """The key, in our book, of the holding that it moves."""
+    """The ledger key of the holding that it changes."""
     side: Side
     purpose: Purpose
     deals: tuple[Deal, ...]
-    """More than one where the price of all is no decimal number, so that no money is lost or made."""
+    """Several if a single price would have no finite decimal form, so that no money appears or vanishes."""
     entry_refs: tuple[str, ...] = ()
     stands_for: tuple[str, ...] = ()
     product: str | None = None
     terms: ContractTerms | None = None
-    """What the broker told of the contract that the holding is of."""
+    """What the broker reported of the holding's contract."""
 
     @property
     def quantity(self) -> Decimal:
@@ -303,7 +303,7 @@ class Movement:
 
     @property
     def words(self) -> str:
-        """SELL 4 INFY|STOCK at 1510."""
+        """For people, for example: SELL 4 INFY|STOCK at 1510."""
         with localcontext(_EXACT):
             price = quantity((self.value / self.quantity).quantize(Decimal("1e-8")))
         return f"{self.side} {quantity(self.quantity)} {plain(self.holding)} at {price}"
@@ -311,7 +311,7 @@ class Movement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Before:
-    """One holding of our book as it was when the plan was made."""
+    """One holding as it was when the plan was made."""
 
     ledger_id: str
     quantity: Decimal
@@ -320,7 +320,7 @@ class Before:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class After:
-    """One holding of our book beside what it was, for people."""
+    """One holding after the adoption, and before it, for people."""
 
     strategy: str
     holding: str
@@ -330,41 +330,42 @@ class After:
     before_average: Decimal | None
     after_average: Decimal | None
     realized: Decimal
-    """By the adoption alone, in the instrument's currency."""
+    """Realised by the adoption alone, in the instrument's currency."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What would be recorded, and how the books would stand then."""
+    """What would be recorded, and the holdings after that."""
 
     movements: tuple[Movement, ...]
     before: tuple[Before, ...]
-    """Of every holding that it touches: if one of them is another when it is to be carried out, it is not."""
+    """Every holding that it changes. If one of them has changed by the time of execution, the plan is not executed."""
     holdings: tuple[After, ...]
     warnings: tuple[str, ...] = ()
-    """Why it should not be done without another look."""
+    """Reasons not to do it without checking again."""
 
 
-def _contract(movement: Movement, at: datetime) -> tuple[ContractTold, ...]:
-    """By which the record moves the holding that was shown, whatever its own name for the instrument is."""
+def _contract(movement: Movement, at: datetime) -> tuple[ContractResolved, ...]:
+    """The event by which the record is booked in the holding that was shown, whatever the instrument's own name
+    would give."""
     booked_as = None if movement.holding == movement.instrument.key else movement.holding
-    told = ContractTold(at=at, terms=movement.terms, booked_as=booked_as)
-    return () if (told.terms, told.booked_as) == (None, None) else (told,)
+    resolved = ContractResolved(at=at, terms=movement.terms, booked_as=booked_as)
+    return () if (resolved.terms, resolved.booked_as) == (None, None) else (resolved,)
 
 
 # --- the records -----------------------------------------------------------------------------------------------------
 
 
 def adoption_id(command_id: str) -> str:
-    """What the records of one adoption have in place of a signal: always the same for one command."""
+    """Stands in the records for a signal id; the same for one command at all times."""
     return "adopt-" + sha256(command_id.encode()).hexdigest()[:16]
 
 
 def records_of(
-    wish: Wish, movements: Sequence[Movement], *, command_id: str, received_at: datetime, text: str
+    request: AdoptionRequest, movements: Sequence[Movement], *, command_id: str, received_at: datetime, text: str
 ) -> tuple[Order, ...]:
-    """The adoption as records, each of them filled; what left before what came. The same command always makes the same. `text`: the command as
-    it came."""
+    """The adoption as filled records, closings before openings. The same command always gives the same records.
+    `text`: the command as received."""
     left = "; ".join(m.words for m in movements if m.purpose is Purpose.EXIT)
     came = "; ".join(m.words for m in movements if m.purpose is Purpose.ENTRY)
     made = []
@@ -374,8 +375,8 @@ def records_of(
         bare = new_order(
             identity,
             OrderRequest(
-                account_id=wish.account_id,
-                strategy=wish.strategy,
+                account_id=request.account_id,
+                strategy=request.strategy,
                 instrument=movement.instrument,
                 side=movement.side,
                 quantity=movement.quantity,
@@ -389,17 +390,17 @@ def records_of(
             message_id=command_id,
             raw=text,
         )
-        told = Adopted(
+        adopted = Adopted(
             at=at,
             command_id=command_id,
-            occasion=wish.occasion,
-            by=wish.by,
-            message=wish.reason,
+            occasion=request.occasion,
+            by=request.by,
+            message=request.reason,
             left="" if number else left,
             came="" if number else came,
-            discrepancy_id=wish.discrepancy_id,
+            discrepancy_id=request.discrepancy_id,
         )
-        moment = at if wish.happened_at is None else wish.happened_at + number * _STEP
+        moment = at if request.happened_at is None else request.happened_at + number * _STEP
         fills = [
             Filled(
                 at=at,
@@ -412,5 +413,5 @@ def records_of(
             )
             for place, deal in enumerate(movement.deals, 1)
         ]
-        made.append(apply_all(bare, (told, *_contract(movement, at), *fills)))
+        made.append(apply_all(bare, (adopted, *_contract(movement, at), *fills)))
     return tuple(made)

@@ -1,4 +1,5 @@
-"""What may have become of a position that has left the account or changed without an order of ours: words and names, nothing concluded."""
+"""Suggests what may have become of a position that changed without an order of ours (expiry, assignment, split,
+rename). It only words suggestions."""
 
 from __future__ import annotations
 
@@ -8,27 +9,28 @@ from datetime import date
 from decimal import Decimal
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight
-from execution_service.core.reconcile import Finding, Group, PositionsCompared
+from execution_service.core.reconcile.discrepancies import Finding
+from execution_service.core.reconcile.positions import InstrumentGroup, PositionsCompared
 
 _SHARES = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND})
 _NAMED_AT_MOST = 3
 _SPLIT_AT_MOST = 100
-"""Of a larger ratio two holdings by chance are likelier than a split."""
+"""For a larger ratio, two unrelated holdings are likelier than a split."""
 
 
 @dataclass(frozen=True, slots=True)
-class Came:
-    """What the broker holds more, or less, of something than when the position was last as we hold it."""
+class PositionChange:
+    """How the broker's position in something changed since the position in question was last as we have it."""
 
     instrument: Instrument
     change: Decimal
     product: str | None = None
     is_known: bool = True
-    """False: what it held then is not known here, and all of it is taken for the change."""
+    """False: the earlier quantity is not known, and the whole present quantity is taken for the change."""
 
 
 def quantities_of(theirs: Sequence[BrokerPosition]) -> dict[str, Decimal]:
-    """By instrument key, and product where the broker says one."""
+    """By instrument key, with the product if the broker names one."""
     found: dict[str, Decimal] = {}
     for position in theirs:
         if not position.is_unclear:
@@ -41,25 +43,27 @@ def _place(position: BrokerPosition) -> str:
     return f"{position.instrument.key}|product={position.product}" if position.product else position.instrument.key
 
 
-def arrivals(compared: PositionsCompared, earlier: Mapping[str, Decimal] | None) -> list[Came]:
-    """What has come to the account, or left it, that no order of ours explains. `earlier`: what the broker showed then, as `quantities_of`
-    tells it, None where nobody knows; of what differs it is known without that."""
+def unexplained_changes(compared: PositionsCompared, earlier: Mapping[str, Decimal] | None) -> list[PositionChange]:
+    """All changes of the account's positions that our orders do not explain. `earlier`: what the broker showed then,
+    by `quantities_of`; None if unknown. For positions that differ from our ledger it is not needed."""
     ours = compared.groups
-    found = [Came(group.ours[0].instrument, group.shown - group.held, group.product) for group in ours.values()]
+    found = [
+        PositionChange(group.ours[0].instrument, group.shown - group.held, group.product) for group in ours.values()
+    ]
     for position in compared.not_ours:
         change = position.quantity - (earlier or {}).get(_place(position), Decimal(0))
         if change:
-            found.append(Came(position.instrument, change, position.product, is_known=earlier is not None))
+            found.append(PositionChange(position.instrument, change, position.product, is_known=earlier is not None))
     return found
 
 
-def explained(finding: Finding, group: Group, came: Sequence[Came], today: date) -> Finding:
-    """The finding with what is likely of how it came about. `came` may hold what the finding itself is about."""
-    others = [each for each in came if not group.is_about(each.instrument, each.product)]
+def explained(finding: Finding, group: InstrumentGroup, changes: Sequence[PositionChange], today: date) -> Finding:
+    """The finding with a note on its probable cause. `changes` may include the finding's own change."""
+    others = [each for each in changes if not group.is_about(each.instrument, each.product)]
     instrument = group.ours[0].instrument
     lost = group.shown - group.held
     words = [said for said in (_expiry(instrument, today),) if said]
-    taken: list[tuple[Came, str]] = []
+    taken: list[tuple[PositionChange, str]] = []
     if instrument.asset_class is AssetClass.OPTION:
         taken = [(each, said) for each in others if (said := _assigned(instrument, lost, each))]
     elif instrument.asset_class in _SHARES:
@@ -76,29 +80,30 @@ def explained(finding: Finding, group: Group, came: Sequence[Came], today: date)
 
 
 def _expiry(instrument: Instrument, today: date) -> str:
-    """What its expiry has to do with it; nothing for what has none."""
-    told = instrument.expiry
-    if told is None:
+    """A remark on its expiry; empty if it has none."""
+    expiry = instrument.expiry
+    if expiry is None:
         return ""
-    if told in (f"{today:%Y%m%d}", f"{today:%Y%m}"):
-        return f"its expiry is now ({told})"
-    return f"it expired ({told})" if told < f"{today:%Y%m%d}"[: len(told)] else f"its expiry is {told}"
+    if expiry in (f"{today:%Y%m%d}", f"{today:%Y%m}"):
+        return f"its expiry is now ({expiry})"
+    return f"it expired ({expiry})" if expiry < f"{today:%Y%m%d}"[: len(expiry)] else f"its expiry is {expiry}"
 
 
-def _assigned(option: Instrument, lost: Decimal, came: Came) -> str:
-    """How shares that came fit contracts that left: a short put or a long call brings them, the others take them. Empty: they do not."""
-    if came.instrument.asset_class not in _SHARES or option.right is None:
+def _assigned(option: Instrument, lost: Decimal, candidate: PositionChange) -> str:
+    """How a change in shares fits option contracts that disappeared: a short put or a long call brings shares, the
+    others take them. Empty: it does not fit."""
+    if candidate.instrument.asset_class not in _SHARES or option.right is None:
         return ""
-    if not _is_underlying(came.instrument.symbol, option):
+    if not _is_underlying(candidate.instrument.symbol, option):
         return ""
     sign = 1 if option.right is OptionRight.PUT else -1
-    each = came.change / (lost * sign)
+    each = candidate.change / (lost * sign)
     multiplier = option.multiplier
     if not multiplier:
         multiplier = each if each == each.to_integral_value() and each > 0 else Decimal(100)
-    contracts = came.change / (multiplier * sign)
+    contracts = candidate.change / (multiplier * sign)
     is_part = contracts == contracts.to_integral_value() and 0 < contracts / lost <= 1
-    if not is_part or (contracts != lost and not came.is_known):
+    if not is_part or (contracts != lost and not candidate.is_known):
         return ""
     what = "an assignment" if lost > 0 else "an exercise"
     kind = f"{'short' if lost > 0 else 'long'} {option.right.lower()}"
@@ -107,7 +112,7 @@ def _assigned(option: Instrument, lost: Decimal, came: Came) -> str:
 
 
 def _is_underlying(symbol: str, option: Instrument) -> bool:
-    """By name; where an option goes by a code of its own, that begins with the underlying's, and goes on with a date or blanks."""
+    """By name. An option with a symbol of its own begins with the underlying's symbol, followed by a date or blanks."""
     code = option.symbol.rpartition(":")[2]
     if symbol in (option.underlying, code):
         return True
@@ -115,38 +120,43 @@ def _is_underlying(symbol: str, option: Instrument) -> bool:
     return option.underlying is None and rest != code and (rest[0].isdigit() or rest[0].isspace())
 
 
-def _split(group: Group) -> str | None:
-    """The same shares in a whole ratio; a trade by hand can look so, too."""
+def _split(group: InstrumentGroup) -> str | None:
+    """If the quantities are in a whole ratio; a manual trade can look the same."""
     held, shown = group.held, group.shown
     if held * shown <= 0:
         return None
     ratio = max(abs(held), abs(shown)) / min(abs(held), abs(shown))
     if ratio != ratio.to_integral_value() or not 2 <= ratio <= _SPLIT_AT_MOST:
         return None
-    told = f"{_plain(ratio)} for 1" if abs(shown) > abs(held) else f"1 for {_plain(ratio)}"
-    return f"as after a split or merger of shares {told}, if it was no trade"
+    ratio_text = f"{_plain(ratio)} for 1" if abs(shown) > abs(held) else f"1 for {_plain(ratio)}"
+    return f"as after a split or merger of shares {ratio_text}, if it was no trade"
 
 
-def _converted(group: Group, lost: Decimal, came: Came) -> str:
-    """How the same in another product fits what left."""
-    if came.product is None or came.product == group.product or came.change != -lost:
+def _converted(group: InstrumentGroup, lost: Decimal, candidate: PositionChange) -> str:
+    """How the same instrument in another product fits what disappeared."""
+    if candidate.product is None or candidate.product == group.product or candidate.change != -lost:
         return ""
-    return f"in {came.product}: perhaps converted" if group.is_about(came.instrument) else ""
+    return f"in {candidate.product}: perhaps converted" if group.is_about(candidate.instrument) else ""
 
 
-def _renamed(group: Group, lost: Decimal, came: Came) -> str:
-    """How shares under another name fit those that have left altogether."""
-    if came.instrument.asset_class not in _SHARES or group.shown or not group.held or group.is_about(came.instrument):
+def _renamed(group: InstrumentGroup, lost: Decimal, candidate: PositionChange) -> str:
+    """How shares under another name fit shares that disappeared completely."""
+    if (
+        candidate.instrument.asset_class not in _SHARES
+        or group.shown
+        or not group.held
+        or group.is_about(candidate.instrument)
+    ):
         return ""
-    if came.change == -lost:
+    if candidate.change == -lost:
         return "as many as left: perhaps the same under another name"
-    ratio = came.change / group.held
-    if not came.is_known or ratio <= 0:
+    ratio = candidate.change / group.held
+    if not candidate.is_known or ratio <= 0:
         return ""
     if ratio == ratio.to_integral_value() and ratio <= _SPLIT_AT_MOST:
         return f"{_plain(ratio)} for each that left: perhaps the same, split and under another name"
     back = 1 / ratio
-    if group.held == came.change * back and back == back.to_integral_value() and back <= _SPLIT_AT_MOST:
+    if group.held == candidate.change * back and back == back.to_integral_value() and back <= _SPLIT_AT_MOST:
         return f"1 for {_plain(back)} that left: perhaps the same, merged and under another name"
     return ""
 

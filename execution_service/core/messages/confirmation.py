@@ -1,4 +1,5 @@
-"""Writes what `execution-confirmations` carries about an order after an event; which events are told and when is decided elsewhere."""
+"""Writes the messages on `execution-confirmations`: one order after one event as JSON. Which events are published,
+and when, is decided elsewhere."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ _WORKING = frozenset({Status.PENDING, Status.SUBMITTING, Status.SUBMITTED})
 def confirmation(
     order: Order, *, event: Event, broker: str, realized_pnl: Decimal | None, correction: bool
 ) -> dict[str, object]:
-    """The message's body, ready for `json.dumps`. `order` is the state right after `event`; `realized_pnl` is before commissions, and
-    null where what a point of the price is worth is not known."""
+    """The message's body, ready for `json.dumps`. `order` is the state right after `event`. `realized_pnl` is before
+    commissions; None (null in the message) if the money per point of the price is not known."""
     request = order.request
     symbol = order.symbol
     known_quantity = order.quantity is not None
@@ -32,7 +33,7 @@ def confirmation(
         "order_id": order.broker_order_id,
         "request_order_id": request.request_order_id,
         "client_order_id": order.client_order_id,
-        "status": told_status(order).value,
+        "status": published_status(order).value,
         "symbol": symbol,
         "instrument": symbol,
         "side": None if request.side is None else request.side.value,
@@ -63,43 +64,46 @@ def confirmation_json(
     """The body of `confirmation` as compact UTF-8 JSON."""
     body = confirmation(order, event=event, broker=broker, realized_pnl=realized_pnl, correction=correction)
     text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # A lone surrogate (from a broker's words) has no UTF-8 form, but its backslash form is what JSON writes for it.
+    # A lone surrogate (from a broker's text) has no UTF-8 form; JSON writes it as a \u escape.
     return text.encode("utf-8", "backslashreplace")
 
 
 def attributes(order: Order) -> dict[str, str]:
-    """The message's attributes: equal for each repetition of one event, so that a reader can drop what it has seen and order the rest."""
+    """The message's attributes. They are equal for each repetition of one event, so that a reader can drop
+    duplicates and put the rest in order."""
     values = {
         "event_id": f"{order.order_id}-{order.version}",
         "signal_id": order.signal_id,
-        "status": told_status(order).value,
+        "status": published_status(order).value,
         "event_number": str(order.version),
         "schema_version": SCHEMA_VERSION,
     }
     return {name: _cut(value) for name, value in values.items()}
 
 
-def told_status(order: Order) -> Status:
-    """The status as readers know it: an order that works again because its only execution was annulled is PARTIALLY_FILLED, with 0."""
+def published_status(order: Order) -> Status:
+    """The status as it is published: an order that works again because its only execution was busted is
+    PARTIALLY_FILLED with 0 filled, not SUBMITTED."""
     return Status.PARTIALLY_FILLED if order.status in _WORKING else order.status
 
 
 def json_number(value: Decimal | None) -> int | float | None:
-    """A JSON number: whole ones as int, all others as the nearest double."""
+    """A JSON number: an int if it is whole, else the nearest double."""
     if value is None:
         return None
     return int(value) if value == value.to_integral_value() else float(value)
 
 
 def iso_time(moment: datetime | None) -> str | None:
-    """ISO 8601 in UTC with milliseconds and Z."""
+    """ISO 8601 in UTC with milliseconds and a Z."""
     if moment is None:
         return None
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def fill_body(fill: Fill) -> dict[str, object]:
-    """One execution as JSON; its commission is null until the broker tells it. `is_time_estimated` is there only where it is true."""
+    """One execution as JSON. Its commission is null until the broker reports it. `is_time_estimated` is present only
+    if true."""
     body: dict[str, object] = {
         "fill_id": fill.fill_id,
         "quantity": json_number(fill.quantity),
@@ -117,7 +121,7 @@ def commission_currency(order: Order) -> str | None:
 
 
 def _names(request: OrderRequest | RefusedRequest) -> dict[str, object]:
-    """Each under both dialects' names."""
+    """The identifying fields, each under the names of both message dialects."""
     return {
         "account_id": request.account_id,
         "account": request.account_id,

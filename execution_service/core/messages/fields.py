@@ -1,4 +1,5 @@
-"""Reads untrusted JSON into typed fields and says all that is wrong with them; what the fields mean to an order is not known here."""
+"""Reads untrusted JSON into typed fields and collects everything that is wrong with them. What a field means for an
+order is not known here."""
 
 from __future__ import annotations
 
@@ -27,23 +28,23 @@ _STRING_OR_BRACKETS = re.compile(rf"{_STRING}|[\[{{]|[\]}}]", re.DOTALL)
 
 
 class UnreadableMessage(ValueError):
-    """The bytes are not one JSON object of a permitted size; the message says why."""
+    """The bytes are not one JSON object of a permitted size. The message says why."""
 
 
 class Number(str):
-    """A JSON number as it was written: nothing is computed before its length is known."""
+    """A JSON number as it was written. Its length is checked before anything is computed."""
 
     __slots__ = ()
 
 
 class NotFinite(str):
-    """One of the tokens NaN, Infinity and -Infinity, which are no JSON but come from Python senders."""
+    """One of NaN, Infinity and -Infinity: not JSON, but Python senders produce them."""
 
     __slots__ = ()
 
 
 class RepeatedNames(dict[str, object]):
-    """An object in which a name stands more than once: which value was meant cannot be known."""
+    """An object in which a name occurs more than once, so that it is not known which value was meant."""
 
     names: tuple[str, ...] = ()
 
@@ -102,14 +103,15 @@ def _depth(text: str) -> int:
 
 
 def without_not_finite(text: str) -> str:
-    """The same JSON text with null for each NaN, Infinity and -Infinity outside strings; the very same text if there are none."""
+    """The JSON text with null for each NaN, Infinity and -Infinity outside strings; unchanged if there are none."""
     if "NaN" not in text and "Infinity" not in text:
         return text
     return _STRING_OR_NOT_FINITE.sub(lambda match: match.group(1) or "null", text)
 
 
 def written(value: object) -> str:
-    """JSON text of a Python value: floats by their shortest repr, decimals exactly, what JSON does not know by its `str`.
+    """A Python value as JSON text: floats by their shortest repr, decimals exactly, types that JSON does not have by
+    their `str`.
 
     Raises RecursionError for a value that contains itself.
     """
@@ -137,7 +139,7 @@ def written(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """The value for a sentence: on one line, without control or invisible characters, and cut."""
+    """The value for a sentence: on one line, without control or invisible characters, and shortened."""
     match value:
         case None:
             return "null"
@@ -155,9 +157,9 @@ def shown(value: object) -> str:
 
 
 def exact_decimal(text: str) -> Decimal | None:
-    """The number, exactly; None if it has more than 18 significant digits, 18 decimals or 18 digits before the point.
+    """The number, exactly. None if it has more than 18 significant digits, 18 decimals or 18 digits before the point.
 
-    `text` must look like a number. An absurd exponent costs nothing: it is looked at, never written out.
+    `text` must look like a number. A huge exponent costs nothing: it is checked, never expanded.
     """
     if len(text) > _LONGEST_NUMBER:
         return None
@@ -177,14 +179,16 @@ def exact_decimal(text: str) -> Decimal | None:
 
 
 def normal_word(text: str) -> str:
-    """How words of closed lists are compared: upper case, one underscore for a space or hyphen."""
+    """The form in which words of closed lists are compared: upper case, an underscore for a space or hyphen."""
     return text.strip().upper().replace("-", "_").replace(" ", "_")
 
 
 class Fields:
-    """The fields of one message. Each reading method gives the value, or None when it is absent or wrong; what is wrong is in `problems`.
+    """The fields of one message. Each reading method returns the value, or None if it is absent or wrong; errors are
+    collected in `problems`.
 
-    Null and blank text mean absent. Where several names are given they mean the same: one suffices, and two that differ are a problem.
+    Null and blank text count as absent. Several names given to one method are synonyms: one is enough, and two that
+    differ are an error.
     """
 
     __slots__ = ("_values", "problems")
@@ -198,7 +202,7 @@ class Fields:
 
     @property
     def names(self) -> Iterable[str]:
-        """All that the message has, in its sequence."""
+        """All field names of the message, in their order."""
         return self._values.keys()
 
     def get(self, name: str) -> object:
@@ -214,7 +218,7 @@ class Fields:
         self.problems.append(f"{name} must be {must}, not {shown(self.get(name))}")
 
     def same(self, names: tuple[str, ...], read: Callable[[str], T | None]) -> T | None:
-        """The one value of all the names that are present."""
+        """The common value of all these names that are present."""
         found: T | None = None
         found_name = ""
         agreed = True
@@ -233,7 +237,7 @@ class Fields:
         self.problems.append(f"{one} {shown(self.get(one))} contradicts {other} {shown(self.get(other))}")
 
     def text(self, name: str) -> str | None:
-        """Printable text of 1 to 256 characters as it stands; a whole number counts as its digits."""
+        """Printable text of 1 to 256 characters, unchanged. A whole number counts as its digits."""
         value = self.get(name)
         if value is None:
             return None
@@ -251,7 +255,7 @@ class Fields:
         return None
 
     def word(self, name: str, allowed: Mapping[str, T]) -> T | None:
-        """One of a closed list."""
+        """One of a closed list of words."""
         value = self.get(name)
         if value is None:
             return None
@@ -261,7 +265,7 @@ class Fields:
         return word
 
     def pattern(self, name: str, pattern: re.Pattern[str], must: str) -> str | None:
-        """Upper-cased text without blanks at its ends that matches wholly; a whole number counts as its digits."""
+        """Text in upper case and stripped, which must match the whole pattern. A whole number counts as its digits."""
         value = self.get(name)
         if value is None:
             return None
@@ -288,13 +292,14 @@ class Fields:
 
     def positive(self, name: str) -> Decimal | None:
         number = self.number(name)
+        """A number above 0."""
         if number is None or number > 0:
             return number
         self.wrong(name, "greater than zero")
         return None
 
     def positive_or_absent(self, name: str) -> Decimal | None:
-        """As `positive`, but 0 means absent."""
+        """As `positive`, but 0 counts as absent."""
         number = self.number(name)
         if number is None or number > 0:
             return number
@@ -304,6 +309,7 @@ class Fields:
 
     def whole(self, name: str, least: int, most: int) -> int | None:
         number = self.number(name)
+        """A whole number from `least` to `most`."""
         if number is None:
             return None
         if number == number.to_integral_value() and least <= number <= most:
@@ -329,7 +335,7 @@ class Fields:
 
 
 def whole_digits(number: Number) -> str | None:
-    """The digits of a whole number of at most 18 digits (10.0 gives 10); None for any other."""
+    """The digits of a whole number of at most 18 digits ("10.0" gives "10"). None for any other."""
     value = exact_decimal(number)
     if value is None or value != value.to_integral_value():
         return None

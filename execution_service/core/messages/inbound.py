@@ -1,4 +1,5 @@
-"""Reads orders and commands from either dialect into our own words; what is sent out is in `confirmation`, JSON itself in `fields`."""
+"""Parses orders and commands of either message dialect into our types. Outgoing messages are in `confirmation`, JSON
+itself in `fields`."""
 
 from __future__ import annotations
 
@@ -108,7 +109,7 @@ _LOOK_LIKE_FACTS = (
     ),
     *("sectype", "secid", "securityid", "securitytype", "assetclass", "assettype", "isin", "cusip", "sedol", "figi"),
 )
-"""Parts of names, without capitals and signs."""
+"""Fragments of field names, in lower case without punctuation."""
 _FACTS_BY_WHOLE_NAME = frozenset(
     {"ric", "mic", "wkn", "osi", "right", "class", "series", "segment", "lot", "tick", "token", "ccy", "currencycode"}
 )
@@ -128,21 +129,21 @@ class ParsedOrder:
     request: OrderRequest | RefusedRequest
     problems: tuple[str, ...]
     raw: str
-    """The JSON text as it came, with null for NaN and infinities."""
+    """The JSON text as received, with null for NaN and infinities."""
     warning: str | None = None
-    """What people should know although the order can be executed."""
+    """What people should know, although the order can be executed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unusable:
-    """A message that cannot even be recorded as an order: a dead letter."""
+    """A message that cannot even be recorded as an order: it becomes a dead letter."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelCommand:
-    """A wish to cancel. At least one of `order_id` (upstream's, the broker's or ours) and `signal_id` is given."""
+    """A request to cancel. At least one of `order_id` (upstream's, the broker's or ours) and `signal_id` is given."""
 
     order_id: str | None
     signal_id: str | None
@@ -153,14 +154,14 @@ class CancelCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedCommand:
-    """A command that is not carried out. `command` is the word as it came, empty where there was none."""
+    """A command that is not carried out. `command` is the word as received, empty if there was none."""
 
     command: str
     reason: str
 
 
 def parse_order(data: bytes) -> ParsedOrder | Unusable:
-    """The order that the message means. Never raises: all that is wrong is in the answer."""
+    """The order in the message. Never raises: everything that is wrong is in the result."""
     try:
         return _order(text_of(data))
     except UnreadableMessage as exc:
@@ -168,7 +169,7 @@ def parse_order(data: bytes) -> ParsedOrder | Unusable:
 
 
 def parse_order_fields(order_data: Mapping[str, object]) -> ParsedOrder | Unusable:
-    """As `parse_order`, from a mapping: the rules are those of its JSON text, floats counting by their shortest repr."""
+    """As `parse_order`, for a mapping, by the rules for its JSON text. Floats count by their shortest repr."""
     try:
         return _order(text_of(written(order_data).encode()))
     except UnreadableMessage as exc:
@@ -178,7 +179,7 @@ def parse_order_fields(order_data: Mapping[str, object]) -> ParsedOrder | Unusab
 
 
 def parse_command(data: bytes) -> CancelCommand | RefusedCommand | Unusable:
-    """The command that the message means. Never raises: all that is wrong is in the answer."""
+    """The command in the message. Never raises: everything that is wrong is in the result."""
     try:
         fields = Fields(object_of(text_of(data)))
     except UnreadableMessage as exc:
@@ -203,7 +204,8 @@ def parse_command(data: bytes) -> CancelCommand | RefusedCommand | Unusable:
 
 
 def _remark(value: object) -> str:
-    """Free text, kept on one line and cut; what is no text is shown, since a remark must not stop a cancel."""
+    """Free text, on one line and shortened. A value that is not text is shown as one: a remark must not stop a
+    cancel."""
     if value is None:
         return ""
     text = value if isinstance(value, str) else shown(value)
@@ -228,7 +230,7 @@ def _order(text: str) -> ParsedOrder | Unusable:
 
 
 def _ignored_facts(fields: Fields) -> str | None:
-    """Names the fields that nobody reads and that look as if they told which contract is meant."""
+    """The names of fields that nothing reads although they look as if they said which contract is meant."""
     ignored = [name for name in fields.names if _is_ignored_fact(name) and fields.has(name)]
     if not ignored:
         return None
@@ -240,7 +242,7 @@ def _ignored_facts(fields: Fields) -> str | None:
 def _is_ignored_fact(name: str) -> bool:
     if name in _FACTS_READ:
         return False
-    # The names of one sender's fields are always the same few; a long one is not worth the memory.
+    # One sender always uses the same few names; a long one is not worth the memory.
     return _looks_like_a_known_fact(name) if len(name) <= _LONGEST_REMEMBERED_NAME else _looks_like_a_fact(name)
 
 
@@ -255,7 +257,7 @@ _looks_like_a_known_fact = lru_cache(maxsize=1024)(_looks_like_a_fact)
 
 
 class _Draft:
-    """What one message says, field by field, before it is known whether all of it holds together."""
+    """The fields of one message, before it is known whether they are consistent."""
 
     __slots__ = (
         "account_id",
@@ -309,7 +311,7 @@ class _Draft:
         self.mathematricks_signal_id = None if stored_id is None else stored_id.lower()
 
     def request(self) -> OrderRequest:
-        """The order. Only to be called when nothing was wrong: then nothing that must be there is missing."""
+        """The order. To be called only if nothing was wrong: then nothing required is missing."""
         assert self.account_id is not None
         assert self.strategy is not None
         assert self.instrument is not None
@@ -375,29 +377,29 @@ class _Draft:
         self.side = self._agreed_side(said, action)
 
     def _agreed_side(self, said: Side | None, action: str | None) -> Side | None:
-        """BUY or SELL by every field that tells it. `direction` is that of this trade, but that of the position beside action ENTRY or
-        EXIT; all by itself it tells the side of an entry only."""
+        """BUY or SELL, by every field that says it. `direction` is that of this trade; beside action ENTRY or EXIT
+        it is that of the position; alone it gives the side of an entry only."""
         fields = self.fields
-        told: list[tuple[str, Side]] = []
+        found: list[tuple[str, Side]] = []
         if said is not None:
-            told.append(("side", said))
+            found.append(("side", said))
         if action in ("BUY", "SELL"):
-            told.append(("action", Side(action)))
+            found.append(("action", Side(action)))
         if self.direction is not None:
             of_direction = _SIDE_OF_DIRECTION[self.direction]
             if action == "EXIT":
-                told.append(("direction", of_direction.opposite))
-            elif told or action == "ENTRY" or self.signal_type in _ENTRIES:
-                told.append(("direction", of_direction))
-        if not told:
+                found.append(("direction", of_direction.opposite))
+            elif found or action == "ENTRY" or self.signal_type in _ENTRIES:
+                found.append(("direction", of_direction))
+        if not found:
             unread = (said is None, action is None, self.direction is None)
             if not fields.has(*_SIDE_FIELDS):
                 fields.problems.append("side (or action) is missing")
             elif not any(fields.has(name) and is_unread for name, is_unread in zip(_SIDE_FIELDS, unread, strict=True)):
                 fields.problems.append("the side cannot be told: give side BUY or SELL, or action and direction")
             return None
-        name, side = told[0]
-        others = [other for other, its_side in told[1:] if its_side is not side]
+        name, side = found[0]
+        others = [other for other, its_side in found[1:] if its_side is not side]
         for other in others:
             fields.contradiction(name, other)
         return None if others else side
@@ -440,7 +442,7 @@ class _Draft:
                 symbol=self.symbol,
                 asset_class=kind,
                 exchange=exchange,
-                # Upstream copies the first leg's expiry to every leg, shares and currencies too.
+                # Upstream copies the first leg's expiry to every leg, also to shares and currencies.
                 expiry=expiry if kind in _EXPIRING else None,
                 strike=strike,
                 right=right,
@@ -496,7 +498,8 @@ class _Draft:
         self.reference_price = price
 
     def _assume_market(self, limit: Decimal | None, stop: Decimal | None) -> None:
-        """Upstream sends null for a leg that does not say its type; a limit or stop price beside it shows that MARKET was not meant."""
+        """Upstream sends null for a leg without an order type; a limit or stop price beside it shows that MARKET was
+        not meant."""
         given = [name for name, value in (("limit_price", limit), ("stop_price", stop)) if value is not None]
         if given:
             self.fields.problems.append(f"order_type is missing, yet {' and '.join(given)} was given")

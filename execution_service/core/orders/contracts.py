@@ -1,4 +1,5 @@
-"""What tells two contracts apart: by what orders say of them and by what brokers have told; no ledger and no I/O."""
+"""Whether two orders are about the same contract, judged by what the orders say and what brokers report. No ledger,
+no I/O."""
 
 from __future__ import annotations
 
@@ -10,39 +11,44 @@ from execution_service.core.orders.order import Order
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """The instrument as an order named it, and what the broker told of it; None: it was not asked, or tells nothing."""
+    """An instrument as an order names it, with the facts that the broker reported of it. `terms` is None if the
+    broker was not asked or reports none."""
 
     instrument: Instrument
     terms: ContractTerms | None = None
 
     @property
     def known_terms(self) -> ContractTerms | None:
-        """What the broker told, else what the order said of its size; None where nobody said anything."""
+        """The broker's facts; without them the multiplier and currency that the order names; None if neither says
+        anything."""
         if self.terms is not None or self.instrument.multiplier is None:
             return self.terms
         return ContractTerms(multiplier=self.instrument.multiplier, currency=self.instrument.currency)
 
     @property
     def holding_name(self) -> str:
-        """The key under which a holding of it is kept: that of the instrument, with what the broker tells of a derivative in place of what the
-        order happens to say. A share's trading class is in it only where the order names it: shares have always been kept without."""
-        named, told = self.instrument, self.terms
+        """The key under which the ledger keeps a position in this contract. For a derivative the broker's multiplier
+        and trading class replace the order's own. For a share the trading class is part of the key only if the order
+        names it, as in all keys stored so far."""
+        named, reported = self.instrument, self.terms
         if named.asset_class not in DERIVATIVES:
             return named.key if named.multiplier in (None, ONE) else named.full_key
-        if told is None:
+        if reported is None:
             return named.full_key
-        multiplier = None if told.is_one_size else told.multiplier
+        multiplier = None if reported.is_one_size else reported.multiplier
         return replace(named, multiplier=multiplier, trading_class=self._trading_class).full_key
 
     def is_same_as(self, other: Contract) -> bool:
-        """Whether a holding of the one is a holding of the other: by the broker's number where it told both, else by name and facts."""
+        """Whether a position in one is a position in the other: by the broker's contract number if both have one,
+        else by instrument and terms."""
         numbers = (self.con_id, other.con_id)
         if None not in numbers:
             return numbers[0] == numbers[1]
         return _without_facts(self.instrument) == _without_facts(other.instrument) and self.agrees_with(other)
 
     def agrees_with(self, other: Contract) -> bool:
-        """Whether nothing that is known of their numbers, multipliers, trading classes and ISINs tells the two apart."""
+        """Whether nothing that is known of both (contract number, multiplier, trading class, ISIN) contradicts their
+        being one contract."""
         known = (
             (self.con_id, other.con_id),
             (self._trading_class, other._trading_class),
@@ -62,21 +68,21 @@ class Contract:
 
     @property
     def con_id(self) -> int | None:
-        """The broker's own number of it, where the broker or the order told it."""
-        told = None if self.terms is None else self.terms.con_id
-        return told or self.instrument.con_id
+        """The broker's contract number, as the broker reported it, else as the order names it."""
+        reported = None if self.terms is None else self.terms.con_id
+        return reported or self.instrument.con_id
 
     @property
     def _trading_class(self) -> str | None:
-        """In capitals, as orders are read; a venue's own spelling may have others."""
-        told = None if self.terms is None else self.terms.trading_class
-        said = told or self.instrument.trading_class
+        """In upper case, as orders are read: a venue may spell it otherwise."""
+        reported = None if self.terms is None else self.terms.trading_class
+        said = reported or self.instrument.trading_class
         return None if said is None else said.upper()
 
 
 def may_be_of_one_contract(one: Order, other: Order) -> bool:
-    """Whether two orders may be about one contract: what one leaves open the other may say, and by a multiplier both the contract's own and
-    what a point of its quoted price is worth may be meant."""
+    """Whether two orders may be about one contract. A field that one leaves open matches any value. A multiplier may
+    be the contract's own or the money per point of the quoted price."""
     if one.instrument is None or other.instrument is None:
         return False
     named_alike = one.instrument.could_be(other.instrument)

@@ -1,4 +1,5 @@
-"""Which effects each event owes the world; not how or when they are delivered."""
+"""What an event requires outside the record: a change of position, a published message, an update of the views. How
+and when they are delivered is decided elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from execution_service.core.orders.events import (
     Capped,
     CommissionReported,
     Completed,
-    ContractTold,
+    ContractResolved,
     DeclaredCancelled,
     DeclaredNotPlaced,
     Doubted,
@@ -30,12 +31,12 @@ from execution_service.core.orders.events import (
 )
 from execution_service.core.orders.order import Order, apply, bare
 
-__all__ = ["Happening", "bare", "happenings", "happenings_since"]
+__all__ = ["AppliedEvent", "applied_events", "applied_events_since", "bare"]
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
-    """One event with the order before and after it. `number` is the event's, from 1."""
+class AppliedEvent:
+    """One event with the order before and after it. `number` is the event's number in the order, from 1."""
 
     number: int
     before: Order
@@ -44,20 +45,21 @@ class Happening:
 
     @property
     def moves_position(self) -> bool:
-        """A fill that was new, or the annulment of one that had been booked."""
+        """True for a new fill, and for a bust of a fill that had been booked."""
         return isinstance(self.event, Filled | Busted) and len(self.before.fills) != len(self.after.fills)
 
     @property
     def is_correction(self) -> bool:
-        """It changes what had been told as final."""
+        """True if it changes an outcome that was published as final."""
         if isinstance(self.event, Busted):
             return self.moves_position
         return self.before.status.is_final and (self.moves_position or isinstance(self.event, CommissionReported))
 
     @property
     def is_published(self) -> bool:
-        """Partial fill, fill, rejection, cancellation, expiry, doubt, correction; nothing else goes to `execution-confirmations`. Of what was
-        adopted nothing does: no order was sent for it, and its readers wait for news of theirs."""
+        """Whether it is published on `execution-confirmations`: a partial fill, fill, rejection, cancellation,
+        expiry, doubt or correction. Nothing is published of an adoption: no order was sent for it, and nobody waits
+        for its outcome."""
         if self.after.adoption is not None:
             return False
         match self.event:
@@ -81,24 +83,32 @@ class Happening:
 
     @property
     def is_shown(self) -> bool:
-        """The views are brought up to date for it; the others wait for the next that is."""
+        """Whether the views are updated for it. The events that are not are shown with the next one that is."""
         silent = (
-            SubmitStarted | NothingSent | Capped | ContractTold | Fitted | InstrumentMatched | Held | Released | Noted
+            SubmitStarted
+            | NothingSent
+            | Capped
+            | ContractResolved
+            | Fitted
+            | InstrumentMatched
+            | Held
+            | Released
+            | Noted
         )
         return not isinstance(self.event, silent)
 
 
-def happenings(order: Order, after_number: int = 0) -> Iterator[Happening]:
+def applied_events(order: Order, after_number: int = 0) -> Iterator[AppliedEvent]:
     """The order's story from event `after_number` + 1 on, each with the order as it was then. Costs some steps for each event that it
     tells of and a few more, however long the order's history is."""
     if after_number < order.version:
-        yield from happenings_since(order.as_of(after_number), order)
+        yield from applied_events_since(order.as_of(after_number), order)
 
 
-def happenings_since(earlier: Order, order: Order) -> Iterator[Happening]:
+def applied_events_since(earlier: Order, order: Order) -> Iterator[AppliedEvent]:
     """The story from an earlier state of the order on: a step for each event but the last, after which it is as it is."""
     state = earlier
     for number, event in enumerate(order.events[earlier.version :], earlier.version + 1):
         then = order if number == order.version else apply(state, event)
-        yield Happening(number, state, event, then)
+        yield AppliedEvent(number, state, event, then)
         state = then

@@ -1,11 +1,14 @@
-"""Everything that can happen to an order, one class each; what follows from it is in transitions.py and order.py."""
+"""Every event that can happen to an order, one class each. What each changes is decided in transitions.py and
+order.py."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TypeAlias
 
 from brokers.base import ContractTerms, Fill, Instrument
@@ -14,7 +17,7 @@ from execution_service.core.orders.status import Reason
 
 
 class Occasion(StrEnum):
-    """What happened to a position past this service; docs/operations.md explains each by an example."""
+    """Why a position changed without an order of this service; docs/operations.md has an example of each."""
 
     EXPIRY = "expiry"
     ASSIGNMENT = "assignment"
@@ -34,33 +37,35 @@ class Occasion(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Event:
     at: datetime
-    """Wall clock, aware UTC: for people and records. No deadline is measured by it."""
+    """Wall clock, aware UTC: for people and for the record. Deadlines are never measured by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitStarted(_Event):
-    """Written before the ticket leaves: from here on the broker may have it."""
+    """Stored before the ticket is sent: from here on the broker may have the order."""
 
     nonce: str
-    """The process that is about to send."""
+    """Identifies the process that is about to send."""
     reserved_order_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NothingSent(_Event):
-    """The sending failed while surely nothing had left."""
+    """Sending failed before anything left this process."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted(_Event):
+    """The broker has the order, under this id. It comes again if the broker replaces the id."""
+
     broker_order_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doubted(_Event):
-    """Sent or perhaps sent, and the broker could not tell us."""
+    """The order was sent, or may have been, and the broker could not confirm it."""
 
     message: str
 
@@ -69,7 +74,7 @@ class Doubted(_Event):
 class Rejected(_Event):
     reason: Reason
     filled_quantity: Decimal = ZERO
-    """What the one who rejects says was filled before."""
+    """The quantity that had filled before the rejection, as the broker says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +84,15 @@ class Filled(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Busted(_Event):
-    """The venue annulled an execution; kept even when the execution itself has not reached us yet."""
+    """The venue annulled an execution. It is recorded even if the execution itself has not been reported to us."""
 
     fill_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommissionReported(_Event):
+    """A fill's commission became known, or was changed. `currency` None: the broker names none."""
+
     fill_id: str
     commission: Decimal
     currency: str | None
@@ -93,30 +100,38 @@ class CommissionReported(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelRequested(_Event):
+    """Somebody asked for the order to be cancelled: upstream, a person, or this service (a time-out)."""
+
     reason: Reason
     requested_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelRefused(_Event):
+    """The broker refused to cancel. The order is still working."""
+
     message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled(_Event):
+    """The order is cancelled at the broker, after `filled_quantity` had filled."""
+
     reason: Reason
     filled_quantity: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expired(_Event):
+    """The order expired at the venue, after `filled_quantity` had filled."""
+
     reason: Reason
     filled_quantity: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capped(_Event):
-    """An exit was reduced to what its entry has left."""
+    """An exit was reduced to what is left of its entry's position."""
 
     quantity: Decimal
     message: str
@@ -124,26 +139,30 @@ class Capped(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstrumentMatched(_Event):
-    """An exit left open what its entry says of the instrument (exchange, currency) or of the product: it is the entry's that it closes."""
+    """An exit that names its instrument (exchange, currency) or product less fully than its entry takes them from
+    the entry, whose position it closes."""
 
     instrument: Instrument
     product: str | None = None
-    """None: the exit's own."""
+    """None: as the exit names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ContractTold(_Event):
-    """Before it is sent: which contract the order means, and the holding that its fills are booked to. Every amount follows from it."""
+class ContractResolved(_Event):
+    """Recorded before sending: which contract the order means, and under which ledger key its fills are booked. All
+    amounts depend on it. Stored as `ContractResolved`."""
 
     terms: ContractTerms | None = None
-    """As the broker told them; None: it tells none, and what the order says holds."""
+    """As the broker reported them. None: the broker reports none, and the order's own multiplier and currency hold."""
     booked_as: str | None = None
-    """The instrument's key in the ledger (`core/ledger.py`); None: as the order names the instrument."""
+    """The instrument's key in the ledger (`core/positions/ledger.py`). None: the key of the instrument as the order
+    names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContractDeclared(_Event):
-    """What the contract is, said afterwards of a record that does not have it: by a person, or as the broker told it of another order."""
+    """The contract's facts, added later to a record without them: by a person, or as the broker reported them for
+    another order."""
 
     by: str
     terms: ContractTerms
@@ -152,52 +171,54 @@ class ContractDeclared(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted(_Event):
-    """The order as the market takes it and as it will be sent: what is None stays as it was asked for."""
+    """The order as it will be sent, after rounding to the market's ticks and lots. None: unchanged from the request."""
 
     message: str
     quantity: Decimal | None = None
     limit_price: Decimal | None = None
     stop_price: Decimal | None = None
     cash_quantity: Decimal | None = None
-    """An amount of money, sent in the quantity's place."""
+    """An amount of money, sent instead of the quantity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held(_Event):
-    """The broker has the order and holds it for the opening of the market, as it said. Comes again where the broker names another time."""
+    """The broker has accepted the order and holds it until the market opens. Recorded again when the broker names
+    another time."""
 
     message: str
     until: datetime | None = None
-    """None: the broker has not said until when, or not legibly."""
+    """None: the broker gave no time, or none that could be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released(_Event):
-    """The market has the order that was held for its opening: from here on its time-out runs."""
+    """An order that was held for the opening has reached the market: its time-out runs from here."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed(_Event):
-    """The broker says that an order for an amount of money is done: what that bought is its quantity."""
+    """The broker reports an order for an amount of money as done: what that bought is the order's quantity."""
 
     filled_quantity: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noted(_Event):
-    """A remark for the audit trail; changes nothing. `alert` asks that people be told."""
+    """A remark in the audit trail. It changes nothing. `alert`: people are notified of it."""
 
     message: str
     alert: bool = False
     answer: str | None = None
-    """What the broker answered the sending with, where that was words alone."""
+    """The broker's answer to the sending, where that answer was neither a documented acceptance nor a documented
+    refusal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredNotPlaced(_Event):
-    """A person found that the broker never had the order."""
+    """A person found that the broker never received the order."""
 
     by: str
     message: str
@@ -214,7 +235,7 @@ class DeclaredPlaced(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredCancelled(_Event):
-    """A person found that the order is dead at the broker, with the fills we hold and no others."""
+    """A person found that the order is dead at the broker, with exactly the fills that we hold."""
 
     by: str
     message: str
@@ -222,7 +243,7 @@ class DeclaredCancelled(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendAgainOrdered(_Event):
-    """A person decided that the order is to be sent once more, under a new client id."""
+    """A person decided that the order is sent again, under a new client order id."""
 
     by: str
     message: str
@@ -230,24 +251,24 @@ class SendAgainOrdered(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adopted(_Event):
-    """A person told what had happened to a position past this service. It is the first event of a record that no order was ever sent for:
-    the fills behind it are that movement."""
+    """A person reported a change of position that happened without this service. It is the first event of a record
+    for which no order was ever sent; the fills after it are that change."""
 
     command_id: str
     occasion: Occasion
     by: str
     message: str
-    """Why, in the person's words."""
+    """The person's reason."""
     left: str = ""
     came: str = ""
-    """What the whole adoption took away and what it brought, in words, with the first of its records; else empty."""
+    """What the whole adoption removes and adds, as text for people. Only the first record of an adoption has it."""
     discrepancy_id: str | None = None
-    """The difference that it is to close."""
+    """The discrepancy that it is meant to close."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptionUndone(_Event):
-    """A person took an adoption back: its fills are annulled by the events behind this one."""
+    """A person reversed an adoption. The events after this one bust its fills."""
 
     command_id: str
     by: str
@@ -269,7 +290,7 @@ Event: TypeAlias = (
     | Expired
     | Capped
     | InstrumentMatched
-    | ContractTold
+    | ContractResolved
     | ContractDeclared
     | Fitted
     | Held
@@ -283,3 +304,12 @@ Event: TypeAlias = (
     | Adopted
     | AdoptionUndone
 )
+
+
+_STORED_NAMES: Mapping[type[Event], str] = MappingProxyType({ContractResolved: "ContractTold"})
+"""Names in stored records, where these differ from the class's own: records written long ago must stay readable."""
+
+
+def stored_name(event: type[Event]) -> str:
+    """The name of this kind of event in stored records and in the audit trail that `execctl order` prints."""
+    return _STORED_NAMES.get(event, event.__name__)

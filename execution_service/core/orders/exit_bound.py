@@ -1,4 +1,5 @@
-"""How much of an exit the broker's own position lets leave; from values alone, nothing is asked."""
+"""The largest quantity that an exit may send, given the broker's positions and our ledger. Pure arithmetic; nothing
+is queried."""
 
 from __future__ import annotations
 
@@ -12,49 +13,53 @@ ZERO = Decimal(0)
 
 
 class ExitPositionCheck(StrEnum):
-    """When an exit takes a fresh look at the broker's positions before it leaves."""
+    """When an exit queries the broker's positions before it is sent."""
 
     WHEN_DIFFERS = "when_differs"
-    """While a comparison shows, or a first reading suspects, another position there than in our books."""
+    """Only while a discrepancy, confirmed or suspected, is about its instrument."""
     ALWAYS = "always"
     OFF = "off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """What an exit finds in all that may be its instrument; quantities without a sign but for `own` and `difference`."""
+class Exposure:
+    """The positions in everything that may be the exit's instrument. Quantities are unsigned, except `own` and
+    `difference`."""
 
     long: Decimal
-    """What the strategies of our ledger hold long, taken together."""
+    """The sum of the long positions of all our strategies, by the ledger."""
     short: Decimal
+    """The sum of the short positions of all our strategies, by the ledger."""
     own: Decimal
-    """What the exit's own strategy holds; below 0: short."""
+    """The position of the exit's own strategy; negative: short."""
     difference: Decimal
-    """What the broker holds beyond the sum of our ledger. Our own fills move both and leave it as it is."""
+    """The broker's position minus the sum of our ledger. Our own fills change both, so it stays the same."""
     at_work: Decimal = ZERO
-    """What other orders that are at the broker, or perhaps are, may still take on the exit's side."""
+    """What other orders that are, or may be, at the broker can still fill on the exit's side."""
     own_at_work: Decimal = ZERO
-    """Of that the own strategy's."""
+    """The part of it that is the own strategy's."""
 
     @property
     def shown(self) -> Decimal:
-        """What the broker holds, by the difference and by what our ledger says now."""
+        """The broker's position, as the difference and our present ledger give it."""
         return self.long - self.short + self.difference
 
 
-def may_take(side: Side, standing: Standing) -> Decimal:
-    """The most that an exit may sell, or buy back, now. First come, first served: nothing is kept for other strategies.
+def exit_limit(side: Side, exposure: Exposure) -> Decimal:
+    """The most that an exit may sell, or buy back, now. First come, first served: nothing is reserved for other
+    strategies.
 
-    A sale may take what the broker holds, and what other strategies are short by our books, which hides as much of our longs there; less
-    what others at work may still sell. So whatever of all this fills, and in whatever sequence, exits bring the broker's position never
-    below what our strategies are short, nor above what they are long, and never further beyond if it is there already. A strategy
-    that holds something takes no more than that.
+    A sale may take what the broker holds, plus what other strategies are short by our books (their shorts offset our
+    longs in the broker's net position), minus what other working orders may still sell. Whatever of all this fills, and
+    in whatever order, exits then never bring the broker's position below the sum of our shorts, nor above the sum of
+    our longs, nor further beyond if it is there already. A strategy that holds a position takes no more than that
+    position.
     """
     if side is Side.SELL:
-        most, own = standing.long + standing.difference, standing.own
+        most, own = exposure.long + exposure.difference, exposure.own
     else:
-        most, own = standing.short - standing.difference, -standing.own
-    most += min(ZERO, own) - standing.at_work
+        most, own = exposure.short - exposure.difference, -exposure.own
+    most += min(ZERO, own) - exposure.at_work
     if own > 0:
-        most = min(most, own - standing.own_at_work)
+        most = min(most, own - exposure.own_at_work)
     return max(ZERO, most)

@@ -1,4 +1,5 @@
-"""How much an exit may take of what its entry filled, and what its entry tells of the instrument; decided from values alone."""
+"""How much of its entry's position an exit may close, and which instrument it takes from its entry. Pure decisions,
+no I/O."""
 
 from __future__ import annotations
 
@@ -23,34 +24,35 @@ from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 
 UNKNOWN_ENTRY_SECONDS = 5.0
-"""How long an exit waits for an entry that nobody has heard of: the queue may deliver the two in either order."""
+"""How long an exit waits for an entry that has not arrived: Pub/Sub may deliver the two in either order."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExitAllowance:
-    """What must be recorded before an exit is sent: nothing, its instrument, a reduction, or its rejection."""
+    """What to record before an exit is sent: nothing, its instrument, a reduction, or its rejection."""
 
     events: tuple[Event, ...] = ()
     is_unbound: bool = False
-    """The entry that it names is not ours: nothing limits it."""
+    """The entry that it names is not one of ours, so no entry limits it."""
     products: frozenset[str | None] = frozenset()
-    """In which entries of it were traded, other than what the exit is to be traded in; None: the usual one."""
+    """The products of its entries that differ from the exit's own. None in it: the default product."""
 
 
 def exit_allowance(
     order: Order, entries: Sequence[Order], exits: Sequence[Order], now: datetime, *, may_entry_come: bool = False
 ) -> ExitAllowance | None:
-    """How much of an exit its entry allows: what that filled and no other exit has taken. None: the entry has not finished, or come.
+    """How much the exit may take: what its entry filled and other exits have not taken. None: not known yet, because
+    the entry has not finished or has not arrived.
 
-    `entries` are orders called what the exit names, `exits` those that name the same. An entry that is not ours allows everything, once
-    it is no longer to be expected (`may_entry_come`).
+    `entries` are the orders that bear a name by which the exit refers to its entry, `exits` those that refer to the
+    same. `may_entry_come`: the entry may still arrive; once it may not, an entry that is not ours sets no limit.
     """
     named = [e for e in entries if e.identity.purpose is Purpose.ENTRY]
     if not named:
         return None if may_entry_come else ExitAllowance(is_unbound=True)
     own = [e for e in named if _is_entry_of(order, e)]
     if not own and len(named) < max(e.request.total_legs for e in named):
-        return None  # the leg that it closes may still come
+        return None  # the leg that it closes may still arrive
     if not all(e.status.is_final for e in own):
         return None
     wanted = order.ticket().quantity
@@ -72,31 +74,33 @@ def exit_allowance(
 
 
 def _of_that_adopted(takers: Sequence[Order]) -> str:
-    told = [(x.filled_quantity, x.adoption.occasion, x.signal_id) for x in takers if x.adoption and x.filled_quantity]
-    return "".join(f", of that {quantity} by {occasion} ({name})" for quantity, occasion, name in told)
+    reported = [
+        (x.filled_quantity, x.adoption.occasion, x.signal_id) for x in takers if x.adoption and x.filled_quantity
+    ]
+    return "".join(f", of that {quantity} by {occasion} ({name})" for quantity, occasion, name in reported)
 
 
-def as_its_entry_says(order: Order, entries: Sequence[Order], now: datetime) -> Order:
-    """The exit with the instrument that would be traded for it, were it sent now."""
+def with_instrument_of_entry(order: Order, entries: Sequence[Order], now: datetime) -> Order:
+    """The exit with the instrument and product that it would be sent with now."""
     return apply_all(order, _matched(order, [e for e in entries if _is_entry_of(order, e)], now))
 
 
 def _matched(order: Order, own: Sequence[Order], now: datetime) -> tuple[Event, ...]:
-    """The exit is booked against its entry's position, so it takes that one's name for the instrument, and its product where it names none;
-    unless entries differ in it."""
+    """The exit takes its entry's name for the instrument, since it is booked against that position, and the entry's
+    product if it names none. Nothing if its entries differ."""
     request = order.accepted_request
     instruments = {e.accepted_request.instrument for e in own}
     products = {e.accepted_request.product for e in own}
     named = request.instrument
-    instrument = _said_more_fully(instruments.pop(), named) if len(instruments) == 1 else named
+    instrument = _most_complete(instruments.pop(), named) if len(instruments) == 1 else named
     product = products.pop() if request.product is None and len(products) == 1 else None
     if instrument == named and product is None:
         return ()
     return (InstrumentMatched(at=now, instrument=instrument, product=product),)
 
 
-def _said_more_fully(entrys: Instrument, named: Instrument) -> Instrument:
-    """What the exit alone says of the contract stays said: the broker has to confirm it."""
+def _most_complete(entrys: Instrument, named: Instrument) -> Instrument:
+    """The entry's instrument, with the contract facts that only the exit names: the broker has to confirm those."""
     return replace(
         entrys,
         multiplier=entrys.multiplier or named.multiplier,
@@ -106,12 +110,13 @@ def _said_more_fully(entrys: Instrument, named: Instrument) -> Instrument:
 
 
 def _takes_from_same(order: Order, other: Order) -> bool:
-    """What adds to a position names its entry too, but takes nothing of it."""
+    """Whether the other exit takes from the same position. An order that adds to it refers to the entry too, but is
+    on the other side."""
     return _same_line(order, other) and other.request.side is order.request.side
 
 
 def _same_line(order: Order, other: Order) -> bool:
-    """Same account, and an instrument that may be the same: some senders name the exchange or currency in the entry only."""
+    """Same account, and possibly the same instrument: some senders name the exchange or currency in the entry only."""
     is_taken = isinstance(other.request, OrderRequest)
     return is_taken and is_of_same_account(order, other) and may_be_of_one_contract(order, other)
 
@@ -125,7 +130,8 @@ def _is_entry_of(order: Order, other: Order) -> bool:
 
 
 def _taken(order: Order) -> Decimal:
-    """What an exit has taken or may still take. One that has not been sent will be measured in its turn."""
+    """What an exit has filled, plus what it may still fill if it was sent. One that is still pending is limited when
+    its turn comes."""
     is_at_work = order.status is not Status.PENDING and not order.status.is_final
     return order.filled_quantity + (order.remaining_quantity if is_at_work else ZERO)
 

@@ -1,4 +1,5 @@
-"""What was last said of each of many things, kept in a few bytes each, so that a repetition is known as one; not what it was."""
+"""Remembers a digest of the last report of each order, so that a repeated report can be skipped. The reports
+themselves are not kept."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ from hashlib import blake2b
 from brokers.base import Report
 
 _BYTES = 15
-"""120 bits, which an int holds in 40 bytes: two different things have the same digest as good as never, whoever chose them."""
+"""120 bits: an int of 40 bytes, and no collision in practice, even against an adversary."""
 
 
 class LastReported:
-    """Remembers at least the latest `at_least` names and at most twice as many, each with the last thing said of it: both as digests of
-    an exact text, less than 200 bytes a name however much was said. What differs in any way, in a sign, a type or a trailing zero, is
-    another thing: the worst that comes of it is that something equal is looked at once more."""
+    """A bounded memory of name -> digest of its last value: at least the latest `at_least` names, at most twice as
+    many, under 200 bytes each. Values are compared by an exact text: a different sign, type or trailing zero makes
+    them different, so that the worst mistake is to process an equal report once more."""
 
     def __init__(self, at_least: int) -> None:
         self._at_least = at_least
@@ -25,7 +26,7 @@ class LastReported:
         return len(self._fresh.keys() | self._stale.keys())
 
     def is_known(self, name: str, said: Hashable) -> bool:
-        """Whether this is what was said of it last; then it is remembered as if it had been noted now."""
+        """Whether `said` equals the last value noted under this name. If so, the name counts as recently used."""
         key = _digest(str(name))
         if key in self._fresh:
             return self._fresh[key] == _digest(_text(said))
@@ -38,6 +39,7 @@ class LastReported:
         return True
 
     def note(self, name: str, said: Hashable) -> None:
+        """Keeps this as the name's last value."""
         self._note(_digest(str(name)), _digest(_text(said)))
 
     def _note(self, key: int, number: int) -> None:
@@ -62,5 +64,5 @@ def _in_sequence(said: object) -> object:
 
 
 def name_of(report: Report) -> str:
-    """Of the order at the broker: there may be several under one tag."""
+    """The key of a report: the order's id at the broker too, because several orders may bear one tag."""
     return f"{report.client_order_id} {report.broker_order_id}"

@@ -1,4 +1,5 @@
-"""What the legs of one signal are to each other: which are missing, which wait, and which refusal takes all of them."""
+"""How the legs of one signal depend on each other: which are missing, which wait, and when one leg's refusal refuses
+all. Pure decisions."""
 
 from __future__ import annotations
 
@@ -13,18 +14,18 @@ from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.tickets import unsupported_reason
 
 UNKNOWN_LEG_SECONDS = 30.0
-"""How long a leg waits for the others of its signal, where none may be placed alone; then it is refused."""
+"""How long a leg waits for the other legs of its signal, where none may be placed alone; then it is refused."""
 
 
 def refusing_leg(order: Order, legs: Sequence[Order], capabilities: Capabilities, broker: str) -> Reason | None:
-    """Why the signal that the order is a leg of cannot be carried out whole, as far as the records of `legs` tell: one has ended without a
-    fill, is to be cancelled, or is of no kind that the broker takes. None: nothing is against it."""
+    """Why the order's signal cannot be executed as a whole: another leg ended without a fill, has a cancel
+    requested, or is not supported by the broker. None: nothing in the records of `legs` is against it."""
     for leg in other_legs(order, legs):
         why: Reason | None = None
         if leg.status.is_final and not leg.filled_quantity:
             why = leg.reason or Reason(ReasonCode.BROKER_REJECTED, f"it is {leg.status}")
         elif leg.status is Status.PENDING:
-            why = leg.cancel_wish
+            why = leg.cancel_request
             unsupported = unsupported_reason(leg, capabilities, broker) if is_of_same_account(order, leg) else None
             if unsupported is not None:
                 why = Reason(ReasonCode.UNSUPPORTED_ORDER, unsupported)
@@ -34,13 +35,13 @@ def refusing_leg(order: Order, legs: Sequence[Order], capabilities: Capabilities
 
 
 def about_leg(leg: Order, why: Reason) -> Reason:
-    """A leg's reason as one for the others of its signal."""
+    """A leg's reason, worded for the other legs of its signal."""
     place = f"leg {leg.identity.leg_index + 1} of {leg.request.total_legs}"
     return Reason(why.code, f"not placed without {place}: {why.message}")
 
 
 def other_legs(order: Order, legs: Sequence[Order]) -> list[Order]:
-    """The entries among them that are other legs of the order's signal."""
+    """The entries among `legs` that are other legs of the order's signal."""
     mine = order.identity
     return [
         leg
@@ -51,11 +52,11 @@ def other_legs(order: Order, legs: Sequence[Order]) -> list[Order]:
 
 
 def pending_legs(order: Order, legs: Sequence[Order]) -> list[Order]:
-    """The other legs that the same account has still to send."""
+    """The other legs of the same account that have not been sent yet."""
     return [leg for leg in other_legs(order, legs) if leg.status is Status.PENDING and is_of_same_account(order, leg)]
 
 
 def missing_legs(order: Order, legs: Sequence[Order]) -> list[int]:
-    """The numbers, from 1, of the legs that have not come."""
+    """The numbers, from 1, of the legs that have not arrived."""
     present = {order.identity.leg_index, *(leg.identity.leg_index for leg in other_legs(order, legs))}
     return [number + 1 for number in range(order.request.total_legs) if number not in present]

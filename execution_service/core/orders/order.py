@@ -1,4 +1,4 @@
-"""The order as the fold of its events; no I/O and no clock."""
+"""An order as the fold of its events. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from execution_service.core.orders.events import (
     CommissionReported,
     Completed,
     ContractDeclared,
-    ContractTold,
+    ContractResolved,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -41,6 +41,7 @@ from execution_service.core.orders.events import (
     Released,
     SendAgainOrdered,
     SubmitStarted,
+    stored_name,
 )
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
 from execution_service.core.orders.status import Reason, ReasonCode, Status
@@ -49,20 +50,22 @@ from execution_service.core.orders.transitions import TRANSITIONS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """Since when and until when the broker holds an order for the opening, in its words; `until` None: it has not said."""
+    """The broker holds the order for the opening of the market. `message` is in the broker's words; `until` None: it
+    gave no time."""
 
     since: datetime
     until: datetime | None
     message: str
 
     def lasts(self, now: datetime) -> bool:
-        """By the time that the broker named; without one until it says that the market has the order."""
+        """Whether it is still held, by the time that the broker named; without one, until a Released event."""
         return self.until is None or now < self.until
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One order, the fold of its events. `version` is their number; event n (from 1) made version n."""
+    """One order: the result of applying its events in turn. `version` is their number; event n (from 1) made version
+    n."""
 
     identity: Identity
     request: OrderRequest | RefusedRequest
@@ -70,17 +73,18 @@ class Order:
     published_at: datetime
     message_id: str = ""
     raw: str = ""
-    """The message's text as it came."""
+    """The message's text as received."""
     status: Status = Status.PENDING
     events: tuple[Event, ...] = ()
     quantity: Decimal | None = None
-    """What is to be traded: as requested, less if capped or rounded, or what an amount of money bought. None only for a refused message
-    without a readable quantity."""
+    """What is to be traded: as requested, reduced if capped or rounded, or what an amount of money bought. None only
+    for a refused message without a readable quantity."""
     limit_price: Decimal | None = None
     stop_price: Decimal | None = None
-    """As requested, or as the market takes them."""
+    """As requested, or rounded to the market's ticks."""
     cash_quantity: Decimal | None = None
-    """Not None: the order is for this amount of money, and the quantity, until it is done, what that is expected to buy."""
+    """Not None: the order is for this amount of money; until it is done, `quantity` is only what that is expected to
+    buy."""
     fills: tuple[Fill, ...] = ()
     busted_fill_ids: frozenset[str] = frozenset()
     filled_quantity: Decimal = ZERO
@@ -90,38 +94,39 @@ class Order:
     submitted_at: datetime | None = None
     filled_at: datetime | None = None
     finished_at: datetime | None = None
-    cancel_wish: Reason | None = None
+    cancel_request: Reason | None = None
     reason: Reason | None = None
     client_order_id: str = field(default="")
     matched_instrument: Instrument | None = None
-    """What is traded where the request names it less fully than the entry that it closes."""
+    """The instrument that is traded, if the request names it less fully than its entry does."""
     matched_product: str | None = None
     hold: Hold | None = None
-    """Not None: the broker holds it for the opening."""
+    """Not None: the broker holds the order for the opening."""
     released_at: datetime | None = None
-    """When the market had it after that."""
+    """When the market got the order after it was held."""
     terms: ContractTerms | None = None
-    """The contract's own facts, as the broker told them; None: it has not been asked or tells none."""
+    """The contract's facts as the broker reported them. None: it was not asked, or reports none."""
     booked_as: str | None = None
-    """The key of the holding that its fills are booked to; None: the instrument's own."""
-    # What follows from the events above, carried along so that it need not be worked out from all of them each time.
+    """The ledger key that its fills are booked under. None: the instrument's own."""
+    # Derived from the events, and carried along so that no step has to read the whole history.
     paid: Decimal = field(default=ZERO, repr=False, compare=False)
-    """Price times quantity of the fills that stand, added up exactly."""
+    """Sum of price times quantity over the fills that are not busted, exact."""
     commission: Decimal = field(default=ZERO, repr=False, compare=False)
-    """What the fills that stand cost, as far as it is known; not converted."""
+    """The known commissions of the fills that are not busted; currencies are not converted."""
     commission_currency: str | None = field(default=None, repr=False, compare=False)
-    """Of the first of these fills that names one."""
+    """The currency of the first of these fills that names one."""
     declared_at: datetime | None = field(default=None, repr=False, compare=False)
-    """When a person last said that it was placed."""
+    """When a person last declared the order placed."""
     is_named_by_person: bool = field(default=False, repr=False, compare=False)
-    """The broker's id for it is the one that a person read off the screen."""
+    """`broker_order_id` was entered by a person."""
     notes: tuple[Noted, ...] = field(default=(), repr=False, compare=False)
-    """The remarks among its events."""
+    """The Noted events, in order."""
     places: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
-    """An index of `fills` by id, so that none is searched for. It is shared with what the order was and may become, only ever added to, and
-    right for each: an id whose place differs makes a new index (`__post_init__`), and what is found is compared."""
+    """Index of `fills` by fill id. The dict is shared between this order and its earlier and later versions and is
+    only ever added to; an id whose place differs makes a new one (`__post_init__`), and a hit is verified before
+    use."""
     checkpoints: tuple[Order, ...] = field(default=(), repr=False, compare=False)
-    """Some of its earlier states, from which any other is near; the farther back the fewer, so that there are about ten of them."""
+    """About ten earlier versions of the order, the older the sparser, from which `as_of` starts."""
 
     def __post_init__(self) -> None:
         last = len(self.fills) - 1
@@ -129,8 +134,9 @@ class Order:
             object.__setattr__(self, "places", {fill.fill_id: place for place, fill in enumerate(self.fills)})
 
     @property
-    def words_alone(self) -> str | None:
-        """What the broker answered the present sending with, where it answered with words alone; None: it did not, or said more since."""
+    def undocumented_answer(self) -> str | None:
+        """The broker's answer to the present sending, if that was neither a documented acceptance nor a documented
+        refusal, and nothing else was heard since. Otherwise None."""
         if self.status is not Status.SUBMITTING:
             return None
         since = takewhile(lambda event: not isinstance(event, SubmitStarted), reversed(self.events))
@@ -157,12 +163,12 @@ class Order:
 
     @property
     def remaining_quantity(self) -> Decimal:
-        """Never negative: an overfill leaves 0."""
+        """Never negative: after an overfill it is 0."""
         return max(ZERO, (self.quantity or ZERO) - self.filled_quantity)
 
     @property
     def average_price(self) -> Decimal | None:
-        """Quantity-weighted over the fills that stand; None without one."""
+        """Weighted by quantity, over the fills that are not busted; None without one."""
         if not self.filled_quantity:
             return None
         return self.paid / self.filled_quantity
@@ -173,18 +179,19 @@ class Order:
 
     @property
     def instrument(self) -> Instrument | None:
-        """What is traded; None for a request refused at the door."""
+        """What is traded; None for a refused message."""
         return self.matched_instrument or (self.request.instrument if isinstance(self.request, OrderRequest) else None)
 
     @property
     def adoption(self) -> Adopted | None:
-        """What a person told, where this is no order but a movement past this service."""
+        """The person's report, if this record is an adoption; None for an order."""
         first = self.events[0] if self.events else None
         return first if isinstance(first, Adopted) else None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What an exit may call it by: its signal, that one's id in `signal_store`, and the entry in whose place it came."""
+        """The ids by which an exit may refer to this order: its signal id, its `signal_store` id, and those of the
+        entry whose place it takes."""
         request = self.request
         named = (self.signal_id, request.mathematricks_signal_id)
         stands_for = request.stands_for if isinstance(request, OrderRequest) else ()
@@ -192,8 +199,9 @@ class Order:
 
     @property
     def money_per_point(self) -> Decimal | None:
-        """What one point of its prices is worth in the contract's currency for one unit of quantity: every amount is a price times a quantity
-        times this. By what the broker told, else by the order's multiplier, else 1; None: the broker does not tell, and no amount is known."""
+        """Money per point of the quoted price and unit of quantity, in the contract's currency: every amount is
+        price x quantity x this. From the broker's facts, else the order's multiplier, else 1. None: the broker does
+        not say, and no amount can be computed."""
         if self.terms is not None:
             return self.terms.money_per_point
         named = None if self.instrument is None else self.instrument.multiplier
@@ -201,7 +209,8 @@ class Order:
 
     @property
     def value(self) -> Decimal | None:
-        """The money that changed hands, without commissions, in the contract's currency; None without a fill, or where no amount is known."""
+        """The money that changed hands, without commissions, in the contract's currency. None without a fill, or if
+        no amount can be computed."""
         worth = self.money_per_point
         if not self.fills or worth is None:
             return None
@@ -209,13 +218,14 @@ class Order:
 
     @property
     def working_since(self) -> datetime | None:
-        """From when its time-out counts: a person's word that it was placed, else its sending; and not before the market had it."""
+        """The moment from which its time-out counts: when a person declared it placed, else when it was sent, and
+        not before its release if it was held."""
         since = self.submitted_at if self.declared_at is None else self.declared_at
         return since if since is None or self.released_at is None else max(since, self.released_at)
 
     @property
     def accepted_request(self) -> OrderRequest:
-        """The request of an order that was taken. Raises TypeError for one refused at the door: nothing may be traded for it."""
+        """The request of an accepted order. Raises TypeError for a refused message, for which nothing may be traded."""
         if isinstance(self.request, OrderRequest):
             if self.matched_instrument is None:
                 return self.request
@@ -242,7 +252,7 @@ class Order:
         return apply_all(begun, self.events[begun.version : number])
 
     def ticket(self) -> Ticket:
-        """What the broker is asked to do."""
+        """What is sent to the broker."""
         request = self.accepted_request
         return Ticket(
             client_order_id=self.client_order_id,
@@ -272,7 +282,7 @@ def new_order(
     message_id: str = "",
     raw: str = "",
 ) -> Order:
-    """A PENDING order without a history."""
+    """A PENDING order without events."""
     return Order(
         identity=identity,
         request=request,
@@ -300,26 +310,28 @@ def bare(order: Order) -> Order:
 
 
 CHECKPOINT = 16
-"""Every so many events an earlier state is kept, of which `_kept` says how long."""
+"""An earlier version is kept every so many events; `_kept` decides for how long."""
 
 
 def apply(order: Order, event: Event) -> Order:
-    """The order after the event. Raises InvalidTransition for what the table does not know, FillsDoNotAddUp for an end without its fills.
+    """The order after the event. Raises InvalidTransition if the event is not allowed in the present status,
+    FillsDoNotAddUp if a final status does not match the fills.
 
-    The work does not grow with the history, but for copying references to it."""
+    The cost does not grow with the history, except for copying the tuple of events.
+    """
     after = _applied(order, event)
     return after if after.version % CHECKPOINT else replace(after, checkpoints=_kept(after))
 
 
 def _kept(order: Order) -> tuple[Order, ...]:
-    """The checkpoints with this state as the newest: each is kept for twice the distance to the next that is as round as it, so that some
-    state is near that of any event, measured by how far that lies back."""
+    """The checkpoints including this version. A version divisible by a larger power is kept longer, so that every
+    event has a checkpoint within a distance proportional to its age."""
     states = (*order.checkpoints, replace(order, checkpoints=()))
     return tuple(state for state in states if order.version - state.version <= 2 * _roundness(state.version))
 
 
 def _roundness(version: int) -> int:
-    """The largest of 16, 128, 1024 ... that divides it."""
+    """The largest of 16, 128, 1024, ... that divides the version."""
     step = CHECKPOINT
     while version % (step * 8) == 0:
         step *= 8
@@ -327,7 +339,7 @@ def _roundness(version: int) -> int:
 
 
 def _applied(order: Order, event: Event) -> Order:
-    """One copy of the order, whatever the event changes: this is done several times for each event of each order."""
+    """With a single copy of the order per event: this is the hot path."""
     changes = _changes(order, event)
     return replace(order, events=(*order.events, event), **changes)
 
@@ -349,7 +361,7 @@ def _changes(order: Order, event: Event) -> dict[str, Any]:
     if (isinstance(event, AdoptionUndone) and order.adoption is None) or (isinstance(event, Adopted) and order.events):
         target = None
     if target is None:
-        raise InvalidTransition(order.order_id, order.status, type(event).__name__)
+        raise InvalidTransition(order.order_id, order.status, stored_name(type(event)))
     if isinstance(event, Rejected | Cancelled | Expired | Completed) and event.filled_quantity != order.filled_quantity:
         raise FillsDoNotAddUp(order.order_id, str(order.filled_quantity), str(event.filled_quantity))
     is_final = target.is_final
@@ -362,13 +374,14 @@ def _changes(order: Order, event: Event) -> dict[str, Any]:
 
 
 def apply_all(order: Order, events: Iterable[Event]) -> Order:
+    """The order after all these events, in turn."""
     for event in events:
         order = apply(order, event)
     return order
 
 
 def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
-    """What the event changes besides the status and what goes with that."""
+    """The fields that the event changes, besides the status and what always goes with it."""
     match event:
         case SubmitStarted():
             return {"reserved_order_id": event.reserved_order_id, "submitted_at": event.at}
@@ -389,7 +402,7 @@ def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
             return {"quantity": event.quantity}
         case InstrumentMatched():
             return {"matched_instrument": event.instrument, "matched_product": event.product}
-        case ContractTold():
+        case ContractResolved():
             return {"terms": event.terms, "booked_as": event.booked_as}
         case Fitted():
             return {
@@ -407,7 +420,7 @@ def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
             return {"quantity": event.filled_quantity}
         case CancelRequested():
             reason = event.reason if target.is_final else order.reason
-            return {"cancel_wish": order.cancel_wish or event.reason, "reason": reason}
+            return {"cancel_request": order.cancel_request or event.reason, "reason": reason}
         case Rejected() | Cancelled() | Expired():
             return {"reason": event.reason}
         case DeclaredNotPlaced() | DeclaredCancelled() | AdoptionUndone():
@@ -420,7 +433,7 @@ def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
                 "reserved_order_id": None,
                 "broker_order_id": None,
                 "submitted_at": None,
-                "cancel_wish": None,
+                "cancel_request": None,
                 "reason": None,
                 "hold": None,
                 "released_at": None,
@@ -469,9 +482,9 @@ def _without_fill(order: Order, event: Busted) -> dict[str, Any]:
 
 
 def _status_by_quantity(order: Order, filled: Decimal) -> Status:
-    """A fill completes an order from any status, unless that is for an amount of money, of which only the broker knows when it is spent. A
-    smaller one leaves a cancelled or expired order what it is (the fill crossed the end on
-    its way to us), but an order that we thought rejected, not sent or doubtful is thereby shown to be alive."""
+    """A fill that completes the quantity makes any order FILLED, except one for an amount of money, which only the
+    broker can call done. A smaller fill leaves CANCELLED and EXPIRED as they are (it crossed the end on its way to
+    us), but shows that an order believed rejected, unsent or in doubt is alive."""
     if order.quantity is not None and filled >= order.quantity and order.cash_quantity is None:
         return Status.FILLED
     if order.status in (Status.CANCELLED, Status.EXPIRED, Status.FILLED):

@@ -1,4 +1,4 @@
-"""Which events a broker's report is, beside what the order's record holds already; decided from values alone."""
+"""Turns a broker's report into the events that the order's record does not have yet. Pure decisions, no I/O."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ from execution_service.core.orders.status import Reason, ReasonCode, Status
 _UNACCEPTED = frozenset({Status.PENDING, Status.SUBMITTING, Status.IN_DOUBT})
 
 
-def news(order: Order, report: Report, now: datetime, *, is_settled: bool = False) -> list[Event]:
-    """The events that the report implies and the order does not know yet; none for what is old, repeated or incomplete.
+def new_events(order: Order, report: Report, now: datetime, *, is_settled: bool = False) -> list[Event]:
+    """The events that follow from the report and are not in the record; none for an old, repeated or incomplete report.
 
-    A final status is taken over only when the fills held add up to what the broker says it filled. A report under a tag that is none of the
-    order's tells nothing of it, whoever handed it over; one of another order under the same tag tells only that there is one.
-    `is_settled`: the broker has said the same for so long that nothing is on its way any more. A report that is unclear ends nothing.
+    A final status is recorded only when our fills add up to what the broker says it filled, and never from an unclear
+    report. A report under a tag that is not one of the order's yields nothing; one of another order under the same tag
+    yields only a note that there is one. `is_settled`: the broker has reported the same for so long that nothing more
+    is expected.
     """
     if report.client_order_id not in ("", *order.client_order_ids):
         return []
@@ -48,22 +49,20 @@ def news(order: Order, report: Report, now: datetime, *, is_settled: bool = Fals
         order = apply(order, event)
         events.append(event)
 
-    if len(report.orders_under_tag) > 1:
-        ids = ", ".join(report.orders_under_tag)
-        words = (
-            f"placed twice? the broker shows {len(report.orders_under_tag)} orders under {report.client_order_id}: {ids}; "
-            f"only {_own_of(order, report)} is taken for this one, what others fill is not counted here"
-        )
+    def note(words: str) -> None:
         if not was_noted(order, words):
             learn(Noted(at=now, message=words, alert=True))
+
+    if len(report.orders_under_tag) > 1:
+        note(_several_under_tag(order, report))
         if is_of_another(order, report):
             return events
     if report.fills_shown is not FillsShown.SOME and order.attempt == 1:
         report, is_corrected = _with_corrections(order, report)
         is_older = order.status.is_final and report.status is ReportStatus.WORKING
         if is_corrected and (report.fills_shown is FillsShown.ALL or is_older):
-            # Until it is known whether executions were annulled, those in their place are not added to them. That an order works again
-            # which had ended is no annulment: it is an older picture, however long it is shown.
+            # Until it is known whether executions were busted, their replacements are not added to them. A finished
+            # order that is shown as working again is no bust: it is an older snapshot, however long it is shown.
             return events
     is_present_attempt = _is_of_present_attempt(order, report)
     if (
@@ -73,7 +72,7 @@ def news(order: Order, report: Report, now: datetime, *, is_settled: bool = Fals
     ):
         learn(Accepted(at=now, broker_order_id=report.broker_order_id))
     elif _names_another(order, report):
-        # A cancel would go to whatever has the id that the person named.
+        # A cancel would go to whatever order has the id that the person entered.
         learn(Accepted(at=now, broker_order_id=report.broker_order_id))
     for fill_id in sorted(report.busted_fill_ids - order.busted_fill_ids):
         learn(Busted(at=now, fill_id=fill_id))
@@ -88,23 +87,17 @@ def news(order: Order, report: Report, now: datetime, *, is_settled: bool = Fals
                 )
             )
     if not is_present_attempt and any(isinstance(event, Filled) for event in events):
-        words = (
+        note(
             f"filled under {report.client_order_id}, which it was sent as before it was sent again "
             f"as {order.client_order_id}: both may fill"
         )
-        if not was_noted(order, words):
-            learn(Noted(at=now, message=words, alert=True))
     is_working = order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED)
     if is_present_attempt and is_working and order.broker_order_id is None and report.broker_order_id:
         learn(Accepted(at=now, broker_order_id=report.broker_order_id))
     if report.status is ReportStatus.WORKING and (
         not is_present_attempt or (order.status.is_final and order.broker_order_id is None)
     ):
-        words = (
-            f"the broker shows order {report.broker_order_id} ({report.client_order_id}) working, against our record"
-        )
-        if not was_noted(order, words):
-            learn(Noted(at=now, message=words, alert=True))
+        note(f"the broker shows order {report.broker_order_id} ({report.client_order_id}) working, against our record")
     if is_present_attempt:
         for event in _of_hold(order, report, now):
             learn(event)
@@ -116,9 +109,18 @@ def news(order: Order, report: Report, now: datetime, *, is_settled: bool = Fals
     return events
 
 
+def _several_under_tag(order: Order, report: Report) -> str:
+    ids = ", ".join(report.orders_under_tag)
+    return (
+        f"placed twice? the broker shows {len(report.orders_under_tag)} orders under {report.client_order_id}: {ids}; "
+        f"only {_own_of(order, report)} is taken for this one, what others fill is not counted here"
+    )
+
+
 def _with_corrections(order: Order, report: Report) -> tuple[Report, bool]:
-    """The report with its executions by the names that we hold them under, and those annulled that it does not show or shows with other
-    figures; and whether it corrects anything. What is shown of an annulled one counts as another, under a name of its own."""
+    """The report with its executions under the ids by which the record has them, and with those busted that it no
+    longer shows or shows with other figures; and whether that changes anything. A busted execution that is shown
+    again counts as another one, under a versioned id."""
     held: dict[str, Fill] = {_shown_as(fill.fill_id): fill for fill in order.fills}
     known = Counter(_shown_as(fill_id) for fill_id in (*(fill.fill_id for fill in order.fills), *order.busted_fill_ids))
     fills, undone = [], set(held) - {fill.fill_id for fill in report.fills}
@@ -138,7 +140,7 @@ def _with_corrections(order: Order, report: Report) -> tuple[Report, bool]:
 
 
 _AGAIN = "~"
-"""Between a broker's execution id and the number of its version, from the second on."""
+"""Separates a broker's execution id from our version number, from the second version on."""
 
 
 def _shown_as(fill_id: str) -> str:
@@ -146,18 +148,18 @@ def _shown_as(fill_id: str) -> str:
 
 
 def is_of_another(order: Order, report: Report) -> bool:
-    """Whether the report is of another order that bears the same tag: a stranger's, or the same one placed twice."""
+    """Whether the report is about another order with the same tag: somebody else's, or ours placed twice."""
     return len(report.orders_under_tag) > 1 and report.broker_order_id != _own_of(order, report)
 
 
 def _own_of(order: Order, report: Report) -> str:
-    """Of the orders under one tag that whose id we know; else the oldest."""
+    """Of the orders under one tag, the one whose broker id the record has; else the oldest."""
     known = order.broker_order_id
     return known if known in report.orders_under_tag else report.orders_under_tag[0]
 
 
 def _names_another(order: Order, report: Report) -> bool:
-    """Whether the broker shows a working order of ours, under its own tag, by another id than the one that a person read off the screen."""
+    """Whether the broker shows our working order under another id than the one that a person entered."""
     is_shown = report.client_order_id == order.client_order_id and report.broker_order_id not in (
         "",
         order.broker_order_id,
@@ -167,7 +169,7 @@ def _names_another(order: Order, report: Report) -> bool:
 
 
 def was_noted(order: Order, words: str) -> bool:
-    """Whether the record has this very remark already, so that it is not made, nor told to people, again."""
+    """Whether the record has this very note already, so that it is neither recorded nor notified again."""
     return any(note.message == words for note in order.notes)
 
 
@@ -175,14 +177,15 @@ UNREADABLE = "cannot be read at the broker: "
 
 
 def unreadable_note(order: Order, words: str, now: datetime) -> tuple[Event, ...]:
-    """What is recorded, once for an order, when something that the broker says of it cannot be read."""
+    """Recorded once per order, when something that the broker reports about it cannot be read."""
     if any(note.message.startswith(UNREADABLE) for note in order.notes):
         return ()
     return (Noted(at=now, message=f"{UNREADABLE}{words}; nothing is concluded from it", alert=True),)
 
 
 def _of_hold(order: Order, report: Report, now: datetime) -> tuple[Event, ...]:
-    """What is new about the broker's holding it for the opening. That a report says nothing of it says nothing."""
+    """What is new about the broker holding the order for the opening. A report that does not mention it changes
+    nothing."""
     if order.status not in (Status.SUBMITTED, Status.PARTIALLY_FILLED) or report.status is not ReportStatus.WORKING:
         return ()
     if report.is_held is False and order.hold is not None:
@@ -196,12 +199,12 @@ def _of_hold(order: Order, report: Report, now: datetime) -> tuple[Event, ...]:
 
 
 def _as_kept(fill: Fill) -> Fill:
-    """Times are kept in whole milliseconds: what a record says before and after it was stored is the same."""
+    """With its time cut to whole milliseconds, as it is stored: so it is the same before and after a restart."""
     return replace(fill, time=fill.time.replace(microsecond=fill.time.microsecond // 1000 * 1000))
 
 
 def _end(order: Order, report: Report, now: datetime, *, is_settled: bool) -> Event | None:
-    """None: it goes on, or the record does not show yet how it came to its end."""
+    """The event that ends the order; None: it goes on, or the record cannot yet account for its end."""
     match report.status:
         case ReportStatus.REJECTED:
             reason = Reason(ReasonCode.BROKER_REJECTED, report.reason or "the broker gave no reason")
@@ -210,7 +213,7 @@ def _end(order: Order, report: Report, now: datetime, *, is_settled: bool) -> Ev
             reason = Reason(ReasonCode.BROKER_EXPIRED, report.reason or "the order expired at the venue")
             return Expired(at=now, reason=reason, filled_quantity=order.filled_quantity)
         case ReportStatus.CANCELLED:
-            asked = order.cancel_wish
+            asked = order.cancel_request
             words = report.reason or "cancelled by the broker or the venue"
             return Cancelled(
                 at=now,
@@ -220,27 +223,27 @@ def _end(order: Order, report: Report, now: datetime, *, is_settled: bool) -> Ev
         case ReportStatus.FILLED if order.cash_quantity is not None and order.filled_quantity:
             return Completed(at=now, filled_quantity=order.filled_quantity)
         case ReportStatus.FILLED if order.busted_fill_ids or is_settled:
-            # An execution was annulled and nothing took its place, or a person made the order smaller at the broker.
+            # An execution was busted and not replaced, or a person reduced the order at the broker.
             reason = Reason(ReasonCode.BROKER_CANCELLED, "done at the broker with less than was ordered")
             return Cancelled(at=now, reason=reason, filled_quantity=order.filled_quantity)
     return None
 
 
 def fills_are_missing(order: Order, report: Report) -> bool:
-    """True when the broker's count is ahead of, or behind, the executions that it has shown us."""
+    """True if the broker's filled quantity differs from the sum of the executions that it has shown."""
     is_done = report.status is ReportStatus.FILLED
     if is_done and not (report.filled_quantity or report.busted_fill_ids or order.busted_fill_ids):
-        return True  # complete, and with nothing: the count itself is still to come
+        return True  # complete, with nothing filled: the count itself is still to come
     if order.attempt == 1:
         return report.filled_quantity != order.filled_quantity
-    # Other attempts' fills are no part of this count: only those that this very report shows are compared with it.
+    # Fills of earlier attempts are not part of this count: compare only with the fills that this report shows.
     shown = {fill.fill_id for fill in report.fills}
     return report.filled_quantity != sum(f.quantity for f in order.fills if f.fill_id in shown)
 
 
 def is_short(order: Order, report: Report) -> bool:
-    """True when the broker calls complete what has filled less than was ordered, and shows all of that. A status may run ahead of the fills,
-    so this is the order's end only once it has lasted."""
+    """True if the broker calls the order complete although less than ordered has filled, and shows all of that. A
+    status may be reported ahead of its fills, so this ends the order only once it has lasted."""
     is_done = report.status is ReportStatus.FILLED and not report.is_unclear and not order.status.is_final
     return is_done and _is_of_present_attempt(order, report) and not fills_are_missing(order, report)
 

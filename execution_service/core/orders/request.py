@@ -1,4 +1,4 @@
-"""What was asked for: an order's identity, and its request as it was read from the message; nothing of what became of it."""
+"""An order's identity, and what was requested, as read from the message. What became of it is not here."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What makes two messages the same order."""
+    """Signal, leg and purpose: two messages with the same identity are the same order."""
 
     signal_id: str
     leg_index: int = 0
     purpose: Purpose = Purpose.ENTRY
 
     order_id: str = field(init=False, repr=False, compare=False)
-    """Our own id: the same identity always has the same."""
+    """Our own order id, derived from the identity."""
     _first_client_order_id: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Asked for at every step of an order, so worked out once.
+        # Read at every step of an order, so computed once.
         object.__setattr__(self, "order_id", "ord_" + self.digest("order").hex()[:24])
         object.__setattr__(self, "_first_client_order_id", self._client_order_id(1))
 
     def client_order_id(self, attempt: int) -> str:
-        """Our tag at the broker: 19 characters, a letter first, lower-case base 32 of SHA-256 (90 bits), so it fits every broker."""
+        """Our tag at the broker: 19 characters, a letter first, lower-case base 32 of SHA-256 (90 bits). It fits
+        every broker's format."""
         return self._first_client_order_id if attempt == 1 else self._client_order_id(attempt)
 
     def _client_order_id(self, attempt: int) -> str:
         return "x" + base64.b32encode(self.digest(str(attempt))).decode().lower()[:18]
 
     def digest(self, last: str) -> bytes:
-        # Length-prefixed, so that no choice of ids can make two identities look alike.
+        # Length-prefixed, so that no choice of ids can give two identities the same text.
         text = f"{len(self.signal_id)}:{self.signal_id}|{self.leg_index}|{self.purpose}|{last}"
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderRequest:
-    """What upstream asked for, normalised from either dialect; every field is valid."""
+    """What upstream requested, normalised from either message dialect. Every field is valid."""
 
     account_id: str
     strategy: str
@@ -70,14 +71,15 @@ class OrderRequest:
     entry_refs: tuple[str, ...] = ()
     """The entry that this exit closes: its signal id, its `signal_store` id, or both."""
     stands_for: tuple[str, ...] = ()
-    """Of an adopted position only: the entry in whose place it came (after a split, a rename, an assignment), by all its names."""
+    """For an adopted position only: all the names of the entry whose place it takes (after a split, a rename, an
+    assignment)."""
     total_legs: int = 1
     request_order_id: str | None = None
     mathematricks_signal_id: str | None = None
 
     @property
     def content(self) -> tuple[object, ...]:
-        """What must be equal for a repeated message to be the same order."""
+        """What must be equal for a repeated message to be a mere repetition of the order."""
         limit = self.limit_price if self.order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT) else None
         stop = self.stop_price if self.order_type in (OrderType.STOP, OrderType.STOP_LIMIT) else None
         return (
@@ -95,7 +97,7 @@ class OrderRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedRequest:
-    """What could be read of a message that cannot be executed; None where it could not."""
+    """The readable fields of a message that cannot be executed. None: missing or unreadable."""
 
     account_id: str | None = None
     strategy: str | None = None
@@ -108,4 +110,4 @@ class RefusedRequest:
     request_order_id: str | None = None
     mathematricks_signal_id: str | None = None
     fingerprint: str = ""
-    """SHA-256 of the message's text: equal for a mere repetition."""
+    """SHA-256 of the message's text: equal for an exact repetition."""

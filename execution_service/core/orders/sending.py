@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from execution_service.core.orders.order import Order
-from execution_service.core.orders.repetition import Asked
+from execution_service.core.orders.repetition import RequestHistory
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 
 
@@ -39,7 +39,7 @@ class Sending:
     @classmethod
     def of(cls, order: Order) -> Sending:
         """As it is known from the record alone."""
-        words = order.words_alone
+        words = order.undocumented_answer
         refusal = None if words is None else Reason(ReasonCode.BROKER_REJECTED, words)
         return cls(since=order.working_since, refusal=refusal)
 
@@ -88,13 +88,13 @@ class Tries:
     """Why, the last time."""
     not_before: float = 0.0
     """Nothing is begun for it before then."""
-    cancels: Asked = field(default_factory=Asked)
+    cancels: RequestHistory = field(default_factory=RequestHistory)
     """The requests to cancel it that were really sent."""
     cancel_not_before: float = 0.0
     """The account's calls do not allow one earlier."""
     is_cancel_commanded: bool = False
     """Somebody has asked for its cancellation since the broker was last asked for it."""
-    finds: Asked = field(default_factory=Asked)
+    finds: RequestHistory = field(default_factory=RequestHistory)
     """The looks for it since it is in doubt."""
 
     @classmethod
@@ -104,14 +104,14 @@ class Tries:
     def is_of(self, order: Order) -> bool:
         return self.status is order.status and self.attempt == order.attempt
 
-    def after_news(self, order: Order) -> Tries:
+    def with_pauses_reset(self, order: Order) -> Tries:
         """Something has changed: what is asked again of this order is asked soon again."""
         return replace(
             self,
             status=order.status,
             attempt=order.attempt,
-            cancels=self.cancels.after_news(),
-            finds=self.finds.after_news(),
+            cancels=self.cancels.with_pauses_reset(),
+            finds=self.finds.with_pauses_reset(),
         )
 
     def failed(self, why: str) -> Tries:

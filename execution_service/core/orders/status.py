@@ -1,4 +1,5 @@
-"""An order's statuses, and the closed list of reasons why one ended or is held; what leads from one to another is in transitions.py."""
+"""The statuses of an order, and the closed list of reasons why one ended or is held. Which status follows which is
+in transitions.py."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ FINAL = frozenset({Status.FILLED, Status.REJECTED, Status.CANCELLED, Status.EXPI
 
 
 class ReasonCode(StrEnum):
-    """The closed list of reasons that readers of confirmations may meet; docs/messages.md explains each."""
+    """The closed list of reason codes in confirmations; docs/messages.md explains each."""
 
     INVALID_ORDER = "INVALID_ORDER"
     DUPLICATE_CONFLICT = "DUPLICATE_CONFLICT"
@@ -46,5 +47,7 @@ class ReasonCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
+    """`message` is for people."""
+
     code: ReasonCode
     message: str

@@ -1,4 +1,4 @@
-"""What a broker can take at all, and what the market made of a ticket, as an event."""
+"""Whether a broker supports an order, and the event that records how a ticket was rounded to the market."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from execution_service.core.orders.request import Purpose
 
 
 def fitting(order: Order, ticket: Ticket, now: datetime) -> tuple[Event, ...]:
-    """What is to be recorded of the order's fitting to the market, `ticket` being what will be sent; nothing if it fits as it is."""
+    """The event that records how `ticket`, which will be sent, differs from the order's own; none if it does not
+    differ."""
     asked = order.ticket()
     values = {
         name: getattr(ticket, name)
@@ -35,7 +36,7 @@ def fitting(order: Order, ticket: Ticket, now: datetime) -> tuple[Event, ...]:
 
 
 def unsupported_reason(order: Order, capabilities: Capabilities, broker: str) -> str | None:
-    """Why the broker cannot take this order at all; None: it can."""
+    """Why the broker cannot take this kind of order; None: it can."""
     request = order.accepted_request
     problems = []
     if request.order_type not in capabilities.order_types:

@@ -14,7 +14,7 @@ from execution_service.core.orders.events import (
     CancelRequested,
     Capped,
     Completed,
-    ContractTold,
+    ContractResolved,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -38,12 +38,12 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
     {
         (_P, Capped): _P,
         (_P, InstrumentMatched): _P,
-        (_P, ContractTold): _P,
+        (_P, ContractResolved): _P,
         (_P, Fitted): _P,
         (_P, SubmitStarted): _S,
         (_P, Rejected): Status.REJECTED,
         (_P, CancelRequested): Status.CANCELLED,
-        (_P, Cancelled): Status.CANCELLED,  # the wish came while it was being sent, and then nothing had been sent
+        (_P, Cancelled): Status.CANCELLED,  # cancelled while it was being sent, and nothing had been sent
         (_P, Accepted): _W,  # "nothing sent" was wrong: the broker has it
         (_S, NothingSent): _P,
         (_S, Accepted): _W,
@@ -55,7 +55,7 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
         (_S, DeclaredNotPlaced): Status.REJECTED,
         (_S, DeclaredPlaced): _W,
         (_W, Accepted): _W,  # some brokers replace the id once the venue has the order
-        (_W, Rejected): Status.REJECTED,  # unasked and late, but venues do it
+        (_W, Rejected): Status.REJECTED,  # unsolicited and late, but venues do it
         (_W, CancelRequested): _W,
         (_W, CancelRefused): _W,
         (_W, Held): _W,
@@ -82,9 +82,9 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
         (_D, DeclaredPlaced): _W,
         (_D, DeclaredCancelled): Status.CANCELLED,
         (_D, SendAgainOrdered): _P,
-        (_P, Adopted): _P,  # stored together with its fills, so that nobody meets it so
+        (_P, Adopted): _P,  # stored in one write with its fills, so that this status is never observed
         (Status.FILLED, AdoptionUndone): Status.CANCELLED,
     }
 )
-"""The whole truth but for five events that are taken in every status: a fill and its annulment (their target follows from the quantities),
-a commission, a contract's facts said afterwards and a note (which change no status)."""
+"""Complete, except for five events that are allowed in every status: a fill and a bust (the next status follows from
+the quantities), a commission, contract facts declared later, and a note (which do not change the status)."""

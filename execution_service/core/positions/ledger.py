@@ -1,4 +1,5 @@
-"""The position ledger's entry for one key: applies an order's fills exactly once, however often they are delivered; no store."""
+"""The entry of the position ledger for one key: applies an order's fills exactly once, however often they are
+delivered. No store."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from typing import Any
 from brokers.base import ONE, ContractTerms, Instrument
 from execution_service.core.errors import CoreError
 from execution_service.core.orders.contracts import Contract
-from execution_service.core.orders.effects import Happening
+from execution_service.core.orders.effects import AppliedEvent
 from execution_service.core.orders.events import Busted, Filled
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
-from execution_service.core.positions.position import Booked, Position, apply_fill, reverse_fill
+from execution_service.core.positions.position import FillEffect, Position, apply_fill, reverse_fill
 
 ZERO = Decimal(0)
 
@@ -34,13 +35,13 @@ class LedgerKey:
 
 
 def key_of(order: Order) -> LedgerKey:
-    """The holding that the order's fills are booked to: as was decided before it was sent, else by the name of its instrument."""
+    """The ledger key of the order's fills: as decided before it was sent, else by the name of its instrument."""
     request = order.accepted_request
     return LedgerKey(request.account_id, request.strategy, order.booked_as or request.instrument.key)
 
 
 class SeveralHoldings(CoreError):
-    """An exit leaves open what tells the holdings apart that it may mean; `keys` are theirs."""
+    """An exit leaves open which of several holdings it means; `keys` are their instrument keys."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.keys = tuple(sorted(keys))
@@ -48,12 +49,12 @@ class SeveralHoldings(CoreError):
 
 
 def holding_for(order: Order, terms: ContractTerms | None, held: Mapping[str, Contract]) -> str:
-    """The instrument's key in the ledger to which the order's fills are to be booked, `terms` being what the broker told of its contract. Raises
-    SeveralHoldings.
+    """The instrument key under which the order's fills are booked. `terms` is what the broker reported of its contract;
+    `held` are the open or growing holdings of the same account and strategy, by key. Raises SeveralHoldings.
 
-    Two contracts that differ by multiplier or trading class have two keys. One contract has one, however much an order says of it: where
-    exactly one of the holdings that are open or being built (`held`, of the same account and strategy) is of this contract, it is that one's,
-    also where that was named in another way or by an earlier version, which kept the multiplier out of its keys.
+    Two contracts that differ in multiplier or trading class have two keys. One contract has one key, however an order
+    describes it: if exactly one of the holdings is of this contract, its key is used, even if it was named otherwise or
+    by an earlier version, whose keys had no multiplier.
     """
     mine = Contract(order.accepted_request.instrument, terms)
     same = {key for key, other in held.items() if mine.is_same_as(other)}
@@ -67,38 +68,40 @@ def holding_for(order: Order, terms: ContractTerms | None, held: Mapping[str, Co
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What the ledger did for one event of one order."""
+    """What the ledger booked for one event of one order."""
 
     event_number: int
     sequence: int
-    """The place among all lines of the key, from 1: replaying in this order gives the same ledger."""
+    """The position among all lines of the key, from 1. Replaying in this order gives the same ledger."""
     episode: int
     realized: Decimal
     closed: Decimal = ZERO
-    """How much of a fill closed what was held; needed should it be annulled."""
+    """How much of the fill closed an existing position; needed if the fill is busted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
-    """One document for ever per key. `applied` holds the lines of orders whose own record does not hold them yet."""
+    """The ledger of one key, kept for ever in one document. `applied` has the lines of orders whose own record does
+    not have them yet."""
 
     key: LedgerKey
     instrument: Instrument
     terms: ContractTerms | None = None
-    """What the broker told of the contract when the latest order was sent; None: it told none."""
+    """What the broker reported of the contract when the latest order was sent; None: it reported nothing."""
     version: int = 0
     sequence: int = 0
     position: Position = field(default_factory=Position)
     ended: tuple[Position, ...] = ()
-    """Episodes that ended and may not have reached the view yet."""
+    """Episodes that have ended and may not be in the view yet."""
     applied: Mapping[str, tuple[Line, ...]] = field(default_factory=lambda: MappingProxyType({}))
     products: Mapping[str, Decimal] = field(default_factory=lambda: MappingProxyType({}))
-    """The position's quantity by the product that the orders named (empty: none); signed, without those that are 0."""
+    """The position's signed quantity by product, as the orders named it ("": none). Products with quantity 0 are
+    left out."""
 
     @property
     def known_products(self) -> Mapping[str, Decimal] | None:
-        """As `products`; None where they do not add up to the position: it was begun before they were kept, or changed by another hand. Of
-        such a one nothing is known until it is flat."""
+        """As `products`. None if they do not add up to the position (it was opened before products were kept, or
+        changed by somebody else): then they are unknown until it is flat."""
         return _known(self.products, self.position)
 
     @property
@@ -107,19 +110,20 @@ class LedgerEntry:
 
     @property
     def currency(self) -> str | None:
-        """Of its amounts; None where neither a broker nor an order has told it."""
+        """The currency of its amounts; None if neither a broker nor an order has named it."""
         return self.instrument.currency if self.terms is None else self.terms.currency or self.instrument.currency
 
     @property
     def money_per_point(self) -> Decimal | None:
-        """As of an order (`Order.money_per_point`)."""
+        """As `Order.money_per_point`."""
         return (self.instrument.multiplier or ONE) if self.terms is None else self.terms.money_per_point
 
 
 def fold(
-    entry: LedgerEntry, order: Order, happenings: Iterable[Happening], known: Mapping[int, Line]
+    entry: LedgerEntry, order: Order, applied_events: Iterable[AppliedEvent], known: Mapping[int, Line]
 ) -> tuple[LedgerEntry, dict[int, Line]]:
-    """Applies those of the order's happenings that move a position and have no line yet, in `known` (the order's own) or in the entry.
+    """Applies those of the order's events that change a position and are not booked yet, neither in `known` (the lines
+    in the order's own record) nor in the entry.
 
     Returns the entry and all lines of the order.
     """
@@ -128,17 +132,17 @@ def fold(
     position, sequence, ended = entry.position, entry.sequence, list(entry.ended)
     products = entry.products
     fresh: list[Line] = []
-    for happening in happenings:
-        if not happening.moves_position or happening.number in lines:
+    for applied_event in applied_events:
+        if not applied_event.moves_position or applied_event.number in lines:
             continue
-        booked = _book(position, order, happening, lines)
+        booked = _book(position, order, applied_event, lines)
         products = _by_product(products, position, booked.position, order.accepted_request.product or "")
         position, sequence = booked.position, sequence + 1
         if booked.ended is not None:
             ended.append(booked.ended)
-        # A flip belongs to both episodes; the one it opens is where the order is found later.
-        line = Line(happening.number, sequence, position.episode, booked.realized, booked.closed)
-        lines[happening.number] = line
+        # A fill that flips the position belongs to two episodes; the order is listed with the one that it opens.
+        line = Line(applied_event.number, sequence, position.episode, booked.realized, booked.closed)
+        lines[applied_event.number] = line
         fresh.append(line)
     if not fresh:
         return entry, lines
@@ -149,11 +153,11 @@ def fold(
     return replace(entry, products=products, terms=terms, **changes), lines
 
 
-def _better_known(before: ContractTerms | None, told: ContractTerms | None) -> ContractTerms | None:
-    """The later of the two, unless it knows less."""
-    if told is None or (before is not None and told.is_size_unknown):
+def _better_known(before: ContractTerms | None, later: ContractTerms | None) -> ContractTerms | None:
+    """The later facts, unless they lack what the earlier ones have."""
+    if later is None or (before is not None and later.is_size_unknown):
         return before
-    return told
+    return later
 
 
 def _by_product(
@@ -173,20 +177,20 @@ def _known(products: Mapping[str, Decimal], position: Position) -> Mapping[str, 
 
 
 def with_unbooked(
-    entry: LedgerEntry, orders: Iterable[tuple[Order, Iterable[Happening], Mapping[int, Line]]]
+    entry: LedgerEntry, orders: Iterable[tuple[Order, Iterable[AppliedEvent], Mapping[int, Line]]]
 ) -> LedgerEntry:
-    """The entry as it will be once the fills of these orders that are recorded and not booked yet are. Each order comes with its happenings
-    that may not be booked and the lines that it has been told; of these, what the entry does not know yet does not count."""
+    """The entry as it will be once the recorded fills of these orders are booked. Each order comes with the events
+    that may not be booked and the lines that its record has; lines beyond the entry's own sequence are ignored."""
     booked = entry.sequence
-    for order, happenings, told in orders:
-        known = {number: line for number, line in told.items() if line.sequence <= booked}
-        entry, _ = fold(entry, order, happenings, known)
+    for order, applied_events, own_lines in orders:
+        known = {number: line for number, line in own_lines.items() if line.sequence <= booked}
+        entry, _ = fold(entry, order, applied_events, known)
     return entry
 
 
 def settled(entry: LedgerEntry, kept: Mapping[str, int], *, ended_are_shown: bool) -> LedgerEntry:
-    """The entry without what its readers have durably taken over: lines that orders have of their own, up to the event `kept` names
-    by our order id, and episodes that are in the view."""
+    """The entry without what has been stored elsewhere: lines that the orders' own records have (up to the event
+    number in `kept`, by our order id), and ended episodes once they are in the view."""
     applied = {
         order_id: lines for order_id, lines in entry.applied.items() if lines[-1].event_number > kept.get(order_id, 0)
     }
@@ -196,10 +200,10 @@ def settled(entry: LedgerEntry, kept: Mapping[str, int], *, ended_are_shown: boo
     return replace(entry, applied=applied, ended=ended)
 
 
-def _book(position: Position, order: Order, happening: Happening, lines: Mapping[int, Line]) -> Booked:
+def _book(position: Position, order: Order, applied_event: AppliedEvent, lines: Mapping[int, Line]) -> FillEffect:
     request = order.accepted_request
     multiplier = order.money_per_point or ONE
-    event = happening.event
+    event = applied_event.event
     if isinstance(event, Filled):
         return apply_fill(
             position,
@@ -208,10 +212,10 @@ def _book(position: Position, order: Order, happening: Happening, lines: Mapping
             price=event.fill.price,
             multiplier=multiplier,
             at=event.fill.time,
-            order_id=_shown_id(happening.after),
+            order_id=_shown_id(applied_event.after),
         )
     assert isinstance(event, Busted)
-    annulled = happening.before.fill_of(event.fill_id)
+    annulled = applied_event.before.fill_of(event.fill_id)
     assert annulled is not None
     line = lines[
         next(n for n, e in enumerate(order.events, 1) if isinstance(e, Filled) and e.fill.fill_id == event.fill_id)
@@ -226,7 +230,7 @@ def _book(position: Position, order: Order, happening: Happening, lines: Mapping
         episode=line.episode,
         multiplier=multiplier,
         at=event.at,
-        order_id=_shown_id(happening.after),
+        order_id=_shown_id(applied_event.after),
     )
 
 

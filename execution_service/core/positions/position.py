@@ -1,4 +1,4 @@
-"""Positions by average cost: what a fill, or its annulment, does to one; no store and no clock."""
+"""Positions at average cost: the effect of a fill, and of its bust. No store, no clock."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from brokers.base import Side
 ZERO = Decimal(0)
 ORDER_IDS_KEPT = 50
 _EXACT = Context(prec=80)
-"""Wide enough that sums and products of prices, quantities and costs are never rounded."""
+"""Precise enough that sums and products of prices, quantities and costs are never rounded."""
 _SMALLEST_SHARE = Decimal("1e-20")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """One holding of (account, strategy, instrument). An episode lasts from flat to flat; a flip ends one and begins the next."""
+    """The position of one (account, strategy, instrument). An episode lasts from flat to flat; a flip ends one and
+    begins the next."""
 
     quantity: Decimal = ZERO
-    """Signed: negative is short."""
+    """Signed; negative is short."""
     cost: Decimal = ZERO
-    """Quantity times average price, signed like the quantity, without the multiplier; kept instead of the average, which need not be
-    a decimal number. Where an exit's share of it is none either, that share is rounded to 20 places and the rest stays here, so that
-    no money is ever lost or made."""
+    """Quantity x average price, with the sign of the quantity, without the multiplier. Kept instead of the average,
+    which may have no finite decimal form. If an exit's share of it has none either, that share is rounded to 20
+    places and the rest stays here, so that no money appears or vanishes."""
     realized_pnl: Decimal = ZERO
-    """Of this episode, by average cost, before commissions."""
+    """Of this episode, at average cost, before commissions."""
     episode: int = 0
-    """Counts from 1; 0: never held."""
+    """Counted from 1; 0: never held."""
     opened_at: datetime | None = None
     closed_at: datetime | None = None
     updated_at: datetime | None = None
     is_long: bool = True
-    """The side of this episode, also after it has ended."""
+    """The side of this episode, also after its end."""
     final_average: Decimal | None = None
-    """The average price just before the episode ended; None while it lasts."""
+    """The average price just before the episode ended; None before that."""
     order_ids: tuple[str, ...] = ()
-    """The latest orders that built this episode, at most 50."""
+    """The latest orders of this episode, at most 50."""
     order_count: int = 0
 
     @property
@@ -50,14 +51,14 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Booked:
-    """What a fill did: the position now, the profit it realised, and the episode that it ended, if any."""
+class FillEffect:
+    """The effect of a fill: the position after it, the profit realised, and the episode that it ended, if any."""
 
     position: Position
     realized: Decimal = ZERO
     ended: Position | None = None
     closed: Decimal = ZERO
-    """How much of the fill's quantity closed what was held; the rest opened."""
+    """How much of the fill's quantity closed the position; the rest opened one."""
 
 
 def apply_fill(
@@ -69,8 +70,9 @@ def apply_fill(
     multiplier: Decimal,
     at: datetime,
     order_id: str,
-) -> Booked:
-    """Books one fill. `quantity` is positive; `multiplier` is money per point and unit; the profit is in the instrument's currency."""
+) -> FillEffect:
+    """Books one fill. `quantity` is positive. `multiplier` is money per point and unit. The profit is in the
+    instrument's currency."""
     with localcontext(_EXACT):
         return _traded(position, quantity * side.sign, price, multiplier, at, order_id)
 
@@ -87,15 +89,16 @@ def reverse_fill(
     multiplier: Decimal,
     at: datetime,
     order_id: str,
-) -> Booked:
-    """Takes an annulled fill back. `realized` and `closed` are what the fill had booked, `episode` is the one that was current after it.
+) -> FillEffect:
+    """Reverses a busted fill. `realized` and `closed` are what the fill had booked; `episode` was current after it.
 
-    Where the position has not crossed zero since, this is the exact inverse; where it has, what cannot be taken out of the present
-    episode is an ordinary trade the other way at the annulled price. In every case quantities and money add up.
+    If the position has not crossed zero since, this is the exact inverse. Otherwise what cannot be taken out of the
+    present episode is booked as an ordinary trade on the other side at the busted price. In every case quantities and
+    money add up.
     """
     with localcontext(_EXACT):
         opened = quantity - closed
-        first = Booked(position)
+        first = FillEffect(position)
         if opened:
             first = _without_opening(position, opened * side.sign, price, episode, multiplier, at, order_id)
         if not closed:
@@ -110,16 +113,16 @@ def reverse_fill(
             at,
             order_id,
         )
-        return Booked(then.position, _tidy(first.realized + then.realized), then.ended or first.ended)
+        return FillEffect(then.position, _tidy(first.realized + then.realized), then.ended or first.ended)
 
 
 def _traded(
     position: Position, signed: Decimal, price: Decimal, multiplier: Decimal, at: datetime, order_id: str
-) -> Booked:
+) -> FillEffect:
     if not position.is_open:
-        return Booked(_opened(position, signed, price, at, order_id))
+        return FillEffect(_opened(position, signed, price, at, order_id))
     if _is_same_way(position, signed):
-        return Booked(_changed(position, position.quantity + signed, position.cost + signed * price, at, order_id))
+        return FillEffect(_changed(position, position.quantity + signed, position.cost + signed * price, at, order_id))
     held = abs(position.quantity)
     closing = min(abs(signed), held)
     closing_signed = closing.copy_sign(signed)
@@ -130,8 +133,8 @@ def _traded(
     )
     if closing < abs(signed):
         opened = _opened(after, signed - closing_signed, price, at, order_id)
-        return Booked(opened, realized, after, closing)
-    return Booked(after, realized, None if after.is_open else after, closing)
+        return FillEffect(opened, realized, after, closing)
+    return FillEffect(after, realized, None if after.is_open else after, closing)
 
 
 def _without_opening(
@@ -142,13 +145,14 @@ def _without_opening(
     multiplier: Decimal,
     at: datetime,
     order_id: str,
-) -> Booked:
+) -> FillEffect:
     left, cost = position.quantity - signed, position.cost - signed * price
-    # What is held no more leaves the other sign. Where nothing is left, a cost that still is belongs to profit already booked, and is realised
-    # as by a trade. A cost that changes its sign shows that exits have taken away what this fill had cost.
+    # A remainder of the other sign was sold meanwhile. At a remainder of 0, any cost left belongs to profit that is
+    # already booked, and is realised as by a trade. A cost that changes its sign shows that exits have already taken
+    # this fill's cost.
     if position.episode != episode or left * signed <= 0 or cost * position.cost < 0:
         return _traded(position, -signed, price, multiplier, at, order_id)
-    return Booked(_changed(position, left, cost, at, order_id))
+    return FillEffect(_changed(position, left, cost, at, order_id))
 
 
 def _without_closing(
@@ -160,15 +164,16 @@ def _without_closing(
     multiplier: Decimal,
     at: datetime,
     order_id: str,
-) -> Booked:
-    """`episode` is the one that the fill reduced or ended; None: it ended one and opened the next, so that one is not taken up again."""
+) -> FillEffect:
+    """`episode` is the one that the fill reduced or ended. None: it ended one and opened the next, so the ended one
+    is not resumed."""
     if _is_same_way(position, signed):
         return _traded(position, -signed, price, multiplier, at, order_id)
     if not position.is_open and position.episode != episode:
         position = _opened(position, ZERO, price, at, order_id)
     released = -signed * price - realized / multiplier
     after = _changed(position, position.quantity - signed, position.cost + released, at, order_id, realized=-realized)
-    return Booked(replace(after, is_long=after.quantity > 0), -realized)
+    return FillEffect(replace(after, is_long=after.quantity > 0), -realized)
 
 
 def _changed(
@@ -180,7 +185,7 @@ def _changed(
     *,
     realized: Decimal = ZERO,
 ) -> Position:
-    """The same episode with another quantity: ended by zero, and reopened if it had ended."""
+    """The same episode with another quantity: ended at 0, resumed if it had ended."""
     return _named(
         replace(
             position,
@@ -196,7 +201,7 @@ def _changed(
 
 
 def _is_same_way(position: Position, signed: Decimal) -> bool:
-    """Whether both are long or both short; a flat position is neither."""
+    """Whether both are long or both short. A flat position is neither."""
     return position.quantity * signed > 0
 
 
@@ -206,7 +211,7 @@ def _share(cost: Decimal, closing: Decimal, held: Decimal) -> Decimal:
 
 def _tidy(value: Decimal) -> Decimal:
     """The same number without trailing zeros, exponent or negative zero."""
-    # Adding zero writes the zeros of a whole number out and takes a zero's sign.
+    # Adding zero expands the exponent and removes the sign of a zero.
     return value.normalize() + ZERO
 
 

@@ -1,4 +1,4 @@
-"""Orders and ledger entries as plain documents and back: exact decimals as text, times as datetimes; knows no database."""
+"""Orders and ledger entries as plain documents and back: exact decimals as text, times as datetimes. No database."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_typ
 from brokers.base import AssetClass, BrokerPosition, ContractTerms, Fill, Instrument
 from execution_service.core.adoption.records import Before, Movement, Plan
 from execution_service.core.errors import CoreError, UnreadableRecord
-from execution_service.core.orders.events import Event
+from execution_service.core.orders.events import Event, stored_name
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
 from execution_service.core.orders.status import Reason
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.positions.position import Position
-from execution_service.core.reconcile import Discrepancy
+from execution_service.core.reconcile.discrepancies import Discrepancy
 
 Document: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 
 RECORD_FORMAT = 1
-_EVENTS: Mapping[str, type[Event]] = {cls.__name__: cls for cls in get_args(Event)}
+_EVENTS: Mapping[str, type[Event]] = {stored_name(cls): cls for cls in get_args(Event)}
 
 
 def order_to_document(order: Order) -> Document:
-    """The part of an order's record that never changes, plus what its events so far make of it."""
+    """The complete document of a new record: the fixed part, the events, and the fields derived from them."""
     refused = isinstance(order.request, RefusedRequest)
     document: Document = {
         "_id": order.order_id,
@@ -50,7 +50,7 @@ def order_to_document(order: Order) -> Document:
 
 
 def state_of(order: Order) -> Document:
-    """The fields that follow from the events, for people and queries; the events remain the truth."""
+    """The fields derived from the events, for people and queries. The events are authoritative."""
     return {
         "version": order.version,
         "status": order.status.value,
@@ -62,7 +62,7 @@ def state_of(order: Order) -> Document:
 
 
 def lookup_keys(order: Order) -> list[str]:
-    """Everything that somebody may name this order by, in one indexed list."""
+    """Every id by which this order may be looked up, in one indexed list."""
     request = order.request
     keys = [f"client:{c}" for c in order.client_order_ids]
     if order.broker_order_id is not None:
@@ -78,7 +78,7 @@ def lookup_keys(order: Order) -> list[str]:
 
 
 def event_to_document(event: Event) -> Document:
-    return {"type": type(event).__name__, **_encode(event)}
+    return {"type": stored_name(type(event)), **_encode(event)}
 
 
 def event_from_document(document: Mapping[str, Any]) -> Event:
@@ -89,7 +89,8 @@ def event_from_document(document: Mapping[str, Any]) -> Event:
 
 
 def order_from_document(document: Mapping[str, Any]) -> Order:
-    """The fold of the stored events. Raises UnreadableRecord if the document is not one that `order_to_document` wrote."""
+    """The order, rebuilt from its stored events. Raises UnreadableRecord if the document was not written by
+    `order_to_document`."""
     try:
         if document["format"] != RECORD_FORMAT:
             raise UnreadableRecord(f"record format {document['format']!r} is not known here")
@@ -141,7 +142,8 @@ _FIELD_NAMES: dict[type, tuple[str, ...]] = {}
 
 
 def as_stored(event: T) -> T:
-    """The event as its record gives it back: what is told of it is then the same before and after a restart, and can be told at all."""
+    """The event exactly as reading it back from the record will give it, so that what is published is the same
+    before and after a restart."""
     changes = {}
     for part in fields(event):  # type: ignore[arg-type]
         value = getattr(event, part.name)
@@ -158,7 +160,8 @@ def as_stored(event: T) -> T:
 
 
 def _storable(text: str) -> str:
-    """A broker's words may hold half a character (a lone surrogate), which no database takes; it is kept in its backslash form."""
+    """With a lone surrogate (half a character, from a broker's text) in its backslash form: no database stores it
+    otherwise."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -176,7 +179,7 @@ def _decode(cls: type[T], document: Mapping[str, Any]) -> T:
 def _class_reader(cls: type[Any]) -> _Reader:
     hints = get_type_hints(cls)
     by_name = [(f.name, _reader(hints[f.name])) for f in fields(cls)]
-    # None is not written; where the class has no default for it, it is put back here.
+    # None is not written; if the class has no default for the field, it is put back here.
     unwritten = {f.name: None for f in fields(cls) if NoneType in get_args(hints[f.name]) and f.default is MISSING}
 
     def read(document: Mapping[str, Any]) -> Any:
@@ -263,7 +266,7 @@ def ledger_to_document(entry: LedgerEntry) -> Document:
 
 
 def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
-    """Raises UnreadableRecord if the document is not one that `ledger_to_document` wrote."""
+    """Raises UnreadableRecord if the document was not written by `ledger_to_document`."""
     try:
         if document["format"] != RECORD_FORMAT:
             raise UnreadableRecord(f"record format {document['format']!r} is not known here")
@@ -282,7 +285,7 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
         )
         if document["_id"] != entry.key.ledger_id:
             raise UnreadableRecord(f"it says that it is {entry.key.ledger_id}")
-        if entry.version < 1:  # the next one would be taken for a document's first, and never be written
+        if entry.version < 1:  # a version below 1 would make the next write an insert, which never succeeds
             raise UnreadableRecord(f"version {entry.version} was never stored")
         return entry
     except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
@@ -290,7 +293,7 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
 
 
 def instrument_of_ledger(document: Mapping[str, Any]) -> Instrument:
-    """What a ledger entry that cannot be read is about, as far as it tells; without a symbol where it does not."""
+    """The instrument of a ledger entry that cannot be read, as far as it can be told; without a symbol if it cannot."""
     try:
         return _decode(Instrument, document["instrument"])
     except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError):
@@ -339,7 +342,7 @@ def _by_number(lines: tuple[Line, ...]) -> dict[int, Line]:
 
 
 def plan_to_document(plan: Plan) -> Document:
-    """As much of it as the command carries that is to do what was shown."""
+    """The part of the plan that the confirming command carries, so that exactly what was shown is done."""
     return {
         "movements": [_encode(movement) for movement in plan.movements],
         "before": [_encode(before) for before in plan.before],
@@ -348,7 +351,7 @@ def plan_to_document(plan: Plan) -> Document:
 
 
 def plan_from_document(document: Mapping[str, Any]) -> Plan:
-    """What was shown, without what was for people only. Raises UnreadableRecord."""
+    """The plan without the fields that are for people only. Raises UnreadableRecord."""
     try:
         return Plan(
             movements=tuple(_decode(Movement, each) for each in document["movements"]),
@@ -361,15 +364,15 @@ def plan_from_document(document: Mapping[str, Any]) -> Plan:
 
 
 def positions_to_documents(positions: Iterable[BrokerPosition]) -> list[Document]:
-    """A broker's positions as one process tells them another."""
+    """A broker's positions, for another process of this service."""
     return [_encode(position) for position in positions]
 
 
 def positions_from_documents(documents: Iterable[Mapping[str, Any]]) -> list[BrokerPosition]:
     """Raises UnreadableRecord."""
     try:
-        told = [_decode(BrokerPosition, document) for document in documents]
-        return [replace(position, also_called=frozenset(position.also_called)) for position in told]
+        reported = [_decode(BrokerPosition, document) for document in documents]
+        return [replace(position, also_called=frozenset(position.also_called)) for position in reported]
     except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"a broker's positions: {type(exc).__name__}: {exc}") from exc
 
@@ -384,7 +387,7 @@ def discrepancy_to_document(discrepancy: Discrepancy) -> Document:
 
 
 def discrepancy_from_document(document: Mapping[str, Any]) -> Discrepancy:
-    """Raises UnreadableRecord if the document is not one that `discrepancy_to_document` wrote."""
+    """Raises UnreadableRecord if the document was not written by `discrepancy_to_document`."""
     try:
         if document["format"] != RECORD_FORMAT:
             raise UnreadableRecord(f"record format {document['format']!r} is not known here")

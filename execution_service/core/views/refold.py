@@ -1,4 +1,5 @@
-"""What the views are made from, worked out again from the records alone: orders as they were told, positions from their first fill on; no I/O."""
+"""Rebuilds the inputs of the views from the records alone: orders as last shown, positions from their first fill. No
+I/O."""
 
 from __future__ import annotations
 
@@ -6,43 +7,46 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from execution_service.core.orders.effects import Happening, happenings
+from execution_service.core.orders.effects import AppliedEvent, applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry, Line, fold
 from execution_service.core.positions.position import Position
-from execution_service.core.views.shared import Booked
+from execution_service.core.views.shared import BookedOrder
 
 
 @dataclass(frozen=True, slots=True)
-class Booking:
+class OrderWithLines:
     """An order with its lines in the ledger."""
 
     order: Order
     lines: Mapping[int, Line]
 
 
-def as_told(booking: Booking, told: int) -> Booked | None:
-    """The order as the world was last told of it, with the profit booked until then; None if it never was."""
-    if not told:
+def as_last_shown(booking: OrderWithLines, shown_version: int) -> BookedOrder | None:
+    """The order as it was at version `shown_version`, up to which the views show it, with the profit booked by then. None if
+    they do not show it."""
+    if not shown_version:
         return None
     order = booking.order
-    then = order if order.version <= told else order.as_of(told)
-    realized = sum((line.realized for number, line in booking.lines.items() if number <= told), Decimal(0))
-    return Booked(then, realized)
+    then = order if order.version <= shown_version else order.as_of(shown_version)
+    realized = sum((line.realized for number, line in booking.lines.items() if number <= shown_version), Decimal(0))
+    return BookedOrder(then, realized)
 
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """A ledger entry, one version on, and the lines of its orders, with the profits that its orders' contracts make of them."""
+    """A ledger entry with its version raised by one, and the order lines with the profits that follow from the
+    corrected contract facts."""
 
     entry: LedgerEntry
     lines: Mapping[str, Mapping[int, Line]]
-    """By our order id; only those that changed."""
+    """By our order id; only lines that changed."""
 
 
-def corrected(entry: LedgerEntry, bookings: Sequence[Booking]) -> Corrected | None:
-    """The entry after what a contract is worth was said of some of its orders; None if that changes nothing. Only profits change: where anything
-    else comes out in another way the records contradict the entry, which `refolded` says, and nothing is corrected."""
+def corrected(entry: LedgerEntry, bookings: Sequence[OrderWithLines]) -> Corrected | None:
+    """The entry after contract facts were declared for some of its orders; None if that changes nothing. Only
+    profits may change: if anything else would, the records contradict the entry (which `refolded` reports), and
+    nothing is corrected."""
     folded, known = _folded(entry, bookings)
     stored, fresh = entry.position, replace(folded.position, realized_pnl=entry.position.realized_pnl)
     if fresh != stored or folded.sequence != entry.sequence:
@@ -66,37 +70,37 @@ def corrected(entry: LedgerEntry, bookings: Sequence[Booking]) -> Corrected | No
     return Corrected(whole, changed)
 
 
-def _folded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEntry, dict[str, dict[int, Line]]]:
-    """The entry made anew from all its orders' fills, and the lines that this gives each."""
+def _folded(entry: LedgerEntry, bookings: Iterable[OrderWithLines]) -> tuple[LedgerEntry, dict[str, dict[int, Line]]]:
+    """The entry rebuilt from the fills of all its orders, and each order's lines in it."""
     steps = sorted((s for s in _steps(bookings) if s[0].sequence <= entry.sequence), key=lambda step: step[0].sequence)
     folded = LedgerEntry(key=entry.key, instrument=entry.instrument)
     known: dict[str, dict[int, Line]] = {}
-    for _, order, happening in steps:
-        folded, known[order.order_id] = fold(folded, order, (happening,), known.get(order.order_id, {}))
+    for _, order, applied_event in steps:
+        folded, known[order.order_id] = fold(folded, order, (applied_event,), known.get(order.order_id, {}))
         folded = replace(folded, ended=(), applied={})
     return folded, known
 
 
-def refolded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEntry, tuple[str, ...]]:
-    """The entry with every episode that ever ended, folded again from all its orders' fills in the order of their lines.
+def refolded(entry: LedgerEntry, bookings: Iterable[OrderWithLines]) -> tuple[LedgerEntry, tuple[str, ...]]:
+    """The entry with every ended episode, rebuilt from the fills of all its orders in the order of their lines.
 
-    Also says, one sentence each, where the records contradict the entry; its present position is then left as it is stored. Lines
-    beyond the entry's sequence are of later: they came after it was read.
+    Also returns one sentence for each contradiction between records and entry; the stored present position is kept in
+    any case. Lines beyond the entry's sequence are ignored: they were booked after the entry was read.
     """
     steps = sorted((s for s in _steps(bookings) if s[0].sequence <= entry.sequence), key=lambda step: step[0].sequence)
     folded = LedgerEntry(key=entry.key, instrument=entry.instrument)
     known: dict[str, dict[int, Line]] = {}
     ended: dict[int, Position] = {}
     contradictions = []
-    for line, order, happening in steps:
-        folded, lines = fold(folded, order, (happening,), known.get(order.order_id, {}))
+    for line, order, applied_event in steps:
+        folded, lines = fold(folded, order, (applied_event,), known.get(order.order_id, {}))
         known[order.order_id] = lines
         ended.update((position.episode, position) for position in folded.ended)
-        if lines[happening.number] != line:
+        if lines[applied_event.number] != line:
             contradictions.append(
-                f"{entry.key.ledger_id}: line {line.sequence} (order {order.order_id}, event {happening.number}) "
-                f"realised {line.realized} in episode {line.episode}, folded again {lines[happening.number].realized} "
-                f"in episode {lines[happening.number].episode}"
+                f"{entry.key.ledger_id}: line {line.sequence} (order {order.order_id}, event {applied_event.number}) "
+                f"realised {line.realized} in episode {line.episode}, folded again {lines[applied_event.number].realized} "
+                f"in episode {lines[applied_event.number].episode}"
             )
         folded = replace(folded, ended=(), applied={})
     if folded.position != entry.position or folded.sequence != entry.sequence:
@@ -107,9 +111,9 @@ def refolded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEnt
     return replace(entry, ended=tuple(ended[episode] for episode in sorted(ended))), tuple(contradictions)
 
 
-def _steps(bookings: Iterable[Booking]) -> Iterable[tuple[Line, Order, Happening]]:
+def _steps(bookings: Iterable[OrderWithLines]) -> Iterable[tuple[Line, Order, AppliedEvent]]:
     for booking in bookings:
-        for happening in happenings(booking.order):
-            line = booking.lines.get(happening.number)
+        for applied_event in applied_events(booking.order):
+            line = booking.lines.get(applied_event.number)
             if line is not None:
-                yield line, booking.order, happening
+                yield line, booking.order, applied_event

@@ -1,4 +1,5 @@
-"""The documents of the shared collections, made from orders and the ledger; knows no database and decides no delivery."""
+"""The documents of the shared collections, built from orders and ledger entries. No database; when they are written
+is decided elsewhere."""
 
 from __future__ import annotations
 
@@ -23,13 +24,13 @@ ZERO = Decimal(0)
 
 
 class HexId(str):
-    """24 hexadecimal digits that stand for the `_id` of a document in somebody else's collection."""
+    """24 hexadecimal digits: the `_id` of a document in a collection that others own."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Booked:
+class BookedOrder:
     """An order with the profit that the ledger booked for it, before commissions."""
 
     order: Order
@@ -37,7 +38,7 @@ class Booked:
 
 
 def number(value: Decimal | None) -> float | None:
-    """A double, because the readers of the shared collections do plain arithmetic."""
+    """A double, because readers of the shared collections calculate with plain numbers."""
     return None if value is None else float(value)
 
 
@@ -45,7 +46,7 @@ def number(value: Decimal | None) -> float | None:
 
 
 def confirmation_fields(order: Order, *, broker: str, realized_pnl: Decimal, now: datetime) -> Fields:
-    """Everything of the order's document but its `_id`."""
+    """The order's document without its `_id`."""
     request = order.request
     return {
         "signal_id": order.signal_id,
@@ -87,14 +88,14 @@ def confirmation_fields(order: Order, *, broker: str, realized_pnl: Decimal, now
     }
 
 
-def _adopted(told: Adopted) -> Fields:
-    """The mark of what is no order: what a person told of a position."""
+def _adopted(adoption: Adopted) -> Fields:
+    """Marks the record of an adoption, which is not an order, with the person's report."""
     return {
-        "occasion": told.occasion.value,
-        "by": told.by,
-        "reason": told.message,
-        "discrepancy_id": told.discrepancy_id,
-        "command_id": told.command_id,
+        "occasion": adoption.occasion.value,
+        "by": adoption.by,
+        "reason": adoption.message,
+        "discrepancy_id": adoption.discrepancy_id,
+        "command_id": adoption.command_id,
     }
 
 
@@ -103,7 +104,7 @@ def confirmation_id(order: Order) -> str:
 
 
 def fill_fields(fill: Fill) -> Fields:
-    """`is_time_estimated` is there only where it is true."""
+    """`is_time_estimated` is present only if true."""
     fields: Fields = {
         "fill_id": fill.fill_id,
         "quantity": number(fill.quantity),
@@ -116,7 +117,7 @@ def fill_fields(fill: Fill) -> Fields:
 
 
 def _direction(order: Order) -> str | None:
-    """LONG for a purchase, SHORT for a sale: of this trade, not of the position."""
+    """LONG for a purchase, SHORT for a sale: the direction of this trade, not of the position."""
     if order.request.side is None:
         return order.request.direction
     return "LONG" if order.request.side.sign > 0 else "SHORT"
@@ -143,18 +144,18 @@ def _protection(order: Order) -> Fields | None:
 
 
 def _contract_fields(instrument: Instrument, terms: ContractTerms | None) -> Fields:
-    """The contract as the broker told it, else as the order named it."""
-    told = terms or ContractTerms()
+    """The contract's facts as the broker reported them, else as the order named them."""
+    reported = terms or ContractTerms()
     return {
         "instrument_type": instrument.asset_class.value,
         "exchange": instrument.exchange,
         "expiry": instrument.expiry,
         "strike": number(instrument.strike),
         "right": None if instrument.right is None else instrument.right.value,
-        "currency": told.currency or instrument.currency,
-        "multiplier": number(told.multiplier or (instrument.multiplier if terms is None else None)),
-        "price_magnifier": number(told.price_magnifier),
-        "trading_class": told.trading_class or instrument.trading_class,
+        "currency": reported.currency or instrument.currency,
+        "multiplier": number(reported.multiplier or (instrument.multiplier if terms is None else None)),
+        "price_magnifier": number(reported.price_magnifier),
+        "trading_class": reported.trading_class or instrument.trading_class,
     }
 
 
@@ -162,27 +163,27 @@ def _contract_fields(instrument: Instrument, terms: ContractTerms | None) -> Fie
 
 
 def signal_document_id(order: Order) -> HexId | None:
-    """The `_id` that the message named; None: the document is known by its `signal_id` only."""
+    """The `_id` that the message named. None: the document is found by its `signal_id`."""
     named = order.request.mathematricks_signal_id
     return None if named is None else HexId(named)
 
 
 def made_up_signal_id(signal_id: str) -> HexId:
-    """The `_id` of a document that we create: always the same for one signal, so that it is created once."""
+    """The `_id` of a document that we create: the same for one signal at all times, so that it is created once."""
     return HexId(sha256(f"signal_store:{signal_id}".encode()).hexdigest()[:24])
 
 
 def signal_fields(
-    signal: Sequence[Booked],
+    signal: Sequence[BookedOrder],
     entries: Sequence[Order],
-    exits: Sequence[Booked],
+    exits: Sequence[BookedOrder],
     now: datetime,
     stand_ins: Sequence[Order] = (),
 ) -> Fields:
-    """What a signal's document says of its orders.
+    """The fields of a signal's document that describe its orders.
 
-    `signal`: all orders of the signal known so far; `entries`: what its exits close; `exits`: those that close this signal's entry;
-    `stand_ins`: what was adopted in that entry's place.
+    `signal`: all orders of the signal known so far; `entries`: what its exits close; `exits`: those that close this
+    signal's entry; `stand_ins`: adopted positions that took that entry's place.
     """
     own_entries = [b.order for b in signal if b.order.identity.purpose is Purpose.ENTRY]
     own_exits = [b for b in signal if b.order.identity.purpose is Purpose.EXIT]
@@ -211,7 +212,7 @@ def signal_fields(
 
 
 def _adoption(order: Order) -> Fields:
-    """One movement past this service that changed what the signal's entry holds; undone ones have the quantity 0."""
+    """An adoption that changed the position of the signal's entry. A reversed one has the quantity 0."""
     assert order.adoption is not None
     return {
         "adoption_id": order.signal_id,
@@ -268,8 +269,9 @@ def _combined_status(orders: Sequence[Order]) -> str:
     return (working or list(orders))[0].status.value
 
 
-def _pnl(exits: Sequence[Booked], entries: Sequence[Order]) -> Fields:
-    """Profit of the exits, each matched with the fills of the entry that it closes; by average cost where that entry is not ours."""
+def _pnl(exits: Sequence[BookedOrder], entries: Sequence[Order]) -> Fields:
+    """Profit of the exits, each matched with the fills of the entry that it closes; at average cost if that entry is
+    not ours."""
     gross = commission = basis = ZERO
     is_known = True
     held_for: float | None = None
@@ -301,7 +303,7 @@ def _pnl(exits: Sequence[Booked], entries: Sequence[Order]) -> Fields:
 
 
 def _entry_of(exit_: Order, entries: Iterable[Order]) -> Order | None:
-    """What the exit closed: its entry, or what had come in that one's place by then."""
+    """What the exit closed: its entry, or the adopted position that had taken its place by then."""
     fitting = _fitting(exit_, entries)
     came = [
         e
@@ -325,8 +327,9 @@ def _of_its_leg(exit_: Order, fitting: Sequence[Order]) -> Order | None:
     return next(iter(same_leg or fitting), None)
 
 
-def _holding(entries: Sequence[Order], closing: Sequence[Booked], stand_ins: Sequence[Order]) -> Fields:
-    """Whether the entry is still held, judged leg by leg: closed when exits took all that was filled, and all that came in its place."""
+def _holding(entries: Sequence[Order], closing: Sequence[BookedOrder], stand_ins: Sequence[Order]) -> Fields:
+    """Whether the entry is still held, leg by leg: closed when exits took everything that filled, including adopted
+    positions in its place."""
     held = {entry.order_id: entry.filled_quantity for entry in entries}
     heads = list(entries)
     for order in stand_ins:
@@ -356,7 +359,7 @@ def _is_same_line(one: Order, other: Order) -> bool:
 
 
 def position_documents(entry: LedgerEntry) -> list[tuple[int, tuple[str, Fields]]]:
-    """(episode, (`_id`, fields)) of what is to be shown: ended ones first, so that there never are two open ones of a key."""
+    """(episode, (`_id`, fields)) to be written, ended episodes first, so that a key never has two open ones."""
     episodes = {p.episode: p for p in (*entry.ended, entry.position) if p.episode}
     ordered = sorted(episodes.values(), key=lambda p: (p.is_open, p.episode))
     return [(p.episode, (position_id(entry, p.episode), _position_fields(entry, p))) for p in ordered]
@@ -389,12 +392,13 @@ def _position_fields(entry: LedgerEntry, position: Position) -> Fields:
 
 
 def _profit(entry: LedgerEntry, position: Position) -> float | None:
-    """None where what a point of the price is worth is not known."""
+    """None if the money per point of the price is not known."""
     return None if entry.money_per_point is None else number(position.realized_pnl)
 
 
 def open_position_element(entry: LedgerEntry) -> Fields:
-    """One element of `trading_accounts.open_positions`. No market price reaches us: the price shown as current is the entry's."""
+    """One element of `trading_accounts.open_positions`. We receive no market prices: the current price shown is the
+    entry's."""
     position = entry.position
     worth = entry.money_per_point
     average = number(position.average_price)

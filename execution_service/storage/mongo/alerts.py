@@ -43,5 +43,5 @@ class MongoAlerts(MongoPort):
 
     async def alert_sent(self, alert: Alert, at: datetime) -> None:
         update = {"$set": {"sent_at": at, "sent_count": alert.count}}
-        as_told = {"_id": alert.alert_id, "count": alert.count}
-        await self._calls.ask(lambda: self._db[ALERTS].update_one(as_told, update))
+        as_last_shown = {"_id": alert.alert_id, "count": alert.count}
+        await self._calls.ask(lambda: self._db[ALERTS].update_one(as_last_shown, update))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from execution_service.core.reconcile import Discrepancy, State
+from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyState
 from execution_service.core.views.record import (
     discrepancy_from_document,
     discrepancy_to_document,
@@ -18,7 +18,7 @@ class MongoDiscrepancies(MongoPort):
 
     async def open_discrepancies(self, account_id: str) -> list[Discrepancy]:
         def read() -> list[Discrepancy]:
-            found = self._db[DISCREPANCIES].find({"account_id": account_id, "state": State.OPEN.value})
+            found = self._db[DISCREPANCIES].find({"account_id": account_id, "state": DiscrepancyState.OPEN.value})
             return self._readable(DISCREPANCIES, found, discrepancy_from_document)
 
         return sorted(await self._calls.ask(read), key=lambda d: (d.opened_at, d.discrepancy_id))
@@ -33,5 +33,5 @@ class MongoDiscrepancies(MongoPort):
 
     async def save_discrepancy(self, discrepancy: Discrepancy) -> None:
         document = discrepancy_to_document(discrepancy)
-        guard = {"_id": document["_id"], "state": State.OPEN.value}
+        guard = {"_id": document["_id"], "state": DiscrepancyState.OPEN.value}
         await self._calls.ask(lambda: self._db[DISCREPANCIES].replace_one(guard, document))

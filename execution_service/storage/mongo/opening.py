@@ -17,7 +17,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from execution_service.core.reconcile import State
+from execution_service.core.reconcile.discrepancies import DiscrepancyState
 from execution_service.core.views.record import (
     Document,
 )
@@ -74,7 +74,10 @@ INDEXES: Mapping[str, Sequence[Index]] = {
     COMMANDS: (Index(("status",)), Index(("active_until",)), Index(("body.order_id",)), Index(("body.signal_id",))),
     ALERTS: (Index(("sent_at",)),),
     POSITIONS: (Index(("account_id",)),),
-    DISCREPANCIES: (Index(("place",), is_unique=True, only={"state": State.OPEN.value}), Index(("account_id",))),
+    DISCREPANCIES: (
+        Index(("place",), is_unique=True, only={"state": DiscrepancyState.OPEN.value}),
+        Index(("account_id",)),
+    ),
     CONFIRMATIONS_VIEW: (_BY_IDENTITY, Index(("submitted_at",)), Index(("timestamp",))),
     SIGNALS_VIEW: (Index(("signal_id",)),),
     POSITIONS_VIEW: (Index(("ledger_id",), is_unique=True, only={"status": "OPEN"}),),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from execution_service.core.reconcile import Discrepancy
+from execution_service.core.reconcile.discrepancies import Discrepancy
 
 
 class DiscrepancyStore(Protocol):

@@ -10,7 +10,7 @@ import pytest
 
 from brokers.ibkr import adapter as ibkr
 from brokers.ibkr import unacknowledged as ibkr_unacknowledged
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from simulators.stage_ibkr import serving_tws
 from tests.contract.ibkr.stage import IbkrStage
 

@@ -14,8 +14,8 @@ from brokers.base import AssetClass, Instrument, OrderType, Report, Side, Ticket
 from brokers.errors import BrokerUnavailable
 from brokers.ibkr.adapter import Configuration, IbkrBroker, create
 from brokers.ibkr.library import choose
-from brokers.paper.words import Action, Fault, Operation, PaperOrder
-from simulators.ibkr.gateway import TwsSimulator, Words
+from brokers.paper.model import Action, Fault, Operation, PaperOrder
+from simulators.ibkr.gateway import OrderMessage, TwsSimulator
 from simulators.ibkr.wire import Ask
 from simulators.stage_ibkr import LAST_PRICE, config_for
 from tests.waits import PATIENCE_SECONDS
@@ -131,7 +131,7 @@ def listed_ticket(stage: IbkrStage, number: int) -> Ticket:
 
 
 def answer(stage: IbkrStage, code: int, text: str, **fields: Any) -> None:
-    stage.gateway.answer_with(Words(code=code, text=text, **fields))
+    stage.gateway.answer_orders_with(OrderMessage(code=code, text=text, **fields))
 
 
 async def found(broker: IbkrBroker, ticket: Ticket) -> Report:

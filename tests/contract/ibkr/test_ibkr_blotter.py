@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from brokers.base import OrderType, ReportStatus
-from brokers.errors import WordsAlone
+from brokers.errors import UndocumentedAnswer
 from brokers.ibkr import codes
 from brokers.ibkr.blotter import Blotter, Commission, Entry, Execution
 from brokers.ibkr.times import Moment
-from simulators.ibkr.gateway import Words
+from simulators.ibkr.gateway import OrderMessage
 from tests.contract.ibkr.stage import IbkrStage, answer, reported, reserved
 
 
@@ -22,7 +22,7 @@ def test_an_order_of_an_earlier_day_is_forgotten_and_an_open_one_is_not() -> Non
     blotter = Blotter()
     for number, status in ((1, "Filled"), (2, "Submitted")):
         blotter.begin_round()
-        blotter.order_said(client_id=1, order_id=number, perm_id=number, client_order_id=f"t{number}", status=status)
+        blotter.note_order(client_id=1, order_id=number, perm_id=number, client_order_id=f"t{number}", status=status)
         blotter.end_round()
     blotter.begin_round()
     blotter.end_round()
@@ -34,16 +34,16 @@ def test_an_order_of_an_earlier_day_is_forgotten_and_an_open_one_is_not() -> Non
 def a_working_order_said_to_be_cancelled() -> tuple[Blotter, Entry]:
     blotter = Blotter()
     blotter.begin_round()
-    entry = blotter.order_said(client_id=1, order_id=7, perm_id=70, client_order_id="a", status="Submitted")
+    entry = blotter.note_order(client_id=1, order_id=7, perm_id=70, client_order_id="a", status="Submitted")
     blotter.end_round()
-    blotter.reason_said(entry, "Order Canceled (code 202)", rejected=False, cancelled=True)
+    blotter.note_reason(entry, "Order Canceled (code 202)", rejected=False, cancelled=True)
     return blotter, entry
 
 
 def read_lists(blotter: Blotter, status: str | None = None) -> None:
     blotter.begin_round()
     if status is not None:
-        blotter.order_said(client_id=1, order_id=7, perm_id=70, client_order_id="a", status=status)
+        blotter.note_order(client_id=1, order_id=7, perm_id=70, client_order_id="a", status=status)
     blotter.end_round()
 
 
@@ -72,7 +72,7 @@ def test_an_order_said_to_be_cancelled_that_is_shown_goes_on() -> None:
 def test_one_that_was_said_to_be_cancelled_while_the_lists_were_read_needs_two_more_looks() -> None:
     blotter, entry = a_working_order_said_to_be_cancelled()
     blotter.begin_round()
-    blotter.reason_said(entry, "Order Canceled (code 202)", rejected=False, cancelled=True)
+    blotter.note_reason(entry, "Order Canceled (code 202)", rejected=False, cancelled=True)
     blotter.end_round()
     read_lists(blotter)
     assert entry.report_status is ReportStatus.WORKING
@@ -87,7 +87,7 @@ def execution(exec_id: str, quantity: int) -> Execution:
 
 
 def hear(blotter: Blotter, exec_id: str, quantity: int, perm_id: int = 5) -> None:
-    blotter.execution_said(
+    blotter.note_execution(
         client_id=1, order_id=1, perm_id=perm_id, client_order_id="tag", execution=execution(exec_id, quantity)
     )
 
@@ -104,7 +104,7 @@ def test_a_corrected_execution_counts_once_in_whatever_order_its_versions_come(v
 
 
 def count(blotter: Blotter, filled: int) -> Decimal:
-    blotter.status_said(client_id=1, order_id=1, perm_id=5, status="Submitted", filled=Decimal(filled))
+    blotter.note_status(client_id=1, order_id=1, perm_id=5, status="Submitted", filled=Decimal(filled))
     return blotter.entries[0].filled_quantity
 
 
@@ -134,10 +134,10 @@ def test_where_what_a_correction_took_away_is_not_known_what_stands_is_the_count
 def test_a_commission_may_come_before_its_execution_and_twice() -> None:
     blotter = Blotter()
     charged = Commission(amount=Decimal("1.25"), currency="USD")
-    assert blotter.commission_said("a.01", charged) is None
+    assert blotter.note_commission("a.01", charged) is None
     hear(blotter, "a.01", 10)
     mark = blotter.mark
-    blotter.commission_said("a.01", charged)
+    blotter.note_commission("a.01", charged)
     (report,) = blotter.reports(None)
     assert report.fills[0].commission == Decimal("1.25")
     assert blotter.mark == mark
@@ -146,19 +146,19 @@ def test_a_commission_may_come_before_its_execution_and_twice() -> None:
 def test_an_order_id_used_anew_after_a_restart_is_another_order() -> None:
     blotter = Blotter()
     for perm_id in (5, 6):
-        blotter.order_said(client_id=1, order_id=1, perm_id=perm_id, client_order_id=f"t{perm_id}", status="Submitted")
+        blotter.note_order(client_id=1, order_id=1, perm_id=perm_id, client_order_id=f"t{perm_id}", status="Submitted")
     assert [report.client_order_id for report in blotter.reports(None)] == ["t5", "t6"]
 
 
 def test_a_status_that_only_the_client_library_sets_is_no_status() -> None:
     blotter = Blotter()
     ids = {"client_id": 1, "order_id": 1, "perm_id": 5}
-    blotter.order_said(**ids, client_order_id="tag", status="Submitted")
+    blotter.note_order(**ids, client_order_id="tag", status="Submitted")
     for status in ("PendingSubmit", "ApiPending", "ValidationError", "ApiUpdate", ""):
-        blotter.status_said(**ids, status=status, filled=Decimal(0))
+        blotter.note_status(**ids, status=status, filled=Decimal(0))
     assert blotter.reports(None)[0].status is ReportStatus.WORKING
-    blotter.status_said(**ids, status="Filled", filled=Decimal(10))
-    blotter.status_said(**ids, status="Submitted", filled=Decimal(4))
+    blotter.note_status(**ids, status="Filled", filled=Decimal(10))
+    blotter.note_status(**ids, status="Submitted", filled=Decimal(4))
     (report,) = blotter.reports(None)
     assert (report.status, report.filled_quantity) == (ReportStatus.FILLED, Decimal(10))
 
@@ -166,9 +166,9 @@ def test_a_status_that_only_the_client_library_sets_is_no_status() -> None:
 def test_orders_that_surely_are_several_under_one_tag_are_named_with_each() -> None:
     blotter = Blotter()
     blotter.begin_round()
-    blotter.order_said(client_id=1, order_id=5, perm_id=9, client_order_id="tag", status="Submitted")
-    blotter.completed_said(perm_id=10, client_order_id="tag", status="Cancelled", filled=Decimal(0), words="by hand")
-    blotter.order_said(client_id=1, order_id=6, perm_id=11, client_order_id="other", status="Submitted")
+    blotter.note_order(client_id=1, order_id=5, perm_id=9, client_order_id="tag", status="Submitted")
+    blotter.note_completed(perm_id=10, client_order_id="tag", status="Cancelled", filled=Decimal(0), words="by hand")
+    blotter.note_order(client_id=1, order_id=6, perm_id=11, client_order_id="other", status="Submitted")
     blotter.end_round()
     told = {report.broker_order_id: report.orders_under_tag for report in blotter.reports(None)}
     assert told == {"1:5": ("1:5", "p10"), "p10": ("1:5", "p10"), "1:6": ()}
@@ -177,8 +177,8 @@ def test_orders_that_surely_are_several_under_one_tag_are_named_with_each() -> N
 def test_an_order_whose_permanent_id_is_not_known_may_be_the_other_one() -> None:
     blotter = Blotter()
     blotter.begin_round()
-    blotter.order_said(client_id=1, order_id=5, perm_id=0, client_order_id="tag", status="Submitted")
-    blotter.completed_said(perm_id=10, client_order_id="tag", status="Cancelled", filled=Decimal(0), words="by hand")
+    blotter.note_order(client_id=1, order_id=5, perm_id=0, client_order_id="tag", status="Submitted")
+    blotter.note_completed(perm_id=10, client_order_id="tag", status="Cancelled", filled=Decimal(0), words="by hand")
     blotter.end_round()
     assert {report.orders_under_tag for report in blotter.reports(None)} == {()}
 
@@ -191,15 +191,17 @@ async def test_a_filled_order_whose_count_is_not_told_is_filled_with_what_was_or
         account=stage.book.account_id, permId=77, orderRef="tag", filledQuantity=None, totalQuantity=100.0
     )
     broker.on_completed_order(done, state)
-    assert [e.filled_quantity for e in broker._blotter.tagged("tag")] == [100]
+    assert [e.filled_quantity for e in broker._blotter.with_tag("tag")] == [100]
 
 
 async def test_an_execution_that_names_no_tag_acknowledges_the_order_of_its_id(stage: IbkrStage, soon: None) -> None:
     """What was said on that id before is then no refusal of it."""
     broker = await stage.connect()
-    stage.gateway.answer_with(Words(code=10268, text="The 'EtradeOnly' order attribute is not supported."))
+    stage.gateway.answer_orders_with(
+        OrderMessage(code=10268, text="The 'EtradeOnly' order attribute is not supported.")
+    )
     ticket = await reserved(broker, stage.ticket())
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     client_id, _, order_id = (ticket.reserved_order_id or "").partition(":")
     execution = SimpleNamespace(
@@ -225,7 +227,7 @@ async def test_what_is_said_of_the_opening_before_a_late_acknowledgement_is_kept
     answer(stage, codes.ORDER_MESSAGE, words, taken_after=0.6)
     broker = await stage.connect()
     ticket = await reserved(broker, stage.ticket(OrderType.STOP))
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     report = await reported(broker, ticket)
     assert (report.status, report.is_held) == (ReportStatus.WORKING, True)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from brokers.base import OrderRef, OrderType, ReportStatus, Side
-from brokers.errors import CallsSpent
+from brokers.errors import RateLimited
 from brokers.ibkr.adapter import create
 from simulators.ibkr import wire
 from simulators.ibkr.wire import Ask
@@ -34,15 +34,15 @@ async def test_cancels_and_exits_have_calls_of_their_own(stage: IbkrStage) -> No
     entries = [stage.ticket(OrderType.LIMIT) for _ in range(3)]
     for ticket in entries:
         await place(broker, ticket)
-    with pytest.raises(CallsSpent, match="rate budget") as spent:
+    with pytest.raises(RateLimited, match="rate budget") as spent:
         await broker.reserve(stage.ticket(OrderType.LIMIT))
     assert spent.value.known_pause
     assert spent.value.wait_seconds > 86_000
-    with pytest.raises(CallsSpent):
+    with pytest.raises(RateLimited):
         await broker.place_order(replace(stage.ticket(OrderType.LIMIT), reserved_order_id="1:9"))
     await broker.cancel_order(OrderRef(client_order_id=entries[0].client_order_id))
     for again in (True, False):
-        with pytest.raises(CallsSpent):
+        with pytest.raises(RateLimited):
             await broker.cancel_order(OrderRef(client_order_id=entries[1].client_order_id), again=again)
     for _ in range(2):
         await place(broker, stage.ticket(side=Side.SELL, is_exit=True))
@@ -104,11 +104,11 @@ async def test_one_reading_of_the_lists_finds_many_orders(stage: IbkrStage) -> N
 async def test_questions_have_a_budget_of_their_own_and_lose_no_session(stage: IbkrStage) -> None:
     broker = await stage.connect(other_calls_per_minute=6)
     await broker.reports()
-    with pytest.raises(CallsSpent):
+    with pytest.raises(RateLimited):
         await broker.reports()
-    with pytest.raises(CallsSpent):
+    with pytest.raises(RateLimited):
         await broker.reserve(stage.ticket())
-    with pytest.raises(CallsSpent):
+    with pytest.raises(RateLimited):
         await broker.connect()
     assert len(stage.heard(Ask.START_API)) == 1
     assert len(stage.gateway.sessions) == 1
@@ -127,7 +127,7 @@ async def test_the_gateways_word_of_too_many_messages_holds_all_calls_back(
         placement = asyncio.create_task(broker.place_order(ticket))
         await until(lambda: bool(stage.heard(Ask.PLACE_ORDER)))
         stage.gateway.sessions[0].send(wire.error(1, 100, text))
-        with pytest.raises(CallsSpent):
+        with pytest.raises(RateLimited):
             await placement
         stage.gateway.silent.clear()
     else:

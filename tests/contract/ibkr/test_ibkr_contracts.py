@@ -18,8 +18,8 @@ from brokers.errors import NotAnswered, OrderRefused
 from brokers.ibkr import adapter as ibkr
 from brokers.ibkr.adapter import Configuration, IbkrBroker
 from brokers.ibkr.library import choose
-from brokers.paper.words import Market
-from execution_service.core.reconcile import Holding, compare_positions
+from brokers.paper.model import Market
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from simulators.ibkr.contracts import ISINS, Query, listed
 from simulators.ibkr.gateway import TwsSimulator
 from simulators.ibkr.wire import Ask

@@ -59,22 +59,22 @@ EVENING, PRE_OPEN, TRADING = (
 
 def test_what_was_said_of_one_opening_holds_for_no_later_one() -> None:
     blotter = Blotter()
-    entry = blotter.order_said(client_id=1, order_id=1, perm_id=9, client_order_id="t", status="PreSubmitted")
+    entry = blotter.note_order(client_id=1, order_id=1, perm_id=9, client_order_id="t", status="PreSubmitted")
     assert blotter.report(entry).is_held is None
     before = blotter.mark
-    blotter.hold_said(entry, Hold(words="not before nine", until=EVENING))
+    blotter.note_hold(entry, Hold(words="not before nine", until=EVENING))
     assert (blotter.report(entry).is_held, blotter.report(entry).held_until) == (True, EVENING)
     assert blotter.mark > before, "it is told"
-    blotter.status_said(client_id=1, order_id=1, perm_id=9, status="Submitted", filled=Decimal(0))
+    blotter.note_status(client_id=1, order_id=1, perm_id=9, status="Submitted", filled=Decimal(0))
     assert blotter.report(entry).is_held is False
-    blotter.status_said(client_id=1, order_id=1, perm_id=9, status="PreSubmitted", filled=Decimal(0))
+    blotter.note_status(client_id=1, order_id=1, perm_id=9, status="PreSubmitted", filled=Decimal(0))
     assert (blotter.report(entry).is_held, blotter.report(entry).held_until) == (None, None), "it rests over night"
 
 
 def test_what_has_filled_is_not_held() -> None:
     blotter = Blotter()
-    entry = blotter.order_said(client_id=1, order_id=1, perm_id=9, client_order_id="t", status="PreSubmitted")
-    blotter.hold_said(entry, Hold(words="not before nine", until=None))
+    entry = blotter.note_order(client_id=1, order_id=1, perm_id=9, client_order_id="t", status="PreSubmitted")
+    blotter.note_hold(entry, Hold(words="not before nine", until=None))
     execution = Execution(exec_id="a.1", quantity=Decimal(1), price=Decimal(2), time=EVENING)
-    blotter.execution_said(client_id=1, order_id=1, perm_id=9, client_order_id="t", execution=execution)
+    blotter.note_execution(client_id=1, order_id=1, perm_id=9, client_order_id="t", execution=execution)
     assert blotter.report(entry).is_held is False

@@ -17,7 +17,7 @@ import brokers.ibkr.adapter as adapter_module
 from brokers.base import Instrument, OrderRef, OrderType, ReportStatus, Side, Ticket
 from brokers.ibkr.adapter import IbkrBroker, create
 from brokers.ibkr.blotter import Blotter, Commission, Execution
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from simulators.ibkr.gateway import TwsSimulator
 from simulators.stage_ibkr import LAST_PRICE, config_for, serving_tws
 from tests.waits import until
@@ -73,13 +73,13 @@ def fill_up(blotter: Blotter, number: int) -> None:
     for order in range(1, number + 1):
         tag, exec_id = f"o{order:018d}", f"x{order}.01"
         ids = {"client_id": 90, "order_id": order, "perm_id": 10_000_000 + order}
-        blotter.order_said(**ids, client_order_id=tag, status="Filled")
-        blotter.execution_said(
+        blotter.note_order(**ids, client_order_id=tag, status="Filled")
+        blotter.note_execution(
             **ids,
             client_order_id=tag,
             execution=Execution(exec_id=exec_id, quantity=Decimal(1), price=Decimal(5), time=NOON),
         )
-        blotter.commission_said(exec_id, Commission(amount=Decimal(1), currency="USD"))
+        blotter.note_commission(exec_id, Commission(amount=Decimal(1), currency="USD"))
 
 
 async def steps_of_two_orders(gateway: TwsSimulator, after: int, prefix: str) -> int:
@@ -95,18 +95,18 @@ async def steps_of_two_orders(gateway: TwsSimulator, after: int, prefix: str) ->
     try:
         with work.counted():
             answer = await broker.place_order(replace(filled, reserved_order_id=await broker.reserve(filled)))
-        await until(lambda: broker._blotter.tagged(filled.client_order_id)[0].is_final)
+        await until(lambda: broker._blotter.with_tag(filled.client_order_id)[0].is_final)
         gateway.book.add_fault(Fault(operation=Operation.PLACE, action=Action.HOLD))
         with work.counted():
             resting_answer = await broker.place_order(replace(resting, reserved_order_id=await broker.reserve(resting)))
             await broker.cancel_order(OrderRef(client_order_id=resting.client_order_id))
             told = await broker.reports(mark)
             execution = Execution(exec_id=f"{prefix}9.01", quantity=Decimal(1), price=Decimal(5), time=NOON)
-            broker._blotter.execution_said(
+            broker._blotter.note_execution(
                 client_id=90, order_id=1, perm_id=10_000_001, client_order_id="", execution=execution
             )
             late = Commission(amount=Decimal(2), currency="USD")
-            broker._blotter.commission_said(execution.exec_id, late)
+            broker._blotter.note_commission(execution.exec_id, late)
         assert {report.broker_order_id for report in told.reports} == {
             answer.broker_order_id,
             resting_answer.broker_order_id,
@@ -131,8 +131,8 @@ def test_late_words_about_any_order_of_the_day_are_understood() -> None:
     blotter.end_round()
     mark = blotter.mark
     late = Execution(exec_id="x1.02", quantity=Decimal(2), price=Decimal(6), time=NOON)
-    blotter.execution_said(client_id=90, order_id=1, perm_id=10_000_001, client_order_id="", execution=late)
-    blotter.commission_said("x2.01", Commission(amount=Decimal(7), currency="USD"))
+    blotter.note_execution(client_id=90, order_id=1, perm_id=10_000_001, client_order_id="", execution=late)
+    blotter.note_commission("x2.01", Commission(amount=Decimal(7), currency="USD"))
     corrected, charged = blotter.reports(mark)
     assert (corrected.client_order_id, corrected.busted_fill_ids) == (f"o{1:018d}", {"x1.01"})
     assert [(fill.fill_id, fill.quantity) for fill in corrected.fills] == [("x1.02", 2)]
@@ -145,14 +145,14 @@ def test_what_belongs_to_another_day_is_forgotten_with_all_that_hangs_on_it() ->
     blotter.begin_round()
     fill_up(blotter, 100)
     working = {"client_id": 90, "order_id": 500, "perm_id": 500, "client_order_id": "working"}
-    blotter.order_said(**working, status="Submitted")
+    blotter.note_order(**working, status="Submitted")
     blotter.end_round()
     blotter.begin_round()
-    blotter.order_said(**working, status="Submitted")
+    blotter.note_order(**working, status="Submitted")
     blotter.end_round()
     blotter.forget_old()
     assert [entry.client_order_id for entry in blotter.entries] == ["working"]
-    assert blotter.tagged(f"o{1:018d}") == []
+    assert blotter.with_tag(f"o{1:018d}") == []
     assert blotter.named("90:1") is None
     assert blotter._commissions == {}
     assert [report.client_order_id for report in blotter.reports(None)] == ["working"]

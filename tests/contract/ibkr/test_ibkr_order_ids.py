@@ -8,7 +8,7 @@ import pytest
 
 from brokers.base import OrderType, ReportStatus
 from brokers.errors import OrderAlreadyExists, OutcomeUnknown, ReservationLost
-from brokers.paper.words import Action, Operation
+from brokers.paper.model import Action, Operation
 from simulators.ibkr.wire import Ask
 from tests.contract.ibkr.stage import IbkrStage, place, reserved, unavailable
 

@@ -11,7 +11,7 @@ import pytest
 
 from brokers.base import Instrument, OrderRef, OrderType, ReportStatus
 from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from simulators.ibkr import wire
 from simulators.ibkr.wire import Ask
 from simulators.stage_ibkr import LAST_PRICE
@@ -38,7 +38,7 @@ async def test_an_error_on_a_live_order_is_no_end_of_it(stage: IbkrStage, code: 
     broker = await stage.connect()
     ticket = stage.ticket(OrderType.LIMIT)
     answer = await place(broker, ticket)
-    stage.gateway.say_of_order(answer.broker_order_id, code, text)
+    stage.gateway.send_order_error(answer.broker_order_id, code, text)
     await broker.positions()  # asked after it, and so answered after it
     assert (await reported(broker, ticket)).status is ReportStatus.WORKING
     await broker.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
@@ -50,7 +50,7 @@ async def test_an_error_on_a_live_order_makes_the_lists_be_read_again(stage: Ibk
     broker = await stage.connect(poll_seconds=NEVER)
     answer = await place(broker, stage.ticket(OrderType.LIMIT))
     before = len(stage.heard(Ask.ALL_OPEN_ORDERS))
-    stage.gateway.say_of_order(answer.broker_order_id, 404, "Held for locate")
+    stage.gateway.send_order_error(answer.broker_order_id, 404, "Held for locate")
     await broker.positions()
     await broker.reports()
     assert len(stage.heard(Ask.ALL_OPEN_ORDERS)) == before + 1

@@ -9,8 +9,8 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import AssetClass, Instrument, OptionRight, OrderType, ReportStatus, Side, Tif
-from brokers.errors import BrokerError, BrokerUnavailable, CallsSpent, NotAnswered, OrderRefused, WordsAlone
-from execution_service.core.reconcile import Holding, compare_positions
+from brokers.errors import BrokerError, BrokerUnavailable, NotAnswered, OrderRefused, RateLimited, UndocumentedAnswer
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from simulators.ibkr.contracts import TWIN, Query, listed
 from simulators.ibkr.gateway import COIN_TIFS
 from simulators.ibkr.wire import Ask
@@ -94,7 +94,7 @@ async def test_an_unknown_or_ambiguous_instrument_is_refused_with_the_candidates
     [
         (321, OrderRefused),
         (203, OrderRefused),
-        (100, CallsSpent),
+        (100, RateLimited),
         (504, BrokerUnavailable),
         (322, NotAnswered),
         (99999, NotAnswered),
@@ -277,7 +277,7 @@ async def test_coins_limited_far_from_the_market_end_in_ibkrs_words(stage: IbkrS
     broker = await stage.connect()
     coin = Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)
     ticket = stage.ticket(OrderType.LIMIT, instrument=coin, quantity=Decimal("0.001"), limit_price=Decimal(49_000))
-    with pytest.raises(WordsAlone, match="code 202"):
+    with pytest.raises(UndocumentedAnswer, match="code 202"):
         await place(broker, ticket)
     report = await found(broker, ticket)
     assert report.status is ReportStatus.REJECTED

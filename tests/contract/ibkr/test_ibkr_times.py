@@ -75,38 +75,38 @@ def host_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(("told", "instant"), CERTAIN)
 def test_a_time_is_read_as_the_instant_that_it_means(told: str, instant: datetime) -> None:
-    assert read(told, heard_at=HEARD) == Moment(at=instant)
+    assert read(told, received_at=HEARD) == Moment(at=instant)
 
 
 @pytest.mark.parametrize("told", UNREADABLE)
 def test_what_is_no_time_is_taken_as_of_the_hearing_and_marked(told: str) -> None:
-    moment = read(told, heard_at=HEARD)
+    moment = read(told, received_at=HEARD)
     assert (moment.at, moment.is_estimated) == (HEARD, True)
     assert repr(told[:60]) in moment.trouble
 
 
 def test_a_time_without_a_zone_is_one_of_the_accounts_setting_before_the_gateways() -> None:
     gateway = GatewayZone.greeted("20261124 10:00:10 US/Eastern", NOON)
-    assert read("20261124  10:00:12", heard_at=HEARD, gateway=gateway) == Moment(at=NOON)
-    assert read("20261124  09:00:12", heard_at=HEARD, zone="America/Chicago", gateway=gateway) == Moment(at=NOON)
+    assert read("20261124  10:00:12", received_at=HEARD, gateway=gateway) == Moment(at=NOON)
+    assert read("20261124  09:00:12", received_at=HEARD, zone="America/Chicago", gateway=gateway) == Moment(at=NOON)
 
 
 def test_a_time_without_a_zone_that_would_be_in_the_future_is_taken_as_of_the_hearing_and_marked() -> None:
     heard = datetime(2026, 11, 24, 15, 0, 20, tzinfo=UTC)
-    ahead = read("20261124 15:00:12", heard_at=heard, zone="US/Central")
+    ahead = read("20261124 15:00:12", received_at=heard, zone="US/Central")
     assert (ahead.at, ahead.is_estimated) == (heard, True)
     assert "in the future" in ahead.trouble
-    skewed = read("20261124 09:02:12", heard_at=heard, zone="US/Central")
+    skewed = read("20261124 09:02:12", received_at=heard, zone="US/Central")
     assert (skewed.at, skewed.is_estimated) == (datetime(2026, 11, 24, 15, 2, 12, tzinfo=UTC), False)
 
 
 def test_a_zone_that_nobody_knows_is_read_by_the_clock_of_the_gateway_that_uses_it() -> None:
     gateway = GatewayZone.greeted("20261124 20:30:11 XYZ", NOON)
-    moment = read("20261124 20:30:12 XYZ", heard_at=HEARD, gateway=gateway)
+    moment = read("20261124 20:30:12 XYZ", received_at=HEARD, gateway=gateway)
     assert (moment.at, moment.is_estimated) == (NOON, True)
     assert "UTC+05:30" in moment.trouble
-    assert read("20261124  20:30:12", heard_at=HEARD, gateway=gateway).at == NOON
-    other = read("20261124 20:30:12 QQQ", heard_at=HEARD, gateway=gateway)
+    assert read("20261124  20:30:12", received_at=HEARD, gateway=gateway).at == NOON
+    other = read("20261124 20:30:12 QQQ", received_at=HEARD, gateway=gateway)
     assert (other.at, other.is_estimated) == (HEARD, True)
 
 
@@ -116,14 +116,14 @@ def test_a_zone_that_nobody_knows_is_read_by_the_clock_of_the_gateway_that_uses_
 def test_a_greeting_that_tells_no_offset_is_not_relied_on(greeting: str) -> None:
     gateway = GatewayZone.greeted(greeting, NOON)
     assert gateway.offset is None
-    assert read("20261124  09:00:12", heard_at=HEARD, gateway=gateway).at == HEARD
+    assert read("20261124  09:00:12", received_at=HEARD, gateway=gateway).at == HEARD
 
 
 def test_a_short_name_of_several_places_is_that_which_agrees_with_the_gateways_clock() -> None:
     shanghai = GatewayZone.greeted("20261124 23:00:00 CST", NOON)
     chicago = GatewayZone.greeted("20261124 09:00:00 CST", NOON)
-    assert read("20261124 11:00:12 CST", heard_at=HEARD, gateway=shanghai) == Moment(at=NOON - timedelta(hours=12))
-    assert read("20261124 09:00:12 CST", heard_at=HEARD, gateway=chicago) == Moment(at=NOON)
+    assert read("20261124 11:00:12 CST", received_at=HEARD, gateway=shanghai) == Moment(at=NOON - timedelta(hours=12))
+    assert read("20261124 09:00:12 CST", received_at=HEARD, gateway=chicago) == Moment(at=NOON)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_short_name_of_several_places_is_that_which_agrees_with_the_gateways_c
     ],
 )
 def test_of_two_instants_it_is_the_latest_that_is_not_in_the_future(told: str, heard: str, expected: str) -> None:
-    moment = read(told, heard_at=datetime.fromisoformat(heard).replace(tzinfo=UTC))
+    moment = read(told, received_at=datetime.fromisoformat(heard).replace(tzinfo=UTC))
     assert moment.at == datetime.fromisoformat(expected).replace(tzinfo=UTC)
     assert moment.is_estimated is ("GB-Eire" not in told)
 

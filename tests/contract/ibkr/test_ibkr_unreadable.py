@@ -13,7 +13,7 @@ import pytest
 from brokers.base import AssetClass, Instrument, OrderRef, OrderType, Report, ReportStatus, Ticket
 from brokers.errors import AnswerUnclear, NotAnswered
 from brokers.ibkr.adapter import IbkrBroker
-from brokers.paper.words import Action, Market, Operation
+from brokers.paper.model import Action, Market, Operation
 from simulators.ibkr import wire
 from simulators.stage_ibkr import serving_tws
 from tests.contract.ibkr.stage import NEVER, IbkrStage, place, reported
@@ -152,7 +152,7 @@ async def test_an_order_whose_row_names_nobody_may_be_any_that_is_not_found(stag
     ticket, other = stage.ticket(OrderType.LIMIT), stage.ticket(OrderType.LIMIT)
     await place(broker, other)
     stage.gateway.sessions[0].send(wire.frame(OPEN_ORDER, "nonsense"))
-    await until(lambda: broker._is_doubtful)
+    await until(lambda: broker._must_read_lists)
     found = await broker.find(other.client_order_id)
     assert found is not None
     assert not found.is_unclear
@@ -216,8 +216,8 @@ async def test_a_message_without_a_number_may_have_been_about_anything_until_the
 async def test_two_sessions_do_not_hear_of_each_others_oddities(stage: IbkrStage) -> None:
     one, other = await stage.connect(poll_seconds=NEVER), await stage.connect(poll_seconds=NEVER)
     stage.gateway.sessions[0].send(wire.frame(OPEN_ORDER, "nonsense"))
-    await until(lambda: one._is_doubtful)
-    assert not other._is_doubtful
+    await until(lambda: one._must_read_lists)
+    assert not other._must_read_lists
 
 
 async def test_a_contract_that_cannot_be_read_holds_up_the_orders_for_it_alone(stage: IbkrStage) -> None:

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from brokers.base import OrderRef, OrderType, ReportStatus
-from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown, WordsAlone
+from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown, UndocumentedAnswer
 from brokers.ibkr import adapter as ibkr
 from brokers.ibkr import codes
 from brokers.ibkr.unacknowledged import Unacknowledged
-from brokers.paper.words import Action, Operation
+from brokers.paper.model import Action, Operation
 from simulators.ibkr import wire
 from simulators.ibkr.wire import Ask
 from tests.contract.ibkr.stage import NEVER, IbkrStage, answer, connected, filled, found, place, reported, reserved
@@ -35,9 +35,9 @@ def test_codes_are_sorted_by_what_a_waiting_order_learns_from_them(meaning: code
 
 
 def test_each_code_is_of_one_sort_and_each_sort_says_why() -> None:
-    listed = [code for sort in codes.SORTS for code in sort.codes]
+    listed = [code for sort in codes.CODE_GROUPS for code in sort.codes]
     assert len(listed) == len(set(listed))
-    assert all(sort.why.endswith(".") and all(sort.codes.values()) for sort in codes.SORTS)
+    assert all(sort.why.endswith(".") and all(sort.codes.values()) for sort in codes.CODE_GROUPS)
     assert not set(listed) & (codes.CANCEL_REFUSED | codes.LINK_LOST)
 
 
@@ -82,15 +82,15 @@ async def test_words_alone_and_two_whole_looks_are_a_refusal_in_those_words(
     ticket = await reserved(broker, stage.ticket())
     answer(stage, code, text)
     async with asyncio.timeout(1.5):
-        with pytest.raises(WordsAlone, match=f"code {code}"):
+        with pytest.raises(UndocumentedAnswer, match=f"code {code}"):
             await broker.place_order(ticket)
     assert await broker.find(ticket.client_order_id) is None
-    with pytest.raises(WordsAlone, match=f"code {code}"):
+    with pytest.raises(UndocumentedAnswer, match=f"code {code}"):
         await broker.place_order(ticket)
     report = await found(broker, ticket)
     assert (report.status, report.filled_quantity) == (ReportStatus.REJECTED, 0)
     assert report.reason == f"{text} (code {code})"
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     assert len(stage.heard(Ask.PLACE_ORDER)) == 1
     assert (await place(broker, stage.ticket())).broker_order_id == "1:2"
@@ -106,7 +106,7 @@ async def test_words_beside_an_order_that_works_end_nothing(
     broker = await stage.connect()
     ticket = stage.ticket(OrderType.LIMIT)
     assert (await place(broker, ticket)).status is ReportStatus.WORKING
-    stage.gateway.say_of_order("1:1", code, text)
+    stage.gateway.send_order_error("1:1", code, text)
     for _ in range(3):
         report = await broker.find(ticket.client_order_id)
         assert report is not None
@@ -121,7 +121,7 @@ async def test_an_order_that_is_acknowledged_after_the_words_works(stage: IbkrSt
     answer(stage, 31999, "?", taken_after=0.5)
     broker = await stage.connect()
     ticket = await reserved(broker, stage.ticket(OrderType.LIMIT))
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     await reported(broker, ticket, lambda report: report.status is ReportStatus.WORKING)
     await asyncio.sleep(0.5)
@@ -132,7 +132,7 @@ async def test_a_status_alone_acknowledges_an_order_that_was_answered_by_words(s
     answer(stage, 31999, "?")
     broker = await stage.connect()
     ticket = await reserved(broker, stage.ticket(OrderType.LIMIT))
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     broker.on_order_status(1, "PreSubmitted", 0.0, 77, 1)
     await asyncio.sleep(0.5)
@@ -145,7 +145,7 @@ async def test_an_order_that_fills_after_it_was_found_refused_is_told_with_its_f
     answer(stage, 31999, "?", taken_after=1.5)
     broker = await stage.connect()
     ticket = await reserved(broker, stage.ticket())
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     assert (await found(broker, ticket)).status is ReportStatus.REJECTED
     report = await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
@@ -156,7 +156,7 @@ async def test_a_look_that_is_not_whole_is_no_evidence(stage: IbkrStage, soon: N
     answer(stage, 31999, "?")
     broker = await stage.connect()
     ticket = await reserved(broker, stage.ticket())
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     stage.arm(Operation.REPORTS, Action.UNAVAILABLE, times=3)
     for _ in range(3):
@@ -175,10 +175,10 @@ async def test_the_words_outlive_the_session_in_which_they_were_said(stage: Ibkr
     await until(lambda: bool(stage.heard(Ask.PLACE_ORDER)))
     await asyncio.sleep(0.05)
     stage.gateway.drop_sessions()
-    with pytest.raises(WordsAlone, match="10311"):
+    with pytest.raises(UndocumentedAnswer, match="10311"):
         await placement
     await connected(broker)
-    with pytest.raises(WordsAlone, match="10311"):
+    with pytest.raises(UndocumentedAnswer, match="10311"):
         await broker.place_order(ticket)
     assert (await found(broker, ticket)).reason == "Directly routed (code 10311)"
     assert len(stage.heard(Ask.PLACE_ORDER)) == 1
@@ -201,7 +201,7 @@ async def test_words_on_a_repeated_sending_prove_nothing_of_the_first(stage: Ibk
     broker = await stage.connect()
     ticket = await reserved(broker, stage.ticket())
     answer(stage, 31999, "?")
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(replace(ticket, is_repetition=True))
     await asyncio.sleep(0.5)
     assert [await broker.find(ticket.client_order_id) for _ in range(4)] == [None] * 4
@@ -244,7 +244,7 @@ async def test_a_ticket_that_has_left_in_this_process_is_a_repetition_though_it_
     with pytest.raises(OutcomeUnknown):
         await broker.place_order(ticket)
     answer(stage, 31999, "?")
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     await asyncio.sleep(0.5)
     assert [await broker.find(ticket.client_order_id) for _ in range(3)] == [None] * 3
@@ -281,21 +281,21 @@ def said_of_one(*, is_repetition: bool = False) -> Unacknowledged:
 
 def test_evidence_takes_two_looks_of_which_the_last_begins_late_enough() -> None:
     orders = said_of_one()
-    orders.looked(3.5)
+    orders.lists_read(3.5)
     assert orders.refusal_of("a") is None, "one look"
     orders = said_of_one()
     for begun_at in (0.9, 1.1, 1.2, 2.9):
-        orders.looked(begun_at)
+        orders.lists_read(begun_at)
     assert orders.refusal_of("a") is None, "too early"
-    orders.looked(3.0)
+    orders.lists_read(3.0)
     assert orders.refusal_of("a") is not None
 
 
 def test_new_words_begin_the_evidence_anew_and_the_same_do_not() -> None:
     orders = said_of_one()
-    orders.looked(2.0)
+    orders.lists_read(2.0)
     orders.said("1:7", 31999, "?", 2.5)
-    orders.looked(3.1)
+    orders.lists_read(3.1)
     assert orders.refusal_of("a") is not None
     orders.said("1:7", 10052, "Another", 3.2)
     assert orders.refusal_of("a") is None
@@ -306,16 +306,16 @@ def test_that_nothing_was_taken_is_no_word_about_the_order() -> None:
     orders.sent("a", "1:7", is_repetition=False, now=0.0)
     for code in (100, 502, 504):
         orders.said("1:7", code, "?", 1.0)
-    assert orders.words_of("a") == ""
+    assert orders.messages_of("a") == ""
 
 
 def test_an_id_that_a_gateway_gives_anew_is_that_of_the_later_order() -> None:
     orders = said_of_one()
     orders.sent("b", "1:7", is_repetition=False, now=5.0)
-    assert (orders.tag_of("1:7"), orders.words_of("a")) == ("b", "")
+    assert (orders.tag_of("1:7"), orders.messages_of("a")) == ("b", "")
 
 
 def test_orders_of_another_day_are_forgotten() -> None:
     orders = said_of_one()
     orders.forget_before(0.5)
-    assert orders.words_of("a") == ""
+    assert orders.messages_of("a") == ""

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from brokers.ibkr.library import ib_async, ib_insync
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from simulators.ibkr.gateway import TwsSimulator
 from simulators.ibkr.wire import FrameReader, frame
 from simulators.stage_ibkr import serving_tws

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.logger import LogLevel, globalLogPublisher
 
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from brokers.zerodha.adapter import ZerodhaBroker, create
 from simulators.stage_zerodha import config_for, serving_kite
 from simulators.zerodha.server import SimulatedKite

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from brokers.base import Instrument, OrderType, Report, Side, Ticket
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 from brokers.zerodha import rows
 from brokers.zerodha.adapter import ZerodhaBroker
 from simulators.zerodha.server import SimulatedKite
@@ -71,8 +71,8 @@ def order_row(**changes: Any) -> dict[str, Any]:
 
 
 def orders_of(told: list[dict[str, Any]]) -> list[rows.OrderRow]:
-    read, odd = rows.read_orders(told)
-    assert odd == []
+    read, malformed = rows.read_orders(told)
+    assert malformed == []
     return read
 
 

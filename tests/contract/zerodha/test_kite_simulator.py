@@ -21,7 +21,7 @@ from kiteconnect import exceptions as kite_errors
 from twisted.internet import reactor
 
 from brokers.base import OrderRef, ReportStatus
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from brokers.zerodha.feed import _run_reactor
 from simulators.zerodha import DEFAULT_API_KEY, DEFAULT_API_SECRET
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite

@@ -14,7 +14,7 @@ from kiteconnect import KiteConnect
 from kiteconnect import exceptions as kite_errors
 
 from brokers.base import OrderRef
-from brokers.errors import BrokerError, BrokerUnavailable, CallsSpent, OutcomeUnknown
+from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown, RateLimited
 from brokers.zerodha import rows
 from brokers.zerodha.adapter import ZerodhaBroker, create
 from brokers.zerodha.calls import Access, CallKind, KiteCalls
@@ -108,7 +108,7 @@ async def test_the_days_budget_goes_on_over_a_restart_and_is_counted_once(server
         await after.connect()
     await after.place_order(limit())
     await after.place_order(limit())
-    with pytest.raises(CallsSpent) as spent:
+    with pytest.raises(RateLimited) as spent:
         await after.place_order(limit())
     assert 86_000 < spent.value.wait_seconds <= 86_400
     assert len(server.book.orders()) == 4
@@ -130,7 +130,7 @@ async def test_orders_count_from_when_they_were_placed_and_odd_ones_from_now(ser
         config_for(server) | {"order_calls_per_day": 3, "order_calls_per_minute": 3, "order_reserve_percent": 0}
     )
     await after.connect()
-    with pytest.raises(CallsSpent) as spent:
+    with pytest.raises(RateLimited) as spent:
         await after.reserve(limit())
     assert 3500 < spent.value.wait_seconds <= 3600
     await after.close()

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Instrument, OrderRef, OrderType, Side, Ticket
-from brokers.errors import BrokerUnavailable, CallsSpent, OrderRefused, OutcomeUnknown
-from brokers.paper.words import Market
+from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown, RateLimited
+from brokers.paper.model import Market
 from brokers.zerodha.adapter import ZerodhaBroker, create
 from simulators.stage_zerodha import config_for, serving_kite
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
@@ -53,18 +53,18 @@ async def test_when_many_orders_time_out_at_once_first_cancels_stop_before_exits
         most = 20 - 2 - 12
         for ref in refs[:most]:
             await broker.cancel_order(ref)
-        with pytest.raises(CallsSpent) as spent:
+        with pytest.raises(RateLimited) as spent:
             await broker.cancel_order(refs[most])
         assert spent.value.wait_seconds > 80_000
         for again in (True, False):
-            with pytest.raises(CallsSpent):
+            with pytest.raises(RateLimited):
                 await broker.cancel_order(refs[-1], again=again)
-        with pytest.raises(CallsSpent):
+        with pytest.raises(RateLimited):
             await broker.reserve(ticket(50))
         for n in (60, 61):
             await broker.reserve(ticket(n, is_exit=True))
             await placed(broker, n, is_exit=True)
-        with pytest.raises(CallsSpent):
+        with pytest.raises(RateLimited):
             await broker.reserve(ticket(62, is_exit=True))
         assert len(server.calls("DELETE /orders/*")) == most
 
@@ -81,13 +81,13 @@ async def test_repeated_cancels_use_their_share_and_nothing_else(tmp_path: Path)
             for ref in refs:
                 try:
                     await broker.cancel_order(ref, again=True)
-                except CallsSpent:
+                except RateLimited:
                     spent += 1
                 except OrderRefused:
                     refused += 1
         assert (refused, spent) == (9, 91)
         entries = [await placed(broker, n) for n in range(10, 10 + 36 - 19)]
-        with pytest.raises(CallsSpent):
+        with pytest.raises(RateLimited):
             await broker.reserve(ticket(50))
         with pytest.raises(OrderRefused):
             await broker.cancel_order(entries[0])
@@ -105,7 +105,7 @@ async def test_cancels_that_hang_hold_up_no_exit_and_are_known_not_to_have_left(
         assert time.monotonic() - began < 3
         outcomes = await asyncio.gather(*cancels, return_exceptions=True)
         sent = len(server.calls("DELETE /orders/*"))
-        assert [type(outcome) for outcome in outcomes].count(CallsSpent) == len(refs) - sent
+        assert [type(outcome) for outcome in outcomes].count(RateLimited) == len(refs) - sent
         assert [type(outcome) for outcome in outcomes].count(OutcomeUnknown) == sent
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from brokers.zerodha.adapter import ZerodhaBroker, create
 from brokers.zerodha.feed import reactor
 from simulators.stage_zerodha import config_for, serving_kite

@@ -10,10 +10,10 @@ import pytest
 
 from brokers.base import Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import OrderRefused
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from brokers.zerodha.adapter import Configuration, ZerodhaBroker
+from brokers.zerodha.dialect import held
 from brokers.zerodha.rows import OrderRow
-from brokers.zerodha.words import held
 from simulators.stage_zerodha import config_for, serving_kite
 
 

@@ -12,9 +12,9 @@ import pytest
 from kiteconnect import KiteConnect
 
 from brokers.base import AssetClass, FillsShown, Instrument, OrderRef, Report, ReportStatus
-from brokers.errors import CallsSpent, OrderRefused
-from brokers.zerodha import rows, words
-from brokers.zerodha.adapter import Steadiness, ZerodhaBroker, create
+from brokers.errors import OrderRefused, RateLimited
+from brokers.zerodha import dialect, rows
+from brokers.zerodha.adapter import SettledTracker, ZerodhaBroker, create
 from brokers.zerodha.calls import CallKind
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
@@ -22,8 +22,8 @@ from tests.contract.zerodha.stage import INFY, TAG, found, hold, limit, never, o
 
 
 def trades_of(told: list[dict[str, Any]]) -> list[rows.TradeRow]:
-    read, odd = rows.read_trades(told)
-    assert odd == []
+    read, malformed = rows.read_trades(told)
+    assert malformed == []
     return read
 
 
@@ -55,19 +55,19 @@ def trade_row(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_every_status_that_is_not_final_is_working(status: str) -> None:
-    (report,) = words.reports(orders_of([order_row(status=status)]), {})
+    (report,) = dialect.reports(orders_of([order_row(status=status)]), {})
     assert report.status is ReportStatus.WORKING
 
 
 def test_a_part_filled_and_then_cancelled_order_keeps_its_fill() -> None:
-    fills = words.fills_by_order(trades_of([trade_row()]), never)
-    (report,) = words.reports(orders_of([order_row(status="CANCELLED", filled_quantity=4)]), fills)
+    fills = dialect.fills_by_order(trades_of([trade_row()]), never)
+    (report,) = dialect.reports(orders_of([order_row(status="CANCELLED", filled_quantity=4)]), fills)
     assert (report.status, report.filled_quantity, len(report.fills)) == (ReportStatus.CANCELLED, Decimal(4), 1)
 
 
 @pytest.mark.parametrize(("message", "raw"), [("Halted", "RMS:17070"), (None, "Halted"), ("", "Halted")])
 def test_a_rejection_has_the_brokers_words_wherever_they_stand(message: str | None, raw: str) -> None:
-    (report,) = words.reports(
+    (report,) = dialect.reports(
         orders_of([order_row(status="REJECTED", status_message=message, status_message_raw=raw)]), {}
     )
     assert (report.status, report.reason) == (ReportStatus.REJECTED, "Halted")
@@ -85,7 +85,7 @@ async def test_a_trade_that_was_annulled_is_gone_from_lists_that_then_settle(
     server.book.bust_fill(first.fill_id)
     (report,) = (await broker.reports()).reports
     assert (report.filled_quantity, report.fills_shown) == (Decimal(3), FillsShown.ALL)
-    monkeypatch.setattr(broker._steadiness, "_settled_seconds", 0.0)
+    monkeypatch.setattr(broker._settled_tracker, "_settled_seconds", 0.0)
     (report,) = (await broker.reports()).reports
     assert (report.filled_quantity, report.fills_shown) == (Decimal(3), FillsShown.SETTLED)
 
@@ -100,7 +100,7 @@ def test_lists_settle_only_while_they_stay_as_they_are() -> None:
     )
     moved = replace(plain, filled_quantity=Decimal(1))
     short = replace(plain, fills_shown=FillsShown.SOME)
-    steadiness = Steadiness(5.0)
+    steadiness = SettledTracker(5.0)
     told = [
         (plain, 0.0),
         (plain, 4.9),
@@ -119,32 +119,32 @@ def test_lists_settle_only_while_they_stay_as_they_are() -> None:
 
 
 def test_a_count_that_the_trades_do_not_reach_is_no_full_list() -> None:
-    (report,) = words.reports(
-        orders_of([order_row(filled_quantity=6)]), words.fills_by_order(trades_of([trade_row()]), never)
+    (report,) = dialect.reports(
+        orders_of([order_row(filled_quantity=6)]), dialect.fills_by_order(trades_of([trade_row()]), never)
     )
     assert report.fills_shown is FillsShown.SOME
 
 
 def test_trades_that_run_ahead_of_the_order_list_are_counted() -> None:
-    (report,) = words.reports(
-        orders_of([order_row(filled_quantity=0)]), words.fills_by_order(trades_of([trade_row()]), never)
+    (report,) = dialect.reports(
+        orders_of([order_row(filled_quantity=0)]), dialect.fills_by_order(trades_of([trade_row()]), never)
     )
     assert report.filled_quantity == Decimal(4)
 
 
 def test_the_same_trade_id_on_two_exchanges_is_two_fills() -> None:
     trades = [trade_row(), trade_row(exchange="BSE", order_id="261121000000002", quantity=6)]
-    fills = words.fills_by_order(trades_of(trades), never)
+    fills = dialect.fills_by_order(trades_of(trades), never)
     assert [fill.quantity for own in fills.values() for fill in own] == [Decimal(4), Decimal(6)]
 
 
 def test_a_trade_told_twice_is_one_fill() -> None:
-    assert len(words.fills_by_order(trades_of([trade_row(), trade_row()]), never)["261121000000001"]) == 1
+    assert len(dialect.fills_by_order(trades_of([trade_row(), trade_row()]), never)["261121000000001"]) == 1
 
 
 def test_times_are_indian_and_those_of_one_second_keep_their_sequence() -> None:
     trades = [trade_row(trade_id="10000002"), trade_row(trade_id="9999999"), trade_row(trade_id="10000001")]
-    fills = words.fills_by_order(trades_of(trades), never)["261121000000001"]
+    fills = dialect.fills_by_order(trades_of(trades), never)["261121000000001"]
     assert [fill.fill_id for fill in fills] == ["9999999", "10000001", "10000002"]
     assert fills[0].time == datetime(2026, 11, 23, 3, 46, 39, tzinfo=UTC)
     assert fills[0].time < fills[1].time < fills[2].time
@@ -180,7 +180,7 @@ def test_positions_are_told_by_product_and_settled_shares_belong_to_delivery() -
         {"exchange": "NSE", "tradingsymbol": "FLAT", "product": "MIS", "quantity": 0, "average_price": Decimal(0)},
     ]
     holdings = [{**infy, "product": "CNC", "quantity": 8, "t1_quantity": 2, "average_price": Decimal(90)}]
-    found = words.positions(net, holdings, {})
+    found = dialect.positions(net, holdings, {})
     assert {(p.instrument.symbol, p.product, p.quantity) for p in found} == {
         ("INFY", "MIS", Decimal(-3)),
         ("INFY", "CNC", Decimal(15)),
@@ -257,7 +257,7 @@ async def test_a_contract_note_that_waits_for_the_budget_of_calls_is_asked_for_w
         nonlocal asked
         asked += 1
         if asked == 3:  # after the lists of orders and trades
-            raise CallsSpent("the calls of this second are spent", wait_seconds=0.1)
+            raise RateLimited("the calls of this second are spent", wait_seconds=0.1)
         return await ask(call, kind)
 
     monkeypatch.setattr(broker._calls, "ask", spent)

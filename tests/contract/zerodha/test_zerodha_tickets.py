@@ -13,9 +13,9 @@ import pytest
 
 from brokers.base import AssetClass, Instrument, OptionRight, OrderRef, OrderType, ReportStatus, Side, Tif
 from brokers.errors import HeldBack, OrderRefused
-from brokers.zerodha import rows, words
+from brokers.zerodha import dialect, rows
 from brokers.zerodha.adapter import ZerodhaBroker, create
-from execution_service.core.reconcile import Holding, compare_positions
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
 from tests.contract.zerodha.stage import INFY, TAG, found, hold, last_form, limit, order_row, orders_of, ticket
@@ -151,10 +151,10 @@ async def test_what_one_lot_of_a_commodity_is_of_is_known_once_kite_shows_a_posi
 
 def test_an_odd_multiplier_beside_a_position_is_not_learned() -> None:
     rows = [
-        {"exchange": "MCX", "tradingsymbol": "GOLDM26DECFUT", "multiplier": odd}
-        for odd in (None, 0, -1, "None", Decimal("NaN"))
+        {"exchange": "MCX", "tradingsymbol": "GOLDM26DECFUT", "multiplier": malformed}
+        for malformed in (None, 0, -1, "None", Decimal("NaN"))
     ]
-    assert words.lot_sizes([*rows, "no row", {"exchange": "NFO", "tradingsymbol": "X", "multiplier": 5}]) == {}
+    assert dialect.lot_sizes([*rows, "no row", {"exchange": "NFO", "tradingsymbol": "X", "multiplier": 5}]) == {}
 
 
 async def test_a_price_below_one_tick_is_refused(broker: ZerodhaBroker) -> None:
@@ -331,9 +331,9 @@ def test_an_iceberg_order_between_two_legs_is_working() -> None:
         return order_row(variety="iceberg", order_id=f"26112100000000{number}", meta=meta, **changes)
 
     done = {"status": "COMPLETE", "filled_quantity": 10}
-    (report,) = words.reports(orders_of([leg(1, **done)]), {})
+    (report,) = dialect.reports(orders_of([leg(1, **done)]), {})
     assert (report.status, report.filled_quantity) == (ReportStatus.WORKING, Decimal(10))
-    (report,) = words.reports(orders_of([leg(2, **done), leg(1, **done)]), {})
+    (report,) = dialect.reports(orders_of([leg(2, **done), leg(1, **done)]), {})
     assert (report.status, report.filled_quantity) == (ReportStatus.FILLED, Decimal(20))
     assert report.broker_order_id == "261121000000001"
 
@@ -418,10 +418,10 @@ def test_a_line_that_cannot_be_read_leaves_the_list_good_for_all_others() -> Non
         good.format("ZERO").replace("0.05", "0"),
         good.format("ZZZ"),
     ]
-    listing = words.Listing("NSE", "\n".join(lines))
+    listing = dialect.Listing("NSE", "\n".join(lines))
     assert listing.by_symbol("AAA") is not None
     assert listing.by_symbol("ZZZ") is not None
     assert listing.odd_symbols == {"ODD", "ZERO"}
     for page in ("", header, "<html></html>", "\n".join(lines)[:-7], None, b"\xff\x00"):
-        with pytest.raises(rows.Odd):
-            words.Listing("NSE", page)
+        with pytest.raises(rows.Malformed):
+            dialect.Listing("NSE", page)

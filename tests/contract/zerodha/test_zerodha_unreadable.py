@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from brokers.base import Fill, Instrument, OrderRef, OrderType, Report, ReportStatus, Side, Ticket
 from brokers.errors import AnswerUnclear, OrderRefused
-from brokers.paper.words import Action, Fault, Operation
-from brokers.zerodha import rows, words
+from brokers.paper.model import Action, Fault, Operation
+from brokers.zerodha import dialect, rows
 from brokers.zerodha.adapter import ContractNotes, ZerodhaBroker, create
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import SimulatedKite
@@ -78,7 +78,7 @@ def leg(place: int, order_id: str, **changes: Any) -> dict[str, Any]:
 
 
 def reports_of(told: list[dict[str, Any]]) -> list[Report]:
-    return words.reports(*(lambda read, odd: (read, {}, odd))(*rows.read_orders(told)))
+    return dialect.reports(*(lambda read, malformed: (read, {}, malformed))(*rows.read_orders(told)))
 
 
 # Which rows are odd
@@ -106,8 +106,8 @@ def reports_of(told: list[dict[str, Any]]) -> list[Report]:
     ],
 )
 def test_what_an_order_can_be_read_without_does_not_make_it_odd(changes: dict[str, Any]) -> None:
-    read, odd = rows.read_orders([ORDER | changes])
-    assert (len(read), odd) == (1, [])
+    read, malformed = rows.read_orders([ORDER | changes])
+    assert (len(read), malformed) == (1, [])
     assert (read[0].order_id, read[0].tag) == ("261121000000001", ONE)
 
 
@@ -134,22 +134,22 @@ def test_what_an_order_can_be_read_without_does_not_make_it_odd(changes: dict[st
 )
 def test_an_order_that_cannot_be_read_is_set_aside_with_what_is_odd(changes: dict[str, Any], says: str) -> None:
     other = ORDER | {"order_id": "261121000000002", "tag": OTHER, "tags": [OTHER]}
-    read, (odd,) = rows.read_orders([ORDER | changes, other])
+    read, (malformed,) = rows.read_orders([ORDER | changes, other])
     assert [row.tag for row in read] == [OTHER]
-    assert says in odd.words
-    assert ONE in odd.words
-    assert odd.may_concern(ONE)
-    assert not odd.may_concern(OTHER)
+    assert says in malformed.words
+    assert ONE in malformed.words
+    assert malformed.may_concern(ONE)
+    assert not malformed.may_concern(OTHER)
 
 
 @pytest.mark.parametrize(
     "row", [None, [], "COMPLETE", 7, ORDER | {"tag": 7, "tags": []}, ORDER | {"tags": {"a": ONE}, "tag": None}]
 )
 def test_a_row_that_does_not_say_whose_it_is_may_be_anybodys(row: object) -> None:
-    read, (odd,) = rows.read_orders([row])
+    read, (malformed,) = rows.read_orders([row])
     assert read == []
-    assert odd.may_concern(ONE)
-    assert odd.may_concern(OTHER)
+    assert malformed.may_concern(ONE)
+    assert malformed.may_concern(OTHER)
 
 
 @pytest.mark.parametrize(
@@ -164,9 +164,9 @@ def test_a_row_that_does_not_say_whose_it_is_may_be_anybodys(row: object) -> Non
     ],
 )
 def test_a_trade_that_cannot_be_read_is_set_aside_with_what_is_odd(changes: dict[str, Any], says: str) -> None:
-    read, (odd,) = rows.read_trades([TRADE | changes, TRADE | {"trade_id": "10000002"}])
+    read, (malformed,) = rows.read_trades([TRADE | changes, TRADE | {"trade_id": "10000002"}])
     assert [trade.trade_id for trade in read] == ["10000002"]
-    assert says in odd.words
+    assert says in malformed.words
 
 
 def test_a_trades_time_is_the_first_that_is_told_with_its_day() -> None:
@@ -178,23 +178,23 @@ def test_a_trades_time_is_the_first_that_is_told_with_its_day() -> None:
 
 @pytest.mark.parametrize("told", [None, {}, "", {"orders": []}])
 def test_an_answer_that_is_no_list_is_no_empty_list(told: object) -> None:
-    with pytest.raises(rows.Odd):
+    with pytest.raises(rows.Malformed):
         rows.read_orders(told)
-    with pytest.raises(rows.Odd):
+    with pytest.raises(rows.Malformed):
         rows.read_trades(told)
 
 
 @given(told=st.lists(JSON | st.dictionaries(st.sampled_from([*ORDER]), JSON).map(lambda changes: ORDER | changes)))
 def test_whatever_the_order_list_holds_the_good_rows_are_read_and_all_others_named(told: list[Any]) -> None:
     good = [ORDER | {"order_id": f"26112199999999{n}", "tag": OTHER, "tags": [OTHER]} for n in range(3)]
-    read, odd = rows.read_orders([good[0], *told, *good[1:]])
+    read, malformed = rows.read_orders([good[0], *told, *good[1:]])
     assert [row.order_id for row in read if row.order_id.startswith("26112199999999")] == [g["order_id"] for g in good]
     assert len({row.order_id for row in read}) == len(read)
-    assert all(row.words for row in odd)
-    fills = words.fills_by_order([], heard)
-    for report in words.reports(read, fills, odd):
+    assert all(row.words for row in malformed)
+    fills = dialect.fills_by_order([], heard)
+    for report in dialect.reports(read, fills, malformed):
         assert report.filled_quantity >= 0
-    words.working_legs(read, ONE, None)
+    dialect.working_legs(read, ONE, None)
 
 
 def heard(trade: rows.TradeRow) -> datetime:
@@ -203,9 +203,9 @@ def heard(trade: rows.TradeRow) -> datetime:
 
 @given(told=st.lists(JSON | st.dictionaries(st.sampled_from([*TRADE]), JSON).map(lambda changes: TRADE | changes)))
 def test_whatever_the_trade_list_holds_the_good_rows_are_read_and_all_others_named(told: list[Any]) -> None:
-    read, odd = rows.read_trades([*told, TRADE | {"order_id": "good"}])
-    assert len(read) + len(odd) == len(told) + 1
-    assert len(words.fills_by_order(read, heard)["good"]) >= 1
+    read, malformed = rows.read_trades([*told, TRADE | {"order_id": "good"}])
+    assert len(read) + len(malformed) == len(told) + 1
+    assert len(dialect.fills_by_order(read, heard)["good"]) >= 1
 
 
 POSITION = {"exchange": "NSE", "tradingsymbol": "INFY", "quantity": 5, "average_price": Decimal(100)}
@@ -213,21 +213,21 @@ POSITION = {"exchange": "NSE", "tradingsymbol": "INFY", "quantity": 5, "average_
 
 @given(told=st.lists(st.dictionaries(st.sampled_from([*POSITION]), JSON).map(lambda changes: POSITION | changes)))
 def test_whatever_the_positions_hold_they_are_read_or_unclear(told: list[Any]) -> None:
-    found = words.positions([*told, POSITION | {"tradingsymbol": "SBIN"}], [], {})
+    found = dialect.positions([*told, POSITION | {"tradingsymbol": "SBIN"}], [], {})
     (good,) = (position for position in found if position.instrument == Instrument(symbol="SBIN", exchange="NSE"))
     assert good.is_unclear or good.quantity >= 5
 
 
 @pytest.mark.parametrize("changes", [{"quantity": None}, {"quantity": "five"}])
 def test_a_position_of_unreadable_quantity_is_unclear_and_not_flat(changes: dict[str, Any]) -> None:
-    (position,) = words.positions([POSITION | changes], [], {})
+    (position,) = dialect.positions([POSITION | changes], [], {})
     assert position.is_unclear
-    (position,) = words.positions([POSITION], [POSITION | changes], {})
+    (position,) = dialect.positions([POSITION], [POSITION | changes], {})
     assert position.is_unclear
 
 
 def test_a_position_of_unreadable_price_is_held_all_the_same() -> None:
-    (position,) = words.positions([POSITION | {"average_price": None}], [], {})
+    (position,) = dialect.positions([POSITION | {"average_price": None}], [], {})
     assert (position.quantity, position.average_price, position.is_unclear) == (Decimal(5), None, False)
 
 
@@ -331,8 +331,13 @@ async def test_an_odd_trade_leaves_its_order_with_a_count_that_its_executions_do
     await broker.place_order(TICKET)
     await broker.place_order(replace(TICKET, client_order_id=OTHER))
     server.show_oddly("GET /trades", ONE, fields)
-    odd, other = (await broker.reports()).reports
-    assert (odd.filled_quantity, odd.fills, odd.is_unclear, other.is_unclear) == (Decimal(10), (), True, False)
+    malformed, other = (await broker.reports()).reports
+    assert (malformed.filled_quantity, malformed.fills, malformed.is_unclear, other.is_unclear) == (
+        Decimal(10),
+        (),
+        True,
+        False,
+    )
     found = await broker.find(ONE)
     assert found is not None
     assert found.is_unclear
@@ -354,8 +359,8 @@ async def test_a_trade_of_unreadable_time_is_a_fill_of_the_time_of_hearing(
     server.show_oddly("GET /trades", ONE, dict.fromkeys(names, told))
     before = datetime.now(UTC)
     answer = await broker.reports()
-    odd, other = answer.reports
-    (fill,) = odd.fills
+    malformed, other = answer.reports
+    (fill,) = malformed.fills
     assert (fill.quantity, fill.is_time_estimated) == (Decimal(10), True)
     assert before <= fill.time <= datetime.now(UTC)
     assert not other.fills[0].is_time_estimated
@@ -406,15 +411,15 @@ def test_one_line_of_an_instruments_list_spoils_none_but_itself(line: str) -> No
     "margins", [None, [], {"equity": None}, {"equity": {}}, {"equity": {"available": {"cash": "x"}}}]
 )
 def test_margins_that_cannot_be_read_are_no_sum(margins: Any) -> None:
-    with pytest.raises(rows.Odd):
-        words.balances(margins)
+    with pytest.raises(rows.Malformed):
+        dialect.balances(margins)
 
 
 @pytest.mark.parametrize(
     "told", [{}, {"exchanges": None}, {"exchanges": "NSE", "meta": []}, {"exchanges": [1, None], "meta": 5}]
 )
 def test_a_profile_is_read_as_far_as_it_goes(told: Any) -> None:
-    words.account_notes(rows.read_profile(told))
+    dialect.account_notes(rows.read_profile(told))
 
 
 async def test_an_order_whose_row_is_too_poor_for_a_contract_note_is_told_without_costs(

@@ -12,7 +12,7 @@ from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable
 from brokers.manifest import Fact
 from brokers.paper import adapter as paper
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 
 PIN = "sesame-open"
 

@@ -36,7 +36,7 @@ MANIFEST = Manifest(
     implied_account=ImpliedAccount(account_id="Toy_Main", variables=("TOY_PIN",)),
     secret_keys=frozenset({"pin"}),
     is_paper=is_paper,
-    paper_words="a toy_account that begins with T",
+    paper_hint="a toy_account that begins with T",
     remedy=remedy,
     quiet_loggers=("toy.wire",),
     products=("BOX",),

@@ -13,7 +13,7 @@ from typing import Any
 from brokers.toy.adapter import PIN
 
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from simulators import control
 from simulators.simulator import Place, Simulator, Stage
 
@@ -52,7 +52,7 @@ class Toy:
         self._book = book
 
     def control(self, wish: Mapping[str, Any]) -> Mapping[str, Any]:
-        control.carry_out(control.book_deeds(self._book), wish)
+        control.carry_out(control.book_commands(self._book), wish)
         return self.state()
 
     def state(self) -> Mapping[str, Any]:

@@ -1,4 +1,5 @@
-"""The words of the paper exchange: what can go wrong, its market, an order, its fills and its plan, and how time is counted; nothing is done here."""
+"""The types of the paper exchange: faults, the market, orders, fills, scheduled steps, and its unit of time. No
+behaviour."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ class Operation(StrEnum):
 
 
 class Action(StrEnum):
-    """What goes wrong. The first group happens on the way to the book and is played by whoever speaks for it (`PaperExchange.draw`);
-    the second happens in the book."""
+    """What goes wrong. The first group happens on the way to the book and is carried out by the caller
+    (`PaperExchange.draw`); the second happens in the book."""
 
     REFUSE = "refuse"
     """OrderRefused(`reason`); the book is not touched."""
@@ -36,26 +37,26 @@ class Action(StrEnum):
     ACCEPT_THEN_DROP = "accept_then_drop"
     """OutcomeUnknown; the book did what was asked."""
     NEVER_ANSWER = "never_answer"
-    """No answer for ever; the book did what was asked if `accepted`."""
+    """No answer ever; the book carried out the call if `accepted`."""
     SLOW = "slow"
-    """The answer takes `seconds` longer; the book does what was asked before the wait if `accepted`, else after it."""
+    """The answer takes `seconds` longer; the book carries out the call before the wait if `accepted`, else after it."""
 
     HOLD = "hold"
-    """place: taken, and never filled by itself."""
+    """place: accepted, and never filled by itself."""
     REJECT = "reject"
-    """place: taken, and at once rejected with `reason`."""
+    """place: accepted, and immediately rejected with `reason`."""
     OVERFILL = "overfill"
-    """place: after the last fill one more of `quantity`."""
+    """place: after the last fill, one more of `quantity`."""
     LATE_COMMISSION = "late_commission"
     """place: the fills come without commission, which follows `seconds` after the last one."""
     IGNORE_CANCEL = "ignore_cancel"
-    """cancel: heard, and nothing is done."""
+    """cancel: received, and nothing is done."""
     CANCEL_RACE = "cancel_race"
     """cancel: the order is filled instead."""
     LATE_FILL_AFTER_CANCEL = "late_fill_after_cancel"
-    """cancel: cancelled, and `seconds` later filled with `quantity` (None: all that was open) all the same."""
+    """cancel: cancelled, and `seconds` later filled with `quantity` (None: all that was open) nevertheless."""
     HIDE = "hide"
-    """reports, find: the orders matched are not shown, for `times` answers or until `seconds` after arming."""
+    """reports, find: matching orders are not shown, in `times` answers or until `seconds` after arming."""
     DUPLICATE = "duplicate"
     """reports: each report comes twice."""
     REORDER = "reorder"
@@ -89,10 +90,11 @@ _BOOK_FAULTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One rule of a fault plan: which calls it hits and what then goes wrong.
+    """One rule of a fault plan: which calls it hits and what goes wrong.
 
-    It hits the `nth` matching call and the `times` - 1 after it (`times` None: all after it). The patterns are those of a shell (`*`, `?`,
-    `[…]`); a call that concerns no single order matches only `*`, save that HIDE tries its patterns on each order.
+    It hits the `nth` matching call and the `times` - 1 after it (`times` None: all after it). The patterns are those of
+    a shell (`*`, `?`, `[…]`); a call that is not about a single order matches only `*`, except that HIDE applies its
+    patterns to each order.
     """
 
     operation: Operation
@@ -121,28 +123,29 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Market:
-    """The luck of orders and what they cost. It is drawn when an order is accepted and stored with it; by `seed` and client order id, so
-    that with a seed neither sequence nor process matters. Rates are probabilities, 0 to 1."""
+    """Chances and costs. They are drawn when an order is accepted and stored with it, from `seed` and client order
+    id, so that with a seed neither sequence nor process matters. Rates are probabilities, 0 to 1."""
 
     fill_delay_seconds: float | None = 0.0
     """None: nothing is filled by itself (see `PaperExchange.fill_order`)."""
     rejection_rate: float = 0.0
     partial_fill_rate: float = 0.0
-    """Such an order is filled in two parts, the second after another delay. IOC: the second part is cancelled instead."""
+    """The fraction of orders filled in two parts, the second after another delay. For IOC the second part is
+    cancelled instead."""
     slippage_bps: Decimal = Decimal(0)
     """Against the order, in 1/100 of a per cent; never beyond a limit."""
     commission_per_order: Decimal = Decimal("1.00")
-    """Charged in full with an order's first fill; later fills carry 0."""
+    """Charged in full with an order's first fill; later fills cost 0."""
     seed: int | None = None
     currency: str = "USD"
-    """Of instruments that name none."""
+    """For instruments that name none."""
     opening_cash: Decimal = Decimal(1_000_000)
     """In `currency`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperFill:
-    """One execution in the book; a busted one stays, and counts for nothing."""
+    """One execution in the book. A busted one is kept, but does not count."""
 
     fill_id: str
     quantity: Decimal
@@ -157,10 +160,10 @@ class PaperFill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperOrder:
-    """One order as the book truly has it."""
+    """The true state of an order in the book."""
 
     number: int
-    """Rises with every order that the book accepts, whosever it is."""
+    """Increases with every order that the book accepts, of any account."""
     account_id: str
     broker_order_id: str
     ticket: Ticket
@@ -169,7 +172,7 @@ class PaperOrder:
     placed_at: datetime
     changed_at: datetime
     change: int
-    """The mark of its last change."""
+    """The number of its last change."""
     fills: tuple[PaperFill, ...] = ()
 
     @property
@@ -207,7 +210,7 @@ class PaperOrder:
 
 
 class Step(StrEnum):
-    """What the plan does to an order when it is due."""
+    """What a scheduled step does to an order."""
 
     FILL = "fill"
     CANCEL = "cancel"
@@ -216,7 +219,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What is to happen to an order, and when: `due` in microseconds since 1970."""
+    """A step scheduled for an order; `due` is in microseconds since 1970."""
 
     due: int
     step: Step
@@ -228,17 +231,18 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """A fill that stands, or a transfer, as the sums need it."""
+    """A fill that is not busted, or a transfer, as the sums need it."""
 
     instrument: Instrument
     bought: Decimal
-    """Below 0: sold."""
+    """Negative: sold."""
     price: Decimal
     commission: Decimal
     currency: str
     product: str | None = None
     is_transfer: bool = False
-    """It came, or left, without an execution and without money: an assignment, an expiry, a split, a transfer of shares."""
+    """It arrived or left without an execution and without money: an assignment, an expiry, a split, a transfer of
+    shares."""
 
 
 def micros_of(seconds: float) -> int:

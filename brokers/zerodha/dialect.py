@@ -1,4 +1,5 @@
-"""Zerodha's words and ours: instruments, order forms, what its rows mean; no calls, no clock, no reading of rows."""
+"""Translates between Zerodha's terms and ours: instruments, order forms, the meaning of its rows. No calls, no
+clock, no parsing of rows."""
 
 from __future__ import annotations
 
@@ -30,7 +31,19 @@ from brokers.base import (
 )
 from brokers.errors import OrderRefused
 from brokers.ticks import limit_on_tick, stop_on_tick
-from brokers.zerodha.rows import AMO, IST, ListedRow, Odd, OddRow, OrderRow, Row, TradeRow, number, read_listing, text
+from brokers.zerodha.rows import (
+    AMO,
+    IST,
+    ListedRow,
+    Malformed,
+    MalformedRow,
+    OrderRow,
+    Row,
+    TradeRow,
+    number,
+    read_listing,
+    text,
+)
 
 CURRENCY = "INR"
 EXCHANGES = ("NSE", "BSE", "NFO", "BFO", "CDS", "BCD", "MCX")
@@ -72,12 +85,13 @@ _FINAL = {
     "REJECTED": ReportStatus.REJECTED,
 }
 _AT_THE_EXCHANGE = frozenset({"OPEN", "TRIGGER PENDING"})
-"""All other words of a working order tell of something under way, for example `OPEN PENDING`."""
+"""All other statuses of a working order are intermediate, for example `OPEN PENDING`."""
 _LATEST_BEGIN = time_of_day(9, 15)
 _TRADING_BEGINS = {"CDS": time_of_day(9), "BCD": time_of_day(9), "MCX": time_of_day(9)}
-"""Indian time; after-market orders are passed on to NSE and BSE at 9:00, into their pre-open session."""
+"""Indian time. After-market orders are passed on to NSE and BSE at 9:00, into their pre-open session."""
 IN_LOTS = frozenset({"CDS", "BCD", "MCX"})
-"""Exchanges on which Kite counts quantities in lots. What one lot is of it tells beside a position only (`multiplier`), never in its list."""
+"""On these exchanges Kite counts quantities in lots. The units in a lot are reported only with a position
+(`multiplier`), never in the list."""
 _CANDIDATES_NAMED = 5
 _LEAST_ICEBERG_LEGS = 2
 _MICROSECOND = timedelta(microseconds=1)
@@ -87,16 +101,16 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Listing:
-    """One exchange's instruments of one day."""
+    """One exchange's instruments on one day."""
 
     def __init__(self, exchange: str, page: object) -> None:
-        """`page` as Kite sends it. Raises Odd."""
+        """`page` as Kite sends it. Raises Malformed."""
         self.exchange = exchange
         self._by_symbol: dict[str, ListedRow] = {}
         self._derivatives: defaultdict[str, list[ListedRow]] = defaultdict(list)
-        rows, odd = read_listing(page)
-        self.odd_symbols = frozenset(odd)
-        """Of the lines that could not be read: they are there, and nothing is known of them."""
+        rows, malformed = read_listing(page)
+        self.odd_symbols = frozenset(malformed)
+        """Symbols of unreadable lines: these instruments exist, and nothing else is known."""
         for listed in rows:
             self._by_symbol[listed.symbol] = listed
             if listed.kind != "EQ":
@@ -105,58 +119,61 @@ class Listing:
     def by_symbol(self, symbol: str) -> ListedRow | None:
         return self._by_symbol.get(symbol)
 
-    def resolve(self, thing: Instrument) -> ListedRow | None:
-        """The line that is meant: under its trading symbol, else by underlying, expiry, strike and right; None: there is none.
-        Raises OrderRefused for one that cannot be traded or that several lines fit, which are then named."""
-        symbol = thing.symbol.removeprefix(f"{self.exchange}:")
+    def resolve(self, instrument: Instrument) -> ListedRow | None:
+        """The line that is meant: by trading symbol, else by underlying, expiry, strike and right. None: there is
+        none. Raises OrderRefused if it cannot be traded, or naming the lines if several match."""
+        symbol = instrument.symbol.removeprefix(f"{self.exchange}:")
         listed = self._by_symbol.get(symbol)
         if listed is None:
-            fitting = [each for each in self._derivatives.get(thing.underlying or symbol, ()) if _fits(each, thing)]
-            if not fitting and thing.underlying is not None:
-                fitting = [each for each in self._derivatives.get(symbol, ()) if _fits(each, thing)]
+            fitting = [
+                each for each in self._derivatives.get(instrument.underlying or symbol, ()) if _fits(each, instrument)
+            ]
+            if not fitting and instrument.underlying is not None:
+                fitting = [each for each in self._derivatives.get(symbol, ()) if _fits(each, instrument)]
             if len(fitting) > 1:
                 names = ", ".join(sorted(each.symbol for each in fitting)[:_CANDIDATES_NAMED])
                 raise OrderRefused(
-                    f"{thing.symbol} on {self.exchange} may be any of {len(fitting)} instruments: {names}"
+                    f"{instrument.symbol} on {self.exchange} may be any of {len(fitting)} instruments: {names}"
                 )
             return fitting[0] if fitting else None
         if listed.segment == "INDICES" or listed.lot < 1:
             raise OrderRefused(f"{listed.symbol} on {self.exchange} is an index: it cannot be traded itself")
-        if not _fits(listed, thing):
+        if not _fits(listed, instrument):
             raise OrderRefused(
-                f"{listed.symbol} on {self.exchange} is not the {thing.asset_class} that the order describes"
+                f"{listed.symbol} on {self.exchange} is not the {instrument.asset_class} that the order describes"
             )
         return listed
 
 
-def _fits(listed: ListedRow, thing: Instrument) -> bool:
+def _fits(listed: ListedRow, instrument: Instrument) -> bool:
     right = {"CE": OptionRight.CALL, "PE": OptionRight.PUT}.get(listed.kind)
     expiry = "" if listed.expiry is None else listed.expiry.strftime("%Y%m%d")
     return (
-        listed.kind in _KINDS.get(thing.asset_class, ())
-        and (thing.expiry is None or expiry.startswith(thing.expiry))
-        and (thing.strike is None or listed.strike == thing.strike)
-        and (thing.right is None or right is thing.right)
+        listed.kind in _KINDS.get(instrument.asset_class, ())
+        and (instrument.expiry is None or expiry.startswith(instrument.expiry))
+        and (instrument.strike is None or listed.strike == instrument.strike)
+        and (instrument.right is None or right is instrument.right)
     )
 
 
-def exchange_of(thing: Instrument) -> str:
-    """Where the instrument trades: as it says, else its kind's home. Raises OrderRefused for an exchange that Zerodha has not."""
-    exchange = thing.exchange
-    prefix = thing.symbol.partition(":")[0]
+def exchange_of(instrument: Instrument) -> str:
+    """Where the instrument trades: as it says, else its asset class's usual exchange. Raises OrderRefused for an
+    exchange that Zerodha does not have."""
+    exchange = instrument.exchange
+    prefix = instrument.symbol.partition(":")[0]
     if not exchange and prefix in EXCHANGES:
         exchange = prefix
-    exchange = (exchange or _HOME_EXCHANGE.get(thing.asset_class, "NSE")).upper()
+    exchange = (exchange or _HOME_EXCHANGE.get(instrument.asset_class, "NSE")).upper()
     if exchange not in EXCHANGES:
         raise OrderRefused(f"Zerodha does not trade on {exchange}; known are {', '.join(EXCHANGES)}", unsupported=True)
-    if thing.currency not in (None, CURRENCY):
-        raise OrderRefused(f"Zerodha trades in {CURRENCY}, not in {thing.currency}", unsupported=True)
+    if instrument.currency not in (None, CURRENCY):
+        raise OrderRefused(f"Zerodha trades in {CURRENCY}, not in {instrument.currency}", unsupported=True)
     return exchange
 
 
-def terms_of(listed: ListedRow, thing: Instrument, lot_sizes: Mapping[tuple[str, str], Decimal]) -> ContractTerms:
-    """The contract's own facts. `lot_sizes`: what Kite has told beside positions, by exchange and symbol. Raises OrderRefused naming what the order
-    says of the contract and is not so, or cannot be looked up."""
+def terms_of(listed: ListedRow, instrument: Instrument, lot_sizes: Mapping[tuple[str, str], Decimal]) -> ContractTerms:
+    """The contract's facts. `lot_sizes`: units per lot, as Kite reported them with positions, by exchange and
+    symbol. Raises OrderRefused naming what the order says of the contract and is not true, or cannot be verified."""
     is_counted_in_lots = listed.exchange in IN_LOTS
     multiplier = lot_sizes.get((listed.exchange, listed.symbol)) if is_counted_in_lots else ONE
     terms = ContractTerms(
@@ -168,40 +185,40 @@ def terms_of(listed: ListedRow, thing: Instrument, lot_sizes: Mapping[tuple[str,
         is_one_size=True,
         is_size_unknown=multiplier is None,
     )
-    wrong = _wrong_facts(listed, thing, terms)
+    wrong = _wrong_facts(listed, instrument, terms)
     if wrong:
         raise OrderRefused(f"{listed.symbol} on {listed.exchange} is not what the order names: {'; '.join(wrong)}")
     return terms
 
 
-def _wrong_facts(listed: ListedRow, thing: Instrument, terms: ContractTerms) -> list[str]:
+def _wrong_facts(listed: ListedRow, instrument: Instrument, terms: ContractTerms) -> list[str]:
     wrong = []
-    if thing.multiplier is not None and terms.is_size_unknown:
+    if instrument.multiplier is not None and terms.is_size_unknown:
         wrong.append(
-            f"the multiplier {thing.multiplier:f} cannot be checked, since Kite has not told yet what one lot is of; leave it out"
+            f"the multiplier {instrument.multiplier:f} cannot be checked, since Kite has not told yet what one lot is of; leave it out"
         )
-    elif thing.multiplier is not None and not terms.means(thing.multiplier):
+    elif instrument.multiplier is not None and not terms.means(instrument.multiplier):
         lot = "" if terms.lot_size in (None, ONE) else f", in lots of {listed.lot:f}"
-        wrong.append(f"the multiplier {thing.multiplier:f}, where it is {terms.multiplier or ONE:f}{lot}")
-    if thing.con_id is not None and thing.con_id != listed.token:
+        wrong.append(f"the multiplier {instrument.multiplier:f}, where it is {terms.multiplier or ONE:f}{lot}")
+    if instrument.con_id is not None and instrument.con_id != listed.token:
         token = "has none that can be read" if listed.token is None else f"is {listed.token}"
-        wrong.append(f"the con_id {thing.con_id}, where Kite's number of it {token}")
-    if thing.trading_class is not None:
-        wrong.append(f"the trading_class {thing.trading_class}: Kite tells none")
-    if thing.isin is not None:
-        wrong.append(f"the isin {thing.isin}: Kite's list tells none")
+        wrong.append(f"the con_id {instrument.con_id}, where Kite's number of it {token}")
+    if instrument.trading_class is not None:
+        wrong.append(f"the trading_class {instrument.trading_class}: Kite tells none")
+    if instrument.isin is not None:
+        wrong.append(f"the isin {instrument.isin}: Kite's list tells none")
     return wrong
 
 
 def lot_sizes(net: Iterable[object]) -> dict[tuple[str, str], Decimal]:
-    """What one lot is of, by exchange and symbol, as far as the positions of the day tell it, those that are closed too."""
+    """Units per lot, by exchange and symbol, from the day's positions, including closed ones."""
     found = {}
     for row in net:
         try:
             exchange, symbol = named(row)
             assert isinstance(row, Mapping)
             multiplier = number(row, "multiplier")
-        except Odd:
+        except Malformed:
             continue
         if exchange in IN_LOTS and multiplier > 0:
             found[exchange, symbol] = multiplier
@@ -209,7 +226,7 @@ def lot_sizes(net: Iterable[object]) -> dict[tuple[str, str], Decimal]:
 
 
 def asset_classes(exchanges: Iterable[str]) -> frozenset[AssetClass]:
-    """What can be traded on these exchanges."""
+    """The asset classes that can be traded on these exchanges."""
     return frozenset(kind for exchange in exchanges for kind in _ASSET_CLASSES.get(exchange, ()))
 
 
@@ -217,21 +234,23 @@ def asset_classes(exchanges: Iterable[str]) -> frozenset[AssetClass]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Habits:
-    """What an order that does not say is sent with."""
+class OrderDefaults:
+    """The defaults for orders that do not say it."""
 
     market_protection: Decimal = Decimal(-1)
-    """-1: Zerodha's own; else a per cent above 0 and up to 100."""
+    """-1: Zerodha's own; else a percentage above 0, up to 100."""
     equity_product: str = "CNC"
     derivatives_product: str = "NRML"
     iceberg_legs: int = 5
 
 
-def order_form(ticket: Ticket, listed: ListedRow, habits: Habits) -> dict[str, object]:
-    """The arguments of the placing call, its prices on the tick (`brokers/ticks.py`). Raises OrderRefused for what Zerodha would not take; a
-    quantity is never changed."""
+def order_form(ticket: Ticket, listed: ListedRow, order_defaults: OrderDefaults) -> dict[str, object]:
+    """The arguments of the placing call, with prices on the tick (`brokers/ticks.py`). Raises OrderRefused for what
+    Zerodha would not accept. A quantity is never changed."""
     is_derivative = listed.kind != "EQ"
-    product = (ticket.product or (habits.derivatives_product if is_derivative else habits.equity_product)).upper()
+    product = (
+        ticket.product or (order_defaults.derivatives_product if is_derivative else order_defaults.equity_product)
+    ).upper()
     variety = (ticket.variety or "regular").lower()
     if product not in PRODUCTS or (is_derivative and product == "CNC"):
         raise OrderRefused(f"{listed.symbol} is not traded with the product {product}", unsupported=True)
@@ -258,17 +277,18 @@ def order_form(ticket: Ticket, listed: ListedRow, habits: Habits) -> dict[str, o
     if limit is not None:
         form["price"] = format(limit, "f")
     else:
-        form["market_protection"] = format(habits.market_protection, "f")
+        form["market_protection"] = format(order_defaults.market_protection, "f")
     if trigger is not None:
         form["trigger_price"] = format(trigger, "f")
     if variety == "iceberg":
-        form |= _iceberg(ticket, listed, habits.iceberg_legs)
+        form |= _iceberg(ticket, listed, order_defaults.iceberg_legs)
     return form
 
 
 def _prices(ticket: Ticket, listed: ListedRow) -> tuple[Decimal | None, Decimal | None]:
-    """Limit and trigger on the tick. Kite takes no purchase whose trigger is above its limit, and no sale whose trigger is below: where the one
-    tick that both have room on would be crossed by rounding them apart, the limit stands, and the trigger is put on it."""
+    """Limit and trigger price on the tick. Kite accepts no purchase with its trigger above its limit, and no sale
+    with its trigger below. If both are on the same tick and rounding would move them past each other, the limit is
+    kept and the trigger set to it."""
     limit = trigger = None
     if ticket.order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT):
         limit = _on_tick(ticket.limit_price, "a limit price", listed, ticket.side, limit_on_tick)
@@ -302,7 +322,7 @@ def _iceberg(ticket: Ticket, listed: ListedRow, most_legs: int) -> dict[str, obj
     if legs < _LEAST_ICEBERG_LEGS or ticket.order_type is OrderType.MARKET:
         raise OrderRefused("An iceberg order has a limit and at least two lots")
     part = -(-lots // legs)
-    # With parts of whole lots the last leg may come out empty.
+    # With parts of whole lots the last leg may be empty.
     return {"iceberg_legs": -(-lots // part), "iceberg_quantity": int(part * listed.lot)}
 
 
@@ -312,22 +332,23 @@ def _iceberg(ticket: Ticket, listed: ListedRow, most_legs: int) -> dict[str, obj
 def reports(
     orders: Sequence[OrderRow],
     fills: Mapping[str, Sequence[Fill]],
-    odd: Sequence[OddRow] = (),
-    odd_trades: Sequence[OddRow] = (),
+    malformed: Sequence[MalformedRow] = (),
+    malformed_trades: Sequence[MalformedRow] = (),
     *,
     now: datetime | None = None,
 ) -> list[Report]:
-    """One report for each order, one for all legs of an iceberg order, as far as the list shows them. `fills` by order id. `now` tells
-    whether trading has begun today.
+    """One report per order, one for all legs of an iceberg order, as far as the list shows them. `fills` by order id.
+    `now` decides whether trading has begun today.
 
-    Of an order of which a row is odd there is none: what it is now is not known. With an odd trade it is unclear.
+    An order with an unreadable row gets no report: its present state is unknown. One with an unreadable trade gets an
+    unclear report.
     """
-    unknown = {row.tag for row in odd if row.tag}
+    unknown = {row.tag for row in malformed if row.tag}
     groups = [group for group in placed(orders) if group[0].tag not in unknown]
     ids: defaultdict[str, list[str]] = defaultdict(list)
     for group in groups:
         ids[group[0].tag].append(group[0].order_id)
-    untold = {trade.order_id for trade in odd_trades}
+    untold = {trade.order_id for trade in malformed_trades}
     return [
         replace(report, is_unclear=True, fills_shown=FillsShown.SOME)
         if any(leg.order_id in untold for leg in group)
@@ -338,10 +359,11 @@ def reports(
 
 
 def placed(orders: Sequence[OrderRow]) -> list[list[OrderRow]]:
-    """The rows by what was placed: each order by itself, the legs of one iceberg order together, in their sequence. The oldest of those
-    that bear one tag comes first.
+    """The rows grouped by placement: each order by itself, the legs of one iceberg order together, in their order. Of
+    those with one tag, the oldest comes first.
 
-    A leg continues the oldest iceberg order of its tag and size that has come as far as the leg before it: two first legs are two orders.
+    A leg belongs to the oldest iceberg order of its tag and size that has come as far as the leg before it: two first
+    legs are two orders.
     """
     groups: list[list[OrderRow]] = []
     for row in sorted(orders, key=lambda row: (1 if row.leg is None else row.leg.number, *_age(row.order_id))):
@@ -356,7 +378,7 @@ def placed(orders: Sequence[OrderRow]) -> list[list[OrderRow]]:
 
 
 def _age(order_id: str) -> tuple[int, str]:
-    """Kite's ids rise."""
+    """Kite's ids increase."""
     return len(order_id), order_id
 
 
@@ -373,12 +395,12 @@ def _report(
     legs: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], under_tag: Sequence[str], now: datetime | None
 ) -> Report:
     own = [fill for leg in legs for fill in fills.get(leg.order_id, ())]
-    told = sum((leg.filled for leg in legs), Decimal(0))
+    reported = sum((leg.filled for leg in legs), Decimal(0))
     last = legs[-1]
     is_working = any(leg.status not in _FINAL for leg in legs)
     status = ReportStatus.WORKING if is_working else _FINAL[last.status]
-    if status is ReportStatus.FILLED and last.leg is not None and told < last.leg.total:
-        # This leg is done; the next one comes by itself.
+    if status is ReportStatus.FILLED and last.leg is not None and reported < last.leg.total:
+        # This leg is done; the next one follows by itself.
         status = ReportStatus.WORKING
     shown = sum((fill.quantity for fill in own), Decimal(0))
     is_held, held_until = held(last, now) if is_working else (None, None)
@@ -386,10 +408,10 @@ def _report(
         client_order_id=legs[0].tag,
         broker_order_id=legs[0].order_id,
         status=status,
-        # The trades are asked for after the orders and may be ahead of them.
-        filled_quantity=max(told, shown),
+        # The trades are queried after the orders and may be ahead of them.
+        filled_quantity=max(reported, shown),
         fills=tuple(own),
-        fills_shown=FillsShown.ALL if shown == told else FillsShown.SOME,
+        fills_shown=FillsShown.ALL if shown == reported else FillsShown.SOME,
         reason=last.reason,
         said=last.status,
         is_held=is_held,
@@ -399,8 +421,9 @@ def _report(
 
 
 def held(row: OrderRow, now: datetime | None) -> tuple[bool | None, datetime | None]:
-    """Whether Zerodha holds a working order for the opening, and until when: an after-market order until it is passed on to the exchange,
-    and from then on until trading begins, since the exchange takes orders some minutes before. None: the row says neither."""
+    """Whether Zerodha holds a working order for the opening, and until when: an after-market order until it is
+    passed on to the exchange, and then until trading begins, since the exchange takes orders some minutes earlier.
+    None: the row says neither."""
     if row.is_waiting_amo:
         return True, None
     if row.status not in _AT_THE_EXCHANGE:
@@ -414,21 +437,21 @@ def held(row: OrderRow, now: datetime | None) -> tuple[bool | None, datetime | N
     return False, None
 
 
-def fills_by_order(trades: Iterable[TradeRow], heard_at: Callable[[TradeRow], datetime]) -> dict[str, list[Fill]]:
-    """The executions of each order, oldest first. Zerodha tells whole seconds: those of one second are kept in their sequence by
-    microseconds. A trade's id is unique for its exchange and day only; within an order, which has one of each, it is enough. One whose time
-    cannot be read is of the moment when it was first heard of."""
+def fills_by_order(trades: Iterable[TradeRow], received_at: Callable[[TradeRow], datetime]) -> dict[str, list[Fill]]:
+    """The executions of each order, oldest first. Zerodha gives whole seconds; executions within one second are kept
+    in order by microseconds. A trade's id is unique only within its exchange and day, which is enough within an
+    order. One with an unreadable time gets the time when it was first received."""
     by_order: defaultdict[str, dict[str, TradeRow]] = defaultdict(dict)
     for trade in trades:
         by_order[trade.order_id][trade.trade_id] = trade
-    return {order_id: _in_sequence(own.values(), heard_at) for order_id, own in by_order.items()}
+    return {order_id: _in_sequence(own.values(), received_at) for order_id, own in by_order.items()}
 
 
-def _in_sequence(trades: Iterable[TradeRow], heard_at: Callable[[TradeRow], datetime]) -> list[Fill]:
+def _in_sequence(trades: Iterable[TradeRow], received_at: Callable[[TradeRow], datetime]) -> list[Fill]:
     fills: list[Fill] = []
-    timed = [(heard_at(trade) if trade.time is None else trade.time, trade) for trade in trades]
-    for told, trade in sorted(timed, key=lambda each: (each[0], *_age(each[1].trade_id))):
-        time = told if not fills or told > fills[-1].time else fills[-1].time + _MICROSECOND
+    timed = [(received_at(trade) if trade.time is None else trade.time, trade) for trade in trades]
+    for reported, trade in sorted(timed, key=lambda each: (each[0], *_age(each[1].trade_id))):
+        time = reported if not fills or reported > fills[-1].time else fills[-1].time + _MICROSECOND
         fills.append(
             Fill(
                 fill_id=trade.trade_id,
@@ -442,8 +465,8 @@ def _in_sequence(trades: Iterable[TradeRow], heard_at: Callable[[TradeRow], date
 
 
 def working_legs(orders: Sequence[OrderRow], client_order_id: str, order_id: str | None) -> list[OrderRow]:
-    """The orders to be cancelled when this one is: itself, or the legs of an iceberg order that are not finished. Where its id is not known,
-    all that bear its tag."""
+    """The orders to cancel for this one: itself, or the unfinished legs of an iceberg order. If its id is not known,
+    all with its tag."""
     groups = placed(orders)
     own = [group for group in groups if any(row.order_id == order_id for row in group)]
     if not own:
@@ -456,8 +479,8 @@ def working_legs(orders: Sequence[OrderRow], client_order_id: str, order_id: str
 
 
 def note_requests(order: OrderRow, fills: Sequence[Fill]) -> list[dict[str, object]]:
-    """What a contract note is asked for: the order after its first fill, after its second, and so on, since brokerage is per order. Nothing
-    for an order whose row does not say enough."""
+    """The requests for an order's contract notes: after its first fill, after its second, and so on, because
+    brokerage is charged per order. None for an order whose row lacks the fields."""
     requests: list[dict[str, object]] = []
     quantity = paid = Decimal(0)
     for fill in fills if order.noted is not None else ():
@@ -474,11 +497,11 @@ def note_requests(order: OrderRow, fills: Sequence[Fill]) -> list[dict[str, obje
     return requests
 
 
-def charged(note: object) -> Decimal:
-    """All that an order costs by its contract note: brokerage, taxes and charges, in rupees. Raises Odd."""
+def note_total(note: object) -> Decimal:
+    """An order's total cost by its contract note: brokerage, taxes and charges, in rupees. Raises Malformed."""
     charges = note.get("charges") if isinstance(note, Mapping) else None
     if not isinstance(charges, Mapping):
-        raise Odd(f"no charges are in the contract note {note!r}")
+        raise Malformed(f"no charges are in the contract note {note!r}")
     return number(charges, "total")
 
 
@@ -491,10 +514,11 @@ def positions(
     kinds: Mapping[tuple[str, str], ListedRow],
     sizes: Mapping[tuple[str, str], Decimal] = MappingProxyType({}),
 ) -> list[BrokerPosition]:
-    """What is held, each product by itself: Zerodha nets no two of them. Settled shares come from the holdings. `kinds` by exchange and
-    symbol, as far as known; `sizes` of lots likewise.
+    """The positions, by product: Zerodha does not net products. Settled shares come from the holdings. `kinds`: known
+    instruments by exchange and symbol; `sizes`: units per lot likewise.
 
-    A row whose quantity cannot be read makes its instrument's unclear; one that does not even name an instrument is told as an unnamed one.
+    A row with an unreadable quantity makes its instrument unclear; one without a legible instrument becomes an unnamed
+    position.
     """
     held: defaultdict[tuple[str, str, str | None], list[_Part | None]] = defaultdict(list)
     found = []
@@ -502,14 +526,14 @@ def positions(
         for row in rows:
             try:
                 name = (*named(row), _product(row))
-            except Odd:
+            except Malformed:
                 found.append(UNNAMED_POSITION)
             else:
                 held[name].append(_part(row, also))
-    for (exchange, symbol, product), told in held.items():
-        parts = [part for part in told if part is not None]
+    for (exchange, symbol, product), reported in held.items():
+        parts = [part for part in reported if part is not None]
         quantity = sum((part.quantity for part in parts), Decimal(0))
-        is_unclear = len(parts) < len(told)
+        is_unclear = len(parts) < len(reported)
         if quantity or is_unclear:
             costs = [None if part.price is None else part.quantity * part.price for part in parts if part.quantity]
             average = None if is_unclear or None in costs else sum(filter(None, costs), Decimal(0)) / quantity
@@ -538,30 +562,30 @@ class _Part:
 
 
 def named(row: object) -> tuple[str, str]:
-    """The exchange and the trading symbol of a position or holding. Raises Odd."""
+    """The exchange and the trading symbol of a position or holding. Raises Malformed."""
     if not isinstance(row, Mapping):
-        raise Odd(f"A position cannot be read: {row!r}")
+        raise Malformed(f"A position cannot be read: {row!r}")
     return text(row, "exchange"), text(row, "tradingsymbol")
 
 
 def _product(row: object) -> str | None:
-    """None where the row does not say it legibly."""
-    told = row.get("product") if isinstance(row, Mapping) else None
-    return told.upper() if isinstance(told, str) and told else None
+    """None if the row does not say it legibly."""
+    reported = row.get("product") if isinstance(row, Mapping) else None
+    return reported.upper() if isinstance(reported, str) and reported else None
 
 
 def _part(row: object, also: str | None = None) -> _Part | None:
-    """None for one whose quantity cannot be read; `also` names one that may be missing and is added to it."""
+    """None if its quantity cannot be read. `also` names a field that may be missing and is added to it."""
     assert isinstance(row, Mapping)
     try:
         quantity = number(row, "quantity")
         if also is not None and row.get(also) is not None:
             quantity += number(row, also)
-    except Odd:
+    except Malformed:
         return None
     try:
         price = number(row, "average_price")
-    except Odd:
+    except Malformed:
         price = None
     return _Part(quantity, price)
 
@@ -591,24 +615,24 @@ def _instrument(exchange: str, symbol: str, listed: ListedRow | None) -> Instrum
 
 
 def balances(margins: Mapping[str, Row]) -> list[Balance]:
-    """The cash of the segments that are enabled, taken together. What holdings are worth is not told here. Raises Odd: a sum without one of
-    them would be a wrong amount."""
+    """The total cash of the enabled segments, without the value of holdings. Raises Malformed: a sum without one of
+    the segments would be wrong."""
     if not isinstance(margins, Mapping):
-        raise Odd(f"Zerodha answered with no margins: {margins!r}")
+        raise Malformed(f"Zerodha answered with no margins: {margins!r}")
     cash = Decimal(0)
     for name, segment in margins.items():
         if not isinstance(segment, Mapping):
-            raise Odd(f"the segment {name} is {segment!r}")
+            raise Malformed(f"the segment {name} is {segment!r}")
         if segment.get("enabled", True):
             available = segment.get("available")
             if not isinstance(available, Mapping):
-                raise Odd(f"the segment {name} has {available!r} available")
+                raise Malformed(f"the segment {name} has {available!r} available")
             cash += number(available, "cash" if available.get("live_balance") is None else "live_balance")
     return [Balance(currency=CURRENCY, cash=cash)]
 
 
 def account_notes(profile: Row) -> list[str]:
-    """What the operator should know of the account, one sentence each."""
+    """What the operator should know about the account, one sentence each."""
     missing = [
         exchange
         for exchange in ("NSE", "BSE", "NFO", "BFO", "CDS", "MCX")

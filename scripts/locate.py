@@ -1,4 +1,5 @@
-"""Where the running service, its store and its Pub/Sub are to be found: its own notice first, then the settings; asks none of them anything."""
+"""Finds the running service, its store and its Pub/Sub: by the service's notice, else by the settings. Contacts none
+of them."""
 
 from __future__ import annotations
 
@@ -25,12 +26,12 @@ EXIT_CONFIGURATION = 2
 
 
 class NotFound(Exception):
-    """Something that the script needs is not there; the message says what to do."""
+    """Something that the script needs is missing. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """What a running service says of itself in `DATA_DIR/endpoints.json`."""
+    """What a running service writes about itself in `DATA_DIR/endpoints.json`."""
 
     pid: int
     mongodb_uri: str | None
@@ -40,11 +41,11 @@ class Notice:
     accounts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Each account's broker, state and trouble."""
     parts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    """Each long-running part's state, restarts, last_failure and since; none of a service that does not tell them."""
+    """Each long-running part's state, restarts, last_failure and since; empty if the service does not report them."""
 
 
 def settings_or_exit() -> Settings:
-    """The settings; where they cannot be used, says every problem and ends the script with 2."""
+    """The settings. If they are invalid, prints every problem and exits with status 2."""
     try:
         return load_settings()
     except ConfigurationError as exc:
@@ -54,7 +55,8 @@ def settings_or_exit() -> Settings:
 
 
 def running_service(settings: Settings) -> Notice | None:
-    """The notice of the service that runs on this DATA_DIR; None if none runs, though a killed one may have left its notice."""
+    """The notice of the service running with this DATA_DIR. None if none is running; a notice left by a killed one
+    does not count."""
     try:
         body = json.loads((settings.data_dir / "endpoints.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -72,7 +74,7 @@ def running_service(settings: Settings) -> Notice | None:
 
 
 def is_service(pid: int) -> bool:
-    """Whether the process lives and is an execution service, and not another one that was given a dead one's number."""
+    """Whether the process is running and is an execution service, not another process with a reused id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -81,7 +83,7 @@ def is_service(pid: int) -> bool:
         return True
     command = Path(f"/proc/{pid}/cmdline")
     if not command.parent.parent.joinpath("self").exists():
-        return True  # a system without /proc: the number must do
+        return True  # without /proc the process id must suffice
     try:
         return b"execution" in command.read_bytes()
     except OSError:
@@ -89,12 +91,12 @@ def is_service(pid: int) -> bool:
 
 
 def pubsub_host(settings: Settings, notice: Notice | None) -> str | None:
-    """host:port of the local Pub/Sub or an emulator; None: Google's own, or none at all."""
+    """host:port of the local Pub/Sub or an emulator. None: Google's own, or none."""
     return settings.pubsub_emulator_host if notice is None else notice.pubsub_emulator_host
 
 
 def use_pubsub(settings: Settings, notice: Notice | None) -> str:
-    """Points Google's client at the service's Pub/Sub and returns the project. Raises NotFound where none is known."""
+    """Makes Google's client use the service's Pub/Sub, and returns the project. Raises NotFound if none is known."""
     host = pubsub_host(settings, notice)
     if host is not None:
         os.environ["PUBSUB_EMULATOR_HOST"] = host
@@ -107,7 +109,7 @@ def use_pubsub(settings: Settings, notice: Notice | None) -> str:
 
 
 def store_of(settings: Settings, notice: Notice | None) -> tuple[str, str] | None:
-    """The store's address and database; None: it is the embedded one, and nobody has started it."""
+    """The store's address and database. None: it is the embedded store, which is not running."""
     if notice is not None and notice.mongodb_uri is not None:
         return notice.mongodb_uri, notice.mongodb_database
     if settings.mongodb_uri is not None:
@@ -116,11 +118,12 @@ def store_of(settings: Settings, notice: Notice | None) -> tuple[str, str] | Non
 
 
 def view_of(store: tuple[str, str]) -> StoreReader:
-    """To look into the store of this address and database; not yet connected. Raises NotFound for an address that is none."""
+    """A reader of the store with this address and database, not yet connected. Raises NotFound for an invalid
+    address."""
     try:
         return StoreReader(connect(store[0]), store[1])
     except PyMongoError as exc:
-        # The error's own words may hold the address, and that a password.
+        # The error's own text may contain the address with its password.
         raise NotFound(
             f"MONGODB_URI cannot be used ({type(exc).__name__}); look for a misspelt host or option"
         ) from exc
@@ -128,9 +131,10 @@ def view_of(store: tuple[str, str]) -> StoreReader:
 
 @contextlib.asynccontextmanager
 async def opened_store(settings: Settings) -> AsyncIterator[tuple[str, str]]:
-    """The store's address and database, with the service running or not: an embedded store at rest is started for the moment.
+    """The store's address and database, whether the service runs or not: an embedded store that is not running is
+    started for as long as needed.
 
-    Raises NotFound where there is none yet, EmbeddedPartFailed where it cannot be started.
+    Raises NotFound if there is no store yet, EmbeddedPartFailed if it cannot be started.
     """
     found = store_of(settings, running_service(settings))
     if found is not None:
@@ -145,7 +149,7 @@ async def opened_store(settings: Settings) -> AsyncIterator[tuple[str, str]]:
                 stack.enter_context(owned(settings.data_dir))
                 found = await stack.enter_async_context(embedded_store(settings.data_dir)), settings.mongodb_database
             except EmbeddedPartFailed:
-                # A service that is starting or ending, or another such script: wait for whichever it is.
+                # The service, or another such script, is starting or stopping: wait for it.
                 await asyncio.sleep(0.3)
                 found = store_of(settings, running_service(settings))
                 if found is None and asyncio.get_running_loop().time() > end:

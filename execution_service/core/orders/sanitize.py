@@ -1,4 +1,5 @@
-"""What of a broker's report can be taken for true at all; a value that can be none spoils itself, and not the report."""
+"""Removes impossible values (a NaN price, a fill of zero, a date in 1900) from a broker's report, so that the rest
+of it can be used."""
 
 from __future__ import annotations
 
@@ -9,13 +10,13 @@ from decimal import Decimal
 from brokers.base import BrokerPosition, Fill, FillsShown, Report
 
 _BEYOND = Decimal(10) ** 18
-"""No quantity, price or sum of money is as large."""
+"""No quantity, price or amount of money is this large."""
 _FIRST_YEAR, _LAST_YEAR = 1970, 2200
 
 
-def sound(report: Report, now: datetime) -> tuple[Report, str | None]:
-    """The report without what can be no execution, no count and no time, and what that was, for people. From a report of which something
-    had to be left out no end is concluded; a fill whose time can be none is taken as of `now`."""
+def sanitized(report: Report, now: datetime) -> tuple[Report, str | None]:
+    """The report without impossible executions, counts and times, and a description of what was removed (None:
+    nothing). A report of which something was removed can end no order. A fill with an impossible time gets `now`."""
     problems: list[str] = []
     fills = []
     for fill in report.fills:
@@ -30,13 +31,13 @@ def sound(report: Report, now: datetime) -> tuple[Report, str | None]:
         filled = sum((fill.quantity for fill in fills), Decimal(0))
     if not problems:
         return (report if tuple(fills) == report.fills else replace(report, fills=tuple(fills))), None
-    # What had to be left out is shown all the same: that it is missing here does not say that it was annulled.
+    # The removed executions were shown by the broker all the same: their absence here must not be taken for a bust.
     left = replace(report, fills=tuple(fills), filled_quantity=filled, fills_shown=FillsShown.SOME, is_unclear=True)
     return left, "; ".join(problems)
 
 
-def sound_position(position: BrokerPosition) -> BrokerPosition:
-    """The position; unclear where its quantity can be none, and without an average price that can be none."""
+def sanitized_position(position: BrokerPosition) -> BrokerPosition:
+    """The position, marked unclear if its quantity is impossible, and without an impossible average price."""
     if not _is_amount(position.quantity):
         position = replace(position, quantity=Decimal(0), is_unclear=True)
     if position.average_price is not None and not _is_amount(position.average_price):
