@@ -66,6 +66,13 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.core.positions",
         "execution_service.core.reconcile",
     },
+    "execution_service.core.risk": {
+        "brokers.base",
+        "execution_service.core.errors",
+        "execution_service.core.exact",
+        "execution_service.core.orders",
+        "execution_service.core.positions",
+    },
     # What every room runs on.
     "execution_service.runtime.alerts": set(),
     "execution_service.runtime.clock": set(),
