@@ -243,14 +243,14 @@ async def test_an_order_that_was_perhaps_sent_before_keeps_the_holding_of_that_s
     silver = Instrument(symbol="SI", asset_class=AssetClass.FUTURE, expiry="202612", multiplier=Decimal(1000))
     terms = ContractTerms(multiplier=Decimal(1000), trading_class="SIL")
     fresh = order(instrument=silver)
-    (told,) = await holdings.told(fresh, terms, NOW)
+    (told,) = await holdings.contract_events(fresh, terms, NOW)
     assert isinstance(told, ContractResolved)
     assert told.booked_as == "SI|FUTURE|expiry=202612|trading_class=SIL|multiplier=1000"
     # Sent by the version before, or once already: whatever comes late of that is booked to the same holding.
     for first in ((), (told,)):
         again = order(instrument=silver, events=(*first, submit_started(), nothing_sent()))
         assert (await holdings.key_for(again)).instrument_key == (again.booked_as or "SI|FUTURE|expiry=202612")
-        changed = await holdings.told(again, replace(terms, local_symbol="SILZ6"), NOW)
+        changed = await holdings.contract_events(again, replace(terms, local_symbol="SILZ6"), NOW)
         assert [getattr(event, "booked_as", "") for event in changed] == [again.booked_as]
 
 
