@@ -255,8 +255,8 @@ class Lives:
         self._order = stage.folder / "kill-at"
         self._notes = stage.folder / "crossings"
         self._series = 0
-        self.last_crossing: str | None = None
-        """Before the last death."""
+        self.crossed_before_death: list[str] = []
+        """Since the last kill was told of."""
         self._arm("never")
         stage.service.settings |= {"FAULTS_KILL": str(self._order), "FAULTS_CROSSINGS": str(self._notes)}
 
@@ -276,7 +276,7 @@ class Lives:
             journey = self._journey(self.stage)
             self._walk_to_death(journey, kill)
             journey.deaths += 1
-            self.last_crossing = next(reversed(list(self._crossed(str(self._series)))), None)
+            self.crossed_before_death = list(self._crossed(str(self._series)))
             if kill.again is not None:
                 self._arm(kill.again)
                 self._ready(may_die=True)
@@ -374,8 +374,7 @@ class Lives:
 def play_kills_at(broker: str, folder: Path, *crossings: str) -> list[Outcome]:
     """One kill at each of these crossings."""
     with _stage(broker, folder) as stage:
-        lives = Lives(stage)
-        return [lives.die(Kill(crossing=crossing)) for crossing in crossings]
+        return _played(Lives(stage), [Kill(crossing=crossing) for crossing in crossings])
 
 
 def play_hand_trade_kills(
@@ -404,13 +403,16 @@ def play_lease_kills(
             return _played(Lives(stage, also=unheld), kills, done)
 
 
-def _played(lives: Lives, kills: Sequence[Kill], done: Callable[[Outcome], None]) -> list[Outcome]:
+def _played(
+    lives: Lives, kills: Sequence[Kill], done: Callable[[Outcome], None] = lambda outcome: None
+) -> list[Outcome]:
     """Until one disagrees. Each process has to die where it was told to."""
     outcomes = []
     for kill in kills:
         outcome = lives.die(kill)
-        if lives.last_crossing != kill.crossing:
-            outcome.wrong.append(f"the process was to die {kill.crossing}, and crossed {lives.last_crossing} last")
+        if kill.crossing not in lives.crossed_before_death:
+            last = lives.crossed_before_death[-1:]
+            outcome.wrong.append(f"the process was to die {kill.crossing}, and crossed {last} last")
         outcomes.append(outcome)
         done(outcome)
         if not outcome.agrees:

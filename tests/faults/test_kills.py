@@ -8,7 +8,7 @@ import pytest
 
 from brokers.registry import manifests
 from tests.external.venues import BROKERS
-from tests.faults.crashes import LEASE_KILLS, play_hand_trade_kills, play_kills, play_kills_at, play_lease_kills
+from tests.faults.crashes import play_kills, play_kills_at
 from tests.faults.stage import said
 
 pytestmark = [
@@ -42,25 +42,3 @@ def test_a_kill_around_the_sending_at_ibkr_leaves_one_order_a_signal_though_othe
     outcomes = play_kills_at("ibkr", tmp_path, "before broker.place_order#1", "after broker.place_order#1")
     assert not said(outcomes), said(outcomes)
     assert [each.placed for each in outcomes] == [[1] * 5] * 2
-
-
-def test_a_kill_between_keeping_the_ledgers_lines_and_the_cursors_books_each_fill_once(tmp_path: Path) -> None:
-    outcomes = play_kills_at("mock", tmp_path, "after ledger_lines.keep#1")
-    assert not said(outcomes), said(outcomes)
-
-
-def test_a_kill_around_the_writing_of_a_difference_leaves_one_row_and_one_alert(tmp_path: Path) -> None:
-    crossings = ("after store.insert_discrepancy#1", "before store.save_discrepancy#1")
-    outcomes = play_hand_trade_kills("mock", tmp_path, crossings)
-    assert len(outcomes) == len(crossings)
-    assert not said(outcomes), said(outcomes)
-
-
-def test_a_kill_around_the_taking_renewing_and_giving_back_of_leases_leaves_all_with_the_next_process(
-    tmp_path: Path,
-) -> None:
-    kills = [kill for kill in LEASE_KILLS if kill.crossing is not None and kill.crossing.startswith("after")]
-    assert len(kills) == 3
-    outcomes = play_lease_kills("mock", tmp_path, kills)
-    assert len(outcomes) == 3
-    assert not said(outcomes), said(outcomes)
