@@ -271,6 +271,7 @@ def test_an_order_reserves_once_shrinks_with_its_fills_and_is_released() -> None
     assert [each.order_id for each in reduced(part, "a", Decimal(0))] == ["b"]
     assert [each.order_id for each in released(part, "b")] == ["a"]
     assert reduced(part, "unknown", Decimal(5)) == part
+    assert [each.quantity for each in reduced(part, "a", Decimal("0.001"))] == [50, Decimal("0.001")]
 
 
 def test_what_works_is_counted_by_strategy_instrument_and_side() -> None:

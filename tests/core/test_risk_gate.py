@@ -1045,6 +1045,7 @@ def test_what_tripped_stays_off_when_the_window_has_passed() -> None:
     assert told(verdict, "repeated_executions") == ("3 in 60 s", "3")
     (trip,) = verdict.trips
     assert trip.scope == WHERE
+    assert [use.actual_value for use in verdict.uses if use.limit is LimitType.REPEATED_EXECUTIONS] == [3]
     later = replace(facts(counters=counted(*fills, trip)), now=at(7200), prices=(quote(10, at(7200)),))
     assert refused_for(judge(buying(1), later, limits)) == ["repeated_executions"]
     other = buying(1, instrument=Instrument(symbol="MSFT"))
@@ -1097,7 +1098,13 @@ def test_a_strategys_daily_loss_is_measured_by_its_own_result() -> None:
 def test_the_drawdown_from_the_peak(readings: tuple[int, ...], seconds: int, reasons: list[str]) -> None:
     events = [Measured(at=NOW, scope=OF_ACCOUNT, value=Decimal(value)) for value in readings]
     known = facts(counters=counted(*events), now=at(seconds), prices=())
-    assert refused_for(judge(buying(1), known, written(max_drawdown_pct=10))) == reasons
+    verdict = judge(buying(1), known, written(max_drawdown_pct=10))
+    assert refused_for(verdict) == reasons
+    figures = [use.actual_value for use in verdict.uses if use.limit is LimitType.MAX_DRAWDOWN_PCT]
+    known_figure = {1_801: Decimal("9.95"), 1_800: Decimal(10)}.get(readings[-1] if readings else 0)
+    assert figures == ([] if known_figure is None else [known_figure])
+    if reasons:
+        assert told(verdict, "max_drawdown_pct") == ("10", "10" if known_figure else None)
 
 
 def test_a_profit_never_stops_anybody() -> None:
