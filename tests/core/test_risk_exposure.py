@@ -239,7 +239,14 @@ def test_an_unknown_price_makes_unknown_only_what_needs_it() -> None:
     working = exposure([holding(5)], [works(1, price=None)])
     assert working.position_value(KEY, STRATEGY, BUY) is None
     assert working.position_value(KEY, STRATEGY, SELL) == 0
+    assert (working.gross(OF_ACCOUNT), working.net(OF_ACCOUNT)) == (None, None)
+    covered = exposure(
+        [holding(-10)], [works(5, price=None)]
+    )  # it only closes, so what it costs matters to no position
+    assert covered.position_value(KEY, STRATEGY, BUY) == 0
+    assert covered.gross(OF_ACCOUNT) == 100
     sold = exposure([holding(5)], [works(6, SELL, price=None)])
+    assert sold.gross(OF_ACCOUNT) is None
     assert sold.position_value(KEY, STRATEGY, SELL) is None
     assert sold.net(OF_ACCOUNT) is None
     flat = exposure([holding(0, price=None)], ())
