@@ -239,7 +239,14 @@ def test_an_unknown_price_makes_unknown_only_what_needs_it() -> None:
     working = exposure([holding(5)], [works(1, price=None)])
     assert working.position_value(KEY, STRATEGY, BUY) is None
     assert working.position_value(KEY, STRATEGY, SELL) == 0
+    assert (working.gross(OF_ACCOUNT), working.net(OF_ACCOUNT)) == (None, None)
+    covered = exposure(
+        [holding(-10)], [works(5, price=None)]
+    )  # it only closes, so what it costs matters to no position
+    assert covered.position_value(KEY, STRATEGY, BUY) == 0
+    assert covered.gross(OF_ACCOUNT) == 100
     sold = exposure([holding(5)], [works(6, SELL, price=None)])
+    assert sold.gross(OF_ACCOUNT) is None
     assert sold.position_value(KEY, STRATEGY, SELL) is None
     assert sold.net(OF_ACCOUNT) is None
     flat = exposure([holding(0, price=None)], ())
@@ -271,6 +278,7 @@ def test_an_order_reserves_once_shrinks_with_its_fills_and_is_released() -> None
     assert [each.order_id for each in reduced(part, "a", Decimal(0))] == ["b"]
     assert [each.order_id for each in released(part, "b")] == ["a"]
     assert reduced(part, "unknown", Decimal(5)) == part
+    assert [each.quantity for each in reduced(part, "a", Decimal("0.001"))] == [50, Decimal("0.001")]
 
 
 def test_what_works_is_counted_by_strategy_instrument_and_side() -> None:

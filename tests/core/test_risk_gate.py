@@ -653,6 +653,19 @@ def test_leverage(equity: Reading | None, reasons: list[str]) -> None:
     assert refused_for(judge(buying(50), known, written(max_leverage=2))) == reasons
 
 
+def test_an_equity_below_one_is_one() -> None:
+    poor = facts(equity=Reading(value=Decimal("0.5"), at=NOW))
+    assert told(judge(buying(1), poor, written(max_leverage=10)), "max_leverage") == ("10", "20")
+
+
+def test_where_no_age_is_too_old_any_balance_is_taken() -> None:
+    old = Reading(value=Decimal(500), at=at(-900_000))
+    limits = written(max_leverage=2, balance_max_age_seconds=OFF, check_buying_power=True)
+    verdict = judge(buying(60), facts(equity=old, buying_power=old), limits)
+    assert told(verdict, "check_buying_power") == ("500", "600")
+    assert refused_for(verdict) == ["check_buying_power"]
+
+
 def test_a_hedge_raises_no_leverage_that_is_too_high_already() -> None:
     poor = facts(holdings=[holding(50)], equity=Reading(value=Decimal(100), at=NOW))
     assert judge(selling(60), poor, written(max_leverage=2)).decision is PASS
@@ -961,7 +974,9 @@ def orders_sent(count: int, seconds: float = 0.0, **changes: Any) -> list[Happen
 def test_orders_a_minute_wait_and_cancels_have_a_reserve() -> None:
     limits = written(max_orders_per_minute=10)
     cancels = [CancelSent(at=NOW, strategy=STRATEGY, symbol=SYMBOL)] * 2
-    assert judge(buying(1), facts(counters=counted(*orders_sent(9))), limits).decision is PASS
+    last = judge(buying(1), facts(counters=counted(*orders_sent(9))), limits)
+    assert last.decision is PASS
+    assert [u.actual_value for u in last.uses if u.limit is LimitType.MAX_ORDERS_PER_MINUTE] == [10]
     full = judge(buying(1), facts(counters=counted(*orders_sent(9, -5), *orders_sent(1, -30)), now=at(1)), limits)
     assert (full.decision, full.hold_until) == (HOLD, at(30))
     assert full.waits[0].limit_type == "max_orders_per_minute"
@@ -970,6 +985,10 @@ def test_orders_a_minute_wait_and_cancels_have_a_reserve() -> None:
     storm = judge(buying(1), facts(counters=counted(*orders_sent(9), *cancels, cancels[0])), limits)
     assert storm.decision is HOLD
     assert "9 orders and 3 cancels" in storm.waits[0].message
+    few = facts(counters=counted(*orders_sent(1), cancels[0]))
+    assert (
+        judge(buying(1), few, written(max_orders_per_minute=2)).decision is PASS
+    )  # a part of a message is a whole one
     unreserved = written(max_orders_per_minute=10, cancel_reserve_pct=OFF)
     assert judge(buying(1), facts(counters=counted(*orders_sent(9), cancels[0])), unreserved).decision is HOLD
 
@@ -1026,6 +1045,7 @@ def test_what_tripped_stays_off_when_the_window_has_passed() -> None:
     assert told(verdict, "repeated_executions") == ("3 in 60 s", "3")
     (trip,) = verdict.trips
     assert trip.scope == WHERE
+    assert [use.actual_value for use in verdict.uses if use.limit is LimitType.REPEATED_EXECUTIONS] == [3]
     later = replace(facts(counters=counted(*fills, trip)), now=at(7200), prices=(quote(10, at(7200)),))
     assert refused_for(judge(buying(1), later, limits)) == ["repeated_executions"]
     other = buying(1, instrument=Instrument(symbol="MSFT"))
@@ -1078,7 +1098,13 @@ def test_a_strategys_daily_loss_is_measured_by_its_own_result() -> None:
 def test_the_drawdown_from_the_peak(readings: tuple[int, ...], seconds: int, reasons: list[str]) -> None:
     events = [Measured(at=NOW, scope=OF_ACCOUNT, value=Decimal(value)) for value in readings]
     known = facts(counters=counted(*events), now=at(seconds), prices=())
-    assert refused_for(judge(buying(1), known, written(max_drawdown_pct=10))) == reasons
+    verdict = judge(buying(1), known, written(max_drawdown_pct=10))
+    assert refused_for(verdict) == reasons
+    figures = [use.actual_value for use in verdict.uses if use.limit is LimitType.MAX_DRAWDOWN_PCT]
+    known_figure = {1_801: Decimal("9.95"), 1_800: Decimal(10)}.get(readings[-1] if readings else 0)
+    assert figures == ([] if known_figure is None else [known_figure])
+    if reasons:
+        assert told(verdict, "max_drawdown_pct") == ("10", "10" if known_figure else None)
 
 
 def test_a_profit_never_stops_anybody() -> None:
