@@ -288,8 +288,8 @@ class Receiver:
                 await self._rest(inbox, len(batch) + inbox.qsize())
 
     async def _is_taken(self, batch: Sequence[Message]) -> bool:
-        """Tries on for a while; False: the store is away. A batch that fails otherwise is taken apart, so that one message cannot stop
-        the others."""
+        """Tries on for a while; False: the store is away, or this process cannot reach it. A batch that fails
+        otherwise is taken apart, so that one message cannot stop the others."""
         failing_since: float | None = None
         while True:
             try:
@@ -317,9 +317,10 @@ class Receiver:
                 return True
 
     async def _is_answered(self, batch: Sequence[Message]) -> bool:
-        """Takes the batch. False: the store answers nobody, and whether it was stored is not known. Raises what `take` raises."""
+        """Takes the batch. False: it took too long, and whether it was stored is not known. Whether others are answered meanwhile does not
+        count: the threads that this write waits for may hang while others do not. Raises what `take` raises."""
         attempt = asyncio.ensure_future(self._taker.take(batch))
-        silence = asyncio.ensure_future(self._until_silent())
+        silence = asyncio.ensure_future(self._clock.sleep(HELD_SECONDS))
         try:
             await asyncio.wait({attempt, silence}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -334,13 +335,6 @@ class Receiver:
             raise GivenUp("taking it was given up, and not by us")
         attempt.result()
         return True
-
-    async def _until_silent(self) -> None:
-        """Returns when the store has been asked in vain, by anybody here, for as long as messages are held."""
-        while True:
-            await self._clock.sleep(AFTER_FAILURE_SECONDS)  # a write that is answered sooner says that it answers
-            if self._store.silent_seconds() >= HELD_SECONDS:
-                return
 
     async def _rest(self, inbox: Inbox, count: int) -> None:
         """Hands everything back, and takes messages again when the store answers; longer each time if it soon fails anew."""

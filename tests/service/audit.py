@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from datetime import datetime
 from decimal import Decimal
+from itertools import pairwise
 
 from brokers.base import ReportStatus
 from brokers.paper.model import PaperFill, PaperOrder
@@ -73,9 +75,11 @@ def _audit_book(world: World, records: list[Order]) -> None:
         elif truth.status is ReportStatus.FILLED:
             # An execution was annulled, which the venue's status does not say: the order is done with less than was ordered.
             assert order.status is Status.CANCELLED, f"{order.signal_id}: {order.status}, and an execution was annulled"
-        elif truth.status is ReportStatus.REJECTED and order.fills:
-            # The venue's late no to the rest: an order of which something was executed is not told to have been rejected.
-            assert order.status is Status.CANCELLED, f"{order.signal_id}: {order.status}, rejected after a part"
+        elif truth.status is ReportStatus.REJECTED and any(isinstance(event, Filled) for event in order.events):
+            # The venue's late no to the rest: an order of which something was executed is not told to have been rejected, unless that was
+            # annulled, and known to be, before the no was heard.
+            allowed = {Status.CANCELLED} if order.fills else {Status.CANCELLED, Status.REJECTED}
+            assert order.status in allowed, f"{order.signal_id}: {order.status}, rejected after a part"
         else:
             assert order.status in TRUE_STATUS[truth.status], f"{order.signal_id}: {order.status}, not {truth.status}"
         held = {(f.fill_id, f.quantity, f.price, f.commission) for f in order.fills}
@@ -105,6 +109,7 @@ def _audit_ledger(world: World, records: list[Order], is_booked_by_time: bool) -
         if order.adoption is None and any(isinstance(e, Busted) and e.fill_id in heard for e in order.events):
             expected[key_of(order).ledger_id]
             annulled.add(key_of(order).ledger_id)
+    heard_late = _entries_with_a_late_execution(records)
     entries = {d["_id"]: ledger_from_document(d) for d in world.documents("execution_positions")}
     assert set(entries) == set(expected)
     for ledger_id, (quantity, _, realized) in expected.items():
@@ -117,13 +122,23 @@ def _audit_ledger(world: World, records: list[Order], is_booked_by_time: bool) -
         assert [d["side"] for d in is_open] == ([("LONG" if quantity > 0 else "SHORT")] if quantity else [])
         told = sum(d["realized_pnl"] for d in shown)
         assert len(shown) == position.episode
-        if ledger_id not in annulled and is_booked_by_time:
+        if ledger_id not in annulled | heard_late and is_booked_by_time:
             assert abs(told - float(realized)) < 1e-9  # the sum of several rounded ones
         else:
             # What was annulled is taken back when that is known, and a recount without it books what came between otherwise; so does
             # one of executions in another sequence. But no money is lost or made by that: profit and cost together are what was spent.
             multiplier = entries[ledger_id].instrument.multiplier or Decimal(1)
             assert abs(told - float((position.cost - spent[ledger_id]) * multiplier)) < 1e-6
+
+
+def _entries_with_a_late_execution(records: list[Order]) -> set[str]:
+    """Those of which an execution became known after one that happened later: profit is booked in the sequence in which they became known."""
+    heard: dict[str, list[tuple[datetime, datetime]]] = defaultdict(list)
+    for order in records:
+        times = [(event.at, event.fill.time) for event in order.events if isinstance(event, Filled)]
+        if times:
+            heard[key_of(order).ledger_id] += times
+    return {entry for entry, times in heard.items() if any(a[1] > b[1] for a, b in pairwise(sorted(times)))}
 
 
 def _executions(world: World) -> list[tuple[PaperOrder, PaperFill]]:

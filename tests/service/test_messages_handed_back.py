@@ -7,17 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-from pymongo.errors import AutoReconnect, OperationFailure
+from pymongo.errors import AutoReconnect
 
 from execution_service.app.service import ORDERS_IN
-from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.status import Status
 from execution_service.intake.intake import HELD_SECONDS, RELAPSE_SECONDS
 from execution_service.runtime.supervision import Part
-from execution_service.storage.mongo.calls import Calls
-from execution_service.storage.ports.errors import StoreUnavailable
-from tests.fakes import BY_HAND, RESTING, HandClock, World, two_worlds, world_of
+from tests.fakes import BY_HAND, RESTING, World, two_worlds, world_of
 
 T = TypeVar("T")
 
@@ -149,9 +145,6 @@ async def test_one_message_that_cannot_be_taken_is_no_reason_to_hand_the_others_
         assert world.orders.handed_back == []
 
 
-# How it is known that the store is silent
-
-
 class Hanging:
     """A thread whose calls return when they are let go."""
 
@@ -168,70 +161,6 @@ class Hanging:
         """Nothing to end."""
 
 
-def refuse() -> None:
-    raise AutoReconnect("connection refused")
-
-
-def answer_no() -> None:
-    raise OperationFailure("not allowed")
-
-
-async def begun(calls: Calls, call: Callable[[], None]) -> asyncio.Task[None]:
-    task = asyncio.create_task(calls.ask(call))
-    await asyncio.sleep(0)
-    return task
-
-
-async def test_a_store_is_silent_while_calls_hang_or_fail_and_until_one_is_answered() -> None:
-    clock, threads = HandClock(), Hanging()
-    calls = Calls(clock, threads=threads)
-    hanging = await begun(calls, lambda: None)
-    clock.move(7)
-    assert calls.silent_seconds() == 7
-    failing = await begun(calls, refuse)
-    threads.waiting[1].set_result(None)
-    with pytest.raises(StoreUnavailable):
-        await failing
-    clock.move(4)
-    assert calls.silent_seconds() == 11
-    answered = await begun(calls, answer_no)
-    threads.waiting[2].set_result(None)
-    with pytest.raises(StoreUnavailable):
-        await answered
-    assert calls.silent_seconds() == 0
-    clock.move(3)
-    assert calls.silent_seconds() == 3, "the first call still hangs"
-    threads.waiting[0].set_result(None)
-    await hanging
-    clock.move(3)
-    assert calls.silent_seconds() == 0
-
-
-async def test_a_store_that_nobody_waits_for_any_more_is_not_called_silent() -> None:
-    clock, threads = HandClock(), Hanging()
-    calls = Calls(clock, threads=threads)
-    given_up = await begun(calls, lambda: None)
-    given_up.cancel()
-    await asyncio.wait({given_up})
-    clock.move(100)
-    assert calls.silent_seconds() == 0
-
-
-async def test_a_store_whose_answer_makes_no_sense_has_answered() -> None:
-    clock, threads = HandClock(), Hanging()
-    calls = Calls(clock, threads=threads)
-
-    def nonsense() -> None:
-        raise UnreadableRecord("what is this?")
-
-    asked = await begun(calls, nonsense)
-    threads.waiting[0].set_result(None)
-    with pytest.raises(UnreadableRecord):
-        await asked
-    clock.move(100)
-    assert calls.silent_seconds() == 0
-
-
 async def test_what_a_frozen_store_was_given_and_never_answered_is_handed_back(tmp_path: Path) -> None:
     async with world_of(tmp_path, rules=RESTING) as world:
         store: Any = world.service._store
@@ -242,6 +171,24 @@ async def test_what_a_frozen_store_was_given_and_never_answered_is_handed_back(t
         assert world.clock.monotonic() - began <= HELD_SECONDS + 2
         assert world.orders.handed_back == sent
         assert world.records() == []
+
+
+async def test_messages_go_back_where_only_the_calls_that_they_wait_for_hang(tmp_path: Path) -> None:
+    """Leases and record updates have threads of their own, and are answered all along."""
+    async with world_of(tmp_path, rules=RESTING, lease_seconds=8.0) as world:
+        store: Any = world.service._store
+        threads, sound, began = Hanging(), store._calls._threads, world.clock.monotonic()
+        store._calls._threads = threads
+        sent = world.send("one")
+        await world.run_until(lambda: world.orders.queue.is_refusing)
+        assert world.clock.monotonic() - began <= HELD_SECONDS + 2
+        assert world.orders.handed_back == [sent]
+        await world.run(30)
+        assert world.orders.queue.is_refusing, "nothing is taken that could only be handed back again"
+        store._calls._threads = sound
+        for gate in threads.waiting:
+            gate.cancelled() or gate.set_result(None)
+        await world.run_until(lambda: not world.orders.queue.is_refusing)
 
 
 def restarted(world: World) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import textwrap
@@ -53,9 +52,6 @@ class Calls:
         self._gate = gate
         self._clock = clock
         self._connectivity = Connectivity("The store", clock)
-        self._under_way = 0
-        self._unanswered_since: float | None = None
-        """Since when the server has been asked and has answered nobody (monotonic)."""
 
     def close(self) -> None:
         self._threads.close()
@@ -66,10 +62,6 @@ class Calls:
     def are_one_at_a_time(self) -> bool:
         """Whether writes that come with every order wait for each other: then they are to be short."""
         return self._gate is not None
-
-    def silent_seconds(self) -> float:
-        """How long the server has been asked in vain, whether the calls fail or hang; 0 while it answers, or nobody asks."""
-        return 0.0 if self._unanswered_since is None else self._clock.monotonic() - self._unanswered_since
 
     async def ask(self, call: Callable[[], T]) -> T:
         """A question, or a write that nothing waits for."""
@@ -92,21 +84,8 @@ class Calls:
         return await self._run(self._commit_threads, call)
 
     async def _run(self, threads: Blocking, call: Callable[[], T]) -> T:
-        self._under_way += 1
-        if self._unanswered_since is None:
-            self._unanswered_since = self._clock.monotonic()
-        try:
-            with self._watched():
-                return await threads.run(call)
-        except asyncio.CancelledError:
-            if self._under_way == 1:
-                self._unanswered_since = None  # nobody waits for an answer any more
-            raise
-        finally:
-            self._under_way -= 1
-
-    def _answered(self) -> None:
-        self._unanswered_since = self._clock.monotonic() if self._under_way > 1 else None
+        with self._watched():
+            return await threads.run(call)
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
@@ -116,14 +95,9 @@ class Calls:
             self._connectivity.fails(in_short(exc))
             raise StoreUnavailable(in_short(exc)) from exc
         except OperationFailure as exc:
-            self._answered()
             if isinstance(exc, DuplicateKeyError | BulkWriteError):
                 raise
             raise StoreUnavailable(in_short(exc)) from exc
-        except Exception:  # whatever came could not be made use of; but it came
-            self._answered()
-            raise
-        self._answered()
         self._connectivity.answers()
 
 

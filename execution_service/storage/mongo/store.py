@@ -97,11 +97,9 @@ class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDisc
         self._client.close()
 
     async def check(self) -> None:
-        # Of the primary, as all that matters: a ping would be answered by a server that can store nothing.
-        await self._calls.urgent(lambda: self._db[COMMANDS].find_one({"_id": ""}, {"_id": 1}))
-
-    def silent_seconds(self) -> float:
-        return self._calls.silent_seconds()
+        # Of the primary, as all that matters: a ping would be answered by a server that can store nothing. And in the threads in which
+        # messages are stored: if those hang, nothing can be taken.
+        await self._calls.ask(lambda: self._db[COMMANDS].find_one({"_id": ""}, {"_id": 1}))
 
     def newly_unreadable(self) -> list[UnreadableDocument]:
         return self._unreadable.fresh()

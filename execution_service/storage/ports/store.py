@@ -42,6 +42,3 @@ class Store(
 
     async def check(self) -> None:
         """A question that costs next to nothing. Raises StoreUnavailable."""
-
-    def silent_seconds(self) -> float:
-        """How long the server has been asked in vain, whether calls fail or hang; 0 while it answers, or nobody asks."""
