@@ -11,7 +11,7 @@ from typing import Any
 from tests.external.service_process import PROGRAM, REPOSITORY, Service, is_alive, make_orders
 from tests.waits import wait_until
 
-ENTRY = REPOSITORY / "tests" / "external" / "failing_service.py"
+ENTRY = REPOSITORY / "tests" / "external" / "failing_execution_service.py"
 STATUS = REPOSITORY / "scripts" / "mvp_demo_status.py"
 FOR_EVER = "1000000"
 

@@ -1,6 +1,6 @@
 """The service as the tests of its supervision start it: the product's own program, with one part that ends by itself.
 
-    python failing_service.py PART TIMES [arguments of the program]
+    python failing_execution_service.py PART TIMES [arguments of the program]
 
 `PART` is `writers` (what writes record updates, in the middle of a batch) or `pull` (what pulls orders from Pub/Sub), `TIMES` how often it ends
 before it runs well; or `start`, which says that it hangs, and does, each time. Nobody waits long between two tries here.
