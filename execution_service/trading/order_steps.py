@@ -251,6 +251,9 @@ class OrderSteps:
         """A pending order that has become too old, or whose cancellation was asked while it was being sent."""
         order = live.order
         if order.cancel_request is None and await self._pre_trade_checks.may_be_late(order):
+            self._queues.bring_back(
+                live
+            )  # what it waits for may have happened where nobody here sees it, or never will
             live.tries = replace(live.tries, not_before=self._clock.monotonic() + LATE_EXIT_SECONDS)
             return
         self._queues.cease_waiting(order)
