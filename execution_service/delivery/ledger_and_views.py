@@ -72,9 +72,9 @@ class LedgerAndViews:
         """When something was last written: what merely passes by (an order that is being sent) is no sign that more is coming."""
 
     def wake(self, progress: Progress) -> None:
-        """The order has events."""
-        if progress.shown < progress.version:
-            self._queue.setdefault(progress.order_id, progress)
+        """The order has events. One that was let go must not stand in the way of itself, should it have come back in hand since."""
+        if progress.shown < progress.version and not progress.is_let_go:
+            self._queue[progress.order_id] = progress
             self._wake_up.tell()
 
     def _wake_followers(self, progress: Progress) -> None:

@@ -104,7 +104,7 @@ class Notifications:
 
     def wake(self, progress: Progress) -> None:
         """The order has events."""
-        if progress.taken[PEOPLE] < progress.version:
+        if progress.taken[PEOPLE] < progress.version and not progress.is_let_go:
             self._to_look_at[progress.order_id] = progress
             self._events.tell()
 

@@ -144,7 +144,7 @@ class Stream:
 
     def wake(self, progress: Progress) -> None:
         """The order has events, or something that its messages wait for has come."""
-        if progress.taken[self._sink.cursor] < progress.version:
+        if progress.taken[self._sink.cursor] < progress.version and not progress.is_let_go:
             self._to_look_at[progress.order_id] = progress
             self._wake_up.tell()
 

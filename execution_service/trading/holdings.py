@@ -15,7 +15,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
 from execution_service.core.reconcile.positions import Holding, by_product
-from execution_service.recording.live_orders import LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.storage.ports.ledger import LedgerStore
 
 log = structlog.get_logger(__name__)
@@ -30,15 +30,9 @@ async def holdings(
 ) -> list[Holding]:
     """What is held now, and what was once of these symbols and is flat; by product where the broker holds these apart (`products_of`, the
     usual one first). Raises StoreUnavailable."""
-    # From before the question: an order may be booked, delivered and let go of while the store answers.
-    recorded = [
-        (live, live.told.world)
-        for live in live_orders.by_id.values()
-        if isinstance(live.order.request, OrderRequest)
-        and live.order.request.account_id == account_id
-        and live.order.fills
-    ]
+    in_hand = told_before(live_orders, account_id)
     entries = {e.key: e for e in await store.ledgers_of_account(account_id, sorted(set(symbols)))}
+    recorded = [(live, world) for live, world in in_hand if has_moved(live.order)]
     unread = {key for live, _ in recorded if (key := booked_to(live.order)) not in entries and key is not None}
     for key in sorted(unread, key=lambda key: key.ledger_id):
         with contextlib.suppress(UnreadableRecord):  # which the store has said, and tells below
@@ -61,6 +55,21 @@ async def holdings(
         *(each for entry in entries.values() for each in by_product(entry, products_of(entry.instrument))),
         *(Holding(instrument=each, quantity=ZERO, is_unclear=True) for each in unclear if each.symbol),
     ]
+
+
+def told_before(live_orders: LiveOrders, account_id: str) -> list[tuple[LiveOrder, int]]:
+    """The orders in hand and how far each is told, from before the ledger is asked: while that answers an order may fill, be booked, told and let
+    go of, and what was booked since is not in the answer."""
+    return [
+        (live, live.told.world)
+        for live in live_orders.by_id.values()
+        if isinstance(live.order.request, OrderRequest) and live.order.request.account_id == account_id
+    ]
+
+
+def has_moved(order: Order) -> bool:
+    """Whether it has ever filled, though all of that may have been annulled."""
+    return bool(order.fills or order.busted_fill_ids)
 
 
 def is_booked_to(order: Order, key: LedgerKey) -> bool:

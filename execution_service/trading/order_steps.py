@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import structlog
 
 from brokers.base import OrderRef
 from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, NotAnswered, OrderRefused
-from execution_service.core.orders.events import CancelRefused, Doubted, Event, Noted
+from execution_service.core.orders.events import CancelRefused, Doubted, Event, Noted, SubmitStarted
 from execution_service.core.orders.next_step import Elapsed, StepKind, next_step
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
@@ -192,7 +193,7 @@ class OrderSteps:
         if live.order.status is not Status.SUBMITTING or finding_from is not None or sent_at is None:
             return False
         limit = max(SILENCE_ALERT_SECONDS, self._connection.limits.find_window_seconds)
-        return now - sent_at > limit and not any(n.message.startswith(PERHAPS_SENT) for n in live.order.notes)
+        return now - sent_at > limit and not _was_said_unanswered(live.order)
 
     def _elapsed(self, live: LiveOrder, now: float) -> Elapsed:
         """With the last answer about all orders counted as an answer about this one, if it was sent before that was asked."""
@@ -251,6 +252,9 @@ class OrderSteps:
         """A pending order that has become too old, or whose cancellation was asked while it was being sent."""
         order = live.order
         if order.cancel_request is None and await self._pre_trade_checks.may_be_late(order):
+            self._queues.bring_back(
+                live
+            )  # what it waits for may have happened where nobody here sees it, or never will
             live.tries = replace(live.tries, not_before=self._clock.monotonic() + LATE_EXIT_SECONDS)
             return
         self._queues.cease_waiting(order)
@@ -309,6 +313,12 @@ class OrderSteps:
             f"cancellation asked {CANCEL_ALERT_AFTER} times and not confirmed by the broker; the order may be alive"
         )
         return Noted(at=self._clock.now(), message=remark)
+
+
+def _was_said_unanswered(order: Order) -> bool:
+    """Of the present sending: another one may be alive as well."""
+    since = takewhile(lambda event: not isinstance(event, SubmitStarted), reversed(order.events))
+    return any(isinstance(event, Noted) and event.message.startswith(PERHAPS_SENT) for event in since)
 
 
 def _as_unclear(event: Event) -> Event:

@@ -33,7 +33,7 @@ from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.exit_check import AT_WORK, ExitCheck
 from execution_service.trading.holding_choice import HoldingChoice
-from execution_service.trading.holdings import is_booked_to
+from execution_service.trading.holdings import has_moved, is_booked_to, told_before
 
 log = structlog.get_logger(__name__)
 
@@ -267,15 +267,16 @@ class PreTradeChecks:
         it is not known in which. Nothing where the ledger's entry cannot be read, or what was not booked yet cannot be worked out: what is not
         known reduces nothing."""
         key = await self._holding_choice.key_for(order)
+        in_hand = told_before(self._live, key.account_id)
         try:
             entry = (await self._store.ledgers([key])).get(key)
         except UnreadableRecord:
             return ()
         entry = entry or LedgerEntry(key=key, instrument=order.accepted_request.instrument)
         recorded = [
-            (live.order, applied_events(live.order, live.told.world), live.told.lines)
-            for live in self._live.by_id.values()
-            if live.order.fills and is_booked_to(live.order, key)
+            (live.order, applied_events(live.order, world), live.told.lines)
+            for live, world in in_hand
+            if has_moved(live.order) and is_booked_to(live.order, key)
         ]
         products = self._connection.capabilities.products_of(order.accepted_request.instrument)
         try:

@@ -17,6 +17,7 @@ import structlog
 from google.api_core.exceptions import (
     Aborted,
     GoogleAPICallError,
+    InvalidArgument,
     NotFound,
     PermissionDenied,
     RetryError,
@@ -149,20 +150,30 @@ class GooglePublisher:
         self._send_waiting()
 
     async def _send(self, batch: _Batch) -> None:
-        request = PublishRequest.wrap(_RawRequest(topic=self.path, messages=[message for message, _ in batch]))
-        error: Exception | None = None
-        try:
-            await self._threads.run(
-                lambda: self._client.publish(request=request, retry=PASSING, timeout=PUBLISH_SECONDS)
-            )
-        except Exception as exc:  # noqa: BLE001  whatever it is, those who published must learn of it
-            error = exc
+        """A refusal may be of one message's own: then each is sent by itself, so that the others are not kept by it."""
+        error = await self._error_of(batch)
+        if isinstance(error, InvalidArgument) and len(batch) > 1:
+            for message, done in batch:
+                if not done.done():
+                    await self._send([(message, done)])
+            return
         for _, done in batch:
             if not done.done():
                 if error is None:
                     done.set_result(None)
                 else:
                     done.set_exception(error)
+
+    async def _error_of(self, batch: _Batch) -> Exception | None:
+        """Sends one request; None: Pub/Sub has taken it."""
+        request = PublishRequest.wrap(_RawRequest(topic=self.path, messages=[message for message, _ in batch]))
+        try:
+            await self._threads.run(
+                lambda: self._client.publish(request=request, retry=PASSING, timeout=PUBLISH_SECONDS)
+            )
+        except Exception as exc:  # noqa: BLE001  whatever it is, those who published must learn of it
+            return exc
+        return None
 
     def _take(self) -> _Batch:
         """What goes into the next request; what nobody waits for any more is left out."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from brokers.base import Capabilities
-from brokers.errors import OutcomeUnknown
+from brokers.errors import BrokerUnavailable, OutcomeUnknown
 from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.events import DeclaredPlaced, Event, SendAgainOrdered
 from execution_service.core.orders.status import Status
@@ -90,6 +90,28 @@ async def test_a_person_has_an_order_sent_again_under_a_new_tag(tmp_path: Path) 
         await world.run(5)
         assert world.record().status is Status.FILLED
         assert [p.ticket.client_order_id for p in world.placed()] == [world.client_id("sig", attempt=2)]
+
+
+async def test_people_hear_of_an_order_that_was_perhaps_sent_again_to_a_broker_that_cannot_be_asked(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False) as world:
+        for attempt in (1, 2):
+            world.broker_faults.errors = {"place_order": [OutcomeUnknown("lost")], "find": [TimeoutError()] * 50}
+            if attempt == 1:
+                world.send()
+            else:
+                resolve(world, "send-again")
+                await world.run(1.5)
+            await world.settle()
+            world.broker_faults.unavailable = BrokerUnavailable("gone")
+            await world.run(120)
+            assert world.record().status is Status.SUBMITTING
+            assert world.record().attempt == attempt
+            assert len([text for text in world.notifier.texts if "cannot be asked" in text]) == attempt
+            world.broker_faults.unavailable, world.broker_faults.errors = None, {}
+            await world.run(90)
+            assert world.record().status is Status.IN_DOUBT
 
 
 async def test_an_order_is_not_sent_again_by_a_person_while_its_first_sending_is_under_way(tmp_path: Path) -> None:

@@ -296,6 +296,16 @@ async def test_late_exit_is_capped_and_executed(tmp_path: Path) -> None:
         assert world.exit_record("out").quantity == 40
 
 
+async def test_late_exit_of_an_entry_that_is_not_ours_is_executed_if_it_reduces(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        world.exit("out", "somebody-elses", age_seconds=1000)
+        await world.run(20)
+        assert world.exit_record("out").status is Status.FILLED
+        audit(world)
+
+
 async def test_late_exit_that_would_open_a_position_is_stale(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         world.exit("out", "somebody-else", age_seconds=1000)

@@ -27,6 +27,8 @@ class Server(grpc.GenericRpcHandler):
         self.requests: list[list[tuple[bytes, str]]] = []
         self.refusals: list[grpc.StatusCode] = []
         """What the next requests are answered with."""
+        self.never_taken: set[bytes] = set()
+        """What stands in each request that is refused."""
         self.came = threading.Semaphore(0)
         self.answers = threading.Event()
         self.answers.set()
@@ -40,6 +42,8 @@ class Server(grpc.GenericRpcHandler):
         self.requests.append([(message.data, message.ordering_key) for message in messages])
         self.came.release()
         self.answers.wait(WAIT_SECONDS)
+        if self.never_taken & {message.data for message in messages}:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not by the topic's schema")
         if self.refusals:
             context.abort(self.refusals.pop(0), "as it was told")
         return bytes(PublishResponse.serialize(PublishResponse(message_ids=["1"] * len(messages))))
@@ -114,6 +118,16 @@ async def test_a_refusal_is_for_the_caller_who_may_try_again(server: Server) -> 
             await publisher.publish(b"x", {}, "")
         await publisher.publish(b"y", {}, "")
     assert [[data for data, _ in request] for request in server.requests] == [[b"x"], [b"y"]]
+
+
+async def test_a_message_that_is_never_taken_keeps_none_that_travel_with_it(server: Server) -> None:
+    server.never_taken = {b"odd"}
+    async with publishing(server.host) as publisher:
+        sent = [publisher.publish(data, {}, "") for data in (b"before", b"odd", b"behind")]
+        before, odd, behind = await asyncio.gather(*sent, return_exceptions=True)
+    assert (before, behind) == (None, None)
+    assert isinstance(odd, PublishFailed)
+    assert [len(request) for request in server.requests] == [3, 1, 1, 1]
 
 
 async def test_no_answer_is_a_failure_in_bounded_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,11 +113,10 @@ def _kept_messages(life: Life) -> Iterator[str]:
 
 
 def _stuck(life: Life) -> Iterator[str]:
-    """A document of another account, or of none, that cannot be read keeps no order from leaving."""
-    if not any(
-        _is_well(life, r, *EVERYTHING, seconds=UNHEARD_SECONDS, heeds_documents=False)
-        and _is_well(life, r, "inside", seconds=ISOLATED_SECONDS, heeds_documents=False)
-        for r in life.replicas
+    """A document of another account, or of none, that cannot be read keeps no order from leaving. An order is isolated by the replica that
+    works its account, however well another is."""
+    if life.outside.quiet_for("inside") < ISOLATED_SECONDS or not any(
+        _is_well(life, r, *EVERYTHING, seconds=UNHEARD_SECONDS, heeds_documents=False) for r in life.replicas
     ):
         return
     now = life.outside.clock.now()
@@ -136,8 +135,8 @@ def _stuck(life: Life) -> Iterator[str]:
 
 
 def _unshown(life: Life) -> Iterator[str]:
-    """The views follow the record, whatever Pub/Sub and Telegram do."""
-    if not all(
+    """The views follow the record, whatever Pub/Sub and Telegram do; while a lease cannot be read, whose it is nobody knows."""
+    if any(collection == "execution_leases" for collection, _, _ in life.spoilt) or not all(
         _is_well(life, r, "store", seconds=20.0) and _is_well(life, r, "inside", seconds=ISOLATED_SECONDS)
         for r in life.replicas
     ):
@@ -240,13 +239,18 @@ def at_the_end(life: Life) -> Iterator[str]:
                 life.replicas[0],
                 may_wait={o.order_id for o in orders if _waits_for_its_entry(o, orders)},
                 # What one answer tells is recorded by every order at once. Whoever is passed over meanwhile records a moment later, perhaps
-                # with the next write, and the ledger books what is recorded: the sequence within one answer is not promised.
-                is_booked_by_time=not life.history.options["passes_over"],
+                # with the next write, and the ledger books what is recorded: the sequence within one answer is not promised. Nor is it where
+                # a position could not be read: what was to be booked then is tried again by itself, while later fills are booked.
+                is_booked_by_time=not (life.history.options["passes_over"] or _was_a_position_spoilt(life)),
             )
         except AssertionError as exc:
             yield f"audit: {str(exc).splitlines()[0] if str(exc) else _where(exc)}"
         except UnreadableRecord as exc:
             yield f"unreadable: {exc}"
+
+
+def _was_a_position_spoilt(life: Life) -> bool:
+    return any(step.do == "spoil" and step.args["collection"] == "execution_positions" for step in life.history.steps)
 
 
 def _owed(life: Life) -> Iterator[str]:

@@ -14,6 +14,7 @@ from execution_service.core.orders import last_reported
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.texts.orders import account_not_configured
+from execution_service.delivery.cursor import Progress
 from execution_service.delivery.ledger_and_views import LedgerAndViews
 from execution_service.delivery.stream import Stream
 from execution_service.intake.intake import PROBE_SECONDS, Receiver
@@ -192,6 +193,16 @@ def events_of_spoilt_records_are_lost(patch: Patch) -> None:
 @plants("a commission that changes from -1 to -2")
 def repetitions_are_known_by_their_hash(patch: Patch) -> None:
     patch.setattr(last_reported, "_text", lambda said: str(hash(said)))
+
+
+@plants("a fill that is never booked since its account was let go while the views were written")
+def what_was_let_go_keeps_its_place(patch: Patch) -> None:
+    def wake(self: LedgerAndViews, progress: Progress) -> None:
+        if progress.shown < progress.version:
+            self._queue.setdefault(progress.order_id, progress)
+            self._wake_up.tell()
+
+    patch.setattr(LedgerAndViews, "wake", wake)
 
 
 @plants("each order that is stored reads every cancel there ever was")

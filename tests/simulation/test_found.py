@@ -162,6 +162,16 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
             ),
         ],
     ),
+    "a fill that is never booked since its account was let go while the views were written": (
+        BY_LEASES,
+        [
+            order(5.0, "s0"),
+            (6.0, "fault", {"pattern": "store.positions.*", "action": "late", "times": 1, "seconds": 20.0}),
+            (10.0, "fill", {"signal": "s0", "part": 0.2}),
+            (17.0, "fill", {"signal": "s0", "part": 1.0}),
+            (19.0, "away", {"port": "store", "replica": 0, "seconds": 8.0}),
+        ],
+    ),
     "each order that is stored reads every cancel there ever was": (BY_LEASES | {"past": 12}, [order(5.0, "s0")]),
 }
 
