@@ -88,10 +88,12 @@ async def _ledgers(
     unread = {key for s in filled if (key := key_of(s.order)) not in entries}
     if unread:
         entries |= await store.ledgers(sorted(unread, key=lambda key: key.ledger_id))
+    # After the entries, for an entry loses a line only when its order has it: else what is booked meanwhile counted twice.
+    lines = await store.ledger_lines(sorted(s.order.order_id for s in filled)) if filled else {}
     for s in filled:
-        key = key_of(s.order)
+        key, own_lines = key_of(s.order), {**s.told.lines, **lines.get(s.order.order_id, {})}
         entry = entries.get(key) or LedgerEntry(key=key, instrument=s.order.accepted_request.instrument)
-        entries[key] = with_unbooked(entry, [(s.order, applied_events(s.order, s.told.world), s.told.lines)])
+        entries[key] = with_unbooked(entry, [(s.order, applied_events(s.order, s.told.world), own_lines)])
     return dict(sorted(entries.items(), key=lambda item: item[0].ledger_id)), unsettled
 
 

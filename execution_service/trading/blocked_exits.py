@@ -75,7 +75,10 @@ class BlockedExits:
         alerted.add(reason)
         note = _note(reason)
         if was_noted(order, note):
-            return None  # an earlier life of the service has raised the alert
+            # An earlier life of the service has raised the alert; of another reason it has not.
+            if not reason.is_other_orders:
+                self._timers.make(live, _LOOK_SECONDS)
+            return None
         since = self._clock.now() - timedelta(seconds=now - live.known_from)
         words = partial(
             exits_waiting,

@@ -107,6 +107,26 @@ async def test_an_exit_behind_an_order_that_is_looked_for_is_told(tmp_path: Path
         assert "perhaps sent" in text
 
 
+async def test_another_reason_is_told_though_an_earlier_life_has_told_the_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        await entered(world, "AAPL")
+        world.broker_faults.errors["place_order"] = [TimeoutError("no answer")]
+        world.broker_faults.holds["find"] = asyncio.Event()
+        world.send("lost")
+        await world.run(1)
+        world.broker_faults.unavailable = BrokerUnavailable("the line is cut", known_pause=True)
+        await world.run(1)
+        world.exit("out", "in-AAPL", symbol="AAPL")
+        await world.run(12)
+        assert len(world.notifier.titled(TELLING)) == 1
+        await world.restart()
+        await world.run(30)
+        assert len(world.notifier.titled(TELLING)) == 1
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        assert [text for text in world.notifier.titled(TELLING) if "perhaps sent" in text]
+
+
 async def test_an_exit_before_whose_turn_others_take_long_is_told(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND) as world:
         await entered(world, "AAPL")

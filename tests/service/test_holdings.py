@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from execution_service.control.adoption_books import read_books
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import apply, apply_all
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, fold, key_of
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.storage.ports.orders import Stored, Told
@@ -87,6 +90,44 @@ async def test_an_annulled_fill_counts_no_more_though_that_is_not_booked_yet() -
     live.told = Told(world=live.order.version, people=0, lines=lines, others={})
     live.order = apply_all(live.order, [busted("f1")])
     assert await held(live_orders, live, Books([entry])) == 0
+
+
+class BooksOfAnotherProcess(Books):
+    """Since the order's record was read the ledger has booked its fill, and forgotten the line, which the order has of its own by now."""
+
+    def __init__(self, stored: Stored, entry: LedgerEntry, lines: Mapping[int, Line]) -> None:
+        super().__init__([entry])
+        self._stored, self._lines = stored, lines
+
+    async def unsettled(self, account_id: str) -> list[Any]:
+        return [SimpleNamespace(order_id=self._stored.order.order_id)]
+
+    async def load(self, order_ids: Sequence[str]) -> list[Stored]:
+        return [self._stored]
+
+    async def find(self, names: Sequence[str]) -> list[Stored]:
+        return []
+
+    async def ledger_lines(self, order_ids: Sequence[str]) -> dict[str, Mapping[int, Line]]:
+        return {self._stored.order.order_id: self._lines}
+
+
+async def test_a_plan_of_an_adoption_counts_a_fill_once_that_is_booked_while_it_reads() -> None:
+    order = apply(order_in(Status.SUBMITTED), filled_by("f1", 100))
+    empty = LedgerEntry(key=key_of(order), instrument=order.accepted_request.instrument)
+    booked, lines = fold(empty, order, applied_events(order, 0), {})
+    store: Any = BooksOfAnotherProcess(Stored(order, Told()), replace(booked, applied={}), lines)
+    request = order.accepted_request
+    wish: Any = SimpleNamespace(
+        account_id=request.account_id,
+        strategy=request.strategy,
+        instrument=request.instrument,
+        successor=None,
+        entries=(),
+        discrepancy_id=None,
+    )
+    (entry,) = (await read_books(store, wish, None)).ledgers
+    assert entry.position.quantity == 100
 
 
 async def test_an_exit_counts_what_was_booked_and_told_while_it_asked_the_ledger(
