@@ -32,6 +32,7 @@ from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.instrument_queues import InstrumentQueue, InstrumentQueues
+from execution_service.trading.kill_switches import KillSwitches
 from execution_service.trading.pre_trade_checks import LATE_EXIT
 from execution_service.trading.report_poller import ReportPoller
 from execution_service.trading.tasks import Tasks
@@ -64,8 +65,9 @@ class Placement:
         clock: Clock,
         tasks: Tasks,
         ownership: Ownership,
+        kill_switches: KillSwitches,
     ) -> None:
-        """`ownership`: whether this process surely holds the account at this moment."""
+        """`ownership`: whether this process surely holds the account at this moment. `kill_switches` are looked at once more as an order leaves."""
         self._connection = connection
         self._queues = queues
         self._report_poller = report_poller
@@ -73,6 +75,7 @@ class Placement:
         self._clock = clock
         self._tasks = tasks
         self._ownership = ownership
+        self._kill_switches = kill_switches
 
     async def place(self, live: LiveOrder, *, again: bool = False) -> Handed:
         """Hands the order over. With `again` it may have left before: then neither that nothing was sent now nor a refusal proves
@@ -82,6 +85,11 @@ class Placement:
             # This process was frozen, or the store away, since the intent was written. Whoever took the account over is looking for the
             # order at the broker by now, and must not be contradicted.
             return Handed(self._was_overtaken(live), is_clear=False)
+        if not await self._kill_switches.lets_leave(order, again=again):
+            held = self.nothing_was_sent(
+                live, "stopped by a kill switch as it left", counts=False, again=again, sent=order
+            )
+            return Handed(held, is_clear=False)
         # The store may have been away while the intent was being written.
         is_late = is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
         is_late = is_late and not any(note.message.startswith(LATE_EXIT) for note in order.notes)
@@ -128,6 +136,11 @@ class Placement:
     async def place_again(self, live: LiveOrder) -> None:
         """Under the same id, where the broker takes it only once."""
         if not self._ownership.holds(self._connection.account_id):
+            return
+        if not await self._kill_switches.lets_leave(live.order, again=True):
+            live.sending = (
+                live.sending.not_looked_for()
+            )  # and not sent again for as long as a switch stops it; too old, it is in doubt
             return
         times = live.sending.repetitions + 1
         live.sending = replace(live.sending, repetitions=times)
