@@ -462,6 +462,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ownership.ownership",
         "execution_service.recording.live_orders",
         "execution_service.runtime.clock",
+        "execution_service.storage.ports.errors",
         "execution_service.trading.connection",
         "execution_service.trading.instrument_queues",
         "execution_service.trading.kill_switches",

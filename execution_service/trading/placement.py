@@ -21,7 +21,7 @@ from brokers.errors import (
     UndocumentedAnswer,
 )
 from execution_service.core import backoff
-from execution_service.core.orders.events import CancelRequested, Event, Noted, NothingSent, Rejected
+from execution_service.core.orders.events import CancelRequested, Doubted, Event, Noted, NothingSent, Rejected
 from execution_service.core.orders.next_step import is_stale
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
@@ -30,6 +30,7 @@ from execution_service.core.orders.waiting import WaitingReason
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
+from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.instrument_queues import InstrumentQueue, InstrumentQueues
 from execution_service.trading.kill_switches import KillSwitches
@@ -137,10 +138,13 @@ class Placement:
         """Under the same id, where the broker takes it only once."""
         if not self._ownership.holds(self._connection.account_id):
             return
+        try:
+            await self._kill_switches.state()
+        except StoreUnavailable:
+            live.sending = live.sending.not_looked_for()  # looked for once more, until it is known whether it may leave
+            return
         if not await self._kill_switches.lets_leave(live.order, again=True):
-            live.sending = (
-                live.sending.not_looked_for()
-            )  # and not sent again for as long as a switch stops it; too old, it is in doubt
+            await self._is_stopped_again(live)
             return
         times = live.sending.repetitions + 1
         live.sending = replace(live.sending, repetitions=times)
@@ -197,6 +201,16 @@ class Placement:
     async def _was_taken(self, live: LiveOrder, report: Report) -> None:
         self._queues.goes(live.order)
         await self._report_poller.learn(live, report)
+
+    async def _is_stopped_again(self, live: LiveOrder) -> None:
+        """It was looked for during the whole window, and what would bring certainty may not be done: others of its instrument, exits among them,
+        do not wait for the end of the switch."""
+        words = "sent or perhaps sent, not found at the broker, and not sent again under its id, since a kill switch stops it"
+
+        def doubt(order: Order) -> Sequence[Event]:
+            return (Doubted(at=self._clock.now(), message=words),) if order.status is Status.SUBMITTING else ()
+
+        await self._live.record(live, doubt)
 
     async def _was_passed_over(self, live: LiveOrder, lost: ReservationLost) -> None:
         """It is not known whether it had arrived before: it is looked for during the whole window, and then in doubt."""

@@ -11,6 +11,7 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from brokers.base import OrderType, Side
+from brokers.errors import OutcomeUnknown
 from brokers.paper.model import PaperOrder
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused, Result
@@ -539,3 +540,20 @@ async def test_the_projected_side_of_a_short_position_is_the_purchase(tmp_path: 
         await world.run(2)
         (placed,) = placed_of(world, "out", Purpose.EXIT)
         assert (placed.ticket.side, placed.ticket.order_type) == (Side.BUY, OrderType.MARKET)
+
+
+async def test_an_order_that_was_perhaps_sent_is_not_sent_again_past_a_switch_and_holds_up_no_exit(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world)
+        world.broker_faults.errors["place_order"] = [OutcomeUnknown("no answer")]
+        world.send("perhaps")
+        await world.run(0.05)
+        assert world.record("perhaps").status is Status.SUBMITTING
+        kill(world)
+        world.exit("out", "entry")
+        await world.run(60)
+        assert not placed_of(world, "perhaps")
+        assert world.record("perhaps").status is Status.IN_DOUBT
+        assert placed_of(world, "out", Purpose.EXIT)
