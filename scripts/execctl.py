@@ -170,6 +170,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         verb("arm", "let a kill switch trade again: two steps, a minute after the last kill at the earliest", _arm),
         _nonblank,
     )
+    sub = verb(
+        "flatten", "close all that is held within a scope, by ordinary exit orders; needs the running service", _flatten
+    )
+    sub.add_argument(
+        "scope", metavar="SCOPE", help="all, account:ID, strategy:NAME, symbol:SYMBOL, or some of them joined by +"
+    )
+    sub.add_argument("--person", type=_nonblank, required=True, help="who answers for it")
+    sub.add_argument("--reason", type=_nonblank, required=True)
     verb("switches", "the kill switches: what stops now, and who changed what", _switches)
     sub = verb("adopt", "have our book follow what happened to a position past this service", _adopt)
     adopt.add_options(sub, _nonblank)
@@ -771,6 +779,16 @@ async def _kill(context: CommandContext) -> int:
 
 async def _arm(context: CommandContext) -> int:
     return await switches.arm(context.options, store=context.store, console=context.console)
+
+
+async def _flatten(context: CommandContext) -> int:
+    options = context.options
+    if running_service(context.settings) is None and context.settings.mongodb_uri is None:
+        raise Unknown(
+            "FLATTEN refused: no service runs that could place exits; nothing was stored, so that none sells later"
+        )
+    body = {"scope": options.scope, "person": options.person, "reason": options.reason}
+    return await _command(context, "FLATTEN", body)
 
 
 async def _switches(context: CommandContext) -> int:

@@ -24,6 +24,7 @@ from execution_service.control.ask_broker import CompareBooks, ShowPositions
 from execution_service.control.background import Background
 from execution_service.control.cancel import CancelOrders
 from execution_service.control.commands import Commands
+from execution_service.control.flatten import FlattenPositions
 from execution_service.control.kill import ArmTrading, KillTrading
 from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.control.replay import ReplayDeadLetter
@@ -285,6 +286,7 @@ def _commands(
         adopt=AdoptPositions(accounts=accounts, ownership=ownership, live_orders=live_orders, store=store, clock=clock),
         kill=KillTrading(switches=switches, cancel=cancel, orders=store, clock=clock),
         arm=ArmTrading(switches=switches),
+        flatten=FlattenPositions(store=store, intake=intake, alerts=delivery.alerts, clock=clock),
     )
     runner = CommandRunner(store=store, verbs=verbs, cancels=cancels, background=background, alerts=delivery.alerts)
     return Commands(

@@ -39,6 +39,7 @@ class Kind(StrEnum):
     ADOPT = "ADOPT"
     KILL = "KILL"
     ARM = "ARM"
+    FLATTEN = "FLATTEN"
 
 
 class Decision(StrEnum):
@@ -143,8 +144,19 @@ class Arm:
     """That the first step was answered with; None: this is the first step."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flatten:
+    """Everything that is held within the scope is to be closed, by ordinary exits."""
+
+    command_id: str
+    scope: Scope
+    person: str
+    reason: str
+    asked_at: datetime
+
+
 Request: TypeAlias = (
-    Cancel | Resolution | Replay | Comparison | PositionsQuestion | Adoption | UndoneAdoption | Kill | Arm
+    Cancel | Resolution | Replay | Comparison | PositionsQuestion | Adoption | UndoneAdoption | Kill | Arm | Flatten
 )
 
 
@@ -179,6 +191,8 @@ def read_request(command: Command) -> Request | Refused:
             return _kill(command)
         case Kind.ARM:
             return _arm(command)
+        case Kind.FLATTEN:
+            return _flatten(command)
     return Refused(f"{command.kind!r} is not a command of this service")
 
 
@@ -279,6 +293,19 @@ def _arm(command: Command) -> Arm | Refused:
         person=_one_line(command.body.get("person")),
         reason=_one_line(command.body.get("reason")),
         nonce=nonce,
+    )
+
+
+def _flatten(command: Command) -> Flatten | Refused:
+    scope = _scope(command)
+    if isinstance(scope, Refused):
+        return scope
+    return Flatten(
+        command_id=command.command_id,
+        scope=scope,
+        person=_one_line(command.body.get("person")),
+        reason=_one_line(command.body.get("reason")),
+        asked_at=command.received_at,
     )
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from execution_service.control.adopt import AdoptPositions
 from execution_service.control.ask_broker import CompareBooks, ShowPositions
 from execution_service.control.cancel import CancelOrders
+from execution_service.control.flatten import FlattenPositions
 from execution_service.control.kill import ArmTrading, KillTrading
 from execution_service.control.replay import ReplayDeadLetter
 from execution_service.control.requests import (
     Adoption,
     Arm,
     Comparison,
+    Flatten,
     Kill,
     PositionsQuestion,
     Replay,
@@ -38,6 +40,7 @@ class Verbs:
     adopt: AdoptPositions
     kill: KillTrading
     arm: ArmTrading
+    flatten: FlattenPositions
 
     async def carry_out(self, request: Request) -> Result:
         """Raises StoreUnavailable: it may have been done in part, and is to be called again."""
@@ -60,6 +63,8 @@ class Verbs:
                 return await self.kill.carry_out(request)
             case Arm():
                 return await self.arm.carry_out(request)
+            case Flatten():
+                return await self.flatten.carry_out(request)
 
     async def at_once(self, request: Request) -> None:
         """What of it must be done before anything else is, also where the rest takes its time: a kill switch is engaged. Raises StoreUnavailable."""

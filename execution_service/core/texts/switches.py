@@ -38,6 +38,17 @@ def switch_changed(*, scope: str, change: Change, switch: Switch) -> str:
             return html_message("🟢 Kill Switch Armed", *who, ("Orders", "this switch stops nothing any more"))
 
 
+def flattening(*, scope: str, person: str, reason: str, count: int) -> str:
+    """Exits of all that is held within a scope are about to be taken in."""
+    return html_message(
+        "🏳 Flatten Ordered",
+        ("Scope", scope),
+        ("By", person),
+        ("Reason", reason),
+        ("Orders", f"{count} ordinary exits; each tells by itself what became of it"),
+    )
+
+
 def switch_unreadable(*, place: str, reason: str) -> str:
     """A document that stands where a switch is kept."""
     return html_message(
