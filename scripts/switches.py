@@ -80,7 +80,7 @@ async def kill(
     done = Done(command.outcome)
     if command.status is CommandStatus.NEW:
         done = killed_answer(record, asked, len(await working_entries(store, asked.scope)))
-        if not asked.cancel_entries:
+        if not (asked.cancel_entries or is_here or may_be_elsewhere):
             await store.finish_command(command.command_id, CommandStatus.DONE, done.words, None)
     elif command.status is CommandStatus.REFUSED:
         return _refused(options, console, Refused(command.outcome))

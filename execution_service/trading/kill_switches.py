@@ -86,8 +86,16 @@ class KillSwitches:
         return KillState(tuple(self._known.values()))
 
     async def level_of(self, order: Order) -> KillLevel | None:
-        """The strictest that counts for the order; None: nothing stops it. Raises StoreUnavailable: that is not known."""
-        return (await self.state()).level(scope_of(order))
+        """The strictest that counts for the order; None: nothing stops it. Where the switches cannot be read now, an exit goes by what was known
+        last, at reduce only at the least. Raises StoreUnavailable for an entry: it may not leave, and is not refused either."""
+        try:
+            state = await self.state()
+        except StoreUnavailable:
+            if order.identity.purpose is not Purpose.EXIT:
+                raise
+            known = KillState(tuple(self._known.values())).level(scope_of(order))
+            return strictest((KillLevel.REDUCE_ONLY, known))
+        return state.level(scope_of(order))
 
     def rejection(self, order: Order) -> Rejected:
         """The end of an order that a switch stops."""
@@ -96,6 +104,7 @@ class KillSwitches:
             f"the kill switch of {switch.scope} is engaged ({switch.level}, by {switch.by}): {switch.reason}"
             for switch in stopping
         )
+        words = words or "the state of the kill switches is not known, and it is not seen to reduce what is held"
         return Rejected(at=self._clock.now(), reason=Reason(ReasonCode.KILL_SWITCH, words))
 
     def judged_exit(self, order: Order) -> None:
@@ -108,12 +117,9 @@ class KillSwitches:
         is_exit = order.order_id in self._judged_exits or (again and order.identity.purpose is Purpose.EXIT)
         self._judged_exits.discard(order.order_id)
         try:
-            level = await self.level_of(order)
+            return lets_pass(await self.level_of(order), is_exit=is_exit)
         except StoreUnavailable:
-            # An exit goes by what was known last: nothing that is not known may keep it from leaving.
-            is_exit = is_exit or order.identity.purpose is Purpose.EXIT
-            return is_exit and KillState(tuple(self._known.values())).level(scope_of(order)) is None
-        return lets_pass(level, is_exit=is_exit)
+            return False
 
     # --- looking --------------------------------------------------------------------------------------------------
 

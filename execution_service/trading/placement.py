@@ -25,8 +25,10 @@ from execution_service.core.orders.events import CancelRequested, Doubted, Event
 from execution_service.core.orders.next_step import is_stale
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
+from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.waiting import WaitingReason
+from execution_service.core.risk.kill import lets_pass
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
@@ -139,11 +141,11 @@ class Placement:
         if not self._ownership.holds(self._connection.account_id):
             return
         try:
-            await self._kill_switches.state()
+            level = await self._kill_switches.level_of(live.order)
         except StoreUnavailable:
             live.sending = live.sending.not_looked_for()  # looked for once more, until it is known whether it may leave
             return
-        if not await self._kill_switches.lets_leave(live.order, again=True):
+        if not lets_pass(level, is_exit=live.order.identity.purpose is Purpose.EXIT):
             await self._is_stopped_again(live)
             return
         times = live.sending.repetitions + 1

@@ -557,3 +557,30 @@ async def test_an_order_that_was_perhaps_sent_is_not_sent_again_past_a_switch_an
         assert not placed_of(world, "perhaps")
         assert world.record("perhaps").status is Status.IN_DOUBT
         assert placed_of(world, "out", Purpose.EXIT)
+
+
+async def test_while_the_switches_cannot_be_read_entries_wait_and_exits_leave(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world)
+        broken = world.store_faults.breaks[f"{SWITCHES}.find"] = [AutoReconnect("not for you") for _ in range(200)]
+        await world.run(2)
+        world.send("waits")
+        world.exit("out", "entry", quantity=40)
+        await world.run(5)
+        assert world.record("waits").status is Status.PENDING
+        assert placed_of(world, "out", Purpose.EXIT)
+        broken.clear()
+        await world.run(3)
+        assert placed_of(world, "waits")
+
+
+async def test_an_exit_does_not_forget_a_halt_that_cannot_be_read_any_more(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world)
+        kill(world, level="halt")
+        await world.run(1)
+        world.store_faults.breaks[f"{SWITCHES}.find"] = [AutoReconnect("not for you") for _ in range(200)]
+        await world.run(2)
+        world.exit("out", "entry")
+        await world.run(3)
+        assert world.exit_record("out").status is Status.REJECTED
