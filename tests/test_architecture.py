@@ -754,6 +754,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.control.switches",
         "execution_service.runtime.clock",
         "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.store",
     },
     "execution_service.control.verbs": {
         CORE,

@@ -284,7 +284,7 @@ def _commands(
         compare=CompareBooks(accounts=accounts, ownership=ownership, store=store, clock=clock),
         positions=ShowPositions(accounts=accounts, ownership=ownership, live_orders=live_orders),
         adopt=AdoptPositions(accounts=accounts, ownership=ownership, live_orders=live_orders, store=store, clock=clock),
-        kill=KillTrading(switches=switches, cancel=cancel, orders=store, clock=clock),
+        kill=KillTrading(switches=switches, cancel=cancel, store=store, clock=clock),
         arm=ArmTrading(switches=switches),
         flatten=FlattenPositions(store=store, intake=intake, alerts=delivery.alerts, clock=clock),
     )

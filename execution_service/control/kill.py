@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Protocol
@@ -20,6 +19,7 @@ from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.switch_record import SwitchRecord, scope_of
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.orders import OrderStore
+from execution_service.storage.ports.store import Store
 
 CONFIRMED_WITHIN_SECONDS = 3.0
 """So long the brokers' confirmations of the cancels are waited for; what is not confirmed by then is told as not known."""
@@ -56,10 +56,10 @@ class Killed:
 class KillTrading:
     """May be asked for again after a death anywhere: the switch is engaged once by one command, and a working entry is asked to end once."""
 
-    def __init__(self, *, switches: Switches, cancel: CancelsByName, orders: OrderStore, clock: Clock) -> None:
+    def __init__(self, *, switches: Switches, cancel: CancelsByName, store: Store, clock: Clock) -> None:
         self._switches = switches
         self._cancel = cancel
-        self._orders = orders
+        self._store = store
         self._clock = clock
 
     async def engage(self, asked: Kill) -> None:
@@ -70,24 +70,24 @@ class KillTrading:
         """Done when the switch is durably engaged, and the cancels that were asked for have been waited for a little; the words are `Killed` as JSON.
         Raises StoreUnavailable."""
         record = await self._switches.engage(asked)
-        entries = await working_entries(self._orders, asked.scope)
-        left: Sequence[str] = ()
-        if asked.cancel_entries and record.switch.is_engaged:
-            for order in entries:
-                await self._cancel.carry_out(_cancel_of(order, asked))
-            left = await self._unended([order.order_id for order in entries])
-        asked_for = len(entries) if asked.cancel_entries and record.switch.is_engaged else 0
-        return Done(json.dumps(asdict(_killed(record, asked, len(entries), asked_for, len(left)))))
+        entries = await working_entries(self._store, asked.scope)
+        # Several processes may carry it out at once: the count that stands was made before any of them asked for a cancel.
+        working = await self._store.first_count(asked.command_id, len(entries))
+        if not (asked.cancel_entries and record.switch.is_engaged):
+            return Done(json.dumps(asdict(_killed(record, asked, working, 0, 0))))
+        for order in entries:
+            await self._cancel.carry_out(_cancel_of(order, asked))
+        left = await self._unended(asked.scope)
+        return Done(json.dumps(asdict(_killed(record, asked, working, working, min(left, working)))))
 
-    async def _unended(self, order_ids: Sequence[str]) -> Sequence[str]:
+    async def _unended(self, scope: Scope) -> int:
+        """How many have not ended after a while, whoever asked them to. No entry begins to work meanwhile but those that were on their way."""
         end = self._clock.monotonic() + CONFIRMED_WITHIN_SECONDS
-        while order_ids:
-            ended = {s.order.order_id for s in await self._orders.load(order_ids) if s.order.status.is_final}
-            order_ids = [order_id for order_id in order_ids if order_id not in ended]
-            if not order_ids or self._clock.monotonic() >= end:
-                break
+        while True:
+            left = len(await working_entries(self._store, scope))
+            if not left or self._clock.monotonic() >= end:
+                return left
             await self._clock.sleep(LOOK_SECONDS)
-        return order_ids
 
 
 class ArmTrading:

@@ -13,7 +13,7 @@ from pymongo.errors import AutoReconnect
 from brokers.base import OrderType, Side
 from brokers.errors import OutcomeUnknown
 from brokers.paper.model import PaperOrder
-from execution_service.control.requests import Kind
+from execution_service.control.requests import Kill, Kind, read_request
 from execution_service.control.results import Done, Refused, Result
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
@@ -584,3 +584,30 @@ async def test_an_exit_does_not_forget_a_halt_that_cannot_be_read_any_more(tmp_p
         world.exit("out", "entry")
         await world.run(3)
         assert world.exit_record("out").status is Status.REJECTED
+
+
+async def test_the_counts_are_of_all_processes_whichever_of_them_answers_first(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, market=BY_HAND, rules=RESTING, accounts=("acct-1", "acct-2")) as (one, other):
+        await other.start()
+        await one.run(3)
+        for number in range(6):
+            one.send(f"s{number}", account_id=f"acct-{number % 2 + 1}", symbol=f"S{number}", **LIMIT)
+        await one.run(2)
+        message = kill(one, cancel_entries=True)
+        await one.run_until(lambda: any(o.cancel_request is not None for o in one.records()))
+        await other.run(0)
+        await one.run(6)
+        told = outcome(one, message)
+        assert (told["working_entries"], told["cancels_asked"], told["cancels_confirmed"]) == (6, 6, 6)
+        command = Command(
+            command_id=f"msg-{message}",
+            kind=Kind.KILL,
+            body={"scope": "all", "reason": "runaway strategy", "by": "ann", "cancel_entries": True},
+            published_at=one.clock.now(),
+            received_at=one.clock.now(),
+        )
+        request = read_request(command)
+        assert isinstance(request, Kill)
+        late = asyncio.create_task(other.service.commands.runner._verbs.kill.carry_out(request))
+        await one.run(5)
+        assert answer(late.result())["cancels_asked"] == 6  # who comes when all is done tells the same
