@@ -56,7 +56,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import StoreReader
-from scripts import adopt
+from scripts import adopt, switches
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
 from scripts.locate import NotFound, opened_store, running_service, settings_or_exit, view_of
 from scripts.waits import waits_for
@@ -112,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
     async with _opened_context(settings, options) as context:
         verb: Verb = options.verb
+        if options.word not in switches.WORDS:
+            switches.warn(context.view.switches())
         return await verb(context)
 
 
@@ -163,6 +165,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("--broker-order-id", type=_nonblank, help="with --as placed: the broker's id for it")
     sub.add_argument("--by", type=_nonblank, required=True, help="who decided")
     sub.add_argument("--note", type=_nonblank, required=True, help="how they know")
+    switches.add_options(
+        verb("kill", "stop new risk, at once, in all processes; exits and cancels go on", _kill),
+        verb("arm", "let a kill switch trade again: two steps, a minute after the last kill at the earliest", _arm),
+        _nonblank,
+    )
+    sub = verb(
+        "flatten", "close all that is held within a scope, by ordinary exit orders; needs the running service", _flatten
+    )
+    sub.add_argument(
+        "scope", metavar="SCOPE", help="all, account:ID, strategy:NAME, symbol:SYMBOL, or some of them joined by +"
+    )
+    sub.add_argument("--person", type=_nonblank, required=True, help="who answers for it")
+    sub.add_argument("--reason", type=_nonblank, required=True)
+    verb("switches", "the kill switches: what stops now, and who changed what", _switches)
     sub = verb("adopt", "have our book follow what happened to a position past this service", _adopt)
     adopt.add_options(sub, _nonblank)
     sub = verb("discrepancies", "what our books and a broker's disagree about", _discrepancies)
@@ -748,6 +764,36 @@ async def _resolve(context: CommandContext) -> int:
     if options.broker_order_id is not None:
         body["broker_order_id"] = options.broker_order_id
     return await _command(context, "RESOLVE", body, [order.order_id])
+
+
+async def _kill(context: CommandContext) -> int:
+    return await switches.kill(
+        context.options,
+        store=context.store,
+        console=context.console,
+        is_here=running_service(context.settings) is not None,
+        may_be_elsewhere=context.settings.mongodb_uri is not None,
+        outcome=lambda command: _outcome(context, command),
+    )
+
+
+async def _arm(context: CommandContext) -> int:
+    return await switches.arm(context.options, store=context.store, console=context.console)
+
+
+async def _flatten(context: CommandContext) -> int:
+    options = context.options
+    if running_service(context.settings) is None and context.settings.mongodb_uri is None:
+        raise Unknown(
+            "FLATTEN refused: no service runs that could place exits; nothing was stored, so that none sells later"
+        )
+    body = {"scope": options.scope, "person": options.person, "reason": options.reason}
+    return await _command(context, "FLATTEN", body)
+
+
+async def _switches(context: CommandContext) -> int:
+    switches.show(context.options, context.view.switches(), context.console)
+    return 0
 
 
 async def _adopt(context: CommandContext) -> int:

@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from execution_service.core.orders.status import Status
+from execution_service.core.texts.switches import switch_words
 from execution_service.storage.ports.leases import Lease
+from execution_service.storage.ports.switches import KeptSwitch, UnreadableSwitch
 from execution_service.storage.reader import BlockedExits, Unfinished
 from scripts.display import counted
 
@@ -18,6 +20,7 @@ GRACE = timedelta(seconds=30)
 RUNNING = "RUNNING"
 """The state that a service reports for a running part."""
 MOST_SHOWN = 5
+KILL_SWITCH = "kill switch"
 MOST_ACCOUNTS_SHOWN = 20
 
 
@@ -137,6 +140,23 @@ def of_discrepancies(count: int) -> Part:
     if not count:
         return Part("discrepancies", State.UP, "0 open")
     return Part("discrepancies", State.LOOK, f"{count} open; see execctl discrepancies")
+
+
+def engaged_words(kept: Sequence[KeptSwitch]) -> list[str]:
+    """One line for each switch that stops something, or cannot be read."""
+    words = []
+    for each in kept:
+        if isinstance(each, UnreadableSwitch):
+            words.append(f"{each.key} (cannot be read, and counts as engaged: {each.reason})")
+        elif each.switch.is_engaged:
+            words.append(switch_words(each.switch))
+    return words
+
+
+def of_kill_switches(kept: Sequence[KeptSwitch]) -> list[Part]:
+    """A row for all that are engaged, and none where nothing is stopped. Never DOWN: it stops because a person, or a rule of theirs, said so."""
+    words = engaged_words(kept)
+    return [Part(KILL_SWITCH, State.LOOK, f"ENGAGED: {'; '.join(words)}; see execctl switches")] if words else []
 
 
 def of_alerts(waiting: BlockedExits) -> Part:

@@ -32,12 +32,14 @@ from notifications.telegram import TelegramNotifier
 from scripts.demo_gateway import GatewayFailed, left_gateway
 from scripts.display import counted, new_console, print_json, print_table, table_time
 from scripts.health import (
+    KILL_SWITCH,
     MOST_ACCOUNTS_SHOWN,
     Part,
     State,
     of_alerts,
     of_discrepancies,
     of_idle_accounts,
+    of_kill_switches,
     of_orders,
     of_parts,
     of_telegram,
@@ -71,12 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = settings_or_exit()
     notice = running_service(settings)
     stored, waiting = _store(settings, notice)
+    stops = [part for part in stored if part.name == KILL_SWITCH]
     parts = [
+        *stops,
         _process(settings, notice),
         *of_parts({} if notice is None else notice.parts),
         *_gateway(settings),
         *accounts_shown(notice),
-        *stored,
+        *(part for part in stored if part not in stops),
         *_pubsub(settings, notice),
         asyncio.run(_telegram(settings, waiting)),
         *_logs(settings),
@@ -175,6 +179,7 @@ def stored_parts(view: StoreReader, waiting: BlockedExits, notice: Notice | None
     worked = worked_accounts(notice.accounts if notice is not None and is_alone else (), held, now)
     busy = {*worked, *(order.account_id for order in unfinished)}
     return [
+        *of_kill_switches(view.switches()),
         *([] if notice is None else _accounts_at_rest(notice, view.accounts(), busy, positions)),
         of_orders(waiting.by_status),
         *of_unworked_orders(unfinished, worked, now),

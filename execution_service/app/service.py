@@ -55,6 +55,7 @@ class ExecutionService:
         self.outbox = rooms.delivery
         self.supervisor = rooms.supervisor
         self.accounts = rooms.accounts
+        self.kill_switches = rooms.kill_switches
         self.commands = rooms.commands
         self.intake = rooms.intake
         self.orphans = rooms.orphans
@@ -74,7 +75,7 @@ class ExecutionService:
         await self.ownership.take_up()
         await self.commands.start()
         await self.ownership.start()
-        self._keep(*self.ownership.parts())
+        self._keep(*self.ownership.parts(), *self.kill_switches.parts())
         self._keep(Part(ORDERS_IN, lambda: self.intake.run(self._parts.orders)))
         self._keep(*self.commands.parts(self._parts.commands))
         self._keep(*self.outbox.parts())

@@ -24,10 +24,13 @@ from execution_service.control.ask_broker import CompareBooks, ShowPositions
 from execution_service.control.background import Background
 from execution_service.control.cancel import CancelOrders
 from execution_service.control.commands import Commands
+from execution_service.control.flatten import FlattenPositions
+from execution_service.control.kill import ArmTrading, KillTrading
 from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.control.replay import ReplayDeadLetter
 from execution_service.control.resolve import ResolveOrder
 from execution_service.control.runner import CommandRunner
+from execution_service.control.switches import NoFences, Switches
 from execution_service.control.verbs import Verbs
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.delivery.account_names import AccountNames
@@ -53,6 +56,7 @@ from execution_service.storage.mongo.store import mongo_store
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 from execution_service.trading.accounts import Accounts
+from execution_service.trading.kill_switches import KillSwitches
 from execution_service.trading.trader import TradingRules
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Publisher, PublishFailed
@@ -159,6 +163,7 @@ class Rooms:
     delivery: Delivery
     supervisor: Supervisor
     accounts: Accounts
+    kill_switches: KillSwitches
     commands: Commands
     intake: Intake
     orphans: Orphans
@@ -195,11 +200,13 @@ def build(parts: Parts) -> Rooms:
         commands_wake=commands_wake,
         max_order_age_seconds=parts.rules.max_order_age_seconds,
     )
+    kill_switches = KillSwitches(store=store, clock=clock, alerts=alerts)
     accounts = Accounts(
         directory=directory,
         ownership=ownership,
         delivery=delivery,
         cancels=cancels,
+        kill_switches=kill_switches,
         orphans=orphans,
         alerts=alerts,
         live_orders=live_orders,
@@ -224,6 +231,7 @@ def build(parts: Parts) -> Rooms:
         ownership=ownership,
         delivery=delivery,
         accounts=accounts,
+        kill_switches=kill_switches,
         intake=intake,
         cancels=cancels,
         wake=commands_wake,
@@ -236,6 +244,7 @@ def build(parts: Parts) -> Rooms:
         delivery=delivery,
         supervisor=supervisor,
         accounts=accounts,
+        kill_switches=kill_switches,
         commands=commands,
         intake=intake,
         orphans=orphans,
@@ -250,28 +259,34 @@ def _commands(
     ownership: Ownership,
     delivery: Delivery,
     accounts: Accounts,
+    kill_switches: KillSwitches,
     intake: Intake,
     cancels: RememberedCancels,
     wake: WakeUp,
 ) -> Commands:
     store, clock = parts.store, parts.clock
     background = Background()
+    cancel = CancelOrders(
+        accounts=accounts,
+        cancels=cancels,
+        ownership=ownership,
+        views=delivery,
+        live_orders=live_orders,
+        store=store,
+        clock=clock,
+        background=background,
+    )
+    switches = Switches(store=store, clock=clock, fences=NoFences(), learner=kill_switches)
     verbs = Verbs(
-        cancel=CancelOrders(
-            accounts=accounts,
-            cancels=cancels,
-            ownership=ownership,
-            views=delivery,
-            live_orders=live_orders,
-            store=store,
-            clock=clock,
-            background=background,
-        ),
+        cancel=cancel,
         resolve=ResolveOrder(accounts=accounts, ownership=ownership, live_orders=live_orders, store=store),
         replay=ReplayDeadLetter(intake=intake, store=store),
         compare=CompareBooks(accounts=accounts, ownership=ownership, store=store, clock=clock),
         positions=ShowPositions(accounts=accounts, ownership=ownership, live_orders=live_orders),
         adopt=AdoptPositions(accounts=accounts, ownership=ownership, live_orders=live_orders, store=store, clock=clock),
+        kill=KillTrading(switches=switches, cancel=cancel, store=store, clock=clock),
+        arm=ArmTrading(switches=switches),
+        flatten=FlattenPositions(store=store, intake=intake, alerts=delivery.alerts, clock=clock),
     )
     runner = CommandRunner(store=store, verbs=verbs, cancels=cancels, background=background, alerts=delivery.alerts)
     return Commands(

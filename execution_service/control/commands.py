@@ -8,10 +8,17 @@ import structlog
 
 from execution_service.control.background import Background
 from execution_service.control.remembered_cancels import RememberedCancels
-from execution_service.control.requests import MESSAGE, Kind, cancel_body
+from execution_service.control.requests import MESSAGE, Kind, arm_body, cancel_body, kill_body
 from execution_service.control.results import Refused, Result
 from execution_service.control.runner import CommandRunner
-from execution_service.core.messages.inbound import CancelCommand, RefusedCommand, Unusable, parse_command
+from execution_service.core.messages.inbound import (
+    ArmCommand,
+    CancelCommand,
+    KillCommand,
+    RefusedCommand,
+    Unusable,
+    parse_command,
+)
 from execution_service.intake.intake import Receiver
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -103,6 +110,10 @@ class Commands:
         match parse_command(message.data):
             case CancelCommand() as cancel:
                 body = cancel_body(cancel)
+            case KillCommand() as kill:
+                kind, body = str(Kind.KILL), kill_body(kill)
+            case ArmCommand() as arm:
+                kind, body = str(Kind.ARM), arm_body(arm)
             case RefusedCommand(command=named, reason=reason):
                 kind, status, outcome = named, CommandStatus.REFUSED, reason
             case Unusable(reason=reason):

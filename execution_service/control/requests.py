@@ -13,16 +13,19 @@ from execution_service.control.results import Refused
 from execution_service.core.adoption.records import AdoptionRequest, Plan, read_adoption_request
 from execution_service.core.adoption.records import Refused as Unreadable
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.messages.inbound import CancelCommand
+from execution_service.core.messages.inbound import ArmCommand, CancelCommand, KillCommand
 from execution_service.core.orders.cancel import Cancel
 from execution_service.core.orders.status import Reason, ReasonCode
+from execution_service.core.risk.kill import KillLevel, scope_from_text
+from execution_service.core.risk.limits import Scope
 from execution_service.core.views.record import plan_from_document
 from execution_service.storage.ports.commands import Command
 
 MESSAGE = "msg-"
 """What the ids of commands begin with that came by Pub/Sub."""
 REQUESTED_BY = "order-commands"
-"""Who asked for a cancel, where the command does not say it."""
+"""Who asked for a cancel or a kill, where the command does not say it."""
+LONGEST_SCOPE, LONGEST_REMARK = 300, 500
 
 
 class Kind(StrEnum):
@@ -34,6 +37,9 @@ class Kind(StrEnum):
     RECONCILE = "RECONCILE"
     POSITIONS = "POSITIONS"
     ADOPT = "ADOPT"
+    KILL = "KILL"
+    ARM = "ARM"
+    FLATTEN = "FLATTEN"
 
 
 class Decision(StrEnum):
@@ -112,7 +118,46 @@ class UndoneAdoption:
     asked_at: datetime
 
 
-Request: TypeAlias = Cancel | Resolution | Replay | Comparison | PositionsQuestion | Adoption | UndoneAdoption
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """A kill switch is to be engaged."""
+
+    command_id: str
+    scope: Scope
+    level: KillLevel
+    by: str
+    reason: str
+    cancel_entries: bool
+    """Entries within the scope that work at the broker are to be cancelled."""
+    asked_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """A kill switch is to let trade again, in two steps."""
+
+    command_id: str
+    scope: Scope
+    person: str
+    reason: str
+    nonce: str | None
+    """That the first step was answered with; None: this is the first step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flatten:
+    """Everything that is held within the scope is to be closed, by ordinary exits."""
+
+    command_id: str
+    scope: Scope
+    person: str
+    reason: str
+    asked_at: datetime
+
+
+Request: TypeAlias = (
+    Cancel | Resolution | Replay | Comparison | PositionsQuestion | Adoption | UndoneAdoption | Kill | Arm | Flatten
+)
 
 
 def cancel_body(cancel: CancelCommand) -> dict[str, object]:
@@ -142,7 +187,29 @@ def read_request(command: Command) -> Request | Refused:
             return PositionsQuestion(account_id=_account_id(command), asked_at=command.received_at)
         case Kind.ADOPT:
             return _undone_adoption(command) if "undo" in command.body else _adoption(command)
+        case Kind.KILL:
+            return _kill(command)
+        case Kind.ARM:
+            return _arm(command)
+        case Kind.FLATTEN:
+            return _flatten(command)
     return Refused(f"{command.kind!r} is not a command of this service")
+
+
+def kill_body(kill: KillCommand) -> dict[str, object]:
+    """A kill that came as a message, as the body of the command that is stored for it."""
+    return {
+        "scope": kill.scope,
+        "level": kill.level,
+        "by": kill.by,
+        "reason": kill.reason,
+        "cancel_entries": kill.cancel_entries,
+    }
+
+
+def arm_body(arm: ArmCommand) -> dict[str, object]:
+    """Likewise of a step of arming."""
+    return {"scope": arm.scope, "person": arm.person, "reason": arm.reason, "nonce": arm.nonce}
 
 
 def read_cancel(command: Command) -> Cancel | None:
@@ -176,6 +243,69 @@ def _cancel(command: Command) -> Cancel | Refused:
         published_at=command.published_at,
         received_at=command.received_at,
         is_message=command.command_id.startswith(MESSAGE),
+    )
+
+
+def _scope(command: Command) -> Scope | Refused:
+    text = command.body.get("scope")
+    if not isinstance(text, str) or len(text) > LONGEST_SCOPE or not text.isprintable():
+        return Refused(f"it names no scope: {str(text)[:200]!r}; all, account:ID, strategy:NAME or symbol:SYMBOL")
+    try:
+        return scope_from_text("all" if text.strip().casefold() == "all" else text.strip())
+    except ValueError as exc:
+        return Refused(str(exc))
+
+
+def _one_line(value: object) -> str:
+    text = value if isinstance(value, str) else ""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:LONGEST_REMARK]).strip()
+
+
+def _kill(command: Command) -> Kill | Refused:
+    """Whoever stops is not turned away for want of a name or of words; a scope or a level that was guessed would stop somebody else, or too
+    little."""
+    scope, level = _scope(command), command.body.get("level")
+    if isinstance(scope, Refused):
+        return scope
+    name = str(level).strip().lower().replace("-", "_").replace(" ", "_") if level else KillLevel.REDUCE_ONLY
+    if name not in tuple(KillLevel):
+        return Refused(f"unknown level {str(level)[:200]!r}; known: {', '.join(KillLevel)}")
+    return Kill(
+        command_id=command.command_id,
+        scope=scope,
+        level=KillLevel(name),
+        by=_one_line(command.body.get("by")) or (REQUESTED_BY if command.command_id.startswith(MESSAGE) else "?"),
+        reason=_one_line(command.body.get("reason")) or "(no reason given)",
+        cancel_entries=command.body.get("cancel_entries") is True,
+        asked_at=command.received_at,
+    )
+
+
+def _arm(command: Command) -> Arm | Refused:
+    scope, nonce = _scope(command), command.body.get("nonce")
+    if isinstance(scope, Refused):
+        return scope
+    if nonce is not None and not (isinstance(nonce, str) and nonce):
+        return Refused("the nonce is no text")
+    return Arm(
+        command_id=command.command_id,
+        scope=scope,
+        person=_one_line(command.body.get("person")),
+        reason=_one_line(command.body.get("reason")),
+        nonce=nonce,
+    )
+
+
+def _flatten(command: Command) -> Flatten | Refused:
+    scope = _scope(command)
+    if isinstance(scope, Refused):
+        return scope
+    return Flatten(
+        command_id=command.command_id,
+        scope=scope,
+        person=_one_line(command.body.get("person")),
+        reason=_one_line(command.body.get("reason")),
+        asked_at=command.received_at,
     )
 
 

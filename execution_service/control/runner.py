@@ -13,6 +13,7 @@ from execution_service.control.results import Done, Elsewhere, Refused, Result
 from execution_service.control.verbs import Verbs, asks_broker
 from execution_service.core.orders.cancel import Cancel
 from execution_service.core.texts.service import command_set_aside
+from execution_service.core.texts.switches import kill_refused
 from execution_service.core.texts.values import plain
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.storage.ports.commands import Command, CommandStatus
@@ -64,13 +65,26 @@ class CommandRunner:
             return None
         request = read_request(command)
         self._under_way.add(command_id)
-        if not isinstance(request, Refused) and asks_broker(request):
-            self._background.begin(self._run_beside(command, request))
-            return None
+        is_beside = False
         try:
+            if not isinstance(request, Refused) and asks_broker(request):
+                await self._begin(command, request)
+                self._background.begin(self._run_beside(command, request))
+                is_beside = True
+                return None
             return await self._run(command, request)
         finally:
-            self._under_way.discard(command_id)
+            if not is_beside:
+                self._under_way.discard(command_id)
+
+    async def _begin(self, command: Command, request: Request) -> None:
+        """What must not wait for the rest. Raises StoreUnavailable: it stays NEW. Whatever else fails is met again by the rest, and refused."""
+        try:
+            await self._verbs.at_once(request)
+        except StoreUnavailable:
+            raise
+        except Exception as exc:
+            log.error(f"Command failed: {exc}", action="command_failed", command_id=command.command_id, exc_info=exc)
 
     async def _run_beside(self, command: Command, request: Request) -> None:
         try:
@@ -86,6 +100,10 @@ class CommandRunner:
             if isinstance(result, Elsewhere):
                 return result
             self._say(command, result)
+            if isinstance(result, Refused) and command.kind == Kind.KILL:
+                await self._alerts.raise_alert(
+                    "kill_refused", kill_refused(command_id=command.command_id, reason=result.words)
+                )
             status = CommandStatus.DONE if isinstance(result, Done) else CommandStatus.REFUSED
             active_until = self._cancels.active_until(request) if isinstance(request, Cancel) else None
             await self._store.finish_command(command.command_id, status, result.words, active_until)
@@ -122,6 +140,10 @@ class CommandRunner:
             return Refused(words)
 
     def _say(self, command: Command, result: Done | Refused) -> None:
-        if command.kind != Kind.POSITIONS:
+        if command.kind not in (
+            Kind.POSITIONS,
+            Kind.KILL,
+            Kind.ARM,
+        ):  # of switches the audit and an alert tell, and no nonce
             words = plain(result.words)
             log.info(f"Command {command.kind}: {words}", action="command_done", command_id=command.command_id)

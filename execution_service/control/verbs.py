@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from execution_service.control.adopt import AdoptPositions
 from execution_service.control.ask_broker import CompareBooks, ShowPositions
 from execution_service.control.cancel import CancelOrders
+from execution_service.control.flatten import FlattenPositions
+from execution_service.control.kill import ArmTrading, KillTrading
 from execution_service.control.replay import ReplayDeadLetter
 from execution_service.control.requests import (
     Adoption,
+    Arm,
     Comparison,
+    Flatten,
+    Kill,
     PositionsQuestion,
     Replay,
     Request,
@@ -33,6 +38,9 @@ class Verbs:
     compare: CompareBooks
     positions: ShowPositions
     adopt: AdoptPositions
+    kill: KillTrading
+    arm: ArmTrading
+    flatten: FlattenPositions
 
     async def carry_out(self, request: Request) -> Result:
         """Raises StoreUnavailable: it may have been done in part, and is to be called again."""
@@ -51,8 +59,20 @@ class Verbs:
                 return await self.adopt.carry_out(request)
             case UndoneAdoption():
                 return await self.adopt.undo(request)
+            case Kill():
+                return await self.kill.carry_out(request)
+            case Arm():
+                return await self.arm.carry_out(request)
+            case Flatten():
+                return await self.flatten.carry_out(request)
+
+    async def at_once(self, request: Request) -> None:
+        """What of it must be done before anything else is, also where the rest takes its time: a kill switch is engaged. Raises StoreUnavailable."""
+        if isinstance(request, Kill):
+            await self.kill.engage(request)
 
 
 def asks_broker(request: Request) -> bool:
     """Whether it takes as long as a broker does to answer: nobody waits for it."""
-    return isinstance(request, Comparison | PositionsQuestion | Adoption | UndoneAdoption)
+    waits_for_cancels = isinstance(request, Kill) and request.cancel_entries
+    return waits_for_cancels or isinstance(request, Comparison | PositionsQuestion | Adoption | UndoneAdoption)

@@ -21,6 +21,7 @@ from execution_service.storage.mongo.calls import in_short
 from execution_service.storage.mongo.documents import (
     command_from_document,
     dead_letter_from_document,
+    kept_switch_from_document,
     lease_from_document,
     stored_from_document,
 )
@@ -30,6 +31,7 @@ from execution_service.storage.mongo.names import (
     CONFIRMATIONS_VIEW,
     DEAD_LETTERS,
     DISCREPANCIES,
+    KILL_SWITCHES,
     LEASES,
     ORDERS,
     POSITIONS,
@@ -39,6 +41,7 @@ from execution_service.storage.ports.commands import Command, CommandStatus, Dea
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease
 from execution_service.storage.ports.orders import Stored
+from execution_service.storage.ports.switches import KeptSwitch
 
 T = TypeVar("T")
 
@@ -101,6 +104,11 @@ class StoreReader:
     def ping(self) -> None:
         with _watched():
             self._client.admin.command("ping")
+
+    def switches(self) -> list[KeptSwitch]:
+        """All kill switches, those that cannot be read among them."""
+        with _watched():
+            return [kept_switch_from_document(document) for document in self._db[KILL_SWITCHES].find({})]
 
     def orders(
         self, *, status: str | None = None, account_id: str | None = None, limit: int | None = None

@@ -21,17 +21,21 @@ from brokers.errors import (
     UndocumentedAnswer,
 )
 from execution_service.core import backoff
-from execution_service.core.orders.events import CancelRequested, Event, Noted, NothingSent, Rejected
+from execution_service.core.orders.events import CancelRequested, Doubted, Event, Noted, NothingSent, Rejected
 from execution_service.core.orders.next_step import is_stale
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
+from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.waiting import WaitingReason
+from execution_service.core.risk.kill import lets_pass
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
+from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.instrument_queues import InstrumentQueue, InstrumentQueues
+from execution_service.trading.kill_switches import KillSwitches
 from execution_service.trading.pre_trade_checks import LATE_EXIT
 from execution_service.trading.report_poller import ReportPoller
 from execution_service.trading.tasks import Tasks
@@ -64,8 +68,9 @@ class Placement:
         clock: Clock,
         tasks: Tasks,
         ownership: Ownership,
+        kill_switches: KillSwitches,
     ) -> None:
-        """`ownership`: whether this process surely holds the account at this moment."""
+        """`ownership`: whether this process surely holds the account at this moment. `kill_switches` are looked at once more as an order leaves."""
         self._connection = connection
         self._queues = queues
         self._report_poller = report_poller
@@ -73,6 +78,7 @@ class Placement:
         self._clock = clock
         self._tasks = tasks
         self._ownership = ownership
+        self._kill_switches = kill_switches
 
     async def place(self, live: LiveOrder, *, again: bool = False) -> Handed:
         """Hands the order over. With `again` it may have left before: then neither that nothing was sent now nor a refusal proves
@@ -82,6 +88,11 @@ class Placement:
             # This process was frozen, or the store away, since the intent was written. Whoever took the account over is looking for the
             # order at the broker by now, and must not be contradicted.
             return Handed(self._was_overtaken(live), is_clear=False)
+        if not await self._kill_switches.lets_leave(order, again=again):
+            held = self.nothing_was_sent(
+                live, "stopped by a kill switch as it left", counts=False, again=again, sent=order
+            )
+            return Handed(held, is_clear=False)
         # The store may have been away while the intent was being written.
         is_late = is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
         is_late = is_late and not any(note.message.startswith(LATE_EXIT) for note in order.notes)
@@ -128,6 +139,14 @@ class Placement:
     async def place_again(self, live: LiveOrder) -> None:
         """Under the same id, where the broker takes it only once."""
         if not self._ownership.holds(self._connection.account_id):
+            return
+        try:
+            level = await self._kill_switches.level_of(live.order)
+        except StoreUnavailable:
+            live.sending = live.sending.not_looked_for()  # looked for once more, until it is known whether it may leave
+            return
+        if not lets_pass(level, is_exit=live.order.identity.purpose is Purpose.EXIT):
+            await self._is_stopped_again(live)
             return
         times = live.sending.repetitions + 1
         live.sending = replace(live.sending, repetitions=times)
@@ -184,6 +203,16 @@ class Placement:
     async def _was_taken(self, live: LiveOrder, report: Report) -> None:
         self._queues.goes(live.order)
         await self._report_poller.learn(live, report)
+
+    async def _is_stopped_again(self, live: LiveOrder) -> None:
+        """It was looked for during the whole window, and what would bring certainty may not be done: others of its instrument, exits among them,
+        do not wait for the end of the switch."""
+        words = "sent or perhaps sent, not found at the broker, and not sent again under its id, since a kill switch stops it"
+
+        def doubt(order: Order) -> Sequence[Event]:
+            return (Doubted(at=self._clock.now(), message=words),) if order.status is Status.SUBMITTING else ()
+
+        await self._live.record(live, doubt)
 
     async def _was_passed_over(self, live: LiveOrder, lost: ReservationLost) -> None:
         """It is not known whether it had arrived before: it is looked for during the whole window, and then in doubt."""

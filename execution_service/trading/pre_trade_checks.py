@@ -26,6 +26,7 @@ from execution_service.core.orders.tickets import unsupported_reason
 from execution_service.core.orders.waiting import Waiting, WaitingReason, others_of
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, with_unbooked
 from execution_service.core.reconcile.positions import Holding, by_product
+from execution_service.core.risk.kill import lets_pass
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
@@ -34,6 +35,7 @@ from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.exit_check import AT_WORK, ExitCheck
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.holdings import has_moved, is_booked_to, told_before
+from execution_service.trading.kill_switches import KillSwitches
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +57,7 @@ class PreTradeChecks:
         max_attempts: int,
         cancels: Cancels,
         exit_check: ExitCheck,
+        kill_switches: KillSwitches,
     ) -> None:
         """`max_attempts`: so many times it is tried to send an order."""
         self._connection = connection
@@ -65,6 +68,7 @@ class PreTradeChecks:
         self._max_attempts = max_attempts
         self._cancels = cancels
         self._exit_check = exit_check
+        self._kill_switches = kill_switches
 
     async def before_leaving(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
         """What must be recorded before the order is sent: nothing, a reduction, or its end; or that it has to wait, for its entry, the
@@ -76,6 +80,9 @@ class PreTradeChecks:
         cancelled = self._cancels.is_cancelled(order)
         if cancelled is not None:
             return (CancelRequested(at=now, reason=cancelled, requested_by="order-commands"),)
+        level = await self._kill_switches.level_of(order)
+        if not lets_pass(level, is_exit=order.identity.purpose is Purpose.EXIT):
+            return (self._kill_switches.rejection(order),)
         unsupported = unsupported_reason(order, self._connection.capabilities, self._connection.broker_name)
         if unsupported is not None:
             return (Rejected(at=now, reason=Reason(ReasonCode.UNSUPPORTED_ORDER, unsupported)),)
@@ -108,6 +115,10 @@ class PreTradeChecks:
             if isinstance(bound, Waiting) or (bound and isinstance(bound[-1], Rejected)):
                 return bound
             first = (*first, *bound)
+        if level is not None:
+            if not await self._reduces_position(apply_all(order, first)):
+                return (self._kill_switches.rejection(order),)
+            self._kill_switches.judged_exit(order)
         elapsed = live.elapsed(self._clock.monotonic())
         if is_stale(elapsed, self._connection.limits):
             if not await self._reduces_position(apply_all(order, first)):

@@ -32,6 +32,9 @@ from execution_service.core.reconcile.discrepancies import (
     Finding,
     Owner,
 )
+from execution_service.core.risk.kill import KillLevel, Switch
+from execution_service.core.risk.limits import Scope
+from execution_service.core.risk.switch_record import SwitchRecord, with_engaged
 from execution_service.core.views.shared import HexId
 from execution_service.storage.mongo.documents import command_from_document, with_ids
 from execution_service.storage.mongo.names import (
@@ -40,6 +43,7 @@ from execution_service.storage.mongo.names import (
     CONFIRMATIONS_VIEW,
     DEAD_LETTERS,
     DISCREPANCIES,
+    KILL_SWITCHES,
     ORDERS,
     POSITIONS_VIEW,
     SIGNALS_VIEW,
@@ -53,6 +57,7 @@ from execution_service.storage.ports.commands import Command, CommandStatus, Dea
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease, ProcessIdentity
 from execution_service.storage.ports.orders import CursorCommit, Told, Unsettled, VersionConflict
+from execution_service.storage.ports.switches import UnreadableSwitch
 from execution_service.storage.ports.views import View, ViewWrite
 from tests.builders import (
     NOW,
@@ -1544,3 +1549,42 @@ async def test_ledgers_of_an_account_are_the_open_ones_and_the_flat_ones_of_give
     await store.save_ledgers(entries)
     assert {e.instrument.symbol for e in await store.ledgers_of_account("acct-1", ["SPY", "TSLA"])} == {"AAPL", "SPY"}
     assert [e.position.quantity for e in await store.ledgers_of_account("acct-2", [])] == [Decimal(7)]
+
+
+# --- kill switches --------------------------------------------------------------------------------------------------
+
+
+def engaged_record(scope: Scope, version: int = 0) -> SwitchRecord:
+    record = SwitchRecord(switch=Switch(scope=scope, version=version))
+    return with_engaged(record, KillLevel.REDUCE_ONLY, by="ann", reason="trial", now=NOW, command_id=f"k{version}")
+
+
+async def test_a_switch_is_put_only_in_the_place_of_what_was_seen(store: MongoStore) -> None:
+    first = engaged_record(Scope(symbol="AAPL"))
+    assert await store.put_switch(first, None)
+    assert not await store.put_switch(first, None)
+    (seen,) = await store.switches()
+    assert seen == first
+    second = with_engaged(first, KillLevel.HALT, by="bob", reason="worse", now=NOW, command_id="k2")
+    assert await store.put_switch(second, seen)
+    assert not await store.put_switch(second, seen)
+    assert await store.switches() == [second]
+
+
+@pytest.mark.parametrize("odd", [{}, {"version": "odd"}, {"version": 3}, {"version": None}, {"version": {"a": 1}}])
+async def test_an_unreadable_switch_is_told_and_can_be_replaced(store: MongoStore, odd: dict[str, Any]) -> None:
+    store._db[KILL_SWITCHES].insert_one({"_id": "symbol:AAPL", **odd})
+    (seen,) = await store.switches()
+    assert isinstance(seen, UnreadableSwitch)
+    assert seen.scope == Scope(symbol="AAPL")
+    record = engaged_record(Scope(symbol="AAPL"), 10)
+    assert await store.put_switch(record, seen)
+    assert not await store.put_switch(record, seen)
+    assert await store.switches() == [record]
+
+
+async def test_a_document_whose_key_is_no_scope_is_of_no_scope(store: MongoStore) -> None:
+    store._db[KILL_SWITCHES].insert_many([{"_id": 7}, {"_id": "symbol:aapl"}, {"_id": "what"}])
+    found = await store.switches()
+    assert all(isinstance(each, UnreadableSwitch) and each.scope is None for each in found)
+    assert len(found) == 3

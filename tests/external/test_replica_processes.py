@@ -356,6 +356,36 @@ def test_a_cancel_is_carried_out_whichever_process_receives_it(tmp_path: Path) -
         assert sum(received) >= 8
 
 
+@pytest.mark.timeout(240)
+def test_a_kill_by_hand_stops_both_processes_and_every_later_life_until_a_person_arms(tmp_path: Path) -> None:
+    with fleet_of(tmp_path, 2, MOCK_FILL_DELAY_SECONDS="3600") as fleet:
+        fleet.publish(20)
+        fleet.wait_until_placed(20)
+        began = time.monotonic()
+        told = fleet.execctl("kill", "all", "--by", "ann", "--reason", "test", "--json")
+        print(f"answered after {time.monotonic() - began:.1f} s: {told}")
+        assert (told["level"], told["working_entries"]) == ("reduce_only", 20)
+        time.sleep(1.0)  # what was judged before may leave within a second
+        placed = fleet.book_placed
+        fleet.publish(20)
+        wait_until(lambda: len(fleet.listener.ended_signals()) == 20, "all are refused", more=fleet.consoles)
+        for replica in fleet.replicas:
+            replica.kill()
+        for replica in fleet.replicas:
+            replica.start()
+        fleet.publish(20)
+        wait_until(lambda: len(fleet.listener.ended_signals()) == 40, "all are refused", within=60, more=fleet.consoles)
+        assert fleet.book_placed == placed == 20
+        codes = {c.body["reason"]["code"] for c in fleet.listener.received if c.body["status"] == "REJECTED"}
+        assert codes == {"KILL_SWITCH"}
+        told = fleet.execctl("kill", "all", "--cancel-entries", "--by", "ann", "--reason", "test", "--json")
+        assert (told["cancels_asked"], told["cancels_confirmed"], told["cancels_unknown"]) == (20, 20, 0)
+        assert fleet.any.book.working() == 0
+        assert fleet.execctl("arm", "all", "--person", "bob", "--reason", "test", "--json")["nonce"]
+        (switch,) = fleet.execctl("switches", "--json")
+        assert [change["deed"] for change in switch["history"]] == ["engaged", "engaged", "arming_asked"]
+
+
 @pytest.mark.skipif(not ROUNDS, reason="set REPLICA_ROUNDS for rounds of chance")
 @pytest.mark.timeout(60 * max(ROUNDS, 1) + 240)
 def test_rounds_of_chance(tmp_path: Path) -> None:

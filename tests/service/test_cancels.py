@@ -483,5 +483,5 @@ async def test_whoever_calls_a_verb_gets_its_result_and_twice_is_once(tmp_path: 
         assert len(world.calls("cancel_order")) == 1
         (stored,) = world.documents("execution_commands")
         assert (stored["_id"], stored["status"]) == ("api-1", "DONE")
-        unknown = replace(command, command_id="api-2", kind="KILL")
-        assert await commands.give(unknown) == Refused("'KILL' is not a command of this service")
+        unknown = replace(command, command_id="api-2", kind="DANCE")
+        assert await commands.give(unknown) == Refused("'DANCE' is not a command of this service")

@@ -14,6 +14,8 @@ from execution_service.core.orders.next_step import Limits, timeout_seconds
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
+from execution_service.core.risk.kill import scope_from_text
+from execution_service.core.risk.switch_record import scope_of
 from execution_service.core.views.record import order_from_document
 from tests.fakes import DATABASE
 from tests.service.audit import audit
@@ -262,6 +264,7 @@ def _owed(life: Life) -> Iterator[str]:
     yield from _lost(life, orders)
     yield from _placed_twice(life, orders)
     yield from _exits_that_open(life, orders)
+    yield from _left_though_stopped(life, orders)
     for document in _documents(life, "execution_commands"):
         if document.get("status") == "NEW":
             yield f"command: {document['_id']} {document.get('kind')} was never ended"
@@ -350,6 +353,30 @@ def _exits_that_open(life: Life, orders: list[Order]) -> Iterator[str]:
     for entry, quantity in taken.items():
         if quantity > by_signal.get(entry, Decimal(0)):
             yield f"exit opened: exits of {entry} took {quantity}, it had {by_signal.get(entry, 0)}"
+
+
+KNOWN_WITHIN_SECONDS = 1.0
+"""So long after a kill switch is stored an order may still leave at a process that looked right before."""
+
+
+def _left_though_stopped(life: Life, orders: list[Order]) -> Iterator[str]:
+    """No entry is handed to a broker while a switch is engaged that covers it, by the server's own sequence; at halt no exit either."""
+    by_tag = {tag: order for order in orders for tag in order.client_order_ids}
+    for at, tag in life.outside.handed:
+        order = by_tag.get(tag)
+        if order is None:
+            continue
+        levels: dict[str, set[str | None]] = {}
+        for when, scope, level in life.switched:
+            if when <= at - KNOWN_WITHIN_SECONDS:
+                levels[scope] = {level}  # so it was before the last look that counts
+            elif when <= at:
+                levels.setdefault(scope, {None}).add(level)  # either may have been seen
+        for scope, seen in levels.items():
+            if None in seen or not scope_from_text(scope).covers(scope_of(order)):
+                continue
+            if order.identity.purpose is Purpose.ENTRY or seen == {"halt"}:
+                yield f"left though stopped: {order.signal_id} at {at:.3f}, {scope} was engaged"
 
 
 def _alerts(life: Life, orders: list[Order]) -> Iterator[str]:

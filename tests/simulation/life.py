@@ -20,10 +20,13 @@ import structlog
 from brokers.base import OrderRef
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.model import PaperOrder
+from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
+from execution_service.core.risk.switch_record import record_from_document
 from execution_service.core.views.record import order_to_document
+from execution_service.storage.mongo.names import KILL_SWITCHES
 from tests.builders import identity, order_in
 from tests.fakes import DATABASE, Died
 from tests.simulation import judge
@@ -119,7 +122,24 @@ class Life:
         self._leave_past(history.options.get("past", 0))
         self.spoilt: dict[tuple[str, Any, str], Spoilt] = {}
         """What of which document is spoilt now: by collection, id and field."""
+        self.switched: list[tuple[float, str, str | None]] = []
+        """When which kill switch was stored at which level, as the server had it; None: it stopped nothing from then on."""
+        self._watch_switches()
         self._stops: list[asyncio.Task[None]] = []
+
+    def _watch_switches(self) -> None:
+        where = self.outside.mongo[DATABASE][KILL_SWITCHES]
+        place = where._place
+
+        def noted(document_id: Any, document: dict[str, Any]) -> None:
+            place(document_id, document)
+            try:
+                level = record_from_document(document).switch.level
+            except UnreadableRecord:
+                return  # nobody may lower anything by it
+            self.switched.append((self.outside.loop.time(), document_id, None if level is None else level.value))
+
+        where._place = noted  # type: ignore[method-assign]
 
     # --- for the steps --------------------------------------------------------------------------------------------
 
@@ -128,6 +148,21 @@ class Life:
         if key not in self.outside.sent:
             self.outside.sent[key] = dict(fields)
         self.outside.orders.publish(json.dumps(fields).encode(), self.outside.clock.now())
+
+    def arm(self, scope: str, after: float) -> None:
+        """Both steps; the second with whatever nonce stands there by then."""
+        said = {"command": "ARM", "scope": scope, "person": "bob", "reason": "mended"}
+        self.outside.commands.publish(json.dumps(said).encode(), self.outside.clock.now())
+
+        def second() -> None:
+            document = self.outside.mongo[DATABASE][KILL_SWITCHES].documents.get(scope, {})
+            switch = document.get("switch")
+            arming = switch.get("arming") if isinstance(switch, dict) else None
+            nonce = arming.get("nonce") if isinstance(arming, dict) else "none"
+            body = json.dumps(said | {"nonce": nonce}).encode()
+            self.outside.commands.publish(body, self.outside.clock.now())
+
+        self.outside.loop.call_later(after, second)
 
     def identities(self, signal: str) -> list[tuple[Identity, str]]:
         """Of the orders published under this signal, each with its account."""

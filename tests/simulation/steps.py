@@ -119,6 +119,21 @@ def cancel(life: Life, *, signal: str, by: str, times: int = 1) -> None:
 
 
 @step
+def engage(life: Life, *, scope: str, level: str, cancel_entries: bool = False) -> None:
+    """A kill switch is engaged, by a command."""
+    body = {"command": "KILL", "scope": scope, "level": level, "by": "ann", "reason": "runaway"}
+    life.outside.commands.publish(
+        json.dumps(body | {"cancel_entries": cancel_entries}).encode(), life.outside.clock.now()
+    )
+
+
+@step
+def arm(life: Life, *, scope: str, after: float) -> None:
+    """A person makes the first step of arming, and so many seconds later the second, too early or not."""
+    life.arm(scope, after)
+
+
+@step
 def fill(life: Life, *, signal: str, part: float, price: str | None = None, late_commission: bool = False) -> None:
     """The venue executes part of what is open."""
     for placed in life.placed_as(signal):
@@ -385,6 +400,7 @@ def draw(seed: int) -> History:
     options["past"] = luck.choice([0, 12])
     if options["has_leases"] and luck.random() < 0.1:
         steps.append(_drawn_spoilt_lease(luck))
+    steps += _drawn_switches(random.Random(f"switches:{seed}"), accounts)
     return History(seed, options, tuple(sorted(steps, key=lambda s: s.at)))
 
 
@@ -580,6 +596,40 @@ def _drawn_spoilt_lease(luck: random.Random) -> Step:
     args = {"collection": "execution_leases", "pick": luck.randrange(2), "field": luck.choice(OURS["execution_leases"])}
     value = luck.choice(["gone", "text", "beyond", "list"])
     return Step(round(luck.uniform(0.5, 25.0), 3), "spoil", args | {"value": value, "mends_after": 60.0})
+
+
+def _drawn_switches(luck: random.Random, accounts: list[str]) -> list[Step]:
+    """In some lives somebody stops, and perhaps lets trade again; by chances of their own, so that all else is as it would be without."""
+    if luck.random() > 0.2:
+        return []
+    at = _moment(luck)
+    scope = luck.choice(["all", "all", f"account:{luck.choice(accounts)}", f"symbol:{luck.choice(SYMBOLS)}"])
+    level = luck.choice(["reduce_only", "reduce_only", "halt"])
+    steps = [Step(at, "engage", {"scope": scope, "level": level, "cancel_entries": luck.random() < 0.4})]
+    if luck.random() < 0.5:
+        steps.append(Step(_moment(luck), "engage", {"scope": scope, "level": level}))
+    if luck.random() < 0.4:
+        after = luck.choice([1.0, 61.0, 65.0])
+        steps.append(Step(round(at + luck.choice([0.0, 1.0, 5.0]), 3), "arm", {"scope": scope, "after": after}))
+    if luck.random() < 0.5:
+        pattern = luck.choice(["store.execution_kill_switches.*", "store.execution_commands.*"])
+        action = luck.choice(ACTIONS["store"])
+        times = 1 if action in (Action.DIE_BEFORE, Action.DIE_AFTER) else luck.choice([1, 2, 4])
+        args = {"pattern": pattern, "action": action.value, "times": times, "skips": luck.choice([0, 0, 1])}
+        steps.append(
+            Step(
+                round(max(0.0, at - luck.choice([0.0, 0.5])), 3), "fault", args | {"seconds": luck.choice([0.3, 12.0])}
+            )
+        )
+    if luck.random() < 0.2:
+        odd = {
+            "collection": "execution_kill_switches",
+            "pick": 0,
+            "field": luck.choice(["version", "switch", "history"]),
+        }
+        odd |= {"value": luck.choice(sorted(ODD_VALUES)), "mends_after": luck.choice([5.0, 30.0])}
+        steps.append(Step(round(at + luck.choice([1.0, 4.0]), 3), "spoil", odd))
+    return steps
 
 
 def _drawn_unconfigured(luck: random.Random) -> list[Step]:

@@ -13,6 +13,7 @@ import pytest
 
 from brokers.paper.exchange import PaperExchange
 from execution_service.delivery.notifications import Notifications
+from execution_service.trading.kill_switches import KillSwitches
 from tests.fakes import RecordingNotifier
 from tests.simulation import judge
 from tests.simulation.known import NOT_MENDED
@@ -127,3 +128,31 @@ def test_people_who_are_told_nothing_are_found(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(RecordingNotifier, "send", drops)
     assert any("people were not told" in complaint for complaint in complaints(range(4)))
+
+
+STOPPED = History(
+    3,
+    {**TWO, "market": {"fill_delay_seconds": None, "partial_fill_rate": 0.0, "rejection_rate": 0.0, "seed": 1}},
+    (
+        Step(3.0, "order", {"signal": "rests", "account_id": "acct-1", "order_type": "LIMIT", "limit_price": 9}),
+        Step(5.0, "engage", {"scope": "all", "level": "reduce_only"}),
+        Step(6.0, "arm", {"scope": "all", "after": 10.0}),
+        Step(7.0, "order", {"signal": "stopped", "account_id": "acct-1"}),
+        Step(20.0, "kill", {"replica": 0, "down": 0.5}),
+        Step(30.0, "order", {"signal": "stopped-too", "account_id": "acct-1"}),
+    ),
+)
+
+
+def test_no_entry_leaves_after_a_kill_switch_is_engaged_whoever_dies() -> None:
+    verdict = replay(STOPPED)
+    assert not verdict.complaints
+    assert any("execution_kill_switches" in line for line in verdict.trace)
+
+
+def test_an_order_that_leaves_past_a_kill_switch_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def sees_none(*args: Any, **kwargs: Any) -> None:
+        """As if nothing were engaged."""
+
+    monkeypatch.setattr(KillSwitches, "level_of", sees_none)
+    assert "left though stopped" in {judge.kind_of(c) for c in replay(STOPPED).complaints}

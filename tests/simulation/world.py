@@ -72,6 +72,8 @@ class Outside:
         """When something last went wrong, by the first word of the port, and with the replica's number after it."""
         self.orders = Topic("orders", self)
         self.commands = Topic("commands", self)
+        self.handed: list[tuple[float, str]] = []
+        """When which order, by its tag, was handed to a broker's adapter."""
         self.sent: dict[str, dict[str, Any]] = {}
         """By signal id: the first order published under it, as fields."""
         self.complaints: list[str] = []
@@ -462,6 +464,8 @@ class _Broker(GatedBroker):
 
     async def _pass(self, operation: str, about: str, call: Callable[[], Awaitable[T]]) -> T:
         self._calls.append((operation, about))
+        if operation == "place_order":
+            self.replica.outside.handed.append((self.replica.outside.loop.time(), about))
         lost = OutcomeUnknown if operation in self.unknown else BrokerUnavailable
         return await self.replica.through(f"broker.{operation}", call, BrokerUnavailable, lost=lost, about=about)
 

@@ -153,6 +153,27 @@ class CancelCommand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KillCommand:
+    """A request to engage a kill switch, as it was written: what its words mean is read where it is carried out."""
+
+    scope: str | None
+    level: str | None
+    by: str
+    reason: str
+    cancel_entries: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCommand:
+    """A request to make one of the two steps of arming a kill switch, as it was written."""
+
+    scope: str | None
+    person: str
+    reason: str
+    nonce: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedCommand:
     """A command that is not carried out. `command` is the word as received, empty if there was none."""
 
@@ -178,16 +199,34 @@ def parse_order_fields(order_data: Mapping[str, object]) -> ParsedOrder | Unusab
         return Unusable(reason="the message is nested too deeply")
 
 
-def parse_command(data: bytes) -> CancelCommand | RefusedCommand | Unusable:
+def parse_command(data: bytes) -> CancelCommand | KillCommand | ArmCommand | RefusedCommand | Unusable:
     """The command in the message. Never raises: everything that is wrong is in the result."""
     try:
         fields = Fields(object_of(text_of(data)))
     except UnreadableMessage as exc:
         return Unusable(reason=str(exc))
     command = fields.get("command")
-    if not isinstance(command, str) or command.strip().upper() != "CANCEL":
+    name = command.strip().upper() if isinstance(command, str) else ""
+    if name == "KILL":
+        return KillCommand(
+            scope=_text(fields.get("scope")),
+            level=_text(fields.get("level")),
+            by=_remark(fields.get("by")),
+            reason=_remark(fields.get("reason")),
+            cancel_entries=str(fields.get("cancel_entries")).strip().lower() in ("true", "yes", "1"),
+        )
+    if name == "ARM":
+        return ArmCommand(
+            scope=_text(fields.get("scope")),
+            person=_remark(fields.get("person")),
+            reason=_remark(fields.get("reason")),
+            nonce=_text(fields.get("nonce")),
+        )
+    if name != "CANCEL":
         known = "command is missing" if command is None else f"command {shown(command)} is not carried out"
-        return RefusedCommand(command=_remark(command), reason=f"{known}: only CANCEL is, an order is never modified")
+        return RefusedCommand(
+            command=_remark(command), reason=f"{known}: only CANCEL, KILL and ARM are, an order is never modified"
+        )
     order_id, signal_id = fields.text("order_id"), fields.text("signal_id")
     leg_index = fields.whole("leg_index", 0, MOST_LEGS - 1)
     if not fields.has("order_id", "signal_id"):
@@ -201,6 +240,11 @@ def parse_command(data: bytes) -> CancelCommand | RefusedCommand | Unusable:
         reason=_remark(fields.get("reason")),
         timestamp=_remark(fields.get("timestamp")) or None,
     )
+
+
+def _text(value: object) -> str | None:
+    """As it is written; of what is no text, how it is shown, which then means nothing."""
+    return value if value is None or (isinstance(value, str) and value.isprintable()) else shown(value)
 
 
 def _remark(value: object) -> str:

@@ -43,6 +43,7 @@ class ReasonCode(StrEnum):
     CANCEL_REQUESTED = "CANCEL_REQUESTED"
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
     RESOLVED_BY_PERSON = "RESOLVED_BY_PERSON"
+    KILL_SWITCH = "KILL_SWITCH"
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,15 @@ class MongoCommands(MongoPort):
         match = {"_id": command_id, "status": CommandStatus.NEW.value}
         await self._calls.urgent(lambda: self._db[COMMANDS].update_one(match, {"$set": changes}))
 
+    async def first_count(self, command_id: str, count: int) -> int:
+        def write() -> int:
+            self._db[COMMANDS].update_one({"_id": command_id, "count": None}, {"$set": {"count": count}})
+            kept = self._db[COMMANDS].find_one({"_id": command_id}, {"count": 1})
+            number = None if kept is None else kept.get("count")
+            return number if isinstance(number, int) else count
+
+        return await self._calls.urgent(write)
+
     async def commands(self, *, now: datetime) -> list[Command]:
         def read() -> list[Command]:
             fresh = self._db[COMMANDS].find({"status": CommandStatus.NEW.value})

@@ -12,12 +12,16 @@ from bson import Binary, ObjectId
 from pymongo import UpdateOne
 
 from execution_service.core.errors import UnreadableRecord
+from execution_service.core.risk.kill import scope_from_text
+from execution_service.core.risk.limits import Scope
+from execution_service.core.risk.switch_record import record_from_document
 from execution_service.core.views.record import Document, lines_from_document, order_from_document
 from execution_service.core.views.shared import HexId
 from execution_service.storage.ports.alerts import Alert
 from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
 from execution_service.storage.ports.leases import Lease, ProcessIdentity
 from execution_service.storage.ports.orders import PEOPLE, WORLD, Stored, Told
+from execution_service.storage.ports.switches import KeptSwitch, UnreadableSwitch
 from execution_service.storage.ports.views import ViewWrite
 
 
@@ -239,3 +243,29 @@ def with_ids(value: Any) -> Any:
 
 def _utc(value: datetime) -> datetime:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+SWITCH_CONTENT_KEPT = 2000
+
+
+def kept_switch_from_document(document: Mapping[str, Any]) -> KeptSwitch:
+    """Raises nothing: what cannot be read stands for itself."""
+    try:
+        return record_from_document(document)
+    except UnreadableRecord as exc:
+        key = document.get("_id")
+        return UnreadableSwitch(
+            key=key,
+            scope=_scope_of(key),
+            version=document.get("version"),
+            reason=str(exc),
+            content=repr(document)[:SWITCH_CONTENT_KEPT],
+        )
+
+
+def _scope_of(key: Any) -> Scope | None:
+    try:
+        scope = scope_from_text(key) if isinstance(key, str) else None
+    except ValueError:
+        return None
+    return scope if str(scope) == key else None

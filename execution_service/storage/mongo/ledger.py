@@ -58,6 +58,13 @@ class MongoLedger(MongoPort):
 
         return await self._calls.ask(read)
 
+    async def accounts_holding(self) -> list[str]:
+        def read() -> list[str]:
+            found = self._db[POSITIONS].find({"is_open": True}, {"account_id": 1})
+            return sorted({str(document.get("account_id")) for document in found})
+
+        return await self._calls.ask(read)
+
     async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]:
         wanted = {"account_id": account_id, "$or": [{"is_open": True}, {"instrument.symbol": {"$in": list(symbols)}}]}
 

@@ -51,6 +51,9 @@ class CommandStore(Protocol):
     ) -> None:
         """Says what came of it, unless somebody has."""
 
+    async def first_count(self, command_id: str, count: int) -> int:
+        """Keeps a count with the command, unless one is kept already; the one that is kept. Durable when it returns."""
+
     async def commands(self, *, now: datetime) -> list[Command]:
         """Those that are NEW, or still active."""
 

@@ -24,6 +24,9 @@ class LedgerStore(Protocol):
     async def open_ledgers(self, account_id: str) -> list[LedgerEntry] | None:
         """None: they cannot all be read, and those that can are not the whole."""
 
+    async def accounts_holding(self) -> list[str]:
+        """The ids of accounts that hold something, also of those whose entries cannot be read; sorted."""
+
     async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]:
         """The open ones, and those of these symbols that are flat; without those that cannot be read, which `unreadable_ledgers` tells then."""
 

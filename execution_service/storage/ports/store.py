@@ -11,6 +11,7 @@ from execution_service.storage.ports.discrepancies import DiscrepancyStore
 from execution_service.storage.ports.leases import LeaseStore
 from execution_service.storage.ports.ledger import LedgerStore
 from execution_service.storage.ports.orders import OrderStore
+from execution_service.storage.ports.switches import SwitchStore
 from execution_service.storage.ports.unreadable import UnreadableStore
 from execution_service.storage.ports.views import ViewStore
 
@@ -23,6 +24,7 @@ class Store(
     DiscrepancyStore,
     LeaseStore,
     ViewStore,
+    SwitchStore,
     UnreadableStore,
     Protocol,
 ):
