@@ -15,6 +15,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper
 from execution_service.runtime.threads import Blocking, ThreadPool
 from execution_service.storage.mongo.alerts import MongoAlerts
+from execution_service.storage.mongo.bookmarks import MongoBookmarks
 from execution_service.storage.mongo.calls import Calls
 from execution_service.storage.mongo.commands import MongoCommands
 from execution_service.storage.mongo.commits import Commit
@@ -35,7 +36,9 @@ THREADS, THREADS_AT_A_SERVER = 2, 8
 """For questions, and at a server that is not our own for writes beside the record updates; there each waits for the way to it and back."""
 
 
-class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDiscrepancies, MongoLeases, MongoViews):
+class MongoStore(
+    MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDiscrepancies, MongoLeases, MongoViews, MongoBookmarks
+):
     """The Store on any server that speaks MongoDB's protocol: all ports on one database."""
 
     def __init__(
