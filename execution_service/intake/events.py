@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -57,6 +57,8 @@ class EventReader:
                     return parsed
                 if event_type == INTENT and self._is_copy(parsed):
                     return None
+                if read.warning is not None:
+                    parsed = replace(parsed, warning="; ".join(filter(None, (read.warning, parsed.warning))))
                 times = [moment for moment in (message.publish_time, read.decided_at) if moment is not None]
                 return ReadOrder(parsed, min(times))
             case Hint():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from execution_service.core.backoff import DEFAULT_BACKOFF
 from execution_service.core.messages.events_in import entry_data
@@ -115,6 +116,8 @@ class RedisPublisher:
                 outcomes = [exc] * len(batch)
             else:
                 self._connectivity.answers()
+                if any(isinstance(outcome, ReadOnlyError) for outcome in outcomes):
+                    await _forget_connections(self._client)
             for (_, answer), outcome in zip(batch, outcomes, strict=True):
                 if answer.done():
                     continue
@@ -138,6 +141,13 @@ class RedisPublisher:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
         await _close(self._client)
+
+
+async def _forget_connections(client: Redis) -> None:
+    """The next call makes a new one, which leads to whoever has the address by then."""
+    with contextlib.suppress(RedisError, OSError, TimeoutError):
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await client.connection_pool.disconnect()
 
 
 async def _close(client: Redis) -> None:
@@ -210,6 +220,7 @@ class RedisSubscriber:
         if exc is not None and not isinstance(exc, StoreUnavailable):
             self._connectivity.fails(str(exc) or type(exc).__name__)
         self._failures += 1
+        await _forget_connections(self._client)
         await self._clock.sleep(DEFAULT_BACKOFF.pause_seconds(self._failures))
 
     async def _read_all(self) -> None:
@@ -235,6 +246,8 @@ class RedisSubscriber:
         while True:
             try:
                 await self._read_on(event_type)
+            except ReadOnlyError:
+                raise  # another server is the primary now: it is found by a new connection
             except ResponseError as exc:
                 self._answers()
                 if "NOGROUP" not in str(exc):

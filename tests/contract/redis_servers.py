@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -57,6 +58,14 @@ class RedisServer:
         with contextlib.suppress(NotReached):
             return bool(self.client.ping())
         return False
+
+    def freeze(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self._process is not None:

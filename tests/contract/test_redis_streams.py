@@ -216,6 +216,38 @@ async def test_reading_goes_on_when_the_server_is_back_and_both_are_said_once(
         assert not living.task.done()
 
 
+async def test_server_that_freezes_is_noticed_and_read_again_when_it_thaws(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Connectivity, "fails", lambda self, why: said.append(why))
+    monkeypatch.setattr(redis_streams, "BLOCK_MILLISECONDS", 50)
+    monkeypatch.setattr(redis_streams, "ANSWER_SECONDS", 0.5)
+    async with life(server) as living:
+        await until(lambda: has_group(server))
+        server.freeze()
+        await until(lambda: said)
+        server.thaw()
+        write(server, {"n": 1})
+        await living.brings(1)
+
+
+async def test_server_that_has_become_a_replica_is_left_for_whoever_has_its_address(server: RedisServer) -> None:
+    publisher = RedisPublisher(connect(server.url), Connectivity("Redis", SystemClock()))
+    async with life(server) as living:
+        await until(lambda: has_group(server))
+        server.client.replicaof("127.0.0.1", "1")
+        with pytest.raises(PublishFailed):
+            await publisher.publish_events([closed()])
+        await asyncio.sleep(0.1)
+        server.client.replicaof("NO", "ONE")
+        write(server, {"n": 1})
+        await living.brings(1)
+        await publisher.publish_events([closed()])
+        assert not living.task.done()
+    await publisher.close()
+
+
 async def test_key_that_is_no_stream_keeps_no_other_from_being_read(server: RedisServer) -> None:
     server.client.set(STREAM, "a text")
     async with life(server, None, "execution_one", DECISION, "signal.execute") as living:

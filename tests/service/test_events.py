@@ -150,6 +150,10 @@ async def test_manual_order_with_a_price_is_a_limit_order(tmp_path: Path) -> Non
         (order,) = world.records()
         assert order.accepted_request.order_type is OrderType.LIMIT
         assert order.status is Status.FILLED
+        assert "neither signal_id nor timestamp" in order.notes[0].message
+        world.event(MANUAL, {"signal_id": "mine", "symbol": "BTCUSDT", "side": "sell", "quantity": 0.001})
+        await world.run(5)
+        assert not world.record("mine").notes
 
 
 async def test_service_that_dies_at_any_call_before_or_after_the_acknowledgement_places_one_order(

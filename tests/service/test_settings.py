@@ -199,6 +199,31 @@ def test_secret_comes_from_a_file_too(tmp_path: Path, name: str) -> None:
     assert secret.get_secret_value() == value
 
 
+def test_account_of_events_must_be_one_of_the_accounts(tmp_path: Path) -> None:
+    accounts_file(tmp_path, '[accounts.paper]\nbroker = "mock"\n')
+    assert load(tmp_path, EVENTS_ACCOUNT="paper").events_account == "paper"
+    (told,) = problems(tmp_path, EVENTS_ACCOUNT="other")
+    assert told == "EVENTS_ACCOUNT is other, which is no account; name one of the accounts."
+    assert load(tmp_path, EVENTS_ACCOUNT="other", USE_MOCK_BROKER="true").events_account == "other"
+
+
+def test_one_event_alone_makes_trades(tmp_path: Path) -> None:
+    assert load(tmp_path).trigger_events == "ai.decision.made"
+    assert load(tmp_path, TRIGGER_EVENTS="Trade.Intent").trigger_events == "trade.intent"
+    for wrong in (
+        "ai.decision.made,trade.intent",
+        "ai.decision.made trade.intent",
+        '["trade.intent"]',
+        "signal.execute",
+    ):
+        assert "TRIGGER_EVENTS" in problems(tmp_path, TRIGGER_EVENTS=wrong)[0]
+
+
+def test_redis_is_named_in_one_way(tmp_path: Path) -> None:
+    assert load(tmp_path, REDIS_HOST="redis").redis_port == 6379
+    assert len(problems(tmp_path, REDIS_HOST="redis", REDIS_URL="redis://redis")) == 1
+
+
 def test_secret_file_that_is_missing_empty_or_not_text_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\xfd")

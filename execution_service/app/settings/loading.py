@@ -83,6 +83,8 @@ def load_settings(
     brokers = {name: sources.read(manifest.variables) for name, manifest in manifests().items()}
     reading = AccountReading(environment, brokers, sources, problems)
     accounts = reading.accounts()
+    if environment.events_account not in (None, *accounts) and not environment.use_mock_broker:
+        problems.add(f"EVENTS_ACCOUNT is {environment.events_account}, which is no account; name one of the accounts.")
     problems.raise_if_any()
     return Settings.model_construct(
         **dict(environment),

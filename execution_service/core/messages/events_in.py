@@ -28,6 +28,7 @@ TRIGGERS = (DECISION, INTENT)
 MANUAL = "signal.execute"
 HINTS = ("ess.tripped", "policy.updated", "model.promoted")
 """What makes no trade: something elsewhere has changed, and may be asked for."""
+NOT_REPEATABLE = "it has neither signal_id nor timestamp: the same message, sent again, would be another order"
 DEFAULT_STRATEGY = "ai_decision"
 MANUAL_STRATEGY = "manual"
 
@@ -60,6 +61,8 @@ class EventOrder:
     data: bytes
     decided_at: datetime | None
     """When the sender decided it, as the event says."""
+    warning: str | None = None
+    """What people should know, although the order can be executed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +122,12 @@ def read_event(
     if fields.problems:
         return Unusable(reason=f"{event_type}: {'; '.join(fields.problems)}")
     head = written({name: value for name, value in order.items() if value is not None} | {"event_type": event_type})
-    return EventOrder(data=f'{head[:-1]},"event":{without_not_finite(text)}}}'.encode(), decided_at=decided_at)
+    is_repeatable = event_type != MANUAL or str(order["signal_id"]) != _derived_id("manual", message_id)
+    return EventOrder(
+        data=f'{head[:-1]},"event":{without_not_finite(text)}}}'.encode(),
+        decided_at=decided_at,
+        warning=None if is_repeatable else NOT_REPEATABLE,
+    )
 
 
 def _decided_order(fields: Fields, side: str | None, decided_at: datetime | None) -> dict[str, object]:
@@ -183,8 +191,8 @@ def _manual_order(fields: Fields, message_id: str) -> dict[str, object]:
         order["strategy_name"] = MANUAL_STRATEGY
     if order.get("signal_id") is None:
         at = fields.get("timestamp")
-        marks = (symbol, side, shown(fields.get("quantity")), str(price), message_id if at is None else str(at))
-        order["signal_id"] = _derived_id("manual", *marks)
+        marks = (symbol, side, str(fields.get("quantity")), str(price), str(at))
+        order["signal_id"] = _derived_id("manual", message_id) if at is None else _derived_id("manual", *marks)
     order.pop("action", None)
     return {**_instrument(fields, symbol), **order, "symbol": symbol, "side": side, "price": price}
 
