@@ -199,12 +199,12 @@ def test_secret_comes_from_a_file_too(tmp_path: Path, name: str) -> None:
     assert secret.get_secret_value() == value
 
 
-def test_account_of_events_must_be_one_of_the_accounts(tmp_path: Path) -> None:
+def test_account_of_events_that_is_none_of_the_accounts_is_odd(tmp_path: Path) -> None:
     accounts_file(tmp_path, '[accounts.paper]\nbroker = "mock"\n')
-    assert load(tmp_path, EVENTS_ACCOUNT="paper").events_account == "paper"
-    (told,) = problems(tmp_path, EVENTS_ACCOUNT="other")
-    assert told == "EVENTS_ACCOUNT is other, which is no account; name one of the accounts."
-    assert load(tmp_path, EVENTS_ACCOUNT="other", USE_MOCK_BROKER="true").events_account == "other"
+    assert load(tmp_path, EVENTS_ACCOUNT="paper").warnings == ()
+    (told,) = load(tmp_path, EVENTS_ACCOUNT="other").warnings
+    assert told == "EVENTS_ACCOUNT is other, which is no account: its orders are rejected"
+    assert load(tmp_path, EVENTS_ACCOUNT="other", USE_MOCK_BROKER="true").warnings == ()
 
 
 def test_one_event_alone_makes_trades(tmp_path: Path) -> None:
