@@ -16,6 +16,7 @@ import pytest
 from execution_service.app.clock import SystemClock
 from execution_service.core.messages.events_out import OutEvent
 from execution_service.runtime.connectivity import Connectivity
+from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.transport import redis_streams
 from execution_service.transport.ports import Message, PublishFailed
 from execution_service.transport.redis_streams import RedisPublisher, RedisSubscriber, UnusableAddress, connect
@@ -160,6 +161,36 @@ async def test_what_a_dead_replica_had_in_hand_another_claims(
         await other.brings(1)
         other.acknowledge()
         await until(lambda: pending(server) == 0)
+
+
+async def test_replicas_share_the_entries_of_a_stream(server: RedisServer) -> None:
+    bookmarks = Bookmarks()
+    async with life(server, bookmarks, "execution_a") as one, life(server, bookmarks, "execution_b") as other:
+        await until(lambda: has_group(server))
+        for n in range(200):
+            write(server, {"n": n})
+        await until(lambda: len(one.collect()) + len(other.collect()) == 200)
+        assert sorted(body["n"] for body in one.collect() + other.collect()) == list(range(200))
+
+
+class AbsentStore(Bookmarks):
+    is_away = True
+
+    async def bookmark(self, name: str) -> str | None:
+        if self.is_away:
+            raise StoreUnavailable("no route to the store")
+        return await super().bookmark(name)
+
+
+async def test_stream_is_not_read_before_the_store_says_where_to_begin(server: RedisServer) -> None:
+    bookmarks = AbsentStore()
+    bookmarks.marks[STREAM] = write(server, {"n": 1})
+    write(server, {"n": 2})
+    async with life(server, bookmarks) as living:
+        await asyncio.sleep(0.2)
+        assert not has_group(server)
+        bookmarks.is_away = False
+        await living.brings(2)
 
 
 async def test_after_a_flush_nothing_that_came_since_is_missed(server: RedisServer) -> None:

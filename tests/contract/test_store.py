@@ -1544,3 +1544,29 @@ async def test_ledgers_of_an_account_are_the_open_ones_and_the_flat_ones_of_give
     await store.save_ledgers(entries)
     assert {e.instrument.symbol for e in await store.ledgers_of_account("acct-1", ["SPY", "TSLA"])} == {"AAPL", "SPY"}
     assert [e.position.quantity for e in await store.ledgers_of_account("acct-2", [])] == [Decimal(7)]
+
+
+# --- bookmarks ------------------------------------------------------------------------------------------------------
+
+
+async def test_bookmark_is_the_last_that_was_set_and_each_name_has_its_own(store: MongoStore) -> None:
+    assert await store.bookmark("quantum:stream:a.b") is None
+    await store.set_bookmark("quantum:stream:a.b", "1-0")
+    await store.set_bookmark("quantum:stream:a.b", "2-0")
+    await store.set_bookmark("other", "9-0")
+    assert await store.bookmark("quantum:stream:a.b") == "2-0"
+    assert await store.bookmark("other") == "9-0"
+
+
+async def test_bookmark_that_makes_no_sense_is_none(store: MongoStore) -> None:
+    store._db["execution_bookmarks"].insert_one({"_id": "odd", "value": {"a": 1}})
+    assert await store.bookmark("odd") is None
+
+
+async def test_bookmarks_while_the_server_is_away_say_so(store: MongoStore, faults: Faults) -> None:
+    faults.refuse("find_one")
+    with pytest.raises(StoreUnavailable):
+        await store.bookmark("a")
+    faults.refuse("update_one")
+    with pytest.raises(StoreUnavailable):
+        await store.set_bookmark("a", "1-0")
