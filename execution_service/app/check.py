@@ -93,6 +93,9 @@ async def _connections(settings: Settings, world: World) -> list[Finding]:
         ("confirmations out", world.publisher),
     ):
         found.append(await _tried(name, part.path, part.check))
+    found += [await _tried("events", part.path, part.check) for part in world.parts.events.topics]
+    if world.parts.events.redis is not None:
+        found.append(await _tried("events on Redis", "Redis Streams", world.parts.events.redis.check))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import secrets
@@ -17,6 +18,7 @@ import structlog
 
 from brokers.base import Fill
 from brokers.factory import BrokerFactory
+from execution_service.app.events import Topic
 from execution_service.app.notice import ENDPOINTS, keep_endpoints, withdraw_endpoints, write_endpoints
 from execution_service.app.settings.loading import Settings
 from execution_service.app.wiring import CannotStart, Parts, World, build, real_world
@@ -60,6 +62,7 @@ class ExecutionService:
         self.intake = rooms.intake
         self.orphans = rooms.orphans
         self.unreadable = rooms.unreadable
+        self.event_reader = rooms.event_reader
         self._is_begun = False
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -76,14 +79,15 @@ class ExecutionService:
         await self.commands.start()
         await self.ownership.start()
         self._keep(*self.ownership.parts(), *self.kill_switches.parts())
-        self._keep(Part(ORDERS_IN, lambda: self.intake.run(self._parts.orders)))
+        self._keep(Part(ORDERS_IN, lambda: self.intake.run(self._parts.orders)), *self._events_in())
         self._keep(*self.commands.parts(self._parts.commands))
         self._keep(*self.outbox.parts())
         self._keep(*self.accounts.parts(), *self.orphans.parts(), *self.unreadable.parts())
 
     async def take_no_more(self) -> None:
         """No message is stored any more: whoever pulls them can hand back what was not."""
-        await self.supervisor.end(ORDERS_IN, *self._names_of(self.commands.parts(self._parts.commands)))
+        others = (*self._events_in(), *self.commands.parts(self._parts.commands))
+        await self.supervisor.end(ORDERS_IN, *self._names_of(others))
         self.accounts.begin_no_more()
 
     async def stop(self) -> None:
@@ -121,6 +125,12 @@ class ExecutionService:
                 f"The alert was perhaps not sent: {str(exc) or type(exc).__name__}", action="last_alert_not_sent"
             )
         return reason
+
+    def _events_in(self) -> Sequence[Part]:
+        return [
+            Part(f"events in: {name}", functools.partial(self.intake.run, inbox))
+            for name, inbox in self._parts.events.inboxes.items()
+        ]
 
     def _keep(self, *parts: Part) -> None:
         for part in parts:
@@ -242,7 +252,7 @@ async def serve(
             for revival in world.revivals:
                 service.supervisor.keep(revival)
             await world.parts.notifier.start()
-            pubsub = (world.orders, world.commands, world.publisher)
+            pubsub: Sequence[Topic] = (world.orders, world.commands, world.publisher, *world.parts.events.topics)
             checks = {"the store": world.parts.store.open} | {f"Pub/Sub ({part.path})": part.check for part in pubsub}
             await side_by_side(_patiently(checks, stop), _load_ahead(settings))
             if stop.is_set():
@@ -257,6 +267,7 @@ async def serve(
             pulls = [
                 Part("pull of orders", world.orders.run),
                 Part("pull of commands", world.commands.run),
+                *world.parts.events.pulls,
             ]
             around = [
                 Part("watch over Pub/Sub", world.orders.watch),

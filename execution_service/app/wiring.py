@@ -16,6 +16,15 @@ from brokers.base import Broker
 from brokers.factory import BrokerFactory
 from execution_service.app.clock import SystemClock
 from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
+from execution_service.app.events import (
+    NO_EVENTS,
+    EventSources,
+    EventsUnusable,
+    event_sinks,
+    event_sources,
+    event_subscriptions,
+    event_topics,
+)
 from execution_service.app.settings.accounts import Account
 from execution_service.app.settings.loading import Settings
 from execution_service.app.supervisor import Supervisor
@@ -38,6 +47,7 @@ from execution_service.delivery.confirmations import Confirmations
 from execution_service.delivery.dispatch import Delivery
 from execution_service.delivery.stream import Sink
 from execution_service.delivery.unreadable import UnreadableRecords
+from execution_service.intake.events import EventReader
 from execution_service.intake.intake import Intake
 from execution_service.ownership.account_ownership import AccountOwnership
 from execution_service.ownership.alone import Alone
@@ -112,6 +122,8 @@ class Parts:
     uses_ordering_keys: bool = False
     more_sinks: Sequence[Sink] = ()
     """Where events of orders go besides `execution-confirmations`."""
+    events: EventSources = NO_EVENTS
+    """Where events of the systems around us come from, and go to."""
 
 
 class ConfiguredAccounts:
@@ -168,6 +180,7 @@ class Rooms:
     intake: Intake
     orphans: Orphans
     unreadable: UnreadableRecords
+    event_reader: EventReader
 
 
 def build(parts: Parts) -> Rooms:
@@ -183,7 +196,7 @@ def build(parts: Parts) -> Rooms:
         store=store,
         notifier=parts.notifier,
         clock=clock,
-        sinks=[confirmations, *parts.more_sinks],
+        sinks=[confirmations, *event_sinks(parts.events, directory), *parts.more_sinks],
         parties=directory,
         max_attempts=parts.rules.max_retry_attempts,
         ownership=ownership,
@@ -216,6 +229,7 @@ def build(parts: Parts) -> Rooms:
         nonce=parts.nonce,
         keeper=supervisor,
     )
+    event_reader = EventReader(clock, parts.events.account_id)
     intake = Intake(
         store=store,
         live_orders=live_orders,
@@ -224,6 +238,7 @@ def build(parts: Parts) -> Rooms:
         cancels=cancels,
         alerts=alerts,
         ownership=ownership,
+        events=event_reader,
     )
     commands = _commands(
         parts,
@@ -249,6 +264,7 @@ def build(parts: Parts) -> Rooms:
         intake=intake,
         orphans=orphans,
         unreadable=UnreadableRecords(store=store, clock=clock, alerts=alerts),
+        event_reader=event_reader,
     )
 
 
@@ -384,6 +400,9 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
                 connectivity=connectivity,
             )
             stack.push_async_callback(commands.close)
+            events = await stack.enter_async_context(
+                event_sources(settings, emulator_host=pubsub_host, store=store, clock=clock, pubsub=connectivity)
+            )
         notifier = notifier_of(settings)
         stack.push_async_callback(notifier.close)
         parts = Parts(
@@ -407,6 +426,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             processes=ProcessTable(),
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
+            events=events,
         )
         yield World(parts, orders, commands, publisher, uri, pubsub_host, revivals)
 
@@ -416,7 +436,7 @@ def _usable() -> Iterator[None]:
     """Addresses and credentials that can never work end the start with a sentence."""
     try:
         yield
-    except (StoreUnavailable, PublishFailed) as exc:
+    except (StoreUnavailable, PublishFailed, EventsUnusable) as exc:
         raise CannotStart(str(exc)) from exc
 
 
@@ -431,10 +451,11 @@ def _topic_plan(settings: Settings) -> TopicPlan:
     confirmations = settings.execution_confirmations_topic
     return TopicPlan(
         settings.google_cloud_project,
-        ("trading-orders", "order-commands", confirmations),
+        ("trading-orders", "order-commands", confirmations, *event_topics(settings)),
         (
             (settings.trading_orders_subscription, "trading-orders"),
             (settings.order_commands_subscription, "order-commands"),
             (f"{confirmations}-sub", confirmations),
+            *event_subscriptions(settings),
         ),
     )

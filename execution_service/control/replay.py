@@ -9,7 +9,7 @@ from typing import Protocol
 from execution_service.control.requests import Replay
 from execution_service.control.results import Done, Refused
 from execution_service.storage.ports.store import Store
-from execution_service.transport.ports import Message
+from execution_service.transport.ports import RECEIVED_AS, Message
 
 
 class TakesOrders(Protocol):
@@ -37,6 +37,7 @@ class ReplayDeadLetter:
             data=letter.payload,
             publish_time=letter.publish_time,
             attributes=letter.attributes,
+            event_type=letter.attributes.get(RECEIVED_AS),
         )
         await self._intake.take([message])
         again = await self._store.dead_letter(message.message_id)

@@ -1,9 +1,10 @@
-"""From a Pub/Sub message to a stored order, a stored refusal or a dead letter, and only then the acknowledgement."""
+"""From a message to a stored order, a stored refusal or a dead letter, and only then the acknowledgement."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 import structlog
@@ -17,6 +18,7 @@ from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.texts.log import log_line, order_received
 from execution_service.core.texts.orders import conflict
 from execution_service.core.texts.service import dead_letters, messages_handed_back
+from execution_service.intake.events import EventReader
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrders
@@ -27,7 +29,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import Stored, Told
 from execution_service.storage.ports.store import Store
 from execution_service.transport.inbox import Inbox
-from execution_service.transport.ports import Message
+from execution_service.transport.ports import RECEIVED_AS, RECEIVED_ID, Message
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +74,9 @@ class Intake:
         cancels: Cancels,
         alerts: RaisesAlerts,
         ownership: Ownership,
+        events: EventReader,
     ) -> None:
+        """`events` reads the messages that came as events."""
         self._store = store
         self._live = live_orders
         self._clock = clock
@@ -80,6 +84,7 @@ class Intake:
         self._cancels = cancels
         self._alerts = alerts
         self._ownership = ownership
+        self._events = events
 
     async def run(self, inbox: Inbox) -> None:
         """Until cancelled."""
@@ -94,11 +99,13 @@ class Intake:
         letters: list[DeadLetter] = []
         received: list[tuple[Message, ParsedOrder, Order]] = []
         for message in messages:
-            parsed = parse_order(message.data)
-            if isinstance(parsed, Unusable):
-                letters.append(self._dead_letter(message, parsed.reason))
-            else:
-                received.append((message, parsed, self._order(parsed, message)))
+            read = parse_order(message.data) if message.event_type is None else self._events.read(message)
+            if isinstance(read, Unusable):
+                letters.append(self._dead_letter(message, read.reason))
+            elif isinstance(read, ParsedOrder):
+                received.append((message, read, self._order(read, message.publish_time, message)))
+            elif read is not None:
+                received.append((message, read.parsed, self._order(read.parsed, read.published_at, message)))
         if received:
             # Those that are to be cancelled are stored as well: they stay until that is done.
             await self._cancels.named_by_cancels([order for _, _, order in received])
@@ -120,12 +127,12 @@ class Intake:
             message.ack()
         return [order.order_id for _, order in meant]
 
-    def _order(self, parsed: ParsedOrder, message: Message) -> Order:
+    def _order(self, parsed: ParsedOrder, published_at: datetime, message: Message) -> Order:
         return new_order(
             parsed.identity,
             parsed.request,
             received_at=self._clock.now(),
-            published_at=message.publish_time,
+            published_at=published_at,
             message_id=message.message_id,
             raw=parsed.raw,
         )
@@ -229,9 +236,18 @@ class Intake:
             payload=message.data,
             reason=reason,
             publish_time=message.publish_time,
-            attributes=message.attributes,
+            attributes=_attributes_to_keep(message),
             received_at=self._clock.now(),
         )
+
+
+def _attributes_to_keep(message: Message) -> dict[str, str]:
+    """Of a dead letter: with what is needed to read an event once more, and without what only looks like it."""
+    kept = {name: value for name, value in message.attributes.items() if name not in (RECEIVED_AS, RECEIVED_ID)}
+    if message.event_type is None:
+        return kept
+    first_id = message.attributes.get(RECEIVED_ID, message.message_id)
+    return {**kept, RECEIVED_AS: message.event_type, RECEIVED_ID: first_id}
 
 
 def _means_the_same(order: Order, first: Order) -> bool:

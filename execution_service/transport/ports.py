@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
+
+from execution_service.core.messages.events_out import OutEvent
+
+RECEIVED_AS, RECEIVED_ID = "received_as", "received_id"
+"""Attributes of a dead letter that was an event: its type, and the id of its message."""
 
 
 class PublishFailed(Exception):
@@ -18,12 +23,14 @@ class TopicMissing(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message as Pub/Sub delivered it; it is delivered again until `ack` is called."""
+    """One message as Pub/Sub or a Redis stream delivered it; it is delivered again until `ack` is called."""
 
     message_id: str
     data: bytes
     publish_time: datetime
     attributes: Mapping[str, str] = field(default_factory=dict)
+    event_type: str | None = None
+    """The event that it is, where it came as one; None: an order or a command, by the subscription that it came from."""
     ack: Callable[[], None] = lambda: None
     nack: Callable[[], None] = lambda: None
 
@@ -31,3 +38,10 @@ class Message:
 class Publisher(Protocol):
     async def publish(self, data: bytes, attributes: Mapping[str, str], ordering_key: str) -> None:
         """Returns when Pub/Sub has the message. Raises PublishFailed."""
+
+
+class EventPublisher(Protocol):
+    """Publishes events of several types, each where its readers look for it."""
+
+    async def publish_events(self, events: Sequence[OutEvent]) -> None:
+        """Returns when all of them are there. Raises PublishFailed: some may be."""

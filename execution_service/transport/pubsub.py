@@ -217,7 +217,8 @@ class _Held(Scheduler):  # type: ignore[misc]
     an acknowledgement given before is not lost, and none given after that undoes a handing back.
     """
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: Inbox, event_type: str | None) -> None:
+        self.event_type = event_type
         self._inbox, self._loop = inbox, asyncio.get_running_loop()
         self._queue: queue.Queue[Any] = queue.Queue()
         self._lock = threading.Lock()
@@ -267,12 +268,21 @@ class GoogleSubscriber:
     """
 
     def __init__(
-        self, project: str, subscription: str, *, emulator_host: str | None, clock: Clock, connectivity: Connectivity
+        self,
+        project: str,
+        subscription: str,
+        *,
+        emulator_host: str | None,
+        clock: Clock,
+        connectivity: Connectivity,
+        event_type: str | None = None,
     ) -> None:
+        """`event_type`: what its messages are, where they are events."""
         with _usable_credentials():
             self._client = pubsub_v1.SubscriberClient(**_transport(SubscriberGrpcTransport, emulator_host))
         self._clock = clock
         self._connectivity = connectivity
+        self._event_type = event_type
         self.path = self._client.subscription_path(project, subscription)
         self.messages = Inbox()
         self.trouble = ""
@@ -315,7 +325,7 @@ class GoogleSubscriber:
         )
         while True:
             await self.messages.until_accepting()
-            held = _Held(self.messages)
+            held = _Held(self.messages, self._event_type)
             pull = self._client.subscribe(
                 self.path,
                 held.add,
@@ -378,6 +388,7 @@ def _message(message: GoogleMessage, held: _Held) -> Message:
         data=message.data,
         publish_time=message.publish_time,
         attributes=dict(message.attributes),
+        event_type=held.event_type,
         ack=functools.partial(held.settle, message, message.ack),
         nack=functools.partial(held.settle, message, message.nack),
     )

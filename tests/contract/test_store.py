@@ -1588,3 +1588,29 @@ async def test_a_document_whose_key_is_no_scope_is_of_no_scope(store: MongoStore
     found = await store.switches()
     assert all(isinstance(each, UnreadableSwitch) and each.scope is None for each in found)
     assert len(found) == 3
+
+
+# --- bookmarks ------------------------------------------------------------------------------------------------------
+
+
+async def test_bookmark_is_the_last_that_was_set_and_each_name_has_its_own(store: MongoStore) -> None:
+    assert await store.bookmark("quantum:stream:a.b") is None
+    await store.set_bookmark("quantum:stream:a.b", "1-0")
+    await store.set_bookmark("quantum:stream:a.b", "2-0")
+    await store.set_bookmark("other", "9-0")
+    assert await store.bookmark("quantum:stream:a.b") == "2-0"
+    assert await store.bookmark("other") == "9-0"
+
+
+async def test_bookmark_that_makes_no_sense_is_none(store: MongoStore) -> None:
+    store._db["execution_bookmarks"].insert_one({"_id": "odd", "value": {"a": 1}})
+    assert await store.bookmark("odd") is None
+
+
+async def test_bookmarks_while_the_server_is_away_say_so(store: MongoStore, faults: Faults) -> None:
+    faults.refuse("find_one")
+    with pytest.raises(StoreUnavailable):
+        await store.bookmark("a")
+    faults.refuse("update_one")
+    with pytest.raises(StoreUnavailable):
+        await store.set_bookmark("a", "1-0")

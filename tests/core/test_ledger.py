@@ -15,7 +15,7 @@ from brokers.base import Side
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order, apply_all
-from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
+from execution_service.core.positions.ledger import Held, LedgerEntry, LedgerKey, Line, fold, key_of, settled
 from execution_service.core.reconcile.positions import Holding, by_product
 from execution_service.core.views.record import ledger_from_document, ledger_to_document
 from tests.builders import (
@@ -133,6 +133,20 @@ def test_the_line_of_an_exit_tells_its_profit() -> None:
     assert [line.realized for line in lines.values()] == [80, -60]
     assert [line.closed for line in lines.values()] == [40, 60]
     assert [p.episode for p in entry.ended] == [1]
+
+
+def test_each_line_keeps_the_position_as_it_was_after_it() -> None:
+    entry_order = working("in", Side.BUY, filled_by("f1", 40, "10.00"), filled_by("f2", 60, "11.00"))
+    entry, lines = folded(empty(entry_order), entry_order)
+    assert [lines[n].held for n in (3, 4)] == [
+        Held(Decimal(40), Decimal(400), Decimal(0)),
+        Held(Decimal(100), Decimal(1060), Decimal(0)),
+    ]
+    turn = working("turn", Side.SELL, filled_by("f3", 130, "12.00"))
+    _, lines = folded(entry, turn)
+    assert lines[3].held == Held(Decimal(-30), Decimal(-360), Decimal(140)), (
+        "the profit is that of the trade that ended"
+    )
 
 
 def test_the_instruments_multiplier_counts() -> None:

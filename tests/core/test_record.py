@@ -21,7 +21,7 @@ from execution_service.core.orders.events import Cancelled, Event, Rejected, sto
 from execution_service.core.orders.order import Order, apply, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
 from execution_service.core.orders.status import Reason, ReasonCode, Status
-from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
+from execution_service.core.positions.ledger import Held, LedgerEntry, LedgerKey, Line
 from execution_service.core.positions.position import Position
 from execution_service.core.views.record import (
     Document,
@@ -177,6 +177,14 @@ def test_lines_survive_the_store_with_and_without_a_closed_quantity() -> None:
     document = stored({"lines": lines_to_document(lines)})["lines"]
     assert lines_from_document(document) == lines
     assert "closed" not in document["3"]
+
+
+def test_position_after_a_line_survives_the_store_and_earlier_lines_have_none() -> None:
+    held = Held(Decimal("-0.004"), Decimal("-200.10"), Decimal("12.5"))
+    lines = {3: Line(3, 1, 1, Decimal(0)), 4: Line(4, 2, 1, Decimal(1), Decimal(4), held)}
+    document = stored({"lines": lines_to_document(lines)})["lines"]
+    assert [line.held for line in lines_from_document(document).values()] == [None, held]
+    assert "held" not in document["3"]
 
 
 # --- exactness ------------------------------------------------------------------------------------------------------

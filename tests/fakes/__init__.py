@@ -4,7 +4,7 @@ from tests.fakes.broker import GatedBroker
 from tests.fakes.clock import HandClock
 from tests.fakes.people import RecordingNotifier
 from tests.fakes.process import Died, Gate, Moment
-from tests.fakes.pubsub import RecordingPublisher
+from tests.fakes.pubsub import RecordingEvents, RecordingPublisher
 from tests.fakes.store import DATABASE, FakeMongoClient
 from tests.fakes.world import (
     ACCOUNT,
@@ -34,6 +34,7 @@ __all__ = [
     "GatedBroker",
     "HandClock",
     "Moment",
+    "RecordingEvents",
     "RecordingNotifier",
     "RecordingPublisher",
     "World",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from execution_service.core.messages.events_out import OutEvent
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Message, PublishFailed
 from tests.fakes.process import Gate
@@ -36,7 +37,7 @@ class Subscription:
 
     def __init__(self, name: str, gate: Gate) -> None:
         self._name, self._gate = name, gate
-        self._messages: dict[str, tuple[bytes, datetime, Mapping[str, str]]] = {}
+        self._messages: dict[str, tuple[bytes, datetime, Mapping[str, str], str | None]] = {}
         self._count = itertools.count(1)
         self.handed_back: list[str] = []
         """Ids of messages that came back unacknowledged because no more were wanted."""
@@ -46,17 +47,19 @@ class Subscription:
     def unacknowledged(self) -> list[str]:
         return list(self._messages)
 
-    def publish(self, data: bytes, at: datetime, attributes: Mapping[str, str] | None = None) -> str:
+    def publish(
+        self, data: bytes, at: datetime, attributes: Mapping[str, str] | None = None, event_type: str | None = None
+    ) -> str:
         message_id = f"{self._name}-{next(self._count)}"
-        self._messages[message_id] = (data, at, attributes or {})
+        self._messages[message_id] = (data, at, attributes or {}, event_type)
         self._deliver(message_id)
         return message_id
 
     def deliver_elsewhere(self, other: Subscription) -> None:
         """What nobody has acknowledged goes to somebody else."""
         left, self._messages = self._messages, {}
-        for data, at, attributes in left.values():
-            other.publish(data, at, attributes)
+        for data, at, attributes, event_type in left.values():
+            other.publish(data, at, attributes, event_type)
 
     def redeliver(self) -> None:
         """A new life gets everything that nobody has acknowledged, and no queue of the old."""
@@ -75,7 +78,7 @@ class Subscription:
     def _deliver(self, message_id: str) -> None:
         if self.queue.is_refusing:
             return
-        data, at, attributes = self._messages[message_id]
+        data, at, attributes, event_type = self._messages[message_id]
 
         def ack() -> None:
             number = self._gate.enter(f"{self._name}.ack")
@@ -83,7 +86,14 @@ class Subscription:
             self._gate.leave(number)
 
         self.queue.put_nowait(
-            Message(message_id=message_id, data=data, publish_time=at, attributes=attributes, ack=ack)
+            Message(
+                message_id=message_id,
+                data=data,
+                publish_time=at,
+                attributes=attributes,
+                event_type=event_type,
+                ack=ack,
+            )
         )
 
 
@@ -118,3 +128,25 @@ class RecordingPublisher:
 
     def statuses(self, signal_id: str) -> list[str]:
         return [body["status"] for body in self.of(signal_id)]
+
+
+class RecordingEvents:
+    """Keeps the events that were published; fails while `is_away`."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+        self.told: list[OutEvent] = []
+
+    async def publish_events(self, events: Sequence[OutEvent]) -> None:
+        await asyncio.sleep(0)
+        if self.is_away:
+            raise PublishFailed("no route to Redis")
+        self.told += events
+
+    @property
+    def types(self) -> list[str]:
+        return [event.event_type for event in self.told]
+
+    def of(self, event_type: str) -> list[Mapping[str, object]]:
+        """The bodies of one type, as they were published."""
+        return [event.body for event in self.told if event.event_type == event_type]

@@ -21,9 +21,11 @@ from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerUnavailable
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.model import Fault, Market, PaperOrder
+from execution_service.app.events import EventSources, EventsOut
 from execution_service.app.service import ExecutionService
 from execution_service.app.settings.accounts import Account
 from execution_service.app.wiring import Parts
+from execution_service.core.messages.events_out import EVENTS_OUT, EXECUTION_RESULT
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.views.record import order_from_document
@@ -32,6 +34,7 @@ from execution_service.ownership.processes import Processes
 from execution_service.runtime.threads import InPlace
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.trading.trader import TradingRules
+from execution_service.transport.ports import EventPublisher
 from tests.fakes.broker import BookInPlace, BrokerFaults, GatedBroker, Reservations
 from tests.fakes.clock import HandClock
 from tests.fakes.people import RecordingNotifier
@@ -106,6 +109,8 @@ class World:
         processes: Processes | None = None,
         beside: World | None = None,
         more_sinks: Sequence[Sink] = (),
+        events_out: EventPublisher | None = None,
+        events_account: str | None = ACCOUNT,
         clock: Any = None,
         mongo: Any = None,
     ) -> None:
@@ -119,6 +124,7 @@ class World:
         self.mongo: Any = mongo or (mongomock.MongoClient(tz_aware=True) if beside is None else beside.mongo)
         self.orders = Subscription("orders", self.gate)
         self.commands = Subscription("commands", self.gate)
+        self.events = Subscription("events", self.gate)
         self.publisher = RecordingPublisher(self.gate)
         self.notifier = RecordingNotifier(self.gate, self.clock)
         if beside is not None:  # the world hears both
@@ -136,6 +142,7 @@ class World:
         self._lease_seconds = lease_seconds
         self.processes = processes
         self._more_sinks = more_sinks
+        self._events_out, self._events_account = events_out, events_account
         self._accounts = {
             a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
             for a in (*accounts, *unnamed_accounts)
@@ -175,6 +182,7 @@ class World:
     async def _begin(self) -> None:
         self.orders.redeliver()
         self.commands.redeliver()
+        self.events.redeliver()
         nonce = f"life-{self._lives}-{self._mark}"
         store = self._make_store(nonce)
         await store.open()
@@ -194,9 +202,16 @@ class World:
                 lease_seconds=self._lease_seconds,
                 processes=self.processes,
                 more_sinks=self._more_sinks,
+                events=self._event_sources(),
             )
         )
         await self._service.start()
+
+    def _event_sources(self) -> EventSources:
+        types = (*EVENTS_OUT, EXECUTION_RESULT)
+        publisher = self._events_out
+        out = [] if publisher is None else [EventsOut(place="Redis", cursor="events", types=types, publisher=publisher)]
+        return EventSources(account_id=self._events_account, inboxes={"events": self.events.queue}, out=out)
 
     def _make_store(self, nonce: str) -> MongoStore:
         client: Any = FakeMongoClient(self.mongo, self.gate, self.store_faults)
@@ -314,6 +329,12 @@ class World:
         fields |= changes
         body = {name: value for name, value in fields.items() if value is not None}
         return self.send_raw(json.dumps(body).encode(), age_seconds=age_seconds)
+
+    def event(self, event_type: str, body: Mapping[str, Any] | bytes, *, age_seconds: float = 0.0) -> str:
+        """Publishes an event; with an age it was published, not decided, so long ago."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        at = self.clock.now() - timedelta(seconds=age_seconds)
+        return self.events.publish(data, at, event_type=event_type)
 
     def send_raw(self, data: bytes, *, age_seconds: float = 0.0, attributes: Mapping[str, str] | None = None) -> str:
         return self.orders.publish(data, self.clock.now() - timedelta(seconds=age_seconds), attributes)

@@ -193,9 +193,35 @@ def test_telegram_without_token_or_chat_is_a_problem_only_when_enabled(tmp_path:
 
 @pytest.mark.parametrize("name", sorted(set(secret_names()) - {"KITE_ACCESS_TOKEN"}))
 def test_secret_comes_from_a_file_too(tmp_path: Path, name: str) -> None:
-    (tmp_path / "secret").write_text("  mongodb://hidden-value\n")
+    value = "redis://hidden-value" if name == "REDIS_URL" else "mongodb://hidden-value"
+    (tmp_path / "secret").write_text(f"  {value}\n")
     secret = load(tmp_path, **ON_MOCK, **{f"{name}_FILE": "secret"}).value(name)
-    assert secret.get_secret_value() == "mongodb://hidden-value"
+    assert secret.get_secret_value() == value
+
+
+def test_account_of_events_that_is_none_of_the_accounts_is_odd(tmp_path: Path) -> None:
+    accounts_file(tmp_path, '[accounts.paper]\nbroker = "mock"\n')
+    assert load(tmp_path, EVENTS_ACCOUNT="paper").warnings == ()
+    (told,) = load(tmp_path, EVENTS_ACCOUNT="other").warnings
+    assert told == "EVENTS_ACCOUNT is other, which is no account: its orders are rejected"
+    assert load(tmp_path, EVENTS_ACCOUNT="other", USE_MOCK_BROKER="true").warnings == ()
+
+
+def test_one_event_alone_makes_trades(tmp_path: Path) -> None:
+    assert load(tmp_path).trigger_events == "ai.decision.made"
+    assert load(tmp_path, TRIGGER_EVENTS="Trade.Intent").trigger_events == "trade.intent"
+    for wrong in (
+        "ai.decision.made,trade.intent",
+        "ai.decision.made trade.intent",
+        '["trade.intent"]',
+        "signal.execute",
+    ):
+        assert "TRIGGER_EVENTS" in problems(tmp_path, TRIGGER_EVENTS=wrong)[0]
+
+
+def test_redis_is_named_in_one_way(tmp_path: Path) -> None:
+    assert load(tmp_path, REDIS_HOST="redis").redis_port == 6379
+    assert len(problems(tmp_path, REDIS_HOST="redis", REDIS_URL="redis://redis")) == 1
 
 
 def test_secret_file_that_is_missing_empty_or_not_text_is_a_problem(tmp_path: Path) -> None:
@@ -226,6 +252,7 @@ def test_access_token_file_stays_a_path_and_may_come_later(tmp_path: Path) -> No
 def test_no_secret_shows_in_repr_printable_or_problems(tmp_path: Path) -> None:
     secrets = {name: f"s3cret-{number}" for number, name in enumerate(secret_names())}
     secrets["MONGODB_URI"] = "mongodb://trader:s3cret-p%40ss@db.example:27017/x?authSource=admin"
+    secrets["REDIS_URL"] = "redis://:s3cret-redis@redis.example/0"
     accounts_file(
         tmp_path,
         '[accounts.z]\nbroker = "zerodha"\napi_key = { env = "OTHER_KEY" }\nuser_id = { env = "USER" }\n',
@@ -250,6 +277,7 @@ def test_no_secret_shows_in_repr_printable_or_problems(tmp_path: Path) -> None:
         "s3cret-user",
         "s3cret-p%40ss",
         "s3cret-p@ss",
+        "s3cret-redis",
     }
 
     told = problems(tmp_path, MONGODB_URI="s3cret:no-address", OTHER_KEY="s3cret-1", USER="s3cret-2", API_PORT="x")

@@ -83,11 +83,14 @@ def load_settings(
     brokers = {name: sources.read(manifest.variables) for name, manifest in manifests().items()}
     reading = AccountReading(environment, brokers, sources, problems)
     accounts = reading.accounts()
+    warnings = sources.near_misses(reading.references)
+    if environment.events_account not in (None, *accounts) and not environment.use_mock_broker:
+        warnings.append(f"EVENTS_ACCOUNT is {environment.events_account}, which is no account: its orders are rejected")
     problems.raise_if_any()
     return Settings.model_construct(
         **dict(environment),
         accounts=MappingProxyType(accounts),
-        warnings=tuple(sources.near_misses(reading.references)),
+        warnings=tuple(warnings),
         brokers=MappingProxyType(brokers),
         secret_values=secret_values((environment, *brokers.values()), reading.references.values()),
         has_google_credentials=sources.has_google_credentials,

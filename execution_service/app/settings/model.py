@@ -67,6 +67,23 @@ EmulatorHost = Annotated[str, Field(pattern=r"^[^\s/@]+:\d+$")]
 MongodbAddress = Annotated[SecretStr, AfterValidator(_mongodb_address)]
 
 
+class TriggerEvent(StrEnum):
+    """Which event makes trades by itself. One decision appears as both, so that both would double every trade."""
+
+    DECISION = "ai.decision.made"
+    INTENT = "trade.intent"
+
+
+def _redis_address(secret: SecretStr) -> SecretStr:
+    if not re.match(r"(rediss?|unix)://.", secret.get_secret_value()):
+        raise ValueError("not a Redis address")
+    return secret
+
+
+_REDIS_ADDRESS = Allowed("an address that begins with redis://, rediss:// or unix://")
+RedisAddress = Annotated[SecretStr, AfterValidator(_redis_address)]
+
+
 class Environment(Variables):
     """The service's own variables, one attribute each; those of the brokers stand in their manifests.
 
@@ -101,6 +118,15 @@ class Environment(Variables):
         ExitPositionCheck, BeforeValidator(lower), Allowed("when_differs, always or off")
     ] = ExitPositionCheck.WHEN_DIFFERS
 
+    redis_url: Annotated[RedisAddress | None, _REDIS_ADDRESS] = None
+    redis_host: Host | None = None
+    redis_port: Port = 6379
+    trigger_events: Annotated[
+        TriggerEvent, BeforeValidator(lower), Allowed("ai.decision.made or trade.intent, one of the two")
+    ] = TriggerEvent.DECISION
+    pubsub_events: Flag = False
+    events_account: Name | None = None
+
     telegram_enabled: Flag = False
     telegram_bot_token: SecretStr | None = None
     telegram_chat_id: Annotated[Name | None, Allowed("a chat's id or an @channel")] = None
@@ -119,6 +145,8 @@ class Environment(Variables):
     def contradictions(self) -> list[str]:
         """What cannot be used together, of settings that are right by themselves; a sentence each."""
         found = []
+        if self.redis_url is not None and self.redis_host is not None:
+            found.append("REDIS_URL and REDIS_HOST are both set; set one of them.")
         if self.telegram_enabled and self.telegram_bot_token is None:
             found.append(
                 "TELEGRAM_ENABLED is true but TELEGRAM_BOT_TOKEN is not set; set it (or TELEGRAM_BOT_TOKEN_FILE)."

@@ -18,15 +18,15 @@ def secret_values(models: Iterable[Variables], referenced: Iterable[str]) -> tup
             secret = getattr(variables, name.lower())
             if secret is not None:
                 values.append(secret.get_secret_value())
-            if secret is not None and name == "MONGODB_URI":
+            if secret is not None and name in ("MONGODB_URI", "REDIS_URL"):
                 password = password_in(secret.get_secret_value())
                 values += [password, unquote(password)]
     return tuple(value for value in dict.fromkeys([*values, *referenced]) if value)
 
 
-def password_in(mongodb_uri: str) -> str:
+def password_in(address: str) -> str:
     """Empty where there is none."""
-    credentials = mongodb_uri.partition("://")[2].rpartition("@")[0]
+    credentials = address.partition("://")[2].rpartition("@")[0]
     return credentials.partition(":")[2]
 
 

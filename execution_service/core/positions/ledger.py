@@ -67,6 +67,18 @@ def holding_for(order: Order, terms: ContractTerms | None, held: Mapping[str, Co
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """The position of the key right after a line: what events about positions and trades tell."""
+
+    quantity: Decimal
+    """Signed; negative is short."""
+    cost: Decimal
+    """As `Position.cost`."""
+    realized: Decimal
+    """The profit, before commissions, of the episode that the line ended; else of the one that goes on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """What the ledger booked for one event of one order."""
 
@@ -77,6 +89,8 @@ class Line:
     realized: Decimal
     closed: Decimal = ZERO
     """How much of the fill closed an existing position; needed if the fill is busted."""
+    held: Held | None = field(default=None, compare=False)
+    """None in lines that earlier versions booked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +155,9 @@ def fold(
         if booked.ended is not None:
             ended.append(booked.ended)
         # A fill that flips the position belongs to two episodes; the order is listed with the one that it opens.
-        line = Line(applied_event.number, sequence, position.episode, booked.realized, booked.closed)
+        profit = (booked.ended or position).realized_pnl
+        held = Held(position.quantity, position.cost, profit)
+        line = Line(applied_event.number, sequence, position.episode, booked.realized, booked.closed, held)
         lines[applied_event.number] = line
         fresh.append(line)
     if not fresh:

@@ -166,6 +166,17 @@ def dead_letters(*, count: int, reason: str) -> str:
     )
 
 
+def events_failing(*, place: str, waiting: int, attempts: int, reason: str) -> str:
+    """`waiting`: orders with events that are not published there yet."""
+    return html_message(
+        f"📡 Events Not Published on {place}",
+        ("Waiting", str(waiting)),
+        ("Attempts", str(attempts)),
+        ("Reason", reason),
+        ("To do", "nothing is lost, and trading goes on: they are tried for ever, in order"),
+    )
+
+
 def publish_failing(*, waiting: int, attempts: int, reason: str) -> str:
     """`waiting`: confirmations that are not delivered yet."""
     return html_message(

@@ -17,7 +17,7 @@ from execution_service.core.orders.events import Event, stored_name
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
 from execution_service.core.orders.status import Reason
-from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
+from execution_service.core.positions.ledger import Held, LedgerEntry, LedgerKey, Line
 from execution_service.core.positions.position import Position
 from execution_service.core.reconcile.discrepancies import Discrepancy
 
@@ -314,6 +314,8 @@ def _line_to_document(line: Line) -> Document:
     document: Document = {"sequence": line.sequence, "episode": line.episode, "realized": str(line.realized)}
     if line.closed:
         document["closed"] = str(line.closed)
+    if line.held is not None:
+        document["held"] = [str(line.held.quantity), str(line.held.cost), str(line.held.realized)]
     return document
 
 
@@ -327,11 +329,16 @@ def lines_from_document(document: Mapping[str, Any]) -> dict[int, Line]:
                 _whole(d["episode"]),
                 _decimal(d["realized"]),
                 _decimal(d.get("closed", "0")),
+                _held(d.get("held")),
             )
             for n, d in document.items()
         }
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"ledger lines: {type(exc).__name__}: {exc}") from exc
+
+
+def _held(values: Any) -> Held | None:
+    return None if values is None else Held(*map(_decimal, values))
 
 
 def _by_number(lines: tuple[Line, ...]) -> dict[int, Line]:

@@ -15,6 +15,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper
 from execution_service.runtime.threads import Blocking, ThreadPool
 from execution_service.storage.mongo.alerts import MongoAlerts
+from execution_service.storage.mongo.bookmarks import MongoBookmarks
 from execution_service.storage.mongo.calls import Calls
 from execution_service.storage.mongo.commands import MongoCommands
 from execution_service.storage.mongo.commits import Commit
@@ -45,6 +46,7 @@ class MongoStore(
     MongoLeases,
     MongoSwitches,
     MongoViews,
+    MongoBookmarks,
 ):
     """The Store on any server that speaks MongoDB's protocol: all ports on one database."""
 

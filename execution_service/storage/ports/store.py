@@ -6,6 +6,7 @@ from typing import Protocol
 
 from execution_service.runtime.supervision import Keeper
 from execution_service.storage.ports.alerts import AlertStore
+from execution_service.storage.ports.bookmarks import BookmarkStore
 from execution_service.storage.ports.commands import CommandStore
 from execution_service.storage.ports.discrepancies import DiscrepancyStore
 from execution_service.storage.ports.leases import LeaseStore
@@ -26,6 +27,7 @@ class Store(
     ViewStore,
     SwitchStore,
     UnreadableStore,
+    BookmarkStore,
     Protocol,
 ):
     """All that is kept, for whoever opens it and hands it on; a part asks for no more of it than it needs.

@@ -1,0 +1,185 @@
+"""Where events come from and go to, by the settings: the parts of Pub/Sub and of Redis Streams; nothing of it where neither is set."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from execution_service.app.settings.loading import Settings
+from execution_service.core.messages.events_in import HINTS, MANUAL
+from execution_service.core.messages.events_out import EVENTS_OUT, EXECUTION_RESULT
+from execution_service.delivery.account_names import NamesOfAccounts
+from execution_service.delivery.events import Events
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.connectivity import Connectivity
+from execution_service.runtime.supervision import Part
+from execution_service.storage.ports.bookmarks import BookmarkStore
+from execution_service.transport.inbox import Inbox
+from execution_service.transport.ports import EventPublisher
+from execution_service.transport.pubsub import GooglePublisher, GoogleSubscriber
+from execution_service.transport.topics import TopicPublisher
+
+if TYPE_CHECKING:
+    from execution_service.transport.redis_streams import RedisSubscriber
+
+REDIS_STREAMS = "execution_service.transport.redis_streams"
+PUBSUB_CURSOR, REDIS_CURSOR = "events_pubsub", "events_redis"
+
+
+class EventsUnusable(Exception):
+    """What is set for events can never work; the message says why."""
+
+
+class Topic(Protocol):
+    """A topic or subscription that has to be there."""
+
+    @property
+    def path(self) -> str: ...
+
+    def check(self) -> Awaitable[None]:
+        """Raises TopicMissing, PublishFailed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsOut:
+    """One place where events are published."""
+
+    place: str
+    """For people."""
+    cursor: str
+    """Of the delivery, in the record."""
+    types: Sequence[str]
+    publisher: EventPublisher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventSources:
+    """All places of events. `inboxes`: of those that come in, by where they come from; `pulls` fill them."""
+
+    account_id: str | None = None
+    """Where orders go that name no account."""
+    inboxes: Mapping[str, Inbox] = field(default_factory=dict)
+    out: Sequence[EventsOut] = ()
+    pulls: Sequence[Part] = ()
+    topics: Sequence[Topic] = ()
+    redis: RedisSubscriber | None = None
+
+
+NO_EVENTS = EventSources()
+
+
+def event_sinks(sources: EventSources, parties: NamesOfAccounts) -> Sequence[Events]:
+    return [
+        Events(place=o.place, cursor=o.cursor, publisher=o.publisher, parties=parties, types=o.types)
+        for o in sources.out
+    ]
+
+
+def event_topics(settings: Settings) -> Sequence[str]:
+    """Those of the local Pub/Sub."""
+    return (*_events_in(settings), *EVENTS_OUT) if settings.pubsub_events else ()
+
+
+def event_subscriptions(settings: Settings) -> Sequence[tuple[str, str]]:
+    """(subscription, topic)"""
+    return [(_subscription(each), each) for each in _events_in(settings)] if settings.pubsub_events else []
+
+
+def _events_in(settings: Settings) -> Sequence[str]:
+    return (settings.trigger_events.value, MANUAL, *HINTS)
+
+
+def _subscription(event_type: str) -> str:
+    return f"{event_type}-sub"
+
+
+@contextlib.asynccontextmanager
+async def event_sources(
+    settings: Settings, *, emulator_host: str | None, store: BookmarkStore, clock: Clock, pubsub: Connectivity
+) -> AsyncIterator[EventSources]:
+    """Opens nothing yet. Raises EventsUnusable, PublishFailed."""
+    account_id = settings.events_account or (next(iter(settings.accounts)) if len(settings.accounts) == 1 else None)
+    inboxes: dict[str, Inbox] = {}
+    out: list[EventsOut] = []
+    pulls: list[Part] = []
+    topics: list[Topic] = []
+    redis: RedisSubscriber | None = None
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.pubsub_events:
+            publishers = {}
+            for event_type in EVENTS_OUT:
+                publishers[event_type] = GooglePublisher(
+                    settings.google_cloud_project,
+                    event_type,
+                    emulator_host=emulator_host,
+                    connectivity=pubsub,
+                    uses_ordering_keys=settings.publish_ordering_keys,
+                )
+                stack.push_async_callback(publishers[event_type].close)
+            publisher = TopicPublisher(publishers, uses_ordering_keys=settings.publish_ordering_keys)
+            out.append(EventsOut(place="Pub/Sub", cursor=PUBSUB_CURSOR, types=EVENTS_OUT, publisher=publisher))
+            topics += publishers.values()
+            for event_type in _events_in(settings):
+                subscriber = GoogleSubscriber(
+                    settings.google_cloud_project,
+                    _subscription(event_type),
+                    emulator_host=emulator_host,
+                    clock=clock,
+                    connectivity=pubsub,
+                    event_type=event_type,
+                )
+                stack.push_async_callback(subscriber.close)
+                inboxes[event_type] = subscriber.messages
+                pulls.append(Part(f"pull of {event_type}", subscriber.run))
+                topics.append(subscriber)
+        url = _redis_url(settings)
+        if url is not None:
+            streams, connectivity = _redis_streams(), Connectivity("Redis", clock)
+            try:
+                redis_out = streams.RedisPublisher(streams.connect(url), connectivity)
+                stack.push_async_callback(redis_out.close)
+                redis = streams.RedisSubscriber(
+                    streams.connect(url),
+                    _events_in(settings),
+                    consumer=_consumer(settings),
+                    bookmarks=store,
+                    clock=clock,
+                    connectivity=connectivity,
+                )
+                stack.push_async_callback(redis.close)
+            except streams.UnusableAddress as exc:
+                raise EventsUnusable(str(exc)) from exc
+            types = (*EVENTS_OUT, EXECUTION_RESULT)
+            out.append(EventsOut(place="Redis", cursor=REDIS_CURSOR, types=types, publisher=redis_out))
+            inboxes["Redis"] = redis.messages
+            pulls.append(Part("pull of Redis streams", redis.run))
+        yield EventSources(account_id=account_id, inboxes=inboxes, out=out, pulls=pulls, topics=topics, redis=redis)
+
+
+def _redis_streams() -> Any:
+    """The module, which loads the client of Redis: only who uses that pays for it, or has to have it."""
+    try:
+        return importlib.import_module(REDIS_STREAMS)
+    except ImportError as exc:
+        words = "REDIS_URL or REDIS_HOST is set, but the client of Redis is not installed"
+        raise EventsUnusable(f"{words}: pip install 'execution-service[redis]'") from exc
+
+
+def _redis_url(settings: Settings) -> str | None:
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    if settings.redis_host is None:
+        return None
+    host = f"[{settings.redis_host}]" if ":" in settings.redis_host else settings.redis_host
+    return f"redis://{host}:{settings.redis_port}/0"
+
+
+def _consumer(settings: Settings) -> str:
+    """The same in each life of one replica, so that it finds what the life before had in hand."""
+    mark = hashlib.sha256(str(settings.data_dir.absolute()).encode()).hexdigest()[:8]
+    return f"execution_{socket.gethostname()}_{mark}"
