@@ -92,6 +92,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.storage.ports.leases": set(),
     "execution_service.storage.ports.ledger": {*VOCABULARY},
     "execution_service.storage.ports.orders": {CORE},
+    "execution_service.storage.ports.tokens": set(),
     "execution_service.storage.ports.unreadable": set(),
     "execution_service.storage.ports.views": set(),
     "execution_service.storage.mongo.calls": {
@@ -101,14 +102,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.mongo.gate",
         "execution_service.storage.ports.errors",
     },
-    "execution_service.storage.mongo.documents": {
-        CORE,
-        "execution_service.storage.ports.alerts",
-        "execution_service.storage.ports.commands",
-        "execution_service.storage.ports.leases",
-        "execution_service.storage.ports.orders",
-        "execution_service.storage.ports.views",
-    },
     "execution_service.storage.mongo.schedule": {
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
@@ -116,22 +109,10 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.mongo.write_queue",
     },
     "execution_service.storage.mongo.unreadable": {*VOCABULARY, "execution_service.storage.ports.unreadable"},
-    "execution_service.storage.ports.store": {
-        "execution_service.runtime.supervision",
-        "execution_service.storage.ports.alerts",
+    "execution_service.storage.ports.queries": {
+        CORE,
         "execution_service.storage.ports.commands",
-        "execution_service.storage.ports.discrepancies",
-        "execution_service.storage.ports.leases",
-        "execution_service.storage.ports.ledger",
         "execution_service.storage.ports.orders",
-        "execution_service.storage.ports.unreadable",
-        "execution_service.storage.ports.views",
-    },
-    "execution_service.storage.contract_facts": {
-        *VOCABULARY,
-        "execution_service.runtime.clock",
-        "execution_service.storage.ports.orders",
-        "execution_service.storage.ports.store",
     },
     "execution_service.storage.mongo.commits": {
         CORE,
@@ -142,11 +123,48 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.orders",
     },
+    "execution_service.storage.mongo.documents": {
+        CORE,
+        "execution_service.storage.ports.alerts",
+        "execution_service.storage.ports.commands",
+        "execution_service.storage.ports.leases",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.queries",
+        "execution_service.storage.ports.tokens",
+        "execution_service.storage.ports.views",
+    },
     "execution_service.storage.mongo.opening": {
         CORE,
         "execution_service.storage.mongo.calls",
         "execution_service.storage.mongo.names",
         "execution_service.storage.ports.errors",
+    },
+    "execution_service.storage.ports.store": {
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.alerts",
+        "execution_service.storage.ports.commands",
+        "execution_service.storage.ports.discrepancies",
+        "execution_service.storage.ports.leases",
+        "execution_service.storage.ports.ledger",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.queries",
+        "execution_service.storage.ports.tokens",
+        "execution_service.storage.ports.unreadable",
+        "execution_service.storage.ports.views",
+    },
+    "execution_service.storage.contract_facts": {
+        *VOCABULARY,
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.store",
+    },
+    "execution_service.storage.mongo.port": {
+        CORE,
+        "execution_service.runtime.clock",
+        "execution_service.storage.mongo.calls",
+        "execution_service.storage.mongo.commits",
+        "execution_service.storage.mongo.schedule",
+        "execution_service.storage.mongo.unreadable",
     },
     "execution_service.storage.reader": {
         CORE,
@@ -157,14 +175,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.leases",
         "execution_service.storage.ports.orders",
-    },
-    "execution_service.storage.mongo.port": {
-        CORE,
-        "execution_service.runtime.clock",
-        "execution_service.storage.mongo.calls",
-        "execution_service.storage.mongo.commits",
-        "execution_service.storage.mongo.schedule",
-        "execution_service.storage.mongo.unreadable",
     },
     "execution_service.storage.mongo.alerts": {
         "execution_service.storage.mongo.documents",
@@ -197,6 +207,12 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.mongo.names",
         "execution_service.storage.mongo.port",
     },
+    "execution_service.storage.mongo.tokens": {
+        "execution_service.storage.mongo.documents",
+        "execution_service.storage.mongo.names",
+        "execution_service.storage.mongo.port",
+        "execution_service.storage.ports.tokens",
+    },
     "execution_service.storage.mongo.views": {
         CORE,
         "execution_service.runtime.concurrency",
@@ -225,6 +241,15 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.orders",
     },
+    "execution_service.storage.mongo.queries": {
+        CORE,
+        "execution_service.storage.mongo.documents",
+        "execution_service.storage.mongo.names",
+        "execution_service.storage.mongo.orders",
+        "execution_service.storage.ports.commands",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.queries",
+    },
     "execution_service.storage.mongo.store": {
         CORE,
         "execution_service.runtime.clock",
@@ -242,7 +267,9 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.mongo.opening",
         "execution_service.storage.mongo.orders",
         "execution_service.storage.mongo.port",
+        "execution_service.storage.mongo.queries",
         "execution_service.storage.mongo.schedule",
+        "execution_service.storage.mongo.tokens",
         "execution_service.storage.mongo.unreadable",
         "execution_service.storage.mongo.views",
         "execution_service.storage.ports.unreadable",
@@ -743,6 +770,128 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
     },
+    # What is served over HTTP.
+    "execution_service.api.measures": {
+        CORE,
+        "execution_service.recording.live_orders",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+        "execution_service.runtime.threads",
+        "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.queries",
+    },
+    "execution_service.api.problems": set(),
+    "execution_service.api.standing": {"execution_service.runtime.connectivity", "execution_service.transport.inbox"},
+    "execution_service.api.stories": {
+        CORE,
+        "execution_service.storage.ports.commands",
+        "execution_service.storage.ports.orders",
+    },
+    "execution_service.api.tokens": set(),
+    "execution_service.api.trades": {
+        CORE,
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.queries",
+    },
+    "execution_service.api.access": {
+        "execution_service.api.problems",
+        "execution_service.api.tokens",
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.tokens",
+    },
+    "execution_service.api.answers": {"execution_service.api.problems", "execution_service.storage.ports.queries"},
+    "execution_service.api.placing": {
+        CORE,
+        "execution_service.api.problems",
+        "execution_service.intake.intake",
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.queries",
+        "execution_service.transport.ports",
+    },
+    "execution_service.api.live_feed": {
+        CORE,
+        "execution_service.api.answers",
+        "execution_service.recording.live_orders",
+    },
+    "execution_service.api.protection": {"execution_service.api.access", "execution_service.api.problems"},
+    "execution_service.api.routes.attention": {
+        CORE,
+        "execution_service.api.access",
+        "execution_service.api.answers",
+        "execution_service.api.problems",
+        "execution_service.api.standing",
+        "execution_service.api.stories",
+        "execution_service.storage.ports.queries",
+        "execution_service.storage.ports.tokens",
+    },
+    "execution_service.api.routes.description": {
+        "execution_service.api.access",
+        "execution_service.api.answers",
+        "execution_service.storage.ports.tokens",
+    },
+    "execution_service.api.routes.health": {
+        "execution_service.api.access",
+        "execution_service.api.answers",
+        "execution_service.api.measures",
+        "execution_service.api.problems",
+        "execution_service.api.standing",
+        "execution_service.storage.ports.tokens",
+    },
+    "execution_service.api.routes.orders": {
+        CORE,
+        "execution_service.api.access",
+        "execution_service.api.answers",
+        "execution_service.api.placing",
+        "execution_service.api.problems",
+        "execution_service.api.stories",
+        "execution_service.control.commands",
+        "execution_service.control.requests",
+        "execution_service.control.results",
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.commands",
+        "execution_service.storage.ports.queries",
+        "execution_service.storage.ports.tokens",
+    },
+    "execution_service.api.routes.trades": {
+        CORE,
+        "execution_service.api.access",
+        "execution_service.api.answers",
+        "execution_service.api.problems",
+        "execution_service.api.trades",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.queries",
+        "execution_service.storage.ports.tokens",
+    },
+    "execution_service.api.routes.events": {
+        "execution_service.api.access",
+        "execution_service.api.live_feed",
+        "execution_service.api.problems",
+        "execution_service.storage.ports.tokens",
+    },
+    "execution_service.api.server": {"execution_service.api.live_feed", "execution_service.runtime.supervision"},
+    "execution_service.api.app": {
+        "execution_service.api.access",
+        "execution_service.api.live_feed",
+        "execution_service.api.measures",
+        "execution_service.api.placing",
+        "execution_service.api.problems",
+        "execution_service.api.protection",
+        "execution_service.api.routes.attention",
+        "execution_service.api.routes.description",
+        "execution_service.api.routes.events",
+        "execution_service.api.routes.health",
+        "execution_service.api.routes.orders",
+        "execution_service.api.routes.trades",
+        "execution_service.api.standing",
+        "execution_service.control.commands",
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.queries",
+    },
     # A process; `service` is the only room that builds parts.
     "execution_service.app.clock": set(),
     "execution_service.app.guardian": set(),
@@ -833,6 +982,17 @@ ARROWS: Mapping[str, set[str]] = {
         "notifications.base",
         "notifications.telegram",
     },
+    "execution_service.app.http_wiring": {
+        "execution_service.api.access",
+        "execution_service.api.app",
+        "execution_service.api.live_feed",
+        "execution_service.api.measures",
+        "execution_service.api.placing",
+        "execution_service.api.standing",
+        "execution_service.app.wiring",
+        "execution_service.runtime.connectivity",
+        "execution_service.runtime.threads",
+    },
     "execution_service.app.notice": {"execution_service.app.settings.loading", "execution_service.app.wiring"},
     "execution_service.app.check": {
         "brokers.errors",
@@ -853,11 +1013,16 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.app.service": {
         *VOCABULARY,
         "brokers.factory",
+        "execution_service.api.access",
+        "execution_service.api.server",
+        "execution_service.app.http_wiring",
         "execution_service.app.notice",
         "execution_service.app.settings.loading",
+        "execution_service.app.settings.problems",
         "execution_service.app.wiring",
         "execution_service.runtime.concurrency",
         "execution_service.runtime.supervision",
+        "execution_service.runtime.threads",
         "execution_service.storage.ports.errors",
         "execution_service.transport.ports",
     },
@@ -1382,6 +1547,14 @@ def test_every_value_class_of_the_core_is_frozen() -> None:
     assert wrong == set()
 
 
+OF_ONE_ROOM: Mapping[str, set[str]] = {
+    # Libraries that the rooms that serve HTTP may use, and no other.
+    "simulators": {"starlette", "uvicorn"},
+    "execution_service.api": {"fastapi", "h11", "prometheus_client", "starlette", "uvicorn"},
+    "execution_service.app.http_wiring": {"starlette"},
+}
+
+
 def test_libraries_are_those_that_the_project_declares() -> None:
     declared = {"google", "grpc", "pymongo", "bson", "pydantic", "pydantic_settings", "telegram", "rich", "structlog"}
     declared |= {"tenacity"}
@@ -1401,7 +1574,7 @@ def test_libraries_are_those_that_the_project_declares() -> None:
         for s in of("execution_service", "brokers", "notifications", "simulators", "scripts")
         for name in s.imports()
         if name.split(".")[0]
-        not in allowed | ({"starlette", "uvicorn"} if is_within(s.name, {"simulators"}) else set())
+        not in allowed | next((more for room, more in OF_ONE_ROOM.items() if is_within(s.name, {room})), set())
     }
     assert wrong == set()
 

@@ -311,6 +311,8 @@ class World:
     orders: GoogleSubscriber
     commands: GoogleSubscriber
     publisher: GooglePublisher
+    connectivity: Connectivity
+    """Whether Pub/Sub answers."""
     mongodb_uri: str
     pubsub_host: str | None
     revivals: Sequence[Part]
@@ -393,7 +395,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
         )
-        yield World(parts, orders, commands, publisher, uri, pubsub_host, revivals)
+        yield World(parts, orders, commands, publisher, connectivity, uri, pubsub_host, revivals)
 
 
 @contextlib.contextmanager
