@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
@@ -17,10 +20,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from execution_service.api.problems import Problem, reason
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.threads import Blocking
 from execution_service.storage.ports.queries import Place
 
 MOST_ROWS = 1000
 LONGEST_CURSOR = 512
+RECENT_SECONDS = 1.0
+ANSWERS_KEPT = 32
 
 
 def as_json(value: object) -> bytes:
@@ -45,9 +52,64 @@ def _plain(value: object) -> object:
 
 def answer(request: Request, body: object, *, headers: Mapping[str, str] | None = None) -> Response:
     """To be asked again: with its tag the caller is told 304 as long as nothing has changed."""
-    text = as_json(body)
+    return _tagged(request, as_json(body), headers or {})
+
+
+class Recent:
+    """Answers that many ask for: drawn up once a second at most, whoever asks, and away from the event loop.
+
+    So a hundred boards cost the store and the interpreter as much as one. An answer is at most a second older than its question.
+    """
+
+    def __init__(self, clock: Clock, threads: Blocking) -> None:
+        self._clock = clock
+        self._threads = threads
+        self._kept: OrderedDict[str, tuple[float, asyncio.Task[Drawn]]] = OrderedDict()
+
+    async def answer(self, request: Request, question: Coroutine[Any, Any, Body]) -> Response:
+        """The answer to `question`, or to the same one that was asked just now. Raises what the question raises."""
+        key = f"{request.url.path}?{urlencode(sorted(request.query_params.multi_items()))}"
+        made_at, task = self._kept.get(key, (float("-inf"), None))
+        now = self._clock.monotonic()
+        if task is None or now - made_at >= RECENT_SECONDS or (task.done() and not _is_well(task)):
+            task = asyncio.create_task(self._drawn(question))
+            self._kept.pop(key, None)
+            self._kept[key] = (now, task)
+            if len(self._kept) > ANSWERS_KEPT:
+                self._kept.popitem(last=False)
+        else:
+            question.close()
+        drawn = await asyncio.shield(task)  # others may wait for it
+        return _tagged(request, drawn.text, drawn.headers)
+
+    async def _drawn(self, question: Coroutine[Any, Any, Body]) -> Drawn:
+        body = await question
+        return await self._threads.run(lambda: Drawn(as_json(body.draw()), body.headers))
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What is to be answered, from what was read for it."""
+
+    draw: Callable[[], object]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """An answer as it is sent."""
+
+    text: bytes
+    headers: Mapping[str, str]
+
+
+def _is_well(task: asyncio.Task[Drawn]) -> bool:
+    return not task.cancelled() and task.exception() is None
+
+
+def _tagged(request: Request, text: bytes, headers: Mapping[str, str]) -> Response:
     tag = f'"{sha256(text).hexdigest()[:32]}"'
-    more = {"ETag": tag, "Cache-Control": "no-cache", **(headers or {})}
+    more = {"ETag": tag, "Cache-Control": "no-cache", **headers}
     wanted = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
     if tag in wanted:
         return Response(status_code=304, headers=more)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from execution_service.api.access import Access
+from execution_service.api.answers import Recent
 from execution_service.api.live_feed import LiveFeed
 from execution_service.api.measures import Measures
 from execution_service.api.placing import Placing
@@ -30,6 +31,7 @@ from execution_service.api.routes.trades import TradeRoutes
 from execution_service.api.standing import Standing
 from execution_service.control.commands import Commands
 from execution_service.runtime.clock import Clock
+from execution_service.runtime.threads import Blocking
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.queries import QueryStore
 
@@ -61,10 +63,13 @@ class ApiParts:
     measures: Measures
     feed: LiveFeed
     clock: Clock
+    threads: Blocking
+    """Where answers and figures are drawn up: the event loop has trading to do."""
 
 
 def http_application(parts: ApiParts, *, host: str) -> ASGIApp:
     """Everything that is served at `host`, protected."""
+    recent = Recent(parts.clock, parts.threads)
     groups: Sequence[Routes] = (
         HealthRoutes(access=parts.access, standing=parts.standing, measures=parts.measures),
         OrderRoutes(
@@ -73,9 +78,11 @@ def http_application(parts: ApiParts, *, host: str) -> ASGIApp:
             placing=parts.placing,
             commands=parts.commands,
             clock=parts.clock,
+            recent=recent,
+            threads=parts.threads,
         ),
-        TradeRoutes(access=parts.access, queries=parts.queries),
-        AttentionRoutes(access=parts.access, queries=parts.queries, standing=parts.standing),
+        TradeRoutes(access=parts.access, queries=parts.queries, recent=recent),
+        AttentionRoutes(access=parts.access, queries=parts.queries, standing=parts.standing, recent=recent),
         EventRoutes(access=parts.access, feed=parts.feed),
         DescriptionRoutes(access=parts.access),
     )

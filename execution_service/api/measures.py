@@ -157,7 +157,7 @@ class Measures:
 
     def parts(self) -> Sequence[Part]:
         """What runs for as long as the process."""
-        return [Part("metrics", self.run)]
+        return [Part("metrics", self.run, is_vital=False)]
 
     def _note(self, live: LiveOrder) -> None:
         if len(self._noted) >= NOTED_AT_MOST:

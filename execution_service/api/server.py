@@ -65,7 +65,7 @@ class HttpServer:
 
     def parts(self) -> Sequence[Part]:
         """What runs for as long as the process."""
-        return [Part("HTTP API", self.run)]
+        return [Part("HTTP API", self.run, is_vital=False)]
 
     async def run(self) -> None:
         """Until cancelled; then each call under way has a moment to be answered. May be called again."""

@@ -27,7 +27,7 @@ class ApiSettings:
     token: str | None
     """API_TOKEN."""
     threads: Blocking
-    """Where figures are drawn up."""
+    """Where answers and figures are drawn up."""
     pubsub: Connectivity | None = None
 
 
@@ -90,6 +90,7 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
             measures=measures,
             feed=feed,
             clock=parts.clock,
+            threads=settings.threads,
         ),
         host=settings.host,
     )

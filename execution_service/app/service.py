@@ -317,7 +317,7 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def _render_threads() -> Iterator[ThreadPool]:
-    with contextlib.closing(ThreadPool("figures", 1)) as threads:
+    with contextlib.closing(ThreadPool("answers", 1)) as threads:
         yield threads
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from pymongo.errors import AutoReconnect
 
+from execution_service.api.answers import RECENT_SECONDS
 from execution_service.core.orders.status import Status
+from execution_service.storage.mongo.queries import WINDOWS
 from tests.fakes import ACCOUNT, BY_HAND, RESTING, world_of
 from tests.service.audit import audit
 from tests.service.http_calls import ORDER, ORDER_PATH, ORDERS, api_of, client_of, http_world
@@ -234,6 +238,46 @@ async def test_pages_of_orders_leave_none_out_and_show_none_twice_whatever_comes
         assert shown[0] == "sig-6"
 
 
+async def test_many_who_ask_the_same_cost_the_store_one_question_a_second(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as (world, http):
+        world.send("one")
+        await world.run(1)
+        await http.get("/health")
+        before = world.store_faults.reads["execution_orders.find"]
+        answers = await asyncio.gather(*(http.get(f"{ORDERS}?limit=1") for _ in range(50)))
+        asked = world.store_faults.reads["execution_orders.find"] - before
+        assert asked <= len(WINDOWS) + 1
+        assert {answer.json()["orders"][0]["signal_id"] for answer in answers} == {"one"}
+        world.send("two")
+        await world.run(RECENT_SECONDS)
+        (latest,) = (await http.get(f"{ORDERS}?limit=1")).json()["orders"]
+        assert latest["signal_id"] == "two"
+
+
+async def test_a_question_that_failed_is_asked_again_at_once(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as (world, http):
+        await http.get("/health")
+        world.store_faults.breaks["execution_orders.find"] = [AutoReconnect("connection closed")]
+        assert (await http.get(ORDERS)).status_code == 503
+        assert (await http.get(ORDERS)).status_code == 200
+
+
+async def test_old_orders_are_among_the_latest_where_there_are_few_younger_ones(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        for number, days in enumerate((0, 30, 1, 0.1, 0.001)):
+            await world.restart(days * 86400 + 1)
+            world.send(f"sig-{number}", symbol="OLD" if number == 0 else "AAPL")
+            await world.run(1)
+        async with client_of(api_of(world)) as http:
+            shown = (await http.get(ORDERS)).json()["orders"]
+            assert [order["signal_id"] for order in shown] == [f"sig-{number}" for number in (4, 3, 2, 1, 0)]
+            first = (await http.get(f"{ORDERS}?limit=2")).json()
+            second = (await http.get(first["next"])).json()
+            assert [order["signal_id"] for order in second["orders"]] == ["sig-2", "sig-1"]
+            (old,) = (await http.get(f"{ORDERS}?symbol=OLD")).json()["orders"]
+            assert old["signal_id"] == "sig-0"
+
+
 async def test_orders_are_filtered(tmp_path: Path) -> None:
     async with http_world(tmp_path, market=BY_HAND, rules=RESTING) as (world, http):
         world.send("one", symbol="AAPL", order_type="LIMIT", limit_price=10)
@@ -317,6 +361,18 @@ async def test_a_cancel_of_what_nobody_knows_stores_nothing(tmp_path: Path) -> N
     async with http_world(tmp_path) as (world, http):
         response = await http.post(f"{ORDERS}/nobody/cancel", json={})
         assert (response.status_code, codes(response)) == (404, ["UNKNOWN_ORDER"])
+        assert world.documents("execution_commands") == []
+
+
+async def test_a_cancel_by_an_id_that_several_orders_share_cancels_none(tmp_path: Path) -> None:
+    async with http_world(tmp_path, market=BY_HAND, rules=RESTING) as (world, http):
+        world.send("one", order_id="7")
+        world.send("two", order_id="7")
+        await world.run(1)
+        response = await http.post(f"{ORDERS}/7/cancel", json={})
+        assert (response.status_code, codes(response)) == (409, ["AMBIGUOUS_ORDER"])
+        await world.run(2)
+        assert {order.status for order in world.records()} == {Status.SUBMITTED}
         assert world.documents("execution_commands") == []
 
 

@@ -12,6 +12,8 @@ from starlette.responses import Response
 
 from execution_service.api.access import Access, Caller
 from execution_service.api.answers import (
+    Body,
+    Recent,
     answer,
     cursor_of,
     done,
@@ -32,8 +34,9 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.texts.values import plain
 from execution_service.runtime.clock import Clock
+from execution_service.runtime.threads import Blocking
 from execution_service.storage.ports.commands import Command
-from execution_service.storage.ports.queries import OrderFilter, QueryStore
+from execution_service.storage.ports.queries import OrderFilter, Place, QueryStore
 from execution_service.storage.ports.tokens import Role
 
 LONGEST_NAME = 256
@@ -57,13 +60,23 @@ class OrderRoutes:
     """Everything about single orders."""
 
     def __init__(
-        self, *, access: Access, queries: QueryStore, placing: Placing, commands: Commands, clock: Clock
+        self,
+        *,
+        access: Access,
+        queries: QueryStore,
+        placing: Placing,
+        commands: Commands,
+        clock: Clock,
+        recent: Recent,
+        threads: Blocking,
     ) -> None:
         self._access = access
         self._queries = queries
         self._placing = placing
         self._commands = commands
         self._clock = clock
+        self._recent = recent
+        self._threads = threads
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/api/execution", tags=["Orders"])
@@ -135,13 +148,17 @@ class OrderRoutes:
             strategy=asked.get("strategy"),
             symbol=asked.get("symbol"),
         )
-        found = await self._queries.page_of_orders(chosen, place_of(asked.get("cursor")), limit + 1)
+        place = place_of(asked.get("cursor"))
+        return await self._recent.answer(request, self._page(request, chosen, place, limit))
+
+    async def _page(self, request: Request, chosen: OrderFilter, place: Place | None, limit: int) -> Body:
+        found = await self._queries.page_of_orders(chosen, place, limit + 1)
         page = found[:limit]
         following = None
         if len(found) > limit:
             last = page[-1].order
             following = next_link(request, cursor_of(last.received_at, last.order_id))
-        return answer(request, {"orders": [brief(stored) for stored in page], "next": following})
+        return Body(lambda: {"orders": [brief(stored) for stored in page], "next": following})
 
     async def order(self, request: Request, name: str) -> Response:
         """By the signal's id, our order id, upstream's or the broker's; a signal may have several orders."""
@@ -149,7 +166,7 @@ class OrderRoutes:
         found = await self._queries.orders_named(_checked(name))
         if not found:
             raise _unknown(name)
-        return answer(request, {"orders": [story(stored) for stored in found]})
+        return await self._threads.run(lambda: answer(request, {"orders": [story(stored) for stored in found]}))
 
     async def cancel(self, request: Request, name: str) -> Response:
         """200: it has ended or is asked to at the broker; 202: whoever works its account carries it out; 409: why it is not done."""
@@ -177,8 +194,7 @@ class OrderRoutes:
             if key is None
             else sha256(f"{name}\n{key}".encode("utf-8", "replace")).hexdigest()[:24]
         )
-        is_signal = all(name in order.names for order in orders)
-        meant = {"signal_id": name, "leg_index": None} if is_signal else {"order_id": orders[0].order_id}
+        meant = _meant(name, orders)
         now = self._clock.now()
         return Command(
             command_id=f"api-{mark}",
@@ -187,6 +203,17 @@ class OrderRoutes:
             published_at=now,
             received_at=now,
         )
+
+
+def _meant(name: str, orders: list[Order]) -> dict[str, object]:
+    """All orders of a signal, or the one order of any other name. Raises Problem: a broker's ids may be those of several accounts."""
+    if all(name in order.names for order in orders):
+        return {"signal_id": name, "leg_index": None}
+    if len(orders) > 1:
+        ids = ", ".join(order.order_id for order in orders[:10])
+        words = f"{plain(name)[:80]!r} names {len(orders)} orders; name one of {ids}"
+        raise Problem(409, "ambiguous-order", words, reasons=[reason("AMBIGUOUS_ORDER", words)])
+    return {"order_id": orders[0].order_id}
 
 
 def _what_became(order: Order) -> str:

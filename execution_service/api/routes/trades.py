@@ -11,6 +11,8 @@ from starlette.responses import Response
 
 from execution_service.api.access import Access
 from execution_service.api.answers import (
+    Body,
+    Recent,
     answer,
     cursor_of,
     known_query,
@@ -24,7 +26,7 @@ from execution_service.api.trades import leaving_of, position_fields, totals, tr
 from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.texts.values import plain
 from execution_service.storage.ports.orders import Stored
-from execution_service.storage.ports.queries import OrderFilter, PositionRow, QueryStore
+from execution_service.storage.ports.queries import OrderFilter, Place, PositionRow, QueryStore
 from execution_service.storage.ports.tokens import Role
 
 ROWS = 100
@@ -36,9 +38,10 @@ _STATUSES = {"open": True, "closed": False, "pending_exit": True}
 class TradeRoutes:
     """What is held, and what was."""
 
-    def __init__(self, *, access: Access, queries: QueryStore) -> None:
+    def __init__(self, *, access: Access, queries: QueryStore, recent: Recent) -> None:
         self._access = access
         self._queries = queries
+        self._recent = recent
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/api/execution", tags=["Positions and trades"])
@@ -59,10 +62,17 @@ class TradeRoutes:
         """`current_price` is that of our last execution: no market prices are received. `liquidation_price` is 0, not known."""
         await self._access.caller(request, Role.VIEWER)
         known_query(request)
+        return await self._recent.answer(request, self._held())
+
+    async def _held(self) -> Body:
         entries = await self._queries.held_positions()
         orders = await self._orders(shown for entry in entries for shown in entry.position.order_ids[-3:])
-        positions = [position_fields(entry, orders) for entry in entries]
-        return answer(request, {"positions": positions, "total_positions": len(positions), **totals(positions)})
+
+        def draw() -> object:
+            positions = [position_fields(entry, orders) for entry in entries]
+            return {"positions": positions, "total_positions": len(positions), **totals(positions)}
+
+        return Body(draw)
 
     async def trades(self, request: Request) -> Response:
         """`pnl_usd` is before fees, which stand in `metadata`, and null for another currency."""
@@ -70,22 +80,29 @@ class TradeRoutes:
         known_query(request, "limit", "status", "cursor")
         limit = whole_number(request, "limit", ROWS)
         is_open = one_of(request, "status", _STATUSES)
-        found = await self._queries.page_of_positions(is_open, place_of(request.query_params.get("cursor")), limit + 1)
+        place = place_of(request.query_params.get("cursor"))
+        return await self._recent.answer(request, self._page(request, is_open, place, limit))
+
+    async def _page(self, request: Request, is_open: bool | None, place: Place | None, limit: int) -> Body:
+        found = await self._queries.page_of_positions(is_open, place, limit + 1)
         rows = found[:limit]
-        trades = await self._fields(rows)
-        if request.query_params.get("status", "").lower() == "pending_exit":
-            trades = [trade for trade in trades if trade["status"] == "pending_exit"]
+        orders, leaving = await self._around(rows)
         counts = await self._queries.counts_of_positions()
+        wants_leaving = request.query_params.get("status", "").lower() == "pending_exit"
+
+        def draw() -> object:
+            trades = [trade_fields(row, orders, leaving) for row in rows]
+            return {
+                "trades": [t for t in trades if t["status"] == "pending_exit"] if wants_leaving else trades,
+                "total_trades": sum(counts.values()),
+                "open_trades": counts.get("OPEN", 0),
+                "closed_trades": counts.get("CLOSED", 0),
+            }
+
         following = None
         if len(found) > limit:
             following = next_link(request, cursor_of(rows[-1].opened_at, rows[-1].document_id))
-        body = {
-            "trades": trades,
-            "total_trades": sum(counts.values()),
-            "open_trades": counts.get("OPEN", 0),
-            "closed_trades": counts.get("CLOSED", 0),
-        }
-        return answer(request, body, headers={} if following is None else {"Link": f'<{following}>; rel="next"'})
+        return Body(draw, {} if following is None else {"Link": f'<{following}>; rel="next"'})
 
     async def trade(self, request: Request, trade_id: str) -> Response:
         await self._access.caller(request, Role.VIEWER)
@@ -93,14 +110,14 @@ class TradeRoutes:
         if row is None:
             words = f"no trade is called {plain(trade_id)[:80]!r}"
             raise Problem(404, "unknown-trade", words, reasons=[reason("UNKNOWN_TRADE", words)])
-        (fields,) = await self._fields([row])
-        return answer(request, fields)
+        orders, leaving = await self._around([row])
+        return answer(request, trade_fields(row, orders, leaving))
 
-    async def _fields(self, rows: Sequence[PositionRow]) -> list[dict[str, Any]]:
+    async def _around(self, rows: Sequence[PositionRow]) -> tuple[Sequence[Stored], set[tuple[str, str, str]]]:
+        """The orders that made them, and which positions exits are at work for."""
         orders = await self._orders(shown for row in rows for shown in row.shown_order_ids)
         chosen = OrderFilter(statuses=frozenset(Status) - FINAL)
-        leaving = leaving_of(await self._queries.page_of_orders(chosen, None, LOOKED_AT_MOST))
-        return [trade_fields(row, orders, leaving) for row in rows]
+        return orders, leaving_of(await self._queries.page_of_orders(chosen, None, LOOKED_AT_MOST))
 
     async def _orders(self, shown_ids: Iterable[str]) -> Sequence[Stored]:
         wanted = sorted(set(shown_ids))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo.collection import Collection as MongoCollection
@@ -30,23 +32,40 @@ from execution_service.storage.mongo.names import (
     UNSETTLED,
 )
 from execution_service.storage.mongo.orders import MongoOrders
+from execution_service.storage.mongo.port import Place as StorePlace
 from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.queries import OrderFilter, Place, PositionRow
 
 LONGEST_QUERY_MS = 5000
 """A question that the server has not answered by then is given up there, too."""
+WINDOWS = (timedelta(minutes=10), timedelta(hours=3), timedelta(days=2))
+AHEAD = timedelta(minutes=1)
+"""Another process's clock may be ahead of ours by so much, and what it has received still be among the latest."""
 NAME_KINDS = ("signal", "request", "broker", "client")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The latest first, by this moment, from behind a place on."""
+
+    moment: str
+    after: Place | None
+    limit: int
 
 
 class MongoQueries(MongoOrders):
     """Reads alone."""
 
+    def __init__(self, place: StorePlace) -> None:
+        super().__init__(place)
+        self._clock = place.clock
+
     async def page_of_orders(self, chosen: OrderFilter, after: Place | None, limit: int) -> list[Stored]:
-        query = _query_of(chosen) | _behind("received_at", after)
+        query, now = _query_of(chosen), self._clock.now()
 
         def read() -> list[Stored]:
-            return self._with_lines(list(self._asked(ORDERS, query, "received_at", limit)))
+            return self._with_lines(self._latest(ORDERS, query, Page("received_at", after, limit), now))
 
         return await self._calls.look(read)
 
@@ -94,11 +113,12 @@ class MongoQueries(MongoOrders):
         return sorted(entries, key=lambda e: (e.key.account_id, e.key.strategy, e.key.instrument_key))
 
     async def page_of_positions(self, is_open: bool | None, after: Place | None, limit: int) -> list[PositionRow]:
-        query: Document = {"ledger_id": {"$type": "string"}} | _behind("opened_at", after)
+        query: Document = {"ledger_id": {"$type": "string"}}
         query |= {} if is_open is None else {"status": "OPEN" if is_open else "CLOSED"}
+        now = self._clock.now()
 
         def read() -> list[PositionRow]:
-            return _readable_rows(self._asked(POSITIONS_VIEW, query, "opened_at", limit))
+            return _readable_rows(self._latest(POSITIONS_VIEW, query, Page("opened_at", after, limit), now))
 
         return await self._calls.look(read)
 
@@ -152,6 +172,20 @@ class MongoQueries(MongoOrders):
             return {name: _count(self._db[where], query) for name, (where, query) in questions.items()}
 
         return await self._calls.look(read)
+
+    def _latest(self, name: str, query: Document, page: Page, now: datetime) -> list[Document]:
+        """What is wanted is mostly young, and not every server sorts by an index, though each bounds by one: so the last minutes are looked
+        through first, then more, then all."""
+        until = now + AHEAD if page.after is None else page.after.moment
+        for window in (*WINDOWS, None):
+            bounds: Document = {} if window is None else {"$gte": until - window}
+            if page.after is not None:
+                bounds["$lte"] = page.after.moment
+            bounded = query | ({page.moment: bounds} if bounds else {}) | _behind(page.moment, page.after)
+            found = list(self._asked(name, bounded, page.moment, page.limit))
+            if len(found) >= page.limit:
+                return found
+        return found
 
     def _asked(
         self, name: str, query: Mapping[str, Any], latest_by: str | None = None, limit: int = 0
