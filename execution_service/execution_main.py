@@ -68,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 lambda reason: _end_in_time(logging, EXIT_FAILED if reason else 0),
             )
         )
+    except ConfigurationError as exc:
+        logging.flush()
+        for problem in exc.problems:
+            print(f"Configuration: {problem}", file=sys.stderr)
+        return EXIT_CONFIGURATION
     except (CannotStart, EmbeddedPartFailed) as exc:
         logging.flush()
         print(safe(f"Execution service cannot start: {exc}"), file=sys.stderr)

@@ -56,7 +56,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import StoreReader
-from scripts import adopt, switches
+from scripts import adopt, switches, tokens
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
 from scripts.locate import NotFound, opened_store, running_service, settings_or_exit, view_of
 from scripts.waits import waits_for
@@ -203,7 +203,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     sub.add_argument("--by", type=_nonblank, help="with --contract: who says so")
     sub.add_argument("--note", type=_nonblank, help="with --contract: how they know")
+    sub = verb("token", "make, list or revoke tokens for callers of the HTTP API", _token)
+    tokens.add_options(sub, _positive, _nonblank)
     options = parser.parse_args(arguments)
+    if options.word == "token" and (problem := tokens.problem_with(options)) is not None:
+        parser.error(problem)
     if options.word == "resolve" and (options.decision == "placed") != (options.broker_order_id is not None):
         parser.error("--broker-order-id goes with --as placed, and --as placed needs it")
     if options.word == "adopt" and (problem := adopt.problem_with(options)) is not None:
@@ -738,6 +742,13 @@ def _named(context: CommandContext, name: str) -> list[Stored]:
 async def _replay(context: CommandContext) -> int:
     dead_letter = _dead_letter(context, context.options.message_id)
     return await _command(context, "REPLAY", {"message_id": dead_letter.message_id})
+
+
+async def _token(context: CommandContext) -> int:
+    refusal = await tokens.run(context.store, context.console, context.options)
+    if refusal is not None:
+        raise Unknown(refusal)
+    return 0
 
 
 async def _cancel(context: CommandContext) -> int:

@@ -29,7 +29,7 @@ class Service(Protocol):
     def part_states(self) -> Mapping[str, Mapping[str, str | int]]: ...
 
 
-async def keep_endpoints(path: Path, settings: Settings, world: World, service: Service) -> None:
+async def keep_endpoints(path: Path, settings: Settings, world: World, service: Service, *, api: str) -> None:
     """Writes them anew whenever the state of an account or of a part has changed."""
     written: object = None
     while True:
@@ -37,14 +37,14 @@ async def keep_endpoints(path: Path, settings: Settings, world: World, service: 
         states = service.account_states(), service.part_states()
         if states != written:
             try:
-                write_endpoints(path, settings, world, service)
+                write_endpoints(path, settings, world, service, api=api)
             except OSError as exc:
                 log.warning(f"{path} could not be written: {exc}", action="notice_not_written")
                 continue
             written = states
 
 
-def write_endpoints(path: Path, settings: Settings, world: World, service: Service) -> None:
+def write_endpoints(path: Path, settings: Settings, world: World, service: Service, *, api: str | None = None) -> None:
     """Where scripts find the parts, and how the accounts stand; without credentials, for a configured URI is known to whoever configured it."""
     is_embedded = settings.mongodb_uri is None
     body = {
@@ -53,6 +53,7 @@ def write_endpoints(path: Path, settings: Settings, world: World, service: Servi
         "mongodb_database": settings.mongodb_database,
         "pubsub_emulator_host": world.pubsub_host,
         "google_cloud_project": settings.google_cloud_project,
+        "api": api,
         "accounts": service.account_states(),
         "parts": service.part_states(),
     }

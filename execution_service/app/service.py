@@ -9,7 +9,8 @@ import gc
 import os
 import secrets
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -18,9 +19,13 @@ import structlog
 
 from brokers.base import Fill
 from brokers.factory import BrokerFactory
+from execution_service.api.access import is_loopback
+from execution_service.api.server import AddressTaken, HttpServer, address_of, listen
 from execution_service.app.events import Topic
+from execution_service.app.http_wiring import ApiSettings, HttpApi, http_api
 from execution_service.app.notice import ENDPOINTS, keep_endpoints, withdraw_endpoints, write_endpoints
 from execution_service.app.settings.loading import Settings
+from execution_service.app.settings.problems import ConfigurationError
 from execution_service.app.wiring import CannotStart, Parts, World, build, real_world
 from execution_service.core.messages.inbound import Unusable, parse_order_fields
 from execution_service.core.orders.events import Event, Filled, Rejected
@@ -28,6 +33,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.runtime.concurrency import side_by_side
 from execution_service.runtime.supervision import Part
+from execution_service.runtime.threads import ThreadPool
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.transport.ports import Message, PublishFailed, TopicMissing
 
@@ -37,6 +43,7 @@ START_SECONDS = 60.0
 DRAIN_SECONDS = 4.0
 LAST_ALERT_SECONDS = 3.0
 """How long a service that has to end waits for the alert that says why."""
+LAST_CALLS_SECONDS = 1.0
 ORDERS_IN = "orders in"
 
 
@@ -51,7 +58,7 @@ class ExecutionService:
         self._parts = parts
         self._store = parts.store
         self._clock = parts.clock
-        rooms = build(parts)
+        self.rooms = rooms = build(parts)
         self.live_orders = rooms.live_orders
         self.ownership = rooms.ownership
         self.outbox = rooms.delivery
@@ -148,6 +155,10 @@ class ExecutionService:
         """Of each account that has a trader: its broker, its state there, and what the trouble is."""
         return self.accounts.states()
 
+    def http_api(self, settings: ApiSettings) -> HttpApi:
+        """The API over HTTP; it is listened nowhere yet."""
+        return http_api(self._parts, self.rooms, settings)
+
     # --- doors for programs that use the service as a library -----------------------------------------------------
 
     async def process_order(self, order_data: Mapping[str, Any]) -> Order:
@@ -239,14 +250,17 @@ async def serve(
 ) -> None:
     """Runs the service until SIGTERM or SIGINT. When it begins to stop, `at_stop` is called with why; empty: a signal asked for it.
 
-    Raises CannotStart, EmbeddedPartFailed, or CannotGoOn, when it has stopped in order because a part of it could not be kept alive.
+    Raises CannotStart, EmbeddedPartFailed, ConfigurationError for an address of the API that cannot be served, or CannotGoOn, when it has
+    stopped in order because a part of it could not be kept alive.
     """
     stop = asyncio.Event()
     endpoints = settings.data_dir / ENDPOINTS
-    with _signals(stop, at_stop):
+    with _signals(stop, at_stop), _listening(settings) as listening, _render_threads() as render_threads:
         async with real_world(settings) as world, contextlib.AsyncExitStack() as at_end:
             withdraw_endpoints(endpoints)
             service = ExecutionService(world.parts)
+            api = service.http_api(_api_settings(settings, world, render_threads))
+            server = HttpServer(api.application, listening, api.feed)
             # Whatever ends the start: nothing may revive what is stopped.
             at_end.push_async_callback(service.supervisor.end_all)
             for revival in world.revivals:
@@ -257,6 +271,7 @@ async def serve(
             await side_by_side(_patiently(checks, stop), _load_ahead(settings))
             if stop.is_set():
                 return
+            await _refuse_open_address(settings, api)
             starting = asyncio.create_task(_patiently({"the store": service.start}, stop))
             reason = await _until_it_ends(service, stop, starting)
             if starting.done():
@@ -264,6 +279,7 @@ async def serve(
             else:
                 starting.cancel()
                 await asyncio.gather(starting, return_exceptions=True)
+            address = address_of(listening)
             pulls = [
                 Part("pull of orders", world.orders.run),
                 Part("pull of commands", world.commands.run),
@@ -271,22 +287,24 @@ async def serve(
             ]
             around = [
                 Part("watch over Pub/Sub", world.orders.watch),
-                Part("notice for scripts", lambda: keep_endpoints(endpoints, settings, world, service)),
+                Part("notice for scripts", lambda: keep_endpoints(endpoints, settings, world, service, api=address)),
             ]
+            callers = [*server.parts(), *api.measures.parts()]
             try:
                 if not (reason or stop.is_set()):
-                    for each in (*pulls, *around):
+                    for each in (*pulls, *around, *callers):
                         service.supervisor.keep(each)
-                    write_endpoints(endpoints, settings, world, service)
+                    write_endpoints(endpoints, settings, world, service, api=address)
                     log.info("Execution service ready", action="ready")
-                    say(_what_next(settings, world))
+                    say(_what_next(settings, world, address))
                     reason = await _until_it_ends(service, stop)
                 if reason and not stop.is_set():
                     at_stop(reason)
                 log.info("Execution service stops", action="stopping")
             finally:
                 withdraw_endpoints(endpoints)
-                await service.supervisor.end(*(each.name for each in around))
+                await service.supervisor.end(*(each.name for each in (*around, *callers)))
+                await _let_calls_end(api)
                 await service.take_no_more()
                 # What was received and not stored goes back while the rest of the service ends.
                 handed_back = asyncio.create_task(service.supervisor.end(*(each.name for each in pulls)))
@@ -295,6 +313,48 @@ async def serve(
     log.info("Execution service stopped", action="stopped")
     if reason:
         raise CannotGoOn(reason)
+
+
+@contextlib.contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    """The API's address is taken before anything is started. Raises ConfigurationError."""
+    try:
+        listening = listen(settings.api_host, settings.api_port)
+    except AddressTaken as exc:
+        words = f"API_HOST and API_PORT: {settings.api_host}:{settings.api_port} cannot be listened at: {exc}; "
+        raise ConfigurationError((words + "set another port, or 0 for any that is free.",)) from exc
+    with contextlib.closing(listening):
+        yield listening
+
+
+@contextlib.contextmanager
+def _render_threads() -> Iterator[ThreadPool]:
+    with contextlib.closing(ThreadPool("answers", 1)) as threads:
+        yield threads
+
+
+def _api_settings(settings: Settings, world: World, threads: ThreadPool) -> ApiSettings:
+    token = settings.api_token
+    return ApiSettings(
+        host=settings.api_host,
+        token=None if token is None else token.get_secret_value(),
+        threads=threads,
+        pubsub=world.connectivity,
+    )
+
+
+async def _refuse_open_address(settings: Settings, api: HttpApi) -> None:
+    """Others than this machine's users may call only with tokens. Raises ConfigurationError."""
+    if not is_loopback(settings.api_host) and not await api.access.has_tokens():
+        words = f"API_HOST is {settings.api_host}, which others can reach, and there is no token; set API_TOKEN, make one with "
+        raise ConfigurationError((words + "execctl token create, or leave API_HOST at 127.0.0.1.",))
+
+
+async def _let_calls_end(api: HttpApi) -> None:
+    """Orders whose callers are gone, and which are being stored."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LAST_CALLS_SECONDS):
+            await api.placing.drain()
 
 
 async def _until_it_ends(
@@ -373,10 +433,11 @@ def _signals(stop: asyncio.Event, at_stop: Callable[[str], None]) -> Any:
             loop.remove_signal_handler(number)
 
 
-def _what_next(settings: Settings, world: World) -> str:
+def _what_next(settings: Settings, world: World, api: str) -> str:
     lines = [
         f"  store    {world.mongodb_uri if settings.mongodb_uri is None else '(MONGODB_URI)'}",
         f"  Pub/Sub  {world.pubsub_host or 'Google'}, project {settings.google_cloud_project}",
+        f"  API      {api} ({api}/docs)",
         "  brokers  "
         + ("mock, for every account" if settings.use_mock_broker else ", ".join(settings.accounts) or "none"),
         "Next, in another terminal:",

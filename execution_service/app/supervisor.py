@@ -69,7 +69,8 @@ class Supervisor:
     """Restarts what fails, after a pause that grows, and alerts people at the first failure, and when restarting does not help.
 
     What cannot be kept alive makes the process end (`given_up`): a service without one of its parts would look alive and not be. One account's
-    part does so only where no other account is well, since the others' trading must not end for it; it is tried on at the longest pause.
+    part does so only where no other account is well, since the others' trading must not end for it, and one that is not vital never does; they
+    are tried on at the longest pause.
     """
 
     def __init__(self, clock: Clock, alerts: AlertsPeople) -> None:
@@ -197,7 +198,7 @@ class Supervisor:
         )
         if kept.failures == 1:
             self._tell(f"part_failed:{name}", part_failed(part=name, reason=kept.last_failure))
-        elif kept.failures == FAILURES_AT_MOST:
+        elif kept.failures == FAILURES_AT_MOST and kept.part.is_vital:
             words = part_failing_on(
                 part=name, account_id=kept.part.account_id, failures=kept.failures, reason=kept.last_failure
             )
@@ -218,6 +219,8 @@ class Supervisor:
 
     def _ends_the_process(self, part: Part) -> bool:
         """Whether without this part nothing is left that would be worth going on for."""
+        if not part.is_vital:
+            return False
         if part.account_id is None:
             return True
         states: dict[str, set[PartState]] = {}

@@ -342,6 +342,8 @@ class World:
     orders: GoogleSubscriber
     commands: GoogleSubscriber
     publisher: GooglePublisher
+    connectivity: Connectivity
+    """Whether Pub/Sub answers."""
     mongodb_uri: str
     pubsub_host: str | None
     revivals: Sequence[Part]
@@ -428,7 +430,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             uses_ordering_keys=settings.publish_ordering_keys,
             events=events,
         )
-        yield World(parts, orders, commands, publisher, uri, pubsub_host, revivals)
+        yield World(parts, orders, commands, publisher, connectivity, uri, pubsub_host, revivals)
 
 
 @contextlib.contextmanager

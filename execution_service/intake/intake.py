@@ -219,7 +219,7 @@ class Intake:
         return {o.order_id: partition for o in orders if (partition := self._ownership.elsewhere(o)) is not None}
 
     def _repetition(self, message: Message, order: Order, first: Order) -> DeadLetter | None:
-        if _means_the_same(order, first):
+        if means_the_same(order, first):
             log.info(
                 f"Duplicate of order {order.signal_id} ignored", action="duplicate_ignored", signal_id=order.signal_id
             )
@@ -250,7 +250,8 @@ def _attributes_to_keep(message: Message) -> dict[str, str]:
     return {**kept, RECEIVED_AS: message.event_type, RECEIVED_ID: first_id}
 
 
-def _means_the_same(order: Order, first: Order) -> bool:
+def means_the_same(order: Order, first: Order) -> bool:
+    """Whether the second message is a mere repetition of the first."""
     mine, theirs = order.request, first.request
     if order.raw == first.raw:
         # Also where an earlier version read less of it.

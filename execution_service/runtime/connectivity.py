@@ -27,3 +27,7 @@ class Connectivity:
             seconds = self._clock.monotonic() - self._silent_since
             self._silent_since = None
             log.info(f"{self._name} answers again, after {seconds:.0f} s", action="part_answers", part=self._name)
+
+    def silent_seconds(self) -> float:
+        """How long it has not answered; 0: it does, or was not asked."""
+        return 0.0 if self._silent_since is None else self._clock.monotonic() - self._silent_since

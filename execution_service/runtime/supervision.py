@@ -20,6 +20,8 @@ class Part:
     run: Callable[[], Coroutine[Any, Any, None]]
     account_id: str | None = None
     """Whose part it is, where it serves one account alone."""
+    is_vital: bool = True
+    """False: the service goes on without it, however often it fails."""
 
 
 class Keeper(Protocol):

@@ -261,6 +261,7 @@ async def test_a_store_that_is_not_there_is_waited_for_and_then_given_up(
         "PUBSUB_EMULATOR_HOST": "127.0.0.1:1",
         "DATA_DIR": str(tmp_path),
         "HOME": str(tmp_path),
+        "API_PORT": "0",
     }
     settings = load_settings(given, use_mock_broker=True, root=tmp_path)
     with pytest.raises(CannotStart, match=f"the store could not be reached for 4 s: .*{port}") as raised:

@@ -243,6 +243,15 @@ async def test_one_accounts_part_does_not_end_the_trading_of_the_others(stage: S
     assert "one" in stage.told[1][1]
 
 
+async def test_a_part_that_is_not_vital_never_ends_the_process_and_is_tried_on(stage: Stage) -> None:
+    part = Scripted(stage.clock, *failures(FAILURES_AT_MOST + 5))
+    stage.supervisor.keep(Part("HTTP API", part.run, is_vital=False))
+    await stage.run(600)
+    assert await stage.has_given_up() is None
+    assert len(part.begun_at) == FAILURES_AT_MOST + 6
+    assert [kind for kind, _ in stage.told] == ["part_failed:HTTP API"]
+
+
 async def test_where_no_account_is_well_the_process_ends(stage: Stage) -> None:
     stage.keep("trader one", *failures(50), account_id="one")
     stage.keep("connection one", None, account_id="one")

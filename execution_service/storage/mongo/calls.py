@@ -43,12 +43,14 @@ class Calls:
         threads: Blocking,
         commit_threads: Blocking | None = None,
         urgent_threads: Blocking | None = None,
+        query_threads: Blocking | None = None,
         gate: Gate | None = None,
     ) -> None:
         """`gate`: of a server that makes one write at a time sooner than several at once; None of one that serves many."""
         self._threads = threads
         self._commit_threads = commit_threads or threads
         self._urgent_threads = urgent_threads or threads
+        self._query_threads = query_threads or threads
         self._gate = gate
         self._clock = clock
         self._connectivity = Connectivity("The store", clock)
@@ -57,6 +59,7 @@ class Calls:
         self._threads.close()
         self._commit_threads.close()
         self._urgent_threads.close()
+        self._query_threads.close()
 
     @property
     def are_one_at_a_time(self) -> bool:
@@ -66,6 +69,10 @@ class Calls:
     async def ask(self, call: Callable[[], T]) -> T:
         """A question, or a write that nothing waits for."""
         return await self._run(self._threads, call)
+
+    async def look(self, call: Callable[[], T]) -> T:
+        """A question of people or of programs that watch, in threads of its own: nothing that trades waits for it."""
+        return await self._run(self._query_threads, call)
 
     async def urgent(self, call: Callable[[], T]) -> T:
         """For commands, wishes to cancel and leases: in threads of their own, and it waits for no other write."""

@@ -21,7 +21,9 @@ from execution_service.storage.ports.alerts import Alert
 from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
 from execution_service.storage.ports.leases import Lease, ProcessIdentity
 from execution_service.storage.ports.orders import PEOPLE, WORLD, Stored, Told
+from execution_service.storage.ports.queries import PositionRow
 from execution_service.storage.ports.switches import KeptSwitch, UnreadableSwitch
+from execution_service.storage.ports.tokens import KeptToken, Role
 from execution_service.storage.ports.views import ViewWrite
 
 
@@ -159,6 +161,52 @@ def alert_from_document(document: Mapping[str, Any]) -> Alert:
             text=_text(document["text"]),
             count=_count(document["count"]),
             first_at=_utc(document["first_at"]),
+        )
+
+
+def token_to_document(token: KeptToken) -> Document:
+    fields = asdict(token)
+    return {"_id": fields.pop("token_id"), **fields, "role": token.role.value}
+
+
+def token_from_document(document: Mapping[str, Any]) -> KeptToken:
+    """Raises UnreadableRecord."""
+    with _reading("API token", document):
+        expires_at, revoked_at = document["expires_at"], document["revoked_at"]
+        return KeptToken(
+            token_id=_text(document["_id"]),
+            name=_text(document["name"]),
+            role=Role(document["role"]),
+            secret_sha256=_text(document["secret_sha256"]),
+            created_at=_utc(document["created_at"]),
+            expires_at=None if expires_at is None else _utc(expires_at),
+            revoked_at=None if revoked_at is None else _utc(revoked_at),
+        )
+
+
+def position_row_from_document(document: Mapping[str, Any]) -> PositionRow:
+    """Raises UnreadableRecord."""
+    with _reading("position", document):
+        document_id = _text(document["_id"])
+        closed_at, average = document["closed_at"], document["avg_entry_price"]
+        profit, currency = document["realized_pnl"], document.get("currency")
+        return PositionRow(
+            document_id=document_id,
+            ledger_id=_text(document["ledger_id"]),
+            episode=int(document_id.rpartition("_")[2]),
+            account_id=_text(document["account_id"]),
+            strategy=_text(document["strategy_name"]),
+            symbol=_text(document["symbol"]),
+            is_long=document["side"] == "LONG",
+            is_open=document["status"] == "OPEN",
+            quantity=float(document["quantity"]),
+            average_price=None if average is None else float(average),
+            realized_pnl=None if profit is None else float(profit),
+            currency=None if currency is None else _text(currency),
+            opened_at=_utc(document["opened_at"]),
+            closed_at=None if closed_at is None else _utc(closed_at),
+            shown_order_ids=tuple(map(_text, document["order_ids"])),
+            order_count=_count(document["order_count"]),
         )
 
 

@@ -70,7 +70,12 @@ _LEAVES_OUT = ("sparse", "collation", "hidden", "expireAfterSeconds")
 """An index with one of these does not answer every question about its fields."""
 _BY_IDENTITY = Index(("signal_id", "leg_index", "purpose"), is_unique=True)
 INDEXES: Mapping[str, Sequence[Index]] = {
-    ORDERS: (_BY_IDENTITY, Index(("account_id", "client_order_id"), is_unique=True), Index(("lookup",))),
+    ORDERS: (
+        _BY_IDENTITY,
+        Index(("account_id", "client_order_id"), is_unique=True),
+        Index(("lookup",)),
+        Index(("received_at",)),
+    ),
     COMMANDS: (Index(("status",)), Index(("active_until",)), Index(("body.order_id",)), Index(("body.signal_id",))),
     ALERTS: (Index(("sent_at",)),),
     POSITIONS: (Index(("account_id",)),),
@@ -80,7 +85,7 @@ INDEXES: Mapping[str, Sequence[Index]] = {
     ),
     CONFIRMATIONS_VIEW: (_BY_IDENTITY, Index(("submitted_at",)), Index(("timestamp",))),
     SIGNALS_VIEW: (Index(("signal_id",)),),
-    POSITIONS_VIEW: (Index(("ledger_id",), is_unique=True, only={"status": "OPEN"}),),
+    POSITIONS_VIEW: (Index(("ledger_id",), is_unique=True, only={"status": "OPEN"}), Index(("opened_at",))),
     TRADING_ORDERS_VIEW: (Index(("order_id",)),),
 }
 

@@ -27,8 +27,10 @@ from execution_service.storage.mongo.names import COMMANDS
 from execution_service.storage.mongo.opening import INDEXES, connect, ensure_indexes
 from execution_service.storage.mongo.orders import MongoOrders
 from execution_service.storage.mongo.port import Place
+from execution_service.storage.mongo.queries import MongoQueries
 from execution_service.storage.mongo.schedule import COMMITS_AT_ONCE, OneAtATime, Schedule, SideBySide
 from execution_service.storage.mongo.switches import MongoSwitches
+from execution_service.storage.mongo.tokens import MongoTokens
 from execution_service.storage.mongo.unreadable import UnreadableDocuments
 from execution_service.storage.mongo.views import MongoViews
 from execution_service.storage.ports.unreadable import UnreadableDocument
@@ -36,8 +38,12 @@ from execution_service.storage.ports.unreadable import UnreadableDocument
 THREADS, THREADS_AT_A_SERVER = 2, 8
 """For questions, and at a server that is not our own for writes beside the record updates; there each waits for the way to it and back."""
 
+QUERY_THREADS = 2
+"""For those who only look: however many ask, no more of the server's time and of the interpreter's is theirs."""
+
 
 class MongoStore(
+    MongoQueries,
     MongoOrders,
     MongoLedger,
     MongoCommands,
@@ -47,6 +53,7 @@ class MongoStore(
     MongoSwitches,
     MongoViews,
     MongoBookmarks,
+    MongoTokens,
 ):
     """The Store on any server that speaks MongoDB's protocol: all ports on one database."""
 
@@ -60,10 +67,11 @@ class MongoStore(
         threads: Blocking,
         commit_threads: Blocking | None = None,
         urgent_threads: Blocking | None = None,
+        query_threads: Blocking | None = None,
         is_private: bool = False,
     ) -> None:
         """`commit_threads` write the record updates, for which orders wait on their way to the broker. `urgent_threads` serve commands
-        and wishes to cancel, which must not wait behind a burst of orders.
+        and wishes to cancel, which must not wait behind a burst of orders. `query_threads` answer those who only look.
 
         `is_private`: the server dies with this process. Only then are transactions used: elsewhere one that was open when we were killed
         would hold its records locked until the server's own limit, up to a minute.
@@ -74,6 +82,7 @@ class MongoStore(
             threads=threads,
             commit_threads=commit_threads,
             urgent_threads=urgent_threads,
+            query_threads=query_threads,
             gate=gate,
         )
         schedule: Schedule[Commit] = SideBySide() if gate is None else OneAtATime(clock, gate)
@@ -131,5 +140,6 @@ def mongo_store(uri: str, database: str, *, nonce: str, clock: Clock, is_private
         threads=ThreadPool("store", THREADS if is_private else THREADS_AT_A_SERVER),
         commit_threads=ThreadPool("store-commits", 1 if is_private else COMMITS_AT_ONCE),
         urgent_threads=ThreadPool("store-urgent", 1),
+        query_threads=ThreadPool("store-queries", QUERY_THREADS),
         is_private=is_private,
     )

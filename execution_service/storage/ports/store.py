@@ -12,7 +12,9 @@ from execution_service.storage.ports.discrepancies import DiscrepancyStore
 from execution_service.storage.ports.leases import LeaseStore
 from execution_service.storage.ports.ledger import LedgerStore
 from execution_service.storage.ports.orders import OrderStore
+from execution_service.storage.ports.queries import QueryStore
 from execution_service.storage.ports.switches import SwitchStore
+from execution_service.storage.ports.tokens import TokenStore
 from execution_service.storage.ports.unreadable import UnreadableStore
 from execution_service.storage.ports.views import ViewStore
 
@@ -28,6 +30,8 @@ class Store(
     SwitchStore,
     UnreadableStore,
     BookmarkStore,
+    QueryStore,
+    TokenStore,
     Protocol,
 ):
     """All that is kept, for whoever opens it and hands it on; a part asks for no more of it than it needs.

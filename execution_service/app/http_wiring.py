@@ -1,0 +1,104 @@
+"""Builds the HTTP API around the service's own parts; listens nowhere yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from starlette.types import ASGIApp
+
+from execution_service.api.access import Access
+from execution_service.api.app import ApiParts, http_application
+from execution_service.api.live_feed import LiveFeed
+from execution_service.api.measures import Measures
+from execution_service.api.placing import Placing
+from execution_service.api.standing import Standing
+from execution_service.app.wiring import ConfiguredAccounts, Parts, Rooms
+from execution_service.runtime.connectivity import Connectivity
+from execution_service.runtime.threads import Blocking
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """What the API is told beside the service's parts."""
+
+    host: str
+    """The address that is listened at: it decides which host names are served."""
+    token: str | None
+    """API_TOKEN."""
+    threads: Blocking
+    """Where answers and figures are drawn up."""
+    pubsub: Connectivity | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpApi:
+    """The application, and what of it runs or has to be ended."""
+
+    application: ASGIApp
+    access: Access
+    placing: Placing
+    measures: Measures
+    feed: LiveFeed
+
+
+class _Brokers:
+    """Which broker serves an account, for figures."""
+
+    def __init__(self, directory: ConfiguredAccounts) -> None:
+        self._directory = directory
+
+    def broker_of(self, account_id: str) -> str:
+        return self._directory.account_names_of(account_id).broker
+
+
+def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
+    """Its calls go the ways that messages go: orders by the intake, verbs by the commands."""
+    directory = ConfiguredAccounts(parts)
+    accounts = [directory.account(account_id) for account_id in directory.named]
+    standing = Standing(
+        supervisor=rooms.supervisor,
+        accounts=rooms.accounts,
+        store=parts.store,
+        pubsub=settings.pubsub,
+        delivery=rooms.delivery,
+        inboxes={"orders": parts.orders, "commands": parts.commands},
+        is_live=any(account is not None and account.is_live for account in accounts),
+        version=_version(),
+    )
+    access = Access(tokens=parts.store, clock=parts.clock, environment_token=settings.token)
+    placing = Placing(
+        intake=rooms.intake, orders=parts.store, queries=parts.store, accounts=directory, clock=parts.clock
+    )
+    measures = Measures(
+        live_orders=rooms.live_orders,
+        queries=parts.store,
+        brokers=_Brokers(directory),
+        states=standing,
+        clock=parts.clock,
+        threads=settings.threads,
+        version=standing.version,
+    )
+    feed = LiveFeed(rooms.live_orders, parts.nonce)
+    application = http_application(
+        ApiParts(
+            access=access,
+            queries=parts.store,
+            placing=placing,
+            commands=rooms.commands,
+            standing=standing,
+            measures=measures,
+            feed=feed,
+            clock=parts.clock,
+            threads=settings.threads,
+        ),
+        host=settings.host,
+    )
+    return HttpApi(application=application, access=access, placing=placing, measures=measures, feed=feed)
+
+
+def _version() -> str:
+    try:
+        return version("execution-service")
+    except PackageNotFoundError:  # run from its folder, and never installed
+        return "unknown"
