@@ -66,6 +66,10 @@ class Calls:
         """Whether writes that come with every order wait for each other: then they are to be short."""
         return self._gate is not None
 
+    def silent_seconds(self) -> float:
+        """How long no call has reached the server; 0: it answers, or was not asked."""
+        return self._connectivity.silent_seconds()
+
     async def ask(self, call: Callable[[], T]) -> T:
         """A question, or a write that nothing waits for."""
         return await self._run(self._threads, call)

@@ -122,6 +122,9 @@ class MongoStore(
         # messages are stored: if those hang, nothing can be taken.
         await self._calls.ask(lambda: self._db[COMMANDS].find_one({"_id": ""}, {"_id": 1}))
 
+    def silent_seconds(self) -> float:
+        return self._calls.silent_seconds()
+
     def newly_unreadable(self) -> list[UnreadableDocument]:
         return self._unreadable.fresh()
 

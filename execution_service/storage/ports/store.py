@@ -50,3 +50,6 @@ class Store(
 
     async def check(self) -> None:
         """A question that costs next to nothing. Raises StoreUnavailable."""
+
+    def silent_seconds(self) -> float:
+        """How long the server has not been reached; 0: it answers, or was not asked."""
