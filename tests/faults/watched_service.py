@@ -60,6 +60,8 @@ STORE_WRITES = (
     "release_leases",
     "leave",
     "picked_up",
+    "put_switch",
+    "first_count",
 )
 """Each before and after; and the ledger's lines of single orders, which are kept by themselves before the cursors of a delivery are."""
 BROKER_CALLS = ("reserve", "place_order", "cancel_order", "find")
