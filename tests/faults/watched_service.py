@@ -61,6 +61,8 @@ STORE_WRITES = (
     "leave",
     "picked_up",
     "set_bookmark",
+    "put_switch",
+    "first_count",
 )
 """Each before and after; and the ledger's lines of single orders, which are kept by themselves before the cursors of a delivery are."""
 BROKER_CALLS = ("reserve", "place_order", "cancel_order", "find")

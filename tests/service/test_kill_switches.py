@@ -15,8 +15,11 @@ from brokers.errors import OutcomeUnknown
 from brokers.paper.model import PaperOrder
 from execution_service.control.requests import Kill, Kind, read_request
 from execution_service.control.results import Done, Refused, Result
+from execution_service.control.switches import NobodyLearns, Switches
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.risk.kill import KillLevel
+from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.switch_record import record_from_document
 from execution_service.storage.ports.commands import Command
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -611,3 +614,52 @@ async def test_the_counts_are_of_all_processes_whichever_of_them_answers_first(t
         late = asyncio.create_task(other.service.commands.runner._verbs.kill.carry_out(request))
         await one.run(5)
         assert answer(late.result())["cancels_asked"] == 6  # who comes when all is done tells the same
+
+
+async def test_a_flood_of_refused_orders_is_no_flood_of_messages(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        kill(world)
+        await world.run(1)
+        before = len(world.notifier.texts)
+        for number in range(200):
+            world.send(f"late-{number}", symbol=f"S{number % 20}")
+        await world.run(30)
+        assert all(o.status is Status.REJECTED for o in world.records())
+        assert len(world.notifier.texts) - before <= 25
+        assert len(world.publisher.messages) == 200
+
+
+class _FencesOf:
+    """Says when fences are raised, and whether the switch was stored by then."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.seen: list[tuple[str, bool]] = []
+        self.fails = 0
+
+    async def raise_for(self, scope: Scope) -> None:
+        self.seen.append((str(scope), is_engaged(self._world, str(scope))))
+        if self.fails:
+            self.fails -= 1
+            raise StoreUnavailable("away")
+
+
+async def test_fences_are_raised_after_the_switch_is_stored_and_before_it_is_answered_each_time(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        fences = _FencesOf(world)
+        switches = Switches(store=world.store_beside(), clock=world.clock, fences=fences, learner=NobodyLearns())
+        asked = Kill(
+            command_id="k1",
+            scope=Scope(symbol="AAPL"),
+            level=KillLevel.REDUCE_ONLY,
+            by="ann",
+            reason="runaway",
+            cancel_entries=False,
+            asked_at=world.clock.now(),
+        )
+        fences.fails = 1
+        with pytest.raises(StoreUnavailable):
+            await switches.engage(asked)
+        await switches.engage(asked)
+        assert fences.seen == [("symbol:AAPL", True)] * 2
+        assert switch(world, "symbol:AAPL")["version"] == 1
