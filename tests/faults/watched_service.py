@@ -30,8 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from brokers.factory import BrokerFactory
 from execution_service import execution_main
-from execution_service.app import service, wiring
+from execution_service.app import events, service, wiring
 from execution_service.app.clock import SystemClock
+from execution_service.delivery.events import Events
 from execution_service.storage.mongo.ledger_lines import LedgerLines
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.transport import pubsub
@@ -120,6 +121,8 @@ def strike_ports(crossings: Crossings) -> None:
     crossings.watch(MongoStore, STORE_WRITES, "store")
     crossings.watch(LedgerLines, ("keep",), "ledger_lines", only_with_arguments=True)
     crossings.watch(GooglePublisher, ("publish",), "publisher")
+    crossings.watch(Events, ("deliver",), "events")
+    strike_redis(crossings)
     made = BrokerFactory.create_broker
 
     def create_broker(config: Any) -> Any:
@@ -149,6 +152,25 @@ def strike_ports(crossings: Crossings) -> None:
         return replace(taken, ack=ack)
 
     put(pubsub, "_message", message_of)
+
+
+def strike_redis(crossings: Crossings) -> None:
+    """Where its module is loaded at all. Told of an acknowledgement, the server is not told yet."""
+    loaded = events._redis_streams
+
+    def redis_streams() -> Any:
+        module = loaded()
+        plain = module.RedisSubscriber._acknowledge
+
+        def acknowledge(subscriber: Any, key: Any) -> None:
+            crossings.cross("before event.ack")
+            plain(subscriber, key)
+            crossings.cross("after event.ack")
+
+        put(module.RedisSubscriber, "_acknowledge", acknowledge)
+        return module
+
+    put(events, "_redis_streams", redis_streams)
 
 
 class WrongClock(SystemClock):
