@@ -52,7 +52,7 @@ def _plain(value: object) -> object:
 
 def answer(request: Request, body: object, *, headers: Mapping[str, str] | None = None) -> Response:
     """To be asked again: with its tag the caller is told 304 as long as nothing has changed."""
-    return _tagged(request, as_json(body), headers or {})
+    return _tagged(request, drawn_up(body, headers or {}))
 
 
 class Recent:
@@ -80,11 +80,11 @@ class Recent:
         else:
             question.close()
         drawn = await asyncio.shield(task)  # others may wait for it
-        return _tagged(request, drawn.text, drawn.headers)
+        return _tagged(request, drawn)
 
     async def _drawn(self, question: Coroutine[Any, Any, Body]) -> Drawn:
         body = await question
-        return await self._threads.run(lambda: Drawn(as_json(body.draw()), body.headers))
+        return await self._threads.run(lambda: drawn_up(body.draw(), body.headers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +97,28 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """An answer as it is sent."""
+    """An answer as it is sent. By its tag the caller learns that nothing has changed."""
 
     text: bytes
+    tag: str
     headers: Mapping[str, str]
+
+
+def drawn_up(body: object, headers: Mapping[str, str]) -> Drawn:
+    text = as_json(body)
+    return Drawn(text, f'"{sha256(text).hexdigest()[:32]}"', headers)
 
 
 def _is_well(task: asyncio.Task[Drawn]) -> bool:
     return not task.cancelled() and task.exception() is None
 
 
-def _tagged(request: Request, text: bytes, headers: Mapping[str, str]) -> Response:
-    tag = f'"{sha256(text).hexdigest()[:32]}"'
-    more = {"ETag": tag, "Cache-Control": "no-cache", **headers}
+def _tagged(request: Request, drawn: Drawn) -> Response:
+    more = {"ETag": drawn.tag, "Cache-Control": "no-cache", **drawn.headers}
     wanted = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
-    if tag in wanted:
+    if drawn.tag in wanted:
         return Response(status_code=304, headers=more)
-    return Response(text, media_type="application/json", headers=more)
+    return Response(drawn.text, media_type="application/json", headers=more)
 
 
 def done(body: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

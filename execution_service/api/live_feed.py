@@ -25,6 +25,8 @@ MOST_LISTENERS = 32
 HEARTBEAT_SECONDS = 15.0
 SEND_SECONDS = 10.0
 """Who does not take a piece for so long is let go."""
+STREAM_SECONDS = 300.0
+"""Then a stream ends, and whoever listens comes again by itself, misses nothing, and shows that it still may."""
 LONGEST_ID = 100
 
 
@@ -162,12 +164,15 @@ class EventStream(Response):
         gone = asyncio.create_task(_until_gone(receive), name="listener gone")
         telling = asyncio.create_task(self._tell(send), name="listener")
         try:
-            await asyncio.wait({gone, telling}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({gone, telling}, timeout=STREAM_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._feed.listeners -= 1
             gone.cancel()
             telling.cancel()
             await asyncio.gather(gone, telling, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SEND_SECONDS):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _tell(self, send: Send) -> None:
         async with asyncio.timeout(SEND_SECONDS):
@@ -176,7 +181,6 @@ class EventStream(Response):
             async for piece in pieces:
                 async with asyncio.timeout(SEND_SECONDS):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -271,7 +271,7 @@ async def serve(
             await side_by_side(_patiently(checks, stop), _load_ahead(settings))
             if stop.is_set():
                 return
-            await _refuse_open_address(settings, api)
+            await _refuse_open_address(settings, world)
             starting = asyncio.create_task(_patiently({"the store": service.start}, stop))
             reason = await _until_it_ends(service, stop, starting)
             if starting.done():
@@ -343,9 +343,15 @@ def _api_settings(settings: Settings, world: World, threads: ThreadPool) -> ApiS
     )
 
 
-async def _refuse_open_address(settings: Settings, api: HttpApi) -> None:
-    """Others than this machine's users may call only with tokens. Raises ConfigurationError."""
-    if not is_loopback(settings.api_host) and not await api.access.has_tokens():
+async def _refuse_open_address(settings: Settings, world: World) -> None:
+    """Others than this machine's users may call only with tokens. Raises ConfigurationError, CannotStart."""
+    if is_loopback(settings.api_host) or settings.api_token is not None:
+        return
+    try:
+        has_tokens = bool(await world.parts.store.tokens())
+    except StoreUnavailable as exc:
+        raise CannotStart(f"it is not known whether there are tokens for the API: {exc}") from exc
+    if not has_tokens:
         words = f"API_HOST is {settings.api_host}, which others can reach, and there is no token; set API_TOKEN, make one with "
         raise ConfigurationError((words + "execctl token create, or leave API_HOST at 127.0.0.1.",))
 

@@ -57,7 +57,9 @@ from execution_service.storage.ports.commands import Command, CommandStatus, Dea
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease, ProcessIdentity
 from execution_service.storage.ports.orders import CursorCommit, Told, Unsettled, VersionConflict
+from execution_service.storage.ports.queries import OrderFilter, Place
 from execution_service.storage.ports.switches import UnreadableSwitch
+from execution_service.storage.ports.tokens import KeptToken, Role
 from execution_service.storage.ports.views import View, ViewWrite
 from tests.builders import (
     NOW,
@@ -140,6 +142,48 @@ async def stored_after(store: MongoStore, *events: Event, **changes: Any) -> Ord
     return await store.append(about, events) if events else about
 
 
+# --- what is asked over HTTP ------------------------------------------------------------------------------------------
+
+
+async def test_pages_of_orders_are_the_latest_first_without_gaps(store: MongoStore) -> None:
+    orders = await inserted(store, 5)
+    shown: list[str] = []
+    place: Place | None = None
+    while True:
+        page = await store.page_of_orders(OrderFilter(), place, 2)
+        if not page:
+            break
+        shown += [stored.order.order_id for stored in page]
+        place = Place(moment=page[-1].order.received_at, row_id=page[-1].order.order_id)
+    assert shown == [each.order_id for each in reversed(orders)]
+
+
+async def test_orders_are_chosen_and_counted_by_status_and_account(store: MongoStore) -> None:
+    orders = await inserted(store, 3)
+    await store.append(orders[0], [rejected()])
+    account_id = str(orders[0].request.account_id)
+    chosen = OrderFilter(statuses=frozenset({Status.PENDING}), account_id=account_id, symbol="AAPL")
+    assert [s.order.order_id for s in await store.page_of_orders(chosen, None, 10)] == [
+        orders[2].order_id,
+        orders[1].order_id,
+    ]
+    assert await store.counts_of_orders() == {("PENDING", account_id): 2, ("REJECTED", account_id): 1}
+    sizes = await store.sizes()
+    assert (sizes["placed_orders"], sizes["dead_letters"]) == (0, 0)
+    assert await store.order_by_id(orders[0].order_id) is not None
+    assert await store.order_by_id("nobody") is None
+
+
+async def test_a_token_is_kept_and_revoked_once(store: MongoStore) -> None:
+    token = KeptToken(token_id="t1", name="a board", role=Role.VIEWER, secret_sha256="0" * 64, created_at=NOW)
+    assert await store.insert_token(token)
+    assert not await store.insert_token(replace(token, name="another"))
+    assert await store.revoke_token("t1", at(1))
+    assert await store.revoke_token("t1", at(2))
+    assert not await store.revoke_token("t2", at(2))
+    assert await store.tokens() == [replace(token, revoked_at=at(1))]
+
+
 # --- indexes --------------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +199,8 @@ async def test_the_indexes_are_those_of_the_contract(store: MongoStore, server: 
     assert "lookup" in {key[0] for key in orders}
     assert confirmations[by_identity]["unique"]
     assert {("submitted_at",), ("timestamp",)} <= set(confirmations)
+    assert ("received_at",) in orders
+    assert ("opened_at",) in indexes(POSITIONS_VIEW)
     of_positions = indexes(POSITIONS_VIEW)[("ledger_id",)]
     assert of_positions["unique"]
     assert dict(of_positions["partialFilterExpression"]) == {"status": "OPEN"}

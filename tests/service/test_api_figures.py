@@ -265,3 +265,14 @@ async def test_a_listener_that_takes_nothing_is_let_go(tmp_path: Path, monkeypat
         assert feed.listeners == 0
         await world.run(1)
         assert world.record("one").filled_quantity == Decimal(100), "and trading goes on"
+
+
+async def test_a_stream_ends_after_a_time_so_that_the_listener_shows_that_it_still_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_feed, "STREAM_SECONDS", 0.05)
+    async with world_of(tmp_path) as world:
+        feed, listener = api_of(world).feed, Listener()
+        async with asyncio.timeout(5):
+            await EventStream(feed, None)({}, listener.receive, listener.send)
+        assert listener.last_id == f"{feed.mark}-{feed.place_of(None)}"
