@@ -91,12 +91,15 @@ class Protection:
         if scope["method"] in _SAFE:
             return
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-        if site is not None:
-            is_foreign = site.strip().lower() not in _SAME_SITE
-        else:
-            is_foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        is_foreign = (
+            site.strip().lower() not in _SAME_SITE
+            if site is not None
+            else origin is not None and _place_of(origin) != host.lower()
+        )
         if is_foreign:
             raise Problem(403, "cross-site", "a page of another site may not make this call")
+        if scope["method"] != "POST":
+            return  # a form of another site can make no other, and a browser asks before a page does
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Problem(415, "not-json", "the body has to be JSON: Content-Type: application/json")
@@ -114,6 +117,14 @@ class Protection:
             return False
         # An address that a page's own name was made to lead to still comes with that name.
         return self._is_public or address.is_loopback
+
+
+def _place_of(origin: str) -> str | None:
+    """Host and port; None: it is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 async def _whole(scope: Scope, receive: Receive) -> Receive:

@@ -43,6 +43,8 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
     except OSError as exc:
         raise AddressTaken(exc.strerror or str(exc)) from exc
+    # Of each connection made to it: asyncio sees to that only where it has made the socket, and an answer in two pieces would wait 40 ms.
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with contextlib.suppress(OSError, AttributeError):  # where the system has it
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1000))
     found.setblocking(False)

@@ -148,6 +148,12 @@ def test_a_caller_that_sends_no_call_is_cut_off_and_others_are_served(running: S
         assert slow.recv(100) == b""
 
 
+def test_an_answer_does_not_wait_for_the_callers_acknowledgement(running: Service) -> None:
+    with httpx.Client(base_url=address(running)) as client:
+        took = [client.get("/health").elapsed.total_seconds() for _ in range(20)]
+    assert sorted(took)[2] < 0.03, "else each answer takes 40 ms on an idle machine"
+
+
 def test_the_service_goes_on_after_what_is_no_http(running: Service) -> None:
     base = address(running)
     host, _, port = base.removeprefix("http://").partition(":")

@@ -152,6 +152,7 @@ async def test_this_machines_own_names_are_served(tmp_path: Path, host: str) -> 
         ({"Sec-Fetch-Site": "cross-site", "Origin": BASE}, False),
         ({"Origin": "http://evil.example"}, False),
         ({"Origin": "null"}, False),
+        ({"Origin": "http://["}, False),
         ({"Origin": "http://127.0.0.1:9999"}, False),
     ],
 )
@@ -257,8 +258,15 @@ async def test_a_call_that_fails_tells_the_caller_nothing_of_it(
 
 async def test_unknown_paths_and_methods_are_problems(tmp_path: Path) -> None:
     async with http_world(tmp_path) as (_, http):
-        for method, path, status in (("GET", "/nothing", 404), ("DELETE", ORDERS, 405), ("GET", "/" + "a" * 9000, 404)):
-            response = await http.request(method, path, headers={"Content-Type": "application/json"})
+        for method, path, status in (
+            ("GET", "/nothing", 404),
+            ("DELETE", ORDERS, 405),
+            ("TRACE", ORDERS, 405),
+            ("PUT", ORDERS, 405),
+            ("POST", ORDERS, 415),
+            ("GET", "/" + "a" * 9000, 404),
+        ):
+            response = await http.request(method, path)
             assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
 
 
