@@ -296,6 +296,7 @@ def _order_fields(stored: Stored) -> dict[str, object]:
         "broker_order_id": order.broker_order_id,
         "client_order_ids": list(order.client_order_ids),
         "reason": None if order.reason is None else {"code": order.reason.code, "message": order.reason.message},
+        "reasons": [] if order.reason is None else [breach.told for breach in order.reason.breaches or ()],
         "received_at": order.received_at,
         "submitted_at": order.submitted_at,
         "held": _hold_fields(order.hold) if order.hold is not None and _is_held(order) else None,

@@ -92,6 +92,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.storage.ports.leases": set(),
     "execution_service.storage.ports.ledger": {*VOCABULARY},
     "execution_service.storage.ports.orders": {CORE},
+    "execution_service.storage.ports.risk": {CORE},
     "execution_service.storage.ports.unreadable": set(),
     "execution_service.storage.ports.views": set(),
     "execution_service.storage.mongo.calls": {
@@ -124,6 +125,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.leases",
         "execution_service.storage.ports.ledger",
         "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.risk",
         "execution_service.storage.ports.unreadable",
         "execution_service.storage.ports.views",
     },
@@ -197,6 +199,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.mongo.names",
         "execution_service.storage.mongo.port",
     },
+    "execution_service.storage.mongo.risk": {
+        CORE,
+        "execution_service.storage.mongo.names",
+        "execution_service.storage.mongo.port",
+    },
     "execution_service.storage.mongo.views": {
         CORE,
         "execution_service.runtime.concurrency",
@@ -242,6 +249,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.mongo.opening",
         "execution_service.storage.mongo.orders",
         "execution_service.storage.mongo.port",
+        "execution_service.storage.mongo.risk",
         "execution_service.storage.mongo.schedule",
         "execution_service.storage.mongo.unreadable",
         "execution_service.storage.mongo.views",
@@ -341,6 +349,8 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.recording.live_orders",
         "execution_service.storage.ports.ledger",
     },
+    "execution_service.trading.reference_prices": {*VOCABULARY},
+    "execution_service.trading.risk_rules": {CORE},
     "execution_service.trading.timers": {"execution_service.runtime.clock", "execution_service.runtime.wake_up"},
     "execution_service.trading.traded_account": {"brokers.base"},
     "execution_service.trading.connection": {
@@ -433,6 +443,22 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.holding_choice",
         "execution_service.trading.holdings",
     },
+    "execution_service.trading.risk_gate": {
+        CORE,
+        "brokers.errors",
+        "execution_service.recording.live_orders",
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.wake_up",
+        "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.store",
+        "execution_service.trading.connection",
+        "execution_service.trading.exit_check",
+        "execution_service.trading.holdings",
+        "execution_service.trading.reconciliation",
+        "execution_service.trading.reference_prices",
+        "execution_service.trading.risk_rules",
+    },
     "execution_service.trading.placement": {
         *VOCABULARY,
         "brokers.errors",
@@ -443,6 +469,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.instrument_queues",
         "execution_service.trading.pre_trade_checks",
         "execution_service.trading.report_poller",
+        "execution_service.trading.risk_gate",
         "execution_service.trading.tasks",
     },
     "execution_service.trading.submission": {
@@ -458,6 +485,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.isolation",
         "execution_service.trading.placement",
         "execution_service.trading.pre_trade_checks",
+        "execution_service.trading.risk_gate",
     },
     "execution_service.trading.order_steps": {
         *VOCABULARY,
@@ -500,6 +528,8 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.pre_trade_checks",
         "execution_service.trading.reconciliation",
         "execution_service.trading.report_poller",
+        "execution_service.trading.risk_gate",
+        "execution_service.trading.risk_rules",
         "execution_service.trading.submission",
         "execution_service.trading.tasks",
         "execution_service.trading.timers",
@@ -516,6 +546,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.orders",
         "execution_service.storage.ports.store",
         "execution_service.trading.reconciliation",
+        "execution_service.trading.risk_rules",
         "execution_service.trading.traded_account",
         "execution_service.trading.trader",
     },
@@ -767,6 +798,13 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
     },
+    "execution_service.app.risk_reload": {
+        CORE,
+        "execution_service.app.risk_file",
+        "execution_service.app.settings.problems",
+        "execution_service.runtime.alerts",
+        "execution_service.trading.risk_rules",
+    },
     "execution_service.app.settings.accounts": {
         "brokers.factory",
         "brokers.manifest",
@@ -777,8 +815,10 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings.sources",
     },
     "execution_service.app.settings.loading": {
+        CORE,
         "brokers.registry",
         "brokers.variables",
+        "execution_service.app.risk_file",
         "execution_service.app.settings.accounts",
         "execution_service.app.settings.model",
         "execution_service.app.settings.problems",
@@ -788,6 +828,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.app.wiring": {
         *VOCABULARY,
         "brokers.factory",
+        "brokers.registry",
         "execution_service.app.clock",
         "execution_service.app.embedded",
         "execution_service.app.settings.accounts",
@@ -826,6 +867,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.store",
         "execution_service.trading.accounts",
+        "execution_service.trading.risk_rules",
         "execution_service.trading.trader",
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
@@ -854,6 +896,7 @@ ARROWS: Mapping[str, set[str]] = {
         *VOCABULARY,
         "brokers.factory",
         "execution_service.app.notice",
+        "execution_service.app.risk_reload",
         "execution_service.app.settings.loading",
         "execution_service.app.wiring",
         "execution_service.runtime.concurrency",
@@ -1058,7 +1101,7 @@ def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
 @pytest.mark.parametrize(
     ("room", "doors"),
     [
-        (TRADING, {"accounts", "trader"}),
+        (TRADING, {"accounts", "risk_rules", "trader"}),
         (
             "execution_service.delivery",
             {"account_names", "confirmations", "dispatch", "rebuild", "stream", "unreadable"},

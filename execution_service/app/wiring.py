@@ -8,12 +8,13 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
 from brokers.base import Broker
 from brokers.factory import BrokerFactory
+from brokers.registry import stand_in
 from execution_service.app.clock import SystemClock
 from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
 from execution_service.app.settings.accounts import Account
@@ -53,6 +54,7 @@ from execution_service.storage.mongo.store import mongo_store
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 from execution_service.trading.accounts import Accounts
+from execution_service.trading.risk_rules import RiskRules
 from execution_service.trading.trader import TradingRules
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Publisher, PublishFailed
@@ -106,6 +108,7 @@ class Parts:
     lease_seconds: float | None = None
     """The term of the leases by which processes that share the store share out the accounts; None: this process is alone."""
     uses_ordering_keys: bool = False
+    risk_rules: RiskRules = field(default_factory=RiskRules)
     more_sinks: Sequence[Sink] = ()
     """Where events of orders go besides `execution-confirmations`."""
 
@@ -142,6 +145,7 @@ class ConfiguredAccount:
         self.name = account.name
         self.broker_name = account.broker.upper()
         self.is_live = account.live
+        self.makes_up_prices = account.broker == stand_in().name
         self.account_names = AccountNames(self.name, self.broker_name)
         self._config = account.config
         self._brokers = brokers
@@ -208,7 +212,9 @@ def build(parts: Parts) -> Rooms:
         rules=parts.rules,
         nonce=parts.nonce,
         keeper=supervisor,
+        risk_rules=parts.risk_rules,
     )
+    delivery.books.reservations = accounts  # who trades the account is told what is booked
     intake = Intake(
         store=store,
         live_orders=live_orders,
@@ -390,6 +396,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             ),
             nonce=nonce,
             processes=ProcessTable(),
+            risk_rules=RiskRules(settings.risk_limits),
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
         )

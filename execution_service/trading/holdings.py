@@ -30,6 +30,18 @@ async def holdings(
 ) -> list[Holding]:
     """What is held now, and what was once of these symbols and is flat; by product where the broker holds these apart (`products_of`, the
     usual one first). Raises StoreUnavailable."""
+    entries, unclear = await entries_with_unbooked(live_orders, store, account_id, symbols)
+    return [
+        *(each for entry in entries.values() for each in by_product(entry, products_of(entry.instrument))),
+        *(Holding(instrument=each, quantity=ZERO, is_unclear=True) for each in unclear if each.symbol),
+    ]
+
+
+async def entries_with_unbooked(
+    live_orders: LiveOrders, store: LedgerStore, account_id: str, symbols: Iterable[str]
+) -> tuple[dict[LedgerKey, LedgerEntry], Sequence[Instrument]]:
+    """The ledger's entries of what is held now, and of what was once held of these symbols, with the fills that are recorded and not booked
+    yet; and the instruments of which nothing is known. Raises StoreUnavailable."""
     # From before the question: an order may be booked, delivered and let go of while the store answers.
     recorded = [
         (live, live.told.world)
@@ -57,10 +69,7 @@ async def holdings(
                 signal_id=live.order.signal_id,
             )
             unclear = [*unclear, *(() if live.order.instrument is None else (live.order.instrument,))]
-    return [
-        *(each for entry in entries.values() for each in by_product(entry, products_of(entry.instrument))),
-        *(Holding(instrument=each, quantity=ZERO, is_unclear=True) for each in unclear if each.symbol),
-    ]
+    return entries, unclear
 
 
 def is_booked_to(order: Order, key: LedgerKey) -> bool:

@@ -26,6 +26,7 @@ from execution_service.storage.mongo.names import COMMANDS
 from execution_service.storage.mongo.opening import INDEXES, connect, ensure_indexes
 from execution_service.storage.mongo.orders import MongoOrders
 from execution_service.storage.mongo.port import Place
+from execution_service.storage.mongo.risk import MongoRisk
 from execution_service.storage.mongo.schedule import COMMITS_AT_ONCE, OneAtATime, Schedule, SideBySide
 from execution_service.storage.mongo.unreadable import UnreadableDocuments
 from execution_service.storage.mongo.views import MongoViews
@@ -35,7 +36,9 @@ THREADS, THREADS_AT_A_SERVER = 2, 8
 """For questions, and at a server that is not our own for writes beside the record updates; there each waits for the way to it and back."""
 
 
-class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDiscrepancies, MongoLeases, MongoViews):
+class MongoStore(
+    MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDiscrepancies, MongoLeases, MongoRisk, MongoViews
+):
     """The Store on any server that speaks MongoDB's protocol: all ports on one database."""
 
     def __init__(

@@ -11,6 +11,7 @@ from execution_service.storage.ports.discrepancies import DiscrepancyStore
 from execution_service.storage.ports.leases import LeaseStore
 from execution_service.storage.ports.ledger import LedgerStore
 from execution_service.storage.ports.orders import OrderStore
+from execution_service.storage.ports.risk import RiskStore
 from execution_service.storage.ports.unreadable import UnreadableStore
 from execution_service.storage.ports.views import ViewStore
 
@@ -22,6 +23,7 @@ class Store(
     AlertStore,
     DiscrepancyStore,
     LeaseStore,
+    RiskStore,
     ViewStore,
     UnreadableStore,
     Protocol,
