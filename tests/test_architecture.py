@@ -671,6 +671,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.store",
     },
     "execution_service.control.background": set(),
+    "execution_service.control.enable_risk": {
+        CORE,
+        "execution_service.storage.ports.alerts",
+        "execution_service.storage.ports.risk",
+    },
     "execution_service.control.results": set(),
     "execution_service.control.requests": {
         CORE,

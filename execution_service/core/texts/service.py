@@ -64,6 +64,12 @@ def risk_limit_broken(*, account_name: str, limit: str, total: str, counted: str
     )
 
 
+def risk_enabled(*, scope: str, by: str, reason: str, count: int) -> str:
+    return html_message(
+        "✅ Risk Limit Enabled Again", ("Scope", scope), ("By", by), ("Reason", reason), ("Broken limits", str(count))
+    )
+
+
 def risk_file_refused(*, name: str, problems: Sequence[str]) -> str:
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return html_message(

@@ -39,6 +39,13 @@ class MongoRisk(MongoPort):
         self._unreadable.read(RISK, account_id)
         return book
 
+    async def risk_books(self) -> list[RiskBook]:
+        def read() -> list[RiskBook]:
+            found = [{**document, "account_id": document["_id"]} for document in self._db[RISK].find()]
+            return self._readable(RISK, found, lambda document: from_document(RiskBook, document))
+
+        return sorted(await self._calls.ask(read), key=lambda book: book.account_id)
+
     async def save_risk_book(self, book: RiskBook) -> bool:
         document: Document = {"_id": book.account_id, **to_document(book)}
 

@@ -18,6 +18,9 @@ class RiskStore(Protocol):
     async def read_risk_book(self, account_id: str) -> RiskBook | None:
         """As `risk_book`, for those who only look: where there is none, None."""
 
+    async def risk_books(self) -> list[RiskBook]:
+        """Of all accounts, by their ids; without those that cannot be understood."""
+
     async def save_risk_book(self, book: RiskBook) -> bool:
         """Puts it in the place of the version before; False if that is not stored any more, and the caller has to read and decide anew. Where the
         answer is lost it may be stored nevertheless."""
