@@ -59,6 +59,8 @@ ROUNDS_AT_MOST = 50
 """So often orders are judged anew because somebody else has changed the account's risk document meanwhile."""
 LINGER_SECONDS = 0.2
 """What is told of orders that have filled or ended is written together; until then it is reserved too much."""
+UNREADABLE_SECONDS = 10.0
+"""How often a document that cannot be read is tried again, where no order asks for it."""
 BALANCES_SECONDS = 30.0
 BALANCE_ANSWER_SECONDS = 5.0
 UNREADABLE = "risk_document"
@@ -122,6 +124,7 @@ class RiskGate:
         """By our id, what orders may still fill by what is booked; to be written with the next write."""
         self._noted: WeakKeyDictionary[LiveOrder, int] = WeakKeyDictionary()
         """The last event of each order in hand that was counted, or needed no counting."""
+        self._has_asked_balances = False
         self._equity: Reading | None = None
         self._cash: Reading | None = None
         self._warned: set[str] = set()
@@ -131,6 +134,11 @@ class RiskGate:
     @property
     def account_id(self) -> str:
         return self._connection.account_id
+
+    @property
+    def has_written_limits(self) -> bool:
+        """Else nothing but what is built in judges the account's orders."""
+        return bool(self._rules.limits.tables)
 
     def begin_anew(self) -> None:
         """Whoever was asking has ended; the document is read again."""
@@ -147,7 +155,7 @@ class RiskGate:
         limits = self._rules.limits
         if self._book is not None and not limits.adds_up(self.account_id) and not self._book.overrides:
             counted, _, _ = self._with_pending(self._book, limits)
-            verdict = judge(order, await self._facts_of_the_order(order, counted), limits)
+            verdict = judge(order, self._facts(order, counted, await self._kill()), limits)
             if verdict.decision is Decision.PASS:
                 return self._said(verdict)
         question = _Question(order)
@@ -177,7 +185,11 @@ class RiskGate:
     async def _judge_all(self, questions: Sequence[_Question]) -> bool:
         """False: somebody else has changed the document since it was read."""
         limits = self._rules.limits
-        if self._equity is None and limits.writes(self.account_id, *_OF_MONEY) and self._connection.is_connected:
+        if (
+            not self._has_asked_balances
+            and limits.writes(self.account_id, *_OF_MONEY)
+            and self._connection.is_connected
+        ):
             await self._read_balances()
         if self._book is not None and self._book.counters.trips:
             self._keep(None)  # a person may have enabled again what is off, and nobody else refuses by it
@@ -190,14 +202,18 @@ class RiskGate:
         kill = await self._kill()
         changed, counted, left = self._with_pending(book, limits)
         must_write = changed is not book
-        verdicts: list[Verdict] = []
+        verdicts: list[Verdict | Exception] = []
         working = self._working(changed, limits)
         holdings = await self._holdings(limits)
         for question in questions:
             order = question.order
-            facts = self._facts(changed, holdings=holdings, working=working, kill=kill)
-            facts = replace(facts, exit_cap=await self._exit_cap(order), order_currency=self._currency_of(order))
-            verdict = judge(order, facts, limits)
+            cap = await self._exit_cap(order)
+            try:
+                facts = self._facts(order, changed, kill, holdings=holdings, working=working, exit_cap=cap)
+                verdict = judge(order, facts, limits)
+            except Exception as exc:  # noqa: BLE001  one order must not hold up the others
+                verdicts.append(exc)
+                continue
             verdicts.append(verdict)
             if verdict.decision is Decision.PASS and verdict.reservation is not None:
                 changed = admitted(changed, order, verdict, limits, ZONE)
@@ -209,8 +225,11 @@ class RiskGate:
                 changed = with_trips
         if must_write and not await self._write(book, changed, counted, left):
             return False
-        for question, verdict in zip(questions, verdicts, strict=True):
-            question.verdict = verdict
+        for question, answer in zip(questions, verdicts, strict=True):
+            if isinstance(answer, Exception):
+                question.error = answer
+            else:
+                question.verdict = answer
         return True
 
     async def _judge_without_document(self, questions: Sequence[_Question], limits: RiskLimits, why: str) -> None:
@@ -219,10 +238,8 @@ class RiskGate:
         nothing = RiskBook(account_id=self.account_id, counters=Counters(account_id=self.account_id))
         kill, working, holdings = await self._kill(), self._working(nothing, limits), await self._holdings(limits)
         for question in questions:
-            facts = self._facts(nothing, holdings=holdings, working=working, kill=kill)
-            facts = replace(
-                facts, exit_cap=await self._exit_cap(question.order), order_currency=self._currency_of(question.order)
-            )
+            cap = await self._exit_cap(question.order)
+            facts = self._facts(question.order, nothing, kill, holdings=holdings, working=working, exit_cap=cap)
             verdict = judge(question.order, facts, limits)
             if verdict.decision is Decision.PASS and verdict.is_exit and verdict.reservation is not None:
                 working = (*working, verdict.reservation)
@@ -252,29 +269,29 @@ class RiskGate:
 
     # --- what is known ------------------------------------------------------------------------------------------
 
-    async def _facts_of_the_order(self, order: Order, book: RiskBook) -> Facts:
-        """All that limits of the order alone need: neither what is held nor what works. Nothing is an exit by them, and so an order that passes by
-        them passes."""
-        facts = self._facts(book, holdings=None, working=(), kill=await self._kill())
-        return replace(facts, order_currency=self._currency_of(order), prices=self._prices.of(_key(order)))
-
     def _facts(
         self,
+        order: Order | None,
         book: RiskBook,
-        *,
-        holdings: tuple[Holding, ...] | None,
-        working: tuple[Reservation, ...],
         kill: KillState | None,
+        *,
+        holdings: tuple[Holding, ...] | None = None,
+        working: tuple[Reservation, ...] = (),
+        exit_cap: Decimal | None = None,
     ) -> Facts:
+        """What limits of the order alone need, neither what is held nor what works, where these are not given. Nothing is an exit by that, and so an
+        order that passes by it passes."""
         return Facts(
             now=self._clock.now(),
             zone=ZONE,
             account_currency=self._currency,
-            order_currency=None,
+            order_currency=None if order is None else self._currency_of(order),
             holdings=holdings,
             working=working,
             counters=book.counters,
             kill=kill,
+            prices=() if order is None else self._prices.of(_key(order)),
+            exit_cap=exit_cap,
             equity=self._equity,
             buying_power=self._cash,
             overrides=book.overrides,
@@ -324,7 +341,6 @@ class RiskGate:
             if left > 0:
                 found.append(replace(reservation, quantity=left))
         reserved = {each.order_id for each in book.reservations}
-        facts = self._facts(book, holdings=None, working=(), kill=None)
         for live in self._live.by_id.values():
             order = live.order
             if (
@@ -332,9 +348,31 @@ class RiskGate:
                 and order.order_id not in reserved
                 and order.request.account_id == self.account_id
             ):
-                told = replace(facts, order_currency=self._currency_of(order), prices=self._prices.of(_key(order)))
-                found.append(reservation_of(order, told, limits))
+                found.append(self._unreserved(order, book, limits))
         return tuple(found)
+
+    def _unreserved(self, order: Order, book: RiskBook, limits: RiskLimits) -> Reservation:
+        """What an order at work may still do for which nothing is reserved. Where that cannot be told, no total of which it is part is known."""
+        try:
+            return reservation_of(order, self._facts(order, book, None), limits)
+        except Exception as exc:
+            log.exception(
+                f"What an order may still do cannot be worked out: {exc}",
+                action="reservation_unknown",
+                signal_id=order.signal_id,
+            )
+            request = order.accepted_request
+            return Reservation(
+                order_id=order.order_id,
+                strategy=request.strategy,
+                instrument_key=request.instrument.key,
+                symbol=request.instrument.symbol,
+                side=request.side,
+                quantity=order.remaining_quantity,
+                unit_value=None,
+                is_exit=False,
+                at=self._clock.now(),
+            )
 
     async def _holdings(self, limits: RiskLimits) -> tuple[Holding, ...]:
         entries, unclear = await entries_with_unbooked(self._live, self._store, self.account_id, ())
@@ -505,7 +543,8 @@ class RiskGate:
                     counted=trip.value,
                 ),
             )
-        for use in verdict.near:
+        # Of an order that is refused people read anyway.
+        for use in verdict.near if verdict.decision is Decision.PASS else ():
             day = day_of(verdict.at, ZONE)
             alert_id = f"risk-near:{self.account_id}:{use.limit}:{use.total}:{day}"
             if alert_id not in self._warned:
@@ -540,7 +579,8 @@ class RiskGate:
             except (StoreUnavailable, UnreadableRecord) as exc:
                 self._keep(None)
                 log.info(f"The risk document waits: {exc}", action="risk_document_waits", account_id=self.account_id)
-                await self._clock.sleep(AFTER_FAILURE_SECONDS * 2)
+                is_unreadable = isinstance(exc, UnreadableRecord)
+                await self._clock.sleep(UNREADABLE_SECONDS if is_unreadable else AFTER_FAILURE_SECONDS * 2)
                 continue
             await self._to_write.wait(None)
             await self._clock.sleep(LINGER_SECONDS)
@@ -565,6 +605,7 @@ class RiskGate:
 
     async def _read_balances(self) -> None:
         """What is not told stays as old as it is, and is not known once it is too old."""
+        self._has_asked_balances = True
         try:
             asked = self._connection.broker.balances()
             balances = await self._connection.ask(asked, BALANCE_ANSWER_SECONDS)

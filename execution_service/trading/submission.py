@@ -246,7 +246,7 @@ class Submission:
                 if ends:
                     first = (*first, refusal(verdict, now))
                 else:
-                    kept = kept_verdict(verdict)
+                    kept = kept_verdict(verdict, keeps_uses=self._risk_gate.has_written_limits)
                     started = SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved, risk=kept)
                     first = (*first, *remarks(verdict, now), started)
 

@@ -51,6 +51,10 @@ class LimitType(StrEnum):
     STOP_OUT_OF_RANGE = "stop_out_of_range"
 
 
+SCOPES_REMEMBERED = 4096
+"""There is no end of strategies and symbols."""
+
+
 class Off(Enum):
     """The value of a limit that somebody has switched off in writing; not to be confused with None, which says nothing."""
 
@@ -287,9 +291,17 @@ class Applicable:
 
     where: Scope
     tables: tuple[tuple[Scope, LimitSet], ...]
+    _known: dict[LimitType, tuple[Bound, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What was worked out already: the tables do not change, and each order asks for most limits."""
 
     def bounds(self, limit: LimitType) -> tuple[Bound, ...]:
         """Those that bind together, the widest first; none where it is switched off. What nobody has written is built in."""
+        known = self._known.get(limit)
+        if known is None:
+            known = self._known[limit] = self._bounds(limit)
+        return known
+
+    def _bounds(self, limit: LimitType) -> tuple[Bound, ...]:
         kind, built_in = kind_of(limit), BUILT_IN.of(limit)
         assert built_in is not None
         everybody = _total(kind, Scope(), self.where)
@@ -312,9 +324,18 @@ class RiskLimits:
     """All limits that hold. `tables` has what was written, by whom it is for."""
 
     tables: Mapping[Scope, LimitSet] = field(default_factory=lambda: MappingProxyType({}))
+    _known: dict[Scope, Applicable] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def of(self, where: Scope) -> Applicable:
         """Those for an order of `where`, of which all three parts are named."""
+        known = self._known.get(where)
+        if known is None:
+            if len(self._known) >= SCOPES_REMEMBERED:
+                self._known.clear()
+            known = self._known[where] = self._of(where)
+        return known
+
+    def _of(self, where: Scope) -> Applicable:
         wider = where.wider() if self.tables else ()
         return Applicable(where, tuple((scope, self.tables[scope]) for scope in wider if scope in self.tables))
 

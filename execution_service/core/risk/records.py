@@ -15,16 +15,20 @@ def refusal(verdict: Verdict, at: datetime) -> Rejected:
     return Rejected(at=at, reason=Reason(ReasonCode(verdict.code), words, _breaches(verdict.breaches)))
 
 
-def kept_verdict(verdict: Verdict) -> RiskVerdict:
-    """Of an order that passes."""
-    uses = tuple(
-        LimitUse(
-            limit=use.limit.value,
-            total=str(use.total),
-            limit_value=use.limit_value,
-            actual_value=use.actual_value,
+def kept_verdict(verdict: Verdict, *, keeps_uses: bool) -> RiskVerdict:
+    """Of an order that passes. `keeps_uses`: also how much of each limit it used, where somebody has written limits down."""
+    uses = (
+        ()
+        if not keeps_uses
+        else tuple(
+            LimitUse(
+                limit=use.limit.value,
+                total=str(use.total),
+                limit_value=use.limit_value,
+                actual_value=use.actual_value,
+            )
+            for use in verdict.uses
         )
-        for use in verdict.uses
     )
     return RiskVerdict(
         is_exit=verdict.is_exit,
