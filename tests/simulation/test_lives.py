@@ -13,6 +13,7 @@ import pytest
 
 from brokers.paper.exchange import PaperExchange
 from execution_service.delivery.notifications import Notifications
+from execution_service.trading.risk_gate import RiskGate
 from tests.fakes import RecordingNotifier
 from tests.simulation import judge
 from tests.simulation.known import NOT_MENDED
@@ -127,3 +128,9 @@ def test_people_who_are_told_nothing_are_found(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(RecordingNotifier, "send", drops)
     assert any("people were not told" in complaint for complaint in complaints(range(4)))
+
+
+def test_a_gate_that_forgets_what_works_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any("past a limit" in complaint for complaint in replay(10).complaints)
+    monkeypatch.setattr(RiskGate, "_working", lambda self, book, limits: ())
+    assert any("past a limit" in complaint for complaint in replay(10).complaints)
