@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from execution_service.core.orders.events import SubmitStarted
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.risk.kill import KillLevel, Switch, engaged
 from execution_service.core.risk.limits import Scope
-from tests.core.risk_cases import tables, written
+from tests.core.risk_cases import tables, works, written
 from tests.fakes import BY_HAND, RESTING, World, two_worlds, world_of
 
 
@@ -152,6 +153,19 @@ async def test_a_reservation_judged_by_an_older_document_is_judged_again(tmp_pat
         assert world.record().status is Status.SUBMITTED
         assert book(world)["fence"] == 1
         assert reserved(world) == ["100"]
+
+
+async def test_an_order_is_judged_again_when_another_replica_has_reserved_meanwhile(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, limits=written(max_open_orders=1)) as world:
+        await world.run(1)
+        store = world.store_beside()
+        read = await store.risk_book("acct-1")
+        theirs = replace(read, version=read.version + 1, reservations=(works(100, name="ord_theirs"),))
+        assert await store.save_risk_book(theirs)
+        world.send()
+        await world.run(2)
+        assert world.record().status is Status.REJECTED
+        assert [each["order_id"] for each in book(world)["reservations"]] == ["ord_theirs"]
 
 
 # --- refusing -------------------------------------------------------------------------------------------------------
