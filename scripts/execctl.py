@@ -56,7 +56,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import StoreReader
-from scripts import adopt, switches, tokens
+from scripts import adopt, limits, switches, tokens
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
 from scripts.locate import NotFound, opened_store, running_service, settings_or_exit, view_of
 from scripts.waits import waits_for
@@ -186,6 +186,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("--all", action="store_true", help="closed ones too")
     sub = verb("reconcile", "have the service compare our books with the brokers' now", _reconcile)
     sub.add_argument("account", metavar="ACCOUNT", nargs="?", help="only this account")
+    sub = verb("limits", "each limit of risk: its value, where it is written, and how much of it is used", limits.show)
+    limits.add_options(sub, _nonblank)
     sub = verb("rebuild-views", "write the shared collections anew from our own", _rebuild_views)
     sub.add_argument(
         "--use-mock-broker",
@@ -212,6 +214,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--broker-order-id goes with --as placed, and --as placed needs it")
     if options.word == "adopt" and (problem := adopt.problem_with(options)) is not None:
         parser.error(problem)
+    if options.word == "limits" and options.enable is not None and not (options.by and options.reason):
+        parser.error("--enable needs --by and --reason: people are told who did it, and why")
     if options.word == "rebuild-views" and options.contract and not (options.by and options.note):
         parser.error("--contract needs --by and --note: the records keep who said it and how they know")
     return options
@@ -316,6 +320,7 @@ def _order_fields(stored: Stored) -> dict[str, object]:
         "broker_order_id": order.broker_order_id,
         "client_order_ids": list(order.client_order_ids),
         "reason": None if order.reason is None else {"code": order.reason.code, "message": order.reason.message},
+        "reasons": [] if order.reason is None else [breach.told for breach in order.reason.breaches or ()],
         "received_at": order.received_at,
         "submitted_at": order.submitted_at,
         "held": _hold_fields(order.hold) if order.hold is not None and _is_held(order) else None,

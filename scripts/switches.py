@@ -15,7 +15,7 @@ from execution_service.app.clock import SystemClock
 from execution_service.control.kill import arming_answer, killed_answer, working_entries
 from execution_service.control.requests import Arm, Kill, Kind, read_request
 from execution_service.control.results import Done, Refused
-from execution_service.control.switches import NobodyLearns, NoFences, Switches
+from execution_service.control.switches import NobodyLearns, Switches
 from execution_service.core.risk.kill import ArmingRefused, KillLevel
 from execution_service.core.risk.switch_record import SwitchRecord
 from execution_service.core.texts.values import plain
@@ -209,7 +209,7 @@ def _fields(kept: KeptSwitch) -> dict[str, Any]:
 
 
 def _switches(store: MongoStore) -> Switches:
-    return Switches(store=store, clock=SystemClock(), fences=NoFences(), learner=NobodyLearns())
+    return Switches(store=store, clock=SystemClock(), fences=store, learner=NobodyLearns())
 
 
 def _command(kind: Kind, body: Mapping[str, object]) -> tuple[Command, object]:

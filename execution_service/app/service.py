@@ -24,6 +24,7 @@ from execution_service.api.server import AddressTaken, HttpServer, address_of, l
 from execution_service.app.events import Topic
 from execution_service.app.http_wiring import ApiSettings, HttpApi, http_api
 from execution_service.app.notice import ENDPOINTS, keep_endpoints, withdraw_endpoints, write_endpoints
+from execution_service.app.risk_reload import RiskReload
 from execution_service.app.settings.loading import Settings
 from execution_service.app.settings.problems import ConfigurationError
 from execution_service.app.wiring import CannotStart, Parts, World, build, real_world
@@ -253,9 +254,9 @@ async def serve(
     Raises CannotStart, EmbeddedPartFailed, ConfigurationError for an address of the API that cannot be served, or CannotGoOn, when it has
     stopped in order because a part of it could not be kept alive.
     """
-    stop = asyncio.Event()
+    stop, reread = asyncio.Event(), asyncio.Event()
     endpoints = settings.data_dir / ENDPOINTS
-    with _signals(stop, at_stop), _listening(settings) as listening, _render_threads() as render_threads:
+    with _signals(stop, at_stop, reread), _listening(settings) as listening, _render_threads() as render_threads:
         async with real_world(settings) as world, contextlib.AsyncExitStack() as at_end:
             withdraw_endpoints(endpoints)
             service = ExecutionService(world.parts)
@@ -285,7 +286,14 @@ async def serve(
                 Part("pull of commands", world.commands.run),
                 *world.parts.events.pulls,
             ]
+            risk_file = RiskReload(
+                source=settings,
+                rules=world.parts.risk_rules,
+                alerts=service.outbox.alerts,
+                name=settings.risk_file.name,
+            )
             around = [
+                Part("limits of risk", lambda: risk_file.run(reread)),
                 Part("watch over Pub/Sub", world.orders.watch),
                 Part("notice for scripts", lambda: keep_endpoints(endpoints, settings, world, service, api=address)),
             ]
@@ -420,8 +428,8 @@ async def _patiently(calls: Mapping[str, Callable[[], Awaitable[None]]], stop: a
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event, at_stop: Callable[[str], None]) -> Any:
-    """SIGTERM and SIGINT set `stop`; a second one ends the process at once."""
+def _signals(stop: asyncio.Event, at_stop: Callable[[str], None], reread: asyncio.Event) -> Any:
+    """SIGTERM and SIGINT set `stop`; a second one ends the process at once. SIGHUP sets `reread`: the file of risk limits is to be read again."""
     loop = asyncio.get_running_loop()
 
     def received() -> None:
@@ -432,10 +440,11 @@ def _signals(stop: asyncio.Event, at_stop: Callable[[str], None]) -> Any:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received)
+    loop.add_signal_handler(signal.SIGHUP, reread.set)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 

@@ -8,12 +8,13 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
 from brokers.base import Broker
 from brokers.factory import BrokerFactory
+from brokers.registry import stand_in
 from execution_service.app.clock import SystemClock
 from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
 from execution_service.app.events import (
@@ -39,7 +40,7 @@ from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.control.replay import ReplayDeadLetter
 from execution_service.control.resolve import ResolveOrder
 from execution_service.control.runner import CommandRunner
-from execution_service.control.switches import NoFences, Switches
+from execution_service.control.switches import Switches
 from execution_service.control.verbs import Verbs
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.delivery.account_names import AccountNames
@@ -67,6 +68,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 from execution_service.trading.accounts import Accounts
 from execution_service.trading.kill_switches import KillSwitches
+from execution_service.trading.risk_rules import RiskRules
 from execution_service.trading.trader import TradingRules
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Publisher, PublishFailed
@@ -120,6 +122,7 @@ class Parts:
     lease_seconds: float | None = None
     """The term of the leases by which processes that share the store share out the accounts; None: this process is alone."""
     uses_ordering_keys: bool = False
+    risk_rules: RiskRules = field(default_factory=RiskRules)
     more_sinks: Sequence[Sink] = ()
     """Where events of orders go besides `execution-confirmations`."""
     events: EventSources = NO_EVENTS
@@ -158,6 +161,7 @@ class ConfiguredAccount:
         self.name = account.name
         self.broker_name = account.broker.upper()
         self.is_live = account.live
+        self.makes_up_prices = account.broker == stand_in().name
         self.account_names = AccountNames(self.name, self.broker_name)
         self._config = account.config
         self._brokers = brokers
@@ -214,6 +218,7 @@ def build(parts: Parts) -> Rooms:
         max_order_age_seconds=parts.rules.max_order_age_seconds,
     )
     kill_switches = KillSwitches(store=store, clock=clock, alerts=alerts)
+    parts.risk_rules.look_at(kill_switches)
     accounts = Accounts(
         directory=directory,
         ownership=ownership,
@@ -228,8 +233,10 @@ def build(parts: Parts) -> Rooms:
         rules=parts.rules,
         nonce=parts.nonce,
         keeper=supervisor,
+        risk_rules=parts.risk_rules,
     )
     event_reader = EventReader(clock, parts.events.account_id)
+    delivery.books.reservations = accounts  # who trades the account is told what is booked
     intake = Intake(
         store=store,
         live_orders=live_orders,
@@ -292,7 +299,7 @@ def _commands(
         clock=clock,
         background=background,
     )
-    switches = Switches(store=store, clock=clock, fences=NoFences(), learner=kill_switches)
+    switches = Switches(store=store, clock=clock, fences=store, learner=kill_switches)
     verbs = Verbs(
         cancel=cancel,
         resolve=ResolveOrder(accounts=accounts, ownership=ownership, live_orders=live_orders, store=store),
@@ -426,6 +433,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             ),
             nonce=nonce,
             processes=ProcessTable(),
+            risk_rules=RiskRules(settings.risk_limits),
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
             events=events,

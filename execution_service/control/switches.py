@@ -27,16 +27,9 @@ MOST_TRIES = 50
 class Fences(Protocol):
     """Who keeps the accounts' risk documents (ADR 0036, point 6)."""
 
-    async def raise_for(self, scope: Scope) -> None:
+    async def raise_fences(self, scope: Scope) -> int:
         """Raises the fence of each risk document that the scope concerns, so that nothing that was judged before is written any more. May be
         called again. Raises StoreUnavailable."""
-
-
-class NoFences:
-    """Where orders reserve nothing yet: the last look before each leaves is all there is."""
-
-    async def raise_for(self, scope: Scope) -> None:
-        """There is none to raise."""
 
 
 class LearnsSwitches(Protocol):
@@ -88,7 +81,7 @@ class Switches:
             )
 
         record = await self._write(asked.scope, change)
-        await self._fences.raise_for(asked.scope)
+        await self._fences.raise_fences(asked.scope)
         return record
 
     async def arm(self, asked: Arm) -> SwitchRecord:

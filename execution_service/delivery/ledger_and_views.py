@@ -10,6 +10,7 @@ from typing import Protocol
 
 import structlog
 
+from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.delivery.cursor import (
@@ -40,6 +41,13 @@ class FollowsBooks(Protocol):
     def wake(self, progress: Progress) -> None: ...
 
 
+class HoldsReservations(Protocol):
+    """Who has reserved for orders what they may still fill."""
+
+    def booked(self, order: Order) -> None:
+        """All fills of the order, as it is here, are in the ledger. Waits for nothing and raises nothing; may be told again."""
+
+
 class LedgerAndViews:
     """Ledger first, then views, in batches. While the ledger cannot be written, the views of orders that move no position go on."""
 
@@ -64,6 +72,7 @@ class LedgerAndViews:
         self._failures = failures
         self._ownership = ownership
         self._followers = followers
+        self.reservations: HoldsReservations | None = None
         self._wake_up = WakeUp(clock)
         self._queue: dict[str, Progress] = {}
         self._later: list[tuple[float, int, Progress]] = []
@@ -159,6 +168,8 @@ class LedgerAndViews:
         for parcel in parcels:
             parcel.progress.has_document = True
             self._cursors.advance(parcel.progress, LEDGER, parcel.order.version, is_seen=False, is_shown=True)
+            if self.reservations is not None:
+                self.reservations.booked(parcel.order)
             self.wake(parcel.progress)  # if it has moved on meanwhile
 
     def _booked(

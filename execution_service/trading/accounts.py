@@ -21,6 +21,7 @@ from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.store import Store
 from execution_service.trading.kill_switches import KillSwitches
 from execution_service.trading.reconciliation import CONNECTING_LOOKS, CONNECTING_SECONDS
+from execution_service.trading.risk_rules import RiskRules
 from execution_service.trading.traded_account import AccountDirectory, TradedAccount
 from execution_service.trading.trader import Trader, TradingRules
 
@@ -71,6 +72,7 @@ class Accounts:
         rules: TradingRules,
         nonce: str,
         keeper: Keeper,
+        risk_rules: RiskRules,
     ) -> None:
         """`nonce`: this process's, by which it knows its own intents. `keeper` keeps the traders alive."""
         self._directory = directory
@@ -86,6 +88,7 @@ class Accounts:
         self._rules = rules
         self._nonce = nonce
         self._keeper = keeper
+        self._risk_rules = risk_rules
         self._has_begun = False
         self._last_seen_busy: dict[str, float] = {}
         self.traders: dict[str, Trader] = {}
@@ -113,6 +116,12 @@ class Accounts:
         trader = self.trader_of(live.order.request.account_id)
         if trader is not None and isinstance(live.order.request, OrderRequest):
             trader.look_again(live)
+
+    def booked(self, order: Order) -> None:
+        """All fills of the order, as it is here, are in the ledger."""
+        trader = self.traders.get(order.request.account_id or "")
+        if trader is not None:
+            trader.risk_gate.booked(order)
 
     def has_taken(self, order_id: str, version: int) -> bool:
         """The order is finished, and needs no reading up to that version."""
@@ -268,6 +277,7 @@ class Accounts:
             kill_switches=self._kill_switches,
             ownership=self._ownership,
             keeper=self._keeper,
+            risk_rules=self._risk_rules,
         )
 
     def _keep(self, trader: Trader) -> None:

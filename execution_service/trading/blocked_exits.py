@@ -67,7 +67,7 @@ class BlockedExits:
         is_alerted = reason in alerted
         due_in = live.known_from + _ALERT_SECONDS.get(reason, EXIT_ALERT_SECONDS) - now
         if is_alerted or due_in >= 0:
-            if not reason.is_other_orders:
+            if not reason.lets_others_pass:
                 self._timers.make(live, _LOOK_SECONDS)
             elif not is_alerted:
                 self._timers.make(live, due_in + 0.001)  # each look costs a question to the store
@@ -76,7 +76,7 @@ class BlockedExits:
         note = _note(reason)
         if was_noted(order, note):
             # An earlier life of the service has raised the alert; of another reason it has not.
-            if not reason.is_other_orders:
+            if not reason.lets_others_pass:
                 self._timers.make(live, _LOOK_SECONDS)
             return None
         since = self._clock.now() - timedelta(seconds=now - live.known_from)
@@ -105,6 +105,8 @@ class BlockedExits:
                 return f"the broker is not connected: {waiting.words}"
             case WaitingReason.EARLIER_ID:
                 return "an order of the account was perhaps sent, and none may leave before that is known"
+            case WaitingReason.RISK:
+                return "the risk gate cannot tell that it is an exit, and lets no new risk pass for now"
             case WaitingReason.TURN:
                 return "orders before it are on their way to the broker"
             case WaitingReason.NOT_TAKEN:

@@ -30,6 +30,18 @@ async def holdings(
 ) -> list[Holding]:
     """What is held now, and what was once of these symbols and is flat; by product where the broker holds these apart (`products_of`, the
     usual one first). Raises StoreUnavailable."""
+    entries, unclear = await entries_with_unbooked(live_orders, store, account_id, symbols)
+    return [
+        *(each for entry in entries.values() for each in by_product(entry, products_of(entry.instrument))),
+        *(Holding(instrument=each, quantity=ZERO, is_unclear=True) for each in unclear if each.symbol),
+    ]
+
+
+async def entries_with_unbooked(
+    live_orders: LiveOrders, store: LedgerStore, account_id: str, symbols: Iterable[str]
+) -> tuple[dict[LedgerKey, LedgerEntry], Sequence[Instrument]]:
+    """The ledger's entries of what is held now, and of what was once held of these symbols, with the fills that are recorded and not booked
+    yet; and the instruments of which nothing is known. Raises StoreUnavailable."""
     in_hand = told_before(live_orders, account_id)
     entries = {e.key: e for e in await store.ledgers_of_account(account_id, sorted(set(symbols)))}
     recorded = [(live, world) for live, world in in_hand if has_moved(live.order)]
@@ -51,10 +63,7 @@ async def holdings(
                 signal_id=live.order.signal_id,
             )
             unclear = [*unclear, *(() if live.order.instrument is None else (live.order.instrument,))]
-    return [
-        *(each for entry in entries.values() for each in by_product(entry, products_of(entry.instrument))),
-        *(Holding(instrument=each, quantity=ZERO, is_unclear=True) for each in unclear if each.symbol),
-    ]
+    return entries, unclear
 
 
 def told_before(live_orders: LiveOrders, account_id: str) -> list[tuple[LiveOrder, int]]:

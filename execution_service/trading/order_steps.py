@@ -130,7 +130,7 @@ class OrderSteps:
         if sending.is_answer_unclear:
             step = replace(step, events=tuple(map(_as_unclear, step.events)))
         match step.kind:
-            case StepKind.WAIT if step.waiting is not None and step.waiting.reason.is_other_orders:
+            case StepKind.WAIT if step.waiting is not None and step.waiting.reason.lets_others_pass:
                 # What it waits for may have happened where nobody here sees it: refused at the door, or worked by another process.
                 self._queues.bring_back(live)
                 self._timers.make(live, WAITING_SECONDS)

@@ -38,6 +38,7 @@ from execution_service.trading.instrument_queues import InstrumentQueue, Instrum
 from execution_service.trading.kill_switches import KillSwitches
 from execution_service.trading.pre_trade_checks import LATE_EXIT
 from execution_service.trading.report_poller import ReportPoller
+from execution_service.trading.risk_gate import RiskGate
 from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -69,6 +70,7 @@ class Placement:
         tasks: Tasks,
         ownership: Ownership,
         kill_switches: KillSwitches,
+        risk_gate: RiskGate,
     ) -> None:
         """`ownership`: whether this process surely holds the account at this moment. `kill_switches` are looked at once more as an order leaves."""
         self._connection = connection
@@ -79,6 +81,7 @@ class Placement:
         self._tasks = tasks
         self._ownership = ownership
         self._kill_switches = kill_switches
+        self._risk_gate = risk_gate
 
     async def place(self, live: LiveOrder, *, again: bool = False) -> Handed:
         """Hands the order over. With `again` it may have left before: then neither that nothing was sent now nor a refusal proves
@@ -99,6 +102,10 @@ class Placement:
         if not self._connection.is_connected or order.cancel_request is not None or is_late:
             held = self.nothing_was_sent(live, "held back before it left", counts=False, again=again, sent=order)
             return Handed(held, is_clear=False)
+        stopped = await self._risk_gate.stops(order)
+        if stopped is not None:
+            unsent = self.nothing_was_sent(live, stopped, counts=False, again=again, sent=order)
+            return Handed(unsent, is_clear=False)
         try:
             placement = self._connection.broker.place_order(replace(order.ticket(), is_repetition=again))
             report = await self._connection.ask(placement, PLACE_SECONDS)

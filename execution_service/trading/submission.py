@@ -19,6 +19,8 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.tickets import fitting
 from execution_service.core.orders.waiting import Waiting, WaitingReason, others_of
+from execution_service.core.risk.records import kept_verdict, refusal, remarks
+from execution_service.core.risk.verdict import Decision
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
@@ -29,6 +31,7 @@ from execution_service.trading.instrument_queues import InstrumentQueue, Instrum
 from execution_service.trading.isolation import Isolation
 from execution_service.trading.placement import Placement
 from execution_service.trading.pre_trade_checks import PreTradeChecks
+from execution_service.trading.risk_gate import RiskGate
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +70,7 @@ class Submission:
         clock: Clock,
         nonce: str,
         cancels: Cancels,
+        risk_gate: RiskGate,
     ) -> None:
         """`nonce`: this process's, by which it knows its own intents. `cancels` is asked once more before orders leave."""
         self._connection = connection
@@ -79,6 +83,7 @@ class Submission:
         self._clock = clock
         self._nonce = nonce
         self._cancels = cancels
+        self._risk_gate = risk_gate
         self.exits_in_turn = asyncio.Lock()
         """Held by each exit from the last look on until its intent is written, and by whoever changes what exits may take."""
         self._left_reserved: set[str] = set()
@@ -211,7 +216,7 @@ class Submission:
         return await self._write_intent(live, now)
 
     async def _write_intent(self, live: LiveOrder, now: datetime) -> bool:
-        wish = live.order.cancel_request
+        wish, has_passed = live.order.cancel_request, False
         try:
             first = await self._checked(live)
         except (BrokerError, TimeoutError) as exc:
@@ -231,13 +236,27 @@ class Submission:
                 reserved, terms = reservation.order_id, reservation.ticket.terms
             contract = await self._holding_choice.contract_events(order, terms, now)
             ends = bool(contract) and isinstance(contract[-1], Rejected)
-            leaving = () if ends else (SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved),)
-            first = (*first, *contract, *leaving)
+            first = (*first, *contract)
+            if not ends:
+                verdict = await self._risk_gate.judge(apply_all(live.order, first))
+                if verdict.decision is Decision.HOLD:
+                    self._queues.wait_for_others(live, WaitingReason.RISK)
+                    return False
+                ends, has_passed = verdict.decision is Decision.REFUSE, verdict.decision is Decision.PASS
+                if ends:
+                    first = (*first, refusal(verdict, now))
+                else:
+                    kept = kept_verdict(verdict, keeps_uses=self._risk_gate.has_written_limits)
+                    started = SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved, risk=kept)
+                    first = (*first, *remarks(verdict, now), started)
 
         def start(order: Order) -> Sequence[Event]:
             return first if order.status is Status.PENDING and order.cancel_request == wish else ()
 
-        return bool(await self._live.record(live, start)) and not ends
+        is_recorded = bool(await self._live.record(live, start))
+        if has_passed and not is_recorded:
+            self._risk_gate.not_leaving(live)
+        return is_recorded and not ends
 
     async def _checked(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
         """What must be recorded before it leaves, or for what it has to wait. It waits for others from before they are asked about on: its

@@ -26,6 +26,10 @@ class TradedAccount(Protocol):
     def is_live(self) -> bool:
         """Whether real money may be traded; else the broker must not say that the account is a real one."""
 
+    @property
+    def makes_up_prices(self) -> bool:
+        """Whether its broker is a stand-in, which trades at a price of its own where an order names none."""
+
     def create_broker(self) -> Broker:
         """A new adapter, not connected yet."""
 

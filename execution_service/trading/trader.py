@@ -33,6 +33,8 @@ from execution_service.trading.placement import Placement
 from execution_service.trading.pre_trade_checks import PreTradeChecks
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.report_poller import ReportPoller
+from execution_service.trading.risk_gate import RiskGate
+from execution_service.trading.risk_rules import RiskRules
 from execution_service.trading.submission import Submission
 from execution_service.trading.tasks import Tasks
 from execution_service.trading.timers import Timers
@@ -72,6 +74,7 @@ class Trader:
         kill_switches: KillSwitches,
         ownership: Ownership,
         keeper: Keeper,
+        risk_rules: RiskRules,
     ) -> None:
         """`ownership`: whether this process surely holds the account at this moment. Nothing new is begun at the broker otherwise."""
         account_id = account.account_id
@@ -102,6 +105,16 @@ class Trader:
             clock=clock,
             interval_seconds=rules.reconcile_interval_seconds,
             alerts=alerts,
+        )
+        self.risk_gate = RiskGate(
+            connection=self._connection,
+            live_orders=live_orders,
+            store=store,
+            clock=clock,
+            alerts=alerts,
+            rules=risk_rules,
+            reconciliation=self.reconciliation,
+            makes_up_prices=account.makes_up_prices,
         )
         isolation = Isolation(
             connection=self._connection,
@@ -155,6 +168,7 @@ class Trader:
             tasks=self._tasks,
             ownership=ownership,
             kill_switches=kill_switches,
+            risk_gate=self.risk_gate,
         )
         self._submission = Submission(
             connection=self._connection,
@@ -167,6 +181,7 @@ class Trader:
             clock=clock,
             nonce=nonce,
             cancels=cancels,
+            risk_gate=self.risk_gate,
         )
         blocked_exits = BlockedExits(
             connection=self._connection,
@@ -195,6 +210,8 @@ class Trader:
             Part(f"connection {account_id}", self._connection.keep, account_id),
             Part(f"messages about many orders {account_id}", grouped_alerts.run, account_id),
             Part(f"comparison {account_id}", self.reconciliation.run, account_id),
+            Part(f"risk document {account_id}", self.risk_gate.keep_book, account_id),
+            Part(f"balances {account_id}", self.risk_gate.keep_balances, account_id),
         ]
         """What runs for as long as the account is traded here, each begun anew by itself where it fails."""
         self._keeper = keeper
@@ -231,6 +248,7 @@ class Trader:
         """An unfinished order of this account, new or found in the store at start."""
         try:
             self._submission.take(live.order)
+            self.risk_gate.take(live)
             self._queues.take(live)
         except Exception as exc:  # noqa: BLE001  one order must not hold up the others
             self._isolation.failed(live, exc, doing="taking it in hand")
@@ -294,7 +312,8 @@ class Trader:
         if self._has_run:
             self._begin_anew()
         self._has_run = True
-        self._live.on_recorded.append(self._exit_check.note_record)
+        notes = (self._exit_check.note_record, self.risk_gate.note_record)
+        self._live.on_recorded.extend(notes)
         for part in self.alongside:
             self._keeper.keep(part)
         try:
@@ -302,7 +321,8 @@ class Trader:
                 timeout = self._turn()
                 await self._timers.wait(timeout)
         finally:
-            self._live.on_recorded.remove(self._exit_check.note_record)
+            for note in notes:
+                self._live.on_recorded.remove(note)
             try:
                 await self._keeper.end(*(part.name for part in self.alongside))
             finally:  # also where it is ended while it puts a failure in order: nothing of it may go on
@@ -317,6 +337,7 @@ class Trader:
         self._queues.begin_anew()
         self._report_poller.begin_anew()
         self._exit_check.begin_anew()
+        self.risk_gate.begin_anew()
         for live in tuple(self._live.by_id.values()):
             if live.order.request.account_id == self.account_id:
                 live.begin_anew()

@@ -17,6 +17,7 @@ from bson.datetime_ms import DatetimeMS
 from pymongo.errors import BulkWriteError, OperationFailure, WriteError
 from structlog.testing import capture_logs
 
+from brokers.base import Side
 from execution_service.core.errors import InvalidTransition, UnreadableRecord
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Event, Noted
@@ -32,6 +33,8 @@ from execution_service.core.reconcile.discrepancies import (
     Finding,
     Owner,
 )
+from execution_service.core.risk.book import new_book
+from execution_service.core.risk.exposure import Reservation
 from execution_service.core.risk.kill import KillLevel, Switch
 from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.switch_record import SwitchRecord, with_engaged
@@ -1660,3 +1663,76 @@ async def test_bookmarks_while_the_server_is_away_say_so(store: MongoStore, faul
     faults.refuse("update_one")
     with pytest.raises(StoreUnavailable):
         await store.set_bookmark("a", "1-0")
+
+
+# --- risk documents ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_risk_document_is_made_when_it_is_first_asked_for(store: MongoStore) -> None:
+    assert await store.read_risk_book("acct-1") is None
+    assert (await store.risk_book("acct-1")).version == 1
+    assert (await store.risk_book("acct-1")).version == 1
+
+
+async def test_a_risk_document_comes_back_as_it_was_saved(store: MongoStore) -> None:
+    reservation = Reservation(
+        order_id="ord_1",
+        strategy="momentum",
+        instrument_key="AAPL",
+        symbol="AAPL",
+        side=Side.BUY,
+        quantity=Decimal("0.10"),
+        unit_value=None,
+        is_exit=False,
+        at=NOW,
+    )
+    book = replace(await store.risk_book("acct-1"), version=2, reservations=(reservation,))
+    assert await store.save_risk_book(book)
+    assert await store.read_risk_book("acct-1") == book
+    assert await store.risk_books() == [book]
+
+
+async def test_of_two_writers_of_a_risk_document_the_second_has_to_read_it_again(store: MongoStore) -> None:
+    book = await store.risk_book("acct-1")
+    assert await store.save_risk_book(replace(book, version=2, fence=1))
+    assert not await store.save_risk_book(replace(book, version=2, fence=2))
+    assert (await store.risk_book("acct-1")).fence == 1
+
+
+async def test_of_two_that_make_a_risk_document_one_does(store: MongoStore) -> None:
+    made = await asyncio.gather(*(store.save_risk_book(new_book("acct-1", version=1)) for _ in range(3)))
+    assert sorted(made) == [False, False, True]
+
+
+async def test_a_raised_fence_undoes_what_was_judged_before(store: MongoStore) -> None:
+    book = await store.risk_book("acct-1")
+    other = await store.risk_book("acct-2")
+    assert await store.raise_fences(Scope(account_id="acct-1", strategy="momentum")) == 1
+    assert not await store.save_risk_book(replace(book, version=2))
+    assert await store.save_risk_book(replace(other, version=2))
+    assert await store.raise_fences(Scope(symbol="AAPL")) == 2
+    fenced = await store.risk_book("acct-1")
+    assert (fenced.version, fenced.fence) == (3, 2)
+
+
+async def test_a_risk_document_that_cannot_be_read_is_left_alone_and_keeps_no_other_from_being_fenced(
+    store: MongoStore, server: Server
+) -> None:
+    await store.risk_book("acct-2")
+    collection = store._db["execution_risk"]
+    collection.insert_one({"_id": "acct-1", "format": 1, "account_id": "acct-1", "version": "many"})
+    with pytest.raises(UnreadableRecord):
+        await store.risk_book("acct-1")
+    assert [unreadable.account_id for unreadable in store.newly_unreadable()] == ["acct-1"]
+    assert await store.raise_fences(Scope()) == 1
+    assert [book.account_id for book in await store.risk_books()] == ["acct-2"]
+
+
+async def test_a_lost_answer_of_a_risk_document_is_said_and_the_document_is_there(
+    store: MongoStore, faults: Faults
+) -> None:
+    book = await store.risk_book("acct-1")
+    faults.lose_answer("replace_one")
+    with pytest.raises(StoreUnavailable):
+        await store.save_risk_book(replace(book, version=2, fence=7))
+    assert (await store.risk_book("acct-1")).fence == 7

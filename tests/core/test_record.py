@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import bson
 import pytest
@@ -88,6 +88,8 @@ def anything(hint: Any) -> st.SearchStrategy[Any]:
         return simple[hint]
     if isinstance(hint, type) and issubclass(hint, Enum):
         return st.sampled_from(list(hint))
+    if get_origin(hint) is tuple:
+        return st.lists(anything(get_args(hint)[0]), max_size=3).map(tuple)
     if get_args(hint):
         return st.one_of([anything(arg) for arg in get_args(hint)])
     return instances(hint)

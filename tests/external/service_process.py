@@ -455,6 +455,13 @@ def embedded_address(service: Service) -> Callable[[], str | None]:
 # --- servers that a test owns ---------------------------------------------------------------------------------------
 
 
+def wide_limits(folder: Path) -> Path:
+    """A file of risk limits for stages whose orders are no story of one market: their prices differ widely, and refusals follow each other."""
+    path = folder / "risk.toml"
+    path.write_text('[defaults]\nprice_collar_pct = "off"\nmax_consecutive_rejections = "off"\n', encoding="utf-8")
+    return path
+
+
 class Server:
     """A program on a fixed port that can be frozen, killed and started again on the same data."""
 

@@ -21,7 +21,7 @@ from simulators import control
 from simulators.catalogue import simulator_of
 from simulators.simulator import Place, account_table
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
-from tests.external.service_process import Server, Service, free_port
+from tests.external.service_process import Server, Service, free_port, wide_limits
 from tests.waits import wait_until
 
 BROKERS = tuple(name for name, manifest in manifests().items() if manifest.simulator is not None)
@@ -217,6 +217,7 @@ def stage_with_all_brokers(folder: Path, **settings: str) -> Iterator[VenueStage
     accounts.write_text(accounts_file(ports, folder, token_file), encoding="utf-8")
     chosen = {
         "ACCOUNTS_FILE": str(accounts),
+        "RISK_FILE": str(wide_limits(folder)),
         "USE_MOCK_BROKER": "false",
         API_KEY_NAME: DEFAULT_API_KEY,
         "MAX_RETRY_ATTEMPTS": "30",

@@ -28,11 +28,13 @@ from execution_service.app.wiring import Parts
 from execution_service.core.messages.events_out import EVENTS_OUT, EXECUTION_RESULT
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
+from execution_service.core.risk.limits import RiskLimits
 from execution_service.core.views.record import order_from_document
 from execution_service.delivery.stream import Sink
 from execution_service.ownership.processes import Processes
 from execution_service.runtime.threads import InPlace
 from execution_service.storage.mongo.store import MongoStore
+from execution_service.trading.risk_rules import RiskRules, Switches
 from execution_service.trading.trader import TradingRules
 from execution_service.transport.ports import EventPublisher
 from tests.fakes.broker import BookInPlace, BrokerFaults, GatedBroker, Reservations
@@ -111,11 +113,14 @@ class World:
         more_sinks: Sequence[Sink] = (),
         events_out: EventPublisher | None = None,
         events_account: str | None = ACCOUNT,
+        limits: RiskLimits | None = None,
+        switches: Switches | None = None,
         clock: Any = None,
         mongo: Any = None,
     ) -> None:
         """`beside`: another process's world, with which this one shares time, store and the broker's book; it has its own way to each, its
-        own messages in, and what it told. With `lease_seconds` they share the accounts out. `clock` and `mongo`: others than the
+        own messages in, and what it told. `limits` are those of the risk gate (None: what is built in), `switches` its kill switches.
+        With `lease_seconds` they share the accounts out. `clock` and `mongo`: others than the
         hand-moved clock and mongomock."""
         self.clock = clock or (HandClock() if beside is None else beside.clock)
         self.gate = Gate()
@@ -143,6 +148,7 @@ class World:
         self.processes = processes
         self._more_sinks = more_sinks
         self._events_out, self._events_account = events_out, events_account
+        self.risk_rules = RiskRules(limits, switches)
         self._accounts = {
             a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
             for a in (*accounts, *unnamed_accounts)
@@ -203,6 +209,7 @@ class World:
                 processes=self.processes,
                 more_sinks=self._more_sinks,
                 events=self._event_sources(),
+                risk_rules=self.risk_rules,
             )
         )
         await self._service.start()

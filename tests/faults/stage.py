@@ -39,6 +39,7 @@ from tests.external.service_process import (
     Service,
     embedded_address,
     free_port,
+    wide_limits,
 )
 from tests.external.venues import FINAL, GatewayVenue, Venue, gateway_server
 from tests.faults.judgement import Evidence, Placed, disagreements, position_disagreements
@@ -460,6 +461,7 @@ def service_settings(
     accounts.write_text(accounts_file(broker, account_ids, port, folder, more), encoding="utf-8")
     return {
         "ACCOUNTS_FILE": str(accounts),
+        "RISK_FILE": str(wide_limits(folder)),
         "USE_MOCK_BROKER": "false",
         **simulator_of(broker).environment,
         "MAX_RETRY_ATTEMPTS": "100",

@@ -95,7 +95,10 @@ def _audit_ledger(world: World, records: list[Order], is_booked_by_time: bool) -
     by_client_id = {c: o for o in records for c in o.client_order_ids}
     moves = [(fill.time, by_client_id[placed.ticket.client_order_id], fill) for placed, fill in _executions(world)]
     moves += [(fill.time, order, fill) for order in records if order.adoption is not None for fill in order.fills]
-    for _, order, fill in sorted(moves, key=lambda move: move[0]):
+    # At the same moment as the ledger has it: entries first, then the lower execution id.
+    for _, order, fill in sorted(
+        moves, key=lambda m: (m[0], m[1].identity.purpose is Purpose.EXIT, len(m[2].fill_id), m[2].fill_id)
+    ):
         request = order.accepted_request
         held = expected[key_of(order).ledger_id]
         _recount(held, fill.quantity * request.side.sign, fill.price, request.instrument.multiplier or Decimal(1))

@@ -116,7 +116,7 @@ async def test_repeated_and_reordered_reports_change_nothing(tmp_path: Path) -> 
 async def test_count_ahead_of_the_executions_is_told_to_people_once_and_ends_nothing(tmp_path: Path) -> None:
     rules = TradingRules(reconcile_interval_seconds=0)
     async with world_of(tmp_path, market=BY_HAND, rules=rules) as world:
-        world.send(order_type="LIMIT", limit_price=100, tif="GTC")
+        world.send(order_type="LIMIT", limit_price=10, tif="GTC")
         await world.run(1)
         ahead = Report(
             client_order_id=world.record().client_order_id,

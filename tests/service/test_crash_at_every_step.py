@@ -18,7 +18,9 @@ from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
+from execution_service.core.risk.limits import RiskLimits
 from execution_service.trading.trader import TradingRules
+from tests.core.risk_cases import written
 from tests.fakes import BY_HAND, ONLY_A_TAG, Gate, Moment, World, world_of
 from tests.service import adoptions
 from tests.service.audit import audit
@@ -42,6 +44,7 @@ class Scenario:
     faults: Sequence[Fault] = ()
     capabilities: Capabilities | None = None
     is_unique: bool = True
+    limits: RiskLimits | None = None
     check: Callable[[World], None] = lambda world: None
 
 
@@ -141,7 +144,22 @@ def dead_letter_is_kept_and_told(world: World) -> None:
     assert world.notifier.titled("Dead Letter")
 
 
+def exactly_one_was_placed(world: World) -> None:
+    assert len(world.placed()) == 1
+
+
 SCENARIOS = {
+    "order that reserves, and its exit": Scenario(
+        limits=written(max_position_quantity=100, max_open_orders=1, max_order_value=1000),
+        script=[(at_once, send()), (FILLED, leave("out"))],
+        ends=entry("sig", Status.FILLED) | way_out("out", Status.FILLED),
+    ),
+    "two orders that fit alone and not together": Scenario(
+        limits=written(max_gross_exposure=1500),
+        script=[(at_once, send()), (at_once, send("other", symbol="MSFT"))],
+        ends=entry("sig", Status.FILLED, Status.REJECTED) | entry("other", Status.FILLED, Status.REJECTED),
+        check=exactly_one_was_placed,
+    ),
     "market order filled": Scenario(script=[(at_once, send())], ends=entry("sig", Status.FILLED)),
     "limit order of upstream's dialect, whose rows are kept": Scenario(
         script=[
@@ -365,6 +383,7 @@ async def play(scenario: Scenario, folder: Path, dies_at: tuple[int, Moment] | N
         capabilities=scenario.capabilities,
         is_unique=scenario.is_unique,
         rules=RULES,
+        limits=scenario.limits,
     ) as world:
         world.gate.dies_at = dies_at
         to_do = list(scenario.script)
@@ -408,7 +427,8 @@ def _is_over(world: World, scenario: Scenario, to_do: Sequence[object]) -> bool:
     told = {d["_id"]: d["told"] for d in world.documents("execution_orders")}
     is_told = all(told[o.order_id]["world"] == told[o.order_id]["people"] == o.version for o in orders)
     is_ended = all(world.record(s, p).status in statuses for (s, p), statuses in scenario.ends.items())
-    return is_told and is_ended and not world.documents("execution_alerts", sent_at=None)
+    is_reserved = any(document.get("reservations") for document in world.documents("execution_risk"))
+    return is_told and is_ended and not is_reserved and not world.documents("execution_alerts", sent_at=None)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

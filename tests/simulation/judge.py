@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from brokers.base import ReportStatus
 from execution_service.core.errors import UnreadableRecord
+from execution_service.core.orders.events import RiskVerdict, SubmitStarted
 from execution_service.core.orders.next_step import Limits, timeout_seconds
 from execution_service.core.orders.order import Order
-from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.risk.kill import scope_from_text
 from execution_service.core.risk.switch_record import scope_of
@@ -99,6 +100,7 @@ def as_it_goes(life: Life) -> Iterator[str]:
     yield from _kept_messages(life)
     yield from _unshown(life)
     yield from _stuck(life)
+    yield from _past_limits(life)
 
 
 def _kept_messages(life: Life) -> Iterator[str]:
@@ -327,6 +329,41 @@ def _placed_twice(life: Life, orders: list[Order]) -> Iterator[str]:
             times = sum(count[tag] for tag in order.client_order_ids)
             if order.request.account_id == account and times > 1:
                 yield f"placed twice: {order.signal_id}"
+
+
+def _past_limits(life: Life) -> Iterator[str]:
+    """By the broker's own book: what works there and was let pass as new risk, and what each strategy holds, is within the limits of risk. In lives
+    in which every record can be read; of an order with an annulled execution, which works again, and of positions in lives in which executions were
+    annulled, changed or beyond their orders, nothing is said."""
+    limits = life.history.options.get("limits") or {}
+    words = {s.do for s in life.history.steps} | {str(s.args.get("action")) for s in life.history.steps}
+    if not limits or life.unreadable_accounts:
+        return
+    has_odd_fills = bool(words & {"bust", "correct", "overfill"})
+    orders = [o for o in _orders(life) if isinstance(o.request, OrderRequest)]
+    for account in life.history.options["accounts"]:
+        book, works, held = life.book(account), 0, defaultdict[tuple[str, str], Decimal](Decimal)
+        for order in orders:
+            if order.request.account_id != account:
+                continue
+            request, verdict = order.accepted_request, _verdict_of(order)
+            for placed in (p for tag in order.client_order_ids for p in book.orders(tag)):
+                is_new_risk = not (verdict is not None and verdict.is_exit) and not any(f.busted for f in placed.fills)
+                works += placed.status is ReportStatus.WORKING and is_new_risk
+                held[request.instrument.symbol, request.strategy] += placed.filled_quantity * request.side.sign
+        if works > limits.get("max_open_orders", works):
+            yield f"past a limit: {works} orders of new risk work at once, allowed are {limits['max_open_orders']}"
+        for symbol in set() if has_odd_fills else {symbol for symbol, _ in held}:
+            mine = [quantity for (whose, _), quantity in held.items() if whose == symbol]
+            for sign in (1, -1):
+                total = sum((max(Decimal(0), quantity * sign) for quantity in mine), Decimal(0))
+                if total > limits.get("max_position_quantity", total):
+                    yield f"past a limit: {total * sign} {symbol} held, allowed are {limits['max_position_quantity']}"
+
+
+def _verdict_of(order: Order) -> RiskVerdict | None:
+    """Of its latest sending."""
+    return next((event.risk for event in reversed(order.events) if isinstance(event, SubmitStarted)), None)
 
 
 def _exits_that_open(life: Life, orders: list[Order]) -> Iterator[str]:

@@ -401,7 +401,16 @@ def draw(seed: int) -> History:
     if options["has_leases"] and luck.random() < 0.1:
         steps.append(_drawn_spoilt_lease(luck))
     steps += _drawn_switches(random.Random(f"switches:{seed}"), accounts)
+    options["limits"] = _drawn_limits(random.Random(f"limits:{seed}"))
     return History(seed, options, tuple(sorted(steps, key=lambda s: s.at)))
+
+
+def _drawn_limits(luck: random.Random) -> dict[str, int]:
+    """What `risk.toml` has for everybody; nothing in most lives. By a luck of its own: the rest of a life is the same with and without."""
+    if luck.random() < 0.6:
+        return {}
+    limits = {"max_open_orders": luck.choice([1, 2, 4]), "max_position_quantity": luck.choice([50, 100, 150])}
+    return {name: value for name, value in limits.items() if luck.random() < 0.7}
 
 
 def _moment(luck: random.Random, earliest: float = 0.0) -> float:

@@ -14,6 +14,7 @@ import pytest
 from brokers.paper.exchange import PaperExchange
 from execution_service.delivery.notifications import Notifications
 from execution_service.trading.kill_switches import KillSwitches
+from execution_service.trading.risk_gate import RiskGate
 from tests.fakes import RecordingNotifier
 from tests.simulation import judge
 from tests.simulation.known import NOT_MENDED
@@ -156,3 +157,9 @@ def test_an_order_that_leaves_past_a_kill_switch_is_found(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(KillSwitches, "level_of", sees_none)
     assert "left though stopped" in {judge.kind_of(c) for c in replay(STOPPED).complaints}
+
+
+def test_a_gate_that_forgets_what_works_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any("past a limit" in complaint for complaint in replay(10).complaints)
+    monkeypatch.setattr(RiskGate, "_working", lambda self, book, limits: ())
+    assert any("past a limit" in complaint for complaint in replay(10).complaints)

@@ -28,6 +28,7 @@ from execution_service.trading.trader import TradingRules
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Message, PublishFailed
 from notifications.base import NotificationFailed
+from tests.core.risk_cases import written
 from tests.fakes import ACCOUNT, DATABASE, Died, GatedBroker, RecordingNotifier, RecordingPublisher, World
 from tests.fakes.broker import BookInPlace
 from tests.simulation.faults import Action, Armed, Broken, Plan
@@ -536,6 +537,7 @@ class Replica(World):
             uses_ordering_keys=options["uses_ordering_keys"],
             lease_seconds=LEASE_SECONDS if shares else None,
             beside=first,
+            limits=written(**options["limits"]) if options.get("limits") else None,
             clock=outside.clock,
             mongo=outside.mongo,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,11 +12,13 @@ from brokers.registry import manifests, stand_in
 from brokers.variables import (
     BrokerVariables,
 )
+from execution_service.app.risk_file import load_risk_limits
 from execution_service.app.settings.accounts import Account, AccountReading, account_at
 from execution_service.app.settings.model import REPOSITORY_ROOT, Environment, secret_names, setting_names
-from execution_service.app.settings.problems import Problems
+from execution_service.app.settings.problems import ConfigurationError, Problems
 from execution_service.app.settings.secrets import secret_values, without_password
 from execution_service.app.settings.sources import Sources
+from execution_service.core.risk.limits import RiskLimits
 
 
 class Settings(Environment):
@@ -28,6 +30,10 @@ class Settings(Environment):
     secret_values: tuple[str, ...] = Field(repr=False)
     brokers: Mapping[str, InstanceOf[BrokerVariables]] = Field(repr=False)
     """Each broker's own variables, by its name."""
+    risk_limits: InstanceOf[RiskLimits] = Field(default_factory=RiskLimits, repr=False)
+    """As `risk.toml` had them at the start."""
+    must_have_risk_file: bool = False
+    """A setting names it, or it was there at the start: it does not vanish by mistake."""
     has_google_credentials: bool = False
     """Whether Google's client would find credentials: named by the environment, left by gcloud, or given by Google's own machines."""
 
@@ -37,6 +43,10 @@ class Settings(Environment):
         if configured is None and self.use_mock_broker:
             return account_at(stand_in(), account_id, account_id, self.brokers, self.data_dir, {}, live=False)
         return configured
+
+    def read_risk_limits(self) -> RiskLimits:
+        """As `risk.toml` has them now. Raises ConfigurationError with all that is wrong."""
+        return limits_of(self, None if self.use_mock_broker else self.accounts, must_exist=self.must_have_risk_file)
 
     def value(self, name: str) -> object:
         """A variable's, by its name, whosever it is. Raises KeyError for what is no setting."""
@@ -83,6 +93,12 @@ def load_settings(
     brokers = {name: sources.read(manifest.variables) for name, manifest in manifests().items()}
     reading = AccountReading(environment, brokers, sources, problems)
     accounts = reading.accounts()
+    must_have_risk_file, limits = "RISK_FILE" in sources or environment.risk_file.exists(), RiskLimits()
+    try:
+        known = None if environment.use_mock_broker else accounts
+        limits = limits_of(environment, known, must_exist=must_have_risk_file)
+    except ConfigurationError as exc:
+        problems.add(*exc.problems)
     warnings = sources.near_misses(reading.references)
     if environment.events_account not in (None, *accounts) and not environment.use_mock_broker:
         warnings.append(f"EVENTS_ACCOUNT is {environment.events_account}, which is no account: its orders are rejected")
@@ -93,5 +109,14 @@ def load_settings(
         warnings=tuple(warnings),
         brokers=MappingProxyType(brokers),
         secret_values=secret_values((environment, *brokers.values()), reading.references.values()),
+        risk_limits=limits,
+        must_have_risk_file=must_have_risk_file,
         has_google_credentials=sources.has_google_credentials,
+    )
+
+
+def limits_of(environment: Environment, accounts: Collection[str] | None, *, must_exist: bool) -> RiskLimits:
+    """The limits of the file that these settings name, with their symbols. `accounts` and errors as `load_risk_limits`."""
+    return load_risk_limits(
+        environment.risk_file, accounts=accounts, symbols=environment.symbols, must_exist=must_exist
     )

@@ -114,6 +114,10 @@ class Environment(Variables):
     publish_ordering_keys: Flag = False
     max_order_age_seconds: Seconds = 300
     reconcile_interval_seconds: Seconds = 60
+    risk_file: RootedPath = Path("risk.toml")
+    trading_symbols: Annotated[str | None, Allowed("symbols, with commas between them")] = None
+    default_symbols: Annotated[str | None, Allowed("symbols, with commas between them")] = None
+    """Another name of `trading_symbols`."""
     exit_position_check: Annotated[
         ExitPositionCheck, BeforeValidator(lower), Allowed("when_differs, always or off")
     ] = ExitPositionCheck.WHEN_DIFFERS
@@ -155,7 +159,17 @@ class Environment(Variables):
             found.append(
                 "TELEGRAM_ENABLED is true but TELEGRAM_CHAT_ID is not set; set it to a chat's id or an @channel."
             )
+        if self.trading_symbols and self.default_symbols and self.trading_symbols != self.default_symbols:
+            found.append(
+                "TRADING_SYMBOLS and DEFAULT_SYMBOLS are two names of one setting and say different things; set one of them."
+            )
         return found
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Those that may be traded where `risk.toml` says nothing of that; none: all."""
+        named = (self.trading_symbols or self.default_symbols or "").split(",")
+        return tuple(symbol.strip().upper() for symbol in named if symbol.strip())
 
 
 def setting_names() -> tuple[str, ...]:

@@ -53,6 +53,8 @@ def confirmation(
         "reason": None if order.reason is None else {"code": order.reason.code.value, "message": order.reason.message},
         "last_fill": fill_body(event.fill) if isinstance(event, Filled) else None,
     }
+    if order.reason is not None and order.reason.breaches is not None:
+        body["reasons"] = [breach.told for breach in order.reason.breaches]
     if correction:
         body["correction"] = True
     return body

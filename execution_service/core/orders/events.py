@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from brokers.base import ContractTerms, Fill, Instrument
 from execution_service.core.exact import ZERO
-from execution_service.core.orders.status import Reason
+from execution_service.core.orders.status import LimitBreach, Reason
 
 
 class Occasion(StrEnum):
@@ -29,6 +29,32 @@ class Occasion(StrEnum):
     MERGE = "merge"
     TRANSFER_IN = "transfer-in"
     TRANSFER_OUT = "transfer-out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitUse:
+    """How much of one limit was used, the order counted."""
+
+    limit: str
+    total: str
+    """Whose figure it is, as a person names it: `account:ID`, `strategy:NAME` and so on."""
+    limit_value: Decimal
+    actual_value: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiskVerdict:
+    """What the risk gate said of an order that it let pass. Times and reasons of a refusal stand in `Rejected`."""
+
+    is_exit: bool
+    """By projected exposure. Of an order that nothing but built-in limits judged it is not worked out, and False."""
+    uses: tuple[LimitUse, ...] | None = None
+    """Of each limit that was judged; None: nothing but built-in limits judged it."""
+    unjudged: tuple[str, ...] | None = None
+    """Limits that are only built in, and lacked a figure."""
+    breaches: tuple[LimitBreach, ...] | None = None
+    """What it broke and was let through with, by `override_id`."""
+    override_id: str | None = None
 
 
 # --- events ---------------------------------------------------------------------------------------------------------
@@ -47,6 +73,8 @@ class SubmitStarted(_Event):
     nonce: str
     """Identifies the process that is about to send."""
     reserved_order_id: str | None = None
+    risk: RiskVerdict | None = None
+    """None: of a record that was written before there was a risk gate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

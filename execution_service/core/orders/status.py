@@ -43,7 +43,30 @@ class ReasonCode(StrEnum):
     CANCEL_REQUESTED = "CANCEL_REQUESTED"
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
     RESOLVED_BY_PERSON = "RESOLVED_BY_PERSON"
+    RISK_LIMIT = "RISK_LIMIT"
     KILL_SWITCH = "KILL_SWITCH"
+    SAFETY_SERVICE = "SAFETY_SERVICE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitBreach:
+    """One of the reasons for which the risk gate refused an order, as it is told outside."""
+
+    limit_type: str
+    """A key of `risk.toml`, or what a reason is called that is no limit."""
+    limit_value: str
+    actual_value: str | None = None
+    """None: it could not be told, and that is the reason."""
+    message: str
+
+    @property
+    def told(self) -> dict[str, str | None]:
+        return {
+            "limit_type": self.limit_type,
+            "limit_value": self.limit_value,
+            "actual_value": self.actual_value,
+            "message": self.message,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +75,5 @@ class Reason:
 
     code: ReasonCode
     message: str
+    breaches: tuple[LimitBreach, ...] | None = None
+    """All that the risk gate found; None: it was not the gate that ended the order."""

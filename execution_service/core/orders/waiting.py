@@ -26,12 +26,15 @@ class WaitingReason(StrEnum):
     NOT_TAKEN = "the broker does not take it"
     EARLIER_ID = "an order of the account is looked for"
     """It has an id of a sequence, and may have to leave again under it before any later id does."""
+    RISK = "the risk gate lets no more pass for now"
+    """The minute is full, its market is closed, or what is counted of its account cannot be read."""
     TURN = "its turn has not come"
 
     @property
-    def is_other_orders(self) -> bool:
-        """It waits for what becomes of other orders, and lets those behind it pass."""
-        return self in (WaitingReason.ENTRY, WaitingReason.LEGS)
+    def lets_others_pass(self) -> bool:
+        """It steps out of its queue, and those behind it pass: it waits for what becomes of other orders, or for the risk gate, which may hold an
+        entry and never an exit."""
+        return self in (WaitingReason.ENTRY, WaitingReason.LEGS, WaitingReason.RISK)
 
 
 def others_of(order: Order) -> WaitingReason | None:

@@ -35,8 +35,8 @@ class RiskBook:
     overrides: tuple[Override, ...] = ()
 
 
-def new_book(account_id: str) -> RiskBook:
-    return RiskBook(account_id=account_id, counters=Counters(account_id=account_id))
+def new_book(account_id: str, *, version: int = 0) -> RiskBook:
+    return RiskBook(account_id=account_id, counters=Counters(account_id=account_id), version=version)
 
 
 def admitted(book: RiskBook, order: Order, verdict: Verdict, limits: RiskLimits, zone: tzinfo) -> RiskBook:

@@ -228,6 +228,11 @@ def judge(order: Order, facts: Facts, limits: RiskLimits) -> Verdict:
     )
 
 
+def reservation_of(order: Order, facts: Facts, limits: RiskLimits) -> Reservation:
+    """What an order that was sent without being reserved for may still do: one from before there was a gate, or before a limit that adds up."""
+    return _case(order, facts, limits).reservation
+
+
 def _latest(waits: tuple[_Wait, ...]) -> datetime | None:
     """When all of them may be over; None: nobody can tell of one."""
     latest = waits[0].until

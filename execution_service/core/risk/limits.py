@@ -51,6 +51,10 @@ class LimitType(StrEnum):
     STOP_OUT_OF_RANGE = "stop_out_of_range"
 
 
+SCOPES_REMEMBERED = 4096
+"""There is no end of strategies and symbols."""
+
+
 class Off(Enum):
     """The value of a limit that somebody has switched off in writing; not to be confused with None, which says nothing."""
 
@@ -210,6 +214,27 @@ class Kind(Enum):
     in it, of the symbol in it, or of the strategy in the symbol. All of them bind together; of two with the same total the narrower counts."""
 
 
+_OF_THE_ORDER_ALONE = frozenset(
+    {
+        LimitType.MAX_ORDER_QUANTITY,
+        LimitType.MAX_ORDER_VALUE,
+        LimitType.PRICE_COLLAR_PCT,
+        LimitType.REFERENCE_PRICE_MAX_AGE_SECONDS,
+        LimitType.BALANCE_MAX_AGE_SECONDS,
+        LimitType.CANCEL_RESERVE_PCT,
+        LimitType.MAX_CONSECUTIVE_REJECTIONS,
+        LimitType.ALLOWED_SYMBOLS,
+        LimitType.ALLOWED_ORDER_TYPES,
+        LimitType.SESSION,
+        LimitType.MIN_CONFIDENCE,
+        LimitType.MAX_SLIPPAGE_PCT,
+        LimitType.MIN_STOP_DISTANCE_PCT,
+        LimitType.MAX_STOP_DISTANCE_PCT,
+        LimitType.STOP_OUT_OF_RANGE,
+    }
+)
+"""Two orders that each keep these keep them together: nothing need be reserved for them. A run of rejections counts what the broker answered, and
+no order that is on its way."""
 _POSITIONS = frozenset({LimitType.MAX_POSITION_QUANTITY, LimitType.MAX_POSITION_VALUE})
 _TOTALS = frozenset(
     {
@@ -266,9 +291,17 @@ class Applicable:
 
     where: Scope
     tables: tuple[tuple[Scope, LimitSet], ...]
+    _known: dict[LimitType, tuple[Bound, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What was worked out already: the tables do not change, and each order asks for most limits."""
 
     def bounds(self, limit: LimitType) -> tuple[Bound, ...]:
         """Those that bind together, the widest first; none where it is switched off. What nobody has written is built in."""
+        known = self._known.get(limit)
+        if known is None:
+            known = self._known[limit] = self._bounds(limit)
+        return known
+
+    def _bounds(self, limit: LimitType) -> tuple[Bound, ...]:
         kind, built_in = kind_of(limit), BUILT_IN.of(limit)
         assert built_in is not None
         everybody = _total(kind, Scope(), self.where)
@@ -291,11 +324,41 @@ class RiskLimits:
     """All limits that hold. `tables` has what was written, by whom it is for."""
 
     tables: Mapping[Scope, LimitSet] = field(default_factory=lambda: MappingProxyType({}))
+    _known: dict[Scope, Applicable] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def of(self, where: Scope) -> Applicable:
         """Those for an order of `where`, of which all three parts are named."""
+        known = self._known.get(where)
+        if known is None:
+            if len(self._known) >= SCOPES_REMEMBERED:
+                self._known.clear()
+            known = self._known[where] = self._of(where)
+        return known
+
+    def _of(self, where: Scope) -> Applicable:
         wider = where.wider() if self.tables else ()
         return Applicable(where, tuple((scope, self.tables[scope]) for scope in wider if scope in self.tables))
+
+    def adds_up(self, account_id: str) -> bool:
+        """Whether a table that may bind the account's orders has a limit that compares more than the order itself, so that each order must be
+        reserved for."""
+        return any(
+            value is not None and value is not OFF
+            for scope, table in self.tables.items()
+            if scope.account_id in (None, account_id)
+            for limit in LimitType
+            if limit not in _OF_THE_ORDER_ALONE
+            for value in (table.of(limit),)
+        )
+
+    def writes(self, account_id: str, *limits: LimitType) -> bool:
+        """Whether a table that may bind the account's orders has one of these, and does not switch it off."""
+        return any(
+            table.of(limit) not in (None, OFF, False)
+            for scope, table in self.tables.items()
+            if scope.account_id in (None, account_id)
+            for limit in limits
+        )
 
     def longest_window_seconds(self) -> Decimal:
         """How far back what was sent and executed must be remembered: the longest window that any table has, 0 where none has any. What is

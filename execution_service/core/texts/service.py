@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from execution_service.core.texts.messages import counted_title, html_message
-from execution_service.core.texts.values import UNKNOWN, duration
+from execution_service.core.texts.values import UNKNOWN, duration, quantity
 
 
 def broker_down(*, account_name: str, broker: str, reason: str, count: int = 1) -> str:
@@ -36,6 +36,47 @@ def auth_required(*, account_name: str, broker: str, reason: str, count: int = 1
         ("Broker", broker),
         ("Reason", reason),
         ("Orders", "held until then, and rejected when they are too old"),
+    )
+
+
+def risk_limit_near(*, account_name: str, limit: str, total: str, used: Decimal, most: Decimal) -> str:
+    """`total`: whose figure it is."""
+    return html_message(
+        "⚠️ Risk Limit Near",
+        ("Account", account_name),
+        ("Limit", limit),
+        ("Of", total),
+        ("Used", f"{quantity(used)} of {quantity(most)}"),
+        ("Note", "told once a day for each limit; from the limit on, new risk is refused, and exits leave"),
+    )
+
+
+def risk_limit_broken(*, account_name: str, limit: str, total: str, counted: str) -> str:
+    """One that stays broken until a person enables it again."""
+    return html_message(
+        "🛑 Risk Limit Broken",
+        ("Account", account_name),
+        ("Limit", limit),
+        ("Of", total),
+        ("Counted", counted),
+        ("Orders", "new risk is refused, exits leave"),
+        ("To do", "find the reason; then execctl limits --enable SCOPE --by NAME --reason WHY"),
+    )
+
+
+def risk_enabled(*, scope: str, by: str, reason: str, count: int) -> str:
+    return html_message(
+        "✅ Risk Limit Enabled Again", ("Scope", scope), ("By", by), ("Reason", reason), ("Broken limits", str(count))
+    )
+
+
+def risk_file_refused(*, name: str, problems: Sequence[str]) -> str:
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return html_message(
+        "⚠️ Risk File Not Taken",
+        ("File", name),
+        ("Problem", f"{problems[0]}{more}" if problems else UNKNOWN),
+        ("Limits", "those of before stay in force; the log names every problem"),
     )
 
 

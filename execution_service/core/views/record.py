@@ -13,10 +13,10 @@ from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_typ
 from brokers.base import AssetClass, BrokerPosition, ContractTerms, Fill, Instrument
 from execution_service.core.adoption.records import Before, Movement, Plan
 from execution_service.core.errors import CoreError, UnreadableRecord
-from execution_service.core.orders.events import Event, stored_name
+from execution_service.core.orders.events import Event, LimitUse, RiskVerdict, stored_name
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
-from execution_service.core.orders.status import Reason
+from execution_service.core.orders.status import LimitBreach, Reason
 from execution_service.core.positions.ledger import Held, LedgerEntry, LedgerKey, Line
 from execution_service.core.positions.position import Position
 from execution_service.core.reconcile.discrepancies import Discrepancy
@@ -147,16 +147,21 @@ def as_stored(event: T) -> T:
     changes = {}
     for part in fields(event):  # type: ignore[arg-type]
         value = getattr(event, part.name)
-        kept = (
-            _storable(value)
-            if type(value) is str
-            else as_stored(value)
-            if isinstance(value, Reason | Fill | ContractTerms)
-            else value
-        )
+        kept = _as_stored_value(value)
         if kept != value:
             changes[part.name] = kept
     return replace(event, **changes) if changes else event  # type: ignore[type-var]
+
+
+def _as_stored_value(value: Any) -> Any:
+    if type(value) is str:
+        return _storable(value)
+    if isinstance(value, Reason | Fill | ContractTerms | RiskVerdict | LimitBreach | LimitUse):
+        return as_stored(value)
+    if isinstance(value, tuple):
+        kept = tuple(map(_as_stored_value, value))
+        return value if kept == value else kept
+    return value
 
 
 def _storable(text: str) -> str:

@@ -28,6 +28,7 @@ from execution_service.storage.mongo.opening import INDEXES, connect, ensure_ind
 from execution_service.storage.mongo.orders import MongoOrders
 from execution_service.storage.mongo.port import Place
 from execution_service.storage.mongo.queries import MongoQueries
+from execution_service.storage.mongo.risk import MongoRisk
 from execution_service.storage.mongo.schedule import COMMITS_AT_ONCE, OneAtATime, Schedule, SideBySide
 from execution_service.storage.mongo.switches import MongoSwitches
 from execution_service.storage.mongo.tokens import MongoTokens
@@ -54,6 +55,7 @@ class MongoStore(
     MongoViews,
     MongoBookmarks,
     MongoTokens,
+    MongoRisk,
 ):
     """The Store on any server that speaks MongoDB's protocol: all ports on one database."""
 

@@ -13,6 +13,7 @@ from execution_service.storage.ports.leases import LeaseStore
 from execution_service.storage.ports.ledger import LedgerStore
 from execution_service.storage.ports.orders import OrderStore
 from execution_service.storage.ports.queries import QueryStore
+from execution_service.storage.ports.risk import RiskStore
 from execution_service.storage.ports.switches import SwitchStore
 from execution_service.storage.ports.tokens import TokenStore
 from execution_service.storage.ports.unreadable import UnreadableStore
@@ -26,6 +27,7 @@ class Store(
     AlertStore,
     DiscrepancyStore,
     LeaseStore,
+    RiskStore,
     ViewStore,
     SwitchStore,
     UnreadableStore,

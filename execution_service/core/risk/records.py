@@ -1,0 +1,60 @@
+"""A verdict of the risk gate as what an order's record keeps of it: with its intent, or as its end."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from execution_service.core.orders.events import LimitUse, Noted, Rejected, RiskVerdict
+from execution_service.core.orders.status import LimitBreach, Reason, ReasonCode
+from execution_service.core.risk.verdict import Breach, Verdict
+
+
+def refusal(verdict: Verdict, at: datetime) -> Rejected:
+    """The end of an order that the gate refused, with all reasons."""
+    words = "; ".join(breach.message for breach in verdict.breaches)
+    return Rejected(at=at, reason=Reason(ReasonCode(verdict.code), words, _breaches(verdict.breaches)))
+
+
+def kept_verdict(verdict: Verdict, *, keeps_uses: bool) -> RiskVerdict:
+    """Of an order that passes. `keeps_uses`: also how much of each limit it used, where somebody has written limits down."""
+    uses = (
+        ()
+        if not keeps_uses
+        else tuple(
+            LimitUse(
+                limit=use.limit.value,
+                total=str(use.total),
+                limit_value=use.limit_value,
+                actual_value=use.actual_value,
+            )
+            for use in verdict.uses
+        )
+    )
+    return RiskVerdict(
+        is_exit=verdict.is_exit,
+        uses=uses or None,
+        unjudged=tuple(each.limit.value for each in verdict.unjudged) or None,
+        breaches=_breaches(verdict.breaches) or None,
+        override_id=verdict.override_id,
+    )
+
+
+def remarks(verdict: Verdict, at: datetime) -> tuple[Noted, ...]:
+    """What people are to read of an order that passes."""
+    if verdict.adjusted_stop is None:
+        return ()
+    return (
+        Noted(at=at, message=f"the stop is moved to the nearest allowed price, {verdict.adjusted_stop.normalize():f}"),
+    )
+
+
+def _breaches(some: tuple[Breach, ...]) -> tuple[LimitBreach, ...]:
+    return tuple(
+        LimitBreach(
+            limit_type=str(breach.limit_type),
+            limit_value=breach.limit_value,
+            actual_value=breach.actual_value,
+            message=breach.message,
+        )
+        for breach in some
+    )

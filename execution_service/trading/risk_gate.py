@@ -1,0 +1,639 @@
+"""The risk gate of one account: gathers what is known, has it judged (core/risk/gate.py), and makes what an order reserves durable before its intent
+is written; keeps the account's risk document. What is a breach is decided in core."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from weakref import WeakKeyDictionary
+
+import structlog
+
+from brokers.errors import BrokerError
+from execution_service.core.errors import UnreadableRecord
+from execution_service.core.exact import ZERO
+from execution_service.core.orders.events import Accepted, CancelRequested, Event, Filled, Rejected, SubmitStarted
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest, Purpose
+from execution_service.core.orders.status import ReasonCode
+from execution_service.core.positions.ledger import key_of
+from execution_service.core.risk.book import RiskBook, admitted, settled, tripped
+from execution_service.core.risk.counters import (
+    Answered,
+    CancelSent,
+    Counters,
+    Executed,
+    Happened,
+    Measured,
+    day_of,
+    fold_all,
+)
+from execution_service.core.risk.exposure import Holding, Reservation, in_currency
+from execution_service.core.risk.gate import Facts, Reading, judge, reservation_of
+from execution_service.core.risk.kill import KillState, lets_pass
+from execution_service.core.risk.limits import LimitType, RiskLimits, Scope
+from execution_service.core.risk.prices import best_reference
+from execution_service.core.risk.verdict import Breach, Decision, Verdict
+from execution_service.core.texts.service import risk_limit_broken, risk_limit_near
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
+from execution_service.runtime.alerts import RaisesAlerts
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.wake_up import WakeUp
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.store import Store
+from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
+from execution_service.trading.exit_check import AT_WORK
+from execution_service.trading.holdings import entries_with_unbooked
+from execution_service.trading.reconciliation import Reconciliation
+from execution_service.trading.reference_prices import ReferencePrices
+from execution_service.trading.risk_rules import RiskRules
+
+log = structlog.get_logger(__name__)
+
+ZONE = UTC
+"""Of the trading day."""
+ROUNDS_AT_MOST = 50
+"""So often orders are judged anew because somebody else has changed the account's risk document meanwhile."""
+LINGER_SECONDS = 0.2
+"""What is told of orders that have filled or ended is written together; until then it is reserved too much."""
+UNREADABLE_SECONDS = 10.0
+"""How often a document that cannot be read is tried again, where no order asks for it."""
+BALANCES_SECONDS = 30.0
+BALANCE_ANSWER_SECONDS = 5.0
+UNREADABLE = "risk_document"
+"""What the reason is called by for which new risk of an account waits whose risk document cannot be read."""
+_OF_MONEY = (
+    LimitType.MAX_LEVERAGE,
+    LimitType.CHECK_BUYING_POWER,
+    LimitType.MAX_DRAWDOWN_PCT,
+    LimitType.MAX_DAILY_LOSS,
+)
+
+
+class _Question:
+    """An order that is to be judged, and the answer."""
+
+    __slots__ = ("error", "order", "verdict")
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.verdict: Verdict | None = None
+        self.error: BaseException | None = None
+
+    @property
+    def is_answered(self) -> bool:
+        return self.verdict is not None or self.error is not None
+
+
+class RiskGate:
+    """Lets orders of one account pass, one decision at a time: each is judged with the reservations of all before it."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        live_orders: LiveOrders,
+        store: Store,
+        clock: Clock,
+        alerts: RaisesAlerts,
+        rules: RiskRules,
+        reconciliation: Reconciliation,
+        makes_up_prices: bool,
+    ) -> None:
+        """`reconciliation` knows where the broker's positions and our books differ. `makes_up_prices`: as in ReferencePrices."""
+        self._connection = connection
+        self._live = live_orders
+        self._store = store
+        self._clock = clock
+        self._alerts = alerts
+        self._rules = rules
+        self._reconciliation = reconciliation
+        self._prices = ReferencePrices(makes_up_prices=makes_up_prices)
+        self._lock = asyncio.Lock()
+        self._asked: list[_Question] = []
+        self._book: RiskBook | None = None
+        """As it was last read or written; not trusted any more after a write that failed."""
+        self._reserved: dict[str, Decimal] = {}
+        """By our id, what orders reserve by that."""
+        self._counted: list[Happened] = []
+        """To be counted with the next write."""
+        self._left: dict[str, Decimal] = {}
+        """By our id, what orders may still fill by what is booked; to be written with the next write."""
+        self._noted: WeakKeyDictionary[LiveOrder, int] = WeakKeyDictionary()
+        """The last event of each order in hand that was counted, or needed no counting."""
+        self._has_asked_balances = False
+        self._equity: Reading | None = None
+        self._cash: Reading | None = None
+        self._warned: set[str] = set()
+        self._to_warn: dict[str, str] = {}
+        self._to_write = WakeUp(clock)
+
+    @property
+    def account_id(self) -> str:
+        return self._connection.account_id
+
+    @property
+    def has_written_limits(self) -> bool:
+        """Else nothing but what is built in judges the account's orders."""
+        return bool(self._rules.limits.tables)
+
+    def begin_anew(self) -> None:
+        """Whoever was asking has ended; the document is read again."""
+        self._lock = asyncio.Lock()
+        self._asked.clear()
+        self._keep(None)
+
+    # --- judging ------------------------------------------------------------------------------------------------
+
+    async def judge(self, order: Order) -> Verdict:
+        """Whether the order, as it would leave, may be sent now; with PASS what it reserves is durable, unless nothing but built-in limits binds
+        it: these compare no totals. Raises StoreUnavailable."""
+        self._prices.note_message(order)
+        limits = self._rules.limits
+        if self._book is not None and not limits.adds_up(self.account_id) and not self._book.overrides:
+            counted, _, _ = self._with_pending(self._book, limits)
+            verdict = judge(order, self._facts(order, counted, await self._kill()), limits)
+            if verdict.decision is Decision.PASS:
+                return self._said(verdict)
+        question = _Question(order)
+        self._asked.append(question)
+        await asyncio.sleep(0)  # the others of its batch come now, and are judged and written with it
+        async with self._lock:
+            while not question.is_answered:
+                await self._answer(self._asked or [question])
+        if question.error is not None:
+            raise question.error
+        assert question.verdict is not None
+        return self._said(question.verdict)
+
+    async def _answer(self, questions: list[_Question]) -> None:
+        """One write for all. Whoever is cancelled meanwhile leaves the questions of the others to them."""
+        self._asked = []
+        try:
+            for _ in range(ROUNDS_AT_MOST):
+                if await self._judge_all(questions):
+                    return
+            raise StoreUnavailable("others have changed the account's risk document each time that an order was judged")
+        except Exception as exc:  # noqa: BLE001  each that asked raises it
+            self._keep(None)
+            for question in questions:
+                question.error = exc
+
+    async def _judge_all(self, questions: Sequence[_Question]) -> bool:
+        """False: somebody else has changed the document since it was read."""
+        limits = self._rules.limits
+        if (
+            not self._has_asked_balances
+            and limits.writes(self.account_id, *_OF_MONEY)
+            and self._connection.is_connected
+        ):
+            await self._read_balances()
+        if self._book is not None and self._book.counters.trips:
+            self._keep(None)  # a person may have enabled again what is off, and nobody else refuses by it
+        try:
+            book = await self._read()
+        except UnreadableRecord as exc:
+            await self._judge_without_document(questions, limits, str(exc))
+            return True
+        # After the document: a switch that is engaged from now on raises its fence, and what is judged here cannot be written.
+        kill = await self._kill()
+        changed, counted, left = self._with_pending(book, limits)
+        must_write = changed is not book
+        verdicts: list[Verdict | Exception] = []
+        working = self._working(changed, limits)
+        holdings = await self._holdings(limits)
+        for question in questions:
+            order = question.order
+            cap = await self._exit_cap(order)
+            try:
+                facts = self._facts(order, changed, kill, holdings=holdings, working=working, exit_cap=cap)
+                verdict = judge(order, facts, limits)
+            except Exception as exc:  # noqa: BLE001  one order must not hold up the others
+                verdicts.append(exc)
+                continue
+            verdicts.append(verdict)
+            if verdict.decision is Decision.PASS and verdict.reservation is not None:
+                changed = admitted(changed, order, verdict, limits, ZONE)
+                working = (*(w for w in working if w.order_id != order.order_id), verdict.reservation)
+                must_write = must_write or limits.adds_up(self.account_id) or verdict.override_id is not None
+            elif verdict.trips:
+                with_trips = tripped(changed, verdict, limits, ZONE)
+                must_write = must_write or with_trips is not changed
+                changed = with_trips
+        if must_write and not await self._write(book, changed, counted, left):
+            return False
+        for question, answer in zip(questions, verdicts, strict=True):
+            if isinstance(answer, Exception):
+                question.error = answer
+            else:
+                question.verdict = answer
+        return True
+
+    async def _judge_without_document(self, questions: Sequence[_Question], limits: RiskLimits, why: str) -> None:
+        """Nothing can be reserved or counted: exits pass, by the orders in hand and what is held, and new risk waits until somebody has mended the
+        document. People are told by whoever met it."""
+        nothing = RiskBook(account_id=self.account_id, counters=Counters(account_id=self.account_id))
+        kill, working, holdings = await self._kill(), self._working(nothing, limits), await self._holdings(limits)
+        for question in questions:
+            cap = await self._exit_cap(question.order)
+            facts = self._facts(question.order, nothing, kill, holdings=holdings, working=working, exit_cap=cap)
+            verdict = judge(question.order, facts, limits)
+            if verdict.decision is Decision.PASS and verdict.is_exit and verdict.reservation is not None:
+                working = (*working, verdict.reservation)
+            elif verdict.decision is not Decision.REFUSE:
+                words = f"what the account's orders reserve cannot be read, and no new risk passes until it can: {why}"
+                wait = Breach(limit_type=UNREADABLE, limit_value="readable", message=words)
+                verdict = replace(verdict, decision=Decision.HOLD, waits=(wait,), reservation=None, override_id=None)
+            question.verdict = verdict
+
+    def not_leaving(self, live: LiveOrder) -> None:
+        """An order that passed does not leave: if it has ended meanwhile, what it reserves is released."""
+        if live.order.status.is_final and live.order.order_id in self._reserved:
+            self._tell_left(live.order.order_id, ZERO)
+
+    async def stops(self, order: Order) -> str | None:
+        """Looked at once more as the ticket leaves: why a kill switch stops the order now, in words; None: none does."""
+        kill = await self._kill()
+        is_exit = _is_exit(order)
+        if kill is None:
+            return None if is_exit else "the state of the kill switch is not known"
+        if not kill.switches:
+            return None
+        request = order.accepted_request
+        where = Scope(account_id=request.account_id, strategy=request.strategy, symbol=request.instrument.symbol)
+        level = kill.level(where)
+        return None if lets_pass(level, is_exit=is_exit) else f"the kill switch is engaged ({level})"
+
+    # --- what is known ------------------------------------------------------------------------------------------
+
+    def _facts(
+        self,
+        order: Order | None,
+        book: RiskBook,
+        kill: KillState | None,
+        *,
+        holdings: tuple[Holding, ...] | None = None,
+        working: tuple[Reservation, ...] = (),
+        exit_cap: Decimal | None = None,
+    ) -> Facts:
+        """What limits of the order alone need, neither what is held nor what works, where these are not given. Nothing is an exit by that, and so an
+        order that passes by it passes."""
+        return Facts(
+            now=self._clock.now(),
+            zone=ZONE,
+            account_currency=self._currency,
+            order_currency=None if order is None else self._currency_of(order),
+            holdings=holdings,
+            working=working,
+            counters=book.counters,
+            kill=kill,
+            prices=() if order is None else self._prices.of(_key(order)),
+            exit_cap=exit_cap,
+            equity=self._equity,
+            buying_power=self._cash,
+            overrides=book.overrides,
+        )
+
+    @property
+    def _currency(self) -> str:
+        """In which the account's amounts are: the broker's own."""
+        return self._connection.capabilities.commission_currency
+
+    def _currency_of(self, order: Order) -> str:
+        """An order that names no currency, and of whose contract the broker says none, is traded in the broker's own."""
+        told = None if order.terms is None else order.terms.currency
+        return told or order.accepted_request.instrument.currency or self._currency
+
+    async def _kill(self) -> KillState | None:
+        """None: it is not known, and no new risk passes."""
+        try:
+            return KillState(tuple(await self._rules.switches.current()))
+        except (StoreUnavailable, UnreadableRecord) as exc:
+            log.warning(f"The state of the kill switches is not known: {exc}", action="kill_switch_unknown")
+            return None
+
+    async def _exit_cap(self, order: Order) -> Decimal | None:
+        """An exit by name was measured by the broker's positions before (exit_check.py); of another order nothing is an exit while they differ
+        from our books."""
+        request = order.accepted_request
+        if order.identity.purpose is Purpose.EXIT:
+            return None
+        products = self._connection.capabilities.products_of(request.instrument)
+        product = (request.product or products[0]) if products else None
+        return None if await self._reconciliation.binding(request.instrument, product) is None else ZERO
+
+    def _working(self, book: RiskBook, limits: RiskLimits) -> tuple[Reservation, ...]:
+        """What is reserved, by the records of the orders in hand; and those at work that reserve nothing, since they were sent before there was a
+        limit that adds up. To be taken before what is held: a fill in between counts twice."""
+        found: list[Reservation] = []
+        for reservation in book.reservations:
+            live = self._live.by_id.get(reservation.order_id)
+            left = (
+                reservation.quantity
+                if live is None
+                else ZERO
+                if live.order.status.is_final
+                else live.order.remaining_quantity
+            )
+            if left > 0:
+                found.append(replace(reservation, quantity=left))
+        reserved = {each.order_id for each in book.reservations}
+        for live in self._live.by_id.values():
+            order = live.order
+            if (
+                order.status in AT_WORK
+                and order.order_id not in reserved
+                and order.request.account_id == self.account_id
+            ):
+                found.append(self._unreserved(order, book, limits))
+        return tuple(found)
+
+    def _unreserved(self, order: Order, book: RiskBook, limits: RiskLimits) -> Reservation:
+        """What an order at work may still do for which nothing is reserved. Where that cannot be told, no total of which it is part is known."""
+        try:
+            return reservation_of(order, self._facts(order, book, None), limits)
+        except Exception as exc:
+            log.exception(
+                f"What an order may still do cannot be worked out: {exc}",
+                action="reservation_unknown",
+                signal_id=order.signal_id,
+            )
+            request = order.accepted_request
+            return Reservation(
+                order_id=order.order_id,
+                strategy=request.strategy,
+                instrument_key=request.instrument.key,
+                symbol=request.instrument.symbol,
+                side=request.side,
+                quantity=order.remaining_quantity,
+                unit_value=None,
+                is_exit=False,
+                at=self._clock.now(),
+            )
+
+    async def _holdings(self, limits: RiskLimits) -> tuple[Holding, ...]:
+        entries, unclear = await entries_with_unbooked(self._live, self._store, self.account_id, ())
+        now, found = self._clock.now(), []
+        for key, entry in entries.items():
+            where = Scope(account_id=key.account_id, strategy=key.strategy, symbol=entry.instrument.symbol)
+            oldest = limits.of(where).bound(LimitType.REFERENCE_PRICE_MAX_AGE_SECONDS)
+            price = best_reference(self._prices.of(key.instrument_key), now, None if oldest is None else oldest.number)
+            point = in_currency(entry.money_per_point, entry.currency or self._currency, self._currency, {})
+            found.append(
+                Holding(
+                    strategy=key.strategy,
+                    instrument_key=key.instrument_key,
+                    symbol=entry.instrument.symbol,
+                    quantity=entry.position.quantity,
+                    unit_value=None if price is None or point is None else price.price * point,
+                )
+            )
+        unknown = (Holding(strategy="", instrument_key=i.key, symbol=i.symbol, quantity=None) for i in unclear)
+        return (*found, *unknown)
+
+    # --- the document -------------------------------------------------------------------------------------------
+
+    async def _read(self) -> RiskBook:
+        if self._book is None:
+            book = await self._store.risk_book(self.account_id)
+            await self._compare(book)
+            self._keep(book)
+        assert self._book is not None
+        return self._book
+
+    async def _compare(self, book: RiskBook) -> None:
+        """Each reservation with its order's record, as after a start or a take-over: of one that is over and booked, the last life died before it
+        released it. One whose record cannot be read stays."""
+        absent = [r.order_id for r in book.reservations if r.order_id not in self._live.by_id]
+        stored = {s.order.order_id: (s.order, s.told) for s in await self._store.load(absent)} if absent else {}
+        for reservation in book.reservations:
+            live = self._live.by_id.get(reservation.order_id)
+            order, told = (
+                (live.order, live.told) if live is not None else stored.get(reservation.order_id, (None, None))
+            )
+            if order is None or told is None or told.ledger < order.version:
+                continue
+            if order.status.is_final:
+                self._left[order.order_id] = ZERO
+            elif order.status in AT_WORK:
+                self._left[order.order_id] = order.remaining_quantity
+        if self._left:
+            self._to_write.tell()
+
+    def _keep(self, book: RiskBook | None) -> None:
+        self._book = book
+        if book is not None:
+            self._reserved = {each.order_id: each.quantity for each in book.reservations}
+
+    def _with_pending(self, book: RiskBook, limits: RiskLimits) -> tuple[RiskBook, int, dict[str, Decimal]]:
+        """With what is to be counted and released; how much of the first that is, and what of the second."""
+        changed, left = settled(book, self._left), dict(self._left)
+        if self._counted:
+            keep, now = limits.longest_window_seconds(), self._clock.now()
+            counters = fold_all(changed.counters, self._counted, now=now, zone=ZONE, keep_seconds=keep)
+            if counters != changed.counters:
+                changed = replace(changed, counters=counters)
+        return changed, len(self._counted), left
+
+    async def _write(self, seen: RiskBook, changed: RiskBook, counted: int, left: dict[str, Decimal]) -> bool:
+        """False: somebody else has changed the document since it was `seen`."""
+        written = replace(changed, version=seen.version + 1)
+        self._keep(None)  # not trusted before the write is known to have arrived
+        if not await self._store.save_risk_book(written):
+            return False
+        del self._counted[:counted]
+        for order_id, amount in left.items():
+            if self._left.get(order_id) == amount:
+                del self._left[order_id]
+        self._keep(written)
+        return True
+
+    # --- what happens to orders -----------------------------------------------------------------------------------
+
+    def booked(self, order: Order) -> None:
+        """All fills of the order, as it is here, are in the ledger: what it reserves shrinks to what it may still fill."""
+        reserved = self._reserved.get(order.order_id)
+        if reserved is None:
+            return
+        left = ZERO if order.status.is_final else order.remaining_quantity
+        if left != reserved:
+            self._tell_left(order.order_id, left)
+
+    def _tell_left(self, order_id: str, left: Decimal) -> None:
+        self._left[order_id] = left
+        self._to_write.tell()
+
+    def take(self, live: LiveOrder) -> None:
+        """An order has come in hand, with what happened to it before: what can be told again without harm is."""
+        order = live.order
+        self._noted[live] = order.version
+        for event in order.events:
+            if isinstance(event, Filled):
+                self._prices.note_fill(order, event)
+            if isinstance(event, Filled | Rejected) and (happened := self._happened(order, event)) is not None:
+                self._counted.append(happened)
+                self._to_write.tell()
+
+    def note_record(self, live: LiveOrder) -> None:
+        """Called after each record."""
+        order = live.order
+        if order.request.account_id != self.account_id or not isinstance(order.request, OrderRequest):
+            return
+        seen, self._noted[live] = self._noted.get(live, 0), order.version
+        for event in order.events[seen:]:
+            if isinstance(event, Filled):
+                self._prices.note_fill(order, event)
+            happened = self._happened(order, event)
+            if happened is not None:
+                self._counted.append(happened)
+                self._to_write.tell()
+
+    def _happened(self, order: Order, event: Event) -> Happened | None:
+        """What of it is counted, where a limit asks for it."""
+        request, limits = order.accepted_request, self._rules.limits
+        strategy, symbol, account = request.strategy, request.instrument.symbol, self.account_id
+        match event:
+            case Filled() if limits.writes(account, LimitType.REPEATED_EXECUTIONS):
+                return Executed(
+                    at=event.at,
+                    fill_id=event.fill.fill_id,
+                    order_id=order.order_id,
+                    strategy=strategy,
+                    symbol=symbol,
+                )
+            case CancelRequested() if limits.writes(account, LimitType.MAX_ORDERS_PER_MINUTE):
+                return CancelSent(at=event.at, strategy=strategy, symbol=symbol)
+            case Rejected() if event.reason.code is ReasonCode.BROKER_REJECTED and order.submitted_at is not None:
+                is_rejected = True
+            case Accepted() if self._is_run_of_rejections:
+                is_rejected = False
+            case _:
+                return None
+        if order.identity.purpose is Purpose.EXIT or _is_exit(order):
+            return None
+        return Answered(
+            at=event.at,
+            order_id=order.order_id,
+            attempt=order.attempt,
+            strategy=strategy,
+            symbol=symbol,
+            is_rejected=is_rejected,
+        )
+
+    @property
+    def _is_run_of_rejections(self) -> bool:
+        """Else an order that is taken ends none, and need not be counted."""
+        is_stored = self._book is None or bool(self._book.counters.runs)
+        return is_stored or any(isinstance(each, Answered) and each.is_rejected for each in self._counted)
+
+    # --- warnings -----------------------------------------------------------------------------------------------
+
+    def _said(self, verdict: Verdict) -> Verdict:
+        """People are warned of each limit that is nearly used up, once a day, and of each that is broken for good."""
+        for trip in verdict.trips:
+            self._warn(
+                f"risk-off:{self.account_id}:{trip.limit}:{trip.scope}:{trip.at.isoformat()}",
+                risk_limit_broken(
+                    account_name=self._connection.account_name,
+                    limit=trip.limit,
+                    total=str(trip.scope),
+                    counted=trip.value,
+                ),
+            )
+        # Of an order that is refused people read anyway.
+        for use in verdict.near if verdict.decision is Decision.PASS else ():
+            day = day_of(verdict.at, ZONE)
+            alert_id = f"risk-near:{self.account_id}:{use.limit}:{use.total}:{day}"
+            if alert_id not in self._warned:
+                text = risk_limit_near(
+                    account_name=self._connection.account_name,
+                    limit=use.limit,
+                    total=str(use.total),
+                    used=use.actual_value,
+                    most=use.limit_value,
+                )
+                self._warn(alert_id, text)
+        return verdict
+
+    def _warn(self, alert_id: str, text: str) -> None:
+        if alert_id not in self._warned:
+            self._warned.add(alert_id)
+            self._to_warn[alert_id] = text
+            self._to_write.tell()
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def keep_book(self) -> None:
+        """Until cancelled: writes what is to be counted and released, where no order that is judged does it first, and raises warnings."""
+        while True:
+            try:
+                async with self._lock:
+                    await self._bring_up_to_date()
+                while self._to_warn:
+                    alert_id, text = next(iter(self._to_warn.items()))
+                    await self._alerts.raise_alert_once(alert_id, "risk_limit_near", text)
+                    self._to_warn.pop(alert_id, None)
+            except (StoreUnavailable, UnreadableRecord) as exc:
+                self._keep(None)
+                log.info(f"The risk document waits: {exc}", action="risk_document_waits", account_id=self.account_id)
+                is_unreadable = isinstance(exc, UnreadableRecord)
+                await self._clock.sleep(UNREADABLE_SECONDS if is_unreadable else AFTER_FAILURE_SECONDS * 2)
+                continue
+            await self._to_write.wait(None)
+            await self._clock.sleep(LINGER_SECONDS)
+
+    async def _bring_up_to_date(self) -> None:
+        for _ in range(ROUNDS_AT_MOST):
+            book = await self._read()
+            changed, counted, left = self._with_pending(book, self._rules.limits)
+            if changed is book:
+                del self._counted[:counted]
+                self._left.clear()
+                return
+            if await self._write(book, changed, counted, left):
+                return
+
+    async def keep_balances(self) -> None:
+        """Until cancelled: reads what the broker says of the account's money, where a written limit compares it."""
+        while True:
+            if self._rules.limits.writes(self.account_id, *_OF_MONEY) and self._connection.is_connected:
+                await self._read_balances()
+            await self._clock.sleep(BALANCES_SECONDS)
+
+    async def _read_balances(self) -> None:
+        """What is not told stays as old as it is, and is not known once it is too old."""
+        self._has_asked_balances = True
+        try:
+            asked = self._connection.broker.balances()
+            balances = await self._connection.ask(asked, BALANCE_ANSWER_SECONDS)
+        except (BrokerError, TimeoutError) as exc:
+            log.info(
+                f"The broker does not tell balances: {exc}", action="balances_not_told", account_id=self.account_id
+            )
+            return
+        now = self._clock.now()
+        for balance in balances:
+            if balance.currency == self._currency:
+                self._cash = Reading(value=balance.cash, at=now)
+                if balance.equity is not None:
+                    self._note_equity(balance.equity, now)
+
+    def _note_equity(self, equity: Decimal, now: datetime) -> None:
+        self._equity = Reading(value=equity, at=now)
+        if self._rules.limits.writes(self.account_id, LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN_PCT):
+            self._counted.append(Measured(at=now, scope=Scope(account_id=self.account_id), value=equity))
+            self._to_write.tell()
+
+
+def _is_exit(order: Order) -> bool:
+    """By the verdict of its latest sending."""
+    sendings = (event.risk for event in reversed(order.events) if isinstance(event, SubmitStarted))
+    verdict = next(sendings, None)
+    return verdict is not None and verdict.is_exit
+
+
+def _key(order: Order) -> str:
+    return key_of(order).instrument_key

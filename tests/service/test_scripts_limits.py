@@ -1,0 +1,93 @@
+"""`execctl limits`: what is shown of each limit, and how a named person enables again what is off."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from brokers.paper.model import Market
+from execution_service.app.settings.loading import load_settings
+from execution_service.core.orders.status import Status
+from execution_service.core.risk.kill import scope_from_text
+from execution_service.core.risk.limits import RiskLimits
+from execution_service.storage.reader import StoreReader
+from scripts import limits
+from tests.core.risk_cases import written
+from tests.fakes import BY_HAND, RESTING, World, world_of
+
+
+@dataclass
+class Settings:
+    risk_limits: RiskLimits
+
+
+class Context:
+    """As execctl makes it, on the world's store."""
+
+    def __init__(self, world: World, *, wants_json: bool = False, **options: Any) -> None:
+        self.view = StoreReader(world.mongo, "trading")
+        self.store = world.store_beside()
+        self.settings: Any = Settings(world.risk_rules.limits)
+        self.console = Console(file=io.StringIO(), width=250)
+        given: dict[str, Any] = {"enable": None, "by": None, "reason": None} | options
+        self.options = argparse.Namespace(**given)
+        self.wants_json = wants_json
+
+    @property
+    def text(self) -> str:
+        file = self.console.file
+        assert isinstance(file, io.StringIO)
+        return file.getvalue()
+
+
+async def test_each_limit_is_shown_with_its_value_its_table_and_its_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = written(max_open_orders=4, max_position_quantity=400)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, limits=some) as world:
+        world.send()
+        await world.run(5)
+        await limits.show(Context(world, wants_json=True))
+        shown = {each["limit"]: each for each in json.loads(capsys.readouterr().out)["limits"]}
+        assert len(shown) == 29
+        assert (shown["max_order_value"]["table"], shown["max_order_value"]["value"]) == ("built in", "1000000")
+        (use,) = shown["max_open_orders"]["uses"]
+        assert (use["total"], float(use["actual_value"]), float(use["limit_value"])) == ("account:acct-1", 1, 4)
+        (use,) = shown["max_position_quantity"]["uses"]
+        assert float(use["actual_value"]) == 100
+        context = Context(world)
+        await limits.show(context)
+        assert "max_open_orders" in context.text
+        assert "25 %" in context.text
+
+
+async def test_a_named_person_enables_again_what_rejections_in_a_row_have_switched_off(tmp_path: Path) -> None:
+    refusing = Market(rejection_rate=1.0)
+    async with world_of(tmp_path, market=refusing, limits=written(max_consecutive_rejections=2)) as world:
+        for number in range(3):
+            world.send(f"sig-{number}", symbol=f"S{number}")
+            await world.run(5)
+        context = Context(world)
+        await limits.show(context)
+        assert "Off until enabled" in context.text
+        context = Context(world, enable=scope_from_text("account:acct-1"), by="Ada", reason="the symbol was wrong")
+        await limits.show(context)
+        assert "1 broken limit enabled again" in context.text
+        assert any("Ada" in document["text"] for document in world.documents("execution_alerts"))
+        world.send("again", symbol="S9")
+        await world.run(5)
+        reason = world.record("again").reason
+        assert world.record("again").status is Status.REJECTED
+        assert reason is not None
+        assert reason.code == "BROKER_REJECTED"
+
+
+def test_without_a_file_the_command_shows_what_is_built_in(tmp_path: Path) -> None:
+    assert load_settings({}, root=tmp_path).risk_limits == RiskLimits()
