@@ -637,11 +637,12 @@ class _FencesOf:
         self.seen: list[tuple[str, bool]] = []
         self.fails = 0
 
-    async def raise_for(self, scope: Scope) -> None:
+    async def raise_fences(self, scope: Scope) -> int:
         self.seen.append((str(scope), is_engaged(self._world, str(scope))))
         if self.fails:
             self.fails -= 1
             raise StoreUnavailable("away")
+        return 1
 
 
 async def test_fences_are_raised_after_the_switch_is_stored_and_before_it_is_answered_each_time(tmp_path: Path) -> None:
