@@ -1388,7 +1388,7 @@ def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
 @pytest.mark.parametrize(
     ("room", "doors"),
     [
-        (TRADING, {"accounts", "kill_switches", "trader"}),
+        (TRADING, {"accounts", "kill_switches", "risk_rules", "trader"}),
         (
             "execution_service.delivery",
             {"account_names", "confirmations", "dispatch", "events", "rebuild", "stream", "unreadable"},
