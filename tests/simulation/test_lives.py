@@ -155,7 +155,12 @@ def test_an_order_that_leaves_past_a_kill_switch_is_found(monkeypatch: pytest.Mo
     async def sees_none(*args: Any, **kwargs: Any) -> None:
         """As if nothing were engaged."""
 
+    async def sees_no_switches(*args: Any) -> tuple[()]:
+        return ()
+
     monkeypatch.setattr(KillSwitches, "level_of", sees_none)
+    monkeypatch.setattr(RiskGate, "stops", sees_none)
+    monkeypatch.setattr(KillSwitches, "current", sees_no_switches)
     assert "left though stopped" in {judge.kind_of(c) for c in replay(STOPPED).complaints}
 
 
