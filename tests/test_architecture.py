@@ -31,6 +31,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.core.errors": set(),
     "execution_service.core.backoff": set(),
     "execution_service.core.exact": set(),
+    "execution_service.core.codec": set(),
     "execution_service.core.orders": {"brokers.base", "execution_service.core.errors", "execution_service.core.exact"},
     "execution_service.core.positions": {
         "brokers.base",
@@ -66,6 +67,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.core.views": {
         "brokers.base",
         "execution_service.core.adoption",
+        "execution_service.core.codec",
         "execution_service.core.errors",
         "execution_service.core.orders",
         "execution_service.core.positions",
@@ -73,6 +75,7 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.core.risk": {
         "brokers.base",
+        "execution_service.core.codec",
         "execution_service.core.errors",
         "execution_service.core.exact",
         "execution_service.core.orders",

@@ -285,7 +285,7 @@ def dropped(key: str) -> Callable[[Document], None]:
         (dropped("request"), "refused_request"),
         (changed("purpose", "HEDGE"), "HEDGE"),
         (changed("leg_index", "first"), "first"),
-        (changed("received_at", "yesterday"), "AttributeError"),
+        (changed("received_at", "yesterday"), "TypeError"),
         (changed("events", [{"type": "Teleported", "at": NOW}]), "Teleported"),
         (changed("events", [{"at": NOW}]), "event type None"),
         (changed("events", ["Filled"]), "AttributeError"),

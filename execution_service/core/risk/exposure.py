@@ -127,16 +127,16 @@ class Line:
         """Of the most that it may be long."""
         if self.held is None:
             return None
-        return self._reaching(self.held, self.most_long, self.buys_value, self.dearest_buy)
+        return self._value_of_position(self.held, self.most_long, self.buys_value, self.dearest_buy)
 
     @property
     def short_value(self) -> Decimal | None:
         """Of the most that it may be short, as a positive amount."""
         if self.held is None:
             return None
-        return self._reaching(-self.held, self.most_short, self.sells_value, self.dearest_sell)
+        return self._value_of_position(-self.held, self.most_short, self.sells_value, self.dearest_sell)
 
-    def _reaching(
+    def _value_of_position(
         self, held: Decimal, reached: Decimal | None, added: Decimal | None, dearest: Decimal
     ) -> Decimal | None:
         """The value of a position of `reached` on one side, of which `held` is there (below 0: on the other side, to be closed first)."""

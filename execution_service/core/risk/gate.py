@@ -201,7 +201,7 @@ def judge(order: Order, facts: Facts, limits: RiskLimits) -> Verdict:
     found = [finding for check in _CHECKS for finding in check(case)]
     if is_exit:
         found = [finding for finding in found if isinstance(finding, Use | Trip)]
-    findings: list[_Finding] = [*_stops(case, is_exit), *_session(case, is_exit), *found]
+    findings: list[_Finding] = [*_kill_switches(case, is_exit), *_closed_market(case, is_exit), *found]
     breaches = tuple(f for f in findings if isinstance(f, Breach))
     waits = tuple(f for f in findings if isinstance(f, _Wait))
     override = None
@@ -327,7 +327,7 @@ def _product(*factors: Decimal) -> Decimal:
     return reduce(EXACT.multiply, factors)
 
 
-def _told(value: Decimal) -> str:
+def _amount(value: Decimal) -> str:
     """Exactly, without an exponent or trailing zeros."""
     return f"{value.normalize():f}"
 
@@ -337,7 +337,7 @@ def _in(bound: Bound) -> str:
     return f"({table})"
 
 
-def _unknown(bound: Bound, what: str) -> Breach | Unjudged:
+def _not_judged(bound: Bound, what: str) -> Breach | Unjudged:
     """What a limit needs cannot be had."""
     words = f"{bound.limit}: {what}"
     if not bound.is_written:
@@ -350,7 +350,7 @@ def _unknown(bound: Bound, what: str) -> Breach | Unjudged:
 def _value_of(bound: Bound) -> str:
     if isinstance(bound.value, bool):
         return str(bound.value).lower()
-    return _told(bound.value) if isinstance(bound.value, Decimal) else str(bound.value)
+    return _amount(bound.value) if isinstance(bound.value, Decimal) else str(bound.value)
 
 
 def _figure(
@@ -364,15 +364,17 @@ def _figure(
     """The use of a limit, and the breach of it: by an order that brings the figure past the limit, or further past it. `before` tells what the
     figure is without the order, and is asked only then."""
     if actual is None:
-        yield _unknown(bound, missing)
+        yield _not_judged(bound, missing)
         return
     yield Use(limit=bound.limit, total=bound.total, limit_value=bound.number, actual_value=actual)
     if actual <= bound.number:
         return
     earlier = before()
     if earlier is None or actual > earlier:
-        words = f"{what} would be {_told(actual)}, the limit is {_told(bound.number)} {_in(bound)}"
-        yield Breach(limit_type=bound.limit, limit_value=_told(bound.number), actual_value=_told(actual), message=words)
+        words = f"{what} would be {_amount(actual)}, the limit is {_amount(bound.number)} {_in(bound)}"
+        yield Breach(
+            limit_type=bound.limit, limit_value=_amount(bound.number), actual_value=_amount(actual), message=words
+        )
 
 
 _ON_MARGIN = frozenset({AssetClass.FUTURE, AssetClass.CFD, AssetClass.FOREX})
@@ -385,7 +387,7 @@ _NO_POSITION = "the position is not known"
 # --- the stops: of everything, or of new risk ----------------------------------------------------------------------
 
 
-def _stops(case: _Case, is_exit: bool) -> Iterator[Breach]:
+def _kill_switches(case: _Case, is_exit: bool) -> Iterator[Breach]:
     facts = case.facts
     if facts.kill is None:
         if not is_exit:
@@ -416,7 +418,7 @@ def _stops(case: _Case, is_exit: bool) -> Iterator[Breach]:
         )
 
 
-def _session(case: _Case, is_exit: bool) -> Iterator[Breach | _Wait]:
+def _closed_market(case: _Case, is_exit: bool) -> Iterator[Breach | _Wait]:
     bound = case.bound(LimitType.SESSION)
     session = case.facts.session
     if bound is None or bound.value is SessionRule.IGNORE or (session is not None and session.is_open):
@@ -477,7 +479,7 @@ def _collar(case: _Case) -> Iterator[_Finding]:
     is_behind_stop = order.accepted_request.order_type is OrderType.STOP_LIMIT
     reference = order.stop_price if is_behind_stop else None if case.reference is None else case.reference.price
     away = None if reference is None else distance_pct(order.limit_price, reference)
-    what = f"the distance of the limit {_told(order.limit_price)} from {_told(reference or ZERO)}, in per cent,"
+    what = f"the distance of the limit {_amount(order.limit_price)} from {_amount(reference or ZERO)}, in per cent,"
     yield from _figure(bound, away, what, "no fresh reference price")
 
 
@@ -508,12 +510,12 @@ def _protection(case: _Case) -> Iterator[_Finding]:
     sign, stop, target = request.side.sign, request.stop_loss, request.take_profit
     if price is None:
         yield from (
-            _unknown(bound, "no fresh price to measure the stop from") for bound in (low, high) if bound and stop
+            _not_judged(bound, "no fresh price to measure the stop from") for bound in (low, high) if bound and stop
         )
         return
     if target is not None and (target - price) * sign <= 0:
-        words = f"the target {_told(target)} is on the wrong side of {_told(price)}"
-        yield Breach(limit_type="take_profit", limit_value=_told(price), actual_value=_told(target), message=words)
+        words = f"the target {_amount(target)} is on the wrong side of {_amount(price)}"
+        yield Breach(limit_type="take_profit", limit_value=_amount(price), actual_value=_amount(target), message=words)
     if stop is None:
         return
     away = EXACT.divide((price - stop) * sign * HUNDRED, price)
@@ -526,8 +528,8 @@ def _protection(case: _Case) -> Iterator[_Finding]:
         return
     broken = high if most is not None and away > most else low
     limit = "stop_loss" if broken is None or away <= 0 else str(broken.limit)
-    words = f"the stop {_told(stop)} is {_told(away)} per cent on the losing side of {_told(price)}, allowed is {_told(allowed)}"
-    yield Breach(limit_type=limit, limit_value=_told(allowed), actual_value=_told(away), message=words)
+    words = f"the stop {_amount(stop)} is {_amount(away)} per cent on the losing side of {_amount(price)}, allowed is {_amount(allowed)}"
+    yield Breach(limit_type=limit, limit_value=_amount(allowed), actual_value=_amount(away), message=words)
 
 
 def _confidence(case: _Case) -> Iterator[_Finding]:
@@ -535,10 +537,12 @@ def _confidence(case: _Case) -> Iterator[_Finding]:
     if bound is None:
         return
     if mine is None:
-        yield _unknown(bound, "the order tells no confidence")
+        yield _not_judged(bound, "the order tells no confidence")
     elif mine < bound.number:
-        words = f"the confidence is {_told(mine)}, at least {_told(bound.number)} is needed {_in(bound)}"
-        yield Breach(limit_type=bound.limit, limit_value=_told(bound.number), actual_value=_told(mine), message=words)
+        words = f"the confidence is {_amount(mine)}, at least {_amount(bound.number)} is needed {_in(bound)}"
+        yield Breach(
+            limit_type=bound.limit, limit_value=_amount(bound.number), actual_value=_amount(mine), message=words
+        )
 
 
 # --- what is held and works -----------------------------------------------------------------------------------------
@@ -568,10 +572,10 @@ def _short(case: _Case) -> Iterator[_Finding]:
         return
     short = case.after.position_quantity(case.reservation.instrument_key, case.where.strategy, Side.SELL)
     if short is None:
-        yield _unknown(bound, _NO_POSITION)
+        yield _not_judged(bound, _NO_POSITION)
     elif short > 0:
-        words = f"it would sell {_told(short)} more than is held and not being sold already {_in(bound)}"
-        yield Breach(limit_type=bound.limit, limit_value="false", actual_value=_told(short), message=words)
+        words = f"it would sell {_amount(short)} more than is held and not being sold already {_in(bound)}"
+        yield Breach(limit_type=bound.limit, limit_value="false", actual_value=_amount(short), message=words)
 
 
 def _exposures(case: _Case) -> Iterator[_Finding]:
@@ -594,7 +598,7 @@ def _leverage(case: _Case) -> Iterator[_Finding]:
         return
     equity, account = _recent(case, case.facts.equity), Scope(account_id=case.where.account_id)
     if equity is None or equity <= 0:
-        yield _unknown(bound, missing)
+        yield _not_judged(bound, missing)
         return
     figure = partial(_by_equity, account=account, equity=equity)
     yield from _figure(
@@ -617,12 +621,12 @@ def _buying_power(case: _Case) -> Iterator[_Finding]:
         if each.is_exit:
             continue
         if each.value is None or power is None or not each.is_paid_in_full:
-            yield _unknown(bound, "the buying power is not known, or what this or a working order takes of it")
+            yield _not_judged(bound, "the buying power is not known, or what this or a working order takes of it")
             return
         needed = EXACT.add(needed, each.value)
     if power is not None and needed > power:
-        words = f"{_told(needed)} would be needed by this and all working orders, the buying power is {_told(power)} {_in(bound)}"
-        yield Breach(limit_type=bound.limit, limit_value=_told(power), actual_value=_told(needed), message=words)
+        words = f"{_amount(needed)} would be needed by this and all working orders, the buying power is {_amount(power)} {_in(bound)}"
+        yield Breach(limit_type=bound.limit, limit_value=_amount(power), actual_value=_amount(needed), message=words)
 
 
 def _recent(case: _Case, reading: Reading | None) -> Decimal | None:
@@ -646,7 +650,7 @@ def _counts(case: _Case) -> Iterator[_Finding]:
         run = Decimal(case.counters.rejections(bound.total))
         yield Use(limit=bound.limit, total=bound.total, limit_value=bound.number, actual_value=run)
         if run >= bound.number:
-            yield from _trip(case, bound, _told(run))
+            yield from _trip(case, bound, _amount(run))
 
 
 def _scope_of(case: _Case, each: Reservation) -> Scope:
@@ -675,11 +679,11 @@ def _rate_of_orders(case: _Case) -> Iterator[_Finding]:
         yield Use(limit=bound.limit, total=bound.total, limit_value=most, actual_value=Decimal(orders + case.adds))
         if orders + case.adds > most or messages + case.adds > most + kept:
             first = counters.earliest_within(bound.total, MINUTE_SECONDS, now)
-            words = f"{orders} orders and {messages - orders} cancels of {bound.total} within a minute, the limit is {_told(most)} {_in(bound)}"
+            words = f"{orders} orders and {messages - orders} cancels of {bound.total} within a minute, the limit is {_amount(most)} {_in(bound)}"
             breach = Breach(
-                limit_type=bound.limit, limit_value=_told(most), actual_value=str(orders + case.adds), message=words
+                limit_type=bound.limit, limit_value=_amount(most), actual_value=str(orders + case.adds), message=words
             )
-            yield _Wait(breach, now if first is None else first + timedelta(seconds=float(MINUTE_SECONDS)))
+            yield _Wait(breach, now if first is None else first + timedelta(minutes=1))
 
 
 def _losses(case: _Case) -> Iterator[_Finding]:
@@ -689,13 +693,13 @@ def _losses(case: _Case) -> Iterator[_Finding]:
         known = result is not None and _recent(case, Reading(value=result.latest, at=result.at)) is not None
         loss = max(ZERO, result.loss) if result is not None and known else None
         if loss is None:
-            yield _unknown(bound, f"the result of {bound.total} is not known, or too old")
+            yield _not_judged(bound, f"the result of {bound.total} is not known, or too old")
             continue
         yield Use(limit=bound.limit, total=bound.total, limit_value=bound.number, actual_value=loss)
         if loss >= bound.number:
-            words = f"{bound.total} has lost {_told(loss)} today, the limit is {_told(bound.number)} {_in(bound)}"
+            words = f"{bound.total} has lost {_amount(loss)} today, the limit is {_amount(bound.number)} {_in(bound)}"
             yield Breach(
-                limit_type=bound.limit, limit_value=_told(bound.number), actual_value=_told(loss), message=words
+                limit_type=bound.limit, limit_value=_amount(bound.number), actual_value=_amount(loss), message=words
             )
     drawdown = case.bound(LimitType.MAX_DRAWDOWN_PCT)
     if drawdown is not None:
@@ -703,13 +707,13 @@ def _losses(case: _Case) -> Iterator[_Finding]:
         known = result is not None and _recent(case, Reading(value=result.latest, at=result.at)) is not None
         fallen = result.drawdown_pct if result is not None and known else None
         if fallen is None:
-            yield _unknown(bound, "the account's equity is not known, or too old")
+            yield _not_judged(bound, "the account's equity is not known, or too old")
             return
         yield Use(limit=bound.limit, total=account, limit_value=bound.number, actual_value=fallen)
         if fallen >= bound.number:
-            words = f"the equity is {_told(fallen)} per cent below its peak, the limit is {_told(bound.number)} {_in(bound)}"
+            words = f"the equity is {_amount(fallen)} per cent below its peak, the limit is {_amount(bound.number)} {_in(bound)}"
             yield Breach(
-                limit_type=bound.limit, limit_value=_told(bound.number), actual_value=_told(fallen), message=words
+                limit_type=bound.limit, limit_value=_amount(bound.number), actual_value=_amount(fallen), message=words
             )
 
 
@@ -719,10 +723,10 @@ def _repetition(case: _Case) -> Iterator[_Finding]:
         content = content_of(case.order)
         earlier = case.counters.like(content, bound.number, now, signal_id=case.order.signal_id)
         if earlier is not None:
-            words = f"the same was sent as {earlier.signal_id} within {_told(bound.number)} s {_in(bound)}"
+            words = f"the same was sent as {earlier.signal_id} within {_amount(bound.number)} s {_in(bound)}"
             yield Breach(
                 limit_type=bound.limit,
-                limit_value=_told(bound.number),
+                limit_value=_amount(bound.number),
                 actual_value=earlier.order_id,
                 message=words,
             )

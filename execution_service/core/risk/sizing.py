@@ -60,18 +60,18 @@ def sized(
     risked, lost = EXACT.multiply(equity, risk_per_trade), EXACT.multiply(distance, unit_value)
     wanted = _DOWN.divide(risked, lost)
     words = [
-        f"equity {_told(equity)} x {_told(risk_per_trade)} = {_told(risked)} at risk",
-        f"{_told(lost)} lost by one unit from {_told(price)} to {_told(stop)}",
-        f"{_told(wanted)} units",
+        f"equity {_shortened(equity)} x {_shortened(risk_per_trade)} = {_shortened(risked)} at risk",
+        f"{_shortened(lost)} lost by one unit from {_shortened(price)} to {_shortened(stop)}",
+        f"{_shortened(wanted)} units",
     ]
     quantity = wanted
     affordable = () if buying_power is None else (_affordable(buying_power, price, unit_value),)
     for cap in (*affordable, *caps):
         if cap.quantity < quantity:
             quantity = max(ZERO, cap.quantity)
-            words.append(f"capped at {_told(quantity)} by {cap.name}")
+            words.append(f"capped at {_shortened(quantity)} by {cap.name}")
     rounded = EXACT.multiply(_DOWN.divide(quantity, lot).to_integral_value(rounding=ROUND_DOWN), lot)
-    words.append(f"rounded down to {_told(rounded)} (lot {_told(lot)})")
+    words.append(f"rounded down to {_shortened(rounded)} (lot {_shortened(lot)})")
     arithmetic = "; ".join(words)
     if rounded <= 0:
         raise NotSized((f"not even one lot: {arithmetic}",))
@@ -98,7 +98,7 @@ def _problems(
         found.append("no TRADE_RISK_PER_TRADE is set")
     elif not 0 < risk_per_trade <= 1:
         found.append(
-            f"the part of the equity to be risked must be above 0 and at most 1, it is {_told(risk_per_trade)}"
+            f"the part of the equity to be risked must be above 0 and at most 1, it is {_shortened(risk_per_trade)}"
         )
     if equity is None or equity <= 0:
         found.append("the equity is not known, or there is none")
@@ -111,11 +111,11 @@ def _problems(
     if stop is None or stop <= 0:
         found.append("there is no stop to size by")
     elif price is not None and (price - stop) * side.sign <= 0:
-        found.append(f"the stop {_told(stop)} is on the wrong side of {_told(price)}")
+        found.append(f"the stop {_shortened(stop)} is on the wrong side of {_shortened(price)}")
     return found
 
 
-def _told(value: Decimal) -> str:
+def _shortened(value: Decimal) -> str:
     """Without trailing zeros, with at most 10 decimals."""
     shown = value.quantize(Decimal("1e-10"), rounding=ROUND_DOWN, context=EXACT).normalize() if value else ZERO
     return f"{shown:f}"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass, replace
-from datetime import UTC, datetime
-from decimal import Decimal
-from enum import Enum
-from types import NoneType, UnionType
-from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeAlias, TypeVar, get_args
 
 from brokers.base import AssetClass, BrokerPosition, ContractTerms, Fill, Instrument
 from execution_service.core.adoption.records import Before, Movement, Plan
+from execution_service.core.codec import decode, encode, read_decimal, read_moment, read_text, read_whole, storable
 from execution_service.core.errors import CoreError, UnreadableRecord
 from execution_service.core.orders.events import Event, LimitUse, RiskVerdict, stored_name
 from execution_service.core.orders.order import Order, apply_all, new_order
@@ -38,7 +35,7 @@ def order_to_document(order: Order) -> Document:
         "leg_index": order.identity.leg_index,
         "purpose": order.identity.purpose.value,
         "account_id": order.request.account_id,
-        "refused_request" if refused else "request": _encode(order.request),
+        "refused_request" if refused else "request": encode(order.request),
         "received_at": order.received_at,
         "published_at": order.published_at,
         "message_id": order.message_id,
@@ -78,14 +75,14 @@ def lookup_keys(order: Order) -> list[str]:
 
 
 def event_to_document(event: Event) -> Document:
-    return {"type": stored_name(type(event)), **_encode(event)}
+    return {"type": stored_name(type(event)), **encode(event)}
 
 
 def event_from_document(document: Mapping[str, Any]) -> Event:
     cls = _EVENTS.get(str(document.get("type")))
     if cls is None:
         raise UnreadableRecord(f"unknown event type {document.get('type')!r}")
-    return _decode(cls, document)
+    return decode(cls, document)
 
 
 def order_from_document(document: Mapping[str, Any]) -> Order:
@@ -95,50 +92,23 @@ def order_from_document(document: Mapping[str, Any]) -> Order:
         if document["format"] != RECORD_FORMAT:
             raise UnreadableRecord(f"record format {document['format']!r} is not known here")
         taken = document.get("request")
-        request = (
-            _decode(RefusedRequest, document["refused_request"]) if taken is None else _decode(OrderRequest, taken)
-        )
+        request = decode(RefusedRequest, document["refused_request"]) if taken is None else decode(OrderRequest, taken)
         identity = Identity(
-            signal_id=_text(document["signal_id"]),
-            leg_index=_whole(document["leg_index"]),
+            signal_id=read_text(document["signal_id"]),
+            leg_index=read_whole(document["leg_index"]),
             purpose=Purpose(document["purpose"]),
         )
         order = new_order(
             identity,
             request,
-            received_at=_aware(document["received_at"]),
-            published_at=_aware(document["published_at"]),
-            message_id=_text(document["message_id"]),
-            raw=_text(document["raw"]),
+            received_at=read_moment(document["received_at"]),
+            published_at=read_moment(document["published_at"]),
+            message_id=read_text(document["message_id"]),
+            raw=read_text(document["raw"]),
         )
         return apply_all(order, (event_from_document(d) for d in document["events"]))
     except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"order {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
-
-
-# --- dataclasses <-> documents, by their own annotations -----------------------------------------------------------
-
-
-def _encode(value: Any) -> Any:
-    match value:
-        case None | bool() | int() | datetime():
-            return value
-        case Enum():
-            return value.value
-        case str():
-            return _storable(value)
-        case Decimal():
-            return str(value)
-        case tuple() | frozenset():
-            return [_encode(item) for item in (sorted(value) if isinstance(value, frozenset) else value)]
-    cls = type(value)
-    names = _FIELD_NAMES.get(cls)
-    if names is None:
-        names = _FIELD_NAMES[cls] = tuple(f.name for f in fields(value))
-    return {name: _encode(v) for name in names if (v := getattr(value, name)) is not None}
-
-
-_FIELD_NAMES: dict[type, tuple[str, ...]] = {}
 
 
 def as_stored(event: T) -> T:
@@ -155,96 +125,13 @@ def as_stored(event: T) -> T:
 
 def _as_stored_value(value: Any) -> Any:
     if type(value) is str:
-        return _storable(value)
+        return storable(value)
     if isinstance(value, Reason | Fill | ContractTerms | RiskVerdict | LimitBreach | LimitUse):
         return as_stored(value)
     if isinstance(value, tuple):
         kept = tuple(map(_as_stored_value, value))
         return value if kept == value else kept
     return value
-
-
-def _storable(text: str) -> str:
-    """With a lone surrogate (half a character, from a broker's text) in its backslash form: no database stores it
-    otherwise."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-
-
-_Reader: TypeAlias = Callable[[Any], Any]
-_READERS: dict[Any, _Reader] = {}
-
-
-def _decode(cls: type[T], document: Mapping[str, Any]) -> T:
-    readers = _READERS.get(cls)
-    if readers is None:
-        readers = _READERS[cls] = _class_reader(cls)
-    return readers(document)  # type: ignore[no-any-return]
-
-
-def _class_reader(cls: type[Any]) -> _Reader:
-    hints = get_type_hints(cls)
-    by_name = [(f.name, _reader(hints[f.name])) for f in fields(cls)]
-    # None is not written; if the class has no default for the field, it is put back here.
-    unwritten = {f.name: None for f in fields(cls) if NoneType in get_args(hints[f.name]) and f.default is MISSING}
-
-    def read(document: Mapping[str, Any]) -> Any:
-        return cls(**unwritten | {name: reader(document[name]) for name, reader in by_name if name in document})
-
-    return read
-
-
-def _reader(hint: Any) -> _Reader:
-    if get_origin(hint) in (Union, UnionType):
-        (inner,) = (arg for arg in get_args(hint) if arg is not NoneType)
-        read = _reader(inner)
-        return lambda value: None if value is None else read(value)
-    if get_origin(hint) is tuple:
-        read_item = _reader(get_args(hint)[0])
-        return lambda value: tuple(read_item(item) for item in value)
-    if hint is datetime:
-        return _aware
-    if hint is Decimal:
-        return _decimal
-    if hint is str:
-        return _text
-    if hint is int:
-        return _whole
-    if hint is bool:
-        return _truth
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return hint
-    if isinstance(hint, type) and is_dataclass(hint):
-        return lambda value: _decode(hint, value)
-    return lambda value: value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no whole number")
-    return value
-
-
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{value!r} is neither true nor false")
-    return value
-
-
-def _decimal(value: Any) -> Decimal:
-    number = Decimal(_text(value))
-    if not number.is_finite():
-        raise ValueError(f"{value!r} is no number")
-    return number
-
-
-def _aware(value: datetime) -> datetime:
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 # --- the ledger ------------------------------------------------------------------------------------------------------
@@ -258,13 +145,13 @@ def ledger_to_document(entry: LedgerEntry) -> Document:
         "account_id": entry.key.account_id,
         "strategy": entry.key.strategy,
         "instrument_key": entry.key.instrument_key,
-        "instrument": _encode(entry.instrument),
-        "terms": None if entry.terms is None else _encode(entry.terms),
+        "instrument": encode(entry.instrument),
+        "terms": None if entry.terms is None else encode(entry.terms),
         "version": entry.version,
         "sequence": entry.sequence,
         "is_open": position.is_open,
-        "position": _encode(position),
-        "ended": [_encode(p) for p in entry.ended],
+        "position": encode(position),
+        "ended": [encode(p) for p in entry.ended],
         "applied": [{"order_id": o, "lines": lines_to_document(_by_number(ls))} for o, ls in entry.applied.items()],
         "products": [{"product": name, "quantity": str(quantity)} for name, quantity in entry.products.items()],
     }
@@ -276,17 +163,17 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
         if document["format"] != RECORD_FORMAT:
             raise UnreadableRecord(f"record format {document['format']!r} is not known here")
         entry = LedgerEntry(
-            key=LedgerKey(*(_text(document[name]) for name in ("account_id", "strategy", "instrument_key"))),
-            instrument=_decode(Instrument, document["instrument"]),
-            terms=None if document.get("terms") is None else _decode(ContractTerms, document["terms"]),
-            version=_whole(document["version"]),
-            sequence=_whole(document["sequence"]),
-            position=_decode(Position, document["position"]),
-            ended=tuple(_decode(Position, d) for d in document["ended"]),
+            key=LedgerKey(*(read_text(document[name]) for name in ("account_id", "strategy", "instrument_key"))),
+            instrument=decode(Instrument, document["instrument"]),
+            terms=None if document.get("terms") is None else decode(ContractTerms, document["terms"]),
+            version=read_whole(document["version"]),
+            sequence=read_whole(document["sequence"]),
+            position=decode(Position, document["position"]),
+            ended=tuple(decode(Position, d) for d in document["ended"]),
             applied={
-                _text(d["order_id"]): tuple(lines_from_document(d["lines"]).values()) for d in document["applied"]
+                read_text(d["order_id"]): tuple(lines_from_document(d["lines"]).values()) for d in document["applied"]
             },
-            products={_text(d["product"]): _decimal(d["quantity"]) for d in document.get("products", ())},
+            products={read_text(d["product"]): read_decimal(d["quantity"]) for d in document.get("products", ())},
         )
         if document["_id"] != entry.key.ledger_id:
             raise UnreadableRecord(f"it says that it is {entry.key.ledger_id}")
@@ -300,7 +187,7 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
 def instrument_of_ledger(document: Mapping[str, Any]) -> Instrument:
     """The instrument of a ledger entry that cannot be read, as far as it can be told; without a symbol if it cannot."""
     try:
-        return _decode(Instrument, document["instrument"])
+        return decode(Instrument, document["instrument"])
     except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError):
         symbol, _, rest = str(document.get("instrument_key", "")).partition("|")
         kind = rest.partition("|")[0]
@@ -330,10 +217,10 @@ def lines_from_document(document: Mapping[str, Any]) -> dict[int, Line]:
         return {
             int(n): Line(
                 int(n),
-                _whole(d["sequence"]),
-                _whole(d["episode"]),
-                _decimal(d["realized"]),
-                _decimal(d.get("closed", "0")),
+                read_whole(d["sequence"]),
+                read_whole(d["episode"]),
+                read_decimal(d["realized"]),
+                read_decimal(d.get("closed", "0")),
                 _held(d.get("held")),
             )
             for n, d in document.items()
@@ -343,7 +230,7 @@ def lines_from_document(document: Mapping[str, Any]) -> dict[int, Line]:
 
 
 def _held(values: Any) -> Held | None:
-    return None if values is None else Held(*map(_decimal, values))
+    return None if values is None else Held(*map(read_decimal, values))
 
 
 def _by_number(lines: tuple[Line, ...]) -> dict[int, Line]:
@@ -356,8 +243,8 @@ def _by_number(lines: tuple[Line, ...]) -> dict[int, Line]:
 def plan_to_document(plan: Plan) -> Document:
     """The part of the plan that the confirming command carries, so that exactly what was shown is done."""
     return {
-        "movements": [_encode(movement) for movement in plan.movements],
-        "before": [_encode(before) for before in plan.before],
+        "movements": [encode(movement) for movement in plan.movements],
+        "before": [encode(before) for before in plan.before],
         "warnings": list(plan.warnings),
     }
 
@@ -366,8 +253,8 @@ def plan_from_document(document: Mapping[str, Any]) -> Plan:
     """The plan without the fields that are for people only. Raises UnreadableRecord."""
     try:
         return Plan(
-            movements=tuple(_decode(Movement, each) for each in document["movements"]),
-            before=tuple(_decode(Before, each) for each in document["before"]),
+            movements=tuple(decode(Movement, each) for each in document["movements"]),
+            before=tuple(decode(Before, each) for each in document["before"]),
             holdings=(),
             warnings=tuple(map(str, document["warnings"])),
         )
@@ -377,13 +264,13 @@ def plan_from_document(document: Mapping[str, Any]) -> Plan:
 
 def positions_to_documents(positions: Iterable[BrokerPosition]) -> list[Document]:
     """A broker's positions, for another process of this service."""
-    return [_encode(position) for position in positions]
+    return [encode(position) for position in positions]
 
 
 def positions_from_documents(documents: Iterable[Mapping[str, Any]]) -> list[BrokerPosition]:
     """Raises UnreadableRecord."""
     try:
-        reported = [_decode(BrokerPosition, document) for document in documents]
+        reported = [decode(BrokerPosition, document) for document in documents]
         return [replace(position, also_called=frozenset(position.also_called)) for position in reported]
     except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"a broker's positions: {type(exc).__name__}: {exc}") from exc
@@ -394,7 +281,7 @@ def positions_from_documents(documents: Iterable[Mapping[str, Any]]) -> list[Bro
 
 def discrepancy_to_document(discrepancy: Discrepancy) -> Document:
     document: Document = {"_id": discrepancy.discrepancy_id, "format": RECORD_FORMAT, "place": discrepancy.place}
-    document.update(_encode(discrepancy))
+    document.update(encode(discrepancy))
     return document
 
 
@@ -403,6 +290,6 @@ def discrepancy_from_document(document: Mapping[str, Any]) -> Discrepancy:
     try:
         if document["format"] != RECORD_FORMAT:
             raise UnreadableRecord(f"record format {document['format']!r} is not known here")
-        return _decode(Discrepancy, document)
+        return decode(Discrepancy, document)
     except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"discrepancy {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
