@@ -153,6 +153,7 @@ def test_the_words_that_stand_in_records_stay_as_they_are() -> None:
         "held back",
         "the broker does not take it",
         "an order of the account is looked for",
+        "the risk gate lets no more pass for now",
         "its turn has not come",
     ]
 
