@@ -368,8 +368,11 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.ownership.alone": {
         CORE,
         "execution_service.ownership.ownership",
+        "execution_service.recording.live_orders",
         "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
+        "execution_service.storage.ports.errors",
         "execution_service.storage.ports.orders",
         "execution_service.storage.ports.store",
     },

@@ -325,7 +325,7 @@ def _commands(
 
 def _ownership(parts: Parts, directory: ConfiguredAccounts, live_orders: LiveOrders) -> Ownership:
     if parts.lease_seconds is None:
-        return Alone(parts.store)
+        return Alone(parts.store, live_orders, parts.clock)
     identity = None if parts.processes is None else parts.processes.own
     return AccountOwnership(
         store=parts.store,

@@ -130,6 +130,8 @@ class LedgerAndViews:
                 for progress in batch:
                     await self._deliver([progress])
             else:
+                if batch[0].live is not None:
+                    batch[0].live.must_read_lines = True  # they may not have been as they are now, or as they should be
                 self._again(batch, SLOW_PACE_SECONDS)
                 await self._failures.report(batch[0], exc)
 

@@ -70,8 +70,6 @@ class AccountOwnership:
         self._seen_to_move: dict[str, tuple[object, float]] = {}
         """By partition: the mark of its lease when that was last seen to move, and when that was."""
         self._open: set[str] = set()
-        self._unreadable: set[Unsettled] = set()
-        """Records that were asked for and did not come: said once, by the store, and left alone until they change."""
         self._moves: dict[str, asyncio.Task[None]] = {}
         """The last opening or closing of a partition: each waits for the one before."""
         self._leases = Leases(
@@ -288,11 +286,9 @@ class AccountOwnership:
         unsettled = await self._store.unsettled()
         self._want_all(unsettled)
         behind = [u for u in unsettled if self._is_at(u, self._open) and self._is_news(u)]
-        found = await self._read(behind)
-        readable = {stored.order.order_id for stored in found}
-        still_there = self._unreadable.intersection(unsettled)
-        self._unreadable = still_there | {u for u in behind if u.order_id not in readable}
-        for stored in found:
+        for stored in await self._read(
+            behind
+        ):  # also those that could not be read before: somebody may have mended them
             await self._look_at(stored)
 
     def _want_all(self, unsettled: Iterable[Unsettled]) -> None:
@@ -302,7 +298,7 @@ class AccountOwnership:
         return self.partition_of(unsettled.account_id) in partitions
 
     def _is_news(self, unsettled: Unsettled) -> bool:
-        if unsettled in self._unreadable or self._work.has_taken(unsettled.order_id, unsettled.version):
+        if self._work.has_taken(unsettled.order_id, unsettled.version):
             return False
         live = self._live.by_id.get(unsettled.order_id)
         return live is None or live.order.version < unsettled.version

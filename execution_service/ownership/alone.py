@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import structlog
+
 from execution_service.core.orders.order import Order
 from execution_service.ownership.ownership import UNASSIGNED, Work, say_recovered
+from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
+from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part
+from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.store import Store
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 10.0
+READ_AT_ONCE = 200
 
 
 class Alone:
@@ -17,8 +27,10 @@ class Alone:
 
     has_others = False
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, live_orders: LiveOrders, clock: Clock) -> None:
         self._store = store
+        self._live = live_orders
+        self._clock = clock
         self._work: Work
         self._found: Sequence[Stored] = ()
 
@@ -61,7 +73,25 @@ class Alone:
         self._found = ()
 
     def parts(self) -> Sequence[Part]:
-        return ()
+        return (Part("records set aside", self._look_again_for_ever),)
+
+    async def _look_again_for_ever(self) -> None:
+        """Takes records in hand that could not be read and have been mended since, until cancelled."""
+        while True:
+            await self._clock.sleep(LOOK_SECONDS)
+            try:
+                await self._look_again()
+            except StoreUnavailable as exc:
+                log.debug(f"The look at records set aside waits for the store: {exc}", action="set_aside_waiting")
+
+    async def _look_again(self) -> None:
+        set_aside = self._store.set_aside()
+        for start in range(0, len(set_aside), READ_AT_ONCE):
+            found = await self._store.load(set_aside[start : start + READ_AT_ONCE])
+            mended = [s for s in found if s.is_unsettled and s.order.order_id not in self._live.by_id]
+            for stored in mended:
+                self._work.take(stored)
+            say_recovered(mended)
 
     async def give_back(self, partition: str) -> None:
         await self._work.close(partition)

@@ -230,7 +230,7 @@ def delivery_on(
         sinks=[Confirmations(publisher=publisher, parties=parties)],
         parties=parties,
         max_attempts=3,
-        ownership=Alone(store),  # type: ignore[arg-type]
+        ownership=Alone(store, live_orders, clock),  # type: ignore[arg-type]
     )
 
 

@@ -334,7 +334,7 @@ def _placed_twice(life: Life, orders: list[Order]) -> Iterator[str]:
 def _past_limits(life: Life) -> Iterator[str]:
     """By the broker's own book: what works there and was let pass as new risk, and what each strategy holds, is within the limits of risk. In lives
     in which every record can be read; of an order with an annulled execution, which works again, and of positions in lives in which executions were
-    annulled, changed or beyond their orders, nothing is said."""
+    annulled, changed or, by the venue's own doing, beyond their orders, nothing is said."""
     limits = life.history.options.get("limits") or {}
     words = {s.do for s in life.history.steps} | {str(s.args.get("action")) for s in life.history.steps}
     if not limits or life.unreadable_accounts:
@@ -348,6 +348,7 @@ def _past_limits(life: Life) -> Iterator[str]:
                 continue
             request, verdict = order.accepted_request, _verdict_of(order)
             for placed in (p for tag in order.client_order_ids for p in book.orders(tag)):
+                has_odd_fills |= placed.ticket.quantity is not None and placed.filled_quantity > placed.ticket.quantity
                 is_new_risk = not (verdict is not None and verdict.is_exit) and not any(f.busted for f in placed.fills)
                 works += placed.status is ReportStatus.WORKING and is_new_risk
                 held[request.instrument.symbol, request.strategy] += placed.filled_quantity * request.side.sign
@@ -387,9 +388,35 @@ def _exits_that_open(life: Life, orders: list[Order]) -> Iterator[str]:
             filled = sum((min(p.filled_quantity, p.ticket.quantity) for p in placed), Decimal(0))
             for entry in _entries_of(order):
                 taken[entry] = taken.get(entry, Decimal(0)) + filled
+    past_zero = _took_a_position_past_zero(life, orders)
     for entry, quantity in taken.items():
-        if quantity > by_signal.get(entry, Decimal(0)):
+        # Where the store kept the entry back until the exit was due, that was measured by what its strategy held.
+        if quantity > by_signal.get(entry, Decimal(0)) and past_zero & _exits_of(entry, orders):
             yield f"exit opened: exits of {entry} took {quantity}, it had {by_signal.get(entry, 0)}"
+
+
+def _exits_of(entry: str, orders: list[Order]) -> set[str]:
+    return {o.order_id for o in orders if o.identity.purpose is Purpose.EXIT and entry in _entries_of(o)}
+
+
+def _took_a_position_past_zero(life: Life, orders: list[Order]) -> set[str]:
+    """The exits that did, by the times of the broker's executions, in what their strategies hold."""
+    executions = []
+    for order in orders:
+        account = str(order.request.account_id)
+        if isinstance(order.request, OrderRequest) and account in life.history.options["accounts"]:
+            placed = [p for tag in order.client_order_ids for p in life.book(account).orders(tag)]
+            is_exit = order.identity.purpose is Purpose.EXIT
+            executions += [(fill.time, is_exit, fill.fill_id, fill.quantity, order) for p in placed for fill in p.fills]
+    held, found = defaultdict[tuple[str, str, str], Decimal](Decimal), set()
+    for _, is_exit, _, quantity, order in sorted(executions, key=lambda execution: execution[:3]):
+        request = order.accepted_request
+        key = (str(request.account_id), request.strategy, request.instrument.symbol)
+        before, change = held[key], quantity * request.side.sign
+        held[key] = before + change
+        if is_exit and (before * change >= 0 or abs(change) > abs(before)):
+            found.add(order.order_id)
+    return found
 
 
 KNOWN_WITHIN_SECONDS = 1.0

@@ -15,14 +15,18 @@ from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.texts.orders import account_not_configured
 from execution_service.delivery.cursor import Progress
+from execution_service.delivery.ledger import Ledger, Parcel
 from execution_service.delivery.ledger_and_views import LedgerAndViews
 from execution_service.delivery.stream import Stream
 from execution_service.intake.intake import PROBE_SECONDS, Receiver
+from execution_service.ownership.account_ownership import AccountOwnership
+from execution_service.ownership.alone import Alone
 from execution_service.ownership.orphans import GATHERED_SECONDS, Orphans
 from execution_service.storage.mongo.documents import command_from_document
 from execution_service.storage.mongo.names import ALERTS, COMMANDS, LEASES, ORDERS
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import Stored, Unsettled
 from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.isolation import Isolation
 from tests.simulation.world import Replica
@@ -219,3 +223,33 @@ def all_cancels_are_read(patch: Patch) -> None:
         ]
 
     patch.setattr(MongoStore, "cancels_naming", cancels_naming)
+
+
+@plants("a record that was mended is left alone until the next start")
+def never_looks_again(patch: Patch) -> None:
+    async def nothing(self: Alone) -> None:
+        await asyncio.Event().wait()
+
+    patch.setattr(Alone, "_look_again_for_ever", nothing)
+
+
+@plants("a record that was mended is left alone until its account changes hands")
+def unreadable_once_unreadable_for_ever(patch: Patch) -> None:
+    read = AccountOwnership._read
+    missed: set[str] = set()
+
+    async def remembering(self: AccountOwnership, unsettled: Sequence[Unsettled]) -> list[Stored]:
+        wanted = [u for u in unsettled if u.order_id not in missed]
+        found = await read(self, wanted)
+        missed.update({u.order_id for u in wanted} - {stored.order.order_id for stored in found})
+        return found
+
+    patch.setattr(AccountOwnership, "_read", remembering)
+
+
+@plants("ledger lines that were mended are not read again")
+def lines_are_read_once(patch: Patch) -> None:
+    async def no_lines(self: Ledger, parcels: Sequence[Parcel]) -> None:
+        return None
+
+    patch.setattr(Ledger, "_read_lines", no_lines)

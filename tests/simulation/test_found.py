@@ -172,6 +172,54 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
             (19.0, "away", {"port": "store", "replica": 0, "seconds": 8.0}),
         ],
     ),
+    "a record that was mended is left alone until the next start": (
+        ALONE,
+        [
+            order(39.0, "x4a", signal_type="EXIT", entry_signal_id="s4", symbol="MSFT", quantity=50),
+            (42.5, "stop", {"replica": 0, "down": 15.0}),
+            (
+                57.2,
+                "spoil",
+                {
+                    "collection": "execution_orders",
+                    "pick": 0,
+                    "field": "received_at",
+                    "value": "object",
+                    "mends_after": 5.0,
+                },
+            ),
+        ],
+    ),
+    "a record that was mended is left alone until its account changes hands": (
+        BY_LEASES,
+        [
+            order(39.0, "x4a", signal_type="EXIT", entry_signal_id="s4", symbol="MSFT", quantity=50),
+            (42.5, "stop", {"replica": 0, "down": 15.0}),
+            (
+                57.2,
+                "spoil",
+                {"collection": "execution_orders", "pick": 0, "field": "events", "value": "gone", "mends_after": 5.0},
+            ),
+        ],
+    ),
+    "ledger lines that were mended are not read again": (
+        AT_ONCE,
+        [
+            order(5.0, "s0"),
+            (
+                15.0,
+                "spoil",
+                {
+                    "collection": "execution_ledger_lines",
+                    "pick": 0,
+                    "field": "lines",
+                    "value": "object",
+                    "mends_after": 30.0,
+                },
+            ),
+            (20.0, "bust", {"signal": "s0"}),
+        ],
+    ),
     "each order that is stored reads every cancel there ever was": (BY_LEASES | {"past": 12}, [order(5.0, "s0")]),
 }
 

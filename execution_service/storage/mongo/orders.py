@@ -218,6 +218,9 @@ class MongoOrders(MongoPort):
     def unreadable(self, names: Collection[str], *, may_be_at_work: bool = False) -> list[str]:
         return self._unreadable.named(names, also=UNSETTLED if may_be_at_work else None)
 
+    def set_aside(self) -> list[str]:
+        return self._unreadable.ids(ORDERS)
+
 
 def _as_stored(document: Document) -> Document:
     """As the server would give it back: times cut to milliseconds, zones to UTC."""

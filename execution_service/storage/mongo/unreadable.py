@@ -62,6 +62,11 @@ class UnreadableDocuments:
             known = [each for each in self._known.values() if not each.names.isdisjoint(names)]
         return [each.words for each in known if also is None or also in each.names]
 
+    def ids(self, collection: str) -> list[str]:
+        """Of those in one collection."""
+        with self._lock:
+            return [document_id for name, document_id in self._known if name == collection]
+
     def ledgers_of(self, account_id: str) -> list[Instrument]:
         with self._lock:
             known = list(self._known.values())

@@ -145,6 +145,9 @@ class OrderStore(Protocol):
         signal's entry too), `exit_of:…`, `discrepancy:…` (adoptions that are to close it). Those that cannot be read are left out, as
         everywhere."""
 
+    def set_aside(self) -> list[str]:
+        """Our ids of the records that were met and could not be read when they were last read. Asks nobody."""
+
     def unreadable(self, names: Collection[str], *, may_be_at_work: bool = False) -> list[str]:
         """What cannot be read of the records so called, as far as they have been met: to be asked after `find` or `load`. `may_be_at_work`:
         only of those of which it is not known that they have ended and everything was delivered."""
