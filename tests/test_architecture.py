@@ -765,6 +765,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.alerts",
         "execution_service.storage.ports.risk",
     },
+    "execution_service.control.limit_uses": {CORE},
     "execution_service.control.results": set(),
     "execution_service.control.requests": {
         CORE,

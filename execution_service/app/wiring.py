@@ -433,7 +433,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             ),
             nonce=nonce,
             processes=ProcessTable(),
-            risk_rules=RiskRules(settings.risk_limits),
+            risk_rules=RiskRules(settings.risk_limits, zones=settings.zones),
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
             events=events,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, tzinfo
 from decimal import Decimal
 from weakref import WeakKeyDictionary
 
@@ -34,7 +34,7 @@ from execution_service.core.risk.counters import (
 from execution_service.core.risk.exposure import Holding, Reservation, in_currency
 from execution_service.core.risk.gate import Facts, Reading, judge, reservation_of
 from execution_service.core.risk.kill import KillState, lets_pass
-from execution_service.core.risk.limits import LimitType, RiskLimits, Scope
+from execution_service.core.risk.limits import LimitType, RiskLimits, Scope, is_of_the_order_alone
 from execution_service.core.risk.prices import best_reference
 from execution_service.core.risk.verdict import Breach, Decision, Verdict
 from execution_service.core.texts.service import risk_limit_broken, risk_limit_near
@@ -53,8 +53,6 @@ from execution_service.trading.risk_rules import RiskRules
 
 log = structlog.get_logger(__name__)
 
-ZONE = UTC
-"""Of the trading day."""
 ROUNDS_AT_MOST = 50
 """So often orders are judged anew because somebody else has changed the account's risk document meanwhile."""
 LINGER_SECONDS = 0.2
@@ -134,6 +132,11 @@ class RiskGate:
     @property
     def account_id(self) -> str:
         return self._connection.account_id
+
+    @property
+    def _zone(self) -> tzinfo:
+        """Of the trading day."""
+        return self._rules.zones.of(self.account_id)
 
     @property
     def has_written_limits(self) -> bool:
@@ -216,11 +219,11 @@ class RiskGate:
                 continue
             verdicts.append(verdict)
             if verdict.decision is Decision.PASS and verdict.reservation is not None:
-                changed = admitted(changed, order, verdict, limits, ZONE)
+                changed = admitted(changed, order, verdict, limits, self._zone)
                 working = (*(w for w in working if w.order_id != order.order_id), verdict.reservation)
                 must_write = must_write or limits.adds_up(self.account_id) or verdict.override_id is not None
             elif verdict.trips:
-                with_trips = tripped(changed, verdict, limits, ZONE)
+                with_trips = tripped(changed, verdict, limits, self._zone)
                 must_write = must_write or with_trips is not changed
                 changed = with_trips
         if must_write and not await self._write(book, changed, counted, left):
@@ -283,7 +286,7 @@ class RiskGate:
         order that passes by it passes."""
         return Facts(
             now=self._clock.now(),
-            zone=ZONE,
+            zone=self._zone,
             account_currency=self._currency,
             order_currency=None if order is None else self._currency_of(order),
             holdings=holdings,
@@ -433,7 +436,7 @@ class RiskGate:
         changed, left = settled(book, self._left), dict(self._left)
         if self._counted:
             keep, now = limits.longest_window_seconds(), self._clock.now()
-            counters = fold_all(changed.counters, self._counted, now=now, zone=ZONE, keep_seconds=keep)
+            counters = fold_all(changed.counters, self._counted, now=now, zone=self._zone, keep_seconds=keep)
             if counters != changed.counters:
                 changed = replace(changed, counters=counters)
         return changed, len(self._counted), left
@@ -545,8 +548,10 @@ class RiskGate:
             )
         # Of an order that is refused people read anyway.
         for use in verdict.near if verdict.decision is Decision.PASS else ():
-            day = day_of(verdict.at, ZONE)
-            alert_id = f"risk-near:{self.account_id}:{use.limit}:{use.total}:{day}"
+            day = day_of(verdict.at, self._zone)
+            # Of what compares the order alone every order is a figure of its own, and people are not told of each.
+            whose = "each" if is_of_the_order_alone(use.limit) else use.total
+            alert_id = f"risk-near:{self.account_id}:{use.limit}:{whose}:{day}"
             if alert_id not in self._warned:
                 text = risk_limit_near(
                     account_name=self._connection.account_name,

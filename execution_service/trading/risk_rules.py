@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.kill import Switch
 from execution_service.core.risk.limits import RiskLimits
 
@@ -27,10 +28,14 @@ class NoSwitches:
 class RiskRules:
     """One for all accounts of the process."""
 
-    def __init__(self, limits: RiskLimits | None = None, switches: Switches | None = None) -> None:
+    def __init__(
+        self, limits: RiskLimits | None = None, switches: Switches | None = None, zones: Zones | None = None
+    ) -> None:
         """Without limits those that are built in hold, without switches nothing is stopped until somebody is named who knows them."""
         self.limits = RiskLimits() if limits is None else limits
         """Those that hold for the next order that is judged."""
+        self.zones = Zones() if zones is None else zones
+        """Of the accounts' trading days."""
         self._given = switches
         self.switches: Switches = NoSwitches() if switches is None else switches
 

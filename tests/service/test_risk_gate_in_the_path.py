@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from brokers.paper.model import Market
+from execution_service.control.limit_uses import limit_uses
 from execution_service.core.orders.events import SubmitStarted
 from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.kill import KillLevel, Switch, engaged
 from execution_service.core.risk.limits import Scope
 from tests.core.risk_cases import tables, works, written
@@ -354,3 +356,26 @@ async def test_a_switch_engaged_after_the_intent_stops_the_ticket_as_it_leaves(t
         assert reason.code is ReasonCode.KILL_SWITCH
         await world.run(5)
         assert reserved(world) == []
+
+
+# --- how near the limits are -----------------------------------------------------------------------------------------
+
+
+async def test_whoever_asks_is_shown_how_near_each_limit_is_by_one_read_of_the_store(tmp_path: Path) -> None:
+    limits = written(max_open_orders=4, max_position_quantity=400)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, limits=limits) as world:
+        world.send()
+        await world.run(5)
+        shown = await limit_uses(world.store_beside(), limits, Zones(), world.clock.now())
+        used = {(use.limit_type.value, str(use.scope)): (use.used, use.percent) for use in shown.usages}
+        assert used["max_open_orders", "account:acct-1"] == (1, 25)
+        assert used["max_position_quantity", "account:acct-1+symbol:AAPL"] == (100, 25)
+        assert shown.broken == ()
+
+
+async def test_many_orders_near_the_limit_of_a_single_order_are_warned_of_once_a_day(tmp_path: Path) -> None:
+    async with world_of(tmp_path, limits=written(max_order_quantity=100)) as world:
+        for number in range(5):
+            world.send(f"sig-{number}", symbol=f"S{number}")
+        await world.run(120)
+        assert sum("Risk Limit Near" in text for text in world.notifier.texts) == 1

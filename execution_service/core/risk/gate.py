@@ -600,6 +600,7 @@ def _leverage(case: _Case) -> Iterator[_Finding]:
     if equity is None or equity <= 0:
         yield _not_judged(bound, missing)
         return
+    bound = replace(bound, total=account)
     figure = partial(_by_equity, account=account, equity=equity)
     yield from _figure(
         bound, figure(case.after), "the gross exposure by the equity", missing, before=_before(case, figure)

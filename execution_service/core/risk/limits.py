@@ -258,6 +258,11 @@ OF_ACCOUNTS_ONLY = frozenset(
 """They compare the account's money: no strategy and no symbol has any of its own."""
 
 
+def is_of_the_order_alone(limit: LimitType) -> bool:
+    """Whether it compares nothing but the order itself: no part of it is used between two orders."""
+    return limit in _OF_THE_ORDER_ALONE
+
+
 def kind_of(limit: LimitType) -> Kind:
     if limit in _POSITIONS:
         return Kind.POSITION
