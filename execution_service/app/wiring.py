@@ -224,7 +224,6 @@ def build(parts: Parts) -> Rooms:
         ownership=ownership,
         delivery=delivery,
         cancels=cancels,
-        kill_switches=kill_switches,
         orphans=orphans,
         alerts=alerts,
         live_orders=live_orders,

@@ -4,8 +4,8 @@ is written; keeps the account's risk document. What is a breach is decided in co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from decimal import Decimal
 from weakref import WeakKeyDictionary
@@ -18,22 +18,29 @@ from execution_service.core.exact import ZERO
 from execution_service.core.orders.events import Accepted, CancelRequested, Event, Filled, Rejected, SubmitStarted
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
-from execution_service.core.orders.status import ReasonCode
-from execution_service.core.positions.ledger import key_of
-from execution_service.core.risk.book import RiskBook, admitted, settled, tripped
+from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of
+from execution_service.core.reconcile.positions import by_product
+from execution_service.core.risk.book import RiskBook, admitted, new_book, settled, tripped
 from execution_service.core.risk.counters import (
     Answered,
     CancelSent,
-    Counters,
     Executed,
     Happened,
     Measured,
     day_of,
     fold_all,
 )
-from execution_service.core.risk.exposure import Holding, Reservation, in_currency
+from execution_service.core.risk.exposure import (
+    Holding,
+    Reservation,
+    exit_room,
+    in_currency,
+    released,
+    working_quantity,
+)
 from execution_service.core.risk.gate import Facts, Reading, judge, reservation_of
-from execution_service.core.risk.kill import KillState, lets_pass
+from execution_service.core.risk.kill import KillLevel, KillState, lets_pass, strictest
 from execution_service.core.risk.limits import LimitType, RiskLimits, Scope, is_of_the_order_alone
 from execution_service.core.risk.prices import best_reference
 from execution_service.core.risk.verdict import Breach, Decision, Verdict
@@ -45,8 +52,7 @@ from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
-from execution_service.trading.exit_check import AT_WORK
-from execution_service.trading.holdings import entries_with_unbooked
+from execution_service.trading.holdings import AT_WORK, entries_with_unbooked
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.reference_prices import ReferencePrices
 from execution_service.trading.risk_rules import RiskRules
@@ -86,6 +92,14 @@ class _Question:
         return self.verdict is not None or self.error is not None
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the account holds, of one moment: by the ledger, and as it is judged."""
+
+    entries: Mapping[LedgerKey, LedgerEntry]
+    holdings: tuple[Holding, ...]
+
+
 class RiskGate:
     """Lets orders of one account pass, one decision at a time: each is judged with the reservations of all before it."""
 
@@ -118,6 +132,8 @@ class RiskGate:
         """By our id, what orders reserve by that."""
         self._counted: list[Happened] = []
         """To be counted with the next write."""
+        self._passed: dict[str, Reservation] = {}
+        """By our id, what orders that passed may do whose intent is not recorded yet: no other may count on the same room meanwhile."""
         self._left: dict[str, Decimal] = {}
         """By our id, what orders may still fill by what is booked; to be written with the next write."""
         self._noted: WeakKeyDictionary[LiveOrder, int] = WeakKeyDictionary()
@@ -147,6 +163,7 @@ class RiskGate:
         """Whoever was asking has ended; the document is read again."""
         self._lock = asyncio.Lock()
         self._asked.clear()
+        self._passed.clear()
         self._keep(None)
 
     # --- judging ------------------------------------------------------------------------------------------------
@@ -194,8 +211,7 @@ class RiskGate:
             and self._connection.is_connected
         ):
             await self._read_balances()
-        if self._book is not None and self._book.counters.trips:
-            self._keep(None)  # a person may have enabled again what is off, and nobody else refuses by it
+        was_known = self._book is not None
         try:
             book = await self._read()
         except UnreadableRecord as exc:
@@ -207,12 +223,12 @@ class RiskGate:
         must_write = changed is not book
         verdicts: list[Verdict | Exception] = []
         working = self._working(changed, limits)
-        holdings = await self._holdings(limits)
+        held = await self._held(limits)
         for question in questions:
             order = question.order
-            cap = await self._exit_cap(order)
+            cap = await self._exit_cap(order, held, working)
             try:
-                facts = self._facts(order, changed, kill, holdings=holdings, working=working, exit_cap=cap)
+                facts = self._facts(order, changed, kill, holdings=held.holdings, working=working, exit_cap=cap)
                 verdict = judge(order, facts, limits)
             except Exception as exc:  # noqa: BLE001  one order must not hold up the others
                 verdicts.append(exc)
@@ -221,54 +237,78 @@ class RiskGate:
             if verdict.decision is Decision.PASS and verdict.reservation is not None:
                 changed = admitted(changed, order, verdict, limits, self._zone)
                 working = (*(w for w in working if w.order_id != order.order_id), verdict.reservation)
-                must_write = must_write or limits.adds_up(self.account_id) or verdict.override_id is not None
+                # Where a switch lets nothing but exits pass, two of them must not count on the same position, on whichever replica.
+                is_bound = limits.adds_up(self.account_id) or kill.level(_where(order)) is not None
+                must_write = must_write or is_bound or verdict.override_id is not None
             elif verdict.trips:
                 with_trips = tripped(changed, verdict, limits, self._zone)
                 must_write = must_write or with_trips is not changed
                 changed = with_trips
+        if was_known and any(isinstance(each, Verdict) and each.is_by_document for each in verdicts):
+            # A person may have allowed the order meanwhile, or enabled again what is off: nobody is refused by what is only remembered.
+            self._keep(None)
+            return False
         if must_write and not await self._write(book, changed, counted, left):
             return False
         for question, answer in zip(questions, verdicts, strict=True):
             if isinstance(answer, Exception):
                 question.error = answer
-            else:
-                question.verdict = answer
+                continue
+            question.verdict = answer
+            if answer.reservation is not None:
+                self._passed[question.order.order_id] = answer.reservation
         return True
 
     async def _judge_without_document(self, questions: Sequence[_Question], limits: RiskLimits, why: str) -> None:
         """Nothing can be reserved or counted: exits pass, by the orders in hand and what is held, and new risk waits until somebody has mended the
         document. People are told by whoever met it."""
-        nothing = RiskBook(account_id=self.account_id, counters=Counters(account_id=self.account_id))
-        kill, working, holdings = await self._kill(), self._working(nothing, limits), await self._holdings(limits)
+        nothing = new_book(self.account_id)
+        kill, working, held = await self._kill(), self._working(nothing, limits), await self._held(limits)
         for question in questions:
-            cap = await self._exit_cap(question.order)
-            facts = self._facts(question.order, nothing, kill, holdings=holdings, working=working, exit_cap=cap)
+            cap = await self._exit_cap(question.order, held, working)
+            facts = self._facts(question.order, nothing, kill, holdings=held.holdings, working=working, exit_cap=cap)
             verdict = judge(question.order, facts, limits)
             if verdict.decision is Decision.PASS and verdict.is_exit and verdict.reservation is not None:
                 working = (*working, verdict.reservation)
+                self._passed[question.order.order_id] = verdict.reservation
             elif verdict.decision is not Decision.REFUSE:
                 words = f"what the account's orders reserve cannot be read, and no new risk passes until it can: {why}"
                 wait = Breach(limit_type=UNREADABLE, limit_value="readable", message=words)
-                verdict = replace(verdict, decision=Decision.HOLD, waits=(wait,), reservation=None, override_id=None)
+                verdict = replace(verdict, decision=Decision.HOLD, waits=(wait,), reservation=None, override=None)
             question.verdict = verdict
 
     def not_leaving(self, live: LiveOrder) -> None:
         """An order that passed does not leave: if it has ended meanwhile, what it reserves is released."""
+        self._passed.pop(live.order.order_id, None)
         if live.order.status.is_final and live.order.order_id in self._reserved:
             self._tell_left(live.order.order_id, ZERO)
 
-    async def stops(self, order: Order) -> str | None:
-        """Looked at once more as the ticket leaves: why a kill switch stops the order now, in words; None: none does."""
+    async def stops(self, order: Order, *, again: bool = False) -> str | None:
+        """The one look that is left as the ticket leaves: why a kill switch stops the order now, in words; None: none does. An order that was let
+        pass before a switch was engaged is to be judged again. `again`: it may have left before, and is judged by what is held now. Raises
+        StoreUnavailable with `again`: it is not known."""
         kill = await self._kill()
-        is_exit = _is_exit(order)
-        if kill is None:
-            return None if is_exit else "the state of the kill switch is not known"
-        if not kill.switches:
+        level = kill.level(_where(order))
+        if kill.is_known and level is None:
             return None
-        request = order.accepted_request
-        where = Scope(account_id=request.account_id, strategy=request.strategy, symbol=request.instrument.symbol)
-        level = kill.level(where)
-        return None if lets_pass(level, is_exit=is_exit) else f"the kill switch is engaged ({level})"
+        is_exit = _is_exit(order) or (again and level is not KillLevel.HALT and await self._is_exit_now(order, kill))
+        if lets_pass(strictest((level, None if kill.is_known else KillLevel.REDUCE_ONLY)), is_exit=is_exit):
+            return None
+        return "stopped by a kill switch as it left" if kill.is_known else "the state of the kill switches is not known"
+
+    async def _is_exit_now(self, order: Order, kill: KillState) -> bool:
+        """Of an order that was sent, or perhaps sent: whether what it may still do only reduces what is held. Raises StoreUnavailable."""
+        limits = self._rules.limits
+        try:
+            book = await self._read()
+        except UnreadableRecord:
+            book = new_book(self.account_id)
+        working = self._working(book, limits)
+        held = await self._held(limits)
+        cap = await self._exit_cap(order, held, working)
+        return judge(
+            order, self._facts(order, book, kill, holdings=held.holdings, working=working, exit_cap=cap), limits
+        ).is_exit
 
     # --- what is known ------------------------------------------------------------------------------------------
 
@@ -276,7 +316,7 @@ class RiskGate:
         self,
         order: Order | None,
         book: RiskBook,
-        kill: KillState | None,
+        kill: KillState,
         *,
         holdings: tuple[Holding, ...] | None = None,
         working: tuple[Reservation, ...] = (),
@@ -310,23 +350,29 @@ class RiskGate:
         told = None if order.terms is None else order.terms.currency
         return told or order.accepted_request.instrument.currency or self._currency
 
-    async def _kill(self) -> KillState | None:
-        """None: it is not known, and no new risk passes."""
-        try:
-            return KillState(tuple(await self._rules.switches.current()))
-        except (StoreUnavailable, UnreadableRecord) as exc:
-            log.warning(f"The state of the kill switches is not known: {exc}", action="kill_switch_unknown")
-            return None
+    async def _kill(self) -> KillState:
+        return await self._rules.switches.state()
 
-    async def _exit_cap(self, order: Order) -> Decimal | None:
-        """An exit by name was measured by the broker's positions before (exit_check.py); of another order nothing is an exit while they differ
-        from our books."""
+    async def _exit_cap(self, order: Order, held: _Held, working: Sequence[Reservation]) -> Decimal | None:
+        """The most that the order may take and be an exit, beside what its strategy holds in all. An exit by name was measured by the broker's
+        positions before (exit_check.py); of another order nothing is an exit while they differ from our books. Where the broker holds products
+        apart, none takes of another product than its own."""
         request = order.accepted_request
-        if order.identity.purpose is Purpose.EXIT:
-            return None
         products = self._connection.capabilities.products_of(request.instrument)
         product = (request.product or products[0]) if products else None
-        return None if await self._reconciliation.binding(request.instrument, product) is None else ZERO
+        is_measured = order.identity.purpose is Purpose.EXIT
+        if not is_measured and await self._reconciliation.binding(request.instrument, product) is not None:
+            return ZERO
+        if product is None:
+            return None
+        key = key_of(order)
+        entry = held.entries.get(key)
+        mine = () if entry is None else by_product(entry, products)
+        in_product = sum((each.quantity for each in mine if each.product in (None, product)), ZERO)
+        others = released(working, order.order_id)
+        return exit_room(
+            in_product, request.side, working_quantity(others, key.strategy, key.instrument_key, request.side)
+        )
 
     def _working(self, book: RiskBook, limits: RiskLimits) -> tuple[Reservation, ...]:
         """What is reserved, by the records of the orders in hand; and those at work that reserve nothing, since they were sent before there was a
@@ -352,12 +398,13 @@ class RiskGate:
                 and order.request.account_id == self.account_id
             ):
                 found.append(self._unreserved(order, book, limits))
-        return tuple(found)
+                reserved.add(order.order_id)
+        return (*found, *(each for order_id, each in self._passed.items() if order_id not in reserved))
 
     def _unreserved(self, order: Order, book: RiskBook, limits: RiskLimits) -> Reservation:
         """What an order at work may still do for which nothing is reserved. Where that cannot be told, no total of which it is part is known."""
         try:
-            return reservation_of(order, self._facts(order, book, None), limits)
+            return reservation_of(order, self._facts(order, book, KillState()), limits)
         except Exception as exc:
             log.exception(
                 f"What an order may still do cannot be worked out: {exc}",
@@ -377,7 +424,8 @@ class RiskGate:
                 at=self._clock.now(),
             )
 
-    async def _holdings(self, limits: RiskLimits) -> tuple[Holding, ...]:
+    async def _held(self, limits: RiskLimits) -> _Held:
+        """Raises StoreUnavailable."""
         entries, unclear = await entries_with_unbooked(self._live, self._store, self.account_id, ())
         now, found = self._clock.now(), []
         for key, entry in entries.items():
@@ -395,7 +443,7 @@ class RiskGate:
                 )
             )
         unknown = (Holding(strategy="", instrument_key=i.key, symbol=i.symbol, quantity=None) for i in unclear)
-        return (*found, *unknown)
+        return _Held(entries, (*found, *unknown))
 
     # --- the document -------------------------------------------------------------------------------------------
 
@@ -485,6 +533,8 @@ class RiskGate:
         order = live.order
         if order.request.account_id != self.account_id or not isinstance(order.request, OrderRequest):
             return
+        if order.status is not Status.PENDING:
+            self._passed.pop(order.order_id, None)
         seen, self._noted[live] = self._noted.get(live, 0), order.version
         for event in order.events[seen:]:
             if isinstance(event, Filled):
@@ -642,3 +692,8 @@ def _is_exit(order: Order) -> bool:
 
 def _key(order: Order) -> str:
     return key_of(order).instrument_key
+
+
+def _where(order: Order) -> Scope:
+    request = order.accepted_request
+    return Scope(account_id=request.account_id, strategy=request.strategy, symbol=request.instrument.symbol)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from execution_service.core.risk.counters import Zones
-from execution_service.core.risk.kill import Switch
+from execution_service.core.risk.kill import KillState
 from execution_service.core.risk.limits import RiskLimits
 
 
 class Switches(Protocol):
     """Who knows the kill switches."""
 
-    async def current(self) -> Sequence[Switch]:
-        """All of them, as they were at no earlier moment than that of the call, or as they are kept fresh. Raises StoreUnavailable: their state is
-        not known, and no new risk passes."""
+    async def state(self) -> KillState:
+        """All of them, as they were within the last second; where they cannot be read now, those that are known last, and told as such."""
 
 
 class NoSwitches:
     """Where there are none."""
 
-    async def current(self) -> Sequence[Switch]:
-        return ()
+    async def state(self) -> KillState:
+        return KillState()
 
 
 class RiskRules:

@@ -106,4 +106,4 @@ def test_fractions_are_not_cut_off_before_they_are_judged() -> None:
 
 
 def test_an_unknown_state_of_the_kill_switch_is_not_taken_for_armed() -> None:
-    assert judge(buying(1), facts(kill=None), RiskLimits()).decision is REFUSE
+    assert judge(buying(1), facts(kill=KillState(is_known=False)), RiskLimits()).decision is Decision.HOLD

@@ -8,14 +8,19 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from brokers.base import Capabilities, Side
+from brokers.errors import OutcomeUnknown
 from brokers.paper.model import Market
 from execution_service.control.limit_uses import limit_uses
 from execution_service.core.orders.events import SubmitStarted
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.risk.counters import Zones
-from execution_service.core.risk.kill import KillLevel, Switch, engaged
+from execution_service.core.risk.kill import KillLevel, KillState, Switch, engaged
 from execution_service.core.risk.limits import Scope
-from tests.core.risk_cases import tables, works, written
+from execution_service.core.risk.verdict import Decision
+from tests.core.risk_cases import selling, tables, works, written
 from tests.fakes import BY_HAND, RESTING, World, two_worlds, world_of
 
 
@@ -321,8 +326,8 @@ class Engaged:
         now = world.clock.now()
         self.switches = (engaged(Switch(scope=Scope()), level, by="a test", reason="to see", now=now),)
 
-    async def current(self) -> Sequence[Switch]:
-        return self.switches
+    async def state(self) -> KillState:
+        return KillState(tuple(self.switches))
 
 
 async def test_an_engaged_switch_refuses_new_risk_and_lets_exits_leave(tmp_path: Path) -> None:
@@ -342,10 +347,10 @@ async def test_an_engaged_switch_refuses_new_risk_and_lets_exits_leave(tmp_path:
 
 async def test_a_switch_engaged_after_the_intent_stops_the_ticket_as_it_leaves(tmp_path: Path) -> None:
     class Sudden(Engaged):
-        async def current(self) -> Sequence[Switch]:
+        async def state(self) -> KillState:
             if any(document["status"] == "SUBMITTING" for document in world.documents("execution_orders")):
                 self.engage(world, KillLevel.HALT)
-            return self.switches
+            return await super().state()
 
     async with world_of(tmp_path, switches=Sudden(), limits=written(max_open_orders=5)) as world:
         world.send()
@@ -379,3 +384,90 @@ async def test_many_orders_near_the_limit_of_a_single_order_are_warned_of_once_a
             world.send(f"sig-{number}", symbol=f"S{number}")
         await world.run(120)
         assert sum("Risk Limit Near" in text for text in world.notifier.texts) == 1
+
+
+# --- exits under a switch, whatever they call themselves --------------------------------------------------------------
+
+
+async def test_at_reduce_only_a_sale_that_does_not_call_itself_an_exit_leaves_where_it_is_one(tmp_path: Path) -> None:
+    switches = Engaged()
+    async with world_of(tmp_path, switches=switches) as world:
+        world.send()
+        await world.run(5)
+        switches.engage(world, KillLevel.REDUCE_ONLY)
+        world.send("flip", side="SELL", quantity=101)
+        await world.run(5)
+        world.send("close", side="SELL", quantity=100)
+        await world.run(5)
+        reason = world.record("flip").reason
+        assert reason is not None
+        assert reason.code is ReasonCode.KILL_SWITCH
+        assert world.record("close").status is Status.FILLED
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+async def test_two_sales_that_are_exits_alone_never_both_leave(tmp_path: Path, is_killed: bool) -> None:
+    """No limit adds up, so nothing is reserved for one; and a third is judged while the first's intent is being written."""
+    switches = Engaged()
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, switches=switches) as world:
+        world.send()
+        await world.run(1)
+        world.fill("sig")
+        await world.run(2)
+        if is_killed:
+            switches.engage(world, KillLevel.REDUCE_ONLY)
+        else:
+            world.risk_rules.limits = written(max_order_quantity=50)
+        inner, asked = world.service.live_orders.record, []
+
+        async def record(live: Any, decide: Any) -> Any:
+            if live.order.signal_id == "one" and not asked:
+                gate = world.service.accounts.traders["acct-1"].risk_gate
+                asked.append(await gate.judge(selling(60, signal_id="another")))
+            return await inner(live, decide)
+
+        world.service.live_orders.record = record  # type: ignore[method-assign]
+        world.send("one", side="SELL", quantity=60)
+        world.send("other", side="SELL", quantity=60)
+        await world.run(3)
+        assert [verdict.decision for verdict in asked] == [Decision.REFUSE]
+        assert sorted(world.record(name).status for name in ("one", "other")) == [Status.REJECTED, Status.SUBMITTED]
+        assert sum(placed.ticket.quantity for placed in world.placed() if placed.ticket.side is Side.SELL) == 60
+        world.cancel(signal_id="one")
+        await world.run(5)
+        world.send("later", side="SELL", quantity=100)
+        await world.run(3)
+        assert world.record("later").status is Status.SUBMITTED  # what was kept for the first is free again
+
+
+async def test_a_sale_in_another_product_than_that_which_is_held_is_no_exit(tmp_path: Path) -> None:
+    apart = Capabilities(share_products=("CNC", "MIS"))
+    switches = Engaged()
+    async with world_of(tmp_path, capabilities=apart, switches=switches) as world:
+        world.send()
+        await world.run(5)
+        switches.engage(world, KillLevel.REDUCE_ONLY)
+        world.send("elsewhere", side="SELL", product="MIS")
+        world.send("here", side="SELL", product="CNC")
+        await world.run(5)
+        assert world.record("elsewhere").status is Status.REJECTED
+        assert world.record("here").status is Status.FILLED
+
+
+async def test_at_reduce_only_an_exit_that_was_perhaps_sent_is_sent_again_and_an_entry_is_not(tmp_path: Path) -> None:
+    switches = Engaged()
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, switches=switches) as world:
+        world.send()
+        await world.run(1)
+        world.fill("sig")
+        await world.run(2)
+        world.broker_faults.errors["place_order"] = [OutcomeUnknown("no answer"), OutcomeUnknown("no answer")]
+        world.send("in", symbol="MSFT")
+        world.exit("out", "sig")
+        await world.run(0.05)
+        assert world.exit_record("out").status is Status.SUBMITTING
+        switches.engage(world, KillLevel.REDUCE_ONLY)
+        await world.run(60)
+        assert world.exit_record("out").status is Status.SUBMITTED
+        assert world.record("in").status is Status.IN_DOUBT
+        assert [placed.ticket.side for placed in world.placed()] == [Side.BUY, Side.SELL]

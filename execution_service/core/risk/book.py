@@ -105,8 +105,11 @@ def settled(book: RiskBook, remaining: Mapping[str, Decimal]) -> RiskBook:
 
 
 def granted(book: RiskBook, override: Override, now: datetime) -> RiskBook:
-    """With one more override; without those that are over. One that was used is kept until it expires, so that it is not used by another."""
-    kept = tuple(o for o in book.overrides if now < o.expires_at and o.override_id != override.override_id)
+    """With one more override; without those that are over. One that was used is kept until it expires, so that it is not used by another. The book
+    itself where it has that one already, used or not: granted again it would let a second order through."""
+    if any(each.override_id == override.override_id for each in book.overrides):
+        return book
+    kept = tuple(each for each in book.overrides if now < each.expires_at)
     return replace(book, version=book.version + 1, overrides=(*kept, override))
 
 

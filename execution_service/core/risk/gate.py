@@ -100,7 +100,7 @@ class Facts:
     working: tuple[Reservation, ...]
     """All orders of the account that are at the broker, perhaps are, or are about to be."""
     counters: Counters
-    kill: KillState | None
+    kill: KillState
     prices: tuple[ReferencePrice, ...] = ()
     """Of the order's instrument, per unit of its quoted price; the message's own need not be among them."""
     rates: tuple[Rate, ...] = ()
@@ -222,7 +222,7 @@ def judge(order: Order, facts: Facts, limits: RiskLimits) -> Verdict:
         uses=tuple(f for f in findings if isinstance(f, Use)),
         unjudged=tuple(f for f in findings if isinstance(f, Unjudged)),
         reservation=replace(case.reservation, is_exit=is_exit) if decision is Decision.PASS else None,
-        override_id=None if override is None else override.override_id,
+        override=override,
         trips=tuple(f for f in findings if isinstance(f, Trip)),
         adjusted_stop=next((f.stop for f in findings if isinstance(f, _Moved)), None),
     )
@@ -387,26 +387,22 @@ _NO_POSITION = "the position is not known"
 # --- the stops: of everything, or of new risk ----------------------------------------------------------------------
 
 
-def _kill_switches(case: _Case, is_exit: bool) -> Iterator[Breach]:
+def _kill_switches(case: _Case, is_exit: bool) -> Iterator[Breach | _Wait]:
     facts = case.facts
-    if facts.kill is None:
-        if not is_exit:
-            words = "the state of the kill switch is not known, so no new risk is taken"
-            yield Breach(limit_type=KILL_SWITCH, limit_value="armed", message=words, is_final=True)
-    else:
-        for switch in facts.kill.stopping(case.where):
-            assert switch.level is not None
-            if not lets_pass(switch.level, is_exit=is_exit):
-                words = (
-                    f"the kill switch of {switch.scope} is engaged ({switch.level}, by {switch.by}): {switch.reason}"
-                )
-                yield Breach(
-                    limit_type=KILL_SWITCH,
-                    limit_value="armed",
-                    actual_value=switch.level,
-                    message=words,
-                    is_final=True,
-                )
+    if not facts.kill.is_known and not is_exit:
+        words = "the state of the kill switch is not known, so no new risk is taken until it is"
+        yield _Wait(Breach(limit_type=KILL_SWITCH, limit_value="known", message=words), None)
+    for switch in facts.kill.stopping(case.where) if facts.kill.is_known or is_exit else ():
+        assert switch.level is not None
+        if not lets_pass(switch.level, is_exit=is_exit):
+            words = f"the kill switch of {switch.scope} is engaged ({switch.level}, by {switch.by}): {switch.reason}"
+            yield Breach(
+                limit_type=KILL_SWITCH,
+                limit_value="armed",
+                actual_value=switch.level,
+                message=words,
+                is_final=True,
+            )
     if is_exit:
         return
     for words in facts.safety:
