@@ -778,6 +778,16 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.orders",
         "execution_service.storage.ports.store",
     },
+    "execution_service.control.allow": {
+        CORE,
+        "execution_service.control.requests",
+        "execution_service.control.results",
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.risk",
+    },
     "execution_service.control.ask_broker": {
         *VOCABULARY,
         "execution_service.control.requests",
@@ -853,6 +863,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.control.verbs": {
         CORE,
         "execution_service.control.adopt",
+        "execution_service.control.allow",
         "execution_service.control.ask_broker",
         "execution_service.control.cancel",
         "execution_service.control.flatten",
@@ -1099,6 +1110,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings.loading",
         "execution_service.app.supervisor",
         "execution_service.control.adopt",
+        "execution_service.control.allow",
         "execution_service.control.ask_broker",
         "execution_service.control.background",
         "execution_service.control.cancel",

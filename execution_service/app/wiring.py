@@ -30,6 +30,7 @@ from execution_service.app.settings.accounts import Account
 from execution_service.app.settings.loading import Settings
 from execution_service.app.supervisor import Supervisor
 from execution_service.control.adopt import AdoptPositions
+from execution_service.control.allow import AllowOrder
 from execution_service.control.ask_broker import CompareBooks, ShowPositions
 from execution_service.control.background import Background
 from execution_service.control.cancel import CancelOrders
@@ -309,6 +310,7 @@ def _commands(
         kill=KillTrading(switches=switches, cancel=cancel, store=store, clock=clock),
         arm=ArmTrading(switches=switches),
         flatten=FlattenPositions(store=store, intake=intake, alerts=delivery.alerts, clock=clock),
+        allow=AllowOrder(store=store, alerts=delivery.alerts, clock=clock),
     )
     runner = CommandRunner(store=store, verbs=verbs, cancels=cancels, background=background, alerts=delivery.alerts)
     return Commands(
