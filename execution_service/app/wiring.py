@@ -300,6 +300,7 @@ def _commands(
         background=background,
     )
     switches = Switches(store=store, clock=clock, fences=store, learner=kill_switches)
+    parts.risk_rules.engages = switches
     verbs = Verbs(
         cancel=cancel,
         resolve=ResolveOrder(accounts=accounts, ownership=ownership, live_orders=live_orders, store=store),

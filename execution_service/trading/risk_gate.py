@@ -22,12 +22,14 @@ from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of
 from execution_service.core.reconcile.positions import by_product
 from execution_service.core.risk.book import RiskBook, admitted, new_book, settled, tripped
+from execution_service.core.risk.breaches import Breached, breached
 from execution_service.core.risk.counters import (
     Answered,
     CancelSent,
     Executed,
     Happened,
     Measured,
+    Trip,
     day_of,
     fold_all,
 )
@@ -43,6 +45,7 @@ from execution_service.core.risk.gate import Facts, Reading, judge, reservation_
 from execution_service.core.risk.kill import KillLevel, KillState, lets_pass, strictest
 from execution_service.core.risk.limits import LimitType, RiskLimits, Scope, is_of_the_order_alone
 from execution_service.core.risk.prices import best_reference
+from execution_service.core.risk.usage import usages
 from execution_service.core.risk.verdict import Breach, Decision, Verdict
 from execution_service.core.texts.service import risk_limit_broken, risk_limit_near
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
@@ -141,6 +144,8 @@ class RiskGate:
         self._has_asked_balances = False
         self._equity: Reading | None = None
         self._cash: Reading | None = None
+        self._engaged: set[str] = set()
+        """The marks of breaches for which a switch was engaged in this life; more often does no harm."""
         self._warned: set[str] = set()
         self._to_warn: dict[str, str] = {}
         self._to_write = WakeUp(clock)
@@ -587,31 +592,26 @@ class RiskGate:
     def _said(self, verdict: Verdict) -> Verdict:
         """People are warned of each limit that is nearly used up, once a day, and of each that is broken for good."""
         for trip in verdict.trips:
-            self._warn(
-                f"risk-off:{self.account_id}:{trip.limit}:{trip.scope}:{trip.at.isoformat()}",
-                risk_limit_broken(
-                    account_name=self._connection.account_name,
-                    limit=trip.limit,
-                    total=str(trip.scope),
-                    counted=trip.value,
-                ),
-            )
+            self._warn_broken(trip)
         # Of an order that is refused people read anyway.
         for use in verdict.near if verdict.decision is Decision.PASS else ():
-            day = day_of(verdict.at, self._zone)
-            # Of what compares the order alone every order is a figure of its own, and people are not told of each.
-            whose = "each" if is_of_the_order_alone(use.limit) else use.total
-            alert_id = f"risk-near:{self.account_id}:{use.limit}:{whose}:{day}"
-            if alert_id not in self._warned:
-                text = risk_limit_near(
-                    account_name=self._connection.account_name,
-                    limit=use.limit,
-                    total=str(use.total),
-                    used=use.actual_value,
-                    most=use.limit_value,
-                )
-                self._warn(alert_id, text)
+            self._warn_near(use.limit, use.total, use.actual_value, use.limit_value, verdict.at)
         return verdict
+
+    def _warn_broken(self, trip: Trip) -> None:
+        name, total = self._connection.account_name, str(trip.scope)
+        text = risk_limit_broken(account_name=name, limit=trip.limit, total=total, counted=trip.value)
+        self._warn(f"risk-off:{self.account_id}:{trip.limit}:{trip.scope}:{trip.at.isoformat()}", text)
+
+    def _warn_near(self, limit: LimitType, total: Scope, used: Decimal, most: Decimal, at: datetime) -> None:
+        # Of what compares the order alone every order is a figure of its own, and people are not told of each.
+        whose = "each" if is_of_the_order_alone(limit) else total
+        alert_id = f"risk-near:{self.account_id}:{limit}:{whose}:{day_of(at, self._zone)}"
+        if alert_id not in self._warned:
+            text = risk_limit_near(
+                account_name=self._connection.account_name, limit=limit, total=str(total), used=used, most=most
+            )
+            self._warn(alert_id, text)
 
     def _warn(self, alert_id: str, text: str) -> None:
         if alert_id not in self._warned:
@@ -627,6 +627,10 @@ class RiskGate:
             try:
                 async with self._lock:
                     await self._bring_up_to_date()
+                    broken = await self._broken()
+                for each in broken:
+                    await self._rules.engages.engage_for_breach(each)
+                    self._engaged.add(each.mark)
                 while self._to_warn:
                     alert_id, text = next(iter(self._to_warn.items()))
                     await self._alerts.raise_alert_once(alert_id, "risk_limit_near", text)
@@ -650,6 +654,28 @@ class RiskGate:
                 return
             if await self._write(book, changed, counted, left):
                 return
+
+    async def _broken(self) -> Sequence[Breached]:
+        """Limits that are broken and are to engage a switch, each once; what stays broken until it is enabled again is kept before. People are warned
+        of losses that come near their limit."""
+        book, limits, now = await self._read(), self._rules.limits, self._clock.now()
+        if limits.writes(self.account_id, LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN_PCT):
+            for usage in usages(limits, book, now, self._zone):
+                if usage.limit_type in (LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN_PCT) and usage.is_near:
+                    self._warn_near(usage.limit_type, usage.scope, usage.used, usage.value, now)
+        if not limits.writes(self.account_id, LimitType.ON_BREACH):
+            return ()
+        found = [each for each in breached(limits, book, now, self._zone) if each.mark not in self._engaged]
+        trips = [each.new_trip for each in found if each.new_trip is not None]
+        if trips:
+            keep = limits.longest_window_seconds()
+            counters = fold_all(book.counters, trips, now=now, zone=self._zone, keep_seconds=keep)
+            if not await self._write(book, replace(book, counters=counters), 0, {}):
+                self._to_write.tell()
+                return ()
+            for trip in trips:
+                self._warn_broken(trip)
+        return found
 
     async def keep_balances(self) -> None:
         """Until cancelled: reads what the broker says of the account's money, where a written limit compares it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from execution_service.core.risk.breaches import Breached
 from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.kill import KillState
 from execution_service.core.risk.limits import RiskLimits
@@ -14,6 +15,21 @@ class Switches(Protocol):
 
     async def state(self) -> KillState:
         """All of them, as they were within the last second; where they cannot be read now, those that are known last, and told as such."""
+
+
+class EngagesSwitches(Protocol):
+    """Who can engage a kill switch."""
+
+    async def engage_for_breach(self, breach: Breached) -> None:
+        """Engaged, durable, when it returns; told to people by whoever watches the switches. The same breach engages once. Raises
+        StoreUnavailable: it may be engaged, and is to be asked for again."""
+
+
+class EngagesNone:
+    """Where there are no switches."""
+
+    async def engage_for_breach(self, breach: Breached) -> None:
+        """Nothing is stopped by it but what the limit itself refuses."""
 
 
 class NoSwitches:
@@ -36,6 +52,9 @@ class RiskRules:
         """Of the accounts' trading days."""
         self._given = switches
         self.switches: Switches = NoSwitches() if switches is None else switches
+
+        self.engages: EngagesSwitches = EngagesNone()
+        """Who engages the switch of a limit that was broken, where `on_breach` says so."""
 
     def look_at(self, switches: Switches) -> None:
         """Who knows the kill switches in this process, where none was given."""

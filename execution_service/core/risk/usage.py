@@ -72,16 +72,19 @@ def usages(limits: RiskLimits, book: RiskBook, now: datetime, zone: tzinfo) -> I
     counters = rolled(book.counters, now, zone)
     for total in _totals(limits, book.account_id):
         for limit in _COUNTED:
-            bound = _bound(limits, limit, total)
+            bound = bound_of(limits, limit, total)
             used = None if bound is None else _used(limit, total, counters, book.reservations, now)
             if bound is not None and isinstance(bound.value, Decimal) and used is not None:
                 yield _usage(bound, bound.value, used, now)
-    for kept in book.uses:
-        bound = None if kept.limit in _COUNTED else _bound(limits, kept.limit, kept.total)
+    for each in dict.fromkeys((each.strategy, each.symbol) for each in counters.executions):
+        where = Scope(account_id=book.account_id, strategy=each[0], symbol=each[1])
+        bound = limits.of(where).bound(LimitType.REPEATED_EXECUTIONS)
         if bound is not None and isinstance(bound.value, Repetition):
-            executed = counters.executions_within(kept.total, bound.value.window_seconds, now)
-            yield _usage(replace(bound, total=kept.total), Decimal(bound.value.count), Decimal(executed), now)
-        elif bound is not None and isinstance(bound.value, Decimal):
+            executed = counters.executions_within(where, bound.value.window_seconds, now)
+            yield _usage(bound, Decimal(bound.value.count), Decimal(executed), now)
+    for kept in book.uses:
+        bound = None if kept.limit in _COUNTED else bound_of(limits, kept.limit, kept.total)
+        if bound is not None and isinstance(bound.value, Decimal):
             yield _usage(bound, bound.value, kept.actual_value, kept.at)
 
 
@@ -91,15 +94,14 @@ def _totals(limits: RiskLimits, account_id: str) -> Iterable[Scope]:
     return dict.fromkeys(replace(table, account_id=account_id) for table in (Scope(), *mine))
 
 
-def _bound(limits: RiskLimits, limit: LimitType, total: Scope) -> Bound | None:
+def bound_of(limits: RiskLimits, limit: LimitType, total: Scope) -> Bound | None:
     """The one that compares the figure of `total`; None: there is none."""
     if limit in OF_ACCOUNTS_ONLY and total != Scope(account_id=total.account_id):
         return None
     # Where the total names no strategy or symbol, no table that is for one may be found.
     where = Scope(account_id=total.account_id, strategy=total.strategy or "", symbol=total.symbol or "")
     found = limits.of(where).bounds(limit)
-    is_of_order = limit in OF_ACCOUNTS_ONLY or limit is LimitType.REPEATED_EXECUTIONS
-    return next((bound for bound in found if is_of_order or bound.total == total), None)
+    return next((bound for bound in found if limit in OF_ACCOUNTS_ONLY or bound.total == total), None)
 
 
 def _usage(bound: Bound, value: Decimal, used: Decimal, at: datetime) -> Usage:
