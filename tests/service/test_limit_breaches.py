@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from pymongo.errors import AutoReconnect
@@ -14,9 +16,12 @@ from brokers.base import Balance
 from brokers.paper.model import Market
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done
+from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.limits import BreachRule
 from execution_service.storage.ports.commands import Command
+from execution_service.trading import risk_gate
 from tests.core.risk_cases import written
 from tests.fakes import World, world_of
 from tests.fakes.broker import GatedBroker
@@ -32,7 +37,7 @@ class Money:
         self.equity = Decimal(1_000)
 
     async def balances(self) -> list[Balance]:
-        return [Balance(currency="USD", cash=self.equity, equity=self.equity)]
+        return [Balance(currency="USD", cash=Decimal(1_000_000), equity=self.equity)]
 
 
 @pytest.fixture
@@ -159,3 +164,46 @@ async def test_people_are_warned_of_a_loss_that_comes_near_its_limit_without_any
             await world.run(1)
         (text,) = world.notifier.titled("Risk Limit Near")
         assert "80 of 100" in text
+
+
+async def test_a_day_s_loss_lasts_through_restarts_until_midnight_where_the_account_is(
+    tmp_path: Path, money: Money
+) -> None:
+    async with world_of(tmp_path, limits=written(max_daily_loss=100)) as world:
+        world.risk_rules.zones = Zones({"acct-1": ZoneInfo("America/New_York")})
+        await tell(world, money, 1_000)
+        await tell(world, money, 880)
+        midnight = datetime(2025, 3, 4, 5, tzinfo=UTC)  # there; in London it was five hours before
+        for name, seconds, is_over in (("same-day", -600, False), ("next-day", 60, True)):
+            until = midnight + timedelta(seconds=seconds)
+            await world.restart(after_seconds=(until - world.clock.now()).total_seconds())
+            await world.run(1)
+            world.send(name)
+            await world.run(5)
+            assert (world.record(name).status is Status.FILLED) is is_over
+        await tell(world, money, 780)  # the new day has a baseline of its own, and loses as much again
+        world.send("later")
+        await world.run(5)
+        reason = world.record("later").reason
+        assert reason is not None
+        assert [breach.limit_type for breach in reason.breaches or ()] == ["max_daily_loss"]
+
+
+async def test_an_error_while_an_order_is_judged_lets_nothing_pass_and_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = risk_gate.judge
+
+    def judge(order: Order, *rest: Any) -> Any:
+        if order.signal_id == "odd":
+            raise ArithmeticError("a figure that nobody foresaw")
+        return inner(order, *rest)
+
+    monkeypatch.setattr(risk_gate, "judge", judge)
+    async with world_of(tmp_path, limits=written(max_open_orders=5)) as world:
+        world.send("odd")
+        world.send("good", symbol="MSFT")
+        await world.run(60)
+        assert world.record("good").status is Status.FILLED
+        assert world.record("odd").status is not Status.FILLED
+        assert len(world.placed()) == 1

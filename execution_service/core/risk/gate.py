@@ -198,7 +198,7 @@ def judge(order: Order, facts: Facts, limits: RiskLimits) -> Verdict:
     case = _case(order, facts, limits)
     room = _exit_room(case)
     is_exit = order.cash_quantity is None and ZERO < case.reservation.quantity <= room
-    found = [finding for check in _CHECKS for finding in check(case)]
+    found = [f for check, needed in _CHECKS if not needed or case.limits.is_on(*needed) for f in check(case)]
     if is_exit:
         found = [finding for finding in found if isinstance(finding, Use | Trip)]
     findings: list[_Finding] = [*_kill_switches(case, is_exit), *_closed_market(case, is_exit), *found]
@@ -221,11 +221,19 @@ def judge(order: Order, facts: Facts, limits: RiskLimits) -> Verdict:
         hold_until=_latest(waits) if decision is Decision.HOLD else None,
         uses=tuple(f for f in findings if isinstance(f, Use)),
         unjudged=tuple(f for f in findings if isinstance(f, Unjudged)),
-        reservation=replace(case.reservation, is_exit=is_exit) if decision is Decision.PASS else None,
+        reservation=None
+        if decision is not Decision.PASS
+        else _as_exit(case.reservation)
+        if is_exit
+        else case.reservation,
         override=override,
         trips=tuple(f for f in findings if isinstance(f, Trip)),
         adjusted_stop=next((f.stop for f in findings if isinstance(f, _Moved)), None),
     )
+
+
+def _as_exit(reservation: Reservation) -> Reservation:
+    return replace(reservation, is_exit=True)
 
 
 def reservation_of(order: Order, facts: Facts, limits: RiskLimits) -> Reservation:
@@ -736,20 +744,21 @@ def _repetition(case: _Case) -> Iterator[_Finding]:
             yield from _trip(case, bound, str(executed))
 
 
-_CHECKS: tuple[Callable[[_Case], Iterator[_Finding]], ...] = (
-    _allowed,
-    _size,
-    _collar,
-    _slippage,
-    _protection,
-    _confidence,
-    _position,
-    _short,
-    _exposures,
-    _leverage,
-    _buying_power,
-    _counts,
-    _rate_of_orders,
-    _losses,
-    _repetition,
+_CHECKS: tuple[tuple[Callable[[_Case], Iterator[_Finding]], tuple[LimitType, ...]], ...] = (
+    (_allowed, (LimitType.ALLOWED_SYMBOLS, LimitType.ALLOWED_ORDER_TYPES)),
+    (_size, (LimitType.MAX_ORDER_QUANTITY, LimitType.MAX_ORDER_VALUE)),
+    (_collar, (LimitType.PRICE_COLLAR_PCT,)),
+    (_slippage, (LimitType.MAX_SLIPPAGE_PCT,)),
+    (_protection, ()),
+    (_confidence, (LimitType.MIN_CONFIDENCE,)),
+    (_position, (LimitType.MAX_POSITION_QUANTITY, LimitType.MAX_POSITION_VALUE)),
+    (_short, (LimitType.ALLOW_SHORT,)),
+    (_exposures, (LimitType.MAX_GROSS_EXPOSURE, LimitType.MAX_NET_EXPOSURE)),
+    (_leverage, (LimitType.MAX_LEVERAGE,)),
+    (_buying_power, (LimitType.CHECK_BUYING_POWER,)),
+    (_counts, (LimitType.MAX_OPEN_ORDERS, LimitType.MAX_ORDERS_PER_DAY, LimitType.MAX_CONSECUTIVE_REJECTIONS)),
+    (_rate_of_orders, (LimitType.MAX_ORDERS_PER_MINUTE,)),
+    (_losses, (LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN_PCT)),
+    (_repetition, (LimitType.DUPLICATE_WINDOW_SECONDS, LimitType.REPEATED_EXECUTIONS)),
 )
+"""Each with the limits of which one must be on; without any it is always made."""

@@ -347,8 +347,13 @@ class Applicable:
 
     def bound(self, limit: LimitType) -> Bound | None:
         """Of a limit of the order itself: the one that counts; None: it is switched off."""
-        assert kind_of(limit) is Kind.ORDER, limit
-        return next(iter(self.bounds(limit)), None)
+        found = self.bounds(limit)
+        assert len(found) < 2, limit
+        return found[0] if found else None
+
+    def is_on(self, *limits: LimitType) -> bool:
+        """Whether any of them is, so that it needs to be judged."""
+        return any(map(self.bounds, limits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
