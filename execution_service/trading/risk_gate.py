@@ -37,6 +37,7 @@ from execution_service.core.risk.exposure import (
     Holding,
     Reservation,
     exit_room,
+    exposure,
     in_currency,
     released,
     working_quantity,
@@ -45,7 +46,7 @@ from execution_service.core.risk.gate import Facts, Reading, judge, reservation_
 from execution_service.core.risk.kill import KillLevel, KillState, lets_pass, strictest
 from execution_service.core.risk.limits import LimitType, RiskLimits, Scope, is_of_the_order_alone
 from execution_service.core.risk.prices import best_reference
-from execution_service.core.risk.usage import usages
+from execution_service.core.risk.usage import recounted, usages
 from execution_service.core.risk.verdict import Breach, Decision, Verdict
 from execution_service.core.texts.service import risk_limit_broken, risk_limit_near
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
@@ -652,6 +653,12 @@ class RiskGate:
                 del self._counted[:counted]
                 self._left.clear()
                 return
+            if left and changed.uses:
+                limits = self._rules.limits
+                works = self._working(changed, limits)  # before what is held
+                held = await self._held(limits)
+                uses = recounted(changed.uses, exposure(held.holdings, works), self._clock.now())
+                changed = replace(changed, uses=uses)
             if await self._write(book, changed, counted, left):
                 return
 

@@ -11,11 +11,12 @@ from execution_service.core.orders.order import Order
 from execution_service.core.risk.book import USES_KEPT, LastUse, RiskBook, admitted, new_book
 from execution_service.core.risk.counters import Executed, Measured, fold_all
 from execution_service.core.risk.documents import from_document, to_document
+from execution_service.core.risk.exposure import exposure
 from execution_service.core.risk.gate import judge
 from execution_service.core.risk.limits import OFF, LimitType, Repetition, RiskLimits, Scope
-from execution_service.core.risk.usage import Usage, usages
+from execution_service.core.risk.usage import Usage, recounted, usages
 from tests.builders import NOW, at
-from tests.core.risk_cases import ACCOUNT, STRATEGY, SYMBOL, buying, facts, tables, written
+from tests.core.risk_cases import ACCOUNT, STRATEGY, SYMBOL, buying, facts, holding, tables, works, written
 
 OF_ACCOUNT = Scope(account_id=ACCOUNT)
 OF_POSITION = Scope(account_id=ACCOUNT, symbol=SYMBOL)
@@ -128,6 +129,23 @@ def test_a_document_of_before_tells_no_uses_and_is_read() -> None:
     document = to_document(new_book(ACCOUNT))
     document.pop("uses", None)
     assert from_document(RiskBook, document).uses == ()
+
+
+def test_figures_of_positions_follow_what_is_held_and_works_and_others_stay() -> None:
+    limits = written(max_position_quantity=400, max_position_value=4_000, max_gross_exposure=5_000, max_leverage=2)
+    book = after(limits, buying(300))
+    now = exposure([holding(-50), holding(20, strategy="other")], [works(10)])
+    found = {use.limit: (use.actual_value, use.at) for use in recounted(book.uses, now, at(9))}
+    assert found == {
+        LimitType.MAX_POSITION_QUANTITY: (50, at(9)),
+        LimitType.MAX_POSITION_VALUE: (500, at(9)),
+        LimitType.MAX_GROSS_EXPOSURE: (700, at(9)),
+        LimitType.MAX_LEVERAGE: (Decimal("0.003"), NOW),
+    }
+    unknown = recounted(book.uses, exposure([holding(None)], []), at(9))
+    assert unknown == book.uses
+    flat = {use.limit: use.actual_value for use in recounted(book.uses, exposure([], []), at(9))}
+    assert flat[LimitType.MAX_POSITION_QUANTITY] == flat[LimitType.MAX_GROSS_EXPOSURE] == 0
 
 
 def test_there_is_an_end_of_the_figures_that_are_kept_and_the_latest_stay() -> None:

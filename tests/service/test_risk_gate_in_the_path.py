@@ -15,6 +15,7 @@ from brokers.errors import OutcomeUnknown
 from brokers.paper.model import Market
 from execution_service.control.limit_uses import limit_uses
 from execution_service.core.orders.events import SubmitStarted
+from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.kill import KillLevel, KillState, Switch, engaged
@@ -376,6 +377,14 @@ async def test_whoever_asks_is_shown_how_near_each_limit_is_by_one_read_of_the_s
         assert used["max_open_orders", "account:acct-1"] == (1, 25)
         assert used["max_position_quantity", "account:acct-1+symbol:AAPL"] == (100, 25)
         assert shown.broken == ()
+        world.fill("sig")
+        await world.run(2)
+        world.exit("out", "sig")
+        await world.run(2)
+        world.fill("out", purpose=Purpose.EXIT)
+        await world.run(5)
+        shown = await limit_uses(world.store_beside(), limits, Zones(), world.clock.now())
+        assert {use.used for use in shown.usages} == {0}
 
 
 async def test_many_orders_near_the_limit_of_a_single_order_are_warned_of_once_a_day(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from decimal import Decimal
 
+from brokers.base import Side
 from execution_service.core.exact import EXACT, ZERO
-from execution_service.core.risk.book import RiskBook
+from execution_service.core.risk.book import LastUse, RiskBook
 from execution_service.core.risk.counters import Counters, rolled
-from execution_service.core.risk.exposure import Reservation
+from execution_service.core.risk.exposure import Exposure, Reservation
 from execution_service.core.risk.limits import (
     MINUTE_SECONDS,
     OF_ACCOUNTS_ONLY,
@@ -47,7 +48,8 @@ class Usage:
     used: Decimal
     """In the same unit."""
     at: datetime
-    """When it was so: of what is counted now; of positions and exposure, when an order was last let pass."""
+    """When it was so: of what is counted now; of positions and exposure, when an order was last let pass, or what it
+    filled was booked."""
     table: Scope
     """The table of `risk.toml` that binds; the widest also where it is only built in."""
     is_written: bool = True
@@ -86,6 +88,31 @@ def usages(limits: RiskLimits, book: RiskBook, now: datetime, zone: tzinfo) -> I
         bound = None if kept.limit in _COUNTED else bound_of(limits, kept.limit, kept.total)
         if bound is not None and isinstance(bound.value, Decimal):
             yield _usage(bound, bound.value, kept.actual_value, kept.at)
+
+
+def recounted(uses: tuple[LastUse, ...], exposure: Exposure, now: datetime) -> tuple[LastUse, ...]:
+    """As they are by what is held and works now; those that this does not tell stay as they are."""
+    return tuple(
+        use if (figure := _figure(use, exposure)) is None else replace(use, actual_value=figure, at=now) for use in uses
+    )
+
+
+def _figure(use: LastUse, exposure: Exposure) -> Decimal | None:
+    """Of positions, that of the instrument and side that uses most of the limit."""
+    total = use.total
+    match use.limit:
+        case LimitType.MAX_GROSS_EXPOSURE:
+            return exposure.gross(total)
+        case LimitType.MAX_NET_EXPOSURE:
+            return exposure.net(total)
+        case LimitType.MAX_POSITION_QUANTITY | LimitType.MAX_POSITION_VALUE:
+            is_value = use.limit is LimitType.MAX_POSITION_VALUE
+            figure = exposure.position_value if is_value else exposure.position_quantity
+            keys = {line.instrument_key for line in exposure.within(total)}
+            found = [figure(key, total.strategy, side) for key in keys for side in Side]
+            known = [each for each in found if each is not None]
+            return max(known, default=ZERO) if len(known) == len(found) else None
+    return None
 
 
 def _totals(limits: RiskLimits, account_id: str) -> Iterable[Scope]:
