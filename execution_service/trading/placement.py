@@ -93,7 +93,10 @@ class Placement:
         if not self._connection.is_connected or order.cancel_request is not None or is_late:
             held = self.nothing_was_sent(live, "held back before it left", counts=False, again=again, sent=order)
             return Handed(held, is_clear=False)
-        stopped = await self._risk_gate.stops(order, again=again)
+        try:
+            stopped = await self._risk_gate.stops(order, again=again)
+        except StoreUnavailable as exc:
+            stopped = str(exc)
         if stopped is not None:
             unsent = self.nothing_was_sent(live, stopped, counts=False, again=again, sent=order)
             return Handed(unsent, is_clear=False)

@@ -300,13 +300,16 @@ class RiskGate:
         is_exit = _is_exit(order) or (again and level is not KillLevel.HALT and await self._is_exit_now(order, kill))
         if lets_pass(strictest((level, None if kill.is_known else KillLevel.REDUCE_ONLY)), is_exit=is_exit):
             return None
+        if again and not kill.is_known:
+            raise StoreUnavailable("the state of the kill switches is not known")
         return "stopped by a kill switch as it left" if kill.is_known else "the state of the kill switches is not known"
 
     async def _is_exit_now(self, order: Order, kill: KillState) -> bool:
         """Of an order that was sent, or perhaps sent: whether what it may still do only reduces what is held. Raises StoreUnavailable."""
         limits = self._rules.limits
         try:
-            book = await self._read()
+            async with self._lock:
+                book = await self._read()
         except UnreadableRecord:
             book = new_book(self.account_id)
         working = self._working(book, limits)

@@ -480,3 +480,27 @@ async def test_at_reduce_only_an_exit_that_was_perhaps_sent_is_sent_again_and_an
         assert world.exit_record("out").status is Status.SUBMITTED
         assert world.record("in").status is Status.IN_DOUBT
         assert [placed.ticket.side for placed in world.placed()] == [Side.BUY, Side.SELL]
+
+
+async def test_what_was_perhaps_sent_is_looked_for_and_not_in_doubt_while_the_switches_cannot_be_read(
+    tmp_path: Path,
+) -> None:
+    class Unreadable(Engaged):
+        is_known = True
+
+        async def state(self) -> KillState:
+            return KillState(is_known=self.is_known)
+
+    switches = Unreadable()
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, switches=switches) as world:
+        world.broker_faults.errors["place_order"] = [OutcomeUnknown("no answer")]
+        world.send()
+        await world.run(0.05)
+        switches.is_known = False
+        await world.run(60)
+        assert world.record().status is Status.SUBMITTING
+        assert world.placed() == []
+        switches.is_known = True
+        await world.run(60)
+        assert world.record().status is Status.SUBMITTED
+        assert len(world.placed()) == 1
