@@ -56,15 +56,16 @@ def order_messages(count: int, mix: Mix, **more: object) -> list[OrderMessage]:
     for position in range(count):
         signal_id = f"bench_{os.getpid()}_{next(_numbers):07d}"
         lane = position % (mix.symbols * mix.accounts)
+        is_sale = (position // (mix.symbols * mix.accounts)) % 2 == 1
         body: dict[str, object] = {
             "signal_id": signal_id,
             "order_type": "MARKET",
             "symbol": f"SYM{lane % mix.symbols}",
-            "side": "SELL" if (position // (mix.symbols * mix.accounts)) % 2 else "BUY",
+            "side": "SELL" if is_sale else "BUY",
             "quantity": 100,
             "price": 101.25,
-            "stop_loss": 95.0,
-            "take_profit": 110.0,
+            "stop_loss": 110.0 if is_sale else 95.0,
+            "take_profit": 95.0 if is_sale else 110.0,
             "account_id": f"bench_{lane // mix.symbols}",
             "strategy_name": "Benchmark",
         }

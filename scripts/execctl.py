@@ -32,6 +32,7 @@ from execution_service.app.clock import SystemClock
 from execution_service.app.embedded import EmbeddedPartFailed
 from execution_service.app.settings.loading import Settings
 from execution_service.control.adoption_books import plan_of_undoing, read_books, records_named
+from execution_service.control.requests import ALLOWED_SECONDS, LONGEST_ALLOWED_SECONDS
 from execution_service.core.adoption.plan import plan
 from execution_service.core.adoption.records import Refused, read_adoption_request
 from execution_service.core.orders.effects import applied_events
@@ -178,6 +179,22 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     sub.add_argument("--person", type=_nonblank, required=True, help="who answers for it")
     sub.add_argument("--reason", type=_nonblank, required=True)
+    sub = verb(
+        "allow",
+        "let one order that limits of risk refused come once more: the same again, under a new signal",
+        _allow,
+    )
+    sub.add_argument("name", metavar="ORDER", help="the refused order: our id, upstream's, or its signal's")
+    sub.add_argument("--person", type=_nonblank, required=True, help="who answers for it")
+    sub.add_argument("--reason", type=_nonblank, required=True)
+    sub.add_argument(
+        "--for",
+        dest="seconds",
+        type=_positive,
+        default=ALLOWED_SECONDS,
+        metavar="SECONDS",
+        help=f"how long it may come (default {ALLOWED_SECONDS}, at most {LONGEST_ALLOWED_SECONDS})",
+    )
     verb("switches", "the kill switches: what stops now, and who changed what", _switches)
     sub = verb("adopt", "have our book follow what happened to a position past this service", _adopt)
     adopt.add_options(sub, _nonblank)
@@ -805,6 +822,12 @@ async def _flatten(context: CommandContext) -> int:
         )
     body = {"scope": options.scope, "person": options.person, "reason": options.reason}
     return await _command(context, "FLATTEN", body)
+
+
+async def _allow(context: CommandContext) -> int:
+    options = context.options
+    body = {"order_id": options.name, "person": options.person, "reason": options.reason, "seconds": options.seconds}
+    return await _command(context, "ALLOW", body)
 
 
 async def _switches(context: CommandContext) -> int:

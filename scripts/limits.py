@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Protocol
 
@@ -14,20 +13,15 @@ from execution_service.app.clock import SystemClock
 from execution_service.app.risk_file import effective, shown
 from execution_service.app.settings.loading import Settings
 from execution_service.control.enable_risk import enable_again
-from execution_service.core.exact import EXACT
-from execution_service.core.risk.book import RiskBook
+from execution_service.control.limit_uses import limit_uses
 from execution_service.core.risk.kill import scope_from_text
-from execution_service.core.risk.limits import LimitType, RiskLimits, Scope
-from execution_service.core.risk.usage import Usage, counted, last_judged
+from execution_service.core.risk.limits import Scope
+from execution_service.core.risk.usage import Usage
 from execution_service.core.texts.values import quantity
 from execution_service.storage.mongo.store import MongoStore
-from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import StoreReader
 from scripts.display import counted as counted_noun
 from scripts.display import print_json, print_table
-
-ORDERS_LOOKED_AT = 200
-"""The latest verdicts tell how much of a limit is used that compares positions."""
 
 
 class Context(Protocol):
@@ -76,16 +70,20 @@ async def show(context: Context) -> int:
     options = context.options
     if options.enable is not None:
         ended = await enable_again(
-            context.store, options.enable, by=options.by, reason=options.reason, now=SystemClock().now()
+            context.store,
+            options.enable,
+            by=options.by,
+            reason=options.reason,
+            now=SystemClock().now(),
+            zones=context.settings.zones,
         )
         if context.wants_json:
             print_json({"scope": str(options.enable), "enabled": ended})
         else:
             context.console.print(f"{counted_noun(ended, 'broken limit')} enabled again for {options.enable}")
         return 0
-    limits, books = context.settings.risk_limits, await context.store.risk_books()
-    usages = _usages(limits, books, context.view.orders(limit=ORDERS_LOOKED_AT), SystemClock().now())
-    trips = [(book.account_id, trip) for book in books for trip in book.counters.trips]
+    limits = context.settings.risk_limits
+    found = await limit_uses(context.store, limits, context.settings.zones, SystemClock().now())
     if context.wants_json:
         print_json(
             {
@@ -94,19 +92,19 @@ async def show(context: Context) -> int:
                         "table": table,
                         "limit": limit,
                         "value": value,
-                        "uses": [_fields(usage) for usage in usages if _is_of(usage, table, limit)],
+                        "uses": [_fields(usage) for usage in found.usages if _is_of(usage, table, limit)],
                     }
                     for table, limit, value in effective(limits)
                 ],
                 "off_until_enabled": [
                     {
-                        "account_id": account,
-                        "limit": trip.limit,
-                        "scope": str(trip.scope),
-                        "counted": trip.value,
-                        "at": trip.at,
+                        "account_id": each.account_id,
+                        "limit": each.trip.limit,
+                        "scope": str(each.trip.scope),
+                        "counted": each.trip.value,
+                        "at": each.trip.at,
                     }
-                    for account, trip in trips
+                    for each in found.broken
                 ],
             }
         )
@@ -114,58 +112,32 @@ async def show(context: Context) -> int:
     columns = ("Limit", "Value", "Written in", "Of", "Used", "Part", "As of")
     rows: list[tuple[object, ...]] = []
     for table, limit, value in effective(limits):
-        mine = [usage for usage in usages if _is_of(usage, table, limit)]
+        mine = [usage for usage in found.usages if _is_of(usage, table, limit)]
         if not mine:
             rows.append((limit, value, table, "", "", "", None))
         for usage in mine:
-            rows.append((limit, value, table, usage.total, quantity(usage.actual_value), _part(usage), usage.at))
+            rows.append((limit, value, table, usage.scope, quantity(usage.used), _percent(usage), usage.at))
     print_table(context.console, "Limits of risk", columns, rows, dispensable=("As of", "Part"))
-    if trips:
-        broken = [(account, trip.limit, str(trip.scope), trip.value, trip.at) for account, trip in trips]
+    if found.broken:
+        broken = [(b.account_id, b.trip.limit, str(b.trip.scope), b.trip.value, b.trip.at) for b in found.broken]
         print_table(context.console, "Off until enabled", ("Account", "Limit", "Scope", "Counted", "Since"), broken)
     return 0
 
 
-def _usages(limits: RiskLimits, books: list[RiskBook], orders: list[Stored], now: datetime) -> list[Usage]:
-    """What the documents count now, and of the other limits what the latest verdict on an order said."""
-    found = [usage for book in books for usage in counted(limits, book, now, UTC)]
-    known = {(usage.account_id, str(usage.limit), usage.total) for usage in found}
-    for (account, limit, total), (actual, value, at) in last_judged(stored.order for stored in orders).items():
-        for table, values in limits.tables.items():
-            if values.of(LimitType(limit)) != value or table.account_id not in (None, account):
-                continue
-            if (account, limit, total) not in known:
-                known.add((account, limit, total))
-                found.append(
-                    Usage(
-                        table=table,
-                        limit=LimitType(limit),
-                        account_id=account,
-                        total=total,
-                        limit_value=value,
-                        actual_value=actual,
-                        at=at,
-                    )
-                )
-    return found
-
-
 def _is_of(usage: Usage, table: str, limit: str) -> bool:
-    is_built_in = table == "built in" and not usage.table.rank
-    return usage.limit == limit and (shown(usage.table) == table or is_built_in)
+    return usage.limit_type == limit and table == (shown(usage.table) if usage.is_written else "built in")
 
 
-def _part(usage: Usage) -> str:
-    if not usage.limit_value:
-        return ""
-    return f"{EXACT.divide(usage.actual_value * 100, usage.limit_value).quantize(Decimal(1))} %"
+def _percent(usage: Usage) -> str:
+    return f"{usage.percent.quantize(Decimal(1))} %"
 
 
 def _fields(usage: Usage) -> dict[str, object]:
     return {
         "account_id": usage.account_id,
-        "total": usage.total,
-        "limit_value": usage.limit_value,
-        "actual_value": usage.actual_value,
+        "total": str(usage.scope),
+        "limit_value": usage.value,
+        "actual_value": usage.used,
+        "percent": usage.percent,
         "at": usage.at,
     }

@@ -23,6 +23,7 @@ from execution_service.core.risk.limits import (
     BUILT_IN,
     OF_ACCOUNTS_ONLY,
     OFF,
+    BreachRule,
     LimitSet,
     LimitType,
     Off,
@@ -119,6 +120,7 @@ class _Table(_Strict):
     min_stop_distance_pct: Percent | None = None
     max_stop_distance_pct: Percent | None = None
     stop_out_of_range: StopRule | None = None
+    on_breach: BreachRule | None = None
 
 
 _ALLOWED: Mapping[str, str] = {
@@ -126,6 +128,7 @@ _ALLOWED: Mapping[str, str] = {
     "allowed_order_types": f'a list of {", ".join(OrderType)}, or "off"',
     "session": '"hold", "refuse" or "ignore"',
     "stop_out_of_range": '"refuse" or "adjust"',
+    "on_breach": '"refuse", "reduce_only" or "halt"',
     "repeated_executions": '{ count = 10, window_seconds = 60 } with a count of 1 or more and at most 86400 seconds, or "off"',
     "check_buying_power": "true or false",
     "allow_short": "true or false",

@@ -30,6 +30,7 @@ from execution_service.app.settings.accounts import Account
 from execution_service.app.settings.loading import Settings
 from execution_service.app.supervisor import Supervisor
 from execution_service.control.adopt import AdoptPositions
+from execution_service.control.allow import AllowOrder
 from execution_service.control.ask_broker import CompareBooks, ShowPositions
 from execution_service.control.background import Background
 from execution_service.control.cancel import CancelOrders
@@ -224,7 +225,6 @@ def build(parts: Parts) -> Rooms:
         ownership=ownership,
         delivery=delivery,
         cancels=cancels,
-        kill_switches=kill_switches,
         orphans=orphans,
         alerts=alerts,
         live_orders=live_orders,
@@ -300,6 +300,7 @@ def _commands(
         background=background,
     )
     switches = Switches(store=store, clock=clock, fences=store, learner=kill_switches)
+    parts.risk_rules.engages = switches
     verbs = Verbs(
         cancel=cancel,
         resolve=ResolveOrder(accounts=accounts, ownership=ownership, live_orders=live_orders, store=store),
@@ -310,6 +311,7 @@ def _commands(
         kill=KillTrading(switches=switches, cancel=cancel, store=store, clock=clock),
         arm=ArmTrading(switches=switches),
         flatten=FlattenPositions(store=store, intake=intake, alerts=delivery.alerts, clock=clock),
+        allow=AllowOrder(store=store, alerts=delivery.alerts, clock=clock),
     )
     runner = CommandRunner(store=store, verbs=verbs, cancels=cancels, background=background, alerts=delivery.alerts)
     return Commands(
@@ -433,7 +435,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             ),
             nonce=nonce,
             processes=ProcessTable(),
-            risk_rules=RiskRules(settings.risk_limits),
+            risk_rules=RiskRules(settings.risk_limits, zones=settings.zones),
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
             events=events,

@@ -26,6 +26,8 @@ MESSAGE = "msg-"
 REQUESTED_BY = "order-commands"
 """Who asked for a cancel or a kill, where the command does not say it."""
 LONGEST_SCOPE, LONGEST_REMARK = 300, 500
+ALLOWED_SECONDS, LONGEST_ALLOWED_SECONDS = 300, 86_400
+"""How long an order may be let through past its limits, where nothing is said, and at most."""
 
 
 class Kind(StrEnum):
@@ -40,6 +42,7 @@ class Kind(StrEnum):
     KILL = "KILL"
     ARM = "ARM"
     FLATTEN = "FLATTEN"
+    ALLOW = "ALLOW"
 
 
 class Decision(StrEnum):
@@ -155,8 +158,32 @@ class Flatten:
     asked_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allow:
+    """An order of the same content as one that limits of risk refused is to be let through, once."""
+
+    command_id: str
+    order_id: str
+    """Of the refused order: ours, upstream's, or its signal's."""
+    person: str
+    reason: str
+    seconds: int
+    """So long after it was asked for."""
+    asked_at: datetime
+
+
 Request: TypeAlias = (
-    Cancel | Resolution | Replay | Comparison | PositionsQuestion | Adoption | UndoneAdoption | Kill | Arm | Flatten
+    Cancel
+    | Resolution
+    | Replay
+    | Comparison
+    | PositionsQuestion
+    | Adoption
+    | UndoneAdoption
+    | Kill
+    | Arm
+    | Flatten
+    | Allow
 )
 
 
@@ -193,6 +220,8 @@ def read_request(command: Command) -> Request | Refused:
             return _arm(command)
         case Kind.FLATTEN:
             return _flatten(command)
+        case Kind.ALLOW:
+            return _allow(command)
     return Refused(f"{command.kind!r} is not a command of this service")
 
 
@@ -305,6 +334,24 @@ def _flatten(command: Command) -> Flatten | Refused:
         scope=scope,
         person=_one_line(command.body.get("person")),
         reason=_one_line(command.body.get("reason")),
+        asked_at=command.received_at,
+    )
+
+
+def _allow(command: Command) -> Allow | Refused:
+    name, seconds = command.body.get("order_id"), command.body.get("seconds", ALLOWED_SECONDS)
+    if not (isinstance(name, str) and name.strip()):
+        return Refused("it names no order")
+    if isinstance(seconds, float) and seconds.is_integer():
+        seconds = int(seconds)  # a shell of the database writes every number so
+    if not isinstance(seconds, int) or isinstance(seconds, bool) or not 0 < seconds <= LONGEST_ALLOWED_SECONDS:
+        return Refused(f"for {str(seconds)[:100]} s; allowed: a whole number from 1 to {LONGEST_ALLOWED_SECONDS}")
+    return Allow(
+        command_id=command.command_id,
+        order_id=name.strip(),
+        person=_one_line(command.body.get("person")),
+        reason=_one_line(command.body.get("reason")),
+        seconds=seconds,
         asked_at=command.received_at,
     )
 

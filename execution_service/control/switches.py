@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from execution_service.control.requests import Arm, Kill
+from execution_service.core.risk.breaches import Breached
 from execution_service.core.risk.kill import ArmingRefused, Switch
 from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.switch_record import (
@@ -83,6 +84,19 @@ class Switches:
         record = await self._write(asked.scope, change)
         await self._fences.raise_fences(asked.scope)
         return record
+
+    async def engage_for_breach(self, breach: Breached) -> None:
+        """As `engage`, by a limit that was broken. A switch that a person has armed since is not engaged again by the same breach."""
+        asked = Kill(
+            command_id=breach.mark,
+            scope=breach.scope,
+            level=breach.level,
+            by=f"the limit {breach.limit}",
+            reason=breach.reason,
+            cancel_entries=False,
+            asked_at=self._clock.now(),
+        )
+        await self.engage(asked)
 
     async def arm(self, asked: Arm) -> SwitchRecord:
         """The first step where no nonce is brought, else the second: then the switch stops nothing any more. Raises ArmingRefused, StoreUnavailable:

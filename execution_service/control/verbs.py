@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from execution_service.control.adopt import AdoptPositions
+from execution_service.control.allow import AllowOrder
 from execution_service.control.ask_broker import CompareBooks, ShowPositions
 from execution_service.control.cancel import CancelOrders
 from execution_service.control.flatten import FlattenPositions
@@ -13,6 +14,7 @@ from execution_service.control.kill import ArmTrading, KillTrading
 from execution_service.control.replay import ReplayDeadLetter
 from execution_service.control.requests import (
     Adoption,
+    Allow,
     Arm,
     Comparison,
     Flatten,
@@ -41,6 +43,7 @@ class Verbs:
     kill: KillTrading
     arm: ArmTrading
     flatten: FlattenPositions
+    allow: AllowOrder
 
     async def carry_out(self, request: Request) -> Result:
         """Raises StoreUnavailable: it may have been done in part, and is to be called again."""
@@ -65,6 +68,8 @@ class Verbs:
                 return await self.arm.carry_out(request)
             case Flatten():
                 return await self.flatten.carry_out(request)
+            case Allow():
+                return await self.allow.carry_out(request)
 
     async def at_once(self, request: Request) -> None:
         """What of it must be done before anything else is, also where the rest takes its time: a kill switch is engaged. Raises StoreUnavailable."""

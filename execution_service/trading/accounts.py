@@ -19,7 +19,6 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.store import Store
-from execution_service.trading.kill_switches import KillSwitches
 from execution_service.trading.reconciliation import CONNECTING_LOOKS, CONNECTING_SECONDS
 from execution_service.trading.risk_rules import RiskRules
 from execution_service.trading.traded_account import AccountDirectory, TradedAccount
@@ -63,7 +62,6 @@ class Accounts:
         ownership: Ownership,
         delivery: Delivers,
         cancels: Cancels,
-        kill_switches: KillSwitches,
         orphans: MeetsOrphans,
         alerts: RaisesAlerts,
         live_orders: LiveOrders,
@@ -79,7 +77,6 @@ class Accounts:
         self._ownership = ownership
         self._delivery = delivery
         self._cancels = cancels
-        self._kill_switches = kill_switches
         self._orphans = orphans
         self._alerts = alerts
         self._live = live_orders
@@ -274,7 +271,6 @@ class Accounts:
             nonce=self._nonce,
             alerts=self._alerts,
             cancels=self._cancels,
-            kill_switches=self._kill_switches,
             ownership=self._ownership,
             keeper=self._keeper,
             risk_rules=self._risk_rules,

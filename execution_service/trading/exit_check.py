@@ -17,7 +17,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.sanitize import sanitized_position
-from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.orders.waiting import Waiting, WaitingReason
 from execution_service.core.reconcile.discrepancies import ExitRestriction
 from execution_service.core.reconcile.positions import Holding, InstrumentGroup, group_of
@@ -25,7 +25,7 @@ from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection
-from execution_service.trading.holdings import holdings
+from execution_service.trading.holdings import AT_WORK, holdings
 from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.report_poller import ReportPoller
@@ -45,7 +45,6 @@ the more careful of both moments' figures."""
 FORGOTTEN_SECONDS = 60.0
 """A look of before that counts for nothing any more."""
 LOOKING = Waiting(WaitingReason.POSITIONS, WaitingReason.POSITIONS.value)
-AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

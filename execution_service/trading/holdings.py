@@ -13,12 +13,16 @@ from execution_service.core.exact import ZERO
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
+from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
 from execution_service.core.reconcile.positions import Holding, by_product
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.storage.ports.ledger import LedgerStore
 
 log = structlog.get_logger(__name__)
+
+AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
+"""An order in one of these may fill at any moment."""
 
 
 async def holdings(
@@ -64,6 +68,27 @@ async def entries_with_unbooked(
             )
             unclear = [*unclear, *(() if live.order.instrument is None else (live.order.instrument,))]
     return entries, unclear
+
+
+async def entry_with_unbooked(
+    live_orders: LiveOrders, store: LedgerStore, key: LedgerKey, instrument: Instrument
+) -> LedgerEntry | None:
+    """One of them, with a new one of this instrument where there is none; None: nothing is known of it. Raises StoreUnavailable."""
+    in_hand = told_before(live_orders, key.account_id)
+    try:
+        entry = (await store.ledgers([key])).get(key) or LedgerEntry(key=key, instrument=instrument)
+    except UnreadableRecord:  # which the store has said
+        return None
+    recorded = [
+        (live.order, applied_events(live.order, world), live.told.lines)
+        for live, world in in_hand
+        if has_moved(live.order) and is_booked_to(live.order, key)
+    ]
+    try:
+        return with_unbooked(entry, recorded)
+    except Exception as exc:
+        log.exception(f"What is held of {key.ledger_id} is not known: {exc}", action="holding_unknown")
+        return None
 
 
 def told_before(live_orders: LiveOrders, account_id: str) -> list[tuple[LiveOrder, int]]:

@@ -10,13 +10,9 @@ from hashlib import sha256
 
 import structlog
 
-from execution_service.core.orders.events import Rejected
-from execution_service.core.orders.order import Order
-from execution_service.core.orders.request import Purpose
-from execution_service.core.orders.status import Reason, ReasonCode
-from execution_service.core.risk.kill import KillLevel, KillState, Switch, lets_pass, strictest
+from execution_service.core.risk.kill import KillLevel, KillState, Switch, strictest
 from execution_service.core.risk.limits import Scope
-from execution_service.core.risk.switch_record import Change, SwitchRecord, scope_of
+from execution_service.core.risk.switch_record import Change, SwitchRecord
 from execution_service.core.texts.switches import switch_changed, switch_unreadable
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -36,7 +32,7 @@ TOLD_WITHIN = timedelta(hours=1)
 
 class KillSwitches:
     """One look serves all accounts and all orders. A switch that this process engages or arms counts from that moment on; what others change, within
-    a second. What is not known lets no new risk pass."""
+    a second. What they let pass is decided by the risk gate (core/risk/gate.py)."""
 
     def __init__(self, *, store: SwitchStore, clock: Clock, alerts: RaisesAlerts) -> None:
         self._store = store
@@ -49,8 +45,8 @@ class KillSwitches:
         """When the last look that succeeded was begun."""
         self._learnt: dict[Scope, tuple[SwitchRecord, float]] = {}
         """What this process has written since, and when."""
-        self._judged_exits: set[str] = set()
-        """Our ids of orders that were found to be exits under an engaged switch and have not left yet."""
+        self._state = KillState()
+        """The same for whoever asks, before each order."""
         self._told: dict[Scope, int] = {}
         """The version up to which people were told."""
         self._told_marks: set[str] = set()
@@ -78,52 +74,16 @@ class KillSwitches:
     # --- before an order leaves -----------------------------------------------------------------------------------
 
     async def state(self) -> KillState:
-        """All switches, as they were within the last second. Raises StoreUnavailable: they are not known."""
+        """All switches, as they were within the last second; where they cannot be read now, those that are known last, and told as such."""
         if not self._is_known():
-            async with self._reading:
-                if not self._is_known():  # somebody before us may have looked
-                    await self._read()
-        return KillState(tuple(self._known.values()))
-
-    async def current(self) -> Sequence[Switch]:
-        """As `state`, for who judges by them."""
-        return (await self.state()).switches
-
-    async def level_of(self, order: Order) -> KillLevel | None:
-        """The strictest that counts for the order; None: nothing stops it. Where the switches cannot be read now, an exit goes by what was known
-        last, at reduce only at the least. Raises StoreUnavailable for an entry: it may not leave, and is not refused either."""
-        try:
-            state = await self.state()
-        except StoreUnavailable:
-            if order.identity.purpose is not Purpose.EXIT:
-                raise
-            known = KillState(tuple(self._known.values())).level(scope_of(order))
-            return strictest((KillLevel.REDUCE_ONLY, known))
-        return state.level(scope_of(order))
-
-    def rejection(self, order: Order) -> Rejected:
-        """The end of an order that a switch stops."""
-        stopping = KillState(tuple(self._known.values())).stopping(scope_of(order))
-        words = "; ".join(
-            f"the kill switch of {switch.scope} is engaged ({switch.level}, by {switch.by}): {switch.reason}"
-            for switch in stopping
-        )
-        words = words or "the state of the kill switches is not known, and it is not seen to reduce what is held"
-        return Rejected(at=self._clock.now(), reason=Reason(ReasonCode.KILL_SWITCH, words))
-
-    def judged_exit(self, order: Order) -> None:
-        """It was found to be an exit, by what is held and what works, while a switch lets nothing else pass."""
-        self._judged_exits.add(order.order_id)
-
-    async def lets_leave(self, order: Order, *, again: bool = False) -> bool:
-        """The very last look, when the intent is durable. An order that was judged before a switch was engaged is to be judged again. With `again` it
-        may have left before: what was let pass as an exit then is one."""
-        is_exit = order.order_id in self._judged_exits or (again and order.identity.purpose is Purpose.EXIT)
-        self._judged_exits.discard(order.order_id)
-        try:
-            return lets_pass(await self.level_of(order), is_exit=is_exit)
-        except StoreUnavailable:
-            return False
+            try:
+                async with self._reading:
+                    if not self._is_known():  # somebody before us may have looked
+                        await self._read()
+            except StoreUnavailable as exc:
+                log.warning(f"The state of the kill switches is not known: {exc}", action="kill_switch_unknown")
+                return KillState(tuple(self._known.values()), is_known=False)
+        return self._state
 
     # --- looking --------------------------------------------------------------------------------------------------
 
@@ -154,8 +114,7 @@ class KillSwitches:
 
     def _know(self, known: dict[Scope, Switch]) -> None:
         self._known = known
-        if not any(switch.is_engaged for switch in known.values()):
-            self._judged_exits.clear()
+        self._state = KillState(tuple(known.values()))
 
     def _of_unreadable(self, kept: UnreadableSwitch) -> Switch:
         """Engaged at reduce only, or at what it is known to have been engaged before."""

@@ -25,17 +25,14 @@ from execution_service.core.orders.events import CancelRequested, Doubted, Event
 from execution_service.core.orders.next_step import is_stale
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
-from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.waiting import WaitingReason
-from execution_service.core.risk.kill import lets_pass
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.instrument_queues import InstrumentQueue, InstrumentQueues
-from execution_service.trading.kill_switches import KillSwitches
 from execution_service.trading.pre_trade_checks import LATE_EXIT
 from execution_service.trading.report_poller import ReportPoller
 from execution_service.trading.risk_gate import RiskGate
@@ -69,10 +66,10 @@ class Placement:
         clock: Clock,
         tasks: Tasks,
         ownership: Ownership,
-        kill_switches: KillSwitches,
         risk_gate: RiskGate,
     ) -> None:
-        """`ownership`: whether this process surely holds the account at this moment. `kill_switches` are looked at once more as an order leaves."""
+        """`ownership`: whether this process surely holds the account at this moment. `risk_gate` looks at the kill switches once more as an order
+        leaves."""
         self._connection = connection
         self._queues = queues
         self._report_poller = report_poller
@@ -80,7 +77,6 @@ class Placement:
         self._clock = clock
         self._tasks = tasks
         self._ownership = ownership
-        self._kill_switches = kill_switches
         self._risk_gate = risk_gate
 
     async def place(self, live: LiveOrder, *, again: bool = False) -> Handed:
@@ -91,18 +87,16 @@ class Placement:
             # This process was frozen, or the store away, since the intent was written. Whoever took the account over is looking for the
             # order at the broker by now, and must not be contradicted.
             return Handed(self._was_overtaken(live), is_clear=False)
-        if not await self._kill_switches.lets_leave(order, again=again):
-            held = self.nothing_was_sent(
-                live, "stopped by a kill switch as it left", counts=False, again=again, sent=order
-            )
-            return Handed(held, is_clear=False)
         # The store may have been away while the intent was being written.
         is_late = is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
         is_late = is_late and not any(note.message.startswith(LATE_EXIT) for note in order.notes)
         if not self._connection.is_connected or order.cancel_request is not None or is_late:
             held = self.nothing_was_sent(live, "held back before it left", counts=False, again=again, sent=order)
             return Handed(held, is_clear=False)
-        stopped = await self._risk_gate.stops(order)
+        try:
+            stopped = await self._risk_gate.stops(order, again=again)
+        except StoreUnavailable as exc:
+            stopped = str(exc)
         if stopped is not None:
             unsent = self.nothing_was_sent(live, stopped, counts=False, again=again, sent=order)
             return Handed(unsent, is_clear=False)
@@ -148,11 +142,11 @@ class Placement:
         if not self._ownership.holds(self._connection.account_id):
             return
         try:
-            level = await self._kill_switches.level_of(live.order)
+            stopped = await self._risk_gate.stops(live.order, again=True)
         except StoreUnavailable:
             live.sending = live.sending.not_looked_for()  # looked for once more, until it is known whether it may leave
             return
-        if not lets_pass(level, is_exit=live.order.identity.purpose is Purpose.EXIT):
+        if stopped is not None:
             await self._is_stopped_again(live)
             return
         times = live.sending.repetitions + 1

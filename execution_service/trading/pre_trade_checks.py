@@ -8,8 +8,6 @@ from decimal import Decimal
 import structlog
 
 from brokers.errors import OrderRefused
-from execution_service.core.errors import UnreadableRecord
-from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Cancelled, CancelRequested, Event, InstrumentMatched, Noted, Rejected
 from execution_service.core.orders.exits import (
     UNKNOWN_ENTRY_SECONDS,
@@ -24,18 +22,16 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.orders.tickets import unsupported_reason
 from execution_service.core.orders.waiting import Waiting, WaitingReason, others_of
-from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, with_unbooked
+from execution_service.core.positions.ledger import LedgerKey
 from execution_service.core.reconcile.positions import Holding, by_product
-from execution_service.core.risk.kill import lets_pass
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection, reason_of
-from execution_service.trading.exit_check import AT_WORK, ExitCheck
+from execution_service.trading.exit_check import ExitCheck
 from execution_service.trading.holding_choice import HoldingChoice
-from execution_service.trading.holdings import has_moved, is_booked_to, told_before
-from execution_service.trading.kill_switches import KillSwitches
+from execution_service.trading.holdings import AT_WORK, entry_with_unbooked, is_booked_to
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +53,6 @@ class PreTradeChecks:
         max_attempts: int,
         cancels: Cancels,
         exit_check: ExitCheck,
-        kill_switches: KillSwitches,
     ) -> None:
         """`max_attempts`: so many times it is tried to send an order."""
         self._connection = connection
@@ -68,7 +63,6 @@ class PreTradeChecks:
         self._max_attempts = max_attempts
         self._cancels = cancels
         self._exit_check = exit_check
-        self._kill_switches = kill_switches
 
     async def before_leaving(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
         """What must be recorded before the order is sent: nothing, a reduction, or its end; or that it has to wait, for its entry, the
@@ -80,9 +74,6 @@ class PreTradeChecks:
         cancelled = self._cancels.is_cancelled(order)
         if cancelled is not None:
             return (CancelRequested(at=now, reason=cancelled, requested_by="order-commands"),)
-        level = await self._kill_switches.level_of(order)
-        if not lets_pass(level, is_exit=order.identity.purpose is Purpose.EXIT):
-            return (self._kill_switches.rejection(order),)
         unsupported = unsupported_reason(order, self._connection.capabilities, self._connection.broker_name)
         if unsupported is not None:
             return (Rejected(at=now, reason=Reason(ReasonCode.UNSUPPORTED_ORDER, unsupported)),)
@@ -115,10 +106,6 @@ class PreTradeChecks:
             if isinstance(bound, Waiting) or (bound and isinstance(bound[-1], Rejected)):
                 return bound
             first = (*first, *bound)
-        if level is not None:
-            if not await self._reduces_position(apply_all(order, first)):
-                return (self._kill_switches.rejection(order),)
-            self._kill_switches.judged_exit(order)
         elapsed = live.elapsed(self._clock.monotonic())
         if is_stale(elapsed, self._connection.limits):
             if not await self._reduces_position(apply_all(order, first)):
@@ -278,20 +265,6 @@ class PreTradeChecks:
         it is not known in which. Nothing where the ledger's entry cannot be read, or what was not booked yet cannot be worked out: what is not
         known reduces nothing."""
         key = await self._holding_choice.key_for(order)
-        in_hand = told_before(self._live, key.account_id)
-        try:
-            entry = (await self._store.ledgers([key])).get(key)
-        except UnreadableRecord:
-            return ()
-        entry = entry or LedgerEntry(key=key, instrument=order.accepted_request.instrument)
-        recorded = [
-            (live.order, applied_events(live.order, world), live.told.lines)
-            for live, world in in_hand
-            if has_moved(live.order) and is_booked_to(live.order, key)
-        ]
+        entry = await entry_with_unbooked(self._live, self._store, key, order.accepted_request.instrument)
         products = self._connection.capabilities.products_of(order.accepted_request.instrument)
-        try:
-            return by_product(with_unbooked(entry, recorded), products)
-        except Exception as exc:
-            log.exception(f"What is held of {key.ledger_id} is not known: {exc}", action="holding_unknown")
-            return ()
+        return () if entry is None else by_product(entry, products)

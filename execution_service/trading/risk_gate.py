@@ -4,9 +4,9 @@ is written; keeps the account's risk document. What is a breach is decided in co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, tzinfo
 from decimal import Decimal
 from weakref import WeakKeyDictionary
 
@@ -18,24 +18,35 @@ from execution_service.core.exact import ZERO
 from execution_service.core.orders.events import Accepted, CancelRequested, Event, Filled, Rejected, SubmitStarted
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
-from execution_service.core.orders.status import ReasonCode
-from execution_service.core.positions.ledger import key_of
-from execution_service.core.risk.book import RiskBook, admitted, settled, tripped
+from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of
+from execution_service.core.reconcile.positions import by_product
+from execution_service.core.risk.book import RiskBook, admitted, new_book, settled, tripped
+from execution_service.core.risk.breaches import Breached, breached
 from execution_service.core.risk.counters import (
     Answered,
     CancelSent,
-    Counters,
     Executed,
     Happened,
     Measured,
+    Trip,
     day_of,
     fold_all,
 )
-from execution_service.core.risk.exposure import Holding, Reservation, in_currency
+from execution_service.core.risk.exposure import (
+    Holding,
+    Reservation,
+    exit_room,
+    exposure,
+    in_currency,
+    released,
+    working_quantity,
+)
 from execution_service.core.risk.gate import Facts, Reading, judge, reservation_of
-from execution_service.core.risk.kill import KillState, lets_pass
-from execution_service.core.risk.limits import LimitType, RiskLimits, Scope
+from execution_service.core.risk.kill import KillLevel, KillState, lets_pass, strictest
+from execution_service.core.risk.limits import LimitType, RiskLimits, Scope, is_of_the_order_alone
 from execution_service.core.risk.prices import best_reference
+from execution_service.core.risk.usage import recounted, usages
 from execution_service.core.risk.verdict import Breach, Decision, Verdict
 from execution_service.core.texts.service import risk_limit_broken, risk_limit_near
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
@@ -45,16 +56,13 @@ from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
-from execution_service.trading.exit_check import AT_WORK
-from execution_service.trading.holdings import entries_with_unbooked
+from execution_service.trading.holdings import AT_WORK, entries_with_unbooked
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.reference_prices import ReferencePrices
 from execution_service.trading.risk_rules import RiskRules
 
 log = structlog.get_logger(__name__)
 
-ZONE = UTC
-"""Of the trading day."""
 ROUNDS_AT_MOST = 50
 """So often orders are judged anew because somebody else has changed the account's risk document meanwhile."""
 LINGER_SECONDS = 0.2
@@ -86,6 +94,14 @@ class _Question:
     @property
     def is_answered(self) -> bool:
         return self.verdict is not None or self.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the account holds, of one moment: by the ledger, and as it is judged."""
+
+    entries: Mapping[LedgerKey, LedgerEntry]
+    holdings: tuple[Holding, ...]
 
 
 class RiskGate:
@@ -120,6 +136,8 @@ class RiskGate:
         """By our id, what orders reserve by that."""
         self._counted: list[Happened] = []
         """To be counted with the next write."""
+        self._passed: dict[str, Reservation] = {}
+        """By our id, what orders that passed may do whose intent is not recorded yet: no other may count on the same room meanwhile."""
         self._left: dict[str, Decimal] = {}
         """By our id, what orders may still fill by what is booked; to be written with the next write."""
         self._noted: WeakKeyDictionary[LiveOrder, int] = WeakKeyDictionary()
@@ -127,6 +145,8 @@ class RiskGate:
         self._has_asked_balances = False
         self._equity: Reading | None = None
         self._cash: Reading | None = None
+        self._engaged: set[str] = set()
+        """The marks of breaches for which a switch was engaged in this life; more often does no harm."""
         self._warned: set[str] = set()
         self._to_warn: dict[str, str] = {}
         self._to_write = WakeUp(clock)
@@ -134,6 +154,11 @@ class RiskGate:
     @property
     def account_id(self) -> str:
         return self._connection.account_id
+
+    @property
+    def _zone(self) -> tzinfo:
+        """Of the trading day."""
+        return self._rules.zones.of(self.account_id)
 
     @property
     def has_written_limits(self) -> bool:
@@ -144,6 +169,7 @@ class RiskGate:
         """Whoever was asking has ended; the document is read again."""
         self._lock = asyncio.Lock()
         self._asked.clear()
+        self._passed.clear()
         self._keep(None)
 
     # --- judging ------------------------------------------------------------------------------------------------
@@ -191,8 +217,7 @@ class RiskGate:
             and self._connection.is_connected
         ):
             await self._read_balances()
-        if self._book is not None and self._book.counters.trips:
-            self._keep(None)  # a person may have enabled again what is off, and nobody else refuses by it
+        was_known = self._book is not None
         try:
             book = await self._read()
         except UnreadableRecord as exc:
@@ -204,68 +229,95 @@ class RiskGate:
         must_write = changed is not book
         verdicts: list[Verdict | Exception] = []
         working = self._working(changed, limits)
-        holdings = await self._holdings(limits)
+        held = await self._held(limits)
         for question in questions:
             order = question.order
-            cap = await self._exit_cap(order)
+            cap = await self._exit_cap(order, held, working)
             try:
-                facts = self._facts(order, changed, kill, holdings=holdings, working=working, exit_cap=cap)
+                facts = self._facts(order, changed, kill, holdings=held.holdings, working=working, exit_cap=cap)
                 verdict = judge(order, facts, limits)
             except Exception as exc:  # noqa: BLE001  one order must not hold up the others
                 verdicts.append(exc)
                 continue
             verdicts.append(verdict)
             if verdict.decision is Decision.PASS and verdict.reservation is not None:
-                changed = admitted(changed, order, verdict, limits, ZONE)
+                changed = admitted(changed, order, verdict, limits, self._zone)
                 working = (*(w for w in working if w.order_id != order.order_id), verdict.reservation)
-                must_write = must_write or limits.adds_up(self.account_id) or verdict.override_id is not None
+                # Where a switch lets nothing but exits pass, two of them must not count on the same position, on whichever replica.
+                is_bound = limits.adds_up(self.account_id) or kill.level(_where(order)) is not None
+                must_write = must_write or is_bound or verdict.override_id is not None
             elif verdict.trips:
-                with_trips = tripped(changed, verdict, limits, ZONE)
+                with_trips = tripped(changed, verdict, limits, self._zone)
                 must_write = must_write or with_trips is not changed
                 changed = with_trips
+        if was_known and any(isinstance(each, Verdict) and each.is_by_document for each in verdicts):
+            # A person may have allowed the order meanwhile, or enabled again what is off: nobody is refused by what is only remembered.
+            self._keep(None)
+            return False
         if must_write and not await self._write(book, changed, counted, left):
             return False
         for question, answer in zip(questions, verdicts, strict=True):
             if isinstance(answer, Exception):
                 question.error = answer
-            else:
-                question.verdict = answer
+                continue
+            question.verdict = answer
+            if answer.reservation is not None:
+                self._passed[question.order.order_id] = answer.reservation
         return True
 
     async def _judge_without_document(self, questions: Sequence[_Question], limits: RiskLimits, why: str) -> None:
         """Nothing can be reserved or counted: exits pass, by the orders in hand and what is held, and new risk waits until somebody has mended the
         document. People are told by whoever met it."""
-        nothing = RiskBook(account_id=self.account_id, counters=Counters(account_id=self.account_id))
-        kill, working, holdings = await self._kill(), self._working(nothing, limits), await self._holdings(limits)
+        nothing = new_book(self.account_id)
+        kill, working, held = await self._kill(), self._working(nothing, limits), await self._held(limits)
         for question in questions:
-            cap = await self._exit_cap(question.order)
-            facts = self._facts(question.order, nothing, kill, holdings=holdings, working=working, exit_cap=cap)
+            cap = await self._exit_cap(question.order, held, working)
+            facts = self._facts(question.order, nothing, kill, holdings=held.holdings, working=working, exit_cap=cap)
             verdict = judge(question.order, facts, limits)
             if verdict.decision is Decision.PASS and verdict.is_exit and verdict.reservation is not None:
                 working = (*working, verdict.reservation)
+                self._passed[question.order.order_id] = verdict.reservation
             elif verdict.decision is not Decision.REFUSE:
                 words = f"what the account's orders reserve cannot be read, and no new risk passes until it can: {why}"
                 wait = Breach(limit_type=UNREADABLE, limit_value="readable", message=words)
-                verdict = replace(verdict, decision=Decision.HOLD, waits=(wait,), reservation=None, override_id=None)
+                verdict = replace(verdict, decision=Decision.HOLD, waits=(wait,), reservation=None, override=None)
             question.verdict = verdict
 
     def not_leaving(self, live: LiveOrder) -> None:
         """An order that passed does not leave: if it has ended meanwhile, what it reserves is released."""
+        self._passed.pop(live.order.order_id, None)
         if live.order.status.is_final and live.order.order_id in self._reserved:
             self._tell_left(live.order.order_id, ZERO)
 
-    async def stops(self, order: Order) -> str | None:
-        """Looked at once more as the ticket leaves: why a kill switch stops the order now, in words; None: none does."""
+    async def stops(self, order: Order, *, again: bool = False) -> str | None:
+        """The one look that is left as the ticket leaves: why a kill switch stops the order now, in words; None: none does. An order that was let
+        pass before a switch was engaged is to be judged again. `again`: it may have left before, and is judged by what is held now. Raises
+        StoreUnavailable with `again`: it is not known."""
         kill = await self._kill()
-        is_exit = _is_exit(order)
-        if kill is None:
-            return None if is_exit else "the state of the kill switch is not known"
-        if not kill.switches:
+        level = kill.level(_where(order))
+        if kill.is_known and level is None:
             return None
-        request = order.accepted_request
-        where = Scope(account_id=request.account_id, strategy=request.strategy, symbol=request.instrument.symbol)
-        level = kill.level(where)
-        return None if lets_pass(level, is_exit=is_exit) else f"the kill switch is engaged ({level})"
+        is_exit = _is_exit(order) or (again and level is not KillLevel.HALT and await self._is_exit_now(order, kill))
+        if lets_pass(strictest((level, None if kill.is_known else KillLevel.REDUCE_ONLY)), is_exit=is_exit):
+            return None
+        if again and not kill.is_known:
+            raise StoreUnavailable("the state of the kill switches is not known")
+        return "stopped by a kill switch as it left" if kill.is_known else "the state of the kill switches is not known"
+
+    async def _is_exit_now(self, order: Order, kill: KillState) -> bool:
+        """Of an order that was sent, or perhaps sent: whether what it may still do only reduces what is held. Raises StoreUnavailable."""
+        limits = self._rules.limits
+        try:
+            async with self._lock:
+                book = await self._read()
+        except UnreadableRecord:
+            book = new_book(self.account_id)
+        working = self._working(book, limits)
+        held = await self._held(limits)
+        cap = await self._exit_cap(order, held, working)
+        return judge(
+            order, self._facts(order, book, kill, holdings=held.holdings, working=working, exit_cap=cap), limits
+        ).is_exit
 
     # --- what is known ------------------------------------------------------------------------------------------
 
@@ -273,7 +325,7 @@ class RiskGate:
         self,
         order: Order | None,
         book: RiskBook,
-        kill: KillState | None,
+        kill: KillState,
         *,
         holdings: tuple[Holding, ...] | None = None,
         working: tuple[Reservation, ...] = (),
@@ -283,7 +335,7 @@ class RiskGate:
         order that passes by it passes."""
         return Facts(
             now=self._clock.now(),
-            zone=ZONE,
+            zone=self._zone,
             account_currency=self._currency,
             order_currency=None if order is None else self._currency_of(order),
             holdings=holdings,
@@ -307,23 +359,29 @@ class RiskGate:
         told = None if order.terms is None else order.terms.currency
         return told or order.accepted_request.instrument.currency or self._currency
 
-    async def _kill(self) -> KillState | None:
-        """None: it is not known, and no new risk passes."""
-        try:
-            return KillState(tuple(await self._rules.switches.current()))
-        except (StoreUnavailable, UnreadableRecord) as exc:
-            log.warning(f"The state of the kill switches is not known: {exc}", action="kill_switch_unknown")
-            return None
+    async def _kill(self) -> KillState:
+        return await self._rules.switches.state()
 
-    async def _exit_cap(self, order: Order) -> Decimal | None:
-        """An exit by name was measured by the broker's positions before (exit_check.py); of another order nothing is an exit while they differ
-        from our books."""
+    async def _exit_cap(self, order: Order, held: _Held, working: Sequence[Reservation]) -> Decimal | None:
+        """The most that the order may take and be an exit, beside what its strategy holds in all. An exit by name was measured by the broker's
+        positions before (exit_check.py); of another order nothing is an exit while they differ from our books. Where the broker holds products
+        apart, none takes of another product than its own."""
         request = order.accepted_request
-        if order.identity.purpose is Purpose.EXIT:
-            return None
         products = self._connection.capabilities.products_of(request.instrument)
         product = (request.product or products[0]) if products else None
-        return None if await self._reconciliation.binding(request.instrument, product) is None else ZERO
+        is_measured = order.identity.purpose is Purpose.EXIT
+        if not is_measured and await self._reconciliation.binding(request.instrument, product) is not None:
+            return ZERO
+        if product is None:
+            return None
+        key = key_of(order)
+        entry = held.entries.get(key)
+        mine = () if entry is None else by_product(entry, products)
+        in_product = sum((each.quantity for each in mine if each.product in (None, product)), ZERO)
+        others = released(working, order.order_id)
+        return exit_room(
+            in_product, request.side, working_quantity(others, key.strategy, key.instrument_key, request.side)
+        )
 
     def _working(self, book: RiskBook, limits: RiskLimits) -> tuple[Reservation, ...]:
         """What is reserved, by the records of the orders in hand; and those at work that reserve nothing, since they were sent before there was a
@@ -349,12 +407,13 @@ class RiskGate:
                 and order.request.account_id == self.account_id
             ):
                 found.append(self._unreserved(order, book, limits))
-        return tuple(found)
+                reserved.add(order.order_id)
+        return (*found, *(each for order_id, each in self._passed.items() if order_id not in reserved))
 
     def _unreserved(self, order: Order, book: RiskBook, limits: RiskLimits) -> Reservation:
         """What an order at work may still do for which nothing is reserved. Where that cannot be told, no total of which it is part is known."""
         try:
-            return reservation_of(order, self._facts(order, book, None), limits)
+            return reservation_of(order, self._facts(order, book, KillState()), limits)
         except Exception as exc:
             log.exception(
                 f"What an order may still do cannot be worked out: {exc}",
@@ -374,7 +433,8 @@ class RiskGate:
                 at=self._clock.now(),
             )
 
-    async def _holdings(self, limits: RiskLimits) -> tuple[Holding, ...]:
+    async def _held(self, limits: RiskLimits) -> _Held:
+        """Raises StoreUnavailable."""
         entries, unclear = await entries_with_unbooked(self._live, self._store, self.account_id, ())
         now, found = self._clock.now(), []
         for key, entry in entries.items():
@@ -392,7 +452,7 @@ class RiskGate:
                 )
             )
         unknown = (Holding(strategy="", instrument_key=i.key, symbol=i.symbol, quantity=None) for i in unclear)
-        return (*found, *unknown)
+        return _Held(entries, (*found, *unknown))
 
     # --- the document -------------------------------------------------------------------------------------------
 
@@ -433,7 +493,7 @@ class RiskGate:
         changed, left = settled(book, self._left), dict(self._left)
         if self._counted:
             keep, now = limits.longest_window_seconds(), self._clock.now()
-            counters = fold_all(changed.counters, self._counted, now=now, zone=ZONE, keep_seconds=keep)
+            counters = fold_all(changed.counters, self._counted, now=now, zone=self._zone, keep_seconds=keep)
             if counters != changed.counters:
                 changed = replace(changed, counters=counters)
         return changed, len(self._counted), left
@@ -482,6 +542,8 @@ class RiskGate:
         order = live.order
         if order.request.account_id != self.account_id or not isinstance(order.request, OrderRequest):
             return
+        if order.status is not Status.PENDING:
+            self._passed.pop(order.order_id, None)
         seen, self._noted[live] = self._noted.get(live, 0), order.version
         for event in order.events[seen:]:
             if isinstance(event, Filled):
@@ -534,29 +596,26 @@ class RiskGate:
     def _said(self, verdict: Verdict) -> Verdict:
         """People are warned of each limit that is nearly used up, once a day, and of each that is broken for good."""
         for trip in verdict.trips:
-            self._warn(
-                f"risk-off:{self.account_id}:{trip.limit}:{trip.scope}:{trip.at.isoformat()}",
-                risk_limit_broken(
-                    account_name=self._connection.account_name,
-                    limit=trip.limit,
-                    total=str(trip.scope),
-                    counted=trip.value,
-                ),
-            )
+            self._warn_broken(trip)
         # Of an order that is refused people read anyway.
         for use in verdict.near if verdict.decision is Decision.PASS else ():
-            day = day_of(verdict.at, ZONE)
-            alert_id = f"risk-near:{self.account_id}:{use.limit}:{use.total}:{day}"
-            if alert_id not in self._warned:
-                text = risk_limit_near(
-                    account_name=self._connection.account_name,
-                    limit=use.limit,
-                    total=str(use.total),
-                    used=use.actual_value,
-                    most=use.limit_value,
-                )
-                self._warn(alert_id, text)
+            self._warn_near(use.limit, use.total, use.actual_value, use.limit_value, verdict.at)
         return verdict
+
+    def _warn_broken(self, trip: Trip) -> None:
+        name, total = self._connection.account_name, str(trip.scope)
+        text = risk_limit_broken(account_name=name, limit=trip.limit, total=total, counted=trip.value)
+        self._warn(f"risk-off:{self.account_id}:{trip.limit}:{trip.scope}:{trip.at.isoformat()}", text)
+
+    def _warn_near(self, limit: LimitType, total: Scope, used: Decimal, most: Decimal, at: datetime) -> None:
+        # Of what compares the order alone every order is a figure of its own, and people are not told of each.
+        whose = "each" if is_of_the_order_alone(limit) else total
+        alert_id = f"risk-near:{self.account_id}:{limit}:{whose}:{day_of(at, self._zone)}"
+        if alert_id not in self._warned:
+            text = risk_limit_near(
+                account_name=self._connection.account_name, limit=limit, total=str(total), used=used, most=most
+            )
+            self._warn(alert_id, text)
 
     def _warn(self, alert_id: str, text: str) -> None:
         if alert_id not in self._warned:
@@ -572,6 +631,10 @@ class RiskGate:
             try:
                 async with self._lock:
                     await self._bring_up_to_date()
+                    broken = await self._broken()
+                for each in broken:
+                    await self._rules.engages.engage_for_breach(each)
+                    self._engaged.add(each.mark)
                 while self._to_warn:
                     alert_id, text = next(iter(self._to_warn.items()))
                     await self._alerts.raise_alert_once(alert_id, "risk_limit_near", text)
@@ -593,8 +656,36 @@ class RiskGate:
                 del self._counted[:counted]
                 self._left.clear()
                 return
+            if left and changed.uses:
+                limits = self._rules.limits
+                works = self._working(changed, limits)  # before what is held
+                held = await self._held(limits)
+                uses = recounted(changed.uses, exposure(held.holdings, works), self._clock.now())
+                changed = replace(changed, uses=uses)
             if await self._write(book, changed, counted, left):
                 return
+
+    async def _broken(self) -> Sequence[Breached]:
+        """Limits that are broken and are to engage a switch, each once; what stays broken until it is enabled again is kept before. People are warned
+        of losses that come near their limit."""
+        book, limits, now = await self._read(), self._rules.limits, self._clock.now()
+        if limits.writes(self.account_id, LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN_PCT):
+            for usage in usages(limits, book, now, self._zone):
+                if usage.limit_type in (LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN_PCT) and usage.is_near:
+                    self._warn_near(usage.limit_type, usage.scope, usage.used, usage.value, now)
+        if not limits.writes(self.account_id, LimitType.ON_BREACH):
+            return ()
+        found = [each for each in breached(limits, book, now, self._zone) if each.mark not in self._engaged]
+        trips = [each.new_trip for each in found if each.new_trip is not None]
+        if trips:
+            keep = limits.longest_window_seconds()
+            counters = fold_all(book.counters, trips, now=now, zone=self._zone, keep_seconds=keep)
+            if not await self._write(book, replace(book, counters=counters), 0, {}):
+                self._to_write.tell()
+                return ()
+            for trip in trips:
+                self._warn_broken(trip)
+        return found
 
     async def keep_balances(self) -> None:
         """Until cancelled: reads what the broker says of the account's money, where a written limit compares it."""
@@ -637,3 +728,8 @@ def _is_exit(order: Order) -> bool:
 
 def _key(order: Order) -> str:
     return key_of(order).instrument_key
+
+
+def _where(order: Order) -> Scope:
+    request = order.accepted_request
+    return Scope(account_id=request.account_id, strategy=request.strategy, symbol=request.instrument.symbol)

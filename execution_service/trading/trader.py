@@ -27,7 +27,6 @@ from execution_service.trading.grouped_alerts import GroupedAlerts
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.isolation import Isolation
-from execution_service.trading.kill_switches import KillSwitches
 from execution_service.trading.order_steps import OrderSteps
 from execution_service.trading.placement import Placement
 from execution_service.trading.pre_trade_checks import PreTradeChecks
@@ -71,7 +70,6 @@ class Trader:
         nonce: str,
         alerts: RaisesAlerts,
         cancels: Cancels,
-        kill_switches: KillSwitches,
         ownership: Ownership,
         keeper: Keeper,
         risk_rules: RiskRules,
@@ -157,7 +155,6 @@ class Trader:
             max_attempts=rules.max_retry_attempts,
             cancels=cancels,
             exit_check=self._exit_check,
-            kill_switches=kill_switches,
         )
         placement = Placement(
             connection=self._connection,
@@ -167,7 +164,6 @@ class Trader:
             clock=clock,
             tasks=self._tasks,
             ownership=ownership,
-            kill_switches=kill_switches,
             risk_gate=self.risk_gate,
         )
         self._submission = Submission(

@@ -93,9 +93,15 @@ def test_an_override_is_used_up_in_the_same_write() -> None:
     book = admitted(book, first, passing(first, limits, overrides=book.overrides), limits, UTC)
     assert [each.used_by for each in book.overrides] == [first.order_id, None]
     assert judge(second, facts(overrides=book.overrides), limits).decision is Decision.REFUSE
-    assert [each.override_id for each in granted(book, replace(other, expires_at=at(900)), at(600)).overrides] == [
-        "ovr-2"
-    ]
+    third = replace(other, override_id="ovr-3", expires_at=at(900))
+    assert [each.override_id for each in granted(book, third, at(600)).overrides] == ["ovr-3"]
+
+
+def test_an_override_that_was_used_is_not_granted_again_by_the_same_command() -> None:
+    about = buying(100)
+    one = Override(override_id="o", content=exact_content(about), by="ann", reason="r", at=NOW, expires_at=at(600))
+    book = replace(new_book(ACCOUNT), overrides=(one.used(about),))
+    assert granted(book, one, at(10)) is book
 
 
 def test_reservations_shrink_with_the_booked_fills_and_end_with_the_order() -> None:

@@ -793,7 +793,11 @@ def test_an_exit_passes_every_limit_at_once_whatever_is_known() -> None:
     assert (verdict.decision, verdict.is_exit, verdict.breaches, verdict.waits) == (PASS, True, (), ())
     assert verdict.unjudged == ()
     assert verdict.reservation == works(100, SELL, price=20, name=about.order_id, is_exit=True)
-    blind = judge(about, everything_known([holding(100)], kill=None, prices=(), account_currency=None), limits)
+    blind = judge(
+        about,
+        everything_known([holding(100)], kill=KillState(is_known=False), prices=(), account_currency=None),
+        limits,
+    )
     assert blind.decision is PASS
 
 
@@ -873,18 +877,40 @@ def killed(level: KillLevel | None, scope: Scope = EVERYBODY) -> KillState:
         (killed(KillLevel.HALT, Scope(symbol="MSFT")), [], []),
         (killed(KillLevel.HALT, Scope(strategy=STRATEGY, symbol=SYMBOL)), [], ["kill_switch"]),
         (killed(None), [], []),
-        (None, [], ["kill_switch"]),
-        (None, [holding(100)], []),
     ],
 )
-def test_the_kill_switch(kill: KillState | None, holdings: list[Any], reasons: list[str]) -> None:
+def test_the_kill_switch(kill: KillState, holdings: list[Any], reasons: list[str]) -> None:
     verdict = judge(selling(100), facts(holdings=holdings, kill=kill), RiskLimits())
     assert refused_for(verdict) == reasons
     assert all(breach.limit_value == "armed" for breach in verdict.breaches)
-    if kill is not None and reasons:
+    if reasons:
         assert "engaged" in verdict.breaches[0].message
         assert "too many losses" in verdict.breaches[0].message
         assert verdict.breaches[0].actual_value == kill.switches[0].level
+
+
+@pytest.mark.parametrize(
+    ("last_known", "holdings", "decision"),
+    [
+        (KillState(), [], HOLD),
+        (KillState(), [holding(99)], HOLD),
+        (KillState(), [holding(100)], PASS),
+        (killed(KillLevel.REDUCE_ONLY), [], HOLD),
+        (killed(KillLevel.REDUCE_ONLY), [holding(100)], PASS),
+        (killed(KillLevel.HALT), [], HOLD),
+        (killed(KillLevel.HALT), [holding(100)], REFUSE),
+        (killed(KillLevel.HALT, Scope(symbol="MSFT")), [holding(100)], PASS),
+    ],
+)
+def test_while_the_switches_cannot_be_read_new_risk_waits_and_exits_go_by_what_was_known(
+    last_known: KillState, holdings: list[Any], decision: Decision
+) -> None:
+    verdict = judge(selling(100), facts(holdings=holdings, kill=replace(last_known, is_known=False)), RiskLimits())
+    assert verdict.decision is decision
+    if decision is HOLD:
+        assert [(wait.limit_type, wait.limit_value) for wait in verdict.waits] == [("kill_switch", "known")]
+        assert "not known" in verdict.waits[0].message
+        assert (verdict.hold_until, verdict.reservation) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -927,12 +953,16 @@ def test_a_closed_market_is_told_in_full() -> None:
 
 def test_what_stops_new_risk_is_told_in_full() -> None:
     trip = Trip(scope=OF_ACCOUNT, limit=LimitType.MAX_CONSECUTIVE_REJECTIONS, value="9", at=NOW)
-    verdict = judge(buying(1), facts(counters=counted(trip), safety=("it does not answer",), kill=None), RiskLimits())
+    verdict = judge(
+        buying(1),
+        facts(counters=counted(trip), safety=("it does not answer",), kill=killed(KillLevel.REDUCE_ONLY)),
+        RiskLimits(),
+    )
     assert told(verdict, "max_consecutive_rejections") == ("enabled", "9")
     assert told(verdict, "safety_service") == ("normal", None)
-    assert told(verdict, "kill_switch") == ("armed", None)
+    assert told(verdict, "kill_switch") == ("armed", "reduce_only")
     assert [breach.message for breach in verdict.breaches] == [
-        "the state of the kill switch is not known, so no new risk is taken",
+        "the kill switch of all is engaged (reduce_only, by ann): too many losses",
         "it does not answer",
         "max_consecutive_rejections was broken by account:acct-1 (9); off until a named person enables it again",
     ]
@@ -1182,7 +1212,6 @@ def test_no_override_gets_past_a_stop_or_what_is_off() -> None:
     closed = Session(is_open=False)
     for known, limits in (
         (facts(kill=killed(KillLevel.REDUCE_ONLY)), RiskLimits()),
-        (facts(kill=None), RiskLimits()),
         (facts(safety=("no",)), RiskLimits()),
         (facts(safety=("no",)), written(max_order_quantity=50)),
         (facts(counters=counted(trip)), RiskLimits()),
@@ -1199,6 +1228,12 @@ def test_an_override_does_not_make_an_order_leave_before_its_time() -> None:
     known = facts(overrides=(override(about),), session=Session(is_open=False, opens_at=at(9)))
     verdict = judge(about, known, limits)
     assert (verdict.decision, verdict.hold_until, verdict.reservation) == (HOLD, at(9), None)
+
+
+def test_an_override_does_not_let_an_order_leave_while_the_switches_cannot_be_read() -> None:
+    about = buying(100)
+    known = facts(overrides=(override(about),), kill=KillState(is_known=False))
+    assert judge(about, known, written(max_order_quantity=50)).decision is HOLD
 
 
 def test_an_order_that_needs_no_override_uses_none() -> None:

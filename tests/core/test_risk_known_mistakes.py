@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from brokers.base import Side
+from brokers.base import AssetClass, Instrument, Side
 from execution_service.core.risk.book import admitted, new_book
 from execution_service.core.risk.counters import Counters, Measured, fold_all
 from execution_service.core.risk.documents import from_document, to_document
@@ -106,4 +106,29 @@ def test_fractions_are_not_cut_off_before_they_are_judged() -> None:
 
 
 def test_an_unknown_state_of_the_kill_switch_is_not_taken_for_armed() -> None:
-    assert judge(buying(1), facts(kill=None), RiskLimits()).decision is REFUSE
+    assert judge(buying(1), facts(kill=KillState(is_known=False)), RiskLimits()).decision is Decision.HOLD
+
+
+@pytest.mark.parametrize("kind", [AssetClass.FUTURE, AssetClass.CFD, AssetClass.FOREX])
+def test_what_is_traded_on_margin_is_not_let_pass_before_its_value_is_looked_at(kind: AssetClass) -> None:
+    instrument = Instrument(symbol="AAPL", asset_class=kind, multiplier=Decimal(1))
+    assert judge(buying(101, instrument=instrument), facts(), written(max_order_value=1_000)).decision is REFUSE
+
+
+def test_the_same_order_again_and_again_is_stopped_and_the_window_does_end() -> None:
+    """A counter that never resets, or that is lost at a restart, stops either for ever or never."""
+    limits, book = written(duplicate_window_seconds=10), new_book(ACCOUNT)
+    about = buying(10, signal_id="a")
+    book = admitted(book, about, judge(about, facts(counters=book.counters), limits), limits, UTC)
+    counters = from_document(Counters, to_document(book.counters))
+    again = buying(10, signal_id="b")
+    assert judge(again, facts(counters=counters, now=NOW + timedelta(seconds=9)), limits).decision is REFUSE
+    assert judge(again, facts(counters=counters, now=NOW + timedelta(seconds=10)), limits).decision is PASS
+
+
+@pytest.mark.parametrize("limit", ["max_order_quantity", "max_order_value", "max_position_quantity", "max_open_orders"])
+def test_nobody_is_refused_without_a_word(limit: str) -> None:
+    (breach,) = judge(buying(10), facts(), written(**{limit: 0 if limit == "max_open_orders" else 1})).breaches
+    assert breach.limit_type == limit
+    assert breach.actual_value
+    assert "the limit is" in breach.message

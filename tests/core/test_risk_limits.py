@@ -11,6 +11,7 @@ from execution_service.core.risk.limits import (
     BUILT_IN,
     OFF,
     Bound,
+    BreachRule,
     Kind,
     LimitSet,
     LimitType,
@@ -53,6 +54,7 @@ def test_what_is_on_without_a_file() -> None:
         "check_buying_power": True,
         "allow_short": True,
         "stop_out_of_range": StopRule.REFUSE,
+        "on_breach": BreachRule.REFUSE,
     }
 
 

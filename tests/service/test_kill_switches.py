@@ -621,8 +621,11 @@ async def test_a_flood_of_refused_orders_is_no_flood_of_messages(tmp_path: Path)
         kill(world)
         await world.run(1)
         before = len(world.notifier.texts)
+        world.notifier.hold = asyncio.Event()  # people are told less quickly than orders are refused
         for number in range(200):
             world.send(f"late-{number}", symbol=f"S{number % 20}")
+        await world.run(1)
+        world.notifier.hold.set()
         await world.run(30)
         assert all(o.status is Status.REJECTED for o in world.records())
         assert len(world.notifier.texts) - before <= 25

@@ -8,12 +8,20 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from brokers.base import Capabilities, Side
+from brokers.errors import OutcomeUnknown
 from brokers.paper.model import Market
+from execution_service.control.limit_uses import limit_uses
 from execution_service.core.orders.events import SubmitStarted
+from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.core.risk.kill import KillLevel, Switch, engaged
+from execution_service.core.risk.counters import Zones
+from execution_service.core.risk.kill import KillLevel, KillState, Switch, engaged
 from execution_service.core.risk.limits import Scope
-from tests.core.risk_cases import tables, works, written
+from execution_service.core.risk.verdict import Decision
+from tests.core.risk_cases import selling, tables, works, written
 from tests.fakes import BY_HAND, RESTING, World, two_worlds, world_of
 
 
@@ -319,8 +327,8 @@ class Engaged:
         now = world.clock.now()
         self.switches = (engaged(Switch(scope=Scope()), level, by="a test", reason="to see", now=now),)
 
-    async def current(self) -> Sequence[Switch]:
-        return self.switches
+    async def state(self) -> KillState:
+        return KillState(tuple(self.switches))
 
 
 async def test_an_engaged_switch_refuses_new_risk_and_lets_exits_leave(tmp_path: Path) -> None:
@@ -340,10 +348,10 @@ async def test_an_engaged_switch_refuses_new_risk_and_lets_exits_leave(tmp_path:
 
 async def test_a_switch_engaged_after_the_intent_stops_the_ticket_as_it_leaves(tmp_path: Path) -> None:
     class Sudden(Engaged):
-        async def current(self) -> Sequence[Switch]:
+        async def state(self) -> KillState:
             if any(document["status"] == "SUBMITTING" for document in world.documents("execution_orders")):
                 self.engage(world, KillLevel.HALT)
-            return self.switches
+            return await super().state()
 
     async with world_of(tmp_path, switches=Sudden(), limits=written(max_open_orders=5)) as world:
         world.send()
@@ -354,3 +362,145 @@ async def test_a_switch_engaged_after_the_intent_stops_the_ticket_as_it_leaves(t
         assert reason.code is ReasonCode.KILL_SWITCH
         await world.run(5)
         assert reserved(world) == []
+
+
+# --- how near the limits are -----------------------------------------------------------------------------------------
+
+
+async def test_whoever_asks_is_shown_how_near_each_limit_is_by_one_read_of_the_store(tmp_path: Path) -> None:
+    limits = written(max_open_orders=4, max_position_quantity=400)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, limits=limits) as world:
+        world.send()
+        await world.run(5)
+        shown = await limit_uses(world.store_beside(), limits, Zones(), world.clock.now())
+        used = {(use.limit_type.value, str(use.scope)): (use.used, use.percent) for use in shown.usages}
+        assert used["max_open_orders", "account:acct-1"] == (1, 25)
+        assert used["max_position_quantity", "account:acct-1+symbol:AAPL"] == (100, 25)
+        assert shown.broken == ()
+        world.fill("sig")
+        await world.run(2)
+        world.exit("out", "sig")
+        await world.run(2)
+        world.fill("out", purpose=Purpose.EXIT)
+        await world.run(5)
+        shown = await limit_uses(world.store_beside(), limits, Zones(), world.clock.now())
+        assert {use.used for use in shown.usages} == {0}
+
+
+async def test_many_orders_near_the_limit_of_a_single_order_are_warned_of_once_a_day(tmp_path: Path) -> None:
+    async with world_of(tmp_path, limits=written(max_order_quantity=100)) as world:
+        for number in range(5):
+            world.send(f"sig-{number}", symbol=f"S{number}")
+        await world.run(120)
+        assert sum("Risk Limit Near" in text for text in world.notifier.texts) == 1
+
+
+# --- exits under a switch, whatever they call themselves --------------------------------------------------------------
+
+
+async def test_at_reduce_only_a_sale_that_does_not_call_itself_an_exit_leaves_where_it_is_one(tmp_path: Path) -> None:
+    switches = Engaged()
+    async with world_of(tmp_path, switches=switches) as world:
+        world.send()
+        await world.run(5)
+        switches.engage(world, KillLevel.REDUCE_ONLY)
+        world.send("flip", side="SELL", quantity=101)
+        await world.run(5)
+        world.send("close", side="SELL", quantity=100)
+        await world.run(5)
+        reason = world.record("flip").reason
+        assert reason is not None
+        assert reason.code is ReasonCode.KILL_SWITCH
+        assert world.record("close").status is Status.FILLED
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+async def test_two_sales_that_are_exits_alone_never_both_leave(tmp_path: Path, is_killed: bool) -> None:
+    """No limit adds up, so nothing is reserved for one; and a third is judged while the first's intent is being written."""
+    switches = Engaged()
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, switches=switches) as world:
+        world.send()
+        await world.run(1)
+        world.fill("sig")
+        await world.run(2)
+        if is_killed:
+            switches.engage(world, KillLevel.REDUCE_ONLY)
+        else:
+            world.risk_rules.limits = written(max_order_quantity=50)
+        inner, asked = world.service.live_orders.record, []
+
+        async def record(live: Any, decide: Any) -> Any:
+            if live.order.signal_id == "one" and not asked:
+                gate = world.service.accounts.traders["acct-1"].risk_gate
+                asked.append(await gate.judge(selling(60, signal_id="another")))
+            return await inner(live, decide)
+
+        world.service.live_orders.record = record  # type: ignore[method-assign]
+        world.send("one", side="SELL", quantity=60)
+        world.send("other", side="SELL", quantity=60)
+        await world.run(3)
+        assert [verdict.decision for verdict in asked] == [Decision.REFUSE]
+        assert sorted(world.record(name).status for name in ("one", "other")) == [Status.REJECTED, Status.SUBMITTED]
+        assert sum(placed.ticket.quantity for placed in world.placed() if placed.ticket.side is Side.SELL) == 60
+        world.cancel(signal_id="one")
+        await world.run(5)
+        world.send("later", side="SELL", quantity=100)
+        await world.run(3)
+        assert world.record("later").status is Status.SUBMITTED  # what was kept for the first is free again
+
+
+async def test_a_sale_in_another_product_than_that_which_is_held_is_no_exit(tmp_path: Path) -> None:
+    apart = Capabilities(share_products=("CNC", "MIS"))
+    switches = Engaged()
+    async with world_of(tmp_path, capabilities=apart, switches=switches) as world:
+        world.send()
+        await world.run(5)
+        switches.engage(world, KillLevel.REDUCE_ONLY)
+        world.send("elsewhere", side="SELL", product="MIS")
+        world.send("here", side="SELL", product="CNC")
+        await world.run(5)
+        assert world.record("elsewhere").status is Status.REJECTED
+        assert world.record("here").status is Status.FILLED
+
+
+async def test_at_reduce_only_an_exit_that_was_perhaps_sent_is_sent_again_and_an_entry_is_not(tmp_path: Path) -> None:
+    switches = Engaged()
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, switches=switches) as world:
+        world.send()
+        await world.run(1)
+        world.fill("sig")
+        await world.run(2)
+        world.broker_faults.errors["place_order"] = [OutcomeUnknown("no answer"), OutcomeUnknown("no answer")]
+        world.send("in", symbol="MSFT")
+        world.exit("out", "sig")
+        await world.run(0.05)
+        assert world.exit_record("out").status is Status.SUBMITTING
+        switches.engage(world, KillLevel.REDUCE_ONLY)
+        await world.run(60)
+        assert world.exit_record("out").status is Status.SUBMITTED
+        assert world.record("in").status is Status.IN_DOUBT
+        assert [placed.ticket.side for placed in world.placed()] == [Side.BUY, Side.SELL]
+
+
+async def test_what_was_perhaps_sent_is_looked_for_and_not_in_doubt_while_the_switches_cannot_be_read(
+    tmp_path: Path,
+) -> None:
+    class Unreadable(Engaged):
+        is_known = True
+
+        async def state(self) -> KillState:
+            return KillState(is_known=self.is_known)
+
+    switches = Unreadable()
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, switches=switches) as world:
+        world.broker_faults.errors["place_order"] = [OutcomeUnknown("no answer")]
+        world.send()
+        await world.run(0.05)
+        switches.is_known = False
+        await world.run(60)
+        assert world.record().status is Status.SUBMITTING
+        assert world.placed() == []
+        switches.is_known = True
+        await world.run(60)
+        assert world.record().status is Status.SUBMITTED
+        assert len(world.placed()) == 1

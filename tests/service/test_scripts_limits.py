@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from brokers.paper.model import Market
 from execution_service.app.settings.loading import load_settings
 from execution_service.core.orders.status import Status
+from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.kill import scope_from_text
 from execution_service.core.risk.limits import RiskLimits
 from execution_service.storage.reader import StoreReader
@@ -26,6 +27,7 @@ from tests.fakes import BY_HAND, RESTING, World, world_of
 @dataclass
 class Settings:
     risk_limits: RiskLimits
+    zones: Zones = field(default_factory=Zones)
 
 
 class Context:
@@ -56,7 +58,7 @@ async def test_each_limit_is_shown_with_its_value_its_table_and_its_use(
         await world.run(5)
         await limits.show(Context(world, wants_json=True))
         shown = {each["limit"]: each for each in json.loads(capsys.readouterr().out)["limits"]}
-        assert len(shown) == 29
+        assert len(shown) == 30
         assert (shown["max_order_value"]["table"], shown["max_order_value"]["value"]) == ("built in", "1000000")
         (use,) = shown["max_open_orders"]["uses"]
         assert (use["total"], float(use["actual_value"]), float(use["limit_value"])) == ("account:acct-1", 1, 4)

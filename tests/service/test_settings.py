@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import UTC
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
@@ -395,6 +396,22 @@ def test_mock_account_gets_the_mock_settings_and_its_own_before_them(tmp_path: P
         "seed": 3,
     }
     assert settings.account("unknown") is None
+
+
+def test_an_account_s_trading_day_is_in_the_zone_that_it_names_and_else_utc_s(tmp_path: Path) -> None:
+    accounts_file(
+        tmp_path,
+        '[accounts.a]\nbroker = "mock"\nday_timezone = "America/New_York"\n[accounts.b]\nbroker = "mock"\n',
+    )
+    zones = load(tmp_path).zones
+    assert (str(zones.of("a")), zones.of("b"), zones.of("of no file")) == ("America/New_York", UTC, UTC)
+
+
+@pytest.mark.parametrize("zone", ['"Mars/Olympus"', '"../etc/passwd"', '""', "5"])
+def test_a_zone_that_is_none_is_a_problem(tmp_path: Path, zone: str) -> None:
+    accounts_file(tmp_path, f'[accounts.a]\nbroker = "mock"\nday_timezone = {zone}\n')
+    (problem,) = problems(tmp_path)
+    assert "Account 'a': day_timezone" in problem
 
 
 def test_mock_account_s_own_values_are_exact_and_typed(tmp_path: Path) -> None:

@@ -424,7 +424,8 @@ KNOWN_WITHIN_SECONDS = 1.0
 
 
 def _left_though_stopped(life: Life, orders: list[Order]) -> Iterator[str]:
-    """No entry is handed to a broker while a switch is engaged that covers it, by the server's own sequence; at halt no exit either."""
+    """Nothing that may open a position is handed to a broker while a switch is engaged that covers it, by the server's own sequence; at halt no exit
+    either."""
     by_tag = {tag: order for order in orders for tag in order.client_order_ids}
     for at, tag in life.outside.handed:
         order = by_tag.get(tag)
@@ -439,8 +440,21 @@ def _left_though_stopped(life: Life, orders: list[Order]) -> Iterator[str]:
         for scope, seen in levels.items():
             if None in seen or not scope_from_text(scope).covers(scope_of(order)):
                 continue
-            if order.identity.purpose is Purpose.ENTRY or seen == {"halt"}:
+            is_exit = order.identity.purpose is Purpose.EXIT or _reduced(order, orders)
+            if not is_exit or seen == {"halt"}:
                 yield f"left though stopped: {order.signal_id} at {at:.3f}, {scope} was engaged"
+
+
+def _reduced(order: Order, orders: list[Order]) -> bool:
+    """Whether an order that does not call itself an exit was let pass as one, and its strategy ever held so much on the other side."""
+    verdict, request = _verdict_of(order), order.accepted_request
+    mine = (request.account_id, request.strategy, request.instrument.symbol)
+    held = Decimal(0)
+    for other in orders:
+        theirs = other.accepted_request if isinstance(other.request, OrderRequest) else None
+        if theirs is not None and (theirs.account_id, theirs.strategy, theirs.instrument.symbol) == mine:
+            held += other.filled_quantity if theirs.side is not request.side else 0
+    return verdict is not None and verdict.is_exit and (order.quantity or Decimal(0)) <= held
 
 
 def _alerts(life: Life, orders: list[Order]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from brokers.paper.exchange import PaperExchange
+from execution_service.core.risk.kill import KillState
 from execution_service.delivery.notifications import Notifications
 from execution_service.trading.kill_switches import KillSwitches
 from execution_service.trading.risk_gate import RiskGate
@@ -155,12 +156,11 @@ def test_an_order_that_leaves_past_a_kill_switch_is_found(monkeypatch: pytest.Mo
     async def sees_none(*args: Any, **kwargs: Any) -> None:
         """As if nothing were engaged."""
 
-    async def sees_no_switches(*args: Any) -> tuple[()]:
-        return ()
+    async def sees_no_switches(*args: Any) -> KillState:
+        return KillState()
 
-    monkeypatch.setattr(KillSwitches, "level_of", sees_none)
     monkeypatch.setattr(RiskGate, "stops", sees_none)
-    monkeypatch.setattr(KillSwitches, "current", sees_no_switches)
+    monkeypatch.setattr(KillSwitches, "state", sees_no_switches)
     assert "left though stopped" in {judge.kind_of(c) for c in replay(STOPPED).complaints}
 
 

@@ -7,11 +7,13 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, tzinfo
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from brokers.factory import BrokerFactory
 from brokers.manifest import Manifest
@@ -27,7 +29,7 @@ from execution_service.app.settings.sources import Sources
 _SECRET_KEY = re.compile(r"secret|token|password|passphrase|api_?key|private_?key", re.IGNORECASE)
 _NEAR_KEY_RATIO = 0.6
 """Lower, since an account has few keys and one that is none is refused anyhow."""
-_OWN_KEYS = frozenset({"name", "broker", "live"})
+_OWN_KEYS = frozenset({"name", "broker", "live", "day_timezone"})
 _STAND_IN = "(not known)"
 
 
@@ -52,13 +54,14 @@ class BrokerConfig(Mapping[str, object]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One account and the broker that serves it. `live`: its orders move real money."""
+    """One account and the broker that serves it. `live`: its orders move real money. `zone`: of its trading day."""
 
     account_id: str
     name: str
     broker: str
     live: bool
     config: Mapping[str, object] = field(repr=False)
+    zone: tzinfo = UTC
 
 
 class AccountReading:
@@ -131,6 +134,7 @@ class AccountReading:
         if not isinstance(name, str) or not name.strip():
             self._problems.add(f"{where}: name must be text.")
             name = account_id
+        zone = self._zone(where, table.get("day_timezone", "UTC"))
         is_practice = manifest is not None and manifest.is_stand_in
         live = table.get("live", not is_practice)
         if not isinstance(live, bool):
@@ -138,15 +142,30 @@ class AccountReading:
         elif manifest is not None and is_practice and live:
             self._problems.add(f"{where}: live is true, but {manifest.title} has no live account.")
         if self._environment.use_mock_broker and not is_practice:
-            return self._account_at(stand_in(), account_id, name, {}, live=False)
+            return replace(self._account_at(stand_in(), account_id, name, {}, live=False), zone=zone)
         resolved = self._resolved(where, own, manifest)
         if manifest is None:
             return None
-        account = self._account_at(manifest, account_id, name, resolved, live=live is True, own=own)
+        account = replace(self._account_at(manifest, account_id, name, resolved, live=live is True, own=own), zone=zone)
         if not is_practice and isinstance(live, bool):
             self._check_live(where, manifest, live, account.config)
         self._check_keys(where, manifest, account, own, own.keys() - resolved.keys())
         return account
+
+    def _zone(self, where: str, given: object) -> tzinfo:
+        try:
+            if isinstance(given, str):
+                return UTC if given == "UTC" else ZoneInfo(given)
+        except (
+            ValueError,
+            OSError,
+            KeyError,
+        ):  # no name of a zone, a folder of them, or one that this machine does not know
+            pass
+        self._problems.add(
+            f"{where}: day_timezone {given!r} is not known here; allowed: a name of the tz database, as in America/New_York."
+        )
+        return UTC
 
     def _manifest(self, where: str, given: object) -> Manifest | None:
         known = ", ".join(manifests())

@@ -18,6 +18,7 @@ from execution_service.app.settings.model import REPOSITORY_ROOT, Environment, s
 from execution_service.app.settings.problems import ConfigurationError, Problems
 from execution_service.app.settings.secrets import secret_values, without_password
 from execution_service.app.settings.sources import Sources
+from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.limits import RiskLimits
 
 
@@ -43,6 +44,11 @@ class Settings(Environment):
         if configured is None and self.use_mock_broker:
             return account_at(stand_in(), account_id, account_id, self.brokers, self.data_dir, {}, live=False)
         return configured
+
+    @property
+    def zones(self) -> Zones:
+        """Of the accounts' trading days."""
+        return Zones({account.account_id: account.zone for account in self.accounts.values()})
 
     def read_risk_limits(self) -> RiskLimits:
         """As `risk.toml` has them now. Raises ConfigurationError with all that is wrong."""

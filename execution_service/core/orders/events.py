@@ -55,6 +55,11 @@ class RiskVerdict:
     breaches: tuple[LimitBreach, ...] | None = None
     """What it broke and was let through with, by `override_id`."""
     override_id: str | None = None
+    allowed_by: str | None = None
+    """The person who let it through."""
+    allowed_for: str | None = None
+    """That person's reason."""
+    allowed_until: datetime | None = None
 
 
 # --- events ---------------------------------------------------------------------------------------------------------

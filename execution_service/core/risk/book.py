@@ -5,7 +5,7 @@ It is changed by compare-and-set on `version`, so of two orders judged by the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from decimal import Decimal
@@ -14,12 +14,26 @@ from execution_service.core.errors import CoreError
 from execution_service.core.orders.order import Order
 from execution_service.core.risk.counters import Counters, fold_all, sent
 from execution_service.core.risk.exposure import Reservation, reduced, reserved
-from execution_service.core.risk.limits import RiskLimits
-from execution_service.core.risk.verdict import Decision, Override, Verdict
+from execution_service.core.risk.limits import LimitType, RiskLimits, Scope, is_of_the_order_alone
+from execution_service.core.risk.verdict import Decision, Override, Use, Verdict
+
+USES_KEPT = 200
+"""Of so many figures it is kept how much was used last, the latest ones: there is no end of symbols."""
 
 
 class NotAdmitted(CoreError):
     """An order that the gate did not let pass was to be written as if it had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastUse:
+    """How much of one limit the account used when it was last reckoned, by all that was held and worked then."""
+
+    limit: LimitType
+    total: Scope
+    """Whose figure it is."""
+    actual_value: Decimal
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +47,8 @@ class RiskBook:
     """Raised by whoever engages a kill switch, after that is stored: a write that was judged before fails."""
     reservations: tuple[Reservation, ...] = ()
     overrides: tuple[Override, ...] = ()
+    uses: tuple[LastUse, ...] = ()
+    """Of limits that compare more than one order and are not counted in `counters`; for people, no order is judged by them."""
 
 
 def new_book(account_id: str, *, version: int = 0) -> RiskBook:
@@ -53,7 +69,19 @@ def admitted(book: RiskBook, order: Order, verdict: Verdict, limits: RiskLimits,
         reservations=reserved(book.reservations, verdict.reservation),
         counters=fold_all(book.counters, events, now=verdict.at, zone=zone, keep_seconds=keep),
         overrides=tuple(o.used(order) if o.override_id == verdict.override_id else o for o in book.overrides),
+        uses=_with_uses(book.uses, verdict.uses, verdict.at),
     )
+
+
+def _with_uses(kept: tuple[LastUse, ...], new: Iterable[Use], at: datetime) -> tuple[LastUse, ...]:
+    latest = {
+        (use.limit, use.total): LastUse(limit=use.limit, total=use.total, actual_value=use.actual_value, at=at)
+        for use in new
+        if not is_of_the_order_alone(use.limit)
+    }
+    if not latest:
+        return kept
+    return (*(each for each in kept if (each.limit, each.total) not in latest), *latest.values())[-USES_KEPT:]
 
 
 def tripped(book: RiskBook, verdict: Verdict, limits: RiskLimits, zone: tzinfo) -> RiskBook:
@@ -77,8 +105,11 @@ def settled(book: RiskBook, remaining: Mapping[str, Decimal]) -> RiskBook:
 
 
 def granted(book: RiskBook, override: Override, now: datetime) -> RiskBook:
-    """With one more override; without those that are over. One that was used is kept until it expires, so that it is not used by another."""
-    kept = tuple(o for o in book.overrides if now < o.expires_at and o.override_id != override.override_id)
+    """With one more override; without those that are over. One that was used is kept until it expires, so that it is not used by another. The book
+    itself where it has that one already, used or not: granted again it would let a second order through."""
+    if any(each.override_id == override.override_id for each in book.overrides):
+        return book
+    kept = tuple(each for each in book.overrides if now < each.expires_at)
     return replace(book, version=book.version + 1, overrides=(*kept, override))
 
 

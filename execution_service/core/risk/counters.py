@@ -7,9 +7,9 @@ moment that lies ahead of `now` counts as now, and a day that has begun lasts un
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from datetime import date, datetime, tzinfo
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal
 from hashlib import sha256
 from typing import TypeAlias
@@ -231,6 +231,16 @@ class Counters:
 
     def _covers(self, scope: Scope, each: Sent | CancelSent | Executed | Tally) -> bool:
         return scope.covers(Scope(account_id=self.account_id, strategy=each.strategy, symbol=each.symbol))
+
+
+@dataclass(frozen=True, slots=True)
+class Zones:
+    """In which zone each account's trading day begins and ends; UTC where none is named."""
+
+    by_account: Mapping[str, tzinfo] = field(default_factory=dict)
+
+    def of(self, account_id: str) -> tzinfo:
+        return self.by_account.get(account_id, UTC)
 
 
 def day_of(now: datetime, zone: tzinfo) -> date:

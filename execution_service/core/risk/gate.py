@@ -100,7 +100,7 @@ class Facts:
     working: tuple[Reservation, ...]
     """All orders of the account that are at the broker, perhaps are, or are about to be."""
     counters: Counters
-    kill: KillState | None
+    kill: KillState
     prices: tuple[ReferencePrice, ...] = ()
     """Of the order's instrument, per unit of its quoted price; the message's own need not be among them."""
     rates: tuple[Rate, ...] = ()
@@ -198,7 +198,7 @@ def judge(order: Order, facts: Facts, limits: RiskLimits) -> Verdict:
     case = _case(order, facts, limits)
     room = _exit_room(case)
     is_exit = order.cash_quantity is None and ZERO < case.reservation.quantity <= room
-    found = [finding for check in _CHECKS for finding in check(case)]
+    found = [f for check, needed in _CHECKS if not needed or case.limits.is_on(*needed) for f in check(case)]
     if is_exit:
         found = [finding for finding in found if isinstance(finding, Use | Trip)]
     findings: list[_Finding] = [*_kill_switches(case, is_exit), *_closed_market(case, is_exit), *found]
@@ -221,11 +221,19 @@ def judge(order: Order, facts: Facts, limits: RiskLimits) -> Verdict:
         hold_until=_latest(waits) if decision is Decision.HOLD else None,
         uses=tuple(f for f in findings if isinstance(f, Use)),
         unjudged=tuple(f for f in findings if isinstance(f, Unjudged)),
-        reservation=replace(case.reservation, is_exit=is_exit) if decision is Decision.PASS else None,
-        override_id=None if override is None else override.override_id,
+        reservation=None
+        if decision is not Decision.PASS
+        else _as_exit(case.reservation)
+        if is_exit
+        else case.reservation,
+        override=override,
         trips=tuple(f for f in findings if isinstance(f, Trip)),
         adjusted_stop=next((f.stop for f in findings if isinstance(f, _Moved)), None),
     )
+
+
+def _as_exit(reservation: Reservation) -> Reservation:
+    return replace(reservation, is_exit=True)
 
 
 def reservation_of(order: Order, facts: Facts, limits: RiskLimits) -> Reservation:
@@ -387,26 +395,22 @@ _NO_POSITION = "the position is not known"
 # --- the stops: of everything, or of new risk ----------------------------------------------------------------------
 
 
-def _kill_switches(case: _Case, is_exit: bool) -> Iterator[Breach]:
+def _kill_switches(case: _Case, is_exit: bool) -> Iterator[Breach | _Wait]:
     facts = case.facts
-    if facts.kill is None:
-        if not is_exit:
-            words = "the state of the kill switch is not known, so no new risk is taken"
-            yield Breach(limit_type=KILL_SWITCH, limit_value="armed", message=words, is_final=True)
-    else:
-        for switch in facts.kill.stopping(case.where):
-            assert switch.level is not None
-            if not lets_pass(switch.level, is_exit=is_exit):
-                words = (
-                    f"the kill switch of {switch.scope} is engaged ({switch.level}, by {switch.by}): {switch.reason}"
-                )
-                yield Breach(
-                    limit_type=KILL_SWITCH,
-                    limit_value="armed",
-                    actual_value=switch.level,
-                    message=words,
-                    is_final=True,
-                )
+    if not facts.kill.is_known and not is_exit:
+        words = "the state of the kill switch is not known, so no new risk is taken until it is"
+        yield _Wait(Breach(limit_type=KILL_SWITCH, limit_value="known", message=words), None)
+    for switch in facts.kill.stopping(case.where) if facts.kill.is_known or is_exit else ():
+        assert switch.level is not None
+        if not lets_pass(switch.level, is_exit=is_exit):
+            words = f"the kill switch of {switch.scope} is engaged ({switch.level}, by {switch.by}): {switch.reason}"
+            yield Breach(
+                limit_type=KILL_SWITCH,
+                limit_value="armed",
+                actual_value=switch.level,
+                message=words,
+                is_final=True,
+            )
     if is_exit:
         return
     for words in facts.safety:
@@ -600,6 +604,7 @@ def _leverage(case: _Case) -> Iterator[_Finding]:
     if equity is None or equity <= 0:
         yield _not_judged(bound, missing)
         return
+    bound = replace(bound, total=account)
     figure = partial(_by_equity, account=account, equity=equity)
     yield from _figure(
         bound, figure(case.after), "the gross exposure by the equity", missing, before=_before(case, figure)
@@ -739,20 +744,21 @@ def _repetition(case: _Case) -> Iterator[_Finding]:
             yield from _trip(case, bound, str(executed))
 
 
-_CHECKS: tuple[Callable[[_Case], Iterator[_Finding]], ...] = (
-    _allowed,
-    _size,
-    _collar,
-    _slippage,
-    _protection,
-    _confidence,
-    _position,
-    _short,
-    _exposures,
-    _leverage,
-    _buying_power,
-    _counts,
-    _rate_of_orders,
-    _losses,
-    _repetition,
+_CHECKS: tuple[tuple[Callable[[_Case], Iterator[_Finding]], tuple[LimitType, ...]], ...] = (
+    (_allowed, (LimitType.ALLOWED_SYMBOLS, LimitType.ALLOWED_ORDER_TYPES)),
+    (_size, (LimitType.MAX_ORDER_QUANTITY, LimitType.MAX_ORDER_VALUE)),
+    (_collar, (LimitType.PRICE_COLLAR_PCT,)),
+    (_slippage, (LimitType.MAX_SLIPPAGE_PCT,)),
+    (_protection, ()),
+    (_confidence, (LimitType.MIN_CONFIDENCE,)),
+    (_position, (LimitType.MAX_POSITION_QUANTITY, LimitType.MAX_POSITION_VALUE)),
+    (_short, (LimitType.ALLOW_SHORT,)),
+    (_exposures, (LimitType.MAX_GROSS_EXPOSURE, LimitType.MAX_NET_EXPOSURE)),
+    (_leverage, (LimitType.MAX_LEVERAGE,)),
+    (_buying_power, (LimitType.CHECK_BUYING_POWER,)),
+    (_counts, (LimitType.MAX_OPEN_ORDERS, LimitType.MAX_ORDERS_PER_DAY, LimitType.MAX_CONSECUTIVE_REJECTIONS)),
+    (_rate_of_orders, (LimitType.MAX_ORDERS_PER_MINUTE,)),
+    (_losses, (LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN_PCT)),
+    (_repetition, (LimitType.DUPLICATE_WINDOW_SECONDS, LimitType.REPEATED_EXECUTIONS)),
 )
+"""Each with the limits of which one must be on; without any it is always made."""

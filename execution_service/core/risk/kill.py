@@ -142,6 +142,8 @@ class KillState:
     """All switches as they were read for one decision."""
 
     switches: tuple[Switch, ...] = ()
+    is_known: bool = True
+    """False: they cannot be read at this moment, and these are the last that were. No new risk passes, and an exit where these let it."""
 
     def stopping(self, where: Scope) -> tuple[Switch, ...]:
         """Those that are engaged and stop an order of this account, strategy and symbol, the strictest first."""

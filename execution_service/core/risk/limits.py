@@ -49,6 +49,7 @@ class LimitType(StrEnum):
     MIN_STOP_DISTANCE_PCT = "min_stop_distance_pct"
     MAX_STOP_DISTANCE_PCT = "max_stop_distance_pct"
     STOP_OUT_OF_RANGE = "stop_out_of_range"
+    ON_BREACH = "on_breach"
 
 
 SCOPES_REMEMBERED = 4096
@@ -82,6 +83,16 @@ class StopRule(StrEnum):
     """The stop is moved to the nearest allowed price, and that is told."""
 
 
+class BreachRule(StrEnum):
+    """What becomes of the kill switch when a limit is broken that tells of trouble, and not of one order (`ENGAGING`)."""
+
+    REFUSE = "refuse"
+    """Nothing: orders of new risk are refused for as long as the limit is broken."""
+    REDUCE_ONLY = "reduce_only"
+    """That of the limit's scope is engaged at this level; a named person arms it again."""
+    HALT = "halt"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repetition:
     """So many executions within so many seconds."""
@@ -94,7 +105,9 @@ class Repetition:
 
 
 Number: TypeAlias = Decimal | Off | None
-Value: TypeAlias = Decimal | Off | Repetition | frozenset[str] | frozenset[OrderType] | SessionRule | StopRule | bool
+Value: TypeAlias = (
+    Decimal | Off | Repetition | frozenset[str] | frozenset[OrderType] | SessionRule | StopRule | BreachRule | bool
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +143,7 @@ class LimitSet:
     min_stop_distance_pct: Number = None
     max_stop_distance_pct: Number = None
     stop_out_of_range: StopRule | None = None
+    on_breach: BreachRule | None = None
 
     def of(self, limit: LimitType) -> Value | None:
         return getattr(self, limit.value)  # type: ignore[no-any-return]
@@ -165,6 +179,7 @@ BUILT_IN = LimitSet(
     min_stop_distance_pct=OFF,
     max_stop_distance_pct=OFF,
     stop_out_of_range=StopRule.REFUSE,
+    on_breach=BreachRule.REFUSE,
 )
 """What holds where no table says anything. One of these judges what can be judged; where it lacks a figure it says so and lets the order pass,
 since nobody has written it down (`Bound.is_written`)."""
@@ -231,6 +246,7 @@ _OF_THE_ORDER_ALONE = frozenset(
         LimitType.MIN_STOP_DISTANCE_PCT,
         LimitType.MAX_STOP_DISTANCE_PCT,
         LimitType.STOP_OUT_OF_RANGE,
+        LimitType.ON_BREACH,
     }
 )
 """Two orders that each keep these keep them together: nothing need be reserved for them. A run of rejections counts what the broker answered, and
@@ -256,6 +272,22 @@ OF_ACCOUNTS_ONLY = frozenset(
     }
 )
 """They compare the account's money: no strategy and no symbol has any of its own."""
+
+
+ENGAGING = (
+    LimitType.MAX_DAILY_LOSS,
+    LimitType.MAX_DRAWDOWN_PCT,
+    LimitType.MAX_CONSECUTIVE_REJECTIONS,
+    LimitType.REPEATED_EXECUTIONS,
+)
+"""Limits that engage a kill switch where `on_breach` says so."""
+UNTIL_ENABLED = frozenset({LimitType.MAX_CONSECUTIVE_REJECTIONS, LimitType.REPEATED_EXECUTIONS})
+"""Once broken, these stay so until a named person enables them again."""
+
+
+def is_of_the_order_alone(limit: LimitType) -> bool:
+    """Whether it compares nothing but the order itself: no part of it is used between two orders."""
+    return limit in _OF_THE_ORDER_ALONE
 
 
 def kind_of(limit: LimitType) -> Kind:
@@ -315,8 +347,13 @@ class Applicable:
 
     def bound(self, limit: LimitType) -> Bound | None:
         """Of a limit of the order itself: the one that counts; None: it is switched off."""
-        assert kind_of(limit) is Kind.ORDER, limit
-        return next(iter(self.bounds(limit)), None)
+        found = self.bounds(limit)
+        assert len(found) < 2, limit
+        return found[0] if found else None
+
+    def is_on(self, *limits: LimitType) -> bool:
+        """Whether any of them is, so that it needs to be judged."""
+        return any(map(self.bounds, limits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,6 +375,11 @@ class RiskLimits:
     def _of(self, where: Scope) -> Applicable:
         wider = where.wider() if self.tables else ()
         return Applicable(where, tuple((scope, self.tables[scope]) for scope in wider if scope in self.tables))
+
+    def on_breach(self, scope: Scope) -> BreachRule:
+        """What a breach does of a limit that is written for that scope: the narrowest table counts that is for it or for more."""
+        said = [self.tables[each].on_breach for each in scope.wider() if each in self.tables]
+        return next((rule for rule in reversed(said) if rule is not None), BreachRule.REFUSE)
 
     def adds_up(self, account_id: str) -> bool:
         """Whether a table that may bind the account's orders has a limit that compares more than the order itself, so that each order must be

@@ -36,16 +36,23 @@ def kept_verdict(verdict: Verdict, *, keeps_uses: bool) -> RiskVerdict:
         unjudged=tuple(each.limit.value for each in verdict.unjudged) or None,
         breaches=_breaches(verdict.breaches) or None,
         override_id=verdict.override_id,
+        allowed_by=None if verdict.override is None else verdict.override.by,
+        allowed_for=None if verdict.override is None else verdict.override.reason,
+        allowed_until=None if verdict.override is None else verdict.override.expires_at,
     )
 
 
 def remarks(verdict: Verdict, at: datetime) -> tuple[Noted, ...]:
     """What people are to read of an order that passes."""
-    if verdict.adjusted_stop is None:
-        return ()
-    return (
-        Noted(at=at, message=f"the stop is moved to the nearest allowed price, {verdict.adjusted_stop.normalize():f}"),
-    )
+    found: list[Noted] = []
+    if verdict.adjusted_stop is not None:
+        words = f"the stop is moved to the nearest allowed price, {verdict.adjusted_stop.normalize():f}"
+        found.append(Noted(at=at, message=words))
+    if verdict.override is not None:
+        past = "; ".join(breach.message for breach in verdict.breaches)
+        words = f"let through past its limits, once, by {verdict.override.by} ({verdict.override.reason}): {past}"
+        found.append(Noted(at=at, message=words, alert=True))
+    return tuple(found)
 
 
 def _breaches(some: tuple[Breach, ...]) -> tuple[LimitBreach, ...]:

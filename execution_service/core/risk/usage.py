@@ -1,4 +1,4 @@
-"""How much of each limit is used, as far as an account's risk document and the latest verdicts tell it; judges nothing."""
+"""How much of each limit is used, as far as an account's risk document tells it, and which table binds; judges nothing."""
 
 from __future__ import annotations
 
@@ -7,59 +7,150 @@ from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from decimal import Decimal
 
-from execution_service.core.orders.events import SubmitStarted
-from execution_service.core.orders.order import Order
-from execution_service.core.risk.book import RiskBook
+from brokers.base import Side
+from execution_service.core.exact import EXACT, ZERO
+from execution_service.core.risk.book import LastUse, RiskBook
 from execution_service.core.risk.counters import Counters, rolled
-from execution_service.core.risk.exposure import Reservation
-from execution_service.core.risk.limits import BUILT_IN, MINUTE_SECONDS, LimitSet, LimitType, RiskLimits, Scope
+from execution_service.core.risk.exposure import Exposure, Reservation
+from execution_service.core.risk.limits import (
+    MINUTE_SECONDS,
+    OF_ACCOUNTS_ONLY,
+    Bound,
+    LimitType,
+    Repetition,
+    RiskLimits,
+    Scope,
+)
+from execution_service.core.risk.prices import HUNDRED
+from execution_service.core.risk.verdict import NEAR
+
+_COUNTED = (
+    LimitType.MAX_OPEN_ORDERS,
+    LimitType.MAX_ORDERS_PER_DAY,
+    LimitType.MAX_ORDERS_PER_MINUTE,
+    LimitType.MAX_CONSECUTIVE_REJECTIONS,
+    LimitType.MAX_DAILY_LOSS,
+    LimitType.MAX_DRAWDOWN_PCT,
+)
+"""The document itself tells how much of these is used at any moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Of one limit that one table has, in one account."""
+    """Of one limit that binds one account's orders."""
 
-    table: Scope
-    limit: LimitType
     account_id: str
-    total: str
-    """Whose figure it is, as a person names it."""
-    limit_value: Decimal
-    actual_value: Decimal
+    scope: Scope
+    """Whose figure it is: the account's, a strategy's or a symbol's in it."""
+    limit_type: LimitType
+    value: Decimal
+    """The limit, in the account's currency, in units, orders or per cent, as its name says."""
+    used: Decimal
+    """In the same unit."""
     at: datetime
-    """When it was so."""
+    """When it was so: of what is counted now; of positions and exposure, when an order was last let pass, or what it
+    filled was booked."""
+    table: Scope
+    """The table of `risk.toml` that binds; the widest also where it is only built in."""
+    is_written: bool = True
+    """False: it is only built in."""
+
+    @property
+    def percent(self) -> Decimal:
+        """Of the limit, exact; 100 is all of it. Of a limit of 0 anything at all is more than that."""
+        if self.value > 0:
+            return EXACT.divide(self.used * HUNDRED, self.value)
+        return 2 * HUNDRED if self.used > 0 else HUNDRED
+
+    @property
+    def is_near(self) -> bool:
+        """People are warned of it."""
+        return self.percent >= NEAR * HUNDRED
 
 
-def counted(limits: RiskLimits, book: RiskBook, now: datetime, zone: tzinfo) -> Iterator[Usage]:
-    """What the document itself tells: orders at work, of the day and the minute, rejections, losses. It is so now."""
+def usages(limits: RiskLimits, book: RiskBook, now: datetime, zone: tzinfo) -> Iterator[Usage]:
+    """Of every limit that compares more than one order and binds this account, by the limits of now; what nothing is known of yet is left out.
+    Where two tables speak of the same figure it is the one that counts."""
     counters = rolled(book.counters, now, zone)
-    everybody = limits.tables.get(Scope(), LimitSet())
-    built_in = replace(LimitSet(), max_consecutive_rejections=BUILT_IN.max_consecutive_rejections)
-    tables = {Scope(): built_in, **limits.tables}
-    if everybody.max_consecutive_rejections is None:
-        tables[Scope()] = replace(everybody, max_consecutive_rejections=BUILT_IN.max_consecutive_rejections)
-    for table, values in tables.items():
-        if table.account_id not in (None, book.account_id):
-            continue
-        total = replace(table, account_id=book.account_id)
-        for limit in LimitType:
-            value = values.of(limit)
-            actual = _actual(limit, total, counters, book.reservations, now) if isinstance(value, Decimal) else None
-            if isinstance(value, Decimal) and actual is not None:
-                yield Usage(
-                    table=table,
-                    limit=limit,
-                    account_id=book.account_id,
-                    total=str(total),
-                    limit_value=value,
-                    actual_value=actual,
-                    at=now,
-                )
+    for total in _totals(limits, book.account_id):
+        for limit in _COUNTED:
+            bound = bound_of(limits, limit, total)
+            used = None if bound is None else _used(limit, total, counters, book.reservations, now)
+            if bound is not None and isinstance(bound.value, Decimal) and used is not None:
+                yield _usage(bound, bound.value, used, now)
+    for each in dict.fromkeys((each.strategy, each.symbol) for each in counters.executions):
+        where = Scope(account_id=book.account_id, strategy=each[0], symbol=each[1])
+        bound = limits.of(where).bound(LimitType.REPEATED_EXECUTIONS)
+        if bound is not None and isinstance(bound.value, Repetition):
+            executed = counters.executions_within(where, bound.value.window_seconds, now)
+            yield _usage(bound, Decimal(bound.value.count), Decimal(executed), now)
+    for kept in book.uses:
+        bound = None if kept.limit in _COUNTED else bound_of(limits, kept.limit, kept.total)
+        if bound is not None and isinstance(bound.value, Decimal):
+            yield _usage(bound, bound.value, kept.actual_value, kept.at)
 
 
-def _actual(
+def recounted(uses: tuple[LastUse, ...], exposure: Exposure, now: datetime) -> tuple[LastUse, ...]:
+    """As they are by what is held and works now; those that this does not tell stay as they are."""
+    return tuple(
+        use if (figure := _figure(use, exposure)) is None else replace(use, actual_value=figure, at=now) for use in uses
+    )
+
+
+def _figure(use: LastUse, exposure: Exposure) -> Decimal | None:
+    """Of positions, that of the instrument and side that uses most of the limit."""
+    total = use.total
+    match use.limit:
+        case LimitType.MAX_GROSS_EXPOSURE:
+            return exposure.gross(total)
+        case LimitType.MAX_NET_EXPOSURE:
+            return exposure.net(total)
+        case LimitType.MAX_POSITION_QUANTITY | LimitType.MAX_POSITION_VALUE:
+            is_value = use.limit is LimitType.MAX_POSITION_VALUE
+            figure = exposure.position_value if is_value else exposure.position_quantity
+            keys = {line.instrument_key for line in exposure.within(total)}
+            found = [figure(key, total.strategy, side) for key in keys for side in Side]
+            known = [each for each in found if each is not None]
+            return max(known, default=ZERO) if len(known) == len(found) else None
+    return None
+
+
+def _totals(limits: RiskLimits, account_id: str) -> Iterable[Scope]:
+    """Whose figures the tables bind, the account's first."""
+    mine = (table for table in limits.tables if table.account_id in (None, account_id))
+    return dict.fromkeys(replace(table, account_id=account_id) for table in (Scope(), *mine))
+
+
+def bound_of(limits: RiskLimits, limit: LimitType, total: Scope) -> Bound | None:
+    """The one that compares the figure of `total`; None: there is none."""
+    if limit in OF_ACCOUNTS_ONLY and total != Scope(account_id=total.account_id):
+        return None
+    # Where the total names no strategy or symbol, no table that is for one may be found.
+    where = Scope(account_id=total.account_id, strategy=total.strategy or "", symbol=total.symbol or "")
+    found = limits.of(where).bounds(limit)
+    return next((bound for bound in found if limit in OF_ACCOUNTS_ONLY or bound.total == total), None)
+
+
+def _usage(bound: Bound, value: Decimal, used: Decimal, at: datetime) -> Usage:
+    total = bound.total
+    if bound.limit in OF_ACCOUNTS_ONLY:
+        total = Scope(account_id=total.account_id)
+    return Usage(
+        account_id=total.account_id or "",
+        scope=total,
+        limit_type=bound.limit,
+        value=value,
+        used=used,
+        at=at,
+        table=bound.scope,
+        is_written=bound.is_written,
+    )
+
+
+def _used(
     limit: LimitType, total: Scope, counters: Counters, working: Iterable[Reservation], now: datetime
 ) -> Decimal | None:
+    """None: nothing is known of it."""
     result = counters.result(total)
     match limit:
         case LimitType.MAX_OPEN_ORDERS:
@@ -73,21 +164,6 @@ def _actual(
         case LimitType.MAX_CONSECUTIVE_REJECTIONS:
             return Decimal(counters.rejections(total))
         case LimitType.MAX_DAILY_LOSS:
-            return None if result is None else max(Decimal(0), result.loss)
-        case LimitType.MAX_DRAWDOWN_PCT:
+            return None if result is None else max(ZERO, result.loss)
+        case _:
             return None if result is None else result.drawdown_pct
-    return None
-
-
-def last_judged(orders: Iterable[Order]) -> dict[tuple[str, str, str], tuple[Decimal, Decimal, datetime]]:
-    """By account, limit and whose figure it is: what was used, the limit and when, by the latest verdict that tells it."""
-    found: dict[tuple[str, str, str], tuple[Decimal, Decimal, datetime]] = {}
-    for order in orders:
-        for event in order.events:
-            if not isinstance(event, SubmitStarted) or event.risk is None:
-                continue
-            for use in event.risk.uses or ():
-                key = (order.accepted_request.account_id, use.limit, use.total)
-                if key not in found or found[key][2] <= event.at:
-                    found[key] = (use.actual_value, use.limit_value, event.at)
-    return found

@@ -129,12 +129,21 @@ class Verdict:
     unjudged: tuple[Unjudged, ...] = ()
     reservation: Reservation | None = None
     """With PASS: to be written before or with the intent."""
-    override_id: str | None = None
-    """It passes by this override alone."""
+    override: Override | None = None
+    """It passes by this one alone."""
     trips: tuple[Trip, ...] = ()
     """Limits that were found broken for good: to be kept, and the kill switch of their scope to be engaged at reduce only."""
     adjusted_stop: Decimal | None = None
     """The stop that was moved to the nearest allowed price, where the rule is to adjust."""
+
+    @property
+    def override_id(self) -> str | None:
+        return None if self.override is None else self.override.override_id
+
+    @property
+    def is_by_document(self) -> bool:
+        """A refusal that a person may have lifted by a word in the account's risk document: an override, or what is enabled again."""
+        return self.decision is Decision.REFUSE and self.code == "RISK_LIMIT"
 
     @property
     def code(self) -> str:

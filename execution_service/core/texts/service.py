@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 
 from execution_service.core.texts.messages import counted_title, html_message
@@ -67,6 +68,19 @@ def risk_limit_broken(*, account_name: str, limit: str, total: str, counted: str
 def risk_enabled(*, scope: str, by: str, reason: str, count: int) -> str:
     return html_message(
         "✅ Risk Limit Enabled Again", ("Scope", scope), ("By", by), ("Reason", reason), ("Broken limits", str(count))
+    )
+
+
+def risk_allowed(*, signal_id: str, limits: Sequence[str], by: str, reason: str, until: datetime) -> str:
+    """One order that was refused may come once more."""
+    return html_message(
+        "⚠️ Order Allowed Past Its Limits",
+        ("Signal", signal_id),
+        ("Limits", ", ".join(dict.fromkeys(limits)) or UNKNOWN),
+        ("By", by),
+        ("Reason", reason),
+        ("Until", f"{until:%Y-%m-%d %H:%M:%S} UTC"),
+        ("Orders", "one of the same content, under a new signal; nothing is sent by this"),
     )
 
 
