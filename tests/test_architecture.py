@@ -537,6 +537,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.reference_prices",
         "execution_service.trading.risk_rules",
     },
+    "execution_service.trading.order_sizing": {
+        CORE,
+        "execution_service.trading.connection",
+        "execution_service.trading.risk_gate",
+    },
     "execution_service.trading.placement": {
         *VOCABULARY,
         "brokers.errors",
@@ -563,6 +568,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.holding_choice",
         "execution_service.trading.instrument_queues",
         "execution_service.trading.isolation",
+        "execution_service.trading.order_sizing",
         "execution_service.trading.placement",
         "execution_service.trading.pre_trade_checks",
         "execution_service.trading.risk_gate",
@@ -604,6 +610,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.instrument_queues",
         "execution_service.trading.isolation",
         "execution_service.trading.kill_switches",
+        "execution_service.trading.order_sizing",
         "execution_service.trading.order_steps",
         "execution_service.trading.placement",
         "execution_service.trading.pre_trade_checks",

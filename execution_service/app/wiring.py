@@ -246,6 +246,7 @@ def build(parts: Parts) -> Rooms:
         alerts=alerts,
         ownership=ownership,
         events=event_reader,
+        takes_sized=parts.rules.risk_per_trade is not None,
     )
     commands = _commands(
         parts,
@@ -430,6 +431,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
                 max_retry_attempts=settings.max_retry_attempts,
                 reconcile_interval_seconds=settings.reconcile_interval_seconds,
                 exit_position_check=ExitPositionCheck(settings.exit_position_check.value),
+                risk_per_trade=settings.risk_per_trade,
             ),
             nonce=nonce,
             processes=ProcessTable(),

@@ -35,7 +35,7 @@ from execution_service.core.risk.exposure import Holding, Reservation, in_curren
 from execution_service.core.risk.gate import Facts, Reading, judge, reservation_of
 from execution_service.core.risk.kill import KillState, lets_pass
 from execution_service.core.risk.limits import LimitType, RiskLimits, Scope
-from execution_service.core.risk.prices import best_reference
+from execution_service.core.risk.prices import best_reference, is_fresh
 from execution_service.core.risk.verdict import Breach, Decision, Verdict
 from execution_service.core.texts.service import risk_limit_broken, risk_limit_near
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
@@ -248,6 +248,18 @@ class RiskGate:
                 wait = Breach(limit_type=UNREADABLE, limit_value="readable", message=words)
                 verdict = replace(verdict, decision=Decision.HOLD, waits=(wait,), reservation=None, override_id=None)
             question.verdict = verdict
+
+    async def known_of(self, order: Order) -> tuple[Facts, RiskLimits]:
+        """What is known of an order that has no quantity yet, and the limits. The account's money is read anew where the last reading is not of this
+        half minute. Raises StoreUnavailable."""
+        self._prices.note_message(order)
+        now, limits = self._clock.now(), self._rules.limits
+        is_recent = self._equity is not None and is_fresh(self._equity.at, now, Decimal(str(BALANCES_SECONDS)))
+        if not is_recent and self._connection.is_connected:
+            await self._read_balances()
+        nothing = RiskBook(account_id=self.account_id, counters=Counters(account_id=self.account_id))
+        working, holdings = self._working(nothing, limits), await self._holdings(limits)
+        return self._facts(order, nothing, None, holdings=holdings, working=working), limits
 
     def not_leaving(self, live: LiveOrder) -> None:
         """An order that passed does not leave: if it has ended meanwhile, what it reserves is released."""

@@ -39,6 +39,7 @@ from tests.builders import (
     order,
     order_in,
     rejected,
+    sized,
     submit_started,
 )
 
@@ -196,7 +197,7 @@ def test_the_rest_refused_after_a_partial_fill_is_told() -> None:
     assert applied_event.is_published
 
 
-@pytest.mark.parametrize("event", [submit_started(), capped(), fitted(), instrument_matched(), noted()])
+@pytest.mark.parametrize("event", [submit_started(), sized(), capped(), fitted(), instrument_matched(), noted()])
 def test_what_concerns_nobody_outside_waits_for_the_next_showing(event: Event) -> None:
     assert not happened(order(), event).is_shown
 

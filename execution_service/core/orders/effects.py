@@ -27,6 +27,7 @@ from execution_service.core.orders.events import (
     NothingSent,
     Rejected,
     Released,
+    Sized,
     SubmitStarted,
 )
 from execution_service.core.orders.order import Order, apply, bare
@@ -87,6 +88,7 @@ class AppliedEvent:
         silent = (
             SubmitStarted
             | NothingSent
+            | Sized
             | Capped
             | ContractResolved
             | Fitted

@@ -158,6 +158,16 @@ class Expired(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sized(_Event):
+    """The quantity of an order that named a stop in its place, worked out once, as the order was about to leave; written
+    together with its intent, or with its end."""
+
+    quantity: Decimal
+    arithmetic: str
+    """How, with all figures, for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capped(_Event):
     """An exit was reduced to what is left of its entry's position."""
 
@@ -316,6 +326,7 @@ Event: TypeAlias = (
     | CancelRefused
     | Cancelled
     | Expired
+    | Sized
     | Capped
     | InstrumentMatched
     | ContractResolved

@@ -55,7 +55,8 @@ class OrderRequest:
     strategy: str
     instrument: Instrument
     side: Side
-    quantity: Decimal
+    quantity: Decimal | None
+    """None: it is worked out from the equity and the distance to `stop_loss` as the order leaves."""
     order_type: OrderType
     limit_price: Decimal | None = None
     stop_price: Decimal | None = None
@@ -92,6 +93,7 @@ class OrderRequest:
             limit,
             stop,
             self.entry_refs,
+            *(() if self.quantity is not None else (self.stop_loss,)),
         )
 
 

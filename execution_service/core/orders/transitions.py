@@ -28,6 +28,7 @@ from execution_service.core.orders.events import (
     Rejected,
     Released,
     SendAgainOrdered,
+    Sized,
     SubmitStarted,
 )
 from execution_service.core.orders.status import Status
@@ -36,6 +37,7 @@ _P, _S, _W, _PF, _D = Status.PENDING, Status.SUBMITTING, Status.SUBMITTED, Statu
 
 TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
     {
+        (_P, Sized): _P,
         (_P, Capped): _P,
         (_P, InstrumentMatched): _P,
         (_P, ContractResolved): _P,
