@@ -13,6 +13,7 @@ from execution_service.core.orders.events import (
     Accepted,
     Adopted,
     AdoptionUndone,
+    AwaitsOpening,
     Busted,
     Cancelled,
     CancelRefused,
@@ -218,6 +219,10 @@ def expired(filled_quantity: Amount = 0) -> Expired:
     return Expired(at=NOW, reason=reason, filled_quantity=amount(filled_quantity))
 
 
+def awaits_opening() -> AwaitsOpening:
+    return AwaitsOpening(at=NOW, message="the market is closed", until=NOW + timedelta(hours=2))
+
+
 def sized(quantity: Amount = 100) -> Sized:
     return Sized(at=NOW, quantity=amount(quantity), arithmetic="200 at risk; 2 lost by one unit; 100 units")
 
@@ -320,6 +325,7 @@ def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
         cancel_refused(),
         cancelled(held),
         expired(held),
+        awaits_opening(),
         sized(),
         capped(),
         instrument_matched(),

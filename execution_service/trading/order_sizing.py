@@ -6,10 +6,10 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-from execution_service.core.orders.events import ContractResolved, Event, Rejected, Sized
+from execution_service.core.orders.events import AwaitsOpening, ContractResolved, Event, Rejected, Sized
 from execution_service.core.orders.order import Order, apply
 from execution_service.core.orders.status import LimitBreach, Reason, ReasonCode
-from execution_service.core.risk.order_size import size_of
+from execution_service.core.risk.order_size import opening_to_wait_for, size_of
 from execution_service.core.risk.sizing import NotSized
 from execution_service.trading.connection import Connection
 from execution_service.trading.risk_gate import RiskGate
@@ -28,11 +28,16 @@ class OrderSizing:
         self._risk_per_trade = risk_per_trade
 
     async def events_for(self, order: Order, now: datetime) -> tuple[Event, ...]:
-        """What is to be recorded with the intent: its quantity with the arithmetic, or its end with all that is missing. Sends no order.
+        """What is to be recorded with the intent: its quantity with the arithmetic, or its end with all that is missing; or alone, that it is kept
+        for the opening of its market. Sends no order.
 
         Raises StoreUnavailable, and OrderRefused, BrokerError or TimeoutError where the broker is asked for the contract.
         """
         facts, limits = await self._risk_gate.known_of(order)
+        opens_at = opening_to_wait_for(order, facts, limits)
+        if opens_at is not None:
+            # Sized then, by what is known then.
+            return (AwaitsOpening(at=now, message="the market is closed", until=opens_at),)
         try:
             found = size_of(order, facts, limits, self._risk_per_trade)
             if self._connection.capabilities.fits_tickets and order.terms is None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from execution_service.core.risk.kill import Switch
 from execution_service.core.risk.limits import RiskLimits
+from execution_service.trading.market_hours import MarketHours, NoHours
 
 
 class Switches(Protocol):
@@ -33,6 +34,8 @@ class RiskRules:
         """Those that hold for the next order that is judged."""
         self._given = switches
         self.switches: Switches = NoSwitches() if switches is None else switches
+        self.hours: MarketHours = NoHours()
+        """Who knows when markets are open."""
 
     def look_at(self, switches: Switches) -> None:
         """Who knows the kill switches in this process, where none was given."""

@@ -12,14 +12,22 @@ import structlog
 
 from brokers.base import ContractTerms, Ticket
 from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, NotAnswered, OrderRefused
-from execution_service.core.orders.events import Capped, Event, InstrumentMatched, Noted, Rejected, SubmitStarted
+from execution_service.core.orders.events import (
+    AwaitsOpening,
+    Capped,
+    Event,
+    InstrumentMatched,
+    Noted,
+    Rejected,
+    SubmitStarted,
+)
 from execution_service.core.orders.next_step import is_stale
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.tickets import fitting
 from execution_service.core.orders.waiting import Waiting, WaitingReason, others_of
-from execution_service.core.risk.records import kept_verdict, refusal, remarks
+from execution_service.core.risk.records import kept_verdict, opening, refusal, remarks
 from execution_service.core.risk.verdict import Decision
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
@@ -237,6 +245,9 @@ class Submission:
             size = await self._size(live, apply_all(live.order, first), now)
             if size is None:
                 return False
+            if isinstance(size[-1], AwaitsOpening):
+                await self._keep(live, size[-1])
+                return False
             first, ends = (*first, *size), isinstance(size[-1], Rejected)
         if not ends:
             order, reserved = apply_all(live.order, first), None
@@ -253,7 +264,7 @@ class Submission:
             if not ends:
                 verdict = await self._risk_gate.judge(apply_all(live.order, first))
                 if verdict.decision is Decision.HOLD:
-                    self._queues.wait_for_others(live, WaitingReason.RISK)
+                    await self._keep(live, opening(verdict, now))
                     return False
                 ends, has_passed = verdict.decision is Decision.REFUSE, verdict.decision is Decision.PASS
                 if ends:
@@ -270,6 +281,12 @@ class Submission:
         if has_passed and not is_recorded:
             self._risk_gate.not_leaving(live)
         return is_recorded and not ends
+
+    async def _keep(self, live: LiveOrder, until: AwaitsOpening | None) -> None:
+        """It waits for the risk gate. What it is kept for is recorded once, so that its age counts from there in every life."""
+        self._queues.wait_for_others(live, WaitingReason.RISK)
+        if until is not None and live.order.opens_at != until.until:
+            await self._live.record_unless_changed(live, (until,), since=live.order)
 
     async def _checked(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
         """What must be recorded before it leaves, or for what it has to wait. It waits for others from before they are asked about on: its

@@ -205,6 +205,7 @@ def test_the_names_of_stored_events_never_change() -> None:
             "Released",
             "SendAgainOrdered",
             "Sized",
+            "AwaitsOpening",
             "SubmitStarted",
         ),
     }

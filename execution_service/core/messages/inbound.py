@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -274,6 +274,18 @@ def _order(text: str, *, may_be_sized: bool = False) -> ParsedOrder | Unusable:
     )
 
 
+def _confidence(fields: Fields) -> Decimal | None:
+    """A remark of the sender, which refuses no order by itself: what is no number from 0 to 1 is not known."""
+    said = fields.get("confidence")
+    if isinstance(said, bool) or not isinstance(said, int | float | Decimal | str):
+        return None
+    try:
+        value = Decimal(str(said).strip())
+    except InvalidOperation:
+        return None
+    return value if value.is_finite() and 0 <= value <= 1 else None
+
+
 def _ignored_facts(fields: Fields) -> str | None:
     """The names of fields that nothing reads although they look as if they said which contract is meant."""
     ignored = [name for name in fields.names if _is_ignored_fact(name) and fields.has(name)]
@@ -377,6 +389,7 @@ class _Draft:
             variety=self.variety,
             stop_loss=self.stop_loss,
             take_profit=self.take_profit,
+            confidence=_confidence(self.fields),
             direction=self.direction,
             signal_type=self.signal_type,
             entry_refs=self.entry_refs,

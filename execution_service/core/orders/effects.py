@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from execution_service.core.orders.events import (
+    AwaitsOpening,
     Busted,
     Cancelled,
     CancelRequested,
@@ -88,6 +89,7 @@ class AppliedEvent:
         silent = (
             SubmitStarted
             | NothingSent
+            | AwaitsOpening
             | Sized
             | Capped
             | ContractResolved

@@ -17,6 +17,7 @@ from execution_service.core.orders.events import (
     Accepted,
     Adopted,
     AdoptionUndone,
+    AwaitsOpening,
     Busted,
     Cancelled,
     CancelRequested,
@@ -103,6 +104,8 @@ class Order:
     matched_product: str | None = None
     hold: Hold | None = None
     """Not None: the broker holds the order for the opening."""
+    opens_at: datetime | None = None
+    """Until when we kept it for the opening of its market; its age counts from there."""
     released_at: datetime | None = None
     """When the market got the order after it was held."""
     terms: ContractTerms | None = None
@@ -402,6 +405,8 @@ def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
             }
         case Doubted():
             return {"reason": Reason(ReasonCode.OUTCOME_UNKNOWN, event.message)}
+        case AwaitsOpening():
+            return {"opens_at": event.until}
         case Sized() | Capped():
             return {"quantity": event.quantity}
         case InstrumentMatched():

@@ -67,6 +67,8 @@ class OrderRequest:
     variety: str | None = None
     stop_loss: Decimal | None = None
     take_profit: Decimal | None = None
+    confidence: Decimal | None = None
+    """How sure its signal says it is, from 0 to 1; None: it does not say."""
     direction: str | None = None
     signal_type: str | None = None
     entry_refs: tuple[str, ...] = ()

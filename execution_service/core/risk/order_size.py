@@ -7,6 +7,7 @@ do not: an order that breaks one is refused by the gate as any other is, with it
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from decimal import ROUND_DOWN, Context, Decimal
 
 from brokers.base import AssetClass, OrderType
@@ -15,7 +16,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import key_of
 from execution_service.core.risk.exposure import Reservation, exposure, in_currency, released
 from execution_service.core.risk.gate import Facts, Reading
-from execution_service.core.risk.limits import Applicable, LimitType, RiskLimits, Scope
+from execution_service.core.risk.limits import Applicable, LimitType, RiskLimits, Scope, SessionRule
 from execution_service.core.risk.prices import best_reference, execution_range, is_fresh, price_of_message
 from execution_service.core.risk.sizing import Cap, Sized, sized
 
@@ -56,6 +57,17 @@ def size_of(order: Order, facts: Facts, limits: RiskLimits, risk_per_trade: Deci
             *_of_the_limits(order, facts, applicable, working, value),
         ),
     )
+
+
+def opening_to_wait_for(order: Order, facts: Facts, limits: RiskLimits) -> datetime | None:
+    """Until when an order of this market is to be held; None: it is open, nobody knows, or the rule is another."""
+    request = order.accepted_request
+    where = Scope(account_id=request.account_id, strategy=request.strategy, symbol=request.instrument.symbol)
+    rule = limits.of(where).bound(LimitType.SESSION)
+    is_closed = facts.session is not None and not facts.session.is_open
+    if rule is None or rule.value is not SessionRule.HOLD or not is_closed or facts.session is None:
+        return None
+    return facts.session.opens_at
 
 
 def _own_price(order: Order) -> Decimal | None:
