@@ -1207,6 +1207,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.errors",
         "execution_service.transport.ports",
     },
+    "execution_service.execution_manager": {"execution_service.app.service"},
     "execution_service.execution_main": {
         "brokers.registry",
         "execution_service.app.check",
