@@ -13,6 +13,7 @@ from execution_service.core.orders.events import (
     Accepted,
     Adopted,
     AdoptionUndone,
+    AwaitsOpening,
     Busted,
     Cancelled,
     CancelRefused,
@@ -38,6 +39,7 @@ from execution_service.core.orders.events import (
     Rejected,
     Released,
     SendAgainOrdered,
+    Sized,
     SubmitStarted,
 )
 from execution_service.core.orders.next_step import Elapsed, Limits
@@ -217,6 +219,14 @@ def expired(filled_quantity: Amount = 0) -> Expired:
     return Expired(at=NOW, reason=reason, filled_quantity=amount(filled_quantity))
 
 
+def awaits_opening() -> AwaitsOpening:
+    return AwaitsOpening(at=NOW, message="the market is closed", until=NOW + timedelta(hours=2))
+
+
+def sized(quantity: Amount = 100) -> Sized:
+    return Sized(at=NOW, quantity=amount(quantity), arithmetic="200 at risk; 2 lost by one unit; 100 units")
+
+
 def capped(quantity: Amount = 60) -> Capped:
     return Capped(at=NOW, quantity=amount(quantity), message="the entry has 60 left")
 
@@ -315,6 +325,8 @@ def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
         cancel_refused(),
         cancelled(held),
         expired(held),
+        awaits_opening(),
+        sized(),
         capped(),
         instrument_matched(),
         contract_resolved(),

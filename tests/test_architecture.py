@@ -429,8 +429,8 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.switches",
     },
+    "execution_service.trading.market_hours": {CORE},
     "execution_service.trading.reference_prices": {*VOCABULARY},
-    "execution_service.trading.risk_rules": {CORE},
     "execution_service.trading.timers": {"execution_service.runtime.clock", "execution_service.runtime.wake_up"},
     "execution_service.trading.traded_account": {"brokers.base"},
     "execution_service.trading.connection": {
@@ -457,6 +457,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.store",
         "execution_service.trading.holdings",
     },
+    "execution_service.trading.risk_rules": {CORE, "execution_service.trading.market_hours"},
     "execution_service.trading.tasks": {"execution_service.recording.live_orders", "execution_service.trading.timers"},
     "execution_service.trading.blocked_exits": {
         CORE,
@@ -496,6 +497,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.trading.isolation",
         "execution_service.trading.timers",
+    },
+    "execution_service.trading.order_sizing": {
+        CORE,
+        "execution_service.trading.connection",
+        "execution_service.trading.risk_gate",
     },
     "execution_service.trading.report_poller": {
         *VOCABULARY,
@@ -563,6 +569,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.holding_choice",
         "execution_service.trading.instrument_queues",
         "execution_service.trading.isolation",
+        "execution_service.trading.order_sizing",
         "execution_service.trading.placement",
         "execution_service.trading.pre_trade_checks",
         "execution_service.trading.risk_gate",
@@ -603,6 +610,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.holding_choice",
         "execution_service.trading.instrument_queues",
         "execution_service.trading.isolation",
+        "execution_service.trading.order_sizing",
         "execution_service.trading.order_steps",
         "execution_service.trading.placement",
         "execution_service.trading.pre_trade_checks",
@@ -1112,6 +1120,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings.accounts",
         "execution_service.app.settings.loading",
         "execution_service.app.supervisor",
+        "execution_service.calendars.hours",
         "execution_service.control.adopt",
         "execution_service.control.allow",
         "execution_service.control.ask_broker",
@@ -1145,6 +1154,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.concurrency",
         "execution_service.runtime.connectivity",
         "execution_service.runtime.supervision",
+        "execution_service.runtime.threads",
         "execution_service.runtime.wake_up",
         "execution_service.storage.mongo.store",
         "execution_service.storage.ports.errors",
@@ -1499,10 +1509,14 @@ def test_no_function_imports_anything() -> None:
     assert wrong == set()
 
 
-def test_only_two_rooms_load_modules_by_name() -> None:
-    """The brokers' packages, and the client of Redis, for those who use it."""
+def test_only_three_rooms_load_modules_by_name() -> None:
+    """The brokers' packages, the client of Redis and the trading hours, for those who use them."""
     found = {s.path for s in sources() if any(n in ("import_module", "__import__") for n in _names_called(s.tree))}
-    assert found == {"brokers/registry.py", "execution_service/app/events.py"}
+    assert found == {
+        "brokers/registry.py",
+        "execution_service/app/events.py",
+        "execution_service/calendars/hours.py",
+    }
 
 
 CALLBACKS_ALLOWED = {
@@ -1752,7 +1766,9 @@ def test_libraries_are_those_that_the_project_declares() -> None:
         "urllib3",
         "twisted",
         "redis",
-    }  # extras of the adapters, and of events on Redis
+        "exchange_calendars",
+        "pandas",
+    }  # extras of the adapters, of events on Redis, and of trading hours
     allowed = STANDARD_LIBRARY | OUR_NAMES | declared
     # Benchmarks and nobody else may use what is installed for development.
     wrong = {

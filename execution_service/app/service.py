@@ -29,6 +29,7 @@ from execution_service.app.settings.loading import Settings
 from execution_service.app.settings.problems import ConfigurationError
 from execution_service.app.wiring import CannotStart, Parts, World, build, real_world
 from execution_service.core.messages.inbound import Unusable, parse_order_fields
+from execution_service.core.messages.trading_signal import fields_of_signal
 from execution_service.core.orders.events import Event, Filled, Rejected
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Reason, ReasonCode, Status
@@ -177,6 +178,19 @@ class ExecutionService:
         )
         (order_id,) = await self.intake.take([message])
         return (await self._store.load([order_id]))[0].order
+
+    async def execute_signal(self, signal: object) -> Order | None:
+        """Takes a `TradingSignal` (an object or a mapping) by the one path of orders, and tells the order as it stands once stored; None: it asks
+        for none (`hold`). Its account is the one that its metadata name, else the only one there is. The same signal again is the same order.
+
+        Raises ValueError where it names no signal or no action, StoreUnavailable while the store is away.
+        """
+        accounts = list(self._parts.accounts.accounts)
+        fields = fields_of_signal(signal, account_id=accounts[0] if len(accounts) == 1 else None)
+        return None if fields is None else await self.process_order(fields)
+
+    process_signal = execute_signal
+    """The name that it has in that system's code."""
 
     async def handle_order_fill(self, order_id: str, fill_data: Mapping[str, Any]) -> Order:
         """Records a fill that came by other means than the broker's adapter. `fill_data`: fill_id, quantity, price, time, and optionally

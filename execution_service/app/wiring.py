@@ -29,6 +29,7 @@ from execution_service.app.events import (
 from execution_service.app.settings.accounts import Account
 from execution_service.app.settings.loading import Settings
 from execution_service.app.supervisor import Supervisor
+from execution_service.calendars.hours import ExchangeHours
 from execution_service.control.adopt import AdoptPositions
 from execution_service.control.allow import AllowOrder
 from execution_service.control.ask_broker import CompareBooks, ShowPositions
@@ -63,6 +64,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.concurrency import side_by_side
 from execution_service.runtime.connectivity import Connectivity
 from execution_service.runtime.supervision import Part
+from execution_service.runtime.threads import ThreadPool
 from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.mongo.store import mongo_store
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -246,6 +248,7 @@ def build(parts: Parts) -> Rooms:
         alerts=alerts,
         ownership=ownership,
         events=event_reader,
+        takes_sized=parts.rules.risk_per_trade is not None,
     )
     commands = _commands(
         parts,
@@ -414,6 +417,10 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             events = await stack.enter_async_context(
                 event_sources(settings, emulator_host=pubsub_host, store=store, clock=clock, pubsub=connectivity)
             )
+        risk_rules = RiskRules(settings.risk_limits, zones=settings.zones)
+        hours = ExchangeHours(clock=clock, blocking=ThreadPool("calendars", 1))
+        stack.callback(hours.close)
+        risk_rules.hours = hours
         notifier = notifier_of(settings)
         stack.push_async_callback(notifier.close)
         parts = Parts(
@@ -432,10 +439,11 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
                 max_retry_attempts=settings.max_retry_attempts,
                 reconcile_interval_seconds=settings.reconcile_interval_seconds,
                 exit_position_check=ExitPositionCheck(settings.exit_position_check.value),
+                risk_per_trade=settings.risk_per_trade,
             ),
             nonce=nonce,
             processes=ProcessTable(),
-            risk_rules=RiskRules(settings.risk_limits, zones=settings.zones),
+            risk_rules=risk_rules,
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
             events=events,

@@ -18,7 +18,7 @@ from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.texts.log import log_line, order_received
 from execution_service.core.texts.orders import conflict
 from execution_service.core.texts.service import dead_letters, messages_handed_back
-from execution_service.intake.events import EventReader
+from execution_service.intake.events import EventReader, ReadOrder
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrders
@@ -75,8 +75,9 @@ class Intake:
         alerts: RaisesAlerts,
         ownership: Ownership,
         events: EventReader,
+        takes_sized: bool = False,
     ) -> None:
-        """`events` reads the messages that came as events."""
+        """`events` reads the messages that came as events. `takes_sized`: an entry that names a stop need not name a quantity."""
         self._store = store
         self._live = live_orders
         self._clock = clock
@@ -85,6 +86,7 @@ class Intake:
         self._alerts = alerts
         self._ownership = ownership
         self._events = events
+        self._takes_sized = takes_sized
 
     async def run(self, inbox: Inbox) -> None:
         """Until cancelled."""
@@ -99,7 +101,7 @@ class Intake:
         letters: list[DeadLetter] = []
         received: list[tuple[Message, ParsedOrder, Order]] = []
         for message in messages:
-            read = parse_order(message.data) if message.event_type is None else self._events.read(message)
+            read = self._read(message)
             if isinstance(read, Unusable):
                 letters.append(self._dead_letter(message, read.reason))
             elif isinstance(read, ParsedOrder):
@@ -126,6 +128,11 @@ class Intake:
         for message in messages:
             message.ack()
         return [order.order_id for _, order in meant]
+
+    def _read(self, message: Message) -> ParsedOrder | Unusable | ReadOrder | None:
+        if message.event_type is None:
+            return parse_order(message.data, may_be_sized=self._takes_sized)
+        return self._events.read(message)
 
     def _order(self, parsed: ParsedOrder, published_at: datetime, message: Message) -> Order:
         return new_order(

@@ -151,6 +151,7 @@ class LiveOrders:
             )
             self._index(live)
             self._note_hold(live)
+            self._note_opening(live)
         return live
 
     def latest(self, stored: Stored) -> Order:
@@ -278,6 +279,8 @@ class LiveOrders:
             live.first_sent_at = self._clock.monotonic()
         if live.order.hold != before.hold:
             self._note_hold(live)
+        if live.order.opens_at != before.opens_at:
+            self._note_opening(live)
         self._say(before, events, live.order)
 
     def _note_hold(self, live: LiveOrder) -> None:
@@ -285,6 +288,13 @@ class LiveOrders:
         hold = live.order.hold
         until = None if hold is None else hold.until
         live.opens_at = None if until is None else self._clock.monotonic() + (until - self._clock.now()).total_seconds()
+
+    def _note_opening(self, live: LiveOrder) -> None:
+        """The age of an order that we keep for the opening of its market counts from there, however often it is read again."""
+        opens_at = live.order.opens_at
+        if opens_at is not None:
+            opening = self._clock.monotonic() + (opens_at - self._clock.now()).total_seconds()
+            live.age_from = max(live.age_from, opening)
 
     def _say(self, before: Order, events: Sequence[Event], latest: Order) -> None:
         """`latest`: the order after all of them."""

@@ -42,10 +42,11 @@ from execution_service.core.risk.exposure import (
     released,
     working_quantity,
 )
-from execution_service.core.risk.gate import Facts, Reading, judge, reservation_of
+from execution_service.core.risk.gate import Facts, Reading, Session, judge, reservation_of
 from execution_service.core.risk.kill import KillLevel, KillState, lets_pass, strictest
-from execution_service.core.risk.limits import LimitType, RiskLimits, Scope, is_of_the_order_alone
-from execution_service.core.risk.prices import best_reference
+from execution_service.core.risk.limits import LimitType, RiskLimits, Scope, SessionRule, is_of_the_order_alone
+from execution_service.core.risk.markets import calendar_of
+from execution_service.core.risk.prices import best_reference, is_fresh
 from execution_service.core.risk.usage import recounted, usages
 from execution_service.core.risk.verdict import Breach, Decision, Verdict
 from execution_service.core.texts.service import risk_limit_broken, risk_limit_near
@@ -147,6 +148,8 @@ class RiskGate:
         self._cash: Reading | None = None
         self._engaged: set[str] = set()
         """The marks of breaches for which a switch was engaged in this life; more often does no harm."""
+        self._sessions: dict[str | None, Session | None] = {}
+        """By the name of the calendar, as each was when an order of it was looked at last."""
         self._warned: set[str] = set()
         self._to_warn: dict[str, str] = {}
         self._to_write = WakeUp(clock)
@@ -177,8 +180,8 @@ class RiskGate:
     async def judge(self, order: Order) -> Verdict:
         """Whether the order, as it would leave, may be sent now; with PASS what it reserves is durable, unless nothing but built-in limits binds
         it: these compare no totals. Raises StoreUnavailable."""
-        self._prices.note_message(order)
         limits = self._rules.limits
+        await self._look_at_market(order, limits)
         if self._book is not None and not limits.adds_up(self.account_id) and not self._book.overrides:
             counted, _, _ = self._with_pending(self._book, limits)
             verdict = judge(order, self._facts(order, counted, await self._kill()), limits)
@@ -283,6 +286,18 @@ class RiskGate:
                 verdict = replace(verdict, decision=Decision.HOLD, waits=(wait,), reservation=None, override=None)
             question.verdict = verdict
 
+    async def known_of(self, order: Order) -> tuple[Facts, RiskLimits]:
+        """What is known of an order that has no quantity yet, and the limits. The account's money is read anew where the last reading is not of this
+        half minute. Raises StoreUnavailable."""
+        now, limits = self._clock.now(), self._rules.limits
+        await self._look_at_market(order, limits)
+        is_recent = self._equity is not None and is_fresh(self._equity.at, now, Decimal(str(BALANCES_SECONDS)))
+        if not is_recent and self._connection.is_connected:
+            await self._read_balances()
+        nothing = new_book(self.account_id)
+        working, held = self._working(nothing, limits), await self._held(limits)
+        return self._facts(order, nothing, await self._kill(), holdings=held.holdings, working=working), limits
+
     def not_leaving(self, live: LiveOrder) -> None:
         """An order that passed does not leave: if it has ended meanwhile, what it reserves is released."""
         self._passed.pop(live.order.order_id, None)
@@ -347,7 +362,25 @@ class RiskGate:
             equity=self._equity,
             buying_power=self._cash,
             overrides=book.overrides,
+            session=None if order is None else self._sessions.get(self._calendar_of(order)),
+            confidence=None if order is None else order.accepted_request.confidence,
         )
+
+    async def _look_at_market(self, order: Order, limits: RiskLimits) -> None:
+        """What is known of the order's market is as young as it can be within a short time."""
+        self._prices.note_message(order)
+        request = order.accepted_request
+        where = Scope(account_id=request.account_id, strategy=request.strategy, symbol=request.instrument.symbol)
+        rule = limits.of(where).bound(LimitType.SESSION)
+        if rule is not None and rule.value is not SessionRule.IGNORE:
+            calendar = self._calendar_of(order)
+            self._sessions[calendar] = (
+                None if calendar is None else await self._rules.hours.session(calendar, self._clock.now())
+            )
+
+    def _calendar_of(self, order: Order) -> str | None:
+        exchange = None if order.terms is None else order.terms.exchange
+        return calendar_of(order.accepted_request.instrument, currency=self._currency_of(order), exchange=exchange)
 
     @property
     def _currency(self) -> str:

@@ -8,6 +8,7 @@ from execution_service.core.risk.breaches import Breached
 from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.kill import KillState
 from execution_service.core.risk.limits import RiskLimits
+from execution_service.trading.market_hours import MarketHours, NoHours
 
 
 class Switches(Protocol):
@@ -52,6 +53,8 @@ class RiskRules:
         """Of the accounts' trading days."""
         self._given = switches
         self.switches: Switches = NoSwitches() if switches is None else switches
+        self.hours: MarketHours = NoHours()
+        """Who knows when markets are open."""
 
         self.engages: EngagesSwitches = EngagesNone()
         """Who engages the switch of a limit that was broken, where `on_breach` says so."""

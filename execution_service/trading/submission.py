@@ -12,14 +12,22 @@ import structlog
 
 from brokers.base import ContractTerms, Ticket
 from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, NotAnswered, OrderRefused
-from execution_service.core.orders.events import Capped, Event, InstrumentMatched, Noted, Rejected, SubmitStarted
+from execution_service.core.orders.events import (
+    AwaitsOpening,
+    Capped,
+    Event,
+    InstrumentMatched,
+    Noted,
+    Rejected,
+    SubmitStarted,
+)
 from execution_service.core.orders.next_step import is_stale
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.tickets import fitting
 from execution_service.core.orders.waiting import Waiting, WaitingReason, others_of
-from execution_service.core.risk.records import kept_verdict, refusal, remarks
+from execution_service.core.risk.records import kept_verdict, opening, refusal, remarks
 from execution_service.core.risk.verdict import Decision
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
@@ -29,6 +37,7 @@ from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connecti
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.instrument_queues import InstrumentQueue, InstrumentQueues
 from execution_service.trading.isolation import Isolation
+from execution_service.trading.order_sizing import OrderSizing
 from execution_service.trading.placement import Placement
 from execution_service.trading.pre_trade_checks import PreTradeChecks
 from execution_service.trading.risk_gate import RiskGate
@@ -71,6 +80,7 @@ class Submission:
         nonce: str,
         cancels: Cancels,
         risk_gate: RiskGate,
+        order_sizing: OrderSizing,
     ) -> None:
         """`nonce`: this process's, by which it knows its own intents. `cancels` is asked once more before orders leave."""
         self._connection = connection
@@ -84,6 +94,8 @@ class Submission:
         self._nonce = nonce
         self._cancels = cancels
         self._risk_gate = risk_gate
+        self._order_sizing = order_sizing
+        self._sized_in_turn = asyncio.Lock()
         self.exits_in_turn = asyncio.Lock()
         """Held by each exit from the last look on until its intent is written, and by whoever changes what exits may take."""
         self._left_reserved: set[str] = set()
@@ -213,6 +225,10 @@ class Submission:
             # Two exits of one entry must not both count on what is left of it.
             async with self.exits_in_turn:
                 return await self._write_intent(live, now)
+        if live.order.quantity is None:
+            # Nor two orders on the same buying power: each is sized by what those before it leave.
+            async with self._sized_in_turn:
+                return await self._write_intent(live, now)
         return await self._write_intent(live, now)
 
     async def _write_intent(self, live: LiveOrder, now: datetime) -> bool:
@@ -225,6 +241,14 @@ class Submission:
         if isinstance(first, Waiting):
             return False
         ends = bool(first) and not isinstance(first[-1], Capped | InstrumentMatched | Noted)
+        if not ends and live.order.quantity is None:
+            size = await self._size(live, apply_all(live.order, first), now)
+            if size is None:
+                return False
+            if isinstance(size[-1], AwaitsOpening):
+                await self._keep(live, size[-1])
+                return False
+            first, ends = (*first, *size), isinstance(size[-1], Rejected)
         if not ends:
             order, reserved = apply_all(live.order, first), None
             terms: ContractTerms | None = None
@@ -240,7 +264,7 @@ class Submission:
             if not ends:
                 verdict = await self._risk_gate.judge(apply_all(live.order, first))
                 if verdict.decision is Decision.HOLD:
-                    self._queues.wait_for_others(live, WaitingReason.RISK)
+                    await self._keep(live, opening(verdict, now))
                     return False
                 ends, has_passed = verdict.decision is Decision.REFUSE, verdict.decision is Decision.PASS
                 if ends:
@@ -258,6 +282,12 @@ class Submission:
             self._risk_gate.not_leaving(live)
         return is_recorded and not ends
 
+    async def _keep(self, live: LiveOrder, until: AwaitsOpening | None) -> None:
+        """It waits for the risk gate. What it is kept for is recorded once, so that its age counts from there in every life."""
+        self._queues.wait_for_others(live, WaitingReason.RISK)
+        if until is not None and live.order.opens_at != until.until:
+            await self._live.record_unless_changed(live, (until,), since=live.order)
+
     async def _checked(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
         """What must be recorded before it leaves, or for what it has to wait. It waits for others from before they are asked about on: its
         entry may end, or another leg come, while the store answers."""
@@ -271,6 +301,16 @@ class Submission:
             if not (isinstance(found, Waiting) and found.reason is others):
                 self._queues.cease_waiting(live.order)
         return found
+
+    async def _size(self, live: LiveOrder, order: Order, now: datetime) -> tuple[Event, ...] | None:
+        """The quantity of an order that names none, or its end; None: it cannot be told now. `order` is as it would leave."""
+        try:
+            return await self._order_sizing.events_for(order, now)
+        except OrderRefused as exc:
+            return (Rejected(at=now, reason=reason_of(exc)),)
+        except (BrokerError, TimeoutError) as exc:
+            self._preparation_failed(live, exc)
+            return None
 
     async def _reserve(self, live: LiveOrder, order: Order) -> _Reservation | None:
         """None: as far as the broker is concerned, the order may not leave now, or never. `order` is as it would leave."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 from brokers.base import BrokerPosition, Instrument, Report
 from brokers.errors import BrokerError, NotAnswered
@@ -27,6 +28,7 @@ from execution_service.trading.grouped_alerts import GroupedAlerts
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.isolation import Isolation
+from execution_service.trading.order_sizing import OrderSizing
 from execution_service.trading.order_steps import OrderSteps
 from execution_service.trading.placement import Placement
 from execution_service.trading.pre_trade_checks import PreTradeChecks
@@ -54,6 +56,8 @@ class TradingRules:
     reconcile_interval_seconds: float = 60.0
     """0: only after each connection and when asked."""
     exit_position_check: ExitPositionCheck = ExitPositionCheck.WHEN_DIFFERS
+    risk_per_trade: Decimal | None = None
+    """The part of the equity that an order may lose until its stop which names no quantity; None: each must name one."""
 
 
 class Trader:
@@ -178,6 +182,9 @@ class Trader:
             nonce=nonce,
             cancels=cancels,
             risk_gate=self.risk_gate,
+            order_sizing=OrderSizing(
+                connection=self._connection, risk_gate=self.risk_gate, risk_per_trade=rules.risk_per_trade
+            ),
         )
         blocked_exits = BlockedExits(
             connection=self._connection,

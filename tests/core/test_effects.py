@@ -26,6 +26,7 @@ from execution_service.core.orders.order import Order, apply, apply_all
 from execution_service.core.orders.status import FINAL, Status
 from tests.builders import (
     accepted,
+    awaits_opening,
     busted,
     cancel_requested,
     cancelled,
@@ -39,6 +40,7 @@ from tests.builders import (
     order,
     order_in,
     rejected,
+    sized,
     submit_started,
 )
 
@@ -196,7 +198,9 @@ def test_the_rest_refused_after_a_partial_fill_is_told() -> None:
     assert applied_event.is_published
 
 
-@pytest.mark.parametrize("event", [submit_started(), capped(), fitted(), instrument_matched(), noted()])
+@pytest.mark.parametrize(
+    "event", [submit_started(), awaits_opening(), sized(), capped(), fitted(), instrument_matched(), noted()]
+)
 def test_what_concerns_nobody_outside_waits_for_the_next_showing(event: Event) -> None:
     assert not happened(order(), event).is_shown
 

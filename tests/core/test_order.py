@@ -18,6 +18,7 @@ from execution_service.core.orders.events import (
     Accepted,
     Adopted,
     AdoptionUndone,
+    AwaitsOpening,
     Busted,
     Cancelled,
     CancelRefused,
@@ -42,6 +43,7 @@ from execution_service.core.orders.events import (
     Rejected,
     Released,
     SendAgainOrdered,
+    Sized,
     SubmitStarted,
     stored_name,
 )
@@ -95,6 +97,8 @@ P, S, W, PF = Status.PENDING, Status.SUBMITTING, Status.SUBMITTED, Status.PARTIA
 D, X, C, E = Status.IN_DOUBT, Status.REJECTED, Status.CANCELLED, Status.EXPIRED
 
 MEANINGS: tuple[tuple[Status, type[Event], Status, str], ...] = (
+    (P, AwaitsOpening, P, "it is kept for the opening of its market"),
+    (P, Sized, P, "its quantity is worked out as it is about to leave"),
     (P, Capped, P, "an exit is reduced before it is sent"),
     (P, InstrumentMatched, P, "an exit takes its entry's name for the instrument"),
     (P, ContractResolved, P, "the broker says which contract is meant"),

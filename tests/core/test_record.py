@@ -197,7 +197,17 @@ def test_the_names_of_stored_events_never_change() -> None:
         *("Accepted", "Adopted", "AdoptionUndone", "Busted", "CancelRefused", "CancelRequested", "Cancelled", "Capped"),
         *("CommissionReported", "Completed", "ContractDeclared", "ContractTold", "DeclaredCancelled"),
         *("DeclaredNotPlaced", "DeclaredPlaced", "Doubted", "Expired", "Filled", "Fitted", "Held"),
-        *("InstrumentMatched", "Noted", "NothingSent", "Rejected", "Released", "SendAgainOrdered", "SubmitStarted"),
+        *(
+            "InstrumentMatched",
+            "Noted",
+            "NothingSent",
+            "Rejected",
+            "Released",
+            "SendAgainOrdered",
+            "Sized",
+            "AwaitsOpening",
+            "SubmitStarted",
+        ),
     }
 
 

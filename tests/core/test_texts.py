@@ -33,6 +33,7 @@ from execution_service.core.orders.events import (
     NothingSent,
     Rejected,
     SendAgainOrdered,
+    Sized,
     SubmitStarted,
 )
 from execution_service.core.orders.order import Order, apply, apply_all, new_order
@@ -591,6 +592,11 @@ def test_log_tells_the_prices_of_an_order(changes: dict[str, Decimal], sentence:
             "order_expired",
         ),
         ((START, Doubted(at=AT, message="silence")), "Order in doubt: silence", "order_in_doubt"),
+        (
+            (Sized(at=AT, quantity=Decimal(60), arithmetic="120 at risk"),),
+            "Order sized: 60: 120 at risk",
+            "order_sized",
+        ),
         ((Capped(at=AT, quantity=Decimal(60), message="60 left"),), "Exit capped: 60 of 100: 60 left", "exit_capped"),
         (
             (InstrumentMatched(at=AT, instrument=Instrument(symbol="AAPL", exchange="ARCA")),),

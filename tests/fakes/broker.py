@@ -210,7 +210,7 @@ class GatedBroker:
         return told if self._faults.held is None else self._faults.held(told)
 
     async def balances(self) -> Sequence[Balance]:
-        return await self.inner.balances()
+        return await self._pass("balances", "", self.inner.balances)
 
     def on_hint(self, callback: Callable[[], None] | None) -> None:
         self.inner.on_hint(callback)

@@ -97,6 +97,20 @@ def test_two_names_that_say_different_things_are_a_problem(tmp_path: Path) -> No
         settings_of(tmp_path, None, TRADING_SYMBOLS="AAPL", DEFAULT_SYMBOLS="MSFT")
 
 
+@pytest.mark.parametrize(("name", "value"), [("TRADE_RISK_PER_TRADE", "0.01"), ("RISK_LIMIT_PERCENT", "1")])
+def test_what_one_trade_may_lose_is_said_as_a_part_or_in_per_cent(tmp_path: Path, name: str, value: str) -> None:
+    assert settings_of(tmp_path, None, **{name: value}).risk_per_trade == Decimal("0.01")
+    assert settings_of(tmp_path, None).risk_per_trade is None
+
+
+@pytest.mark.parametrize(("part", "percent"), [("0.01", "2"), ("0", "0"), ("1.5", ""), ("", "101"), ("NaN", "")])
+def test_a_part_that_is_none_or_that_its_two_names_contradict_is_a_problem(
+    tmp_path: Path, part: str, percent: str
+) -> None:
+    with pytest.raises(ConfigurationError):
+        settings_of(tmp_path, None, TRADE_RISK_PER_TRADE=part, RISK_LIMIT_PERCENT=percent)
+
+
 def test_a_file_s_figures_are_exact(tmp_path: Path) -> None:
     limits = settings_of(tmp_path, "[defaults]\nmax_order_value = 0.1\n").risk_limits
     assert limits.tables[Scope()].max_order_value == Decimal("0.1")

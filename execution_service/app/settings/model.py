@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -118,6 +119,13 @@ class Environment(Variables):
     trading_symbols: Annotated[str | None, Allowed("symbols, with commas between them")] = None
     default_symbols: Annotated[str | None, Allowed("symbols, with commas between them")] = None
     """Another name of `trading_symbols`."""
+    trade_risk_per_trade: Annotated[
+        Decimal | None, Field(gt=0, le=1), Allowed("a part of the equity above 0 and at most 1, as in 0.01")
+    ] = None
+    risk_limit_percent: Annotated[
+        Decimal | None, Field(gt=0, le=100), Allowed("a percentage of the equity above 0 and at most 100, as in 1")
+    ] = None
+    """Another name of `trade_risk_per_trade`, in per cent."""
     exit_position_check: Annotated[
         ExitPositionCheck, BeforeValidator(lower), Allowed("when_differs, always or off")
     ] = ExitPositionCheck.WHEN_DIFFERS
@@ -163,7 +171,20 @@ class Environment(Variables):
             found.append(
                 "TRADING_SYMBOLS and DEFAULT_SYMBOLS are two names of one setting and say different things; set one of them."
             )
+        by_part, by_percent = self.trade_risk_per_trade, self.risk_limit_percent
+        if by_part is not None and by_percent is not None and by_part * 100 != by_percent:
+            found.append(
+                "TRADE_RISK_PER_TRADE (a part) and RISK_LIMIT_PERCENT (in per cent) are two names of one setting and say different things;"
+                " set one of them."
+            )
         return found
+
+    @property
+    def risk_per_trade(self) -> Decimal | None:
+        """The part of the equity that an order without a quantity may lose until its stop; None: no order is sized."""
+        if self.risk_limit_percent is not None:
+            return self.risk_limit_percent / 100
+        return self.trade_risk_per_trade
 
     @property
     def symbols(self) -> tuple[str, ...]:

@@ -155,6 +155,7 @@ def _decided_order(fields: Fields, side: str | None, decided_at: datetime | None
         "quantity": quantity,
         "order_type": "MARKET",
         "price": price,
+        "confidence": fields.get("confidence"),
         "signal_type": "EXIT" if is_exit else None,
         "stop_loss": _protection(fields, "stop_loss", price, side, is_beyond=False),
         "take_profit": _protection(fields, "take_profit", price, side, is_beyond=True),

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -181,10 +181,11 @@ class RefusedCommand:
     reason: str
 
 
-def parse_order(data: bytes) -> ParsedOrder | Unusable:
-    """The order in the message. Never raises: everything that is wrong is in the result."""
+def parse_order(data: bytes, *, may_be_sized: bool = False) -> ParsedOrder | Unusable:
+    """The order in the message. Never raises: everything that is wrong is in the result. `may_be_sized`: an entry that
+    names a `stop_loss` need not name a quantity."""
     try:
-        return _order(text_of(data))
+        return _order(text_of(data), may_be_sized=may_be_sized)
     except UnreadableMessage as exc:
         return Unusable(reason=str(exc))
 
@@ -256,12 +257,12 @@ def _remark(value: object) -> str:
     return "".join(c if c.isprintable() else " " for c in text[:LONGEST_REASON])
 
 
-def _order(text: str) -> ParsedOrder | Unusable:
+def _order(text: str, *, may_be_sized: bool = False) -> ParsedOrder | Unusable:
     fields = Fields(object_of(text))
     signal_id = fields.text("signal_id")
     if signal_id is None:
         return Unusable(reason="; ".join(fields.problems) or "signal_id is missing")
-    draft = _Draft(fields)
+    draft = _Draft(fields, may_be_sized=may_be_sized)
     identity = Identity(signal_id=signal_id, leg_index=draft.leg_index, purpose=draft.purpose)
     request = draft.request() if not fields.problems else draft.refused(text)
     return ParsedOrder(
@@ -271,6 +272,18 @@ def _order(text: str) -> ParsedOrder | Unusable:
         raw=without_not_finite(text),
         warning=_ignored_facts(fields),
     )
+
+
+def _confidence(fields: Fields) -> Decimal | None:
+    """A remark of the sender, which refuses no order by itself: what is no number from 0 to 1 is not known."""
+    said = fields.get("confidence")
+    if isinstance(said, bool) or not isinstance(said, int | float | Decimal | str):
+        return None
+    try:
+        value = Decimal(str(said).strip())
+    except InvalidOperation:
+        return None
+    return value if value.is_finite() and 0 <= value <= 1 else None
 
 
 def _ignored_facts(fields: Fields) -> str | None:
@@ -331,19 +344,18 @@ class _Draft:
         "variety",
     )
 
-    def __init__(self, fields: Fields) -> None:
+    def __init__(self, fields: Fields, *, may_be_sized: bool) -> None:
         self.fields = fields
         self.account_id = self._required(("account_id", "account"))
         self.strategy = self._required(("strategy_name", "strategy_id"))
         self._read_side_and_purpose()
         self._read_instrument()
         self.quantity = fields.positive("quantity")
-        if not fields.has("quantity"):
-            fields.problems.append("quantity is missing")
         self._read_type_and_prices()
         self._read_legs()
         self.stop_loss = fields.positive_or_absent("stop_loss")
         self.take_profit = fields.positive_or_absent("take_profit")
+        self._check_quantity(may_be_sized)
         self.tif = fields.word("tif", _TIFS)
         self.timeout_seconds = self._timeout()
         self.product = fields.word("product", _PRODUCTS)
@@ -360,7 +372,6 @@ class _Draft:
         assert self.strategy is not None
         assert self.instrument is not None
         assert self.side is not None
-        assert self.quantity is not None
         assert self.order_type is not None
         return OrderRequest(
             account_id=self.account_id,
@@ -378,6 +389,7 @@ class _Draft:
             variety=self.variety,
             stop_loss=self.stop_loss,
             take_profit=self.take_profit,
+            confidence=_confidence(self.fields),
             direction=self.direction,
             signal_type=self.signal_type,
             entry_refs=self.entry_refs,
@@ -400,6 +412,16 @@ class _Draft:
             mathematricks_signal_id=self.mathematricks_signal_id,
             fingerprint=hashlib.sha256(text.encode()).hexdigest(),
         )
+
+    def _check_quantity(self, may_be_sized: bool) -> None:
+        """One that is missing is worked out from the stop, where that is allowed: of an order that stands alone and
+        closes nothing, since what an exit takes is never a matter of what may be lost."""
+        fields = self.fields
+        if fields.has("quantity"):
+            return
+        is_alone = self.purpose is Purpose.ENTRY and self.total_legs == 1
+        if not (may_be_sized and is_alone and self.stop_loss is not None):
+            fields.problems.append("quantity is missing")
 
     def _required(self, names: tuple[str, str]) -> str | None:
         fields = self.fields

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from execution_service.core.orders.events import (
+    AwaitsOpening,
     Busted,
     Cancelled,
     CancelRequested,
@@ -27,6 +28,7 @@ from execution_service.core.orders.events import (
     NothingSent,
     Rejected,
     Released,
+    Sized,
     SubmitStarted,
 )
 from execution_service.core.orders.order import Order, apply, bare
@@ -87,6 +89,8 @@ class AppliedEvent:
         silent = (
             SubmitStarted
             | NothingSent
+            | AwaitsOpening
+            | Sized
             | Capped
             | ContractResolved
             | Fitted

@@ -163,6 +163,25 @@ class Expired(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitsOpening(_Event):
+    """The order's market is closed, and it is kept until that opens: its age counts from there. Recorded again when the
+    calendar names another time."""
+
+    message: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sized(_Event):
+    """The quantity of an order that named a stop in its place, worked out once, as the order was about to leave; written
+    together with its intent, or with its end."""
+
+    quantity: Decimal
+    arithmetic: str
+    """How, with all figures, for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capped(_Event):
     """An exit was reduced to what is left of its entry's position."""
 
@@ -321,6 +340,8 @@ Event: TypeAlias = (
     | CancelRefused
     | Cancelled
     | Expired
+    | AwaitsOpening
+    | Sized
     | Capped
     | InstrumentMatched
     | ContractResolved

@@ -17,6 +17,7 @@ from execution_service.core.orders.events import (
     Accepted,
     Adopted,
     AdoptionUndone,
+    AwaitsOpening,
     Busted,
     Cancelled,
     CancelRequested,
@@ -40,6 +41,7 @@ from execution_service.core.orders.events import (
     Rejected,
     Released,
     SendAgainOrdered,
+    Sized,
     SubmitStarted,
     stored_name,
 )
@@ -77,8 +79,8 @@ class Order:
     status: Status = Status.PENDING
     events: tuple[Event, ...] = ()
     quantity: Decimal | None = None
-    """What is to be traded: as requested, reduced if capped or rounded, or what an amount of money bought. None only
-    for a refused message without a readable quantity."""
+    """What is to be traded: as requested, reduced if capped or rounded, or what an amount of money bought. None: of a
+    refused message without a readable quantity, and of an order that is sized as it leaves, until then."""
     limit_price: Decimal | None = None
     stop_price: Decimal | None = None
     """As requested, or rounded to the market's ticks."""
@@ -102,6 +104,8 @@ class Order:
     matched_product: str | None = None
     hold: Hold | None = None
     """Not None: the broker holds the order for the opening."""
+    opens_at: datetime | None = None
+    """Until when we kept it for the opening of its market; its age counts from there."""
     released_at: datetime | None = None
     """When the market got the order after it was held."""
     terms: ContractTerms | None = None
@@ -252,13 +256,16 @@ class Order:
         return apply_all(begun, self.events[begun.version : number])
 
     def ticket(self) -> Ticket:
-        """What is sent to the broker."""
+        """What is sent to the broker. Raises ValueError for an order whose quantity is not worked out yet."""
         request = self.accepted_request
+        quantity = self.quantity if self.quantity is not None else request.quantity
+        if quantity is None:
+            raise ValueError(f"order {self.order_id} has no quantity yet")
         return Ticket(
             client_order_id=self.client_order_id,
             instrument=request.instrument,
             side=request.side,
-            quantity=self.quantity if self.quantity is not None else request.quantity,
+            quantity=quantity,
             order_type=request.order_type,
             limit_price=self.limit_price,
             stop_price=self.stop_price,
@@ -398,7 +405,9 @@ def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
             }
         case Doubted():
             return {"reason": Reason(ReasonCode.OUTCOME_UNKNOWN, event.message)}
-        case Capped():
+        case AwaitsOpening():
+            return {"opens_at": event.until}
+        case Sized() | Capped():
             return {"quantity": event.quantity}
         case InstrumentMatched():
             return {"matched_instrument": event.instrument, "matched_product": event.product}

@@ -55,7 +55,8 @@ class OrderRequest:
     strategy: str
     instrument: Instrument
     side: Side
-    quantity: Decimal
+    quantity: Decimal | None
+    """None: it is worked out from the equity and the distance to `stop_loss` as the order leaves."""
     order_type: OrderType
     limit_price: Decimal | None = None
     stop_price: Decimal | None = None
@@ -66,6 +67,8 @@ class OrderRequest:
     variety: str | None = None
     stop_loss: Decimal | None = None
     take_profit: Decimal | None = None
+    confidence: Decimal | None = None
+    """How sure its signal says it is, from 0 to 1; None: it does not say."""
     direction: str | None = None
     signal_type: str | None = None
     entry_refs: tuple[str, ...] = ()
@@ -92,6 +95,7 @@ class OrderRequest:
             limit,
             stop,
             self.entry_refs,
+            *(() if self.quantity is not None else (self.stop_loss,)),
         )
 
 

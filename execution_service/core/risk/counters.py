@@ -252,7 +252,8 @@ def content_of(order: Order) -> str:
     """Equal for orders of one account that trade the same quantity of the same instrument on the same side, whoever sent them and at what price."""
     request = order.accepted_request
     quantity = order.quantity if order.quantity is not None else request.quantity
-    parts = (request.account_id, key_of(order).instrument_key, request.side.value, f"{quantity.normalize():f}")
+    amount = "" if quantity is None else f"{quantity.normalize():f}"
+    parts = (request.account_id, key_of(order).instrument_key, request.side.value, amount)
     return sha256("|".join(f"{len(part)}:{part}" for part in parts).encode("utf-8", "backslashreplace")).hexdigest()
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from execution_service.core.orders.events import LimitUse, Noted, Rejected, RiskVerdict
+from execution_service.core.orders.events import AwaitsOpening, LimitUse, Noted, Rejected, RiskVerdict
 from execution_service.core.orders.status import LimitBreach, Reason, ReasonCode
+from execution_service.core.risk.limits import LimitType
 from execution_service.core.risk.verdict import Breach, Verdict
 
 
@@ -13,6 +14,14 @@ def refusal(verdict: Verdict, at: datetime) -> Rejected:
     """The end of an order that the gate refused, with all reasons."""
     words = "; ".join(breach.message for breach in verdict.breaches)
     return Rejected(at=at, reason=Reason(ReasonCode(verdict.code), words, _breaches(verdict.breaches)))
+
+
+def opening(verdict: Verdict, at: datetime) -> AwaitsOpening | None:
+    """Of an order that is held for the opening of its market; None: that is not what it waits for, or nobody can tell when."""
+    closed = next((wait for wait in verdict.waits if wait.limit_type == LimitType.SESSION), None)
+    if closed is None or verdict.hold_until is None:
+        return None
+    return AwaitsOpening(at=at, message=closed.message, until=verdict.hold_until)
 
 
 def kept_verdict(verdict: Verdict, *, keeps_uses: bool) -> RiskVerdict:

@@ -7,6 +7,7 @@ from execution_service.core.orders.events import (
     Accepted,
     Adopted,
     AdoptionUndone,
+    AwaitsOpening,
     Busted,
     Cancelled,
     CancelRefused,
@@ -31,6 +32,7 @@ from execution_service.core.orders.events import (
     Rejected,
     Released,
     SendAgainOrdered,
+    Sized,
     SubmitStarted,
 )
 from execution_service.core.orders.order import Order
@@ -88,6 +90,10 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             return f"Commission reported: {amount} for execution {plain(event.fill_id)}", "commission_reported"
         case CancelRefused():
             return f"Cancel refused: {plain(event.message)}", "cancel_refused"
+        case AwaitsOpening():
+            return f"Order kept for the opening until {clock_time(event.until)}: {plain(event.message)}", "order_kept"
+        case Sized():
+            return f"Order sized: {quantity(event.quantity)}: {plain(event.arithmetic)}", "order_sized"
         case Capped():
             words = f"{quantity(event.quantity)} of {quantity(order_before.quantity)}"
             return f"Exit capped: {words}: {plain(event.message)}", "exit_capped"
