@@ -312,6 +312,7 @@ ARROWS: Mapping[str, set[str]] = {
     },
     # Messages in and out.
     "execution_service.transport.ports": {CORE},
+    "execution_service.transport.safety_http": {CORE},
     "execution_service.transport.inbox": {"execution_service.transport.ports"},
     "execution_service.transport.topics": {CORE, "execution_service.transport.ports"},
     "execution_service.transport.pubsub": {
@@ -428,6 +429,14 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.trading.reference_prices": {*VOCABULARY},
     "execution_service.trading.risk_rules": {CORE},
+    "execution_service.trading.safety_service": {
+        CORE,
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.connectivity",
+        "execution_service.runtime.supervision",
+        "execution_service.runtime.wake_up",
+    },
     "execution_service.trading.timers": {"execution_service.runtime.clock", "execution_service.runtime.wake_up"},
     "execution_service.trading.traded_account": {"brokers.base"},
     "execution_service.trading.connection": {
@@ -1130,6 +1139,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ownership.process_table",
         "execution_service.ownership.processes",
         "execution_service.recording.live_orders",
+        "execution_service.runtime.alerts",
         "execution_service.runtime.clock",
         "execution_service.runtime.concurrency",
         "execution_service.runtime.connectivity",
@@ -1141,10 +1151,12 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.accounts",
         "execution_service.trading.kill_switches",
         "execution_service.trading.risk_rules",
+        "execution_service.trading.safety_service",
         "execution_service.trading.trader",
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
         "execution_service.transport.pubsub",
+        "execution_service.transport.safety_http",
         "notifications.base",
         "notifications.telegram",
     },
@@ -1391,7 +1403,7 @@ def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
 @pytest.mark.parametrize(
     ("room", "doors"),
     [
-        (TRADING, {"accounts", "kill_switches", "risk_rules", "trader"}),
+        (TRADING, {"accounts", "kill_switches", "risk_rules", "safety_service", "trader"}),
         (
             "execution_service.delivery",
             {"account_names", "confirmations", "dispatch", "events", "rebuild", "stream", "unreadable"},
@@ -1725,6 +1737,7 @@ OF_ONE_ROOM: Mapping[str, set[str]] = {
     # Libraries that the rooms that serve HTTP may use, and no other.
     "simulators": {"starlette", "uvicorn"},
     "execution_service.api": {"fastapi", "h11", "prometheus_client", "starlette", "uvicorn"},
+    "execution_service.transport.safety_http": {"httpx"},
     "execution_service.app.http_wiring": {"starlette"},
 }
 

@@ -255,9 +255,12 @@ class RiskGate:
             self._tell_left(live.order.order_id, ZERO)
 
     async def stops(self, order: Order) -> str | None:
-        """Looked at once more as the ticket leaves: why a kill switch stops the order now, in words; None: none does."""
+        """Looked at once more as the ticket leaves: why a kill switch or the safety service stops the order now, in words; None: none does."""
         kill = await self._kill()
         is_exit = _is_exit(order)
+        unsafe = () if is_exit else self._rules.safety.reasons()
+        if unsafe:
+            return "; ".join(unsafe)
         if kill is None:
             return None if is_exit else "the state of the kill switch is not known"
         if not kill.switches:
@@ -294,6 +297,7 @@ class RiskGate:
             exit_cap=exit_cap,
             equity=self._equity,
             buying_power=self._cash,
+            safety=self._rules.safety.reasons(),
             overrides=book.overrides,
         )
 

@@ -48,6 +48,7 @@ class LimitType(StrEnum):
     MAX_SLIPPAGE_PCT = "max_slippage_pct"
     MIN_STOP_DISTANCE_PCT = "min_stop_distance_pct"
     MAX_STOP_DISTANCE_PCT = "max_stop_distance_pct"
+    MAX_TARGET_DISTANCE_PCT = "max_target_distance_pct"
     STOP_OUT_OF_RANGE = "stop_out_of_range"
 
 
@@ -129,6 +130,7 @@ class LimitSet:
     max_slippage_pct: Number = None
     min_stop_distance_pct: Number = None
     max_stop_distance_pct: Number = None
+    max_target_distance_pct: Number = None
     stop_out_of_range: StopRule | None = None
 
     def of(self, limit: LimitType) -> Value | None:
@@ -164,6 +166,7 @@ BUILT_IN = LimitSet(
     max_slippage_pct=OFF,
     min_stop_distance_pct=OFF,
     max_stop_distance_pct=OFF,
+    max_target_distance_pct=OFF,
     stop_out_of_range=StopRule.REFUSE,
 )
 """What holds where no table says anything. One of these judges what can be judged; where it lacks a figure it says so and lets the order pass,
@@ -230,6 +233,7 @@ _OF_THE_ORDER_ALONE = frozenset(
         LimitType.MAX_SLIPPAGE_PCT,
         LimitType.MIN_STOP_DISTANCE_PCT,
         LimitType.MAX_STOP_DISTANCE_PCT,
+        LimitType.MAX_TARGET_DISTANCE_PCT,
         LimitType.STOP_OUT_OF_RANGE,
     }
 )
