@@ -40,6 +40,8 @@ class Notice:
     google_cloud_project: str
     accounts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Each account's broker, state and trouble."""
+    safety: Mapping[str, str | None] | None = None
+    """How the outside safety service stands: `status` and `message`; None where there is none."""
     parts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Each long-running part's state, restarts, last_failure and since; empty if the service does not report them."""
 
@@ -69,6 +71,7 @@ def running_service(settings: Settings) -> Notice | None:
         google_cloud_project=body["google_cloud_project"],
         accounts=body.get("accounts", {}),
         parts=body.get("parts", {}),
+        safety=body.get("safety"),
     )
     return notice if is_service(notice.pid) else None
 

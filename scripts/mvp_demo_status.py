@@ -79,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _process(settings, notice),
         *of_parts({} if notice is None else notice.parts),
         *_gateway(settings),
+        *_safety(notice),
         *accounts_shown(notice),
         *(part for part in stored if part not in stops),
         *_pubsub(settings, notice),
@@ -120,6 +121,13 @@ def _gateway(settings: Settings) -> list[Part]:
     if state.get("token_is_good") is False:
         return [Part(name, State.DOWN, f"{detail}; its access token is dead")]
     return [Part(name, State.UP, detail)]
+
+
+def _safety(notice: Notice | None) -> list[Part]:
+    """As the service reports it; nothing where there is no outside safety service."""
+    if notice is None or notice.safety is None:
+        return []
+    return [Part("safety service", up_or_down(notice.safety["status"] == "OK"), notice.safety["message"] or "")]
 
 
 def accounts_shown(notice: Notice | None) -> list[Part]:

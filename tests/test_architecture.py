@@ -312,6 +312,7 @@ ARROWS: Mapping[str, set[str]] = {
     },
     # Messages in and out.
     "execution_service.transport.ports": {CORE},
+    "execution_service.transport.safety_http": {CORE},
     "execution_service.transport.inbox": {"execution_service.transport.ports"},
     "execution_service.transport.topics": {CORE, "execution_service.transport.ports"},
     "execution_service.transport.pubsub": {
@@ -431,6 +432,14 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.trading.market_hours": {CORE},
     "execution_service.trading.reference_prices": {*VOCABULARY},
+    "execution_service.trading.safety_service": {
+        CORE,
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.connectivity",
+        "execution_service.runtime.supervision",
+        "execution_service.runtime.wake_up",
+    },
     "execution_service.trading.timers": {"execution_service.runtime.clock", "execution_service.runtime.wake_up"},
     "execution_service.trading.traded_account": {"brokers.base"},
     "execution_service.trading.connection": {
@@ -1150,6 +1159,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ownership.process_table",
         "execution_service.ownership.processes",
         "execution_service.recording.live_orders",
+        "execution_service.runtime.alerts",
         "execution_service.runtime.clock",
         "execution_service.runtime.concurrency",
         "execution_service.runtime.connectivity",
@@ -1162,10 +1172,12 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.accounts",
         "execution_service.trading.kill_switches",
         "execution_service.trading.risk_rules",
+        "execution_service.trading.safety_service",
         "execution_service.trading.trader",
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
         "execution_service.transport.pubsub",
+        "execution_service.transport.safety_http",
         "notifications.base",
         "notifications.telegram",
     },
@@ -1412,7 +1424,7 @@ def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
 @pytest.mark.parametrize(
     ("room", "doors"),
     [
-        (TRADING, {"accounts", "kill_switches", "risk_rules", "trader"}),
+        (TRADING, {"accounts", "kill_switches", "risk_rules", "safety_service", "trader"}),
         (
             "execution_service.delivery",
             {"account_names", "confirmations", "dispatch", "events", "rebuild", "stream", "unreadable"},
@@ -1509,14 +1521,10 @@ def test_no_function_imports_anything() -> None:
     assert wrong == set()
 
 
-def test_only_three_rooms_load_modules_by_name() -> None:
-    """The brokers' packages, the client of Redis and the trading hours, for those who use them."""
+def test_only_two_rooms_load_modules_by_name() -> None:
+    """The brokers' packages, and the client of Redis, for those who use it."""
     found = {s.path for s in sources() if any(n in ("import_module", "__import__") for n in _names_called(s.tree))}
-    assert found == {
-        "brokers/registry.py",
-        "execution_service/app/events.py",
-        "execution_service/calendars/hours.py",
-    }
+    assert found == {"brokers/registry.py", "execution_service/app/events.py"}
 
 
 CALLBACKS_ALLOWED = {
@@ -1750,6 +1758,7 @@ OF_ONE_ROOM: Mapping[str, set[str]] = {
     # Libraries that the rooms that serve HTTP may use, and no other.
     "simulators": {"starlette", "uvicorn"},
     "execution_service.api": {"fastapi", "h11", "prometheus_client", "starlette", "uvicorn"},
+    "execution_service.transport.safety_http": {"httpx"},
     "execution_service.app.http_wiring": {"starlette"},
 }
 
@@ -1766,9 +1775,7 @@ def test_libraries_are_those_that_the_project_declares() -> None:
         "urllib3",
         "twisted",
         "redis",
-        "exchange_calendars",
-        "pandas",
-    }  # extras of the adapters, of events on Redis, and of trading hours
+    }  # extras of the adapters, and of events on Redis
     allowed = STANDARD_LIBRARY | OUR_NAMES | declared
     # Benchmarks and nobody else may use what is installed for development.
     wrong = {

@@ -32,6 +32,11 @@ class Delivers(Protocol):
     def unsent_notifications(self) -> int: ...
 
 
+class Component(Protocol):
+    def component(self) -> Mapping[str, str | None]:
+        """`status` (OK or DEGRADED) and `message`."""
+
+
 class Standing:
     """Asks nobody outside, so that it can be told however bad things are."""
 
@@ -46,8 +51,9 @@ class Standing:
         inboxes: Mapping[str, Inbox],
         is_live: bool,
         version: str,
+        safety: Component | None = None,
     ) -> None:
-        """`pubsub`: None where nobody notes whether it answers."""
+        """`pubsub`: None where nobody notes whether it answers. `safety`: the outside safety service, where there is one."""
         self._supervisor = supervisor
         self._accounts = accounts
         self._store = store
@@ -56,6 +62,7 @@ class Standing:
         self._inboxes = inboxes
         self.mode = "LIVE" if is_live else "PAPER"
         self.version = version
+        self._safety = safety
 
     def part_states(self) -> Mapping[str, Mapping[str, str | int]]:
         return self._supervisor.states()
@@ -82,6 +89,8 @@ class Standing:
             found[f"broker {account_id}"] = _component(
                 "OK" if is_up else "DOWN", state["trouble"] or ("" if is_up else state["state"])
             )
+        if self._safety is not None:
+            found["safety service"] = dict(self._safety.component())
         failed = self.failed_parts()
         found["parts"] = _component("DEGRADED" if failed else "OK", "; ".join(f"{name}: {why}" for name, why in failed))
         return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from execution_service.app.settings.loading import Settings
-from execution_service.core.messages.events_in import HINTS, MANUAL
+from execution_service.core.messages.events_in import HINTS, HINTS_OF_THE_SPEC, MANUAL
 from execution_service.core.messages.events_out import EVENTS_OUT, EXECUTION_RESULT
 from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.events import Events
@@ -90,8 +90,9 @@ def event_subscriptions(settings: Settings) -> Sequence[tuple[str, str]]:
     return [(_subscription(each), each) for each in _events_in(settings)] if settings.pubsub_events else []
 
 
-def _events_in(settings: Settings) -> Sequence[str]:
-    return (settings.trigger_events.value, MANUAL, *HINTS)
+def _events_in(settings: Settings, hints: Sequence[str] = HINTS_OF_THE_SPEC) -> Sequence[str]:
+    """A stream that is not there costs nothing; a topic has to be made by somebody."""
+    return (settings.trigger_events.value, MANUAL, *hints)
 
 
 def _subscription(event_type: str) -> str:
@@ -145,7 +146,7 @@ async def event_sources(
                 stack.push_async_callback(redis_out.close)
                 redis = streams.RedisSubscriber(
                     streams.connect(url),
-                    _events_in(settings),
+                    _events_in(settings, HINTS),
                     consumer=_consumer(settings),
                     bookmarks=store,
                     clock=clock,

@@ -65,6 +65,7 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
         inboxes={"orders": parts.orders, "commands": parts.commands},
         is_live=any(account is not None and account.is_live for account in accounts),
         version=_version(),
+        safety=rooms.safety,
     )
     access = Access(tokens=parts.store, clock=parts.clock, environment_token=settings.token)
     placing = Placing(

@@ -28,13 +28,15 @@ class Service(Protocol):
 
     def part_states(self) -> Mapping[str, Mapping[str, str | int]]: ...
 
+    def safety_state(self) -> Mapping[str, str | None] | None: ...
+
 
 async def keep_endpoints(path: Path, settings: Settings, world: World, service: Service, *, api: str) -> None:
     """Writes them anew whenever the state of an account or of a part has changed."""
     written: object = None
     while True:
         await asyncio.sleep(STATES_SECONDS)
-        states = service.account_states(), service.part_states()
+        states = service.account_states(), service.part_states(), service.safety_state()
         if states != written:
             try:
                 write_endpoints(path, settings, world, service, api=api)
@@ -56,6 +58,7 @@ def write_endpoints(path: Path, settings: Settings, world: World, service: Servi
         "api": api,
         "accounts": service.account_states(),
         "parts": service.part_states(),
+        "safety": service.safety_state(),
     }
     # Services that share the folder write theirs at the same time.
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

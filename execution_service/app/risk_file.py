@@ -119,6 +119,7 @@ class _Table(_Strict):
     max_slippage_pct: AnyPercent | None = None
     min_stop_distance_pct: Percent | None = None
     max_stop_distance_pct: Percent | None = None
+    max_target_distance_pct: AnyPercent | None = None
     stop_out_of_range: StopRule | None = None
     on_breach: BreachRule | None = None
 

@@ -52,7 +52,7 @@ class RiskReload:
                 "risk_file_refused", risk_file_refused(name=self._name, problems=exc.problems)
             )
             return
-        changed = differences(self._rules.limits, limits)
+        changed = differences(self._rules.written, limits)
         self._rules.limits = limits
         for difference in changed:
             log.warning(f"Limit of risk changed: {difference}", action="risk_limit_changed")

@@ -72,6 +72,7 @@ class ExecutionService:
         self.orphans = rooms.orphans
         self.unreadable = rooms.unreadable
         self.event_reader = rooms.event_reader
+        self.safety = rooms.safety
         self._is_begun = False
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -85,9 +86,12 @@ class ExecutionService:
             await self._store.be_kept(self.supervisor)
             self._is_begun = True
         await self.ownership.take_up()
+        if self.safety is not None:
+            await self.safety.look()  # bounded; else the orders that wait would be refused as long as nothing is known
         await self.commands.start()
         await self.ownership.start()
         self._keep(*self.ownership.parts(), *self.kill_switches.parts())
+        self._keep(*(() if self.safety is None else self.safety.parts()))
         self._keep(Part(ORDERS_IN, lambda: self.intake.run(self._parts.orders)), *self._events_in())
         self._keep(*self.commands.parts(self._parts.commands))
         self._keep(*self.outbox.parts())
@@ -156,6 +160,10 @@ class ExecutionService:
     def account_states(self) -> Mapping[str, Mapping[str, str]]:
         """Of each account that has a trader: its broker, its state there, and what the trouble is."""
         return self.accounts.states()
+
+    def safety_state(self) -> Mapping[str, str | None] | None:
+        """`status` (OK or DEGRADED) and `message`; None: there is no outside safety service."""
+        return None if self.safety is None else self.safety.component()
 
     def http_api(self, settings: ApiSettings) -> HttpApi:
         """The API over HTTP; it is listened nowhere yet."""

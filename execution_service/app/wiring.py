@@ -60,6 +60,7 @@ from execution_service.ownership.ownership import Ownership
 from execution_service.ownership.process_table import ProcessTable
 from execution_service.ownership.processes import Processes
 from execution_service.recording.live_orders import LiveOrders
+from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.concurrency import side_by_side
 from execution_service.runtime.connectivity import Connectivity
@@ -72,10 +73,12 @@ from execution_service.storage.ports.store import Store
 from execution_service.trading.accounts import Accounts
 from execution_service.trading.kill_switches import KillSwitches
 from execution_service.trading.risk_rules import RiskRules
+from execution_service.trading.safety_service import AsksSafetyService, SafetyService
 from execution_service.trading.trader import TradingRules
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Publisher, PublishFailed
 from execution_service.transport.pubsub import GooglePublisher, GoogleSubscriber
+from execution_service.transport.safety_http import SafetyOverHttp
 from notifications.base import NoNotifier, Notifier
 from notifications.telegram import TelegramNotifier
 
@@ -128,6 +131,9 @@ class Parts:
     risk_rules: RiskRules = field(default_factory=RiskRules)
     more_sinks: Sequence[Sink] = ()
     """Where events of orders go besides `execution-confirmations`."""
+    safety: AsksSafetyService | None = None
+    """The outside safety service; None: there is none."""
+    is_safety_fail_open: bool = False
     events: EventSources = NO_EVENTS
     """Where events of the systems around us come from, and go to."""
 
@@ -188,6 +194,7 @@ class Rooms:
     orphans: Orphans
     unreadable: UnreadableRecords
     event_reader: EventReader
+    safety: SafetyService | None
 
 
 def build(parts: Parts) -> Rooms:
@@ -238,6 +245,7 @@ def build(parts: Parts) -> Rooms:
         risk_rules=parts.risk_rules,
     )
     event_reader = EventReader(clock, parts.events.account_id)
+    safety = _safety(parts, alerts, event_reader)
     delivery.books.reservations = accounts  # who trades the account is told what is booked
     intake = Intake(
         store=store,
@@ -275,7 +283,18 @@ def build(parts: Parts) -> Rooms:
         orphans=orphans,
         unreadable=UnreadableRecords(store=store, clock=clock, alerts=alerts),
         event_reader=event_reader,
+        safety=safety,
     )
+
+
+def _safety(parts: Parts, alerts: RaisesAlerts, event_reader: EventReader) -> SafetyService | None:
+    """The gates of all accounts go by it, and events have it asked at once."""
+    if parts.safety is None:
+        return None
+    safety = SafetyService(asked=parts.safety, clock=parts.clock, alerts=alerts, is_fail_open=parts.is_safety_fail_open)
+    parts.risk_rules.safety = safety
+    event_reader.listeners.append(safety)
+    return safety
 
 
 def _commands(
@@ -423,6 +442,10 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
         risk_rules.hours = hours
         notifier = notifier_of(settings)
         stack.push_async_callback(notifier.close)
+        safety = None
+        if settings.risk_safety_service_url is not None:
+            safety = SafetyOverHttp(settings.risk_safety_service_url)
+            stack.push_async_callback(safety.close)
         parts = Parts(
             store=store,
             publisher=publisher,
@@ -447,6 +470,8 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
             events=events,
+            safety=safety,
+            is_safety_fail_open=settings.ess_fail_open,
         )
         yield World(parts, orders, commands, publisher, connectivity, uri, pubsub_host, revivals)
 

@@ -305,14 +305,17 @@ class RiskGate:
             self._tell_left(live.order.order_id, ZERO)
 
     async def stops(self, order: Order, *, again: bool = False) -> str | None:
-        """The one look that is left as the ticket leaves: why a kill switch stops the order now, in words; None: none does. An order that was let
+        """The one look that is left as the ticket leaves: why a kill switch or the safety service stops the order now, in words; None: neither does. An order that was let
         pass before a switch was engaged is to be judged again. `again`: it may have left before, and is judged by what is held now. Raises
         StoreUnavailable with `again`: it is not known."""
         kill = await self._kill()
         level = kill.level(_where(order))
-        if kill.is_known and level is None:
+        unsafe = self._rules.safety.reasons()
+        if kill.is_known and level is None and not unsafe:
             return None
         is_exit = _is_exit(order) or (again and level is not KillLevel.HALT and await self._is_exit_now(order, kill))
+        if unsafe and not is_exit:
+            return "; ".join(unsafe)
         if lets_pass(strictest((level, None if kill.is_known else KillLevel.REDUCE_ONLY)), is_exit=is_exit):
             return None
         if again and not kill.is_known:
@@ -361,6 +364,7 @@ class RiskGate:
             exit_cap=exit_cap,
             equity=self._equity,
             buying_power=self._cash,
+            safety=self._rules.safety.reasons(),
             overrides=book.overrides,
             session=None if order is None else self._sessions.get(self._calendar_of(order)),
             confidence=None if order is None else order.accepted_request.confidence,

@@ -35,6 +35,7 @@ from execution_service.ownership.processes import Processes
 from execution_service.runtime.threads import InPlace
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.trading.risk_rules import RiskRules, Switches
+from execution_service.trading.safety_service import AsksSafetyService
 from execution_service.trading.trader import TradingRules
 from execution_service.transport.ports import EventPublisher
 from tests.fakes.broker import BookInPlace, BrokerFaults, GatedBroker, Reservations
@@ -115,6 +116,8 @@ class World:
         events_account: str | None = ACCOUNT,
         limits: RiskLimits | None = None,
         switches: Switches | None = None,
+        safety: AsksSafetyService | None = None,
+        is_safety_fail_open: bool = False,
         clock: Any = None,
         mongo: Any = None,
     ) -> None:
@@ -149,6 +152,7 @@ class World:
         self._more_sinks = more_sinks
         self._events_out, self._events_account = events_out, events_account
         self.risk_rules = RiskRules(limits, switches)
+        self.safety, self.is_safety_fail_open = safety, is_safety_fail_open
         self._accounts = {
             a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
             for a in (*accounts, *unnamed_accounts)
@@ -210,6 +214,8 @@ class World:
                 more_sinks=self._more_sinks,
                 events=self._event_sources(),
                 risk_rules=self.risk_rules,
+                safety=self.safety,
+                is_safety_fail_open=self.is_safety_fail_open,
             )
         )
         await self._service.start()

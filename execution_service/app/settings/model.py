@@ -130,6 +130,9 @@ class Environment(Variables):
         ExitPositionCheck, BeforeValidator(lower), Allowed("when_differs, always or off")
     ] = ExitPositionCheck.WHEN_DIFFERS
 
+    risk_safety_service_url: Annotated[WebAddress | None, WEB_ADDRESS] = None
+    ess_fail_open: Flag = False
+
     redis_url: Annotated[RedisAddress | None, _REDIS_ADDRESS] = None
     redis_host: Host | None = None
     redis_port: Port = 6379

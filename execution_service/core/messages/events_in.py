@@ -26,7 +26,9 @@ DECISION, INTENT = "ai.decision.made", "trade.intent"
 TRIGGERS = (DECISION, INTENT)
 """What makes a trade by itself. One decision appears on both, so that one of them at most is listened to."""
 MANUAL = "signal.execute"
-HINTS = ("ess.tripped", "policy.updated", "model.promoted")
+HINTS_OF_THE_SPEC = ("ess.tripped", "policy.updated", "model.promoted")
+"""Those that a topic of their own may be relied on for."""
+HINTS = (*HINTS_OF_THE_SPEC, "ess.rearmed", "ess.manual_reset", "ess.state.changed", "policy.mode.changed")
 """What makes no trade: something elsewhere has changed, and may be asked for."""
 NOT_REPEATABLE = "it has neither signal_id nor timestamp: the same message, sent again, would be another order"
 DEFAULT_STRATEGY = "ai_decision"

@@ -508,6 +508,7 @@ def _protection(case: _Case) -> Iterator[_Finding]:
     on the wrong side is never moved: where it is meant, nobody can tell."""
     request, rule = case.order.accepted_request, case.bound(LimitType.STOP_OUT_OF_RANGE)
     low, high = case.bound(LimitType.MIN_STOP_DISTANCE_PCT), case.bound(LimitType.MAX_STOP_DISTANCE_PCT)
+    farthest = case.bound(LimitType.MAX_TARGET_DISTANCE_PCT)
     price = (
         case.order.limit_price or case.order.stop_price or (None if case.reference is None else case.reference.price)
     )
@@ -516,10 +517,14 @@ def _protection(case: _Case) -> Iterator[_Finding]:
         yield from (
             _not_judged(bound, "no fresh price to measure the stop from") for bound in (low, high) if bound and stop
         )
+        if farthest is not None and target is not None:
+            yield _not_judged(farthest, "no fresh price to measure the target from")
         return
     if target is not None and (target - price) * sign <= 0:
         words = f"the target {_amount(target)} is on the wrong side of {_amount(price)}"
         yield Breach(limit_type="take_profit", limit_value=_amount(price), actual_value=_amount(target), message=words)
+    elif target is not None and farthest is not None:
+        yield from _figure(farthest, distance_pct(target, price), "the distance of the target, in per cent,")
     if stop is None:
         return
     away = EXACT.divide((price - stop) * sign * HUNDRED, price)

@@ -48,6 +48,7 @@ class LimitType(StrEnum):
     MAX_SLIPPAGE_PCT = "max_slippage_pct"
     MIN_STOP_DISTANCE_PCT = "min_stop_distance_pct"
     MAX_STOP_DISTANCE_PCT = "max_stop_distance_pct"
+    MAX_TARGET_DISTANCE_PCT = "max_target_distance_pct"
     STOP_OUT_OF_RANGE = "stop_out_of_range"
     ON_BREACH = "on_breach"
 
@@ -142,6 +143,7 @@ class LimitSet:
     max_slippage_pct: Number = None
     min_stop_distance_pct: Number = None
     max_stop_distance_pct: Number = None
+    max_target_distance_pct: Number = None
     stop_out_of_range: StopRule | None = None
     on_breach: BreachRule | None = None
 
@@ -178,6 +180,7 @@ BUILT_IN = LimitSet(
     max_slippage_pct=OFF,
     min_stop_distance_pct=OFF,
     max_stop_distance_pct=OFF,
+    max_target_distance_pct=OFF,
     stop_out_of_range=StopRule.REFUSE,
     on_breach=BreachRule.REFUSE,
 )
@@ -245,6 +248,7 @@ _OF_THE_ORDER_ALONE = frozenset(
         LimitType.MAX_SLIPPAGE_PCT,
         LimitType.MIN_STOP_DISTANCE_PCT,
         LimitType.MAX_STOP_DISTANCE_PCT,
+        LimitType.MAX_TARGET_DISTANCE_PCT,
         LimitType.STOP_OUT_OF_RANGE,
         LimitType.ON_BREACH,
     }
