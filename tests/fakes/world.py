@@ -32,6 +32,7 @@ from execution_service.core.risk.limits import RiskLimits
 from execution_service.core.views.record import order_from_document
 from execution_service.delivery.stream import Sink
 from execution_service.ownership.processes import Processes
+from execution_service.runtime.supervision import Part
 from execution_service.runtime.threads import InPlace
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.trading.risk_rules import RiskRules, Switches
@@ -184,6 +185,15 @@ class World:
         finally:
             _WORLD.reset(token)
         await self.settle()
+
+    def keep(self, *parts: Part) -> None:
+        """More that the service's present life runs, and that dies with it."""
+        token = _WORLD.set(self)
+        try:
+            for part in parts:
+                self.service.supervisor.keep(part)
+        finally:
+            _WORLD.reset(token)
 
     async def _begin(self) -> None:
         self.orders.redeliver()

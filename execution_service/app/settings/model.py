@@ -134,6 +134,11 @@ class Environment(Variables):
     telegram_enabled: Flag = False
     telegram_bot_token: SecretStr | None = None
     telegram_chat_id: Annotated[Name | None, Allowed("a chat's id or an @channel")] = None
+    telegram_allowed_users: Annotated[
+        str | None,
+        Field(pattern=r"^\s*\d{1,16}\s*(,\s*\d{1,16}\s*)*$"),
+        Allowed("users' numbers, with commas between them"),
+    ] = None
     telegram_api_base_url: Annotated[WebAddress, WEB_ADDRESS] = "https://api.telegram.org"
 
     log_dir: RootedPath = Path("logs")
@@ -159,11 +164,20 @@ class Environment(Variables):
             found.append(
                 "TELEGRAM_ENABLED is true but TELEGRAM_CHAT_ID is not set; set it to a chat's id or an @channel."
             )
+        if self.telegram_users and not re.fullmatch(r"-?\d+", self.telegram_chat_id or "0"):
+            found.append(
+                "TELEGRAM_ALLOWED_USERS is set but TELEGRAM_CHAT_ID is no number; commands are taken in a chat that is named by its number."
+            )
         if self.trading_symbols and self.default_symbols and self.trading_symbols != self.default_symbols:
             found.append(
                 "TRADING_SYMBOLS and DEFAULT_SYMBOLS are two names of one setting and say different things; set one of them."
             )
         return found
+
+    @property
+    def telegram_users(self) -> frozenset[int]:
+        """Who may command by Telegram; none: nobody."""
+        return frozenset(int(number) for number in (self.telegram_allowed_users or "").split(",") if number.strip())
 
     @property
     def symbols(self) -> tuple[str, ...]:
