@@ -1106,7 +1106,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.app.log_lines": set(),
     "execution_service.app.log_places": set(),
     "execution_service.app.own_python": set(),
-    "execution_service.app.settings.model": {"brokers.registry", "brokers.variables"},
+    "execution_service.app.settings.model": {CORE, "brokers.registry", "brokers.variables"},
     "execution_service.app.settings.problems": set(),
     "execution_service.app.settings.secrets": {"brokers.variables"},
     "execution_service.app.embedded": {"execution_service.app.guardian", "execution_service.runtime.supervision"},

@@ -29,6 +29,7 @@ from execution_service.core.messages.events_out import EVENTS_OUT, EXECUTION_RES
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.risk.limits import RiskLimits
+from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind
 from execution_service.core.views.record import order_from_document
 from execution_service.delivery.stream import Sink
 from execution_service.ownership.processes import Processes
@@ -117,6 +118,7 @@ class World:
         limits: RiskLimits | None = None,
         switches: Switches | None = None,
         clock: Any = None,
+        notices: frozenset[NoticeKind] = ALL_NOTICES,
         mongo: Any = None,
     ) -> None:
         """`beside`: another process's world, with which this one shares time, store and the broker's book; it has its own way to each, its
@@ -155,6 +157,7 @@ class World:
             for a in (*accounts, *unnamed_accounts)
         }
         self._named_accounts = tuple(accounts)
+        self._notices = notices
         self._lives = 0
         self._mark: object = id(self)
         """Tells its processes from those of other worlds."""
@@ -220,6 +223,7 @@ class World:
                 more_sinks=self._more_sinks,
                 events=self._event_sources(),
                 risk_rules=self.risk_rules,
+                notices=self._notices,
             )
         )
         await self._service.start()

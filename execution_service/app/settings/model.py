@@ -24,6 +24,7 @@ from brokers.variables import (
     lower,
     upper,
 )
+from execution_service.core.texts.notices import NoticeKind
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[3]
 
@@ -139,6 +140,11 @@ class Environment(Variables):
         Field(pattern=r"^\s*\d{1,16}\s*(,\s*\d{1,16}\s*)*$"),
         Allowed("users' numbers, with commas between them"),
     ] = None
+    telegram_notices: Annotated[
+        str,
+        Field(pattern=r"^\s*(fills|endings|orders|alerts)\s*(,\s*(fills|endings|orders|alerts)\s*)*$"),
+        Allowed("some of fills, endings, orders, alerts, with commas between them"),
+    ] = ",".join(NoticeKind)
     telegram_api_base_url: Annotated[WebAddress, WEB_ADDRESS] = "https://api.telegram.org"
 
     log_dir: RootedPath = Path("logs")
@@ -178,6 +184,11 @@ class Environment(Variables):
     def telegram_users(self) -> frozenset[int]:
         """Who may command by Telegram; none: nobody."""
         return frozenset(int(number) for number in (self.telegram_allowed_users or "").split(",") if number.strip())
+
+    @property
+    def notices(self) -> frozenset[NoticeKind]:
+        """What people want to be told by Telegram; of kills they always are."""
+        return frozenset(NoticeKind(word.strip()) for word in self.telegram_notices.split(","))
 
     @property
     def symbols(self) -> tuple[str, ...]:
