@@ -121,7 +121,7 @@ class TelegramNotifier:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._secret = _Secret(token.strip())
+        self._secret = BotToken(token.strip())
         self._chat_id: int | str = chat_id.strip() if isinstance(chat_id, str) else chat_id
         self._base_url = (base_url or DEFAULT_BASE_URL).strip().rstrip("/").removesuffix("/bot")
         self._timeout_seconds = timeout_seconds
@@ -129,7 +129,7 @@ class TelegramNotifier:
         in_group = not str(self._chat_id).isdecimal()
         self._pace = _Pace(per_minute=GROUP_MESSAGES_PER_MINUTE if in_group else None, clock=clock)
         self._bot: Bot | None = None
-        self._transport: _Transport | None = None
+        self._transport: BotTransport | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -184,15 +184,13 @@ class TelegramNotifier:
             self._secret.guard_logs()
             # Announces on each 429 that this number will become a timedelta; both are handled here.
             warnings.filterwarnings("ignore", message=".*retry_after", category=PTBDeprecationWarning)
-            # A proxy from the environment cannot reach this machine's loopback.
-            on_loopback = urlsplit(self._base_url).hostname in {"127.0.0.1", "localhost", "::1"}
-            self._transport = _Transport(
+            self._transport = BotTransport(
                 connection_pool_size=8,
                 connect_timeout=min(4.0, self._timeout_seconds),
                 write_timeout=min(4.0, self._timeout_seconds),
                 read_timeout=min(7.0, self._timeout_seconds),
                 pool_timeout=min(1.0, self._timeout_seconds),
-                httpx_kwargs={"trust_env": not on_loopback},
+                httpx_kwargs={"trust_env": not is_on_loopback(self._base_url)},
             )
             self._bot = Bot(
                 self._secret.reveal(),
@@ -299,7 +297,12 @@ class TelegramNotifier:
         return NotificationFailed(f"Telegram's answer could not be used: {type(exc).__name__}: {said}")
 
 
-class _Transport(HTTPXRequest):
+def is_on_loopback(base_url: str) -> bool:
+    """Whether it is on this machine, which a proxy from the environment cannot reach."""
+    return urlsplit(base_url).hostname in {"127.0.0.1", "localhost", "::1"}
+
+
+class BotTransport(HTTPXRequest):
     """Accepts any answer with "ok": an accepted message must not be repeated because its description is unreadable."""
 
     async def do_request(self, url: str, *args: Any, **kwargs: Any) -> tuple[int, bytes]:
@@ -342,7 +345,7 @@ class _Pace:
         return free
 
 
-class _Secret(logging.Filter):
+class BotToken(logging.Filter):
     """The token, and the log filter that keeps it out of the logs of the libraries that put it into URLs."""
 
     def __init__(self, token: str) -> None:
@@ -350,7 +353,7 @@ class _Secret(logging.Filter):
         self._token = token
 
     def __repr__(self) -> str:
-        return "_Secret(…)"
+        return "BotToken(…)"
 
     @property
     def is_well_formed(self) -> bool:

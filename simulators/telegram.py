@@ -1,12 +1,14 @@
-"""Telegram's Bot API on loopback, as far as sending texts needs it, with faults on demand. Sends nothing anywhere.
+"""Telegram's Bot API on loopback, as far as sending and receiving texts needs it, with faults on demand. Sends nothing anywhere.
 
     python -m simulators.telegram --port 8081        prints every message as its reader would see it
 
-Implements getMe, getChat and sendMessage under `/bot<TOKEN>/METHOD`, with JSON, form or query parameters, and:
+Implements getMe, getChat, sendMessage and getUpdates (long polls, offsets that forget, 409 for the earlier of two askers) under
+`/bot<TOKEN>/METHOD`, with JSON, form or query parameters, and:
 
     GET /_messages      {"messages": [...]}, oldest first        DELETE /_messages   forgets them
     GET /_faults        the pending faults                       DELETE /_faults     removes them
     POST /_faults       one fault or a list, e.g. {"kind": "too_many_requests", "seconds": 5, "times": 2}
+    POST /_written      what a person writes to the bot: {"text": "/status", "user_id": 7, "chat_id": 7}; or {"update": {...}} as it is
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -47,6 +50,8 @@ class FaultKind(StrEnum):
     CHAT_NOT_FOUND = "chat_not_found"
     CHAT_MOVED = "chat_moved"
     """400: the group is now a supergroup, under -100 and its old number."""
+    CONFLICT = "conflict"
+    """409, as where somebody else asks for this bot's updates, or a webhook is set."""
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     SERVER_ERROR = "server_error"
@@ -104,6 +109,9 @@ class ReceivedMessage:
     parse_mode: str | None
     link_preview: bool
     received_at: datetime
+
+
+_CONFLICT = "Conflict: terminated by other getUpdates request; make sure that only one bot instance is running"
 
 
 class _Refused(Exception):
@@ -183,6 +191,10 @@ class SimulatedTelegram:
         self._on_message = on_message
         self._messages: list[ReceivedMessage] = []
         self._last_message_id = 0
+        self._updates: list[dict[str, Any]] = []
+        self._last_update_id = 736_500_000
+        self._asker = 0
+        """Whose getUpdates is being answered: an earlier one that still waits is ended."""
         self._calls: Counter[str] = Counter()
         self._wake_up = threading.Condition()
         self._server = LoopbackServer(host, port, self._answer, _refusal)
@@ -242,6 +254,46 @@ class SimulatedTelegram:
         with self._wake_up:
             self._faults.clear()
 
+    def write(
+        self,
+        text: str,
+        *,
+        user_id: int,
+        chat_id: int | None = None,
+        name: str = "Reader",
+        sent_at: datetime | None = None,
+        **more: Any,
+    ) -> int:
+        """What a person writes, in a chat with the bot alone unless another is named; the number of the update. `more`: further fields of the
+        message, as `forward_origin`."""
+        chat: dict[str, Any] = {"id": user_id if chat_id is None else chat_id, "type": "private", "first_name": name}
+        if chat["id"] < 0:
+            chat = {"id": chat["id"], "type": "supergroup", "title": "Simulated group"}
+        with self._wake_up:
+            self._last_message_id += 1
+            message = {
+                "message_id": self._last_message_id,
+                "date": int((sent_at or datetime.now(UTC)).timestamp()),
+                "chat": chat,
+                "from": {"id": user_id, "is_bot": False, "first_name": name},
+                "text": text,
+            }
+        return self.add_update({"message": {**message, **more}})
+
+    def add_update(self, update: dict[str, Any]) -> int:
+        """Anything that may happen to a bot, as the Bot API tells it; the number that it gets, unless it has one."""
+        with self._wake_up:
+            self._last_update_id += 1
+            self._updates.append({"update_id": self._last_update_id, **update})
+            self._wake_up.notify_all()
+            return int(self._updates[-1]["update_id"]) if isinstance(self._updates[-1]["update_id"], int) else 0
+
+    @property
+    def unread(self) -> int:
+        """Updates that no asker has confirmed by a later offset."""
+        with self._wake_up:
+            return len(self._updates)
+
     def clear_messages(self) -> None:
         with self._wake_up:
             self._messages.clear()
@@ -280,7 +332,18 @@ class SimulatedTelegram:
                     except ValueError as exc:
                         raise _Refused(400, f"Bad Request: {exc}") from exc
                 return json_response(200, {"faults": [asdict(fault) for fault in self.faults]})
+            case "POST", "/_written":
+                return json_response(200, {"update_id": self._written(call)})
         raise _Refused(404, "Not Found")
+
+    def _written(self, call: HttpCall) -> int:
+        try:
+            said = json.loads(call.body)
+            if isinstance(said.get("update"), dict):
+                return self.add_update(said["update"])
+            return self.write(str(said["text"]), user_id=int(said["user_id"]), chat_id=said.get("chat_id"))
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise _Refused(400, f"Bad Request: {exc}") from exc
 
     def answer(self, token: str, method: str, fields: dict[str, Any]) -> object:
         """The `result` of one call. Raises _Refused, or Dropped or Trickled if no answer is to be given."""
@@ -315,11 +378,35 @@ class SimulatedTelegram:
                 result = {**chat, "accent_color_id": 0, "max_reaction_count": 11, "accepted_gift_types": gifts}
             case "sendMessage":
                 result = self._accept(fields)
+            case "getUpdates":
+                result = self._updates_for(fields)
             case _:
                 raise _Refused(404, "Not Found")
         if fault is None:
             return result
         return self._fail_after_accepting(fault, result)
+
+    def _updates_for(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """Waits for some; what is before the offset is forgotten for ever."""
+        try:
+            offset, limit = int(fields.get("offset") or 0), int(fields.get("limit") or 100)
+            until = time.monotonic() + float(fields.get("timeout") or 0)
+        except ValueError as exc:
+            raise _Refused(400, f"Bad Request: {exc}") from exc
+        with self._wake_up:
+            self._asker += 1
+            mine = self._asker
+            self._wake_up.notify_all()
+            if offset > 0:
+                self._updates = [each for each in self._updates if _number(each) >= offset]
+            while not self._updates:
+                left = until - time.monotonic()
+                if left <= 0 or self._server.stopping.is_set():
+                    break
+                self._wake_up.wait(min(left, 0.2))
+                if self._asker != mine:
+                    raise _Refused(409, _CONFLICT)
+            return self._updates[: max(1, limit)]
 
     def _next_fault(self, method: str, fields: dict[str, Any]) -> Fault | None:
         for index, fault in enumerate(self._faults):
@@ -350,6 +437,8 @@ class SimulatedTelegram:
                     "Bad Request: group chat was upgraded to a supergroup chat",
                     {"migrate_to_chat_id": new_id},
                 )
+            case FaultKind.CONFLICT:
+                raise _Refused(409, _CONFLICT)
             case FaultKind.UNAUTHORIZED:
                 raise _Refused(401, "Unauthorized")
             case FaultKind.FORBIDDEN:
@@ -422,6 +511,11 @@ class SimulatedTelegram:
         if self._on_message is not None:
             self._on_message(message)
         return {"message_id": message.message_id, "date": int(now.timestamp()), "chat": chat, "text": text}
+
+
+def _number(update: dict[str, Any]) -> int:
+    number = update["update_id"]
+    return number if isinstance(number, int) else sys.maxsize
 
 
 def _previews_are_off(fields: dict[str, Any]) -> bool:

@@ -40,6 +40,7 @@ class HttpApi:
     placing: Placing
     measures: Measures
     feed: LiveFeed
+    standing: Standing
 
 
 class _Brokers:
@@ -95,7 +96,9 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
         ),
         host=settings.host,
     )
-    return HttpApi(application=application, access=access, placing=placing, measures=measures, feed=feed)
+    return HttpApi(
+        application=application, access=access, placing=placing, measures=measures, feed=feed, standing=standing
+    )
 
 
 def _version() -> str:

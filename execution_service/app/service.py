@@ -27,6 +27,7 @@ from execution_service.app.notice import ENDPOINTS, keep_endpoints, withdraw_end
 from execution_service.app.risk_reload import RiskReload
 from execution_service.app.settings.loading import Settings
 from execution_service.app.settings.problems import ConfigurationError
+from execution_service.app.telegram_wiring import telegram_chat
 from execution_service.app.wiring import CannotStart, Parts, World, build, real_world
 from execution_service.core.messages.inbound import Unusable, parse_order_fields
 from execution_service.core.messages.trading_signal import fields_of_signal
@@ -319,7 +320,8 @@ async def serve(
                 Part("watch over Pub/Sub", world.orders.watch),
                 Part("notice for scripts", lambda: keep_endpoints(endpoints, settings, world, service, api=address)),
             ]
-            callers = [*server.parts(), *api.measures.parts()]
+            chat = telegram_chat(settings, world.parts, service.rooms, api.standing)
+            callers = [*server.parts(), *api.measures.parts(), *(() if chat is None else chat.parts())]
             try:
                 if not (reason or stop.is_set()):
                     for each in (*pulls, *around, *callers):
@@ -334,6 +336,8 @@ async def serve(
             finally:
                 withdraw_endpoints(endpoints)
                 await service.supervisor.end(*(each.name for each in (*around, *callers)))
+                if chat is not None:
+                    await chat.end()
                 await _let_calls_end(api)
                 await service.take_no_more()
                 # What was received and not stored goes back while the rest of the service ends.

@@ -45,6 +45,7 @@ from execution_service.control.runner import CommandRunner
 from execution_service.control.switches import Switches
 from execution_service.control.verbs import Verbs
 from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind
 from execution_service.delivery.account_names import AccountNames
 from execution_service.delivery.confirmations import Confirmations
 from execution_service.delivery.dispatch import Delivery
@@ -136,6 +137,8 @@ class Parts:
     is_safety_fail_open: bool = False
     events: EventSources = NO_EVENTS
     """Where events of the systems around us come from, and go to."""
+    notices: Collection[NoticeKind] = ALL_NOTICES
+    """What people want to be told."""
 
 
 class ConfiguredAccounts:
@@ -214,6 +217,7 @@ def build(parts: Parts) -> Rooms:
         parties=directory,
         max_attempts=parts.rules.max_retry_attempts,
         ownership=ownership,
+        notices=parts.notices,
     )
     alerts = delivery.alerts
     supervisor = Supervisor(clock, alerts)
@@ -472,6 +476,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             events=events,
             safety=safety,
             is_safety_fail_open=settings.ess_fail_open,
+            notices=settings.notices,
         )
         yield World(parts, orders, commands, publisher, connectivity, uri, pubsub_host, revivals)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,6 +11,7 @@ import structlog
 
 from execution_service.core.texts.discrepancies import discrepancies
 from execution_service.core.texts.messages import one_line, with_count
+from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind, tells_of_kill
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS
 from execution_service.ownership.ownership import UNASSIGNED, Ownership
@@ -33,8 +34,19 @@ class Alerts:
     """An alert is durable before its cause may be forgotten, but for the time in which the store is away: then it is kept here. One message a
     minute goes out for each kind, with a count."""
 
-    def __init__(self, *, store: AlertStore, notifier: Notifier, clock: Clock, ownership: Ownership) -> None:
-        """Who holds what belongs to no account sends the alerts of all that share the store."""
+    def __init__(
+        self,
+        *,
+        store: AlertStore,
+        notifier: Notifier,
+        clock: Clock,
+        ownership: Ownership,
+        notices: Collection[NoticeKind] = ALL_NOTICES,
+    ) -> None:
+        """Who holds what belongs to no account sends the alerts of all that share the store. `notices`: what people want to be told."""
+        self._notices = notices
+        self._is_kill_waiting = False
+        """One that tells of a kill was stored since the last look: others let it pass."""
         self._store = store
         self._channel = Channel(notifier, clock)
         self._clock = clock
@@ -79,6 +91,10 @@ class Alerts:
         while not await self._store.raise_alert(alert):
             self._generation += 1
             alert = replace(alert, alert_id=self._id(alert.kind, alert.first_at))
+        self._is_stored(alert.kind)
+
+    def _is_stored(self, kind: str) -> None:
+        self._is_kill_waiting |= tells_of_kill(kind)
         self._wake_up.tell()
 
     async def raise_alert_once(self, alert_id: str, kind: str, text: str) -> None:
@@ -86,7 +102,7 @@ class Alerts:
         log.warning(one_line(text), action="alarm", kind=kind)
         alert = Alert(alert_id=alert_id, kind=kind, text=text, count=1, first_at=self._clock.now())
         await self._store.raise_alert(alert)
-        self._wake_up.tell()
+        self._is_stored(kind)
 
     async def _keep(self, alert: Alert) -> None:
         try:
@@ -140,6 +156,7 @@ class Alerts:
 
     async def _send_stored(self) -> float | None:
         self._generation += 1
+        self._is_kill_waiting = False
         try:
             return await self._send_due(await self._store.unsent_alerts())
         except StoreUnavailable as exc:
@@ -147,12 +164,14 @@ class Alerts:
             return AFTER_FAILURE_SECONDS
 
     async def _send_due(self, alerts: Sequence[Alert]) -> float | None:
-        """Sends one message a kind, for all its alerts; returns the seconds until a held-back kind may be sent."""
+        """Sends one message a kind, for all its alerts; those that tell of kills go first. Returns the seconds until a held-back kind may be sent."""
         by_kind: dict[str, list[Alert]] = {}
         for alert in alerts:
             by_kind.setdefault(alert.kind, []).append(alert)
         waits = []
-        for kind, some in by_kind.items():
+        for kind, some in sorted(by_kind.items(), key=lambda each: not tells_of_kill(each[0])):
+            if self._must_let_pass(kind):
+                return 0.0
             since = self._clock.monotonic() - self._last_sent.get(kind, float("-inf"))
             if since < KIND_PAUSE_SECONDS:
                 waits.append(KIND_PAUSE_SECONDS - since)
@@ -161,19 +180,28 @@ class Alerts:
             are_discrepancies = kind.startswith(DISCREPANCIES)
             latest = some[-1].text
             text = discrepancies([a.text for a in some], count) if are_discrepancies else with_count(latest, count)
-            await self._send(text, some[-1].first_at)
+            is_ended = not self._is_wanted(kind) or await self._is_sent_or_given_up(kind, text, some[-1].first_at)
             if not self._sends():
                 return None
+            if not is_ended:
+                return 0.0
             self._last_sent[kind] = self._clock.monotonic()
             for alert in some:
                 await self._store.alert_sent(alert, self._clock.now())
         return min(waits, default=None)
 
-    async def _send(self, text: str, at: datetime) -> None:
-        """Tries on for an hour after what it tells of, and for as long as telling it is ours."""
-        while self._sends():
+    def _is_wanted(self, kind: str) -> bool:
+        return NoticeKind.ALERTS in self._notices or tells_of_kill(kind)
+
+    def _must_let_pass(self, kind: str) -> bool:
+        return self._is_kill_waiting and not tells_of_kill(kind)
+
+    async def _is_sent_or_given_up(self, kind: str, text: str, at: datetime) -> bool:
+        """Tries on for an hour after what it tells of, and for as long as telling it is ours. False: not yet, for something else goes first."""
+        while self._sends() and not self._must_let_pass(kind):
             if self._clock.now() - at >= TEXT_LIFETIME:
                 log.error("Telegram message given up after an hour", action="telegram_given_up")
-                return
+                return True
             if await self._channel.is_sent(text):
-                return
+                return True
+        return False

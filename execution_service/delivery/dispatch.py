@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
 from execution_service.core.orders.order import Order
+from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind
 from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.alerts import Alerts
 from execution_service.delivery.cursor import Cursors, Failures
@@ -44,12 +45,13 @@ class Delivery:
         parties: NamesOfAccounts,
         max_attempts: int,
         ownership: Ownership,
+        notices: Collection[NoticeKind] = ALL_NOTICES,
     ) -> None:
         """`sinks`: the streams of messages, confirmations among them. Delivered is only what `ownership` says is
         surely this process's at that moment. `max_attempts`: as in `Stream`."""
         self._store = store
         self._clock = clock
-        self.alerts = Alerts(store=store, notifier=notifier, clock=clock, ownership=ownership)
+        self.alerts = Alerts(store=store, notifier=notifier, clock=clock, ownership=ownership, notices=notices)
         self.raise_alert = self.alerts.raise_alert
         self.raise_alert_durably = self.alerts.raise_alert_durably
         self.raise_alert_once = self.alerts.raise_alert_once
@@ -86,7 +88,7 @@ class Delivery:
             followers=self.streams,
         )
         self.notifications = Notifications(
-            notifier=notifier, clock=clock, cursors=self._cursors, failures=failures, parties=parties
+            notifier=notifier, clock=clock, cursors=self._cursors, failures=failures, parties=parties, notices=notices
         )
         live_orders.on_recorded.append(self.wake)
 

@@ -4,7 +4,7 @@ alerts that belong to no order in alerts.py."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -12,6 +12,7 @@ import structlog
 
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
+from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind, notice_of
 from execution_service.core.texts.orders import digest, order_alert, outcome_line
 from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
@@ -82,7 +83,10 @@ class Notifications:
         cursors: Cursors,
         failures: Failures,
         parties: NamesOfAccounts,
+        notices: Collection[NoticeKind] = ALL_NOTICES,
     ) -> None:
+        """`notices`: what people want to be told."""
+        self._notices = notices
         self._notifier = notifier
         self._channel = Channel(notifier, clock)
         self._clock = clock
@@ -174,6 +178,8 @@ class Notifications:
             if text is None:
                 continue
             line = outcome_line(before, event, now, account_name=account_names.account_name)
+            if notice_of(event, is_outcome=line is not None) not in self._notices:
+                continue
             if line is None:
                 alone.append((event.at, text))
             else:

@@ -305,9 +305,9 @@ class RiskGate:
             self._tell_left(live.order.order_id, ZERO)
 
     async def stops(self, order: Order, *, again: bool = False) -> str | None:
-        """The one look that is left as the ticket leaves: why a kill switch or the safety service stops the order now, in words; None: neither does. An order that was let
-        pass before a switch was engaged is to be judged again. `again`: it may have left before, and is judged by what is held now. Raises
-        StoreUnavailable with `again`: it is not known."""
+        """The one look that is left as the ticket leaves: why a kill switch or the safety service stops the order now, in words; None: neither does.
+        An order that was let pass before a switch was engaged is to be judged again. `again`: it may have left before, and is judged by what is held
+        now. Raises StoreUnavailable with `again`: it is not known."""
         kill = await self._kill()
         level = kill.level(_where(order))
         unsafe = self._rules.safety.reasons()

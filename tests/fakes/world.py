@@ -29,9 +29,11 @@ from execution_service.core.messages.events_out import EVENTS_OUT, EXECUTION_RES
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.risk.limits import RiskLimits
+from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind
 from execution_service.core.views.record import order_from_document
 from execution_service.delivery.stream import Sink
 from execution_service.ownership.processes import Processes
+from execution_service.runtime.supervision import Part
 from execution_service.runtime.threads import InPlace
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.trading.risk_rules import RiskRules, Switches
@@ -119,6 +121,7 @@ class World:
         safety: AsksSafetyService | None = None,
         is_safety_fail_open: bool = False,
         clock: Any = None,
+        notices: frozenset[NoticeKind] = ALL_NOTICES,
         mongo: Any = None,
     ) -> None:
         """`beside`: another process's world, with which this one shares time, store and the broker's book; it has its own way to each, its
@@ -158,6 +161,7 @@ class World:
             for a in (*accounts, *unnamed_accounts)
         }
         self._named_accounts = tuple(accounts)
+        self._notices = notices
         self._lives = 0
         self._mark: object = id(self)
         """Tells its processes from those of other worlds."""
@@ -189,6 +193,15 @@ class World:
             _WORLD.reset(token)
         await self.settle()
 
+    def keep(self, *parts: Part) -> None:
+        """More that the service's present life runs, and that dies with it."""
+        token = _WORLD.set(self)
+        try:
+            for part in parts:
+                self.service.supervisor.keep(part)
+        finally:
+            _WORLD.reset(token)
+
     async def _begin(self) -> None:
         self.orders.redeliver()
         self.commands.redeliver()
@@ -216,6 +229,7 @@ class World:
                 risk_rules=self.risk_rules,
                 safety=self.safety,
                 is_safety_fail_open=self.is_safety_fail_open,
+                notices=self._notices,
             )
         )
         await self._service.start()

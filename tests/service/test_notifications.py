@@ -11,12 +11,41 @@ import pytest
 
 from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.status import Status
+from execution_service.core.texts.notices import NoticeKind
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.storage.ports.alerts import Alert
 from tests.fakes import ONLY_A_TAG, world_of
 from tests.service.audit import audit
 
 HOUR = 3600.0
+
+
+async def test_what_tells_of_a_kill_goes_before_alerts_that_wait(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.notifier.is_away = True
+        for number in range(5):
+            await world.service.outbox.raise_alert(f"odd{number}", f"odd {number}")
+        await world.run(5)
+        await world.service.outbox.raise_alert_once("kill_switch:x", "kill_switch:x", "killed")
+        await world.run(5)
+        world.notifier.is_away = False
+        await world.run(120)
+        assert world.notifier.texts[0] == "killed"
+        assert sorted(world.notifier.texts[1:]) == [f"odd {number}" for number in range(5)]
+
+
+async def test_kinds_that_are_switched_off_are_not_sent_but_kills_are(tmp_path: Path) -> None:
+    async with world_of(tmp_path, notices=frozenset({NoticeKind.ENDINGS})) as world:
+        world.send("sig")
+        world.send("bad", quantity=-5)
+        await world.service.outbox.raise_alert("odd", "odd")
+        await world.service.outbox.raise_alert_once("kill_switch:x", "kill_switch:x", "killed")
+        await world.run(120)
+        assert world.record().status is Status.FILLED
+        assert len(world.notifier.texts) == 2
+        assert "killed" in world.notifier.texts
+        assert not world.unsettled()
+        assert not world.documents("execution_alerts", sent_at=None)
 
 
 async def test_alarms_raised_while_the_store_is_away_are_told_once_it_is_back(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from brokers.variables import (
     lower,
     upper,
 )
+from execution_service.core.texts.notices import NoticeKind
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[3]
 
@@ -145,6 +146,16 @@ class Environment(Variables):
     telegram_enabled: Flag = False
     telegram_bot_token: SecretStr | None = None
     telegram_chat_id: Annotated[Name | None, Allowed("a chat's id or an @channel")] = None
+    telegram_allowed_users: Annotated[
+        str | None,
+        Field(pattern=r"^\s*\d{1,16}\s*(,\s*\d{1,16}\s*)*$"),
+        Allowed("users' numbers, with commas between them"),
+    ] = None
+    telegram_notices: Annotated[
+        str,
+        Field(pattern=r"^\s*(fills|endings|orders|alerts)\s*(,\s*(fills|endings|orders|alerts)\s*)*$"),
+        Allowed("some of fills, endings, orders, alerts, with commas between them"),
+    ] = ",".join(NoticeKind)
     telegram_api_base_url: Annotated[WebAddress, WEB_ADDRESS] = "https://api.telegram.org"
 
     log_dir: RootedPath = Path("logs")
@@ -170,6 +181,10 @@ class Environment(Variables):
             found.append(
                 "TELEGRAM_ENABLED is true but TELEGRAM_CHAT_ID is not set; set it to a chat's id or an @channel."
             )
+        if self.telegram_users and not re.fullmatch(r"-?\d+", self.telegram_chat_id or "0"):
+            found.append(
+                "TELEGRAM_ALLOWED_USERS is set but TELEGRAM_CHAT_ID is no number; commands are taken in a chat that is named by its number."
+            )
         if self.trading_symbols and self.default_symbols and self.trading_symbols != self.default_symbols:
             found.append(
                 "TRADING_SYMBOLS and DEFAULT_SYMBOLS are two names of one setting and say different things; set one of them."
@@ -188,6 +203,16 @@ class Environment(Variables):
         if self.risk_limit_percent is not None:
             return self.risk_limit_percent / 100
         return self.trade_risk_per_trade
+
+    @property
+    def telegram_users(self) -> frozenset[int]:
+        """Who may command by Telegram; none: nobody."""
+        return frozenset(int(number) for number in (self.telegram_allowed_users or "").split(",") if number.strip())
+
+    @property
+    def notices(self) -> frozenset[NoticeKind]:
+        """What people want to be told by Telegram; of kills they always are."""
+        return frozenset(NoticeKind(word.strip()) for word in self.telegram_notices.split(","))
 
     @property
     def symbols(self) -> tuple[str, ...]:

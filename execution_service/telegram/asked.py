@@ -1,0 +1,110 @@
+"""What somebody asked for: the word of a command, its arguments, and what they mean to the verbs; from the text alone. Nothing is guessed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from enum import StrEnum
+
+from execution_service.core.risk.kill import KillLevel
+
+NONCE = re.compile(r"[0-9a-f]{12}")
+_QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'"})
+"""As telephones write them."""
+
+
+class Word(StrEnum):
+    """The commands, as people write them behind a slash."""
+
+    STATUS = "status"
+    ORDERS = "orders"
+    ORDER = "order"
+    POSITIONS = "positions"
+    LIMITS = "limits"
+    ATTENTION = "attention"
+    DAILY = "daily"
+    CANCEL = "cancel"
+    KILL = "kill"
+    RESUME = "resume"
+    HELP = "help"
+    START = "start"
+    """What every bot is greeted with: the help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A command with its arguments."""
+
+    word: Word
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KillAsked:
+    """The fields of the verb, as they were written: whether there is such a scope is the verb's to say."""
+
+    scope: str
+    level: KillLevel
+    cancel_entries: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeAsked:
+    """One of the two steps of arming."""
+
+    scope: str
+    nonce: str | None
+    """None: the first step."""
+    reason: str
+
+
+def asked(text: str, bot_name: str) -> Asked | str | None:
+    """What was asked; a text: the word that is no command; None: another bot of the group is meant."""
+    first, *rest = _words(text)
+    word, _, bot = first.removeprefix("/").partition("@")
+    if bot and bot.casefold() != bot_name.casefold():
+        return None
+    try:
+        return Asked(Word(word.casefold()), tuple(rest))
+    except ValueError:
+        return word
+
+
+def kill_asked(arguments: tuple[str, ...]) -> KillAsked:
+    """`[SCOPE] [halt] [cancel] [REASON…]`; without a scope: all."""
+    scope, rest = "all", list(arguments)
+    if rest and rest[0].casefold() not in ("halt", "cancel"):
+        scope = _scope(rest.pop(0))
+    level, cancels = KillLevel.REDUCE_ONLY, False
+    while rest and rest[0].casefold() in ("halt", "cancel"):
+        if rest.pop(0).casefold() == "halt":
+            level = KillLevel.HALT
+        else:
+            cancels = True
+    return KillAsked(scope, level, cancels, " ".join(rest))
+
+
+def resume_asked(arguments: tuple[str, ...]) -> ResumeAsked | None:
+    """`SCOPE REASON…`, then `SCOPE NONCE`. None: no scope is named, and what is let trade again is not guessed."""
+    if not arguments:
+        return None
+    scope, *rest = arguments
+    nonce = rest.pop(0) if rest and NONCE.fullmatch(rest[0].casefold()) else None
+    return ResumeAsked(_scope(scope), None if nonce is None else nonce.casefold(), " ".join(rest))
+
+
+def _words(text: str) -> list[str]:
+    """Separated by spaces; what stands in quotation marks is one."""
+    plain = text.translate(_QUOTES)
+    try:
+        return shlex.split(plain) or [""]
+    except ValueError:  # a mark without its other
+        return plain.split() or [""]
+
+
+def _scope(text: str) -> str:
+    """A telephone begins every word with a capital letter: the kinds of scope are written small."""
+    kind, mark, name = text.partition(":")
+    return f"{kind.casefold()}{mark}{name}" if mark else text
