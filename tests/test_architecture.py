@@ -897,17 +897,9 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.transport.ports",
     },
     # HTTP: the same orders, records and verbs for whoever calls over it.
-    "execution_service.api.measures": {
-        CORE,
-        "execution_service.recording.live_orders",
-        "execution_service.runtime.clock",
-        "execution_service.runtime.supervision",
-        "execution_service.runtime.threads",
-        "execution_service.storage.ports.errors",
-        "execution_service.storage.ports.orders",
-        "execution_service.storage.ports.queries",
-    },
+    "execution_service.api.picture": set(),
     "execution_service.api.problems": set(),
+    "execution_service.api.risk_figures": {CORE},
     "execution_service.api.standing": {"execution_service.runtime.connectivity", "execution_service.transport.inbox"},
     "execution_service.api.stories": {
         CORE,
@@ -931,6 +923,18 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.problems",
         "execution_service.runtime.clock",
         "execution_service.runtime.threads",
+        "execution_service.storage.ports.queries",
+    },
+    "execution_service.api.measures": {
+        CORE,
+        "execution_service.api.picture",
+        "execution_service.api.risk_figures",
+        "execution_service.recording.live_orders",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+        "execution_service.runtime.threads",
+        "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.orders",
         "execution_service.storage.ports.queries",
     },
     "execution_service.api.placing": {

@@ -185,6 +185,7 @@ class Rooms:
     orphans: Orphans
     unreadable: UnreadableRecords
     event_reader: EventReader
+    confirmations: Confirmations
 
 
 def build(parts: Parts) -> Rooms:
@@ -272,6 +273,7 @@ def build(parts: Parts) -> Rooms:
         orphans=orphans,
         unreadable=UnreadableRecords(store=store, clock=clock, alerts=alerts),
         event_reader=event_reader,
+        confirmations=confirmations,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 
 import structlog
@@ -32,6 +33,9 @@ class Confirmation:
     ordering_key: str
     signal_id: str
     status: str
+    broker: str
+    recorded_at: datetime
+    """When the event that it tells was recorded."""
 
 
 class Confirmations:
@@ -46,6 +50,8 @@ class Confirmations:
         self._publisher = publisher
         self._parties = parties
         self._uses_ordering_keys = uses_ordering_keys
+        self.on_published: list[Callable[[Confirmation], None]] = []
+        """Called with each that Pub/Sub has taken."""
 
     def owed(self, order: Order, progress: Progress, after: int) -> tuple[Sequence[Owed], int]:
         broker = self._parties.account_names_of(order.request.account_id).broker
@@ -63,7 +69,13 @@ class Confirmations:
                     correction=applied_event.is_correction,
                 )
                 confirmation = Confirmation(
-                    body, attributes(applied_event.after), key, order.signal_id, applied_event.after.status.value
+                    body,
+                    attributes(applied_event.after),
+                    key,
+                    order.signal_id,
+                    applied_event.after.status.value,
+                    broker,
+                    applied_event.event.at,
                 )
                 messages.append(Owed(applied_event.number, confirmation))
         return messages, order.version
@@ -79,6 +91,8 @@ class Confirmations:
             signal_id=body.signal_id,
             status=body.status,
         )
+        for callback in self.on_published:
+            callback(body)
 
     def outage_words(self, waiting: int, attempts: int, reason: str) -> tuple[str, str]:
         return "publish_failing", publish_failing(waiting=waiting, attempts=attempts, reason=reason)

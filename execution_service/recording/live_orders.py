@@ -134,6 +134,8 @@ class LiveOrders:
         self.exits_without_entry: dict[str, LiveOrder] = {}
         """By our id, those that name no entry: what they take, no other exit's entry tells."""
         self.on_recorded: list[Callable[[LiveOrder], None]] = []
+        self.on_taken: list[Callable[[LiveOrder], None]] = []
+        """Called where a stored order comes in hand, new or from an earlier life."""
 
     def adopt(self, stored: Stored) -> LiveOrder:
         """Takes a record in hand; the one that is in hand already, if it is."""
@@ -151,6 +153,8 @@ class LiveOrders:
             )
             self._index(live)
             self._note_hold(live)
+            for callback in self.on_taken:
+                callback(live)
         return live
 
     def latest(self, stored: Stored) -> Order:
