@@ -1039,6 +1039,13 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.app.settings.model": {"brokers.registry", "brokers.variables"},
     "execution_service.app.settings.problems": set(),
     "execution_service.app.settings.secrets": {"brokers.variables"},
+    "execution_service.app.tracing": {
+        CORE,
+        "execution_service.delivery.confirmations",
+        "execution_service.recording.live_orders",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+    },
     "execution_service.app.embedded": {"execution_service.app.guardian", "execution_service.runtime.supervision"},
     "execution_service.app.log": {"execution_service.app.log_lines", "execution_service.app.log_places"},
     "execution_service.app.risk_file": {*VOCABULARY, "execution_service.app.settings.problems"},
@@ -1192,6 +1199,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings.loading",
         "execution_service.app.settings.problems",
         "execution_service.app.wiring",
+        "execution_service.runtime.clock",
         "execution_service.runtime.concurrency",
         "execution_service.runtime.supervision",
         "execution_service.runtime.threads",
@@ -1492,10 +1500,19 @@ def test_no_function_imports_anything() -> None:
     assert wrong == set()
 
 
-def test_only_two_rooms_load_modules_by_name() -> None:
-    """The brokers' packages, and the client of Redis, for those who use it."""
+def test_only_three_rooms_load_modules_by_name() -> None:
+    """The brokers' packages, the client of Redis and OpenTelemetry, for those who use them."""
     found = {s.path for s in sources() if any(n in ("import_module", "__import__") for n in _names_called(s.tree))}
-    assert found == {"brokers/registry.py", "execution_service/app/events.py"}
+    assert found == {
+        "brokers/registry.py",
+        "execution_service/app/events.py",
+        "execution_service/app/service.py",
+    }
+
+
+def test_opentelemetry_is_imported_in_one_module_that_is_loaded_by_name() -> None:
+    found = {s.path for s in of(*PACKAGES) for name in s.imports() if name.split(".")[0] == "opentelemetry"}
+    assert found == {"execution_service/app/tracing.py"}
 
 
 CALLBACKS_ALLOWED = {
@@ -1745,7 +1762,8 @@ def test_libraries_are_those_that_the_project_declares() -> None:
         "urllib3",
         "twisted",
         "redis",
-    }  # extras of the adapters, and of events on Redis
+        "opentelemetry",
+    }  # extras of the adapters, of events on Redis, and of traces
     allowed = STANDARD_LIBRARY | OUR_NAMES | declared
     # Benchmarks and nobody else may use what is installed for development.
     wrong = {

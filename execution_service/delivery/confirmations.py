@@ -10,6 +10,7 @@ from decimal import Decimal
 import structlog
 
 from execution_service.core.messages.confirmation import attributes, confirmation_json
+from execution_service.core.messages.trace import confirmation_attributes
 from execution_service.core.orders.effects import AppliedEvent
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import Line
@@ -36,6 +37,11 @@ class Confirmation:
     broker: str
     recorded_at: datetime
     """When the event that it tells was recorded."""
+    order_id: str
+    number: int
+    """Of that event, from 1."""
+    traceparent: str | None
+    """Of the order."""
 
 
 class Confirmations:
@@ -46,10 +52,19 @@ class Confirmations:
     name = "confirmations"
     cursor = WORLD
 
-    def __init__(self, *, publisher: Publisher, parties: NamesOfAccounts, uses_ordering_keys: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        parties: NamesOfAccounts,
+        uses_ordering_keys: bool = False,
+        is_traced: bool = False,
+    ) -> None:
+        """`is_traced`: each carries by which its readers find the order's trace."""
         self._publisher = publisher
         self._parties = parties
         self._uses_ordering_keys = uses_ordering_keys
+        self._is_traced = is_traced
         self.on_published: list[Callable[[Confirmation], None]] = []
         """Called with each that Pub/Sub has taken."""
 
@@ -70,15 +85,21 @@ class Confirmations:
                 )
                 confirmation = Confirmation(
                     body,
-                    attributes(applied_event.after),
+                    attributes(applied_event.after) | self._trace(order, applied_event.number),
                     key,
                     order.signal_id,
                     applied_event.after.status.value,
                     broker,
                     applied_event.event.at,
+                    order.order_id,
+                    applied_event.number,
+                    order.traceparent,
                 )
                 messages.append(Owed(applied_event.number, confirmation))
         return messages, order.version
+
+    def _trace(self, order: Order, number: int) -> dict[str, str]:
+        return confirmation_attributes(order, number) if self._is_traced else {}
 
     async def deliver(self, body: Confirmation) -> None:
         try:
