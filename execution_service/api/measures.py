@@ -36,7 +36,7 @@ from execution_service.storage.ports.queries import QueryStore
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NOTED_AT_MOST = 20_000
 """So many records may wait to be counted; more are dropped, and that is counted."""
-TAKEN_AT_ONCE, TAKEN_WHEN_ASKED = 50, 500
+TAKEN_AT_ONCE, TAKEN_WHEN_ASKED = 50, 200
 COUNTED_EVERY_SECONDS = 1.0
 COUNTS_SECONDS = 15.0
 """So long what was counted in the store is believed: to count it means to walk through all records."""
