@@ -113,7 +113,11 @@ class Confirmations:
             status=body.status,
         )
         for callback in self.on_published:
-            callback(body)
+            try:
+                callback(body)
+            except Exception as exc:
+                # It is published; who only watches must not have it published again.
+                log.exception(f"A confirmation could not be heeded by a part: {exc}", action="confirmation_not_heeded")
 
     def outage_words(self, waiting: int, attempts: int, reason: str) -> tuple[str, str]:
         return "publish_failing", publish_failing(waiting=waiting, attempts=attempts, reason=reason)

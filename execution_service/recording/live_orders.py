@@ -153,8 +153,7 @@ class LiveOrders:
             )
             self._index(live)
             self._note_hold(live)
-            for callback in self.on_taken:
-                callback(live)
+            self._notify(self.on_taken, live)
         return live
 
     def latest(self, stored: Stored) -> Order:
@@ -237,8 +236,13 @@ class LiveOrders:
         return events
 
     def _notify_recorded(self, live: LiveOrder) -> None:
-        """All who want to know of it, whatever becomes of one of them: it is recorded."""
-        for callback in tuple(self.on_recorded):
+        """All who want to know of it."""
+        self._notify(self.on_recorded, live)
+
+    @staticmethod
+    def _notify(callbacks: Iterable[Callable[[LiveOrder], None]], live: LiveOrder) -> None:
+        """Each, whatever becomes of the others: it is recorded."""
+        for callback in tuple(callbacks):
             try:
                 callback(live)
             except Exception as exc:

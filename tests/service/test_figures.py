@@ -136,6 +136,21 @@ async def test_an_engaged_kill_switch_is_shown_with_its_scope_and_level(tmp_path
         assert value(text, "execution_kill_switch_engaged", scope="all", level="halt") == 0
 
 
+async def test_whoever_only_watches_holds_up_neither_an_order_nor_its_confirmations(tmp_path: Path) -> None:
+    def breaks(_: object) -> None:
+        raise RuntimeError("the figures broke")
+
+    async with world_of(tmp_path) as world:
+        rooms = world.service.rooms
+        rooms.live_orders.on_taken.append(breaks)
+        rooms.confirmations.on_published.append(breaks)
+        world.send("one")
+        await world.run(10)
+        assert world.record("one").status.value == "FILLED"
+        numbers = [attributes["event_number"] for _, attributes, _ in world.publisher.messages]
+        assert len(numbers) == len(set(numbers)) > 0
+
+
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 
