@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Context, Decimal
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Side(StrEnum):
@@ -386,6 +386,14 @@ class Capabilities:
         products."""
         is_share = instrument.asset_class in (AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND)
         return self.share_products if is_share else self.derivative_products
+
+
+@runtime_checkable
+class LimitsCalls(Protocol):
+    """An adapter whose broker limits how many calls may be made, and which keeps within that."""
+
+    def calls_left(self) -> Mapping[tuple[str, float], int]:
+        """By kind of call and period in seconds, how many ordinary calls may leave now."""
 
 
 class Broker(Protocol):

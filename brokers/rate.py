@@ -96,6 +96,12 @@ class _Window:
         if claim is CallPriority.REPEATED:
             self._repeated.append(moment)
 
+    def left(self, now: float) -> int:
+        """How many ordinary calls may leave now."""
+        while self._calls and now - self._calls[0] >= self.limit.seconds:
+            self._calls.popleft()
+        return max(0, self.limit.allowed(CallPriority.ORDINARY) - len(self._calls))
+
     def remember(self, moments: Iterable[float], now: float) -> None:
         counted = sorted((*self._calls, *(moment for moment in moments if now - moment < self.limit.seconds)))
         self._calls = deque(counted)
@@ -176,3 +182,10 @@ class RateBudget:
         """How long a call would have to wait now if no other were waiting; 0 or less: not at all."""
         now = self._clock()
         return max((self._paused_until, *(window.free_at(claim, now) for window in self._windows))) - now
+
+    def left(self) -> dict[float, int]:
+        """By each limit's period in seconds, how many ordinary calls may leave now."""
+        now = self._clock()
+        if now < self._paused_until:
+            return {window.limit.seconds: 0 for window in self._windows}
+        return {window.limit.seconds: window.left(now) for window in self._windows}

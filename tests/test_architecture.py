@@ -649,6 +649,9 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.traded_account",
         "execution_service.trading.trader",
     },
+    # Trading hours, by a package of others.
+    "execution_service.calendars.hours": {CORE, "execution_service.runtime.clock", "execution_service.runtime.threads"},
+    "execution_service.calendars.schedules": set(),
     # What was recorded, to everybody who is owed it, from the ground up.
     "execution_service.delivery.account_names": set(),
     "execution_service.delivery.channel": {CORE, "execution_service.runtime.clock", "notifications.base"},
@@ -926,17 +929,9 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.transport.ports",
     },
     # HTTP: the same orders, records and verbs for whoever calls over it.
-    "execution_service.api.measures": {
-        CORE,
-        "execution_service.recording.live_orders",
-        "execution_service.runtime.clock",
-        "execution_service.runtime.supervision",
-        "execution_service.runtime.threads",
-        "execution_service.storage.ports.errors",
-        "execution_service.storage.ports.orders",
-        "execution_service.storage.ports.queries",
-    },
+    "execution_service.api.picture": set(),
     "execution_service.api.problems": set(),
+    "execution_service.api.risk_figures": {CORE},
     "execution_service.api.standing": {"execution_service.runtime.connectivity", "execution_service.transport.inbox"},
     "execution_service.api.stories": {
         CORE,
@@ -960,6 +955,18 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.problems",
         "execution_service.runtime.clock",
         "execution_service.runtime.threads",
+        "execution_service.storage.ports.queries",
+    },
+    "execution_service.api.measures": {
+        CORE,
+        "execution_service.api.picture",
+        "execution_service.api.risk_figures",
+        "execution_service.recording.live_orders",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+        "execution_service.runtime.threads",
+        "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.orders",
         "execution_service.storage.ports.queries",
     },
     "execution_service.api.placing": {
@@ -1055,6 +1062,79 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.queries",
     },
+    # Commands by a chat: the same verbs and questions for whoever writes there.
+    "execution_service.telegram.admission": {"notifications.incoming"},
+    "execution_service.telegram.answers": {
+        "execution_service.delivery.channel",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.wake_up",
+        "notifications.base",
+    },
+    "execution_service.telegram.asked": {CORE},
+    "execution_service.telegram.handled": {
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.bookmarks",
+        "execution_service.storage.ports.errors",
+    },
+    "execution_service.telegram.questions": {
+        CORE,
+        "execution_service.control.limit_uses",
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.queries",
+        "execution_service.storage.ports.store",
+        "execution_service.storage.ports.switches",
+        "execution_service.trading.risk_rules",
+    },
+    "execution_service.telegram.strangers": {
+        CORE,
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "notifications.incoming",
+    },
+    "execution_service.telegram.verbs": {
+        CORE,
+        "execution_service.control.commands",
+        "execution_service.control.kill",
+        "execution_service.control.requests",
+        "execution_service.control.results",
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.commands",
+        "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.queries",
+        "execution_service.storage.ports.store",
+        "execution_service.telegram.answers",
+        "execution_service.telegram.asked",
+        "execution_service.telegram.questions",
+    },
+    "execution_service.telegram.commands": {
+        CORE,
+        "execution_service.control.background",
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.errors",
+        "execution_service.telegram.admission",
+        "execution_service.telegram.answers",
+        "execution_service.telegram.asked",
+        "execution_service.telegram.questions",
+        "execution_service.telegram.verbs",
+        "notifications.incoming",
+    },
+    "execution_service.telegram.chat": {
+        CORE,
+        "execution_service.control.background",
+        "execution_service.ownership.ownership",
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.connectivity",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.errors",
+        "execution_service.telegram.admission",
+        "execution_service.telegram.answers",
+        "execution_service.telegram.commands",
+        "execution_service.telegram.handled",
+        "execution_service.telegram.strangers",
+        "notifications.incoming",
+    },
     # A process; `service` is the only room that builds parts.
     "execution_service.app.clock": set(),
     "execution_service.app.guardian": set(),
@@ -1064,6 +1144,13 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.app.settings.model": {CORE, "brokers.registry", "brokers.variables"},
     "execution_service.app.settings.problems": set(),
     "execution_service.app.settings.secrets": {"brokers.variables"},
+    "execution_service.app.tracing": {
+        CORE,
+        "execution_service.delivery.confirmations",
+        "execution_service.recording.live_orders",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+    },
     "execution_service.app.embedded": {"execution_service.app.guardian", "execution_service.runtime.supervision"},
     "execution_service.app.log": {"execution_service.app.log_lines", "execution_service.app.log_places"},
     "execution_service.app.risk_file": {*VOCABULARY, "execution_service.app.settings.problems"},
@@ -1240,6 +1327,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings.problems",
         "execution_service.app.telegram_wiring",
         "execution_service.app.wiring",
+        "execution_service.runtime.clock",
         "execution_service.runtime.concurrency",
         "execution_service.runtime.supervision",
         "execution_service.runtime.threads",
@@ -1540,10 +1628,19 @@ def test_no_function_imports_anything() -> None:
     assert wrong == set()
 
 
-def test_only_two_rooms_load_modules_by_name() -> None:
-    """The brokers' packages, and the client of Redis, for those who use it."""
+def test_only_three_rooms_load_modules_by_name() -> None:
+    """The brokers' packages, the client of Redis and OpenTelemetry, for those who use them."""
     found = {s.path for s in sources() if any(n in ("import_module", "__import__") for n in _names_called(s.tree))}
-    assert found == {"brokers/registry.py", "execution_service/app/events.py"}
+    assert found == {
+        "brokers/registry.py",
+        "execution_service/app/events.py",
+        "execution_service/app/service.py",
+    }
+
+
+def test_opentelemetry_is_imported_in_one_module_that_is_loaded_by_name() -> None:
+    found = {s.path for s in of(*PACKAGES) for name in s.imports() if name.split(".")[0] == "opentelemetry"}
+    assert found == {"execution_service/app/tracing.py"}
 
 
 CALLBACKS_ALLOWED = {
@@ -1794,7 +1891,8 @@ def test_libraries_are_those_that_the_project_declares() -> None:
         "urllib3",
         "twisted",
         "redis",
-    }  # extras of the adapters, and of events on Redis
+        "opentelemetry",
+    }  # extras of the adapters, of events on Redis, and of traces
     allowed = STANDARD_LIBRARY | OUR_NAMES | declared
     # Benchmarks and nobody else may use what is installed for development.
     wrong = {

@@ -414,6 +414,10 @@ class ZerodhaBroker:
         except Malformed as exc:
             raise AnswerUnclear(f"Zerodha's margins cannot be read: {exc}") from exc
 
+    def calls_left(self) -> dict[tuple[str, float], int]:
+        """By kind of call and period in seconds, how many ordinary calls may leave now."""
+        return self._calls.left()
+
     def on_hint(self, callback: Callable[[], None] | None) -> None:
         """`callback` is called when the order feed reports any order, ours or not, and whenever the feed has
         connected."""

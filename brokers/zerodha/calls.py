@@ -276,6 +276,11 @@ class KiteCalls:
         except BudgetSpent as exc:
             raise _spent(exc) from exc
 
+    def left(self) -> dict[tuple[str, float], int]:
+        """As LimitsCalls.calls_left."""
+        budgets = {"orders": self._order_budget, "queries": self._other_budget}
+        return {(kind, seconds): n for kind, budget in budgets.items() for seconds, n in budget.left().items()}
+
     def _budget_of(self, kind: CallKind) -> RateBudget:
         return self._other_budget if kind is CallKind.QUERY else self._order_budget
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
-from execution_service.core.orders.events import Accepted
+from execution_service.api.picture import Moment, Picture
+from execution_service.api.risk_figures import (
+    HoldsLimits,
+    KnowsSwitches,
+    ReadsRiskBooks,
+    Use,
+    engaged,
+    risk_use,
+)
+from execution_service.core.errors import UnreadableRecord
+from execution_service.core.orders.events import Accepted, Rejected
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.orders.status import Status
+from execution_service.core.risk.usage import usages
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
@@ -29,13 +36,15 @@ from execution_service.storage.ports.queries import QueryStore
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NOTED_AT_MOST = 20_000
 """So many records may wait to be counted; more are dropped, and that is counted."""
-TAKEN_AT_ONCE, TAKEN_WHEN_ASKED = 50, 500
+TAKEN_AT_ONCE, TAKEN_WHEN_ASKED = 50, 200
 COUNTED_EVERY_SECONDS = 1.0
 COUNTS_SECONDS = 15.0
 """So long what was counted in the store is believed: to count it means to walk through all records."""
 LOOKED_AT_MOST = 5000
 """Of the orders in hand, for the lag of the delivery: more would hold up the event loop."""
 STEPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+NO_BROKER = "NONE"
+"""What the broker of an account that is not configured is called."""
 _FINISHED = {Status.FILLED, Status.REJECTED, Status.CANCELLED, Status.EXPIRED}
 
 
@@ -59,22 +68,58 @@ class ShowsStates(Protocol):
         """What waits, by the queue's name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
-    """The picture that is drawn up."""
+class ShowsMessages(Protocol):
+    """Who receives messages."""
 
-    orders: Mapping[tuple[str, str, str], int]
-    """Records by status, account and broker."""
-    sizes: Mapping[str, int]
-    counts_age_seconds: float
-    parts: Mapping[str, Mapping[str, str | int]]
-    accounts: Mapping[str, Mapping[str, str]]
-    silent: Mapping[str, float]
-    queues: Mapping[str, int]
-    lag_events: Mapping[str, int]
-    lag_seconds: Mapping[str, float]
-    oldest_pending_seconds: float
-    dropped: int
+    @property
+    def oldest(self) -> datetime | None:
+        """When the oldest was published that is received or was handed back, and is not acknowledged; None: there is none."""
+
+
+class ShowsSilence(Protocol):
+    """Whether one service around answers."""
+
+    def silent_seconds(self) -> float: ...
+
+
+class ShowsBrokers(Protocol):
+    """How the accounts stand at their brokers, beyond whether they are connected."""
+
+    def paused(self) -> Mapping[str, bool]:
+        """By account: whether its broker is away for a time that is known beforehand."""
+
+    def calls_left(self) -> Mapping[tuple[str, str, str], float]:
+        """By account, kind of call and period in seconds, where a broker limits its calls."""
+
+
+class PublishedConfirmation(Protocol):
+    """A confirmation that Pub/Sub has taken."""
+
+    @property
+    def broker(self) -> str: ...
+
+    @property
+    def recorded_at(self) -> datetime:
+        """When the event that it tells was recorded."""
+
+
+class CountsStore(QueryStore, ReadsRiskBooks, Protocol):
+    """What is asked of the store."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Whom a scrape asks for the figures of the moment; none of them asks anybody outside but the store."""
+
+    brokers: NamesBrokers
+    states: ShowsStates
+    at_brokers: ShowsBrokers
+    inboxes: Mapping[str, ShowsMessages]
+    around: Mapping[str, ShowsSilence]
+    """Services beside the store and Pub/Sub, by the name that the figure has."""
+    limits: HoldsLimits
+    switches: KnowsSwitches
+    reconcile_interval_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +131,24 @@ class Performance:
     failed: int
     average_latency_ms: float
     average_slippage_percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """An order that has come in hand or of which something was recorded, to be counted."""
+
+    order: Order
+    durable_at: datetime | None = None
+    """When it was seen to be stored, where that is new."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """A confirmation, to be counted."""
+
+    broker: str
+    recorded_at: datetime
+    published_at: datetime
 
 
 @dataclass(slots=True)
@@ -108,6 +171,9 @@ class _Counts:
 
     orders: Mapping[tuple[str, str], int] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
+    discrepancies_since: Mapping[str, datetime] = field(default_factory=dict)
+    """By account, when its oldest open one was opened."""
+    risk_use: Mapping[Use, float] = field(default_factory=dict)
     at: float = float("-inf")
 
 
@@ -118,26 +184,25 @@ class Measures:
         self,
         *,
         live_orders: LiveOrders,
-        queries: QueryStore,
-        brokers: NamesBrokers,
-        states: ShowsStates,
+        queries: CountsStore,
+        sources: Sources,
         clock: Clock,
         threads: Blocking,
         version: str,
     ) -> None:
         self._live = live_orders
         self._queries = queries
-        self._brokers = brokers
-        self._states = states
+        self._sources = sources
         self._clock = clock
         self._threads = threads
-        self._noted: deque[Order] = deque()
+        self._began_at = clock.now()
+        self._noted: deque[_Noted | _Published] = deque()
         self._dropped = 0
         self._versions: OrderedDict[str, int] = OrderedDict()
         self._counts = _Counts()
         self._latency, self._slippage = _Mean(), _Mean()
         self._registry = CollectorRegistry()
-        self._picture = _Picture(version)
+        self._picture = Picture(version)
         self._registry.register(self._picture)
         labels = ("outcome", "account", "broker")
         self._outcomes = Counter(
@@ -146,27 +211,55 @@ class Measures:
             labels,
             registry=self._registry,
         )
+        self._refusals = Counter(
+            "execution_refusals",
+            "Orders refused since the start, by this process, by the reason's code",
+            ("code", "account"),
+            registry=self._registry,
+        )
         self._steps = Histogram(
             "execution_step_seconds",
-            "From one step of an order to the next: published, received, sent, acknowledged, filled",
+            "From one step of an order to the next: published, received, durable, sent, acknowledged, filled; and recorded to confirmed",
             ("step", "broker"),
             buckets=STEPS,
             registry=self._registry,
         )
-        live_orders.on_recorded.append(self._note)
+        for live in live_orders.by_id.values():
+            self._remember(live.order.order_id, live.order.version)
+        live_orders.on_taken.append(self._note_taken)
+        live_orders.on_recorded.append(self._note_recorded)
 
     def parts(self) -> Sequence[Part]:
         """What runs for as long as the process."""
         return [Part("metrics", self.run, is_vital=False)]
 
-    def _note(self, live: LiveOrder) -> None:
+    # --- noted, at once -----------------------------------------------------------------------------------------
+
+    def _note_taken(self, live: LiveOrder) -> None:
+        """What happened before this process began was counted by another one."""
+        order = live.order
+        if order.received_at < self._began_at:
+            self._remember(order.order_id, order.version)
+        else:
+            self._note(_Noted(order, self._clock.now()))
+
+    def _note_recorded(self, live: LiveOrder) -> None:
+        self._note(_Noted(live.order))
+
+    def note_confirmed(self, confirmation: PublishedConfirmation) -> None:
+        """It was published at this moment."""
+        self._note(_Published(confirmation.broker, confirmation.recorded_at, self._clock.now()))
+
+    def _note(self, noted: _Noted | _Published) -> None:
         if len(self._noted) >= NOTED_AT_MOST:
             self._dropped += 1
         else:
-            self._noted.append(live.order)
+            self._noted.append(noted)
+
+    # --- counted, later -----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Counts what was recorded, some at once, so that trading comes in between. Until cancelled."""
+        """Counts what was noted, some at once, so that trading comes in between. Until cancelled."""
         while True:
             self._take(TAKEN_AT_ONCE)
             await self._clock.sleep(0.0 if self._noted else COUNTED_EVERY_SECONDS)
@@ -175,29 +268,46 @@ class Measures:
         for _ in range(min(at_most, len(self._noted))):
             self._count(self._noted.popleft())
 
-    def _count(self, order: Order) -> None:
-        before = self._versions.pop(order.order_id, 0)
-        if order.version <= before:
-            return
-        self._versions[order.order_id] = order.version
+    def _remember(self, order_id: str, version: int) -> None:
+        self._versions[order_id] = version
         if len(self._versions) > NOTED_AT_MOST:
             self._versions.popitem(last=False)
-        account_id = order.request.account_id or ""
-        broker = self._brokers.broker_of(account_id)
+
+    def _count(self, noted: _Noted | _Published) -> None:
+        if isinstance(noted, _Published):
+            self._observe("recorded_to_confirmed", noted.broker, noted.recorded_at, noted.published_at)
+            return
+        order = noted.order
+        account, broker = self._where(order.request.account_id or "")
+        self._observe("received_to_durable", broker, order.received_at, noted.durable_at)
+        before = self._versions.pop(order.order_id, 0)
+        self._remember(order.order_id, max(before, order.version))
+        if order.version <= before:
+            return
         fresh = order.events[before:]
-        if any(isinstance(event, Accepted) for event in fresh):
-            self._outcomes.labels("placed", account_id, broker).inc()
-            self._observe_sending(order, broker, [e.at for e in fresh if isinstance(e, Accepted)][-1])
+        accepted = [event.at for event in fresh if isinstance(event, Accepted)]
+        if accepted:
+            self._outcomes.labels("placed", account, broker).inc()
+            self._observe_sending(order, broker, accepted[-1])
+        for event in fresh:
+            if isinstance(event, Rejected):
+                self._refusals.labels(event.reason.code.value, account).inc()
         earlier = order.as_of(before).status if before else None
         if order.status is not earlier and order.status in (*_FINISHED, Status.IN_DOUBT):
-            self._outcomes.labels(order.status.value.lower(), account_id, broker).inc()
+            self._outcomes.labels(order.status.value.lower(), account, broker).inc()
             if order.status is Status.FILLED:
                 self._observe_filled(order, broker)
+
+    def _where(self, account_id: str) -> tuple[str, str]:
+        """The account and its broker. Accounts that somebody made up are one: each would be a series of its own, for ever."""
+        broker = self._sources.brokers.broker_of(account_id)
+        return ("" if broker == NO_BROKER else account_id), broker
 
     def _observe_sending(self, order: Order, broker: str, acknowledged_at: datetime) -> None:
         self._observe("published_to_received", broker, order.published_at, order.received_at)
         self._observe("received_to_sent", broker, order.received_at, order.submitted_at)
         self._observe("sent_to_acknowledged", broker, order.submitted_at, acknowledged_at)
+        self._observe("received_to_acknowledged", broker, order.received_at, acknowledged_at)
         if order.submitted_at is not None:
             self._latency.add(max(0.0, (acknowledged_at - order.submitted_at).total_seconds()) * 1000)
 
@@ -218,7 +328,7 @@ class Measures:
         """For a scrape. A store that does not answer leaves what it was asked for as it was, and its age grows."""
         self._take(TAKEN_WHEN_ASKED)
         await self._count_in_store()
-        self._picture.moment = self._moment()
+        self._picture.moment = await self._moment()
         return await self._threads.run(lambda: generate_latest(self._registry))
 
     async def performance(self) -> Performance:
@@ -241,21 +351,56 @@ class Measures:
             return
         try:
             orders, sizes = await self._queries.counts_of_orders(), await self._queries.sizes()
-        except StoreUnavailable:
+            discrepancies = await self._queries.discrepancies()
+            books = await self._queries.risk_books()
+        except (StoreUnavailable, UnreadableRecord):
             return
-        self._counts = _Counts(orders, sizes, now)
+        since: dict[str, datetime] = {}
+        for each in discrepancies:
+            since[each.account_id] = min(each.opened_at, since.get(each.account_id, each.opened_at))
+        limits, zones, moment = self._sources.limits.limits, self._sources.limits.zones, self._clock.now()
+        used = risk_use(usage for book in books for usage in usages(limits, book, moment, zones.of(book.account_id)))
+        self._counts = _Counts(orders, sizes, since, used, now)
 
-    def _moment(self) -> Moment:
+    async def _switches(self) -> tuple[Mapping[tuple[str, str], float], bool]:
+        try:
+            state = await self._sources.switches.state()
+            return engaged(state.switches), state.is_known
+        except StoreUnavailable:
+            return {}, False
+
+    async def _moment(self) -> Moment:
+        switches, are_known = await self._switches()
         lag_events, lag_seconds, oldest = self._lag()
-        broker_of = self._brokers.broker_of
+        now, sources, counts = self._clock.now(), self._sources, self._counts
+        orders: dict[tuple[str, str, str], int] = {}
+        for (status, account_id), count in counts.orders.items():
+            account, broker = self._where(account_id)
+            orders[status, account, broker] = orders.get((status, account, broker), 0) + count
+        accounts = sources.states.account_states()
+        since = counts.discrepancies_since
         return Moment(
-            orders={(status, account, broker_of(account)): n for (status, account), n in self._counts.orders.items()},
-            sizes=self._counts.sizes,
-            counts_age_seconds=self._clock.monotonic() - self._counts.at,
-            parts=self._states.part_states(),
-            accounts=self._states.account_states(),
-            silent=self._states.silent_seconds(),
-            queues=self._states.queues(),
+            orders=orders,
+            in_doubt=sum(n for (status, _), n in counts.orders.items() if status == Status.IN_DOUBT.value),
+            sizes=counts.sizes,
+            counts_age_seconds=self._clock.monotonic() - counts.at,
+            oldest_discrepancy_seconds={
+                account: _age(since.get(account), now) for account in sorted(since.keys() | accounts.keys())
+            },
+            reconcile_interval_seconds=sources.reconcile_interval_seconds,
+            risk_use=counts.risk_use,
+            switches=switches,
+            are_switches_known=are_known,
+            parts=sources.states.part_states(),
+            accounts=accounts,
+            paused=sources.at_brokers.paused(),
+            calls_left=sources.at_brokers.calls_left(),
+            silent={
+                **sources.states.silent_seconds(),
+                **{name: each.silent_seconds() for name, each in sources.around.items()},
+            },
+            queues=sources.states.queues(),
+            unacknowledged_seconds={name: _age(inbox.oldest, now) for name, inbox in sources.inboxes.items()},
             lag_events=lag_events,
             lag_seconds=lag_seconds,
             oldest_pending_seconds=oldest,
@@ -285,94 +430,6 @@ class Measures:
         return events, seconds, oldest
 
 
-class _Picture(Collector):
-    """The moment as Prometheus reads it; called in a thread, and touches nothing but the moment."""
-
-    def __init__(self, version: str) -> None:
-        self._version = version
-        self.moment: Moment | None = None
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        yield _info("execution_build", "What runs", {"version": self._version, "python": sys.version.split()[0]})
-        moment = self.moment
-        if moment is None:
-            return
-        yield _gauge(
-            "execution_orders_stored",
-            "Records in the store",
-            ("status", "account", "broker"),
-            {key: float(count) for key, count in moment.orders.items()},
-        )
-        in_doubt = sum(n for (status, _, _), n in moment.orders.items() if status == Status.IN_DOUBT.value)
-        yield _gauge(
-            "execution_orders_in_doubt", "Orders of which it is not known what became of them", (), {(): in_doubt}
-        )
-        for name, words in (
-            ("dead_letters", "Messages that could not be taken for an order"),
-            ("new_commands", "Commands that nobody has carried out yet"),
-            ("unsent_alerts", "Alerts that people have not been sent"),
-            ("open_discrepancies", "Differences between our books and a broker's"),
-        ):
-            if name in moment.sizes:
-                yield _gauge(f"execution_{name}", words, (), {(): moment.sizes[name]})
-        yield _gauge(
-            "execution_counts_age_seconds", "How long ago the store was counted", (), {(): moment.counts_age_seconds}
-        )
-        yield _gauge(
-            "execution_part_running",
-            "1: the part of the process runs; 0: it failed and is begun anew",
-            ("part",),
-            {(name,): float(state["state"] == "RUNNING") for name, state in moment.parts.items()},
-        )
-        restarts = CounterMetricFamily("execution_part_restarts", "How often a part was begun anew", labels=("part",))
-        for name, state in moment.parts.items():
-            restarts.add_metric((name,), float(state["restarts"]))
-        yield restarts
-        yield _gauge(
-            "execution_broker_connected",
-            "1: the account's broker is connected",
-            ("account", "broker"),
-            {(a, s["broker"]): float(s["state"] == "CONNECTED") for a, s in moment.accounts.items()},
-        )
-        yield _gauge(
-            "execution_silent_seconds",
-            "How long the store or Pub/Sub has not answered; 0: it does",
-            ("service",),
-            {(name,): seconds for name, seconds in moment.silent.items()},
-        )
-        yield _gauge("execution_waiting", "What waits", ("queue",), {(q,): float(n) for q, n in moment.queues.items()})
-        yield _gauge(
-            "execution_delivery_lag_events",
-            "Recorded events that a sink does not have yet, of the orders in hand",
-            ("cursor",),
-            {(cursor,): float(n) for cursor, n in moment.lag_events.items()},
-        )
-        yield _gauge(
-            "execution_delivery_lag_seconds",
-            "Age of the oldest recorded event that a sink does not have yet",
-            ("cursor",),
-            {(cursor,): seconds for cursor, seconds in moment.lag_seconds.items()},
-        )
-        yield _gauge(
-            "execution_oldest_pending_seconds",
-            "Age of the oldest order not sent yet",
-            (),
-            {(): moment.oldest_pending_seconds},
-        )
-        dropped = CounterMetricFamily("execution_uncounted_records", "Records that these figures have missed")
-        dropped.add_metric((), float(moment.dropped))
-        yield dropped
-
-
-def _gauge(name: str, words: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, words, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
-
-
-def _info(name: str, words: str, values: Mapping[str, str]) -> InfoMetricFamily:
-    return InfoMetricFamily(name, words, value=dict(values))
+def _age(moment: datetime | None, now: datetime) -> float:
+    """In seconds; 0 where there is none."""
+    return 0.0 if moment is None else max(0.0, (now - moment).total_seconds())

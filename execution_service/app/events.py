@@ -68,6 +68,8 @@ class EventSources:
     pulls: Sequence[Part] = ()
     topics: Sequence[Topic] = ()
     redis: RedisSubscriber | None = None
+    connectivity: Mapping[str, Connectivity] = field(default_factory=dict)
+    """Whether what is there besides Pub/Sub answers."""
 
 
 NO_EVENTS = EventSources()
@@ -138,9 +140,11 @@ async def event_sources(
                 inboxes[event_type] = subscriber.messages
                 pulls.append(Part(f"pull of {event_type}", subscriber.run))
                 topics.append(subscriber)
+        around: dict[str, Connectivity] = {}
         url = _redis_url(settings)
         if url is not None:
             streams, connectivity = _redis_streams(), Connectivity("Redis", clock)
+            around["redis"] = connectivity
             try:
                 redis_out = streams.RedisPublisher(streams.connect(url), connectivity)
                 stack.push_async_callback(redis_out.close)
@@ -159,7 +163,15 @@ async def event_sources(
             out.append(EventsOut(place="Redis", cursor=REDIS_CURSOR, types=types, publisher=redis_out))
             inboxes["Redis"] = redis.messages
             pulls.append(Part("pull of Redis streams", redis.run))
-        yield EventSources(account_id=account_id, inboxes=inboxes, out=out, pulls=pulls, topics=topics, redis=redis)
+        yield EventSources(
+            account_id=account_id,
+            inboxes=inboxes,
+            out=out,
+            pulls=pulls,
+            topics=topics,
+            redis=redis,
+            connectivity=around,
+        )
 
 
 def _redis_streams() -> Any:

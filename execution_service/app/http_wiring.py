@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 from execution_service.api.access import Access
 from execution_service.api.app import ApiParts, http_application
 from execution_service.api.live_feed import LiveFeed
-from execution_service.api.measures import Measures
+from execution_service.api.measures import Measures, Sources
 from execution_service.api.placing import Placing
 from execution_service.api.standing import Standing
 from execution_service.app.wiring import ConfiguredAccounts, Parts, Rooms
@@ -75,12 +75,21 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
     measures = Measures(
         live_orders=rooms.live_orders,
         queries=parts.store,
-        brokers=_Brokers(directory),
-        states=standing,
+        sources=Sources(
+            brokers=_Brokers(directory),
+            states=standing,
+            at_brokers=rooms.accounts,
+            inboxes={"orders": parts.orders, "commands": parts.commands} | dict(parts.events.inboxes),
+            around=parts.events.connectivity,
+            limits=parts.risk_rules,
+            switches=rooms.kill_switches,
+            reconcile_interval_seconds=parts.rules.reconcile_interval_seconds,
+        ),
         clock=parts.clock,
         threads=settings.threads,
         version=standing.version,
     )
+    rooms.confirmations.on_published.append(measures.note_confirmed)
     feed = LiveFeed(rooms.live_orders, parts.nonce)
     application = http_application(
         ApiParts(

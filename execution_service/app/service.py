@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import importlib
 import os
 import secrets
 import signal
@@ -34,6 +35,7 @@ from execution_service.core.messages.trading_signal import fields_of_signal
 from execution_service.core.orders.events import Event, Filled, Rejected
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.runtime.clock import Clock
 from execution_service.runtime.concurrency import side_by_side
 from execution_service.runtime.supervision import Part
 from execution_service.runtime.threads import ThreadPool
@@ -48,6 +50,7 @@ LAST_ALERT_SECONDS = 3.0
 """How long a service that has to end waits for the alert that says why."""
 LAST_CALLS_SECONDS = 1.0
 ORDERS_IN = "orders in"
+TRACING = "execution_service.app.tracing"
 
 
 class CannotGoOn(Exception):
@@ -75,6 +78,10 @@ class ExecutionService:
         self.event_reader = rooms.event_reader
         self.safety = rooms.safety
         self._is_begun = False
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -284,6 +291,7 @@ async def serve(
             withdraw_endpoints(endpoints)
             service = ExecutionService(world.parts)
             api = service.http_api(_api_settings(settings, world, render_threads))
+            tracing = _tracing(service) if settings.enable_opentelemetry else None
             server = HttpServer(api.application, listening, api.feed)
             # Whatever ends the start: nothing may revive what is stopped.
             at_end.push_async_callback(service.supervisor.end_all)
@@ -321,7 +329,12 @@ async def serve(
                 Part("notice for scripts", lambda: keep_endpoints(endpoints, settings, world, service, api=address)),
             ]
             chat = telegram_chat(settings, world.parts, service.rooms, api.standing)
-            callers = [*server.parts(), *api.measures.parts(), *(() if chat is None else chat.parts())]
+            callers = [
+                *server.parts(),
+                *api.measures.parts(),
+                *(() if chat is None else chat.parts()),
+                *(() if tracing is None else tracing.parts()),
+            ]
             try:
                 if not (reason or stop.is_set()):
                     for each in (*pulls, *around, *callers):
@@ -344,9 +357,22 @@ async def serve(
                 handed_back = asyncio.create_task(service.supervisor.end(*(each.name for each in pulls)))
                 await service.stop()
                 await handed_back
+                if tracing is not None:
+                    await tracing.close()
     log.info("Execution service stopped", action="stopped")
     if reason:
         raise CannotGoOn(reason)
+
+
+def _tracing(service: ExecutionService) -> Any:
+    """The library is loaded only where it is wanted. Raises ConfigurationError."""
+    try:
+        module = importlib.import_module(TRACING)
+    except ImportError as exc:
+        words = "ENABLE_OPENTELEMETRY is set, but OpenTelemetry is not installed: pip install 'execution-service[opentelemetry]'"
+        raise ConfigurationError((words,)) from exc
+    rooms = service.rooms
+    return module.tracing(live_orders=rooms.live_orders, confirmations=rooms.confirmations, clock=service.clock)
 
 
 @contextlib.contextmanager

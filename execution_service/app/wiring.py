@@ -129,6 +129,8 @@ class Parts:
     lease_seconds: float | None = None
     """The term of the leases by which processes that share the store share out the accounts; None: this process is alone."""
     uses_ordering_keys: bool = False
+    is_traced: bool = False
+    """Confirmations carry the trace of their order."""
     risk_rules: RiskRules = field(default_factory=RiskRules)
     more_sinks: Sequence[Sink] = ()
     """Where events of orders go besides `execution-confirmations`."""
@@ -198,6 +200,7 @@ class Rooms:
     unreadable: UnreadableRecords
     event_reader: EventReader
     safety: SafetyService | None
+    confirmations: Confirmations
 
 
 def build(parts: Parts) -> Rooms:
@@ -206,7 +209,10 @@ def build(parts: Parts) -> Rooms:
     live_orders = LiveOrders(store, clock)
     ownership = _ownership(parts, directory, live_orders)
     confirmations = Confirmations(
-        publisher=parts.publisher, parties=directory, uses_ordering_keys=parts.uses_ordering_keys
+        publisher=parts.publisher,
+        parties=directory,
+        uses_ordering_keys=parts.uses_ordering_keys,
+        is_traced=parts.is_traced,
     )
     delivery = Delivery(
         live_orders=live_orders,
@@ -288,6 +294,7 @@ def build(parts: Parts) -> Rooms:
         unreadable=UnreadableRecords(store=store, clock=clock, alerts=alerts),
         event_reader=event_reader,
         safety=safety,
+        confirmations=confirmations,
     )
 
 
@@ -473,6 +480,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             risk_rules=risk_rules,
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
+            is_traced=settings.enable_opentelemetry,
             events=events,
             safety=safety,
             is_safety_fail_open=settings.ess_fail_open,

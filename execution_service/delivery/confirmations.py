@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 
 import structlog
 
 from execution_service.core.messages.confirmation import attributes, confirmation_json
+from execution_service.core.messages.trace import confirmation_attributes
 from execution_service.core.orders.effects import AppliedEvent
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import Line
@@ -32,6 +34,14 @@ class Confirmation:
     ordering_key: str
     signal_id: str
     status: str
+    broker: str
+    recorded_at: datetime
+    """When the event that it tells was recorded."""
+    order_id: str
+    number: int
+    """Of that event, from 1."""
+    traceparent: str | None
+    """Of the order."""
 
 
 class Confirmations:
@@ -42,10 +52,21 @@ class Confirmations:
     name = "confirmations"
     cursor = WORLD
 
-    def __init__(self, *, publisher: Publisher, parties: NamesOfAccounts, uses_ordering_keys: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        parties: NamesOfAccounts,
+        uses_ordering_keys: bool = False,
+        is_traced: bool = False,
+    ) -> None:
+        """`is_traced`: each carries by which its readers find the order's trace."""
         self._publisher = publisher
         self._parties = parties
         self._uses_ordering_keys = uses_ordering_keys
+        self._is_traced = is_traced
+        self.on_published: list[Callable[[Confirmation], None]] = []
+        """Called with each that Pub/Sub has taken."""
 
     def owed(self, order: Order, progress: Progress, after: int) -> tuple[Sequence[Owed], int]:
         broker = self._parties.account_names_of(order.request.account_id).broker
@@ -63,10 +84,22 @@ class Confirmations:
                     correction=applied_event.is_correction,
                 )
                 confirmation = Confirmation(
-                    body, attributes(applied_event.after), key, order.signal_id, applied_event.after.status.value
+                    body,
+                    attributes(applied_event.after) | self._trace(order, applied_event.number),
+                    key,
+                    order.signal_id,
+                    applied_event.after.status.value,
+                    broker,
+                    applied_event.event.at,
+                    order.order_id,
+                    applied_event.number,
+                    order.traceparent,
                 )
                 messages.append(Owed(applied_event.number, confirmation))
         return messages, order.version
+
+    def _trace(self, order: Order, number: int) -> dict[str, str]:
+        return confirmation_attributes(order, number) if self._is_traced else {}
 
     async def deliver(self, body: Confirmation) -> None:
         try:
@@ -79,6 +112,12 @@ class Confirmations:
             signal_id=body.signal_id,
             status=body.status,
         )
+        for callback in self.on_published:
+            try:
+                callback(body)
+            except Exception as exc:
+                # It is published; who only watches must not have it published again.
+                log.exception(f"A confirmation could not be heeded by a part: {exc}", action="confirmation_not_heeded")
 
     def outage_words(self, waiting: int, attempts: int, reason: str) -> tuple[str, str]:
         return "publish_failing", publish_failing(waiting=waiting, attempts=attempts, reason=reason)

@@ -11,6 +11,7 @@ import structlog
 
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.messages.inbound import ParsedOrder, Unusable, parse_order
+from execution_service.core.messages.trace import traceparent_in
 from execution_service.core.orders.events import CancelRequested, Event, Noted, Rejected
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import OrderRequest, RefusedRequest
@@ -142,6 +143,7 @@ class Intake:
             published_at=published_at,
             message_id=message.message_id,
             raw=parsed.raw,
+            traceparent=traceparent_in(message.attributes),
         )
 
     def _at_the_door(self, parsed: ParsedOrder, order: Order) -> Order:

@@ -134,6 +134,8 @@ class LiveOrders:
         self.exits_without_entry: dict[str, LiveOrder] = {}
         """By our id, those that name no entry: what they take, no other exit's entry tells."""
         self.on_recorded: list[Callable[[LiveOrder], None]] = []
+        self.on_taken: list[Callable[[LiveOrder], None]] = []
+        """Called where a stored order comes in hand, new or from an earlier life."""
 
     def adopt(self, stored: Stored) -> LiveOrder:
         """Takes a record in hand; the one that is in hand already, if it is."""
@@ -152,6 +154,7 @@ class LiveOrders:
             self._index(live)
             self._note_hold(live)
             self._note_opening(live)
+            self._notify(self.on_taken, live)
         return live
 
     def latest(self, stored: Stored) -> Order:
@@ -234,8 +237,13 @@ class LiveOrders:
         return events
 
     def _notify_recorded(self, live: LiveOrder) -> None:
-        """All who want to know of it, whatever becomes of one of them: it is recorded."""
-        for callback in tuple(self.on_recorded):
+        """All who want to know of it."""
+        self._notify(self.on_recorded, live)
+
+    @staticmethod
+    def _notify(callbacks: Iterable[Callable[[LiveOrder], None]], live: LiveOrder) -> None:
+        """Each, whatever becomes of the others: it is recorded."""
+        for callback in tuple(callbacks):
             try:
                 callback(live)
             except Exception as exc:

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol
 
+from execution_service.control.limit_uses import limit_uses
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import FINAL, Status
-from execution_service.core.risk.usage import counted
 from execution_service.core.texts import commanded
 from execution_service.core.texts.switches import switch_words
 from execution_service.core.texts.values import currency_of, plain
@@ -99,10 +99,9 @@ class Questions:
         return commanded.positions(await self._store.held_positions())
 
     async def limits(self) -> str:
-        books, now = await self._store.risk_books(), self._clock.now()
-        uses = [use for book in books for use in counted(self._rules.limits, book, now, UTC) if use.actual_value]
-        trips = [(book.account_id, trip) for book in books for trip in book.counters.trips]
-        return commanded.limits(uses, trips)
+        found = await limit_uses(self._store, self._rules.limits, self._rules.zones, self._clock.now())
+        used = [usage for usage in found.usages if usage.used]
+        return commanded.limits(used, [(broken.account_id, broken.trip) for broken in found.broken])
 
     async def attention(self) -> str:
         day = self._day()

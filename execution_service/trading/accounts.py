@@ -188,6 +188,18 @@ class Accounts:
             for account_id, trader in self.traders.items()
         }
 
+    def paused(self) -> Mapping[str, bool]:
+        """Of each account that has a trader: whether its broker has said that it is away for a time that is known beforehand."""
+        return {account_id: trader.is_paused for account_id, trader in self.traders.items()}
+
+    def calls_left(self) -> Mapping[tuple[str, str, str], float]:
+        """By account, kind of call and period in seconds: how many may leave now, where the account's broker limits its calls."""
+        return {
+            (account_id, kind, f"{seconds:g}"): left
+            for account_id, trader in self.traders.items()
+            for (kind, seconds), left in trader.calls_left().items()
+        }
+
     # --- life ---------------------------------------------------------------------------------------------------
 
     def open_named(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 import tenacity
 
-from brokers.base import Broker, Capabilities
+from brokers.base import Broker, Capabilities, LimitsCalls
 from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
 from execution_service.core import backoff
 from execution_service.core.orders.next_step import Limits
@@ -86,6 +86,8 @@ class Connection:
         self.trouble = "not connected yet"
         self.is_login_needed = False
         """A person has to log in at the broker; `trouble` says how."""
+        self.is_paused = False
+        """The broker has said that it is away for a time that is known beforehand."""
         self._account = account
         self._max_attempts = max_attempts
         self._clock = clock
@@ -112,6 +114,10 @@ class Connection:
         """Whom to ask; there is one from the first attempt to connect on."""
         assert self._broker is not None
         return self._broker
+
+    def calls_left(self) -> Mapping[tuple[str, float], int]:
+        """As LimitsCalls says it; of a broker that limits none, nothing."""
+        return self._broker.calls_left() if isinstance(self._broker, LimitsCalls) else {}
 
     async def ask(self, question: Awaitable[T], timeout_seconds: float | None = None) -> T:
         """Every call to the broker ends in bounded time, whatever the adapter does, even one that ignores its cancellation. None: QUERY_SECONDS.
@@ -227,6 +233,7 @@ class Connection:
         was_down = attempts.statistics.get("attempt_number", 1) > self._max_attempts
         was_down = was_down or self.is_login_needed
         self.is_connected, self.trouble, self.is_login_needed, self._is_login_alerted = True, "", False, False
+        self.is_paused = False
         log.info(
             f"Broker connected: {self.broker_name} for account {self.account_id}",
             action="broker_connected",
@@ -243,6 +250,7 @@ class Connection:
     async def _failed(self, state: tenacity.RetryCallState) -> None:
         exc = state.outcome.exception() if state.outcome is not None else None
         self.trouble = str(exc) or type(exc).__name__
+        self.is_paused = isinstance(exc, BrokerUnavailable) and exc.known_pause
         if isinstance(exc, StoreUnavailable):
             return  # the broker is there; what it reported waits to be recorded
         is_login_needed = isinstance(exc, AuthRequired)
@@ -261,8 +269,7 @@ class Connection:
         if number == self._max_attempts and not self.is_login_needed:
             words = broker_down(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
             await self._alerts.raise_alert(f"broker_down:{self.account_id}", words)
-        is_pause = isinstance(exc, BrokerUnavailable) and exc.known_pause
-        if number >= self._max_attempts and not is_pause:
+        if number >= self._max_attempts and not self.is_paused:
             await self._conversation.reject_pending(f"no connection after {number} attempts: {self.trouble}")
 
     def _take_capabilities(self, broker: Broker) -> None:

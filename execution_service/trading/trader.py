@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -244,6 +244,15 @@ class Trader:
     @property
     def trouble(self) -> str:
         return self._connection.trouble
+
+    @property
+    def is_paused(self) -> bool:
+        """The broker has said that it is away for a time that is known beforehand."""
+        return self._connection.is_paused
+
+    def calls_left(self) -> Mapping[tuple[str, float], int]:
+        """By kind of call and period in seconds, how many may leave now, where the broker limits its calls."""
+        return self._connection.calls_left()
 
     # --- what others tell the trader ----------------------------------------------------------------------------
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 from execution_service.transport.ports import Message
 
@@ -19,6 +21,16 @@ class Inbox(asyncio.Queue[Message]):
         super().__init__()
         self._accepts, self._refuses = asyncio.Event(), asyncio.Event()
         self._accepts.set()
+        self._in_hand: Sequence[Message] = ()
+        self._handed_back: datetime | None = None
+
+    @property
+    def oldest(self) -> datetime | None:
+        """When the oldest message was published that is not acknowledged: it waits here, is being stored, or was handed back since nothing can be
+        stored. None: there is none."""
+        waiting: deque[Message] = self._queue  # type: ignore[attr-defined]
+        moments = [message.publish_time for message in (*waiting, *self._in_hand)]
+        return min((*moments, *(() if self._handed_back is None else (self._handed_back,))), default=None)
 
     @property
     def is_refusing(self) -> bool:
@@ -26,11 +38,13 @@ class Inbox(asyncio.Queue[Message]):
 
     def refuse(self) -> None:
         """Nothing can be stored: no more messages, and all that is not acknowledged is handed back at once."""
+        self._handed_back = self.oldest
         self._accepts.clear()
         self._refuses.set()
 
     def accept(self) -> None:
         """Messages are wanted again."""
+        self._handed_back = None
         self._refuses.clear()
         self._accepts.set()
 
@@ -42,6 +56,7 @@ class Inbox(asyncio.Queue[Message]):
 
     async def next_batch(self, at_most: int) -> list[Message]:
         """At least one message, and as many more as are there already."""
+        self._in_hand = ()
         batch = [await self.get()]
         while len(batch) < at_most and not self.empty():
             batch.append(self.get_nowait())
@@ -51,9 +66,13 @@ class Inbox(asyncio.Queue[Message]):
     def put_back_unless_taken(self, batch: Sequence[Message]) -> Iterator[None]:
         """Whoever ends in the middle of a batch leaves it to who takes next: Pub/Sub, to which it is in our hands, would not bring it again
         soon. To take one twice is harmless."""
+        self._in_hand = (
+            batch  # until the next one is asked for: of a batch that was not stored, the inbox refuses more first
+        )
         try:
             yield
         except BaseException:
+            self._in_hand = ()
             for message in batch:
                 self.put_nowait(message)
             raise

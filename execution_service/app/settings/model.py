@@ -167,6 +167,7 @@ class Environment(Variables):
     api_host: Host = "127.0.0.1"
     api_port: Port = 8002
     api_token: SecretStr | None = None
+    enable_opentelemetry: Flag = False
 
     def contradictions(self) -> list[str]:
         """What cannot be used together, of settings that are right by themselves; a sentence each."""

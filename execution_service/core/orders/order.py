@@ -76,6 +76,8 @@ class Order:
     message_id: str = ""
     raw: str = ""
     """The message's text as received."""
+    traceparent: str | None = field(default=None, compare=False)
+    """The trace that the message came in, by the W3C's Trace Context. None: in none, or it came before this was kept."""
     status: Status = Status.PENDING
     events: tuple[Event, ...] = ()
     quantity: Decimal | None = None
@@ -288,6 +290,7 @@ def new_order(
     published_at: datetime,
     message_id: str = "",
     raw: str = "",
+    traceparent: str | None = None,
 ) -> Order:
     """A PENDING order without events."""
     return Order(
@@ -297,6 +300,7 @@ def new_order(
         published_at=published_at,
         message_id=message_id,
         raw=raw,
+        traceparent=traceparent,
         quantity=request.quantity,
         limit_price=request.limit_price if isinstance(request, OrderRequest) else None,
         stop_price=request.stop_price if isinstance(request, OrderRequest) else None,
@@ -313,6 +317,7 @@ def bare(order: Order) -> Order:
         published_at=order.published_at,
         message_id=order.message_id,
         raw=order.raw,
+        traceparent=order.traceparent,
     )
 
 

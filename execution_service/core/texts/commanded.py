@@ -8,7 +8,6 @@ from datetime import datetime
 from decimal import Decimal
 from html import escape
 
-from execution_service.core.exact import EXACT
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry
@@ -188,21 +187,13 @@ def limits(uses: Sequence[Usage], trips: Sequence[tuple[str, Trip]]) -> str:
         f"🚫 {_safe(account, LONGEST_NAME)}: {trip.limit} of {_safe(trip.scope)}: {_safe(trip.value)}"
         for account, trip in trips
     ]
-    ordered = sorted(uses, key=_part, reverse=True)
+    ordered = sorted(uses, key=lambda use: use.percent, reverse=True)
     rows = [
-        f"{use.limit} {_safe(use.total)}: {quantity(use.actual_value)} of {quantity(use.limit_value)} ({_percent(use)} %)"
+        f"{use.limit_type} {_safe(use.scope)}: {quantity(use.used)} of {quantity(use.value)} ({use.percent.quantize(Decimal(1))} %)"
         for use in ordered
     ]
     shown = _listed("Limits", rows, none="nothing is used of any limit")
     return "\n".join((shown, "Off until a person enables it:", *off[:ROWS])) if off else shown
-
-
-def _part(use: Usage) -> Decimal:
-    return EXACT.divide(use.actual_value, use.limit_value) if use.limit_value else Decimal(bool(use.actual_value)) * 2
-
-
-def _percent(use: Usage) -> Decimal:
-    return (_part(use) * 100).quantize(Decimal(1))
 
 
 def attention(

@@ -42,6 +42,8 @@ def order_to_document(order: Order) -> Document:
         "raw": order.raw,
         "events": [event_to_document(event) for event in order.events],
     }
+    if order.traceparent is not None:
+        document["traceparent"] = order.traceparent
     document.update(state_of(order))
     return document
 
@@ -105,6 +107,7 @@ def order_from_document(document: Mapping[str, Any]) -> Order:
             published_at=read_moment(document["published_at"]),
             message_id=read_text(document["message_id"]),
             raw=read_text(document["raw"]),
+            traceparent=traced if isinstance(traced := document.get("traceparent"), str) else None,
         )
         return apply_all(order, (event_from_document(d) for d in document["events"]))
     except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:

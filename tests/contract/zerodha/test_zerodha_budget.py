@@ -13,7 +13,7 @@ import pytest
 from kiteconnect import KiteConnect
 from kiteconnect import exceptions as kite_errors
 
-from brokers.base import OrderRef
+from brokers.base import LimitsCalls, OrderRef
 from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown, RateLimited
 from brokers.zerodha import rows
 from brokers.zerodha.adapter import ZerodhaBroker, create
@@ -32,6 +32,17 @@ async def test_five_hundred_open_orders_cost_two_calls_a_turn(server: SimulatedK
     reports = (await broker.reports()).reports
     assert len(reports) == 500
     assert len(server.calls()) - before == 2
+
+
+async def test_the_calls_left_are_told_by_kind_and_period(server: SimulatedKite) -> None:
+    broker = create({key: value for key, value in config_for(server).items() if "calls_per" not in key})
+    assert isinstance(broker, LimitsCalls)
+    await broker.connect()
+    before = broker.calls_left()
+    day = ("orders", 86_400.0)
+    assert ("orders", 1.0) in before
+    await broker.place_order(ticket(client_order_id=f"t{1:018d}"))
+    assert before[day] - broker.calls_left()[day] == 1
 
 
 async def test_orders_leave_no_faster_than_zerodha_allows_unless_told_otherwise(server: SimulatedKite) -> None:
