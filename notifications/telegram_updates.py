@@ -6,6 +6,7 @@ Facts about the Bot API are from https://core.telegram.org/bots/api#getting-upda
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from urllib.parse import urlencode
 from telegram import Update as TelegramUpdate
 from telegram.constants import ChatType
 from telegram.error import Conflict, InvalidToken, RetryAfter, TelegramError, TimedOut
+from telegram.warnings import PTBDeprecationWarning
 
 from notifications.incoming import IncomingText, IncomingUnavailable, Update
 from notifications.telegram import DEFAULT_BASE_URL, BotToken, BotTransport, is_on_loopback
@@ -78,6 +80,8 @@ class TelegramUpdates:
             )
         if self._transport is None:
             self._token.guard_logs()
+            # Announces on each 429 that this number will become a timedelta; both are handled here.
+            warnings.filterwarnings("ignore", message=".*retry_after", category=PTBDeprecationWarning)
             self._transport = BotTransport(
                 connection_pool_size=2,
                 connect_timeout=4.0,

@@ -596,7 +596,7 @@ def test_the_simulator_refuses_what_telegram_refuses(fields: dict, says: str, se
 
 def test_a_stranger_to_the_simulator_is_told_as_telegram_tells(server: SimulatedTelegram) -> None:
     assert ask(server, "/bot1:other/getMe")[0] == 401
-    assert ask(server, f"/bot{CANARY}/getUpdates")[0] == 404
+    assert ask(server, f"/bot{CANARY}/setWebhook")[0] == 404
     with SimulatedTelegram() as any_token:
         assert ask(any_token, f"/bot{any_token.token}/getMe")[1]["result"]["is_bot"] is True
         assert ask(any_token, "/botmalformed/getMe")[0] == 404
