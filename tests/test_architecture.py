@@ -46,7 +46,6 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.core.texts": {
         "brokers.base",
-        "execution_service.core.exact",
         "execution_service.core.orders",
         "execution_service.core.positions",
         "execution_service.core.reconcile",
