@@ -21,6 +21,7 @@ from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import ReasonCode
 from execution_service.core.positions.ledger import key_of
 from execution_service.core.risk.book import RiskBook, admitted, settled, tripped
+from execution_service.core.risk.confidence import confidence_of
 from execution_service.core.risk.counters import (
     Answered,
     CancelSent,
@@ -298,8 +299,15 @@ class RiskGate:
             equity=self._equity,
             buying_power=self._cash,
             safety=self._rules.safety.reasons(),
+            confidence=self._confidence_of(order),
             overrides=book.overrides,
         )
+
+    def _confidence_of(self, order: Order | None) -> Decimal | None:
+        """Looked for in the message only where a limit compares it."""
+        if order is None or not self._rules.limits.writes(self.account_id, LimitType.MIN_CONFIDENCE):
+            return None
+        return confidence_of(order.raw)
 
     @property
     def _currency(self) -> str:
