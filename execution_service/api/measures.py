@@ -365,7 +365,7 @@ class Measures:
     async def _switches(self) -> tuple[Mapping[tuple[str, str], float], bool]:
         try:
             state = await self._sources.switches.state()
-            return engaged(state.switches), state.is_known
+            return (engaged(state.switches), True) if state.is_known else ({}, False)
         except StoreUnavailable:
             return {}, False
 

@@ -24,7 +24,7 @@ def test_a_service_that_shares_the_folder_may_write_its_own_at_the_same_moment(
     path = tmp_path / "endpoints.json"
 
     ours = os.getpid()
-    service: Any = SimpleNamespace(account_states=dict, part_states=dict)
+    service: Any = SimpleNamespace(account_states=dict, part_states=dict, safety_state=lambda: None)
     moved = Path.replace
 
     def replace(source: Path, target: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -158,7 +159,7 @@ async def test_whoever_only_watches_holds_up_neither_an_order_nor_its_confirmati
 def test_a_limit_that_is_used_up_is_1() -> None:
     limits = RiskLimits(tables={Scope(account_id="a"): LimitSet(max_open_orders=Decimal(0))})
     book = RiskBook(account_id="a", counters=Counters(account_id="a"))
-    used = risk_use(usages(limits, book, NOW, UTC))
+    used = risk_use(usages(limits, book, NOW, ZoneInfo("UTC")))
     assert used["a", LimitType.MAX_OPEN_ORDERS, "account:a"] == 0
     assert used["a", LimitType.MAX_CONSECUTIVE_REJECTIONS, "all"] == 0
 

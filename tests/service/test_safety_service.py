@@ -275,3 +275,15 @@ async def test_a_stop_between_the_intent_and_the_sending_keeps_the_order_back(tm
         await world.run(5)
         assert "TRIPPED" in refused_for(world, "sig")
         assert world.placed() == []
+
+
+async def test_a_least_confidence_is_compared_with_what_the_signal_says(tmp_path: Path) -> None:
+    safety = FakeSafetyService(policies={"rl.min_confidence": 0.75})
+    async with world_of(tmp_path, safety=safety) as world:
+        world.send("sure", confidence=0.8)
+        world.send("unsure", confidence=0.7)
+        world.send("silent")
+        await world.run(3)
+        assert world.record("sure").status is Status.FILLED
+        assert world.record("unsure").status is Status.REJECTED
+        assert world.record("silent").status is Status.REJECTED

@@ -58,7 +58,7 @@ async def test_each_limit_is_shown_with_its_value_its_table_and_its_use(
         await world.run(5)
         await limits.show(Context(world, wants_json=True))
         shown = {each["limit"]: each for each in json.loads(capsys.readouterr().out)["limits"]}
-        assert len(shown) == 30
+        assert len(shown) == 31
         assert (shown["max_order_value"]["table"], shown["max_order_value"]["value"]) == ("built in", "1000000")
         (use,) = shown["max_open_orders"]["uses"]
         assert (use["total"], float(use["actual_value"]), float(use["limit_value"])) == ("account:acct-1", 1, 4)
