@@ -23,6 +23,7 @@ from execution_service.api.problems import PROBLEM_SCHEMA, Problem
 from execution_service.api.protection import Protection
 from execution_service.api.routes import events
 from execution_service.api.routes.attention import AttentionRoutes
+from execution_service.api.routes.control import ControlRoutes, HoldsLimits
 from execution_service.api.routes.description import DescriptionRoutes
 from execution_service.api.routes.events import EventRoutes
 from execution_service.api.routes.health import HealthRoutes
@@ -34,6 +35,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.threads import Blocking
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.queries import QueryStore
+from execution_service.storage.ports.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +61,8 @@ class ApiParts:
     queries: QueryStore
     placing: Placing
     commands: Commands
+    store: Store
+    rules: HoldsLimits
     standing: Standing
     measures: Measures
     feed: LiveFeed
@@ -83,6 +87,14 @@ def http_application(parts: ApiParts, *, host: str) -> ASGIApp:
         ),
         TradeRoutes(access=parts.access, queries=parts.queries, recent=recent),
         AttentionRoutes(access=parts.access, queries=parts.queries, standing=parts.standing, recent=recent),
+        ControlRoutes(
+            access=parts.access,
+            commands=parts.commands,
+            store=parts.store,
+            rules=parts.rules,
+            clock=parts.clock,
+            recent=recent,
+        ),
         EventRoutes(access=parts.access, feed=parts.feed),
         DescriptionRoutes(access=parts.access),
     )

@@ -97,6 +97,8 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
             queries=parts.store,
             placing=placing,
             commands=rooms.commands,
+            store=parts.store,
+            rules=parts.risk_rules,
             standing=standing,
             measures=measures,
             feed=feed,

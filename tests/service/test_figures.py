@@ -160,7 +160,7 @@ def test_a_limit_that_is_used_up_is_1() -> None:
     limits = RiskLimits(tables={Scope(account_id="a"): LimitSet(max_open_orders=Decimal(0))})
     book = RiskBook(account_id="a", counters=Counters(account_id="a"))
     used = risk_use(usages(limits, book, NOW, ZoneInfo("UTC")))
-    assert used["a", LimitType.MAX_OPEN_ORDERS, "account:a"] == 0
+    assert used["a", LimitType.MAX_OPEN_ORDERS, "account:a"] == 1
     assert used["a", LimitType.MAX_CONSECUTIVE_REJECTIONS, "all"] == 0
 
 

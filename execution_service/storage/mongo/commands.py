@@ -43,6 +43,12 @@ class MongoCommands(MongoPort):
 
         return await self._calls.urgent(write)
 
+    async def command(self, command_id: str) -> Command | None:
+        def read() -> list[Command]:
+            return self._readable(COMMANDS, self._db[COMMANDS].find({"_id": command_id}), command_from_document)
+
+        return next(iter(await self._calls.ask(read)), None)
+
     async def commands(self, *, now: datetime) -> list[Command]:
         def read() -> list[Command]:
             fresh = self._db[COMMANDS].find({"status": CommandStatus.NEW.value})

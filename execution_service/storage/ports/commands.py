@@ -54,6 +54,9 @@ class CommandStore(Protocol):
     async def first_count(self, command_id: str, count: int) -> int:
         """Keeps a count with the command, unless one is kept already; the one that is kept. Durable when it returns."""
 
+    async def command(self, command_id: str) -> Command | None:
+        """As it is stored now; None: there is none, or it cannot be read. Raises StoreUnavailable."""
+
     async def commands(self, *, now: datetime) -> list[Command]:
         """Those that are NEW, or still active."""
 

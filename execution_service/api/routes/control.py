@@ -1,0 +1,364 @@
+"""What stops trading and lets it go on: kill switches, flattening, and how near each limit of risk is."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Protocol
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from execution_service.api.access import Access, Caller
+from execution_service.api.answers import Body, Recent, done, known_query
+from execution_service.api.problems import Problem, documented, reason
+from execution_service.control.commands import Commands
+from execution_service.control.kill import CONFIRMED_WITHIN_SECONDS, killed_answer, working_entries
+from execution_service.control.limit_uses import LimitUses, limit_uses
+from execution_service.control.requests import Kill, Kind, read_request
+from execution_service.control.results import Done, Refused
+from execution_service.core.messages.fields import UnreadableMessage, object_of, text_of
+from execution_service.core.risk.counters import Zones
+from execution_service.core.risk.kill import KillLevel
+from execution_service.core.risk.limits import RiskLimits
+from execution_service.core.risk.switch_record import SwitchRecord
+from execution_service.core.texts.values import plain
+from execution_service.runtime.clock import Clock
+from execution_service.storage.ports.commands import Command, CommandStatus
+from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.switches import KeptSwitch, UnreadableSwitch
+from execution_service.storage.ports.tokens import Role
+
+LOOK_SECONDS = 0.1
+COUNTED_WITHIN_SECONDS = CONFIRMED_WITHIN_SECONDS + 1.0
+"""So long a kill that cancels is waited for; after that it is answered with what is known."""
+CHANGES_SHOWN = 20
+
+
+class HoldsLimits(Protocol):
+    """Who knows the limits of risk that hold now, and when accounts' days begin."""
+
+    @property
+    def limits(self) -> RiskLimits: ...
+
+    @property
+    def zones(self) -> Zones: ...
+
+
+class ControlRoutes:
+    """The same verbs that `execctl` and the chat call, each a stored command."""
+
+    def __init__(
+        self, *, access: Access, commands: Commands, store: Store, rules: HoldsLimits, clock: Clock, recent: Recent
+    ) -> None:
+        self._access = access
+        self._commands = commands
+        self._store = store
+        self._rules = rules
+        self._clock = clock
+        self._recent = recent
+
+    def router(self) -> APIRouter:
+        router = APIRouter(prefix="/api/execution", tags=["Control"])
+        router.add_api_route(
+            "/kill", self.switches, summary="The kill switches and who changed them", responses=documented(401, 503)
+        )
+        router.add_api_route(
+            "/kill",
+            self.kill,
+            methods=["POST"],
+            summary="Engage a kill switch: at once, on every replica, until a person arms it",
+            openapi_extra=_KILL,
+            responses=_KILLED | documented(400, 401, 403, 409, 413, 415, 503),
+        )
+        router.add_api_route(
+            "/arm",
+            self.arm,
+            methods=["POST"],
+            summary="Let trade again, in two steps",
+            openapi_extra=_ARM,
+            responses=documented(400, 401, 403, 409, 413, 415, 503),
+        )
+        router.add_api_route(
+            "/flatten",
+            self.flatten,
+            methods=["POST"],
+            summary="Close all that is held within a scope, by ordinary exits",
+            openapi_extra=_FLATTEN,
+            responses=documented(400, 401, 403, 409, 413, 415, 503),
+        )
+        router.add_api_route(
+            "/limits", self.limits, summary="How near each limit of risk is", responses=documented(401, 503)
+        )
+        return router
+
+    async def switches(self, request: Request) -> Response:
+        """Every switch that was ever engaged. One that cannot be read counts as engaged."""
+        await self._access.caller(request, Role.VIEWER)
+        known_query(request)
+        return await self._recent.answer(request, self._switches())
+
+    async def _switches(self) -> Body:
+        kept = await self._store.switches()
+        return Body(lambda: {"switches": [_shown(each) for each in kept]})
+
+    async def limits(self, request: Request) -> Response:
+        """Of limits that compare more than one order, those that bind; and what is off until a named person enables it again."""
+        await self._access.caller(request, Role.VIEWER)
+        known_query(request)
+        return await self._recent.answer(request, self._limits())
+
+    async def _limits(self) -> Body:
+        found = await limit_uses(self._store, self._rules.limits, self._rules.zones, self._clock.now())
+        return Body(lambda: _uses_shown(found))
+
+    async def kill(self, request: Request) -> Response:
+        """Answered when the switch is durably engaged; with `cancel_entries` when the cancels were confirmed, or after four seconds."""
+        caller = await self._access.caller(request, Role.OPERATOR)
+        fields = await _fields(request, "scope", "level", "reason", "by", "cancel_entries")
+        if not isinstance(fields.get("cancel_entries", False), bool):
+            words = "cancel_entries has to be true or false"
+            raise Problem(400, "invalid-request", words, reasons=[reason("INVALID_REQUEST", words)])
+        body = {
+            "scope": fields.get("scope"),
+            "level": fields.get("level", KillLevel.REDUCE_ONLY.value),
+            "by": _named(caller, fields.get("by")),
+            "reason": fields.get("reason"),
+            "cancel_entries": fields.get("cancel_entries", False),
+        }
+        command = self._command(request, Kind.KILL, body)
+        asked = read_request(command)
+        if isinstance(asked, Refused):
+            raise _refused(asked, command, status=400)
+        assert isinstance(asked, Kill)
+        result = await self._commands.give(command) or await self._awaited(command)
+        if isinstance(result, Refused):
+            raise _refused(result, command)
+        if isinstance(result, Done):
+            return done(json.loads(result.words))
+        # It is engaged, and the cancels take longer.
+        kept = await self._store.switches()
+        record = next(
+            (each for each in kept if isinstance(each, SwitchRecord) and each.switch.scope == asked.scope), None
+        )
+        if record is None:
+            raise Problem(
+                503,
+                "not-known",
+                "stored; whether the switch is engaged yet is not known",
+                command_id=command.command_id,
+            )
+        answer = killed_answer(record, asked, len(await working_entries(self._store, asked.scope)))
+        return done(json.loads(answer.words) | {"command_id": command.command_id}, status=202)
+
+    async def arm(self, request: Request) -> Response:
+        """202 with `nonce` and `not_before`; then the same again with that nonce, not before that moment and by the same person: 200."""
+        caller = await self._access.caller(request, Role.ADMIN)
+        fields = await _fields(request, "scope", "person", "reason", "nonce")
+        body = {
+            "scope": fields.get("scope"),
+            "person": fields.get("person") or _token_name(caller),
+            "reason": fields.get("reason"),
+            "nonce": fields.get("nonce"),
+        }
+        told = await self._told(request, Kind.ARM, body)
+        return done(told, status=202 if body["nonce"] is None else 200)
+
+    async def flatten(self, request: Request) -> Response:
+        """Answered when the exits are durably ours, with each of them, and with what is left out and why. Working entries are not cancelled: kill
+        with `cancel_entries` before."""
+        caller = await self._access.caller(request, Role.ADMIN)
+        fields = await _fields(request, "scope", "person", "reason")
+        body = {
+            "scope": fields.get("scope"),
+            "person": fields.get("person") or _token_name(caller),
+            "reason": fields.get("reason"),
+        }
+        return done(await self._told(request, Kind.FLATTEN, body))
+
+    async def _told(self, request: Request, kind: Kind, body: Mapping[str, object]) -> Mapping[str, Any]:
+        """Raises Problem."""
+        command = self._command(request, kind, body)
+        asked = read_request(command)
+        if isinstance(asked, Refused):
+            raise _refused(asked, command, status=400)
+        result = await self._commands.give(command) or await self._awaited(command)
+        if isinstance(result, Refused):
+            raise _refused(result, command)
+        if not isinstance(result, Done):
+            raise Problem(503, "not-known", "stored, and not carried out yet", command_id=command.command_id)
+        told: Mapping[str, Any] = json.loads(result.words)
+        return told
+
+    async def _awaited(self, command: Command) -> Done | Refused | None:
+        """What came of a command that takes its time; None: it is not done yet."""
+        end = self._clock.monotonic() + COUNTED_WITHIN_SECONDS
+        while self._clock.monotonic() < end:
+            kept = await self._store.command(command.command_id)
+            if kept is not None and kept.status is not CommandStatus.NEW:
+                return Done(kept.outcome) if kept.status is CommandStatus.DONE else Refused(kept.outcome)
+            await self._clock.sleep(LOOK_SECONDS)
+        return None
+
+    def _command(self, request: Request, kind: Kind, body: Mapping[str, object]) -> Command:
+        """With an `Idempotency-Key` the same command, however often the call is repeated."""
+        key, now = request.headers.get("idempotency-key"), self._clock.now()
+        told = f"{kind}\n{json.dumps(body, sort_keys=True, default=str)}\n{key}"
+        mark = secrets.token_hex(8) if key is None else sha256(told.encode("utf-8", "replace")).hexdigest()[:24]
+        return Command(command_id=f"api-{mark}", kind=kind, body=body, published_at=now, received_at=now)
+
+
+async def _fields(request: Request, *known: str) -> Mapping[str, Any]:
+    """Of the body. Raises Problem, also for a field that nobody reads."""
+    try:
+        fields = object_of(text_of(await request.body()))
+    except UnreadableMessage as exc:
+        raise Problem(400, "unreadable", str(exc), reasons=[reason("INVALID_REQUEST", str(exc))]) from exc
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        words = f"{plain(', '.join(unknown))[:200]} is not asked for here; known: {', '.join(known)}"
+        raise Problem(400, "invalid-request", words, reasons=[reason("INVALID_REQUEST", words)])
+    return fields
+
+
+def _token_name(caller: Caller) -> str | None:
+    """None where nobody had to say who they are: then a person must be named."""
+    return None if caller.name == "local" else caller.name
+
+
+def _named(caller: Caller, by: object) -> str:
+    given = by.strip() if isinstance(by, str) else ""
+    return f"{given} (API, {caller.name})" if given else f"API ({caller.name})"
+
+
+def _refused(result: Refused, command: Command, *, status: int = 409) -> Problem:
+    words = plain(result.words)
+    kind = "invalid-request" if status == 400 else "refused"
+    code = "INVALID_REQUEST" if status == 400 else "REFUSED"
+    return Problem(status, kind, words, reasons=[reason(code, words)], command_id=command.command_id)
+
+
+def _shown(kept: KeptSwitch) -> Mapping[str, Any]:
+    """Without the nonce: only whoever made the first step is told that."""
+    if isinstance(kept, UnreadableSwitch):
+        why = plain(kept.reason)
+        return {"scope": str(kept.key), "is_engaged": True, "level": None, "is_readable": False, "reason": why}
+    switch = kept.switch
+    arming = switch.arming
+    return {
+        "scope": str(switch.scope),
+        "is_engaged": switch.is_engaged,
+        "level": None if switch.level is None else switch.level.value,
+        "is_readable": True,
+        "version": switch.version,
+        "by": plain(switch.by),
+        "reason": plain(switch.reason),
+        "engaged_at": switch.engaged_at,
+        "arming": None if arming is None else {"person": plain(arming.person), "not_before": arming.not_before},
+        "history": [
+            {
+                "version": change.version,
+                "at": change.at,
+                "deed": change.deed.value,
+                "level": None if change.level is None else change.level.value,
+                "by": plain(change.by),
+                "reason": plain(change.reason),
+            }
+            for change in kept.history[-CHANGES_SHOWN:]
+        ],
+    }
+
+
+def _uses_shown(found: LimitUses) -> Mapping[str, Any]:
+    return {
+        "limits": [
+            {
+                "account_id": usage.account_id,
+                "scope": str(usage.scope),
+                "limit_type": usage.limit_type.value,
+                "limit_value": usage.value,
+                "actual_value": usage.used,
+                "percent": round(usage.percent, 2),
+                "is_near": usage.is_near,
+                "written_in": str(usage.table) if usage.is_written else "built in",
+                "at": usage.at,
+            }
+            for usage in found.usages
+        ],
+        "off_until_enabled": [
+            {
+                "account_id": broken.account_id,
+                "limit_type": broken.trip.limit,
+                "scope": str(broken.trip.scope),
+                "since": broken.trip.at,
+            }
+            for broken in found.broken
+        ],
+    }
+
+
+# --- described ------------------------------------------------------------------------------------------------------
+
+_SCOPE = {"type": "string", "description": "all, account:ID, strategy:NAME, symbol:SYMBOL, or some joined by +"}
+_TEXT = {"type": "string", "minLength": 1}
+
+
+def _body(required: list[str], properties: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "required": required, "properties": dict(properties), "additionalProperties": False}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema, "example": dict(example)}},
+        }
+    }
+
+
+_KILL = _body(
+    ["scope", "reason"],
+    {
+        "scope": _SCOPE,
+        "level": {"type": "string", "enum": [level.value for level in KillLevel], "default": "reduce_only"},
+        "reason": _TEXT,
+        "by": {"type": "string", "description": "Who says so; the token's name is added"},
+        "cancel_entries": {"type": "boolean", "default": False},
+    },
+    {"scope": "all", "level": "reduce_only", "reason": "the model runs away", "cancel_entries": True},
+)
+_ARM = _body(
+    ["scope", "reason"],
+    {
+        "scope": _SCOPE,
+        "person": {"type": "string", "description": "Who answers for it; the token's name unless told"},
+        "reason": _TEXT,
+        "nonce": {"type": ["string", "null"], "description": "For the second step: what the first was answered with"},
+    },
+    {"scope": "all", "person": "Ada", "reason": "the model is mended"},
+)
+_FLATTEN = _body(
+    ["scope", "reason"],
+    {"scope": _SCOPE, "person": {"type": "string"}, "reason": _TEXT},
+    {"scope": "account:DU000001", "person": "Ada", "reason": "we leave this market"},
+)
+_KILLED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The switch is engaged, for every order that has not left",
+        "content": {
+            "application/json": {
+                "example": {
+                    "version": 1,
+                    "scope": "all",
+                    "level": "reduce_only",
+                    "engaged_at": "2026-01-02T03:04:05.678+00:00",
+                    "working_entries": 2,
+                    "cancels_asked": 2,
+                    "cancels_confirmed": 1,
+                    "cancels_unknown": 1,
+                }
+            }
+        },
+    },
+    202: {"description": "The switch is engaged; what came of the cancels is not known yet"},
+}
