@@ -303,9 +303,10 @@ def test_a_frozen_holder_keeps_its_client_id_at_ibkr_and_nothing_is_traded_twice
             doubted = [record["client_order_id"] for record in orders.find({"status": "IN_DOUBT"})]
             filled = [record["client_order_id"] for record in orders.find({"status": "FILLED"})]
         placed = sorted(order["client_order_id"] for order in venue.orders())
-        assert placed == sorted(filled)
-        # At most the one that was on its way when its holder froze: its id is the frozen one's.
+        assert len(placed) == len(set(placed))
+        # At most the one that was on its way when its holder froze: its id is the frozen one's, and it may have come to the venue.
         assert len(doubted) <= 1
+        assert set(filled) <= set(placed) <= {*filled, *doubted}
         assert {client for order in venue.orders() for client in [order["broker_order_id"].partition(":")[0]]} == {
             "1",
             "2",
