@@ -14,6 +14,7 @@ from execution_service.app.risk_file import effective, shown
 from execution_service.app.settings.loading import Settings
 from execution_service.control.enable_risk import enable_again
 from execution_service.control.limit_uses import limit_uses
+from execution_service.control.shown import use_fields
 from execution_service.core.risk.kill import scope_from_text
 from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.usage import Usage
@@ -92,7 +93,7 @@ async def show(context: Context) -> int:
                         "table": table,
                         "limit": limit,
                         "value": value,
-                        "uses": [_fields(usage) for usage in found.usages if _is_of(usage, table, limit)],
+                        "uses": [use_fields(usage) for usage in found.usages if _is_of(usage, table, limit)],
                     }
                     for table, limit, value in effective(limits)
                 ],
@@ -130,14 +131,3 @@ def _is_of(usage: Usage, table: str, limit: str) -> bool:
 
 def _percent(usage: Usage) -> str:
     return f"{usage.percent.quantize(Decimal(1))} %"
-
-
-def _fields(usage: Usage) -> dict[str, object]:
-    return {
-        "account_id": usage.account_id,
-        "total": str(usage.scope),
-        "limit_value": usage.value,
-        "actual_value": usage.used,
-        "percent": usage.percent,
-        "at": usage.at,
-    }

@@ -7,7 +7,6 @@ import json
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
 
 from rich.console import Console
 
@@ -15,6 +14,7 @@ from execution_service.app.clock import SystemClock
 from execution_service.control.kill import arming_answer, killed_answer, working_entries
 from execution_service.control.requests import Arm, Kill, Kind, read_request
 from execution_service.control.results import Done, Refused
+from execution_service.control.shown import is_engaged, switch_fields
 from execution_service.control.switches import NobodyLearns, Switches
 from execution_service.core.risk.kill import ArmingRefused, KillLevel
 from execution_service.core.risk.switch_record import SwitchRecord
@@ -142,16 +142,16 @@ async def arm(options: argparse.Namespace, *, store: MongoStore, console: Consol
 
 def show(options: argparse.Namespace, kept: Sequence[KeptSwitch], console: Console) -> None:
     """All switches, those that stop first, and the latest changes of each."""
-    ordered = sorted(kept, key=lambda each: (not _stops(each), str(_scope(each))))
+    ordered = sorted(kept, key=lambda each: (not is_engaged(each), str(_scope(each))))
     if options.json:
-        print_json([_fields(each) for each in ordered])
+        print_json([switch_fields(each) for each in ordered])
         return
     if not ordered:
         console.print("No kill switch was ever engaged.")
         return
     rows = []
     for each in ordered:
-        fields = _fields(each)
+        fields = switch_fields(each)
         rows.append((fields["scope"], fields["state"], fields["by"], fields["since"], fields["reason"]))
     print_table(console, "Kill switches", ("Scope", "State", "By", "Engaged", "Reason"), rows, prose=("Reason",))
     changes = [
@@ -166,46 +166,8 @@ def show(options: argparse.Namespace, kept: Sequence[KeptSwitch], console: Conso
     )
 
 
-def _stops(kept: KeptSwitch) -> bool:
-    return isinstance(kept, UnreadableSwitch) or kept.switch.is_engaged
-
-
 def _scope(kept: KeptSwitch) -> object:
     return kept.key if isinstance(kept, UnreadableSwitch) else kept.switch.scope
-
-
-def _fields(kept: KeptSwitch) -> dict[str, Any]:
-    """Without the nonce: only whoever made the first step is told that."""
-    if isinstance(kept, UnreadableSwitch):
-        state = "UNREADABLE, counts as reduce_only"
-        return {"scope": str(kept.key), "state": state, "by": "", "since": None, "reason": kept.reason}
-    switch = kept.switch
-    state = "armed" if switch.level is None else f"ENGAGED, {switch.level.value}"
-    if switch.arming is not None:
-        state += f", {switch.arming.person} is about to arm it"
-    return {
-        "scope": str(switch.scope),
-        "state": state,
-        "level": None if switch.level is None else switch.level.value,
-        "version": switch.version,
-        "by": switch.by,
-        "since": switch.engaged_at,
-        "reason": switch.reason,
-        "arming": None
-        if switch.arming is None
-        else {"person": switch.arming.person, "not_before": switch.arming.not_before},
-        "history": [
-            {
-                "version": change.version,
-                "at": change.at,
-                "deed": change.deed.value,
-                "by": change.by,
-                "reason": change.reason,
-                "command_id": change.command_id,
-            }
-            for change in kept.history
-        ],
-    }
 
 
 def _switches(store: MongoStore) -> Switches:

@@ -21,9 +21,10 @@ from execution_service.api.measures import Measures
 from execution_service.api.placing import Placing
 from execution_service.api.problems import PROBLEM_SCHEMA, Problem
 from execution_service.api.protection import Protection
+from execution_service.api.risk_figures import HoldsLimits
 from execution_service.api.routes import events
 from execution_service.api.routes.attention import AttentionRoutes
-from execution_service.api.routes.control import ControlRoutes, HoldsLimits
+from execution_service.api.routes.control import ControlRoutes
 from execution_service.api.routes.description import DescriptionRoutes
 from execution_service.api.routes.events import EventRoutes
 from execution_service.api.routes.health import HealthRoutes

@@ -14,17 +14,16 @@ from execution_service.api.picture import Moment, Picture
 from execution_service.api.risk_figures import (
     HoldsLimits,
     KnowsSwitches,
-    ReadsRiskBooks,
     Use,
     engaged,
     risk_use,
 )
+from execution_service.control.limit_uses import KeepsRiskBooks, limit_uses
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.events import Accepted, Rejected
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.orders.status import Status
-from execution_service.core.risk.usage import usages
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
@@ -103,7 +102,7 @@ class PublishedConfirmation(Protocol):
         """When the event that it tells was recorded."""
 
 
-class CountsStore(QueryStore, ReadsRiskBooks, Protocol):
+class CountsStore(QueryStore, KeepsRiskBooks, Protocol):
     """What is asked of the store."""
 
 
@@ -352,22 +351,18 @@ class Measures:
         try:
             orders, sizes = await self._queries.counts_of_orders(), await self._queries.sizes()
             discrepancies = await self._queries.discrepancies()
-            books = await self._queries.risk_books()
+            limits, zones = self._sources.limits.limits, self._sources.limits.zones
+            found = await limit_uses(self._queries, limits, zones, self._clock.now())
         except (StoreUnavailable, UnreadableRecord):
             return
         since: dict[str, datetime] = {}
         for each in discrepancies:
             since[each.account_id] = min(each.opened_at, since.get(each.account_id, each.opened_at))
-        limits, zones, moment = self._sources.limits.limits, self._sources.limits.zones, self._clock.now()
-        used = risk_use(usage for book in books for usage in usages(limits, book, moment, zones.of(book.account_id)))
-        self._counts = _Counts(orders, sizes, since, used, now)
+        self._counts = _Counts(orders, sizes, since, risk_use(found.usages), now)
 
     async def _switches(self) -> tuple[Mapping[tuple[str, str], float], bool]:
-        try:
-            state = await self._sources.switches.state()
-            return (engaged(state.switches), True) if state.is_known else ({}, False)
-        except StoreUnavailable:
-            return {}, False
+        state = await self._sources.switches.state()
+        return (engaged(state.switches), True) if state.is_known else ({}, False)
 
     async def _moment(self) -> Moment:
         switches, are_known = await self._switches()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from execution_service.core.risk.book import RiskBook
 from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.kill import KillLevel, KillState, Switch
 from execution_service.core.risk.limits import RiskLimits, Scope
@@ -31,13 +30,6 @@ class KnowsSwitches(Protocol):
 
     async def state(self) -> KillState:
         """As they are now, or as they were last."""
-
-
-class ReadsRiskBooks(Protocol):
-    """Who keeps the accounts' risk documents."""
-
-    async def risk_books(self) -> list[RiskBook]:
-        """Raises StoreUnavailable."""
 
 
 def risk_use(usages: Iterable[Usage]) -> Mapping[Use, float]:

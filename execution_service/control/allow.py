@@ -101,11 +101,9 @@ class AllowOrder:
 
 
 def _is_refused_by_limits(order: Order) -> bool:
-    is_order = isinstance(order.request, OrderRequest)
     return (
-        is_order
+        isinstance(order.request, OrderRequest)
         and order.status is Status.REJECTED
-        and order.reason is not None
         and _code(order) is ReasonCode.RISK_LIMIT
     )
 

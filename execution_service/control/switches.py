@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from execution_service.control.requests import Arm, Kill
-from execution_service.core.risk.breaches import Breached
+from execution_service.core.risk.breaches import EngagingBreach
 from execution_service.core.risk.kill import ArmingRefused, Switch
 from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.switch_record import (
@@ -85,7 +85,7 @@ class Switches:
         await self._fences.raise_fences(asked.scope)
         return record
 
-    async def engage_for_breach(self, breach: Breached) -> None:
+    async def engage_for_breach(self, breach: EngagingBreach) -> None:
         """As `engage`, by a limit that was broken. A switch that a person has armed since is not engaged again by the same breach."""
         asked = Kill(
             command_id=breach.mark,

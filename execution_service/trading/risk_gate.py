@@ -22,7 +22,7 @@ from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of
 from execution_service.core.reconcile.positions import by_product
 from execution_service.core.risk.book import RiskBook, admitted, new_book, settled, tripped
-from execution_service.core.risk.breaches import Breached, breached
+from execution_service.core.risk.breaches import EngagingBreach, engaging_breaches
 from execution_service.core.risk.counters import (
     Answered,
     CancelSent,
@@ -702,7 +702,7 @@ class RiskGate:
             if await self._write(book, changed, counted, left):
                 return
 
-    async def _broken(self) -> Sequence[Breached]:
+    async def _broken(self) -> Sequence[EngagingBreach]:
         """Limits that are broken and are to engage a switch, each once; what stays broken until it is enabled again is kept before. People are warned
         of losses that come near their limit."""
         book, limits, now = await self._read(), self._rules.limits, self._clock.now()
@@ -712,7 +712,7 @@ class RiskGate:
                     self._warn_near(usage.limit_type, usage.scope, usage.used, usage.value, now)
         if not limits.writes(self.account_id, LimitType.ON_BREACH):
             return ()
-        found = [each for each in breached(limits, book, now, self._zone) if each.mark not in self._engaged]
+        found = [each for each in engaging_breaches(limits, book, now, self._zone) if each.mark not in self._engaged]
         trips = [each.new_trip for each in found if each.new_trip is not None]
         if trips:
             keep = limits.longest_window_seconds()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from execution_service.core.risk.breaches import Breached
+from execution_service.core.risk.breaches import EngagingBreach
 from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.kill import KillState
 from execution_service.core.risk.limits import RiskLimits
@@ -22,7 +22,7 @@ class Switches(Protocol):
 class EngagesSwitches(Protocol):
     """Who can engage a kill switch."""
 
-    async def engage_for_breach(self, breach: Breached) -> None:
+    async def engage_for_breach(self, breach: EngagingBreach) -> None:
         """Engaged, durable, when it returns; told to people by whoever watches the switches. The same breach engages once. Raises
         StoreUnavailable: it may be engaged, and is to be asked for again."""
 
@@ -30,7 +30,7 @@ class EngagesSwitches(Protocol):
 class EngagesNone:
     """Where there are no switches."""
 
-    async def engage_for_breach(self, breach: Breached) -> None:
+    async def engage_for_breach(self, breach: EngagingBreach) -> None:
         """Nothing is stopped by it but what the limit itself refuses."""
 
 

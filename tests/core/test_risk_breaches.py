@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from execution_service.core.risk.book import RiskBook, new_book
-from execution_service.core.risk.breaches import Breached, breached
+from execution_service.core.risk.breaches import EngagingBreach, engaging_breaches
 from execution_service.core.risk.counters import Answered, Enabled, Executed, Happened, Measured, fold_all
 from execution_service.core.risk.kill import KillLevel
 from execution_service.core.risk.limits import OFF, BreachRule, LimitType, Repetition, RiskLimits, Scope
@@ -38,8 +38,8 @@ def rejected(count: int) -> list[Happened]:
     ]
 
 
-def found(limits: RiskLimits, book: RiskBook, seconds: float = 0) -> list[Breached]:
-    return list(breached(limits, book, at(seconds), UTC))
+def found(limits: RiskLimits, book: RiskBook, seconds: float = 0) -> list[EngagingBreach]:
+    return list(engaging_breaches(limits, book, at(seconds), UTC))
 
 
 @pytest.mark.parametrize(("equity", "is_broken"), [(901, False), (900, True), (899, True)])
@@ -90,7 +90,7 @@ def test_one_loss_is_one_breach_and_that_of_another_day_another() -> None:
 def test_the_day_of_a_loss_is_that_of_the_account_s_zone() -> None:
     limits, far = written(max_daily_loss=100, on_breach=REDUCE), ZoneInfo("Pacific/Kiritimati")
     counters = fold_all(new_book(ACCOUNT).counters, worth(1_000, 890), now=NOW, zone=far, keep_seconds=Decimal(0))
-    (here,) = breached(limits, replace(new_book(ACCOUNT), counters=counters), NOW, far)
+    (here,) = engaging_breaches(limits, replace(new_book(ACCOUNT), counters=counters), NOW, far)
     assert here.mark.endswith(":2025-03-04")
 
 

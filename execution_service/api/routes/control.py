@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -15,37 +15,25 @@ from starlette.responses import Response
 from execution_service.api.access import Access, Caller
 from execution_service.api.answers import Body, Recent, done, known_query
 from execution_service.api.problems import Problem, documented, reason
+from execution_service.api.risk_figures import HoldsLimits
 from execution_service.control.commands import Commands
 from execution_service.control.kill import CONFIRMED_WITHIN_SECONDS, killed_answer, working_entries
 from execution_service.control.limit_uses import LimitUses, limit_uses
 from execution_service.control.requests import Kill, Kind, read_request
 from execution_service.control.results import Done, Refused
+from execution_service.control.shown import switch_fields, use_fields
 from execution_service.core.messages.fields import UnreadableMessage, object_of, text_of
-from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.kill import KillLevel
-from execution_service.core.risk.limits import RiskLimits
 from execution_service.core.risk.switch_record import SwitchRecord
 from execution_service.core.texts.values import plain
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.commands import Command, CommandStatus
 from execution_service.storage.ports.store import Store
-from execution_service.storage.ports.switches import KeptSwitch, UnreadableSwitch
 from execution_service.storage.ports.tokens import Role
 
 LOOK_SECONDS = 0.1
 COUNTED_WITHIN_SECONDS = CONFIRMED_WITHIN_SECONDS + 1.0
 """So long a kill that cancels is waited for; after that it is answered with what is known."""
-CHANGES_SHOWN = 20
-
-
-class HoldsLimits(Protocol):
-    """Who knows the limits of risk that hold now, and when accounts' days begin."""
-
-    @property
-    def limits(self) -> RiskLimits: ...
-
-    @property
-    def zones(self) -> Zones: ...
 
 
 class ControlRoutes:
@@ -103,7 +91,7 @@ class ControlRoutes:
 
     async def _switches(self) -> Body:
         kept = await self._store.switches()
-        return Body(lambda: {"switches": [_shown(each) for each in kept]})
+        return Body(lambda: {"switches": [switch_fields(each) for each in kept]})
 
     async def limits(self, request: Request) -> Response:
         """Of limits that compare more than one order, those that bind; and what is off until a named person enables it again."""
@@ -164,7 +152,7 @@ class ControlRoutes:
             "reason": fields.get("reason"),
             "nonce": fields.get("nonce"),
         }
-        told = await self._told(request, Kind.ARM, body)
+        told = await self._carried_out(request, Kind.ARM, body)
         return done(told, status=202 if body["nonce"] is None else 200)
 
     async def flatten(self, request: Request) -> Response:
@@ -177,9 +165,9 @@ class ControlRoutes:
             "person": fields.get("person") or _token_name(caller),
             "reason": fields.get("reason"),
         }
-        return done(await self._told(request, Kind.FLATTEN, body))
+        return done(await self._carried_out(request, Kind.FLATTEN, body))
 
-    async def _told(self, request: Request, kind: Kind, body: Mapping[str, object]) -> Mapping[str, Any]:
+    async def _carried_out(self, request: Request, kind: Kind, body: Mapping[str, object]) -> Mapping[str, Any]:
         """Raises Problem."""
         command = self._command(request, kind, body)
         asked = read_request(command)
@@ -241,50 +229,14 @@ def _refused(result: Refused, command: Command, *, status: int = 409) -> Problem
     return Problem(status, kind, words, reasons=[reason(code, words)], command_id=command.command_id)
 
 
-def _shown(kept: KeptSwitch) -> Mapping[str, Any]:
-    """Without the nonce: only whoever made the first step is told that."""
-    if isinstance(kept, UnreadableSwitch):
-        why = plain(kept.reason)
-        return {"scope": str(kept.key), "is_engaged": True, "level": None, "is_readable": False, "reason": why}
-    switch = kept.switch
-    arming = switch.arming
-    return {
-        "scope": str(switch.scope),
-        "is_engaged": switch.is_engaged,
-        "level": None if switch.level is None else switch.level.value,
-        "is_readable": True,
-        "version": switch.version,
-        "by": plain(switch.by),
-        "reason": plain(switch.reason),
-        "engaged_at": switch.engaged_at,
-        "arming": None if arming is None else {"person": plain(arming.person), "not_before": arming.not_before},
-        "history": [
-            {
-                "version": change.version,
-                "at": change.at,
-                "deed": change.deed.value,
-                "level": None if change.level is None else change.level.value,
-                "by": plain(change.by),
-                "reason": plain(change.reason),
-            }
-            for change in kept.history[-CHANGES_SHOWN:]
-        ],
-    }
-
-
 def _uses_shown(found: LimitUses) -> Mapping[str, Any]:
     return {
         "limits": [
             {
-                "account_id": usage.account_id,
-                "scope": str(usage.scope),
+                **use_fields(usage),
                 "limit_type": usage.limit_type.value,
-                "limit_value": usage.value,
-                "actual_value": usage.used,
-                "percent": round(usage.percent, 2),
                 "is_near": usage.is_near,
                 "written_in": str(usage.table) if usage.is_written else "built in",
-                "at": usage.at,
             }
             for usage in found.usages
         ],

@@ -14,7 +14,7 @@ from execution_service.core.risk.usage import Usage, bound_of, usages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Breached:
+class EngagingBreach:
     """One limit that is broken, of which the switch of its scope is to be engaged: once, however often it is found."""
 
     limit: LimitType
@@ -28,14 +28,14 @@ class Breached:
     """Of a limit that stays broken until it is enabled again, and was not known to be broken: to be kept before."""
 
 
-def breached(limits: RiskLimits, book: RiskBook, now: datetime, zone: tzinfo) -> Iterator[Breached]:
+def engaging_breaches(limits: RiskLimits, book: RiskBook, now: datetime, zone: tzinfo) -> Iterator[EngagingBreach]:
     """By the limits that hold now and what is counted; of limits for which `on_breach` names a level."""
     counters = rolled(book.counters, now, zone)
     for trip in counters.trips:
         bound = bound_of(limits, trip.limit, trip.scope)
         rule = BreachRule.REFUSE if bound is None else limits.on_breach(bound.scope)
         if rule is not BreachRule.REFUSE:
-            yield _of_trip(book.account_id, trip, rule)
+            yield _from_trip(book.account_id, trip, rule)
     known = {(trip.limit, trip.scope) for trip in counters.trips}
     for usage in usages(limits, book, now, zone):
         rule = limits.on_breach(usage.table)
@@ -45,9 +45,9 @@ def breached(limits: RiskLimits, book: RiskBook, now: datetime, zone: tzinfo) ->
         words = f"{usage.used.normalize():f}, the limit is {usage.value.normalize():f}"
         if usage.limit_type in UNTIL_ENABLED:
             new = Trip(scope=usage.scope, limit=usage.limit_type, value=words, at=now)
-            yield _of_trip(book.account_id, new, rule, new)
+            yield _from_trip(book.account_id, new, rule, new)
         else:
-            yield Breached(
+            yield EngagingBreach(
                 limit=usage.limit_type,
                 scope=usage.scope,
                 level=KillLevel(rule.value),
@@ -56,8 +56,8 @@ def breached(limits: RiskLimits, book: RiskBook, now: datetime, zone: tzinfo) ->
             )
 
 
-def _of_trip(account_id: str, trip: Trip, rule: BreachRule, new: Trip | None = None) -> Breached:
-    return Breached(
+def _from_trip(account_id: str, trip: Trip, rule: BreachRule, new: Trip | None = None) -> EngagingBreach:
+    return EngagingBreach(
         limit=trip.limit,
         scope=trip.scope,
         level=KillLevel(rule.value),
