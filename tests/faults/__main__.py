@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -221,8 +221,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except Exception:  # noqa: BLE001  the other jobs go on
                 tell(Outcome(job.name, "-", wrong=[traceback.format_exc()[-3000:]]))
 
-        for future in [pool.submit(work, number, job) for number, job in enumerate(jobs(options))]:
-            future.result()
+        left = {pool.submit(work, number, job) for number, job in enumerate(jobs(options))}
+        while left:
+            # Not for ever at a time: a signal that another thread was given is looked at when this one wakes.
+            done, left = wait(left, timeout=1.0)
+            for future in done:
+                future.result()
     took = time.monotonic() - began
     console.print(table.for_the_eye(outcomes))
     console.print(f"{table.summary(outcomes)}, seed {options.seed}, {took:.0f} s, commit {table.commit()}")
