@@ -929,9 +929,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.transport.ports",
     },
     # HTTP: the same orders, records and verbs for whoever calls over it.
+    "execution_service.api.pace": {"execution_service.runtime.clock"},
     "execution_service.api.picture": set(),
     "execution_service.api.problems": set(),
     "execution_service.api.risk_figures": {CORE},
+    "execution_service.api.sessions": {"execution_service.runtime.clock"},
     "execution_service.api.standing": {"execution_service.runtime.connectivity", "execution_service.transport.inbox"},
     "execution_service.api.stories": {
         CORE,
@@ -946,6 +948,7 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.api.access": {
         "execution_service.api.problems",
+        "execution_service.api.sessions",
         "execution_service.api.tokens",
         "execution_service.runtime.clock",
         "execution_service.storage.ports.errors",
@@ -957,8 +960,10 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.threads",
         "execution_service.storage.ports.queries",
     },
+    "execution_service.api.holdings": {CORE, "execution_service.api.trades", "execution_service.storage.ports.orders"},
     "execution_service.api.measures": {
         CORE,
+        "execution_service.api.pace",
         "execution_service.api.picture",
         "execution_service.api.risk_figures",
         "execution_service.control.limit_uses",
@@ -993,6 +998,15 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.problems",
         "execution_service.api.standing",
         "execution_service.api.stories",
+        "execution_service.storage.ports.queries",
+        "execution_service.storage.ports.tokens",
+    },
+    "execution_service.api.routes.board": {
+        "execution_service.api.access",
+        "execution_service.api.answers",
+        "execution_service.api.holdings",
+        "execution_service.api.pace",
+        "execution_service.api.problems",
         "execution_service.storage.ports.queries",
         "execution_service.storage.ports.tokens",
     },
@@ -1042,6 +1056,14 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.queries",
         "execution_service.storage.ports.tokens",
     },
+    "execution_service.api.routes.page": {
+        CORE,
+        "execution_service.api.access",
+        "execution_service.api.answers",
+        "execution_service.api.problems",
+        "execution_service.api.sessions",
+        "execution_service.storage.ports.tokens",
+    },
     "execution_service.api.routes.trades": {
         CORE,
         "execution_service.api.access",
@@ -1064,17 +1086,21 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.answers",
         "execution_service.api.live_feed",
         "execution_service.api.measures",
+        "execution_service.api.pace",
         "execution_service.api.placing",
         "execution_service.api.problems",
         "execution_service.api.protection",
         "execution_service.api.risk_figures",
         "execution_service.api.routes.attention",
+        "execution_service.api.routes.board",
         "execution_service.api.routes.control",
         "execution_service.api.routes.description",
         "execution_service.api.routes.events",
         "execution_service.api.routes.health",
         "execution_service.api.routes.orders",
+        "execution_service.api.routes.page",
         "execution_service.api.routes.trades",
+        "execution_service.api.sessions",
         "execution_service.api.standing",
         "execution_service.control.commands",
         "execution_service.runtime.clock",
@@ -1162,6 +1188,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.app.log_lines": set(),
     "execution_service.app.log_places": set(),
     "execution_service.app.own_python": set(),
+    "execution_service.app.session_key": set(),
     "execution_service.app.settings.model": {CORE, "brokers.registry", "brokers.variables"},
     "execution_service.app.settings.problems": set(),
     "execution_service.app.settings.secrets": {"brokers.variables"},
@@ -1296,7 +1323,9 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.app",
         "execution_service.api.live_feed",
         "execution_service.api.measures",
+        "execution_service.api.pace",
         "execution_service.api.placing",
+        "execution_service.api.sessions",
         "execution_service.api.standing",
         "execution_service.app.wiring",
         "execution_service.runtime.connectivity",
@@ -1344,6 +1373,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.http_wiring",
         "execution_service.app.notice",
         "execution_service.app.risk_reload",
+        "execution_service.app.session_key",
         "execution_service.app.settings.loading",
         "execution_service.app.settings.problems",
         "execution_service.app.telegram_wiring",
@@ -1355,6 +1385,8 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.errors",
         "execution_service.transport.ports",
     },
+    # A door for programs that call instead of sending messages.
+    "execution_service.execution_manager": {"execution_service.app.service"},
     "execution_service.execution_main": {
         "brokers.registry",
         "execution_service.app.check",
@@ -1367,8 +1399,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings.problems",
         "execution_service.app.wiring",
     },
-    # A door for programs that call instead of sending messages.
-    "execution_service.execution_manager": {"execution_service.app.service"},
 }
 
 
@@ -1897,7 +1927,7 @@ def test_every_value_class_of_the_core_is_frozen() -> None:
 OF_ONE_ROOM: Mapping[str, set[str]] = {
     # Libraries that the rooms that serve HTTP may use, and no other.
     "simulators": {"starlette", "uvicorn"},
-    "execution_service.api": {"fastapi", "h11", "prometheus_client", "starlette", "uvicorn"},
+    "execution_service.api": {"fastapi", "h11", "itsdangerous", "prometheus_client", "starlette", "uvicorn"},
     "execution_service.transport.safety_http": {"httpx"},
     "execution_service.app.http_wiring": {"starlette"},
 }

@@ -18,18 +18,22 @@ from execution_service.api.access import Access
 from execution_service.api.answers import Recent
 from execution_service.api.live_feed import LiveFeed
 from execution_service.api.measures import Measures
+from execution_service.api.pace import Pace
 from execution_service.api.placing import Placing
 from execution_service.api.problems import PROBLEM_SCHEMA, Problem
 from execution_service.api.protection import Protection
 from execution_service.api.risk_figures import HoldsLimits
 from execution_service.api.routes import events
 from execution_service.api.routes.attention import AttentionRoutes
+from execution_service.api.routes.board import BoardRoutes
 from execution_service.api.routes.control import ControlRoutes
 from execution_service.api.routes.description import DescriptionRoutes
 from execution_service.api.routes.events import EventRoutes
 from execution_service.api.routes.health import HealthRoutes
 from execution_service.api.routes.orders import OrderRoutes
+from execution_service.api.routes.page import PageRoutes
 from execution_service.api.routes.trades import TradeRoutes
+from execution_service.api.sessions import Sessions
 from execution_service.api.standing import Standing
 from execution_service.control.commands import Commands
 from execution_service.runtime.clock import Clock
@@ -59,6 +63,7 @@ class ApiParts:
     """What the routes are made of."""
 
     access: Access
+    sessions: Sessions
     queries: QueryStore
     placing: Placing
     commands: Commands
@@ -66,6 +71,7 @@ class ApiParts:
     rules: HoldsLimits
     standing: Standing
     measures: Measures
+    pace: Pace
     feed: LiveFeed
     clock: Clock
     threads: Blocking
@@ -98,6 +104,8 @@ def http_application(parts: ApiParts, *, host: str) -> ASGIApp:
         ),
         EventRoutes(access=parts.access, feed=parts.feed),
         DescriptionRoutes(access=parts.access),
+        BoardRoutes(access=parts.access, queries=parts.queries, pace=parts.pace, recent=recent),
+        PageRoutes(access=parts.access, sessions=parts.sessions),
     )
     app = _Application(
         title="Execution service",
