@@ -33,6 +33,7 @@ from execution_service.app.embedded import EmbeddedPartFailed
 from execution_service.app.settings.loading import Settings
 from execution_service.control.adoption_books import plan_of_undoing, read_books, records_named
 from execution_service.control.requests import ALLOWED_SECONDS, LONGEST_ALLOWED_SECONDS
+from execution_service.control.shown import command_fields, dead_letter_fields, discrepancy_fields
 from execution_service.core.adoption.plan import plan
 from execution_service.core.adoption.records import Refused, read_adoption_request
 from execution_service.core.orders.effects import applied_events
@@ -42,7 +43,7 @@ from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyKind
-from execution_service.core.texts.discrepancies import background, difference
+from execution_service.core.texts.discrepancies import background
 from execution_service.core.texts.log import log_line
 from execution_service.core.texts.values import contract_summary, currency_of, money, plain, quantity, quoted
 from execution_service.core.views.record import plan_to_document, positions_from_documents
@@ -395,19 +396,9 @@ def _history(context: CommandContext, stored: Stored) -> dict[str, Any]:
         "realized_pnl": stored.told.realized_pnl if order.fills else None,
         "entries": list(order.request.entry_refs) if isinstance(order.request, OrderRequest) else [],
         "exits": [_order_fields(s) for s in context.view.exits_of(names)] if is_entry else [],
-        "commands": [_command_fields(c) for c in context.view.commands_naming([*names, *ids, *order.client_order_ids])],
+        "commands": [command_fields(c) for c in context.view.commands_naming([*names, *ids, *order.client_order_ids])],
         "confirmation_shown": None if confirmation is None else str(confirmation["status"]),
         "raw": order.raw,
-    }
-
-
-def _command_fields(command: Command) -> dict[str, object]:
-    return {
-        "command_id": command.command_id,
-        "kind": command.kind,
-        "received_at": command.received_at,
-        "status": command.status.value,
-        "outcome": command.outcome,
     }
 
 
@@ -619,11 +610,11 @@ async def _dead_letters(context: CommandContext) -> int:
         context.view.dead_letters(context.options.limit) if message_id is None else [_dead_letter(context, message_id)]
     )
     if context.wants_json:
-        print_json([_dead_letter_fields(dead_letter) for dead_letter in letters])
+        print_json([dead_letter_fields(dead_letter) for dead_letter in letters])
         return 0
     if message_id is not None:
         dead_letter = letters[0]
-        facts = [(name, value) for name, value in _dead_letter_fields(dead_letter).items() if name != "payload"]
+        facts = [(name, value) for name, value in dead_letter_fields(dead_letter).items() if name != "payload"]
         print_table(context.console, f"Dead letter {plain(dead_letter.message_id)}", FACTS, facts, prose=FACTS[1:])
         text = dead_letter.payload.decode("utf-8", "replace")
         rest = (
@@ -648,17 +639,6 @@ def _dead_letter(context: CommandContext, message_id: str) -> DeadLetter:
     if dead_letter is None:
         raise Unknown(f"There is no dead letter {message_id!r}; execctl dead-letters lists them")
     return dead_letter
-
-
-def _dead_letter_fields(dead_letter: DeadLetter) -> dict[str, object]:
-    return {
-        "message_id": dead_letter.message_id,
-        "reason": dead_letter.reason,
-        "publish_time": dead_letter.publish_time,
-        "received_at": dead_letter.received_at,
-        "attributes": dict(dead_letter.attributes),
-        "payload": dead_letter.payload.decode("utf-8", "backslashreplace"),
-    }
 
 
 async def _discrepancies(context: CommandContext) -> int:
@@ -693,32 +673,8 @@ async def _discrepancies(context: CommandContext) -> int:
 
 
 def _discrepancy_fields(discrepancy: Discrepancy) -> dict[str, object]:
-    finding = discrepancy.finding
-    return {
-        "discrepancy_id": discrepancy.discrepancy_id,
-        "state": discrepancy.state,
-        "kind": finding.kind,
-        "account_id": discrepancy.account_id,
-        "subject": finding.subject,
-        "words": difference(finding),
-        "ours": finding.ours,
-        "theirs": finding.theirs,
-        "order_id": finding.order_id,
-        "signal_id": finding.signal_id,
-        "client_order_id": finding.client_order_id,
-        "instrument": finding.instrument,
-        "product": finding.product or None,
-        "before": finding.before or None,
-        "note": finding.note or None,
-        "successor": finding.successor or None,
-        "resting_exits": finding.resting or None,
-        "owner": discrepancy.owner,
-        "next_step": discrepancy.next_step,
-        "opened_at": discrepancy.opened_at,
-        "updated_at": discrepancy.updated_at,
-        "closed_at": discrepancy.closed_at,
-        "age_seconds": int(((discrepancy.closed_at or SystemClock().now()) - discrepancy.opened_at).total_seconds()),
-    }
+    lasted = (discrepancy.closed_at or SystemClock().now()) - discrepancy.opened_at
+    return {**discrepancy_fields(discrepancy), "age_seconds": int(lasted.total_seconds())}
 
 
 def _age(lasted: timedelta) -> str:
@@ -948,7 +904,7 @@ async def _reconcile(context: CommandContext) -> int:
     if context.wants_json:
         print_json(
             [
-                {"account_id": account_id} | _command_fields(each)
+                {"account_id": account_id, **command_fields(each)}
                 for account_id, each in zip(accounts, outcomes, strict=True)
             ]
         )
@@ -978,7 +934,7 @@ async def _command(
     outcome = await _outcome(context, command) if is_here or may_be_elsewhere else command
     orders = await _after(context, order_ids) if outcome.status is CommandStatus.DONE else []
     if context.wants_json:
-        print_json(_command_fields(outcome) | {"orders": [_order_fields(s) for s in orders]} | dict(told or {}))
+        print_json({**command_fields(outcome)} | {"orders": [_order_fields(s) for s in orders]} | dict(told or {}))
     elif outcome.status is CommandStatus.NEW:
         who = "by the service at its next start" if not is_here else "as soon as the service comes to it"
         context.console.print(f"{kind} stored as {command.command_id}; it will be carried out {who}.")

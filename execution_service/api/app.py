@@ -24,6 +24,7 @@ from execution_service.api.problems import PROBLEM_SCHEMA, Problem
 from execution_service.api.protection import Protection
 from execution_service.api.risk_figures import HoldsLimits
 from execution_service.api.routes import events
+from execution_service.api.routes.accounts import AccountDirectory, AccountRoutes, AtBrokers
 from execution_service.api.routes.attention import AttentionRoutes
 from execution_service.api.routes.board import BoardRoutes
 from execution_service.api.routes.control import ControlRoutes
@@ -32,9 +33,11 @@ from execution_service.api.routes.events import EventRoutes
 from execution_service.api.routes.health import HealthRoutes
 from execution_service.api.routes.orders import OrderRoutes
 from execution_service.api.routes.page import PageRoutes
+from execution_service.api.routes.repairs import RepairRoutes
 from execution_service.api.routes.trades import TradeRoutes
 from execution_service.api.sessions import Sessions
 from execution_service.api.standing import Standing
+from execution_service.api.verb_calls import VerbCalls
 from execution_service.control.commands import Commands
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.threads import Blocking
@@ -58,6 +61,12 @@ class Routes(Protocol):
     def router(self) -> APIRouter: ...
 
 
+class ReadDirectory(AccountDirectory, Protocol):
+    """The accounts as they are configured."""
+
+    def is_known(self, account_id: str) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiParts:
     """What the routes are made of."""
@@ -70,6 +79,8 @@ class ApiParts:
     store: Store
     rules: HoldsLimits
     standing: Standing
+    directory: ReadDirectory
+    at_brokers: AtBrokers
     measures: Measures
     pace: Pace
     feed: LiveFeed
@@ -81,6 +92,7 @@ class ApiParts:
 def http_application(parts: ApiParts, *, host: str) -> ASGIApp:
     """Everything that is served at `host`, protected."""
     recent = Recent(parts.clock, parts.threads)
+    calls = VerbCalls(commands=parts.commands, store=parts.store, clock=parts.clock)
     groups: Sequence[Routes] = (
         HealthRoutes(access=parts.access, standing=parts.standing, measures=parts.measures),
         OrderRoutes(
@@ -96,10 +108,27 @@ def http_application(parts: ApiParts, *, host: str) -> ASGIApp:
         AttentionRoutes(access=parts.access, queries=parts.queries, standing=parts.standing, recent=recent),
         ControlRoutes(
             access=parts.access,
-            commands=parts.commands,
+            calls=calls,
             store=parts.store,
             rules=parts.rules,
             clock=parts.clock,
+            recent=recent,
+        ),
+        RepairRoutes(
+            access=parts.access,
+            queries=parts.queries,
+            store=parts.store,
+            calls=calls,
+            accounts=parts.directory,
+            standing=parts.standing,
+            recent=recent,
+        ),
+        AccountRoutes(
+            access=parts.access,
+            directory=parts.directory,
+            at_brokers=parts.at_brokers,
+            queries=parts.queries,
+            leases=parts.store,
             recent=recent,
         ),
         EventRoutes(access=parts.access, feed=parts.feed),

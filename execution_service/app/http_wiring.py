@@ -110,6 +110,8 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
             store=parts.store,
             rules=parts.risk_rules,
             standing=standing,
+            directory=directory,
+            at_brokers=rooms.accounts,
             measures=measures,
             pace=pace,
             feed=feed,

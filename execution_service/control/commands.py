@@ -9,7 +9,7 @@ import structlog
 from execution_service.control.background import Background
 from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.control.requests import MESSAGE, Kind, arm_body, cancel_body, kill_body
-from execution_service.control.results import Refused, Result
+from execution_service.control.results import Done, Refused, Result
 from execution_service.control.runner import CommandRunner
 from execution_service.core.messages.inbound import (
     ArmCommand,
@@ -85,12 +85,15 @@ class Commands:
 
     async def give(self, command: Command) -> Result | None:
         """For whoever calls a verb: stores the command and has it carried out, unless it was refused at the door. Returns what came of it, or None
-        where that takes its time: then it is to be looked for in the store. The same command may be given again. Raises StoreUnavailable: it
-        may have been stored, and is carried out then."""
-        await self._store.insert_command(command)
+        where that takes its time: then it is to be looked for in the store. The same command may be given again: what is stored counts, with its
+        time and with what came of it. Raises StoreUnavailable: it may have been stored, and is carried out then."""
+        if not await self._store.insert_command(command):
+            command = await self._store.command(command.command_id) or command
         if command.status is CommandStatus.NEW:
             # Also if it was stored before: it may have been stored by a life that ended before it was carried out.
             return await self.runner.run(command)
+        if command.status is CommandStatus.DONE:
+            return Done(command.outcome)
         kind = command.kind or "(unreadable)"
         log.warning(f"Command {kind} refused: {command.outcome}", action="command_refused")
         return Refused(command.outcome)

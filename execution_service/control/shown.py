@@ -1,11 +1,14 @@
-"""What is shown of a kill switch and of how much of a limit is used: the same fields, whoever asks and however."""
+"""What is shown of kill switches, uses of limits, commands, dead letters and discrepancies: the same fields, whoever asks and however."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from execution_service.core.reconcile.discrepancies import Discrepancy
 from execution_service.core.risk.usage import Usage
+from execution_service.core.texts.discrepancies import difference
+from execution_service.storage.ports.commands import Command, DeadLetter
 from execution_service.storage.ports.switches import KeptSwitch, UnreadableSwitch
 
 
@@ -57,4 +60,55 @@ def use_fields(usage: Usage) -> Mapping[str, Any]:
         "actual_value": usage.used,
         "percent": usage.percent,
         "at": usage.at,
+    }
+
+
+def command_fields(command: Command) -> Mapping[str, Any]:
+    """Its outcome is what came of it, for people; empty as long as its status is NEW."""
+    return {
+        "command_id": command.command_id,
+        "kind": command.kind,
+        "received_at": command.received_at,
+        "status": command.status.value,
+        "outcome": command.outcome,
+    }
+
+
+def dead_letter_fields(letter: DeadLetter) -> Mapping[str, Any]:
+    """Whole. Bytes that are no UTF-8 stand as backslash escapes."""
+    return {
+        "message_id": letter.message_id,
+        "reason": letter.reason,
+        "publish_time": letter.publish_time,
+        "received_at": letter.received_at,
+        "attributes": dict(letter.attributes),
+        "payload": letter.payload.decode("utf-8", "backslashreplace"),
+    }
+
+
+def discrepancy_fields(discrepancy: Discrepancy) -> Mapping[str, Any]:
+    finding = discrepancy.finding
+    return {
+        "discrepancy_id": discrepancy.discrepancy_id,
+        "state": discrepancy.state,
+        "kind": finding.kind,
+        "account_id": discrepancy.account_id,
+        "subject": finding.subject,
+        "words": difference(finding),
+        "ours": finding.ours,
+        "theirs": finding.theirs,
+        "order_id": finding.order_id,
+        "signal_id": finding.signal_id,
+        "client_order_id": finding.client_order_id,
+        "instrument": finding.instrument,
+        "product": finding.product or None,
+        "before": finding.before or None,
+        "note": finding.note or None,
+        "successor": finding.successor or None,
+        "resting_exits": finding.resting or None,
+        "owner": discrepancy.owner,
+        "next_step": discrepancy.next_step,
+        "opened_at": discrepancy.opened_at,
+        "updated_at": discrepancy.updated_at,
+        "closed_at": discrepancy.closed_at,
     }

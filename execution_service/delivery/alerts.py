@@ -61,8 +61,11 @@ class Alerts:
 
     def parts(self) -> Sequence[Part]:
         """What runs for as long as the process."""
-        of_others = [Part("alerts of others", self.look_for_ever)] if self._ownership.has_others else []
-        return [Part("alerts to store", self.store_for_ever), *of_others, Part("alerts", self.send_for_ever)]
+        return [
+            Part("alerts to store", self.store_for_ever),
+            Part("alerts of others", self.look_for_ever),
+            Part("alerts", self.send_for_ever),
+        ]
 
     # --- raising ------------------------------------------------------------------------------------------------
 
@@ -149,7 +152,7 @@ class Alerts:
         return self._ownership.holds(UNASSIGNED)
 
     async def look_for_ever(self) -> None:
-        """Other processes store theirs without a word."""
+        """Other processes store theirs without a word: replicas, and the commands for people."""
         while True:
             await self._clock.sleep(POLL_SECONDS)
             self._wake_up.tell()

@@ -1080,6 +1080,9 @@ async def test_a_repeated_dead_letter_is_one(store: MongoStore, server: Server) 
     found = {d["_id"]: d["reason"] for d in server.collection(DEAD_LETTERS).find()}
     assert found == {"1": "first", "2": "other", "3": "new"}
     assert await store.dead_letter("4") is None
+    first = await store.latest_dead_letters(2)
+    rest = await store.latest_dead_letters(2, Place(moment=first[-1].received_at, row_id=first[-1].message_id))
+    assert [each.message_id for each in (*first, *rest)] == ["3", "2", "1"]
 
 
 # --- alerts ---------------------------------------------------------------------------------------------------------
@@ -1524,6 +1527,23 @@ async def test_open_discrepancies_of_an_account_come_back_as_they_were(store: Mo
     assert await store.insert_discrepancy(first)
     assert await store.insert_discrepancy(differing(account_id="acct-2"))
     assert await store.open_discrepancies("acct-1") == [first, second]
+
+
+async def test_pages_of_discrepancies_are_the_latest_first_of_one_account_or_all(store: MongoStore) -> None:
+    rows = [differing(subject=f"S{number}", seconds=number % 2) for number in range(4)]
+    for row in (*rows, differing(account_id="acct-2", seconds=9)):
+        assert await store.insert_discrepancy(row)
+    await store.save_discrepancy(replace(rows[0], state=DiscrepancyState.CLOSED, closed_at=at(20)))
+    shown: list[Discrepancy] = []
+    place: Place | None = None
+    while page := await store.page_of_discrepancies(is_open=True, account_id="acct-1", after=place, limit=2):
+        shown += page
+        place = Place(moment=page[-1].opened_at, row_id=page[-1].discrepancy_id)
+    assert sorted(each.finding.subject for each in shown) == ["S1", "S2", "S3"]
+    assert [each.opened_at for each in shown] == [at(1), at(1), at(0)]
+    every = await store.page_of_discrepancies(is_open=False, account_id=None, after=None, limit=9)
+    assert (len(every), every[0].account_id) == (5, "acct-2")
+    assert await store.adoptions_closing([rows[0].discrepancy_id]) == {}
 
 
 async def test_a_discrepancy_is_found_by_its_id_and_what_is_to_close_it_by_that(store: MongoStore) -> None:

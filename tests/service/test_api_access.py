@@ -25,6 +25,10 @@ NEEDED = {
     "/api/execution/kill": Role.OPERATOR,
     "/api/execution/arm": Role.ADMIN,
     "/api/execution/flatten": Role.ADMIN,
+    "/api/execution/limits/enable": Role.ADMIN,
+    "/api/execution/orders/{name}/resolve": Role.ADMIN,
+    "/api/execution/reconcile": Role.OPERATOR,
+    "/api/execution/dead-letters/{message_id}/replay": Role.OPERATOR,
 }
 """What more than looking needs."""
 

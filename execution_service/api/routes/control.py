@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from execution_service.api.access import Access, Caller
+from execution_service.api.access import Access
 from execution_service.api.answers import Body, Recent, done, known_query
 from execution_service.api.problems import Problem, documented, reason
 from execution_service.api.risk_figures import HoldsLimits
-from execution_service.control.commands import Commands
+from execution_service.api.verb_calls import (
+    VerbCalls,
+    fields_of,
+    named,
+    named_person,
+    refused_problem,
+    required_text,
+    scope_of_call,
+    token_name,
+)
+from execution_service.control.enable_risk import enable_again
 from execution_service.control.kill import CONFIRMED_WITHIN_SECONDS, killed_answer, working_entries
 from execution_service.control.limit_uses import LimitUses, limit_uses
 from execution_service.control.requests import Kill, Kind, read_request
 from execution_service.control.results import Done, Refused
 from execution_service.control.shown import switch_fields, use_fields
-from execution_service.core.messages.fields import UnreadableMessage, object_of, text_of
 from execution_service.core.risk.kill import KillLevel
 from execution_service.core.risk.switch_record import SwitchRecord
-from execution_service.core.texts.values import plain
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports.commands import Command, CommandStatus
 from execution_service.storage.ports.store import Store
 from execution_service.storage.ports.tokens import Role
 
-LOOK_SECONDS = 0.1
 COUNTED_WITHIN_SECONDS = CONFIRMED_WITHIN_SECONDS + 1.0
 """So long a kill that cancels is waited for; after that it is answered with what is known."""
 
@@ -40,10 +44,10 @@ class ControlRoutes:
     """The same verbs that `execctl` and the chat call, each a stored command."""
 
     def __init__(
-        self, *, access: Access, commands: Commands, store: Store, rules: HoldsLimits, clock: Clock, recent: Recent
+        self, *, access: Access, calls: VerbCalls, store: Store, rules: HoldsLimits, clock: Clock, recent: Recent
     ) -> None:
         self._access = access
-        self._commands = commands
+        self._calls = calls
         self._store = store
         self._rules = rules
         self._clock = clock
@@ -81,6 +85,14 @@ class ControlRoutes:
         router.add_api_route(
             "/limits", self.limits, summary="How near each limit of risk is", responses=documented(401, 503)
         )
+        router.add_api_route(
+            "/limits/enable",
+            self.enable,
+            methods=["POST"],
+            summary="Let trade again what a broken limit has switched off",
+            openapi_extra=_ENABLE,
+            responses=documented(400, 401, 403, 413, 415, 503),
+        )
         return router
 
     async def switches(self, request: Request) -> Response:
@@ -103,28 +115,39 @@ class ControlRoutes:
         found = await limit_uses(self._store, self._rules.limits, self._rules.zones, self._clock.now())
         return Body(lambda: _uses_shown(found))
 
+    async def enable(self, request: Request) -> Response:
+        """Ends what is off until a person enables it, within the scope, in every account; `enabled` is how many limits that were. People are told
+        who did it and why."""
+        caller = await self._access.caller(request, Role.ADMIN)
+        fields = await fields_of(request, "scope", "person", "reason")
+        person, reason_given = named_person(caller, fields), required_text(fields, "reason")
+        scope = scope_of_call(fields)
+        now, zones = self._clock.now(), self._rules.zones
+        ended = await enable_again(self._store, scope, by=person, reason=reason_given, now=now, zones=zones)
+        return done({"scope": str(scope), "enabled": ended})
+
     async def kill(self, request: Request) -> Response:
         """Answered when the switch is durably engaged; with `cancel_entries` when the cancels were confirmed, or after four seconds."""
         caller = await self._access.caller(request, Role.OPERATOR)
-        fields = await _fields(request, "scope", "level", "reason", "by", "cancel_entries")
+        fields = await fields_of(request, "scope", "level", "reason", "by", "cancel_entries")
         if not isinstance(fields.get("cancel_entries", False), bool):
             words = "cancel_entries has to be true or false"
             raise Problem(400, "invalid-request", words, reasons=[reason("INVALID_REQUEST", words)])
         body = {
             "scope": fields.get("scope"),
             "level": fields.get("level", KillLevel.REDUCE_ONLY.value),
-            "by": _named(caller, fields.get("by")),
+            "by": named(caller, fields.get("by")),
             "reason": fields.get("reason"),
             "cancel_entries": fields.get("cancel_entries", False),
         }
-        command = self._command(request, Kind.KILL, body)
+        command = self._calls.command(request, Kind.KILL, body)
         asked = read_request(command)
         if isinstance(asked, Refused):
-            raise _refused(asked, command, status=400)
+            raise refused_problem(asked, command, status=400)
         assert isinstance(asked, Kill)
-        result = await self._commands.give(command) or await self._awaited(command)
+        result = await self._calls.give(command, COUNTED_WITHIN_SECONDS)
         if isinstance(result, Refused):
-            raise _refused(result, command)
+            raise refused_problem(result, command)
         if isinstance(result, Done):
             return done(json.loads(result.words))
         # It is engaged, and the cancels take longer.
@@ -145,88 +168,27 @@ class ControlRoutes:
     async def arm(self, request: Request) -> Response:
         """202 with `nonce` and `not_before`; then the same again with that nonce, not before that moment and by the same person: 200."""
         caller = await self._access.caller(request, Role.ADMIN)
-        fields = await _fields(request, "scope", "person", "reason", "nonce")
+        fields = await fields_of(request, "scope", "person", "reason", "nonce")
         body = {
             "scope": fields.get("scope"),
-            "person": fields.get("person") or _token_name(caller),
+            "person": fields.get("person") or token_name(caller),
             "reason": fields.get("reason"),
             "nonce": fields.get("nonce"),
         }
-        told = await self._carried_out(request, Kind.ARM, body)
+        told = await self._calls.carried_out(request, Kind.ARM, body)
         return done(told, status=202 if body["nonce"] is None else 200)
 
     async def flatten(self, request: Request) -> Response:
         """Answered when the exits are durably ours, with each of them, and with what is left out and why. Working entries are not cancelled: kill
         with `cancel_entries` before."""
         caller = await self._access.caller(request, Role.ADMIN)
-        fields = await _fields(request, "scope", "person", "reason")
+        fields = await fields_of(request, "scope", "person", "reason")
         body = {
             "scope": fields.get("scope"),
-            "person": fields.get("person") or _token_name(caller),
+            "person": fields.get("person") or token_name(caller),
             "reason": fields.get("reason"),
         }
-        return done(await self._carried_out(request, Kind.FLATTEN, body))
-
-    async def _carried_out(self, request: Request, kind: Kind, body: Mapping[str, object]) -> Mapping[str, Any]:
-        """Raises Problem."""
-        command = self._command(request, kind, body)
-        asked = read_request(command)
-        if isinstance(asked, Refused):
-            raise _refused(asked, command, status=400)
-        result = await self._commands.give(command) or await self._awaited(command)
-        if isinstance(result, Refused):
-            raise _refused(result, command)
-        if not isinstance(result, Done):
-            raise Problem(503, "not-known", "stored, and not carried out yet", command_id=command.command_id)
-        told: Mapping[str, Any] = json.loads(result.words)
-        return told
-
-    async def _awaited(self, command: Command) -> Done | Refused | None:
-        """What came of a command that takes its time; None: it is not done yet."""
-        end = self._clock.monotonic() + COUNTED_WITHIN_SECONDS
-        while self._clock.monotonic() < end:
-            kept = await self._store.command(command.command_id)
-            if kept is not None and kept.status is not CommandStatus.NEW:
-                return Done(kept.outcome) if kept.status is CommandStatus.DONE else Refused(kept.outcome)
-            await self._clock.sleep(LOOK_SECONDS)
-        return None
-
-    def _command(self, request: Request, kind: Kind, body: Mapping[str, object]) -> Command:
-        """With an `Idempotency-Key` the same command, however often the call is repeated."""
-        key, now = request.headers.get("idempotency-key"), self._clock.now()
-        told = f"{kind}\n{json.dumps(body, sort_keys=True, default=str)}\n{key}"
-        mark = secrets.token_hex(8) if key is None else sha256(told.encode("utf-8", "replace")).hexdigest()[:24]
-        return Command(command_id=f"api-{mark}", kind=kind, body=body, published_at=now, received_at=now)
-
-
-async def _fields(request: Request, *known: str) -> Mapping[str, Any]:
-    """Of the body. Raises Problem, also for a field that nobody reads."""
-    try:
-        fields = object_of(text_of(await request.body()))
-    except UnreadableMessage as exc:
-        raise Problem(400, "unreadable", str(exc), reasons=[reason("INVALID_REQUEST", str(exc))]) from exc
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-        words = f"{plain(', '.join(unknown))[:200]} is not asked for here; known: {', '.join(known)}"
-        raise Problem(400, "invalid-request", words, reasons=[reason("INVALID_REQUEST", words)])
-    return fields
-
-
-def _token_name(caller: Caller) -> str | None:
-    """None where nobody had to say who they are: then a person must be named."""
-    return None if caller.name == "local" else caller.name
-
-
-def _named(caller: Caller, by: object) -> str:
-    given = by.strip() if isinstance(by, str) else ""
-    return f"{given} (API, {caller.name})" if given else f"API ({caller.name})"
-
-
-def _refused(result: Refused, command: Command, *, status: int = 409) -> Problem:
-    words = plain(result.words)
-    kind = "invalid-request" if status == 400 else "refused"
-    code = "INVALID_REQUEST" if status == 400 else "REFUSED"
-    return Problem(status, kind, words, reasons=[reason(code, words)], command_id=command.command_id)
+        return done(await self._calls.carried_out(request, Kind.FLATTEN, body))
 
 
 def _uses_shown(found: LimitUses) -> Mapping[str, Any]:
@@ -293,6 +255,15 @@ _FLATTEN = _body(
     ["scope", "reason"],
     {"scope": _SCOPE, "person": {"type": "string"}, "reason": _TEXT},
     {"scope": "account:DU000001", "person": "Ada", "reason": "we leave this market"},
+)
+_ENABLE = _body(
+    ["scope", "reason"],
+    {
+        "scope": _SCOPE,
+        "person": {"type": "string", "description": "Who decided; the token's name is added"},
+        "reason": _TEXT,
+    },
+    {"scope": "account:DU000001", "person": "Ada", "reason": "the feed is mended"},
 )
 _KILLED: dict[int | str, dict[str, Any]] = {
     200: {

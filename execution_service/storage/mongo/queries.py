@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -145,9 +145,34 @@ class MongoQueries(MongoOrders):
 
         return sorted(await self._calls.look(read), key=lambda d: (d.opened_at, d.discrepancy_id))
 
-    async def latest_dead_letters(self, limit: int) -> list[DeadLetter]:
+    async def page_of_discrepancies(
+        self, *, is_open: bool, account_id: str | None, after: Place | None, limit: int
+    ) -> list[Discrepancy]:
+        query: Document = {"state": DiscrepancyState.OPEN.value} if is_open else {}
+        query |= {} if account_id is None else {"account_id": account_id}
+
+        def read() -> list[Discrepancy]:
+            found = self._asked(DISCREPANCIES, query | _behind("opened_at", after), "opened_at", limit)
+            return self._readable(DISCREPANCIES, found, discrepancy_from_document)
+
+        return await self._calls.look(read)
+
+    async def adoptions_closing(self, discrepancy_ids: Collection[str]) -> Mapping[str, Sequence[str]]:
+        def read() -> Mapping[str, Sequence[str]]:
+            names = [f"discrepancy:{each}" for each in discrepancy_ids]
+            found: dict[str, list[str]] = {}
+            for stored in self._with_lines(list(self._asked(ORDERS, {"lookup": {"$in": names}}))):
+                told = stored.order.adoption
+                if told is not None and told.discrepancy_id is not None and stored.order.fills:
+                    signals = found.setdefault(told.discrepancy_id, [])
+                    signals += [] if stored.order.signal_id in signals else [stored.order.signal_id]
+            return found
+
+        return await self._calls.look(read) if discrepancy_ids else {}
+
+    async def latest_dead_letters(self, limit: int, after: Place | None = None) -> list[DeadLetter]:
         def read() -> list[DeadLetter]:
-            found = self._asked(DEAD_LETTERS, {}, "received_at", limit)
+            found = self._asked(DEAD_LETTERS, _behind("received_at", after), "received_at", limit)
             return self._readable(DEAD_LETTERS, found, dead_letter_from_document)
 
         return await self._calls.look(read)

@@ -91,7 +91,16 @@ class QueryStore(Protocol):
     async def discrepancies(self) -> list[Discrepancy]:
         """Those that are open, of all accounts, the oldest first."""
 
-    async def latest_dead_letters(self, limit: int) -> list[DeadLetter]: ...
+    async def page_of_discrepancies(
+        self, *, is_open: bool, account_id: str | None, after: Place | None, limit: int
+    ) -> list[Discrepancy]:
+        """Those that are open, or all that ever were, the latest first, by when they were opened. `account_id` None: of all accounts."""
+
+    async def adoptions_closing(self, discrepancy_ids: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """The adoptions that are to close these differences, by the signals of their records."""
+
+    async def latest_dead_letters(self, limit: int, after: Place | None = None) -> list[DeadLetter]:
+        """The latest first, by when they were received."""
 
     async def unfinished_commands(self) -> list[Command]:
         """Those that nobody has carried out yet, the oldest first."""
