@@ -18,6 +18,7 @@ from execution_service.api.access import Access
 from execution_service.api.answers import Recent
 from execution_service.api.live_feed import LiveFeed
 from execution_service.api.measures import Measures
+from execution_service.api.pace import Pace
 from execution_service.api.placing import Placing
 from execution_service.api.problems import PROBLEM_SCHEMA, Problem
 from execution_service.api.protection import Protection
@@ -25,13 +26,16 @@ from execution_service.api.risk_figures import HoldsLimits
 from execution_service.api.routes import events
 from execution_service.api.routes.accounts import AccountDirectory, AccountRoutes, AtBrokers
 from execution_service.api.routes.attention import AttentionRoutes
+from execution_service.api.routes.board import BoardRoutes
 from execution_service.api.routes.control import ControlRoutes
 from execution_service.api.routes.description import DescriptionRoutes
 from execution_service.api.routes.events import EventRoutes
 from execution_service.api.routes.health import HealthRoutes
 from execution_service.api.routes.orders import OrderRoutes
+from execution_service.api.routes.page import PageRoutes
 from execution_service.api.routes.repairs import RepairRoutes
 from execution_service.api.routes.trades import TradeRoutes
+from execution_service.api.sessions import Sessions
 from execution_service.api.standing import Standing
 from execution_service.api.verb_calls import VerbCalls
 from execution_service.control.commands import Commands
@@ -68,6 +72,7 @@ class ApiParts:
     """What the routes are made of."""
 
     access: Access
+    sessions: Sessions
     queries: QueryStore
     placing: Placing
     commands: Commands
@@ -77,6 +82,7 @@ class ApiParts:
     directory: ReadDirectory
     at_brokers: AtBrokers
     measures: Measures
+    pace: Pace
     feed: LiveFeed
     clock: Clock
     threads: Blocking
@@ -127,6 +133,8 @@ def http_application(parts: ApiParts, *, host: str) -> ASGIApp:
         ),
         EventRoutes(access=parts.access, feed=parts.feed),
         DescriptionRoutes(access=parts.access),
+        BoardRoutes(access=parts.access, queries=parts.queries, pace=parts.pace, recent=recent),
+        PageRoutes(access=parts.access, sessions=parts.sessions),
     )
     app = _Application(
         title="Execution service",

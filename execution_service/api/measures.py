@@ -10,6 +10,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
+from execution_service.api.pace import Pace
 from execution_service.api.picture import Moment, Picture
 from execution_service.api.risk_figures import (
     HoldsLimits,
@@ -188,7 +189,9 @@ class Measures:
         clock: Clock,
         threads: Blocking,
         version: str,
+        pace: Pace,
     ) -> None:
+        self._pace = pace
         self._live = live_orders
         self._queries = queries
         self._sources = sources
@@ -279,6 +282,8 @@ class Measures:
         order = noted.order
         account, broker = self._where(order.request.account_id or "")
         self._observe("received_to_durable", broker, order.received_at, noted.durable_at)
+        if noted.durable_at is not None:
+            self._pace.received(noted.durable_at)
         before = self._versions.pop(order.order_id, 0)
         self._remember(order.order_id, max(before, order.version))
         if order.version <= before:
@@ -294,7 +299,10 @@ class Measures:
         earlier = order.as_of(before).status if before else None
         if order.status is not earlier and order.status in (*_FINISHED, Status.IN_DOUBT):
             self._outcomes.labels(order.status.value.lower(), account, broker).inc()
+            if order.status is Status.REJECTED:
+                self._pace.refused(order.finished_at or self._clock.now())
             if order.status is Status.FILLED:
+                self._pace.filled(order.finished_at or self._clock.now())
                 self._observe_filled(order, broker)
 
     def _where(self, account_id: str) -> tuple[str, str]:
@@ -308,7 +316,9 @@ class Measures:
         self._observe("sent_to_acknowledged", broker, order.submitted_at, acknowledged_at)
         self._observe("received_to_acknowledged", broker, order.received_at, acknowledged_at)
         if order.submitted_at is not None:
-            self._latency.add(max(0.0, (acknowledged_at - order.submitted_at).total_seconds()) * 1000)
+            seconds = max(0.0, (acknowledged_at - order.submitted_at).total_seconds())
+            self._latency.add(seconds * 1000)
+            self._pace.acknowledged(acknowledged_at, seconds)
 
     def _observe_filled(self, order: Order, broker: str) -> None:
         self._observe("sent_to_filled", broker, order.submitted_at, order.filled_at)

@@ -52,8 +52,10 @@ class Standing:
         is_live: bool,
         version: str,
         safety: Component | None = None,
+        around: Mapping[str, Connectivity] | None = None,
     ) -> None:
-        """`pubsub`: None where nobody notes whether it answers. `safety`: the outside safety service, where there is one."""
+        """`pubsub`: None where nobody notes whether it answers. `safety`: the outside safety service, where there is one. `around`: what else is
+        outside, by its name."""
         self._supervisor = supervisor
         self._accounts = accounts
         self._store = store
@@ -63,6 +65,7 @@ class Standing:
         self.mode = "LIVE" if is_live else "PAPER"
         self.version = version
         self._safety = safety
+        self._around = around or {}
 
     def part_states(self) -> Mapping[str, Mapping[str, str | int]]:
         return self._supervisor.states()
@@ -81,7 +84,8 @@ class Standing:
     def components(self) -> dict[str, dict[str, Any]]:
         """Each with its status (OK, DEGRADED or DOWN), and what the trouble is."""
         found: dict[str, dict[str, Any]] = {}
-        for name, seconds in self.silent_seconds().items():
+        silent = {name: each.silent_seconds() for name, each in self._around.items()}
+        for name, seconds in {**self.silent_seconds(), **silent}.items():
             is_away = seconds >= SILENT_SECONDS
             found[name] = _component("DOWN" if is_away else "OK", f"no answer for {seconds:.0f} s" if is_away else "")
         for account_id, state in self.account_states().items():

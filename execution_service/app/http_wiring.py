@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from starlette.types import ASGIApp
@@ -11,7 +12,9 @@ from execution_service.api.access import Access
 from execution_service.api.app import ApiParts, http_application
 from execution_service.api.live_feed import LiveFeed
 from execution_service.api.measures import Measures, Sources
+from execution_service.api.pace import Pace
 from execution_service.api.placing import Placing
+from execution_service.api.sessions import Sessions
 from execution_service.api.standing import Standing
 from execution_service.app.wiring import ConfiguredAccounts, Parts, Rooms
 from execution_service.runtime.connectivity import Connectivity
@@ -29,6 +32,8 @@ class ApiSettings:
     threads: Blocking
     """Where answers and figures are drawn up."""
     pubsub: Connectivity | None = None
+    session_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    """What signs the sessions of the page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +72,11 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
         is_live=any(account is not None and account.is_live for account in accounts),
         version=_version(),
         safety=rooms.safety,
+        around=parts.events.connectivity,
     )
-    access = Access(tokens=parts.store, clock=parts.clock, environment_token=settings.token)
+    sessions = Sessions(settings.session_key, parts.clock)
+    access = Access(tokens=parts.store, clock=parts.clock, environment_token=settings.token, sessions=sessions)
+    pace = Pace(parts.clock)
     placing = Placing(
         intake=rooms.intake, orders=parts.store, queries=parts.store, accounts=directory, clock=parts.clock
     )
@@ -88,12 +96,14 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
         clock=parts.clock,
         threads=settings.threads,
         version=standing.version,
+        pace=pace,
     )
     rooms.confirmations.on_published.append(measures.note_confirmed)
     feed = LiveFeed(rooms.live_orders, parts.nonce)
     application = http_application(
         ApiParts(
             access=access,
+            sessions=sessions,
             queries=parts.store,
             placing=placing,
             commands=rooms.commands,
@@ -103,6 +113,7 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
             directory=directory,
             at_brokers=rooms.accounts,
             measures=measures,
+            pace=pace,
             feed=feed,
             clock=parts.clock,
             threads=settings.threads,

@@ -26,6 +26,7 @@ from execution_service.app.events import Topic
 from execution_service.app.http_wiring import ApiSettings, HttpApi, http_api
 from execution_service.app.notice import ENDPOINTS, keep_endpoints, withdraw_endpoints, write_endpoints
 from execution_service.app.risk_reload import RiskReload
+from execution_service.app.session_key import session_key
 from execution_service.app.settings.loading import Settings
 from execution_service.app.settings.problems import ConfigurationError
 from execution_service.app.telegram_wiring import telegram_chat
@@ -400,6 +401,7 @@ def _api_settings(settings: Settings, world: World, threads: ThreadPool) -> ApiS
         token=None if token is None else token.get_secret_value(),
         threads=threads,
         pubsub=world.connectivity,
+        session_key=session_key(settings.data_dir),
     )
 
 
@@ -504,6 +506,7 @@ def _what_next(settings: Settings, world: World, api: str) -> str:
     lines = [
         f"  store    {world.mongodb_uri if settings.mongodb_uri is None else '(MONGODB_URI)'}",
         f"  Pub/Sub  {world.pubsub_host or 'Google'}, project {settings.google_cloud_project}",
+        f"  page     {api}/",
         f"  API      {api} ({api}/docs)",
         "  brokers  "
         + ("mock, for every account" if settings.use_mock_broker else ", ".join(settings.accounts) or "none"),

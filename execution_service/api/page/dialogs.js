@@ -1,0 +1,114 @@
+// Dialogs: one at a time, the focus inside it and afterwards where it was; what came of a deed is told in the dialog that asked for it.
+
+import { announce, h } from "./dom.js";
+import { Refused, Unreachable, newKey, reasonsOf } from "./server.js";
+
+let count = 0;
+
+/** Shows a dialog; it is gone when it is closed. Gives `{dialog, close}`. */
+export function open(title, build, { kind = "", onClose, hasClose = false } = {}) {
+  const id = `dialog-${++count}`;
+  const back = document.activeElement;
+  const dialog = h("dialog", { class: kind, "aria-labelledby": id });
+  const close = () => dialog.close();
+  const head = h("div", { class: "dialog-head" }, h("h2", { id, text: title }), hasClose ? h("button", { type: "button", class: "quiet", text: "Close", on: { click: close } }) : null);
+  dialog.append(h("div", {}, head, build(close)));
+  dialog.addEventListener("close", () => {
+    dialog.remove();
+    onClose?.();
+    const isThere = back instanceof HTMLElement && back.isConnected && back !== document.body;
+    (isThere ? back : document.getElementById("main")).focus({ preventScroll: true });
+  });
+  document.body.append(dialog);
+  dialog.showModal();
+  return { dialog, close };
+}
+
+/** A text field with its label; `input` is the field itself. */
+export function field(label, { hint, type = "text", ...attributes } = {}) {
+  const id = `field-${++count}`;
+  const input = h("input", { type, id, autocomplete: "off", spellcheck: "false", "aria-describedby": hint ? `${id}-hint` : null, ...attributes });
+  const node = h("div", { class: "field" }, h("label", { for: id, text: label }), input, hint ? h("p", { class: "hint", id: `${id}-hint`, text: hint }) : null);
+  return { node, input };
+}
+
+/** One of several, with what each means. `value()` is the chosen one. */
+export function choice(legend, options, chosen) {
+  const name = `choice-${++count}`;
+  const inputs = options.map(([value]) => h("input", { type: "radio", name, value, checked: value === chosen }));
+  const node = h("fieldset", {}, h("legend", { text: legend }), options.map(([, words, hint], place) =>
+    h("label", {}, inputs[place], h("span", {}, words, hint ? h("span", { class: "hint", text: ` ${hint}` }) : null))));
+  return { node, inputs, value: () => inputs.find((input) => input.checked)?.value };
+}
+
+/** Where a dialog tells what came of its deed. */
+export function outcome() {
+  const node = h("div", { class: "outcome", role: "status", hidden: true });
+  return {
+    node,
+    tell(weight, ...given) {
+      const content = given.filter((each) => each !== null);
+      node.hidden = false;
+      node.dataset.weight = weight;
+      node.replaceChildren(...content);
+    },
+    fail(error, whenNotKnown) {
+      if (error instanceof Refused) {
+        this.tell("bad", h("p", {}, h("strong", { text: "Not done. " })), h("ul", {}, reasonsOf(error).map((text) => h("li", { text }))));
+      } else if (error instanceof Unreachable) {
+        this.tell("bad", h("p", {}, h("strong", { text: "Not known. " }), `${sentence(error.message)} ${whenNotKnown}`));
+      } else {
+        console.error(error);
+        this.tell("bad", h("p", { text: "The page has failed; it is not known whether this was done." }));
+      }
+    },
+  };
+}
+
+function sentence(text) {
+  return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+}
+
+/** A button that cannot be pressed again while what it began goes on. */
+export function deedButton(label, deed, properties = {}) {
+  const button = h("button", { type: "button", text: label, ...properties });
+  button.addEventListener("click", async () => {
+    if (button.getAttribute("aria-disabled") === "true") return;
+    button.setAttribute("aria-disabled", "true");
+    try {
+      await deed();
+    } finally {
+      button.removeAttribute("aria-disabled");
+    }
+  });
+  return button;
+}
+
+/** Asks once more before something is done. `deed(progress, key)` gives `{text, weight, list}`; the key is another one after a refusal. */
+export function confirm(title, text, label, deed, whenNotKnown) {
+  open(title, (close) => {
+    let key = newKey();
+    const told = outcome();
+    const form = h("form", {}, h("p", { text }), told.node);
+    const cancel = h("button", { type: "button", text: "Back", on: { click: close } });
+    const yes = h("button", { type: "submit", class: "danger", text: label });
+    form.append(h("div", { class: "buttons" }, cancel, yes));
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      yes.disabled = true;
+      try {
+        const said = await deed((progress) => told.tell("", h("p", { text: progress })), key);
+        told.tell(said.weight ?? "good", h("p", { text: said.text }), said.list ? h("ul", {}, said.list.map((each) => h("li", { text: each }))) : null);
+        announce(said.text);
+        yes.hidden = true;
+        cancel.textContent = "Close";
+        cancel.focus();
+      } catch (error) {
+        told.fail(error, whenNotKnown);
+        if (error.status) key = newKey();
+        yes.disabled = false;
+      }
+    });
+    return form;
+  });
+}

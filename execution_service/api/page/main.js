@@ -1,0 +1,160 @@
+// Begins the page: who we are, then what is asked for and how often, and the live events that have it asked for sooner.
+
+import * as attention from "./attention.js";
+import { announce, byId, setData, setText } from "./dom.js";
+import { moment } from "./format.js";
+import { showFreshness, showHealth } from "./health.js";
+import * as limits from "./limits.js";
+import * as orders from "./orders.js";
+import { showPace } from "./pace.js";
+import { Polling } from "./polling.js";
+import * as positions from "./positions.js";
+import { forget, now, whenLoggedOut } from "./server.js";
+import * as session from "./session.js";
+import { storyTold } from "./story.js";
+import * as switches from "./switches.js";
+
+const STALE_SECONDS = 8;
+const SECTIONS = ["attention", "orders", "positions", "switches", "limits", "pace"];
+
+let urgent = 0;
+let stream = null;
+let isLive = false;
+
+const polling = new Polling({
+  health: { path: () => "health", every: 2, staleAfter: STALE_SECONDS, show: health },
+  attention: { path: () => "api/execution/attention", every: 3, staleAfter: STALE_SECONDS, show: (body) => { urgent = attention.showAttention(body); } },
+  orders: { path: orders.path, every: 3, staleAfter: STALE_SECONDS, show: listed },
+  positions: { path: () => "api/execution/holdings", every: 3, staleAfter: STALE_SECONDS, show: holdings },
+  switches: { path: () => "api/execution/kill", every: 2, staleAfter: STALE_SECONDS, show: switches.showSwitches },
+  limits: { path: () => "api/execution/limits", every: 3, staleAfter: STALE_SECONDS, show: limits.showLimits },
+  pace: { path: () => "api/execution/pace", every: 10, staleAfter: 25, show: showPace },
+});
+
+function health(body) {
+  showHealth(body);
+  for (const name of Object.keys(body.components ?? {})) if (name.startsWith("broker ")) switches.learn("account", name.slice(7));
+}
+
+function listed(body) {
+  orders.showOrders(body);
+  for (const each of body.orders) learn(each);
+}
+
+function holdings(body) {
+  positions.showPositions(body);
+  for (const each of body.holdings) learn(each);
+}
+
+function learn(each) {
+  switches.learn("account", each.account_id);
+  switches.learn("strategy", each.strategy);
+  switches.learn("symbol", each.symbol);
+}
+
+const again = debounced(["orders", "positions", "attention", "limits"]);
+
+/** Answers are up to a second old: asked for at once, and once more when they must have what has just happened. */
+function debounced(names) {
+  let soon = 0;
+  let later = 0;
+  const ask = () => { for (const name of names) polling.ask(name); };
+  return () => {
+    if (!soon) soon = setTimeout(() => { soon = 0; ask(); }, 200);
+    clearTimeout(later);
+    later = setTimeout(ask, 1300);
+  };
+}
+
+function done() {
+  for (const name of SECTIONS) polling.ask(name);
+  setTimeout(() => { for (const name of SECTIONS) polling.ask(name); }, 1300);
+}
+
+function listen() {
+  stream?.close();
+  stream = new EventSource("api/execution/events");
+  const mine = stream;
+  mine.addEventListener("open", () => { isLive = true; });
+  mine.addEventListener("order", (event) => {
+    const told = JSON.parse(event.data);
+    orders.showEvent(told);
+    storyTold(told.order_id);
+    again();
+  });
+  mine.addEventListener("resync", () => polling.askAll());
+  mine.addEventListener("error", () => {
+    isLive = false;
+    // A browser comes again by itself, and names the last event that it had, unless it was refused.
+    if (mine.readyState === EventSource.CLOSED && mine === stream) setTimeout(() => { if (mine === stream && polling.isRunning) listen(); }, 5000);
+  });
+}
+
+function loggedIn() {
+  forget();
+  polling.start();
+  listen();
+}
+
+function loggedOut() {
+  polling.stop();
+  stream?.close();
+  stream = null;
+  isLive = false;
+}
+
+function tick() {
+  const names = ["health", ...SECTIONS];
+  let isStale = false;
+  let age = 0;
+  for (const name of names) {
+    const stale = polling.isRunning && polling.age(name) !== Infinity && polling.isStale(name);
+    isStale ||= stale;
+    if (name !== "pace") age = Math.max(age, polling.age(name));
+    if (name !== "health") mark(name, stale);
+  }
+  const isLost = polling.isRunning && isStale;
+  showFreshness({ age: polling.isRunning ? age : Infinity, isStale: isLost || hasNeverAnswered(), isLive, attention: urgent });
+}
+
+let startedAt = performance.now();
+
+function hasNeverAnswered() {
+  return polling.isRunning && polling.age("health") === Infinity && performance.now() - startedAt > STALE_SECONDS * 1000;
+}
+
+function mark(name, stale) {
+  const section = byId(name);
+  setData(section, "stale", stale);
+  const failure = polling.failure(name);
+  const words = polling.age(name) === Infinity ? (failure ? failure.message : "Loading…") : stale ? `as of ${moment(new Date(now() - polling.age(name) * 1000).toISOString(), now())}: ${failure?.message ?? "no answer"}` : "";
+  setText(section.querySelector(".as-of"), words);
+}
+
+async function start() {
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  setText(byId("zone"), `Times are those of ${zone}`);
+  switches.begin(done);
+  attention.begin(done);
+  orders.begin(() => { polling.ask("orders"); setTimeout(() => polling.ask("orders"), 1300); });
+  positions.begin();
+  limits.begin();
+  const out = () => { loggedOut(); };
+  const came = () => { startedAt = performance.now(); loggedIn(); };
+  whenLoggedOut(() => session.ended(came, out));
+  setInterval(tick, 500);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) { polling.askAll(); tick(); } });
+  for (let isKnown = false; !isKnown;) {
+    try {
+      await session.begin(came, out);
+      isKnown = true;
+    } catch (error) {
+      announce(error.message);
+      setText(byId("freshness"), `STALE: ${error.message}`);
+      setData(byId("freshness"), "stale", true);
+      await new Promise((resolve) => setTimeout(resolve, 2000));
+    }
+  }
+}
+
+start();
