@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from execution_service.core.orders.events import UsedPrice
 from execution_service.core.risk.usage import Usage
 from execution_service.storage.ports.switches import KeptSwitch, UnreadableSwitch
 
@@ -57,4 +58,10 @@ def use_fields(usage: Usage) -> Mapping[str, Any]:
         "actual_value": usage.used,
         "percent": usage.percent,
         "at": usage.at,
+        "price": None if usage.price is None else price_fields(usage.price),
     }
+
+
+def price_fields(price: UsedPrice) -> Mapping[str, Any]:
+    """The reference price that a figure was reckoned by, per unit."""
+    return {"price": price.price, "source": price.source, "at": price.at, "age_seconds": price.age_seconds}

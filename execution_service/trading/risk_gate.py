@@ -19,6 +19,7 @@ from execution_service.core.orders.events import Accepted, CancelRequested, Even
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.orders.waiting import WaitingReason
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of
 from execution_service.core.reconcile.positions import by_product
 from execution_service.core.risk.book import RiskBook, admitted, new_book, settled, tripped
@@ -44,7 +45,13 @@ from execution_service.core.risk.exposure import (
 )
 from execution_service.core.risk.gate import Facts, Reading, Session, judge, reservation_of
 from execution_service.core.risk.kill import KillLevel, KillState, lets_pass, strictest
-from execution_service.core.risk.limits import LimitType, RiskLimits, Scope, SessionRule, is_of_the_order_alone
+from execution_service.core.risk.limits import (
+    LimitType,
+    RiskLimits,
+    Scope,
+    SessionRule,
+    is_of_the_order_alone,
+)
 from execution_service.core.risk.markets import calendar_of
 from execution_service.core.risk.prices import best_reference, is_fresh
 from execution_service.core.risk.usage import recounted, usages
@@ -58,6 +65,8 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.holdings import AT_WORK, entries_with_unbooked
+from execution_service.trading.instrument_queues import InstrumentQueues
+from execution_service.trading.quotes import WAIT_SECONDS, Quotes
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.reference_prices import ReferencePrices
 from execution_service.trading.risk_rules import RiskRules
@@ -72,6 +81,8 @@ UNREADABLE_SECONDS = 10.0
 """How often a document that cannot be read is tried again, where no order asks for it."""
 BALANCES_SECONDS = 30.0
 BALANCE_ANSWER_SECONDS = 5.0
+STOOD_ASIDE_SECONDS = 5.0
+"""So long after it has stood aside for a quote in vain an order is judged by what is known; later it is another occasion."""
 UNREADABLE = "risk_document"
 """What the reason is called by for which new risk of an account waits whose risk document cannot be read."""
 _OF_MONEY = (
@@ -118,6 +129,7 @@ class RiskGate:
         alerts: RaisesAlerts,
         rules: RiskRules,
         reconciliation: Reconciliation,
+        queues: InstrumentQueues,
         makes_up_prices: bool,
     ) -> None:
         """`reconciliation` knows where the broker's positions and our books differ. `makes_up_prices`: as in ReferencePrices."""
@@ -129,6 +141,14 @@ class RiskGate:
         self._rules = rules
         self._reconciliation = reconciliation
         self._prices = ReferencePrices(makes_up_prices=makes_up_prices)
+        self.quotes = Quotes(
+            connection=connection, clock=clock, alerts=alerts, reference_prices=self._prices, listener=self
+        )
+        self._queues = queues
+        self._aside_until: dict[str, float] = {}
+        """By our id, orders that stand aside for a quote, or have: until when by the monotonic clock."""
+        self._holding_sides: asyncio.Task[Mapping[tuple[str, str], Decimal]] | None = None
+        """What is held by strategy and instrument, as it is being read for orders that could wait for a quote."""
         self._lock = asyncio.Lock()
         self._asked: list[_Question] = []
         self._book: RiskBook | None = None
@@ -173,6 +193,8 @@ class RiskGate:
         self._lock = asyncio.Lock()
         self._asked.clear()
         self._passed.clear()
+        self._aside_until.clear()
+        self._holding_sides = None
         self._keep(None)
 
     # --- judging ------------------------------------------------------------------------------------------------
@@ -361,6 +383,7 @@ class RiskGate:
             counters=book.counters,
             kill=kill,
             prices=() if order is None else self._prices.of(_key(order)),
+            no_quote=None if order is None else self.quotes.why_none(_key(order)),
             exit_cap=exit_cap,
             equity=self._equity,
             buying_power=self._cash,
@@ -381,6 +404,60 @@ class RiskGate:
             self._sessions[calendar] = (
                 None if calendar is None else await self._rules.hours.session(calendar, self._clock.now())
             )
+
+    # --- quotes -------------------------------------------------------------------------------------------------
+
+    async def waits_for_quote(self, order: Order) -> bool:
+        """Whether the order, as it would leave, is to stand aside: the broker is being asked for its quote, and the order is brought back when it has
+        answered, after a second at the latest. Others are not held up. What only reduces a position does not wait, since no limit is compared for it.
+        Raises StoreUnavailable."""
+        request = order.accepted_request
+        limits = self._rules.limits.of(_where(order))
+        if order.identity.purpose is Purpose.EXIT or not (limits.needs_prices or order.quantity is None):
+            return False
+        oldest = limits.bound(LimitType.REFERENCE_PRICE_MAX_AGE_SECONDS)
+        wanted, max_age = {_key(order): request.instrument}, None if oldest is None else oldest.number
+        missing = self.quotes.missing(wanted, max_age)
+        if not missing:
+            return False
+        now, until = self._clock.monotonic(), self._aside_until.get(order.order_id)
+        if until is not None and until <= now < until + STOOD_ASIDE_SECONDS:
+            return False
+        self.quotes.ask_for(missing)
+        if until is None or now >= until:
+            if await self._may_reduce(order) and await self._is_exit_now(order, await self._kill()):
+                return False
+            self._aside_until[order.order_id] = self._clock.monotonic() + WAIT_SECONDS
+            self._clock.call_later(WAIT_SECONDS, lambda: self._bring_back(order.order_id))
+        return bool(self.quotes.missing(wanted, max_age))
+
+    def quotes_answered(self) -> None:
+        """Orders that stand aside are looked at again."""
+        for order_id in tuple(self._aside_until):
+            self._bring_back(order_id)
+
+    def _bring_back(self, order_id: str) -> None:
+        live = self._live.by_id.get(order_id)
+        if live is not None and self._queues.waits_for(live.order) is WaitingReason.RISK:
+            self._queues.bring_back(live)
+            self._queues.look_again(live)
+
+    async def _may_reduce(self, order: Order) -> bool:
+        """Whether its strategy holds something on the other side. All that ask at the same time ask the store once. Raises StoreUnavailable."""
+        if self._holding_sides is None:
+            self._holding_sides = asyncio.ensure_future(self._read_sides())
+        reading = self._holding_sides
+        try:
+            held = await asyncio.shield(reading)
+        finally:
+            if reading.done() and self._holding_sides is reading:
+                self._holding_sides = None
+        request = order.accepted_request
+        return held.get((request.strategy, _key(order)), ZERO) * request.side.sign < 0
+
+    async def _read_sides(self) -> Mapping[tuple[str, str], Decimal]:
+        entries, _ = await entries_with_unbooked(self._live, self._store, self.account_id, ())
+        return {(key.strategy, key.instrument_key): entry.position.quantity for key, entry in entries.items()}
 
     def _calendar_of(self, order: Order) -> str | None:
         exchange = None if order.terms is None else order.terms.exchange
@@ -581,6 +658,7 @@ class RiskGate:
             return
         if order.status is not Status.PENDING:
             self._passed.pop(order.order_id, None)
+            self._aside_until.pop(order.order_id, None)
         seen, self._noted[live] = self._noted.get(live, 0), order.version
         for event in order.events[seen:]:
             if isinstance(event, Filled):

@@ -8,7 +8,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket, Unreadable
+from brokers.base import (
+    Balance,
+    BrokerPosition,
+    Capabilities,
+    Instrument,
+    NoQuote,
+    OrderRef,
+    Quote,
+    Report,
+    Reports,
+    Ticket,
+    Unreadable,
+)
 from brokers.errors import AnswerUnclear, BrokerUnavailable, ReservationLost
 from brokers.paper.adapter import MockBroker, Venue
 from brokers.paper.exchange import PaperExchange
@@ -211,6 +223,10 @@ class GatedBroker:
 
     async def balances(self) -> Sequence[Balance]:
         return await self._pass("balances", "", self.inner.balances)
+
+    async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
+        about = ",".join(sorted(each.symbol for each in instruments))
+        return await self._pass("quotes", about, lambda: self.inner.quotes(instruments))
 
     def on_hint(self, callback: Callable[[], None] | None) -> None:
         self.inner.on_hint(callback)
