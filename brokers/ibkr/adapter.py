@@ -28,8 +28,10 @@ from brokers.base import (
     Capabilities,
     ContractTerms,
     Instrument,
+    NoQuote,
     OrderRef,
     OrderType,
+    Quote,
     Report,
     Reports,
     Ticket,
@@ -68,6 +70,7 @@ from brokers.ibkr.contracts import (
 from brokers.ibkr.hold import hold_in
 from brokers.ibkr.library import Library, choose
 from brokers.ibkr.manifest import MANIFEST, is_paper
+from brokers.ibkr.quotes import quote_in
 from brokers.ibkr.session import ClientIdInUse, NotConnected, QuestionFailed, Session
 from brokers.ibkr.times import Moment
 from brokers.ibkr.unacknowledged import Unacknowledged, on_one_line
@@ -122,6 +125,12 @@ _DAY_SECONDS = 86_400.0
 _BETWEEN_DOUBTS_SECONDS = 2.0
 _ORDER_IDS_END = 2**31 - 1
 _CALLS_OF_A_ROUND = 3
+_CALLS_OF_A_CONTRACT = 3
+"""Its facts, its price increments, and what is wanted of it."""
+_QUOTE_SECONDS = 2.0
+"""A snapshot that is not whole by then is taken as it is: of a market without trades it never is."""
+_NO_ANSWER_NOW = frozenset({0, 101, codes.TOO_MANY, *codes.LINK_LOST})
+"""Too many subscriptions or messages, or no connection to IBKR's servers: said of the moment, and not of the account's rights."""
 _CALLS_OF_A_SUBSCRIPTION = 2
 """The subscription and its cancellation."""
 _COIN_TIFS: Mapping[str, frozenset[Tif]] = {
@@ -930,6 +939,38 @@ class IbkrBroker:
             equity = values.get(("NetLiquidationByCurrency", currency))
             balances.append(Balance(currency=currency, cash=cash, equity=equity))
         return balances
+
+    async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
+        """A snapshot for each, all at once, of the data that the account subscribes to. Half of the calls within a second that are not for orders are
+        left to others: of more instruments the rest is left out."""
+        session = self._ready_session()
+        spare = min(self._other_calls.left().values()) - self._configuration.other_calls_per_second // 2
+        if spare < 1:
+            raise RateLimited("IBKR is asked for no quotes now: the calls are needed for orders", wait_seconds=1.0)
+        asked: list[Instrument] = []
+        for instrument in instruments:
+            spare -= 1 if self._known(self._contracts.get(instrument)) is not None else _CALLS_OF_A_CONTRACT
+            if spare < 0:
+                break
+            asked.append(instrument)
+        told = await asyncio.gather(*(self._quote(session, each) for each in asked))
+        return {each: quote for each, quote in zip(asked, told, strict=True) if quote is not None}
+
+    async def _quote(self, session: Session, instrument: Instrument) -> Quote | NoQuote | None:
+        """None: it was not answered."""
+        try:
+            contract = (await self._contract(session, instrument)).contract
+            await self._other_calls_of(1)
+            ticks = await session.snapshot(contract, _QUOTE_SECONDS)
+        except OrderRefused as exc:
+            return NoQuote(reason=exc.reason)
+        except QuestionFailed as exc:
+            return None if exc.code in _NO_ANSWER_NOW else NoQuote(reason=str(exc))
+        except NotConnected as exc:
+            raise self._unavailable(f"The gateway did not tell a quote: {exc}") from exc
+        except NotAnswered:
+            return None
+        return quote_in(ticks, self._clock())
 
     async def _answered(self, ask: Callable[[], Awaitable[T]], what: str) -> T:
         try:

@@ -32,6 +32,8 @@ ANSWER_SECONDS = 3.0
 """So long a call is waited for, since what it brings serves later orders."""
 PAUSES_SECONDS = (5.0, 60.0)
 """After a call that failed nothing is asked, and no order waits, for so long: the first pause, which doubles, and the longest."""
+LEFT_OUT_SECONDS = 0.25
+"""After an answer that left some out the next call waits so long."""
 INSTRUMENTS_REMEMBERED = 4096
 _NOT_TOLD = "the broker tells no quotes"
 
@@ -46,6 +48,8 @@ class _Answered:
     """Why there is no price, in words; None: there is one."""
     is_lasting: bool = False
     """The broker has answered, and would answer the same again soon."""
+    is_left_out: bool = False
+    """It has not answered: the calls were needed for others, or it took too long."""
 
 
 class AwaitsQuotes(Protocol):
@@ -108,7 +112,7 @@ class Quotes:
 
     def _is_good(self, key: str, now: float, good_for: float) -> bool:
         answered = self._answered.get(key)
-        if answered is None:
+        if answered is None or answered.is_left_out:
             return False
         return now - answered.at < (NONE_AGAIN_SECONDS if answered.is_lasting else good_for)
 
@@ -134,8 +138,10 @@ class Quotes:
                 try:
                     await self._ask(self._asked)
                 finally:
-                    self._asked, self._asked_at = {}, None
+                    asked, self._asked, self._asked_at = self._asked, {}, None
                     self._listener.quotes_answered()
+                if any(answered.is_left_out for key in asked if (answered := self._answered.get(key)) is not None):
+                    await self._clock.sleep(LEFT_OUT_SECONDS)
             await self._tell()
 
     async def _ask(self, asked: Mapping[str, Instrument]) -> None:
@@ -168,7 +174,7 @@ class Quotes:
         now = self._clock.monotonic()
         before = self._answered.pop(key, None)
         if found is None:
-            self._answered[key] = _Answered(now, "the broker did not tell a quote in time")
+            self._answered[key] = _Answered(now, "the broker did not tell a quote in time", is_left_out=True)
             return
         price = found.reason if isinstance(found, NoQuote) else price_of_quote(found)
         if not isinstance(price, str):
