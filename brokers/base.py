@@ -336,6 +336,13 @@ class Balance:
     currency: str
     cash: Decimal
     equity: Decimal | None = None
+    rate: Decimal | None = None
+    """What one unit of it is worth in the account's base currency, by the broker. None: it does not say."""
+    is_base: bool = False
+    """It is the account's base currency, in which the broker adds up what the account has in several."""
+    account_equity: Decimal | None = None
+    """With the base currency: what the whole account is worth, all its currencies carried into this one by the
+    broker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -394,6 +401,8 @@ class Capabilities:
     """False: `positions` is not available. Positions are then not compared, and exits are limited by our own books
     alone."""
     commission_currency: str = "USD"
+    has_base_currency: bool = False
+    """The account's base currency is set at the broker and told with the balances. False: it is the commission's."""
     splits_option_combinations: bool = True
     """False: an option that is one leg of several is refused, since it would be naked if another leg did not fill."""
     concurrent_calls: int = 1

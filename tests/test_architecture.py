@@ -519,7 +519,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.timers",
     },
     "execution_service.trading.risk_gate": {
-        CORE,
+        *VOCABULARY,
         "brokers.errors",
         "execution_service.recording.live_orders",
         "execution_service.runtime.alerts",

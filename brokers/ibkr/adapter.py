@@ -51,6 +51,7 @@ from brokers.errors import (
     UndocumentedAnswer,
 )
 from brokers.ibkr import codes
+from brokers.ibkr.balances import balances_in
 from brokers.ibkr.blotter import Blotter, Commission, Entry, Execution, Hold, UnreadableGap
 from brokers.ibkr.contracts import (
     TRADED,
@@ -358,6 +359,7 @@ class IbkrBroker:
             fits_tickets=True,
             splits_option_combinations=False,
             commission_currency="USD",
+            has_base_currency=True,
             concurrent_calls=1,
             find_window_seconds=10.0,
             send_again_seconds=_SEND_AGAIN_SECONDS,
@@ -928,17 +930,7 @@ class IbkrBroker:
         session = self._ready_session()
         seconds = self._configuration.query_seconds
         rows = await self._answered(lambda: session.account_values(self._account, seconds), "balances")
-        values = {(key, currency): amount_or_none(value) for key, value, currency in rows}
-        balances = []
-        for (key, currency), cash in sorted(values.items(), key=lambda item: item[0]):
-            if key != "CashBalance" or currency in ("", "BASE"):
-                continue
-            if cash is None:
-                _log.warning("The cash in %s cannot be read: it is left out", currency)
-                continue
-            equity = values.get(("NetLiquidationByCurrency", currency))
-            balances.append(Balance(currency=currency, cash=cash, equity=equity))
-        return balances
+        return balances_in(rows)
 
     async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
         """A snapshot for each, all at once, of the data that the account subscribes to. Half of the calls within a second that are not for orders are

@@ -101,14 +101,13 @@ class Quotes:
         answered = self._answered.get(key)
         return None if answered is None else answered.trouble
 
-    def missing(self, wanted: Mapping[str, Instrument], max_age_seconds: Decimal | None) -> dict[str, Instrument]:
-        """Those of these instruments that the broker would be asked about now. `max_age_seconds`: of a reference price, by the limits."""
+    def missing(self, wanted: Mapping[str, Instrument], good_for_seconds: Decimal) -> dict[str, Instrument]:
+        """Those of these instruments that the broker would be asked about now: its last answer is older than that."""
         now = self._clock.monotonic()
         is_slow = self._asked_at is not None and now - self._asked_at >= WAIT_SECONDS
         if not self._connection.is_connected or now < self._rest_until or is_slow:
             return {}
-        good_for = GOOD_FOR_SECONDS if max_age_seconds is None else min(GOOD_FOR_SECONDS, max_age_seconds / 2)
-        return {key: each for key, each in wanted.items() if not self._is_good(key, now, float(good_for))}
+        return {key: each for key, each in wanted.items() if not self._is_good(key, now, float(good_for_seconds))}
 
     def _is_good(self, key: str, now: float, good_for: float) -> bool:
         answered = self._answered.get(key)

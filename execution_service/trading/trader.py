@@ -216,6 +216,7 @@ class Trader:
             Part(f"comparison {account_id}", self.reconciliation.run, account_id),
             Part(f"risk document {account_id}", self.risk_gate.keep_book, account_id),
             Part(f"balances {account_id}", self.risk_gate.keep_balances, account_id),
+            Part(f"values {account_id}", self.risk_gate.keep_values, account_id),
             Part(f"quotes {account_id}", self.risk_gate.quotes.run, account_id),
         ]
         """What runs for as long as the account is traded here, each begun anew by itself where it fails."""

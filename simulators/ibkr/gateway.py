@@ -12,6 +12,7 @@ Its control port speaks HTTP and has the commands of every gateway (see `simulat
     coin_terms          tifs: the times in force allowed for limit orders for coins; null: any, as on IBKR's page
     lose_link           the gateway loses its servers (1100)       restore_link (data_kept)    and reconnects (1102, or 1101)
     price               symbol, price: at which market orders without a price are filled
+    rate                currency, rate: what one unit of it is worth in the account's base currency
     hold_inactive       order, held: the working order is shown as Inactive, as while shares are being located
     close_market        until (text): new orders are held for the opening, with a message that says until when
     open_market         held orders reach the exchange: market orders fill, others rest
@@ -133,6 +134,8 @@ class TwsSimulator:
         self.port = port
         self.accounts = [book.account_id, *other_accounts]
         self.prices = dict(prices or {})
+        self.rates: dict[str, Decimal] = {}
+        """What one unit of other currencies is worth in the account's base currency, which is the book's."""
         self.repeats_statuses = False
         """Each status is sent twice, as a real gateway does."""
         self.bytes_per_chunk: int | None = None
@@ -381,6 +384,7 @@ class TwsSimulator:
             "answer_with_words": lambda **fields: self.answer_orders_with(order_message(fields)),
             "coin_terms": lambda tifs=None: setattr(self, "coin_tifs", None if tifs is None else frozenset(tifs)),
             "price": lambda symbol, price: self.prices.update({symbol: Decimal(str(price))}),
+            "rate": lambda currency, rate: self.rates.update({currency: Decimal(str(rate))}),
             "contract": lambda symbol, **changes: self.contract_changes.update({symbol: changes}),
             "hold_inactive": self._hold_inactive,
             "close_market": self.close_market,
@@ -1053,14 +1057,18 @@ class Session:
         self.send(_ticks(request_id, quote, self._gateway.clock()) + wire.frame(57, 1, request_id))
 
     def _ledger(self) -> list[tuple[str, Decimal, str]]:
-        return [
-            line
-            for each in self._book.balances()
-            for line in (
-                ("CashBalance", each.cash, each.currency),
-                ("NetLiquidationByCurrency", each.cash if each.equity is None else each.equity, each.currency),
-            )
-        ]
+        """By currency and, where the rates of all are known, added up in the base currency."""
+        rates = {self._book.market.currency: Decimal(1), **self._gateway.rates}
+        lines: list[tuple[str, Decimal, str]] = []
+        total: Decimal | None = Decimal(0)
+        for each in self._book.balances():
+            worth, rate = each.cash if each.equity is None else each.equity, rates.get(each.currency)
+            lines += [("CashBalance", each.cash, each.currency), ("NetLiquidationByCurrency", worth, each.currency)]
+            if rate is not None:
+                lines.append(("ExchangeRate", rate, each.currency))
+            total = None if total is None or rate is None else total + worth * rate
+        lines.append(("ExchangeRate", Decimal(1), "BASE"))
+        return lines if total is None else [*lines, ("NetLiquidationByCurrency", total, "BASE")]
 
 
 _CODED = re.compile(r"(\d+) (.*)", re.DOTALL)

@@ -90,6 +90,8 @@ class BrokerFaults:
         """What of the lists cannot be read."""
         self.held: Callable[[Sequence[BrokerPosition]], Sequence[BrokerPosition]] | None = None
         """What is told of the positions instead."""
+        self.balances: Sequence[Balance] | None = None
+        """What is told of the account's money instead."""
         self.retells_changes = False
         """Whether that is made of what has changed only, as at brokers that push."""
 
@@ -222,7 +224,8 @@ class GatedBroker:
         return told if self._faults.held is None else self._faults.held(told)
 
     async def balances(self) -> Sequence[Balance]:
-        return await self._pass("balances", "", self.inner.balances)
+        told = await self._pass("balances", "", self.inner.balances)
+        return told if self._faults.balances is None else self._faults.balances
 
     async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
         about = ",".join(sorted(each.symbol for each in instruments))

@@ -51,6 +51,7 @@ from execution_service.core.risk.prices import (
     execution_range,
     is_fresh,
     price_of_message,
+    rates_into,
     used_price,
 )
 from execution_service.core.risk.verdict import (
@@ -301,9 +302,7 @@ def _held(facts: Facts, order: Reservation) -> tuple[Holding, ...]:
 
 def _fresh_rates(facts: Facts, max_age: Decimal | None) -> dict[str, Decimal]:
     """What one unit of a currency is worth in the account's, by the youngest rate that is young enough."""
-    usable = [r for r in facts.rates if r.quoted == facts.account_currency and r.rate > 0]
-    fresh = sorted((r for r in usable if is_fresh(r.at, facts.now, max_age)), key=lambda r: r.at)
-    return {rate.base: rate.rate for rate in fresh}
+    return rates_into(facts.account_currency, facts.rates, facts.now, max_age)
 
 
 def _rate(order: Order, facts: Facts, max_age: Decimal | None) -> Decimal | None:

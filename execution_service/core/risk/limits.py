@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from brokers.base import OrderType
+from execution_service.core.risk.prices import Rate
 
 
 class LimitType(StrEnum):
@@ -305,6 +306,14 @@ _OF_PRICES = frozenset(
         LimitType.MAX_TARGET_DISTANCE_PCT,
     }
 )
+OF_AMOUNTS = (
+    LimitType.MAX_ORDER_VALUE,
+    LimitType.MAX_POSITION_VALUE,
+    LimitType.MAX_GROSS_EXPOSURE,
+    LimitType.MAX_NET_EXPOSURE,
+    LimitType.MAX_DAILY_LOSS,
+)
+"""These are amounts of money, in the account's currency."""
 OF_HOLDINGS_WORTH = (
     LimitType.MAX_POSITION_VALUE,
     LimitType.MAX_GROSS_EXPOSURE,
@@ -401,6 +410,8 @@ class RiskLimits:
     """All limits that hold. `tables` has what was written, by whom it is for."""
 
     tables: Mapping[Scope, LimitSet] = field(default_factory=lambda: MappingProxyType({}))
+    rates: tuple[Rate, ...] = ()
+    """Of exchange, as somebody has written them down."""
     _known: dict[Scope, Applicable] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def of(self, where: Scope) -> Applicable:

@@ -47,6 +47,27 @@ class Rate:
     rate: Decimal
     source: str
     at: datetime
+    max_age_seconds: Decimal | None = None
+    """By whoever wrote it down. None: as old as a reference price may be."""
+
+
+def rates_into(
+    currency: str | None, rates: Iterable[Rate], now: datetime, max_age_seconds: Decimal | None
+) -> dict[str, Decimal]:
+    """What one unit of other currencies is worth in this one: of each the youngest rate that is young enough, as it is quoted or turned around.
+    Nothing is carried over a third currency."""
+    found: dict[str, tuple[datetime, Decimal]] = {}
+    for rate in rates:
+        is_turned = rate.base == currency
+        other = rate.quoted if is_turned else rate.base
+        if currency not in (rate.base, rate.quoted) or other == currency:
+            continue
+        oldest = max_age_seconds if rate.max_age_seconds is None else rate.max_age_seconds
+        if not rate.rate.is_finite() or rate.rate <= 0 or not is_fresh(rate.at, now, oldest):
+            continue
+        if other not in found or found[other][0] <= rate.at:
+            found[other] = rate.at, EXACT.divide(Decimal(1), rate.rate) if is_turned else rate.rate
+    return {other: rate for other, (_, rate) in found.items()}
 
 
 def age_seconds(at: datetime, now: datetime) -> Decimal:
