@@ -336,6 +336,49 @@ class Balance:
     currency: str
     cash: Decimal
     equity: Decimal | None = None
+    rate: Decimal | None = None
+    """What one unit of it is worth in the account's base currency, by the broker. None: it does not say."""
+    is_base: bool = False
+    """It is the account's base currency, in which the broker adds up what the account has in several."""
+    account_equity: Decimal | None = None
+    """With the base currency: what the whole account is worth, all its currencies carried into this one by the
+    broker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """What a broker said of the market in one instrument. Prices are per unit, as orders name them, always positive;
+    None: there is none, or the broker does not say."""
+
+    bid: Decimal | None = None
+    ask: Decimal | None = None
+    last: Decimal | None = None
+    """The price of the latest trade."""
+    at: datetime
+    """When bid and ask stood so: by the market's own clock where the broker tells that, else when the answer came."""
+    last_at: datetime | None = None
+    """When the latest trade was; None: the broker does not say, and it may be of any age."""
+    is_delayed: bool = False
+    """It is some minutes old, whatever its time says, as accounts without a subscription are given it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoQuote:
+    """The broker has positively no quote of an instrument for this account."""
+
+    reason: str
+    """For people, without a full stop."""
+
+
+@runtime_checkable
+class TellsQuotes(Protocol):
+    """An adapter whose broker can be asked where the market stands."""
+
+    async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
+        """Of each of these, by one call where the broker answers for many. Only calls are used that orders, cancels
+        and reports can spare; an instrument for which none was left, or that was not answered in time, is left out.
+        Sends no order. Raises BrokerUnavailable (RateLimited if nothing can be asked now) and NotAnswered; neither
+        says anything about the account's connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,6 +401,8 @@ class Capabilities:
     """False: `positions` is not available. Positions are then not compared, and exits are limited by our own books
     alone."""
     commission_currency: str = "USD"
+    has_base_currency: bool = False
+    """The account's base currency is set at the broker and told with the balances. False: it is the commission's."""
     splits_option_combinations: bool = True
     """False: an option that is one leg of several is refused, since it would be naked if another leg did not fill."""
     concurrent_calls: int = 1

@@ -110,15 +110,16 @@ async def show(context: Context) -> int:
             }
         )
         return 0
-    columns = ("Limit", "Value", "Written in", "Of", "Used", "Part", "As of")
+    columns = ("Limit", "Value", "Written in", "Of", "Used", "Part", "By the price of", "As of")
     rows: list[tuple[object, ...]] = []
     for table, limit, value in effective(limits):
         mine = [usage for usage in found.usages if _is_of(usage, table, limit)]
         if not mine:
-            rows.append((limit, value, table, "", "", "", None))
+            rows.append((limit, value, table, "", "", "", "", None))
         for usage in mine:
-            rows.append((limit, value, table, usage.scope, quantity(usage.used), _percent(usage), usage.at))
-    print_table(context.console, "Limits of risk", columns, rows, dispensable=("As of", "Part"))
+            price = "" if usage.price is None else str(usage.price)
+            rows.append((limit, value, table, usage.scope, quantity(usage.used), _percent(usage), price, usage.at))
+    print_table(context.console, "Limits of risk", columns, rows, dispensable=("As of", "By the price of", "Part"))
     if found.broken:
         broken = [(b.account_id, b.trip.limit, str(b.trip.scope), b.trip.value, b.trip.at) for b in found.broken]
         print_table(context.console, "Off until enabled", ("Account", "Limit", "Scope", "Counted", "Since"), broken)

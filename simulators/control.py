@@ -19,6 +19,8 @@ Every gateway has these commands. `order` is a broker's order id or a client ord
     trade_by_hand   instrument, quantity (below 0: sells), price, product: somebody else's order, filled at once: a person at the
                     broker's own screen, or a square-off by the broker
     move            instrument, quantity (below 0: leaves), price, product: a position changes without an order or an execution
+    quote           symbol, bid, ask, last, close, age_seconds, last_age_seconds, is_delayed, refusal: the market in it from now on, each time that
+                    it is asked for; `refusal`: why the account is not given it
     restart         closed_seconds: every connection breaks, and none can be made for so long; the book is kept
     drop            every connection breaks
 
@@ -41,7 +43,7 @@ from starlette.responses import Response
 from brokers.base import AssetClass, Instrument, OptionRight, OrderRef
 from brokers.errors import BrokerError
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.model import Action, Fault, Operation, PaperOrder
+from brokers.paper.model import Action, Fault, Operation, PaperOrder, ScriptedQuote
 from simulators.fault_plan import DEFAULT_RATE, FaultPlan, PlannedBook
 from simulators.loopback_http import HttpCall, LoopbackServer, json_response
 
@@ -88,6 +90,7 @@ def book_commands(book: PaperExchange, exchange: str | None = None) -> dict[str,
         ),
         "commission": lambda fill_id, commission: book.set_commission(fill_id, Decimal(str(commission))),
         "expire_day": book.expire_day,
+        "quote": lambda **fields: book.set_quote(quote_of(fields)),
         "trade_by_hand": lambda instrument, quantity, price=None, product=None: book.trade_by_hand(
             instrument_of(book, instrument, exchange), _signed(quantity), amount(price), product=product
         ),
@@ -133,6 +136,12 @@ def fault_of(fields: Mapping[str, Any]) -> Fault:
     """A fault of the book. Raises one of BAD_REQUEST."""
     named = {"operation": Operation(fields["operation"]), "action": Action(fields["action"])}
     return Fault(**{**fields, **named, "quantity": amount(fields.get("quantity"))})
+
+
+def quote_of(fields: Mapping[str, Any]) -> ScriptedQuote:
+    """A quote of the book. Raises one of BAD_REQUEST."""
+    prices = {name: amount(fields.get(name)) for name in ("bid", "ask", "last", "close")}
+    return ScriptedQuote(**{**fields, **prices})
 
 
 def ref_of(book: PaperExchange, name: str) -> OrderRef:

@@ -28,8 +28,10 @@ from brokers.base import (
     Capabilities,
     ContractTerms,
     Instrument,
+    NoQuote,
     OrderRef,
     OrderType,
+    Quote,
     Report,
     Reports,
     Ticket,
@@ -49,6 +51,7 @@ from brokers.errors import (
     UndocumentedAnswer,
 )
 from brokers.ibkr import codes
+from brokers.ibkr.balances import balances_in
 from brokers.ibkr.blotter import Blotter, Commission, Entry, Execution, Hold, UnreadableGap
 from brokers.ibkr.contracts import (
     TRADED,
@@ -68,6 +71,7 @@ from brokers.ibkr.contracts import (
 from brokers.ibkr.hold import hold_in
 from brokers.ibkr.library import Library, choose
 from brokers.ibkr.manifest import MANIFEST, is_paper
+from brokers.ibkr.quotes import quote_in
 from brokers.ibkr.session import ClientIdInUse, NotConnected, QuestionFailed, Session
 from brokers.ibkr.times import Moment
 from brokers.ibkr.unacknowledged import Unacknowledged, on_one_line
@@ -122,6 +126,12 @@ _DAY_SECONDS = 86_400.0
 _BETWEEN_DOUBTS_SECONDS = 2.0
 _ORDER_IDS_END = 2**31 - 1
 _CALLS_OF_A_ROUND = 3
+_CALLS_OF_A_CONTRACT = 3
+"""Its facts, its price increments, and what is wanted of it."""
+_QUOTE_SECONDS = 2.0
+"""A snapshot that is not whole by then is taken as it is: of a market without trades it never is."""
+_NO_ANSWER_NOW = frozenset({0, 101, codes.TOO_MANY, *codes.LINK_LOST})
+"""Too many subscriptions or messages, or no connection to IBKR's servers: said of the moment, and not of the account's rights."""
 _CALLS_OF_A_SUBSCRIPTION = 2
 """The subscription and its cancellation."""
 _COIN_TIFS: Mapping[str, frozenset[Tif]] = {
@@ -349,6 +359,7 @@ class IbkrBroker:
             fits_tickets=True,
             splits_option_combinations=False,
             commission_currency="USD",
+            has_base_currency=True,
             concurrent_calls=1,
             find_window_seconds=10.0,
             send_again_seconds=_SEND_AGAIN_SECONDS,
@@ -919,17 +930,39 @@ class IbkrBroker:
         session = self._ready_session()
         seconds = self._configuration.query_seconds
         rows = await self._answered(lambda: session.account_values(self._account, seconds), "balances")
-        values = {(key, currency): amount_or_none(value) for key, value, currency in rows}
-        balances = []
-        for (key, currency), cash in sorted(values.items(), key=lambda item: item[0]):
-            if key != "CashBalance" or currency in ("", "BASE"):
-                continue
-            if cash is None:
-                _log.warning("The cash in %s cannot be read: it is left out", currency)
-                continue
-            equity = values.get(("NetLiquidationByCurrency", currency))
-            balances.append(Balance(currency=currency, cash=cash, equity=equity))
-        return balances
+        return balances_in(rows)
+
+    async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
+        """A snapshot for each, all at once, of the data that the account subscribes to. Half of the calls within a second that are not for orders are
+        left to others: of more instruments the rest is left out."""
+        session = self._ready_session()
+        spare = min(self._other_calls.left().values()) - self._configuration.other_calls_per_second // 2
+        if spare < 1:
+            raise RateLimited("IBKR is asked for no quotes now: the calls are needed for orders", wait_seconds=1.0)
+        asked: list[Instrument] = []
+        for instrument in instruments:
+            spare -= 1 if self._known(self._contracts.get(instrument)) is not None else _CALLS_OF_A_CONTRACT
+            if spare < 0:
+                break
+            asked.append(instrument)
+        told = await asyncio.gather(*(self._quote(session, each) for each in asked))
+        return {each: quote for each, quote in zip(asked, told, strict=True) if quote is not None}
+
+    async def _quote(self, session: Session, instrument: Instrument) -> Quote | NoQuote | None:
+        """None: it was not answered."""
+        try:
+            contract = (await self._contract(session, instrument)).contract
+            await self._other_calls_of(1)
+            ticks = await session.snapshot(contract, _QUOTE_SECONDS)
+        except OrderRefused as exc:
+            return NoQuote(reason=exc.reason)
+        except QuestionFailed as exc:
+            return None if exc.code in _NO_ANSWER_NOW else NoQuote(reason=str(exc))
+        except NotConnected as exc:
+            raise self._unavailable(f"The gateway did not tell a quote: {exc}") from exc
+        except NotAnswered:
+            return None
+        return quote_in(ticks, self._clock())
 
     async def _answered(self, ask: Callable[[], Awaitable[T]], what: str) -> T:
         try:

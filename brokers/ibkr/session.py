@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from brokers.ibkr import codes
 from brokers.ibkr import times as ibkr_times
 from brokers.ibkr.library import Library
+from brokers.ibkr.quotes import DATA_TYPE, WHOLE_QUOTE, MarketDataType, MarketTick
 from brokers.ibkr.times import GatewayZone, Moment
 from brokers.ibkr.wire import EXECUTION_TIME, OF_ORDERS, MessageKind, Unreadable, execution_to_decode, unreadable
 
@@ -31,6 +32,7 @@ _OPEN, _COMPLETED, _POSITIONS = "open", "completed", "positions"
 _LATE_ANSWER_SECONDS = 300.0
 """A query may still be answered so long after it was given up."""
 _UNREADABLE_REMEMBERED = 1000
+_SAME_BREATH_SECONDS = 0.02
 _GREETING_BYTES = 1024
 
 
@@ -150,6 +152,8 @@ class Session:
         """Until then the answer to an earlier query for positions may arrive, which a later query could not
         distinguish from its own."""
         self._next_request_id = _FIRST_REQUEST_ID
+        self._is_live_wanted = False
+        """The gateway was told that live data are wanted, and delayed ones only where it has no others."""
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def open(self, host: str, port: int, client_id: int, timeout_seconds: float) -> None:
@@ -229,6 +233,26 @@ class Session:
         reported = [row for row in rows if not isinstance(row, Unreadable)]
         latest = {(account, contract.conId): (account, contract, *rest) for account, contract, *rest in reported}
         return list(latest.values()), odd
+
+    async def snapshot(self, contract: Any, timeout_seconds: float) -> list[MarketTick]:
+        """What the gateway tells of the market at this moment: until bid, ask and last trade are there, it says that this
+        is all, or the time is over; perhaps nothing. It is a snapshot of a subscription that the account has, never one
+        that costs by itself, and of live data where there are any. It ends by itself at the gateway, within about 11 s.
+        Raises NotConnected, and QuestionFailed where there are no data for this account."""
+        self._require()
+        if not self._is_live_wanted:
+            self._is_live_wanted = True
+            self._client.reqMarketDataType(MarketDataType.LIVE)
+        number = self._number()
+        question = self._questions[number] = _Question(asyncio.get_running_loop().create_future())
+        try:
+            self._client.reqMktData(number, contract, "", True, False, [])
+            async with asyncio.timeout(timeout_seconds):
+                return await question.answer
+        except TimeoutError:
+            return question.items
+        finally:
+            del self._questions[number]
 
     async def account_values(self, account: str, timeout_seconds: float) -> list[Any]:
         """Tuples of key, value and currency; unreadable ones are left out."""
@@ -492,6 +516,22 @@ class Session:
     def positionEnd(self) -> None:
         self._positions_owed_until = 0.0
         self._answer(_POSITIONS)
+
+    def priceSizeTick(self, number: int, kind: int, price: float, size: float) -> None:
+        self._collect(number, MarketTick(kind, price))
+        question = self._questions.get(number)
+        if question is not None and {each.kind for each in question.items} >= WHOLE_QUOTE:
+            # The time of the last trade comes in the same breath.
+            asyncio.get_running_loop().call_later(_SAME_BREATH_SECONDS, self._answer, number)
+
+    def tickString(self, number: int, kind: int, text: str) -> None:
+        self._collect(number, MarketTick(kind, text))
+
+    def marketDataType(self, number: int, kind: int) -> None:
+        self._collect(number, MarketTick(DATA_TYPE, kind))
+
+    def tickSnapshotEnd(self, number: int) -> None:
+        self._answer(number)
 
     def accountUpdateMulti(self, number: int, account: str, model: str, key: str, value: str, currency: str) -> None:
         self._collect(number, (key, value, currency))

@@ -9,18 +9,29 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import Field, field_validator
 
-from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket
+from brokers.base import (
+    Balance,
+    BrokerPosition,
+    Capabilities,
+    Instrument,
+    NoQuote,
+    OrderRef,
+    Quote,
+    Report,
+    Reports,
+    Ticket,
+)
 from brokers.configuration import AccountConfiguration, Amount, Number, Whole
 from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.file import BookFile
-from brokers.paper.model import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation, ScriptedQuote
 from brokers.variables import YEAR_SECONDS
 
 _log = logging.getLogger(__name__)
@@ -215,6 +226,15 @@ class MockBroker:
     async def balances(self) -> Sequence[Balance]:
         return await self._ask(Operation.BALANCES, lambda book: book.balances())
 
+    async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
+        """As the book's script has them (`PaperExchange.set_quote`): the mock makes up no price."""
+
+        def look(book: PaperExchange) -> dict[Instrument, Quote | NoQuote]:
+            now = self._clock()
+            return {each: _quote(book.quote(each.symbol), now) for each in instruments}
+
+        return await self._ask(Operation.QUOTES, look)
+
     def on_hint(self, callback: Callable[[], None] | None) -> None:
         """`callback` is called when something scheduled has happened. Changes by other processes are noticed only by
         asking."""
@@ -348,6 +368,22 @@ class MockBroker:
             _log.warning("The mock broker's book did not answer, trying again: %s", exc)
             if not self._closed.is_set():
                 self._timer = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._on_due)
+
+
+def _quote(found: ScriptedQuote | None, now: datetime) -> Quote | NoQuote:
+    if found is None:
+        return NoQuote(reason="the mock broker has no price of it")
+    if found.refusal is not None:
+        return NoQuote(reason=found.refusal)
+    last_age = found.last_age_seconds
+    return Quote(
+        bid=found.bid,
+        ask=found.ask,
+        last=found.last,
+        at=now - timedelta(seconds=found.age_seconds),
+        last_at=None if last_age is None else now - timedelta(seconds=last_age),
+        is_delayed=found.is_delayed,
+    )
 
 
 @contextmanager

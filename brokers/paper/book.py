@@ -12,7 +12,7 @@ from typing import Any
 
 from brokers.base import AssetClass, Instrument, OptionRight, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.errors import OrderAlreadyExists
-from brokers.paper.model import Execution, PaperFill, PaperOrder, Planned, Step, time_of
+from brokers.paper.model import Execution, PaperFill, PaperOrder, Planned, ScriptedQuote, Step, time_of
 
 _INSTRUMENT_COLUMNS = "symbol, asset_class, exchange, expiry, strike, call_or_put, o.currency, multiplier, underlying, con_id, trading_class, isin"
 _ORDER_COLUMNS = (
@@ -269,6 +269,31 @@ def insert_transfer(
             product,
             moment,
         ),
+    )
+
+
+def insert_quote(db: sqlite3.Connection, quote: ScriptedQuote) -> None:
+    """In place of an earlier one of the symbol."""
+    prices = map(text_of, (quote.bid, quote.ask, quote.last, quote.close))
+    row = (quote.symbol, *prices, quote.age_seconds, quote.last_age_seconds, quote.is_delayed, quote.refusal)
+    db.execute("INSERT OR REPLACE INTO quotes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def quote_of(db: sqlite3.Connection, symbol: str) -> ScriptedQuote | None:
+    row = db.execute("SELECT * FROM quotes WHERE symbol = ?", (symbol,)).fetchone()
+    if row is None:
+        return None
+    bid, ask, last, close = map(decimal_of, row[1:5])
+    return ScriptedQuote(
+        symbol=symbol,
+        bid=bid,
+        ask=ask,
+        last=last,
+        close=close,
+        age_seconds=row[5],
+        last_age_seconds=row[6],
+        is_delayed=bool(row[7]),
+        refusal=row[8],
     )
 
 

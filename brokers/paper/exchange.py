@@ -37,6 +37,7 @@ from brokers.paper.model import (
     PaperFill,
     PaperOrder,
     Planned,
+    ScriptedQuote,
     Step,
     micros_of,
     moment_of,
@@ -191,6 +192,11 @@ class PaperExchange:
         the price of their last fill."""
         return self._fold(now).balances
 
+    def quote(self, symbol: str) -> ScriptedQuote | None:
+        """As it was set; None: it never was. Raises BrokerUnavailable."""
+        with self._reading() as db:
+            return paper_book.quote_of(db, symbol)
+
     def draw(
         self,
         operation: Operation,
@@ -253,6 +259,11 @@ class PaperExchange:
         """The true state of the orders changed after `mark`, in the order of their last change."""
         with self._reading() as db:
             return paper_book.orders_changed_after(db, self.account_id, mark)
+
+    def set_quote(self, quote: ScriptedQuote) -> None:
+        """The market in its symbol, for all accounts of the book, until it is set again."""
+        with self._writing() as db:
+            paper_book.insert_quote(db, quote)
 
     def add_fault(self, fault: Fault) -> None:
         """Arms a fault in the book: it hits calls of any process."""

@@ -50,6 +50,10 @@ _TRANSFERS = """CREATE TABLE IF NOT EXISTS transfers (
         strike TEXT, call_or_put TEXT, currency TEXT, multiplier TEXT, underlying TEXT, con_id INTEGER, trading_class TEXT,
         isin TEXT, quantity TEXT NOT NULL, price TEXT NOT NULL, product TEXT, at INTEGER NOT NULL)"""
 """Separate from the schema, because books created before it get it too."""
+_QUOTES = """CREATE TABLE IF NOT EXISTS quotes (
+        symbol TEXT PRIMARY KEY, bid TEXT, ask TEXT, last TEXT, close TEXT, age REAL NOT NULL, last_age REAL, delayed INTEGER NOT NULL,
+        refusal TEXT) WITHOUT ROWID"""
+"""Likewise."""
 _SINCE_VERSION_1 = (
     "ALTER TABLE orders ADD COLUMN con_id INTEGER",
     "ALTER TABLE orders ADD COLUMN trading_class TEXT",
@@ -148,6 +152,7 @@ def _open(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
             db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         if version in (0, _SCHEMA_VERSION):
             db.execute(_TRANSFERS)
+            db.execute(_QUOTES)
         db.execute("COMMIT")
     except (OSError, sqlite3.Error) as exc:
         raise BrokerUnavailable(f"The paper exchange's book {path} cannot be opened: {exc}") from exc

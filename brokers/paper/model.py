@@ -22,6 +22,26 @@ class Operation(StrEnum):
     FIND = "find"
     POSITIONS = "positions"
     BALANCES = "balances"
+    QUOTES = "quotes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptedQuote:
+    """The market in one symbol, as a test or a person has set it. The paper exchange itself makes up no prices."""
+
+    symbol: str
+    bid: Decimal | None = None
+    ask: Decimal | None = None
+    last: Decimal | None = None
+    close: Decimal | None = None
+    """Of the day before."""
+    age_seconds: float = 0.0
+    """How old it is at any time that it is asked for."""
+    last_age_seconds: float | None = None
+    """The same of the latest trade; None: the time is not told."""
+    is_delayed: bool = False
+    refusal: str | None = None
+    """Not None: the account is not given it, for this reason."""
 
 
 class Action(StrEnum):

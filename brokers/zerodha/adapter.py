@@ -23,8 +23,11 @@ from brokers.base import (
     Capabilities,
     Fill,
     FillsShown,
+    Instrument,
+    NoQuote,
     OrderRef,
     OrderType,
+    Quote,
     Report,
     Reports,
     ReportStatus,
@@ -79,6 +82,7 @@ from brokers.zerodha.rows import (
     TradeRow,
     read_orders,
     read_profile,
+    read_quote,
     read_trades,
 )
 
@@ -94,6 +98,8 @@ _NOTE_PAUSES_SECONDS = (0.5, 60.0)
 _LIST_PAUSES_SECONDS = (1.0, 60.0)
 """After a failed download of an instruments list: the first pause, which doubles, and the longest."""
 _NOTED_AT_ONCE = 100
+_QUOTED_AT_ONCE = 500
+"""Kite's limit for quotes with depth."""
 _SETTLED_SECONDS = 20.0
 """How long the order and trade lists must agree about an order before a missing trade counts as busted."""
 _MALFORMED_NAMED = 5
@@ -414,6 +420,29 @@ class ZerodhaBroker:
         except Malformed as exc:
             raise AnswerUnclear(f"Zerodha's margins cannot be read: {exc}") from exc
 
+    async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
+        """By one call, of which Kite allows one a second: none of those for orders or other queries is used, unless an instruments list has to be
+        read first. Of more than 500 instruments the first."""
+        self._check_session()
+        found: dict[Instrument, Quote | NoQuote] = {}
+        names: dict[str, list[Instrument]] = {}
+        for instrument in instruments:
+            try:
+                listed = await self._listed_as(instrument)
+            except OrderRefused as exc:
+                found[instrument] = NoQuote(reason=exc.reason)
+            except HeldBack as exc:
+                _log.info("Zerodha is asked for no quote of %s: %s", instrument.symbol, exc)
+            else:
+                names.setdefault(f"{listed.exchange}:{listed.symbol}", []).append(instrument)
+        asked = list(names)[:_QUOTED_AT_ONCE]
+        if not asked:
+            return found
+        answer = await self._calls.ask(lambda kite: kite.quote(*asked), CallKind.QUOTE)
+        for name in asked:
+            found |= dict.fromkeys(names[name], _quote(name, answer.get(name)))
+        return found
+
     def calls_left(self) -> dict[tuple[str, float], int]:
         """By kind of call and period in seconds, how many ordinary calls may leave now."""
         return self._calls.left()
@@ -502,19 +531,23 @@ class ZerodhaBroker:
     # Instruments
 
     async def _listed(self, ticket: Ticket) -> ListedRow:
+        """As `_listed_as`."""
+        return await self._listed_as(ticket.instrument)
+
+    async def _listed_as(self, instrument: Instrument) -> ListedRow:
         """Raises OrderRefused, and HeldBack while there is no instruments list for today, or none that is reliable
         for this instrument."""
-        exchange = exchange_of(ticket.instrument)
+        exchange = exchange_of(instrument)
         listing = await self._listing(exchange)
-        listed = listing.resolve(ticket.instrument)
+        listed = listing.resolve(instrument)
         if listed is None:
             listing = await self._listing(exchange, or_older_than_seconds=_LIST_AGAIN_SECONDS)
-            listed = listing.resolve(ticket.instrument)
-        if listed is None and ticket.instrument.symbol in listing.odd_symbols:
-            words = f"{ticket.instrument.symbol} cannot be read in the instruments list of {exchange}"
+            listed = listing.resolve(instrument)
+        if listed is None and instrument.symbol in listing.odd_symbols:
+            words = f"{instrument.symbol} cannot be read in the instruments list of {exchange}"
             raise HeldBack(words, wait_seconds=_LIST_PAUSES_SECONDS[1])
         if listed is None:
-            raise OrderRefused(f"{ticket.instrument.symbol} is not in the instruments list of {exchange}")
+            raise OrderRefused(f"{instrument.symbol} is not in the instruments list of {exchange}")
         return listed
 
     async def _learn_lot_size(self, listed: ListedRow) -> None:
@@ -619,6 +652,16 @@ class ZerodhaBroker:
         self._is_hint_due = False
         if self._hint is not None and self._has_session:
             self._hint()
+
+
+def _quote(name: str, row: object) -> Quote | NoQuote:
+    if row is None:
+        return NoQuote(reason=f"Zerodha has no quote of {name}")
+    try:
+        read = read_quote(row)
+    except Malformed as exc:
+        return NoQuote(reason=f"Zerodha's quote of {name} cannot be read: {exc}")
+    return Quote(bid=read.bid, ask=read.ask, last=read.last, at=read.at, last_at=read.last_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ class CallKind(StrEnum):
     """What a call does to the account, and so what its failure may leave behind."""
 
     QUERY = "query"
+    QUOTE = "quote"
     PLACE = "place"
     EXIT = "exit"
     CANCEL = "cancel"
@@ -62,18 +63,22 @@ class CallKind(StrEnum):
 
 
 _PLACING = frozenset({CallKind.PLACE, CallKind.EXIT})
+_ASKING = frozenset({CallKind.QUERY, CallKind.QUOTE})
 _CANCELLING = frozenset({CallKind.CANCEL, CallKind.CANCEL_AGAIN})
 _CLAIMS = {
     CallKind.EXIT: CallPriority.EXIT,
     CallKind.CANCEL: CallPriority.CANCEL,
     CallKind.PLACE: CallPriority.ORDINARY,
     CallKind.QUERY: CallPriority.ORDINARY,
+    CallKind.QUOTE: CallPriority.ORDINARY,
     CallKind.CANCEL_AGAIN: CallPriority.REPEATED,
 }
 RESERVE_PERCENT = 20
 ORDER_LIMITS = limits(per_second=8, per_minute=180, per_day=2_800, reserve_percent=RESERVE_PERCENT)
 """For placing and cancelling. A part of each is reserved for exits and first cancels."""
 OTHER_LIMITS = limits(per_second=8)
+QUOTE_LIMITS = (RateLimit(calls=1, seconds=1.2),)
+"""Kite's own for quotes, one a second, beside that for other queries (kite.trade, "API rate limits"); calls take unlike times to arrive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +197,7 @@ class KiteCalls:
         self._token = AccessToken(access)
         self._order_budget = RateBudget(access.order_limits)
         self._other_budget = RateBudget(access.other_limits)
+        self._quote_budget = RateBudget(QUOTE_LIMITS)
         self._pools: dict[CallKind, _Pool] = {}
         self._idle: queue.LifoQueue[KiteConnect] = queue.LifoQueue()
 
@@ -278,10 +284,12 @@ class KiteCalls:
 
     def left(self) -> dict[tuple[str, float], int]:
         """As LimitsCalls.calls_left."""
-        budgets = {"orders": self._order_budget, "queries": self._other_budget}
+        budgets = {"orders": self._order_budget, "queries": self._other_budget, "quotes": self._quote_budget}
         return {(kind, seconds): n for kind, budget in budgets.items() for seconds, n in budget.left().items()}
 
     def _budget_of(self, kind: CallKind) -> RateBudget:
+        if kind is CallKind.QUOTE:
+            return self._quote_budget
         return self._other_budget if kind is CallKind.QUERY else self._order_budget
 
     def _make(self, call: Callable[[KiteConnect], _T], under_way: _UnderWay) -> _T:
@@ -326,7 +334,7 @@ class KiteCalls:
             return RateLimited(words, wait_seconds=_AFTER_TOO_MANY_SECONDS)
         if _never_connected(exc):
             return BrokerUnavailable("Zerodha cannot be reached")
-        if kind is CallKind.QUERY:
+        if kind in _ASKING:
             return BrokerUnavailable(words if status is None else f"Zerodha: {_text(exc)}")
         if meaning is codes.Meaning.REFUSED:
             return OrderRefused(_text(exc))

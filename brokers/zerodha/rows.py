@@ -111,6 +111,19 @@ class ListedRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuoteRow:
+    """The market in one instrument, by the five levels of its depth. None: there is no such price."""
+
+    bid: Decimal | None
+    ask: Decimal | None
+    last: Decimal | None
+    at: datetime
+    """When the exchange last told anything of it, by its clock."""
+    last_at: datetime | None
+    """When the last trade was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MalformedRow:
     """A row that could not be read. Nothing may be concluded about the order that it may belong to, above all not
     that it does not exist."""
@@ -207,6 +220,30 @@ def _listed(line: Row) -> ListedRow:
         expiry=expiry,
         token=int(token) if isinstance(token := line.get("instrument_token"), str) and token.isdecimal() else None,
     )
+
+
+def read_quote(row: object) -> QuoteRow:
+    """Raises Malformed, also for a quote of which nobody can tell how old it is."""
+    row = _a_row(row)
+    at, last_at = _moment(row.get("timestamp")), _moment(row.get("last_trade_time"))
+    if at is None and last_at is None:
+        raise Malformed(f"its timestamp is {row.get('timestamp')!r}")
+    depth = row.get("depth")
+    bids, asks = (_prices(depth.get(side)) if isinstance(depth, Mapping) else [] for side in ("buy", "sell"))
+    last = number(row, "last_price", least=0) if row.get("last_price") is not None else None
+    return QuoteRow(
+        bid=max(bids, default=None),
+        ask=min(asks, default=None),
+        last=last or None,
+        at=at or last_at,  # type: ignore[arg-type]
+        last_at=last_at,
+    )
+
+
+def _prices(levels: object) -> list[Decimal]:
+    """Of one side of the depth. Empty levels have a price of 0."""
+    rows = levels if isinstance(levels, list) else []
+    return [price for row in rows if (price := number(_a_row(row), "price", least=0))]
 
 
 def tag_of(row: Row) -> str:

@@ -8,9 +8,11 @@ absent is left to the wider tables, and at last to what is built in.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,8 +38,10 @@ from execution_service.core.risk.limits import (
     combined,
     loosens_nothing,
 )
+from execution_service.core.risk.prices import Rate
 
 _NEAR_RATIO = 0.6
+_CURRENCY = re.compile("[A-Z]{3}")
 _MAX_BYTES = 1_000_000
 
 
@@ -86,6 +90,12 @@ class _Strict(BaseModel):
 class _Repetition(_Strict):
     count: Annotated[int, Field(ge=1, strict=True)]
     window_seconds: Annotated[Decimal, Field(gt=0, le=86_400)]
+
+
+class _Rate(_Strict):
+    rate: Annotated[Annotated[Decimal, Field(gt=0)], BeforeValidator(_number)]
+    on: Annotated[date, Field(strict=True)]
+    max_age_days: Annotated[int, Field(ge=1, le=366, strict=True)]
 
 
 class _Table(_Strict):
@@ -164,14 +174,49 @@ def load_risk_limits(
     Raises ConfigurationError with all that is wrong.
     """
     problems: list[str] = []
-    tables = list(_tables(_document(path, must_exist, problems), path.name, accounts, problems))
+    document = _document(path, must_exist, problems)
+    rates = tuple(_rates(document.get("rates", {}), path.name, problems))
+    tables = list(_tables(document, path.name, accounts, problems))
     _contradictions(path.name, tables, problems)
     if problems:
         raise ConfigurationError(tuple(problems))
     if symbols:
         allowed = LimitSet(allowed_symbols=frozenset(symbol.strip().upper() for symbol in symbols))
         tables.insert(0, (Scope(), allowed))
-    return combined(tables)
+    return replace(combined(tables), rates=rates)
+
+
+def _rates(table: object, name: str, problems: list[str]) -> Iterator[Rate]:
+    """`"EUR/USD" = { rate = 1.0825, on = 2026-11-30, max_age_days = 7 }`: one euro is so many dollars."""
+    if not isinstance(table, dict):
+        problems.append(f"{name}: rates must be a table.")
+        return
+    seen: set[frozenset[str]] = set()
+    for pair, value in table.items():
+        where = f"{name}, [rates] {_said(pair)}"
+        base, _, quoted = pair.partition("/")
+        if not (_CURRENCY.fullmatch(base) and _CURRENCY.fullmatch(quoted)) or base == quoted:
+            problems.append(f'{where}: a pair is two currencies, as in "EUR/USD": what one euro is worth in dollars.')
+            continue
+        if frozenset((base, quoted)) in seen:
+            problems.append(f"{where}: these two currencies stand there twice.")
+        seen.add(frozenset((base, quoted)))
+        try:
+            read = _Rate.model_validate(value)
+        except ValidationError:
+            problems.append(
+                f"{where} is {_said(value)}; allowed: {{ rate = 1.0825, on = 2026-11-30, max_age_days = 7 }} with a rate above 0, the day that it is "
+                "of, and from 1 to 366 days."
+            )
+            continue
+        yield Rate(
+            base=base,
+            quoted=quoted,
+            rate=read.rate,
+            source=name,
+            at=datetime.combine(read.on, time(), UTC),
+            max_age_seconds=Decimal(read.max_age_days * 86_400),
+        )
 
 
 def _document(path: Path, must_exist: bool, problems: list[str]) -> Mapping[str, Any]:
@@ -198,6 +243,8 @@ def _tables(
     document: Mapping[str, Any], name: str, accounts: Collection[str] | None, problems: list[str]
 ) -> Iterator[tuple[Scope, LimitSet]]:
     for key, value in document.items():
+        if key == "rates":
+            continue
         if key == "defaults" and isinstance(value, dict):
             yield from _read(Scope(), value, name, problems)
         elif key in _KINDS and isinstance(value, dict):
@@ -206,7 +253,7 @@ def _tables(
         elif key == "defaults" or key in _KINDS:
             problems.append(f"{name}: {key} must be a table.")
         else:
-            problems.append(f"{name}: {key} is not known{_meant(key, ('defaults', *_KINDS))}")
+            problems.append(f"{name}: {key} is not known{_meant(key, ('defaults', 'rates', *_KINDS))}")
 
 
 def _of_one(
@@ -320,6 +367,18 @@ def _key(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class RateDifference:
+    """One rate of exchange that another reading of the file has changed."""
+
+    pair: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"[rates] {self.pair}: {self.before} -> {self.after}"
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """One limit that another reading of the file has changed."""
 
@@ -332,16 +391,27 @@ class Difference:
         return f"{shown(self.scope)} {self.limit}: {_value(self.before)} -> {_value(self.after)}"
 
 
-def differences(before: RiskLimits, after: RiskLimits) -> tuple[Difference, ...]:
+def differences(before: RiskLimits, after: RiskLimits) -> tuple[Difference | RateDifference, ...]:
     """What has changed, table by table in the sequence of their width, for the log; nothing where both say the same."""
     scopes = sorted({*before.tables, *after.tables}, key=lambda scope: (scope.rank, str(scope)))
     none = LimitSet()
-    return tuple(
+    old, new = dict(map(_rate_shown, before.rates)), dict(map(_rate_shown, after.rates))
+    rates = tuple(
+        RateDifference(pair, old.get(pair, "(not written)"), new.get(pair, "(not written)"))
+        for pair in sorted({*old, *new})
+        if old.get(pair) != new.get(pair)
+    )
+    return rates + tuple(
         Difference(scope, limit, was, now)
         for scope in scopes
         for limit in LimitType
         if (was := before.tables.get(scope, none).of(limit)) != (now := after.tables.get(scope, none).of(limit))
     )
+
+
+def _rate_shown(rate: Rate) -> tuple[str, str]:
+    days = "" if rate.max_age_seconds is None else f", {rate.max_age_seconds / 86_400:f} days"
+    return f"{rate.base}/{rate.quoted}", f"{rate.rate:f} of {rate.at:%Y-%m-%d}{days}"
 
 
 def _value(value: Value | None) -> str:
@@ -360,12 +430,14 @@ def _value(value: Value | None) -> str:
 
 
 def effective(limits: RiskLimits) -> Iterator[tuple[str, str, str]]:
-    """Every limit that holds for everybody, and every one that a table says: table, key and value, as people read them."""
+    """Every limit that holds for everybody, every rate of exchange, and every one that a table says: table, key and value, as people read them."""
     defaults = limits.tables.get(Scope(), LimitSet())
     for limit in LimitType:
         written = defaults.of(limit)
         where = "built in" if written is None else shown(Scope())
         yield where, limit.value, _value(BUILT_IN.of(limit) if written is None else written)
+    for pair, shown_rate in map(_rate_shown, limits.rates):
+        yield "[rates]", pair, shown_rate
     for scope in sorted(limits.tables, key=lambda scope: (scope.rank, str(scope))):
         if scope.rank:
             for limit in LimitType:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from execution_service.core.reconcile.discrepancies import Discrepancy
+from execution_service.core.orders.events import UsedPrice
 from execution_service.core.risk.usage import Usage
 from execution_service.core.texts.discrepancies import difference
 from execution_service.storage.ports.commands import Command, DeadLetter
@@ -60,6 +61,7 @@ def use_fields(usage: Usage) -> Mapping[str, Any]:
         "actual_value": usage.used,
         "percent": usage.percent,
         "at": usage.at,
+        "price": None if usage.price is None else price_fields(usage.price),
     }
 
 
@@ -112,3 +114,8 @@ def discrepancy_fields(discrepancy: Discrepancy) -> Mapping[str, Any]:
         "updated_at": discrepancy.updated_at,
         "closed_at": discrepancy.closed_at,
     }
+
+
+def price_fields(price: UsedPrice) -> Mapping[str, Any]:
+    """The reference price that a figure was reckoned by, per unit."""
+    return {"price": price.price, "source": price.source, "at": price.at, "age_seconds": price.age_seconds}

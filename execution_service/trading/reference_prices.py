@@ -13,8 +13,8 @@ INSTRUMENTS_REMEMBERED = 4096
 
 
 class ReferencePrices:
-    """Of one account's instruments, by their keys in the ledger. No broker is asked for a quote yet: what is known are executions of ours and what
-    the authors of orders saw."""
+    """Of one account's instruments, by their keys in the ledger: the broker's quotes (quotes.py asks for them), executions of ours, and what the
+    authors of orders saw."""
 
     def __init__(self, *, makes_up_prices: bool) -> None:
         """`makes_up_prices`: the account's broker is a stand-in that trades at a price of its own where an order names none; such an execution is
@@ -31,6 +31,10 @@ class ReferencePrices:
         seen = price_of_message(order)
         if seen is not None:
             self._note(key_of(order).instrument_key, seen)
+
+    def note_quote(self, instrument_key: str, price: ReferencePrice) -> None:
+        """What the broker said."""
+        self._note(instrument_key, price)
 
     def note_fill(self, order: Order, event: Filled) -> None:
         request = order.accepted_request

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
+from brokers.base import Balance
 from brokers.errors import BrokerError
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.exact import ZERO
@@ -19,6 +20,7 @@ from execution_service.core.orders.events import Accepted, CancelRequested, Even
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.orders.waiting import WaitingReason
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of
 from execution_service.core.reconcile.positions import by_product
 from execution_service.core.risk.book import RiskBook, admitted, new_book, settled, tripped
@@ -44,9 +46,17 @@ from execution_service.core.risk.exposure import (
 )
 from execution_service.core.risk.gate import Facts, Reading, Session, judge, reservation_of
 from execution_service.core.risk.kill import KillLevel, KillState, lets_pass, strictest
-from execution_service.core.risk.limits import LimitType, RiskLimits, Scope, SessionRule, is_of_the_order_alone
+from execution_service.core.risk.limits import (
+    OF_AMOUNTS,
+    OF_HOLDINGS_WORTH,
+    LimitType,
+    RiskLimits,
+    Scope,
+    SessionRule,
+    is_of_the_order_alone,
+)
 from execution_service.core.risk.markets import calendar_of
-from execution_service.core.risk.prices import best_reference, is_fresh
+from execution_service.core.risk.prices import Rate, best_reference, is_fresh, rates_into
 from execution_service.core.risk.usage import recounted, usages
 from execution_service.core.risk.verdict import Breach, Decision, Verdict
 from execution_service.core.texts.service import risk_limit_broken, risk_limit_near
@@ -58,6 +68,8 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.holdings import AT_WORK, entries_with_unbooked
+from execution_service.trading.instrument_queues import InstrumentQueues
+from execution_service.trading.quotes import GOOD_FOR_SECONDS, WAIT_SECONDS, Quotes
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.reference_prices import ReferencePrices
 from execution_service.trading.risk_rules import RiskRules
@@ -71,7 +83,13 @@ LINGER_SECONDS = 0.2
 UNREADABLE_SECONDS = 10.0
 """How often a document that cannot be read is tried again, where no order asks for it."""
 BALANCES_SECONDS = 30.0
+VALUES_SECONDS = 20.0
+"""How often what is held is valued, where a written limit asks for it."""
+VALUES_AGAIN_SECONDS = 0.5
+"""The same after a start, and twice as long each time as long as prices are missing."""
 BALANCE_ANSWER_SECONDS = 5.0
+STOOD_ASIDE_SECONDS = 5.0
+"""So long after it has stood aside for a quote in vain an order is judged by what is known; later it is another occasion."""
 UNREADABLE = "risk_document"
 """What the reason is called by for which new risk of an account waits whose risk document cannot be read."""
 _OF_MONEY = (
@@ -118,6 +136,7 @@ class RiskGate:
         alerts: RaisesAlerts,
         rules: RiskRules,
         reconciliation: Reconciliation,
+        queues: InstrumentQueues,
         makes_up_prices: bool,
     ) -> None:
         """`reconciliation` knows where the broker's positions and our books differ. `makes_up_prices`: as in ReferencePrices."""
@@ -129,6 +148,14 @@ class RiskGate:
         self._rules = rules
         self._reconciliation = reconciliation
         self._prices = ReferencePrices(makes_up_prices=makes_up_prices)
+        self.quotes = Quotes(
+            connection=connection, clock=clock, alerts=alerts, reference_prices=self._prices, listener=self
+        )
+        self._queues = queues
+        self._aside_until: dict[str, float] = {}
+        """By our id, orders that stand aside for a quote, or have: until when by the monotonic clock."""
+        self._holding_sides: asyncio.Task[Mapping[tuple[str, str], Decimal]] | None = None
+        """What is held by strategy and instrument, as it is being read for orders that could wait for a quote."""
         self._lock = asyncio.Lock()
         self._asked: list[_Question] = []
         self._book: RiskBook | None = None
@@ -144,6 +171,10 @@ class RiskGate:
         self._noted: WeakKeyDictionary[LiveOrder, int] = WeakKeyDictionary()
         """The last event of each order in hand that was counted, or needed no counting."""
         self._has_asked_balances = False
+        self._base_currency: str | None = None
+        """As the broker told it last."""
+        self._rates: tuple[Rate, ...] = ()
+        """Into that, likewise."""
         self._equity: Reading | None = None
         self._cash: Reading | None = None
         self._engaged: set[str] = set()
@@ -173,6 +204,8 @@ class RiskGate:
         self._lock = asyncio.Lock()
         self._asked.clear()
         self._passed.clear()
+        self._aside_until.clear()
+        self._holding_sides = None
         self._keep(None)
 
     # --- judging ------------------------------------------------------------------------------------------------
@@ -214,11 +247,7 @@ class RiskGate:
     async def _judge_all(self, questions: Sequence[_Question]) -> bool:
         """False: somebody else has changed the document since it was read."""
         limits = self._rules.limits
-        if (
-            not self._has_asked_balances
-            and limits.writes(self.account_id, *_OF_MONEY)
-            and self._connection.is_connected
-        ):
+        if not self._has_asked_balances and self._connection.is_connected and self._needs_balances(limits):
             await self._read_balances()
         was_known = self._book is not None
         try:
@@ -361,6 +390,8 @@ class RiskGate:
             counters=book.counters,
             kill=kill,
             prices=() if order is None else self._prices.of(_key(order)),
+            rates=self._all_rates,
+            no_quote=None if order is None else self.quotes.why_none(_key(order)),
             exit_cap=exit_cap,
             equity=self._equity,
             buying_power=self._cash,
@@ -382,19 +413,94 @@ class RiskGate:
                 None if calendar is None else await self._rules.hours.session(calendar, self._clock.now())
             )
 
+    # --- quotes -------------------------------------------------------------------------------------------------
+
+    async def waits_for_quote(self, order: Order) -> bool:
+        """Whether the order, as it would leave, is to stand aside: the broker is being asked for its quote, and the order is brought back when it has
+        answered, after a second at the latest. Others are not held up. What only reduces a position does not wait, since no limit is compared for it.
+        Raises StoreUnavailable."""
+        request = order.accepted_request
+        limits = self._rules.limits.of(_where(order))
+        if order.identity.purpose is Purpose.EXIT or not (limits.needs_prices or order.quantity is None):
+            return False
+        oldest = limits.bound(LimitType.REFERENCE_PRICE_MAX_AGE_SECONDS)
+        wanted = {_key(order): request.instrument}
+        good_for = GOOD_FOR_SECONDS if oldest is None else min(GOOD_FOR_SECONDS, oldest.number / 2)
+        missing = self.quotes.missing(wanted, good_for)
+        if not missing:
+            return False
+        now, until = self._clock.monotonic(), self._aside_until.get(order.order_id)
+        if until is not None and until <= now < until + STOOD_ASIDE_SECONDS:
+            return False
+        self.quotes.ask_for(missing)
+        if until is None or now >= until:
+            if await self._may_reduce(order) and await self._is_exit_now(order, await self._kill()):
+                return False
+            self._aside_until[order.order_id] = self._clock.monotonic() + WAIT_SECONDS
+            self._clock.call_later(WAIT_SECONDS, lambda: self._bring_back(order.order_id))
+        return bool(self.quotes.missing(wanted, good_for))
+
+    def quotes_answered(self) -> None:
+        """Orders that stand aside are looked at again."""
+        for order_id in tuple(self._aside_until):
+            self._bring_back(order_id)
+
+    def _bring_back(self, order_id: str) -> None:
+        live = self._live.by_id.get(order_id)
+        if live is not None and self._queues.waits_for(live.order) is WaitingReason.RISK:
+            self._queues.bring_back(live)
+            self._queues.look_again(live)
+
+    async def _may_reduce(self, order: Order) -> bool:
+        """Whether its strategy holds something on the other side. All that ask at the same time ask the store once. Raises StoreUnavailable."""
+        if self._holding_sides is None:
+            self._holding_sides = asyncio.ensure_future(self._read_sides())
+        reading = self._holding_sides
+        try:
+            held = await asyncio.shield(reading)
+        finally:
+            if reading.done() and self._holding_sides is reading:
+                self._holding_sides = None
+        request = order.accepted_request
+        return held.get((request.strategy, _key(order)), ZERO) * request.side.sign < 0
+
+    async def _read_sides(self) -> Mapping[tuple[str, str], Decimal]:
+        entries, _ = await entries_with_unbooked(self._live, self._store, self.account_id, ())
+        return {(key.strategy, key.instrument_key): entry.position.quantity for key, entry in entries.items()}
+
     def _calendar_of(self, order: Order) -> str | None:
         exchange = None if order.terms is None else order.terms.exchange
         return calendar_of(order.accepted_request.instrument, currency=self._currency_of(order), exchange=exchange)
 
     @property
-    def _currency(self) -> str:
-        """In which the account's amounts are: the broker's own."""
+    def _currency(self) -> str | None:
+        """In which the account's amounts are: its base currency where the broker has such a setting, else the broker's own. None: the broker has not
+        told the base currency, and somebody has written an amount down, which is meant in that."""
+        if self._base_currency is not None:
+            return self._base_currency
+        is_needed = self._connection.capabilities.has_base_currency and self._writes_amounts(self._rules.limits)
+        return None if is_needed else self._brokers_currency
+
+    @property
+    def _brokers_currency(self) -> str:
         return self._connection.capabilities.commission_currency
 
     def _currency_of(self, order: Order) -> str:
         """An order that names no currency, and of whose contract the broker says none, is traded in the broker's own."""
         told = None if order.terms is None else order.terms.currency
-        return told or order.accepted_request.instrument.currency or self._currency
+        return told or order.accepted_request.instrument.currency or self._brokers_currency
+
+    def _writes_amounts(self, limits: RiskLimits) -> bool:
+        return limits.writes(self.account_id, *OF_AMOUNTS)
+
+    def _needs_balances(self, limits: RiskLimits) -> bool:
+        """Whether somebody has written a limit down that compares what the broker tells with the account's balances."""
+        is_base_wanted = self._connection.capabilities.has_base_currency and self._writes_amounts(limits)
+        return is_base_wanted or limits.writes(self.account_id, *_OF_MONEY)
+
+    @property
+    def _all_rates(self) -> tuple[Rate, ...]:
+        return (*self._rates, *self._rules.limits.rates)
 
     async def _kill(self) -> KillState:
         return await self._rules.switches.state()
@@ -473,12 +579,14 @@ class RiskGate:
     async def _held(self, limits: RiskLimits) -> _Held:
         """Raises StoreUnavailable."""
         entries, unclear = await entries_with_unbooked(self._live, self._store, self.account_id, ())
-        now, found = self._clock.now(), []
+        now, currency, found = self._clock.now(), self._currency, []
         for key, entry in entries.items():
             where = Scope(account_id=key.account_id, strategy=key.strategy, symbol=entry.instrument.symbol)
             oldest = limits.of(where).bound(LimitType.REFERENCE_PRICE_MAX_AGE_SECONDS)
-            price = best_reference(self._prices.of(key.instrument_key), now, None if oldest is None else oldest.number)
-            point = in_currency(entry.money_per_point, entry.currency or self._currency, self._currency, {})
+            max_age = None if oldest is None else oldest.number
+            price = best_reference(self._prices.of(key.instrument_key), now, max_age)
+            rates = rates_into(currency, self._all_rates, now, max_age)
+            point = in_currency(entry.money_per_point, entry.currency or self._brokers_currency, currency, rates)
             found.append(
                 Holding(
                     strategy=key.strategy,
@@ -581,6 +689,7 @@ class RiskGate:
             return
         if order.status is not Status.PENDING:
             self._passed.pop(order.order_id, None)
+            self._aside_until.pop(order.order_id, None)
         seen, self._noted[live] = self._noted.get(live, 0), order.version
         for event in order.events[seen:]:
             if isinstance(event, Filled):
@@ -724,10 +833,42 @@ class RiskGate:
                 self._warn_broken(trip)
         return found
 
+    async def keep_values(self) -> None:
+        """Until cancelled: the prices of all that is held stay young, where a written limit adds up what it is worth."""
+        pause = VALUES_AGAIN_SECONDS
+        while True:
+            if self._connection.is_connected and self._needs_worth:
+                try:
+                    is_complete = await self._look_at_holdings()
+                except StoreUnavailable as exc:
+                    log.info(f"What is held is not known: {exc}", action="values_wait", account_id=self.account_id)
+                    is_complete = False
+                pause = self._values_seconds if is_complete else min(pause * 2, self._values_seconds)
+            await self._clock.sleep(pause)
+
+    @property
+    def _needs_worth(self) -> bool:
+        return self._rules.limits.writes(self.account_id, *OF_HOLDINGS_WORTH)
+
+    @property
+    def _values_seconds(self) -> float:
+        """A third of the age that a price may have, so that one that fails leaves time for another."""
+        everybody = Scope(account_id=self.account_id, strategy="", symbol="")
+        oldest = self._rules.limits.of(everybody).bound(LimitType.REFERENCE_PRICE_MAX_AGE_SECONDS)
+        return VALUES_SECONDS if oldest is None else min(VALUES_SECONDS, max(1.0, float(oldest.number) / 3))
+
+    async def _look_at_holdings(self) -> bool:
+        """False: the broker has not told all prices yet that it was asked for. Raises StoreUnavailable."""
+        entries, _ = await entries_with_unbooked(self._live, self._store, self.account_id, ())
+        held = {key.instrument_key: entry.instrument for key, entry in entries.items() if entry.position.is_open}
+        missing = self.quotes.missing(held, Decimal(str(self._values_seconds / 2)))
+        self.quotes.ask_for(missing)
+        return not missing
+
     async def keep_balances(self) -> None:
         """Until cancelled: reads what the broker says of the account's money, where a written limit compares it."""
         while True:
-            if self._rules.limits.writes(self.account_id, *_OF_MONEY) and self._connection.is_connected:
+            if self._connection.is_connected and self._needs_balances(self._rules.limits):
                 await self._read_balances()
             await self._clock.sleep(BALANCES_SECONDS)
 
@@ -742,12 +883,27 @@ class RiskGate:
                 f"The broker does not tell balances: {exc}", action="balances_not_told", account_id=self.account_id
             )
             return
-        now = self._clock.now()
+        now, currency = self._clock.now(), self._currency_in(balances)
+        self._base_currency = currency
+        self._rates = tuple(
+            Rate(base=each.currency, quoted=currency, rate=each.rate, source=self._connection.broker_name, at=now)
+            for each in balances
+            if each.rate is not None and currency is not None and each.currency != currency
+        )
         for balance in balances:
-            if balance.currency == self._currency:
+            if balance.currency == currency:
                 self._cash = Reading(value=balance.cash, at=now)
-                if balance.equity is not None:
-                    self._note_equity(balance.equity, now)
+                equity = balance.equity if balance.account_equity is None else balance.account_equity
+                if equity is not None:
+                    self._note_equity(equity, now)
+
+    def _currency_in(self, balances: Sequence[Balance]) -> str | None:
+        """The account's base currency. None: the broker tells rates, and not in which currency it adds up."""
+        if not self._connection.capabilities.has_base_currency:
+            return self._brokers_currency
+        base = next((each.currency for each in balances if each.is_base), None)
+        tells_rates = any(each.rate is not None for each in balances)
+        return base if base is not None or tells_rates else self._brokers_currency
 
     def _note_equity(self, equity: Decimal, now: datetime) -> None:
         self._equity = Reading(value=equity, at=now)

@@ -242,6 +242,9 @@ class Submission:
             return False
         ends = bool(first) and not isinstance(first[-1], Capped | InstrumentMatched | Noted)
         if not ends and live.order.quantity is None:
+            if await self._risk_gate.waits_for_quote(apply_all(live.order, first)):
+                await self._keep(live, None)
+                return False
             size = await self._size(live, apply_all(live.order, first), now)
             if size is None:
                 return False
@@ -262,6 +265,9 @@ class Submission:
             ends = bool(contract) and isinstance(contract[-1], Rejected)
             first = (*first, *contract)
             if not ends:
+                if await self._risk_gate.waits_for_quote(apply_all(live.order, first)):
+                    await self._keep(live, None)
+                    return False
                 verdict = await self._risk_gate.judge(apply_all(live.order, first))
                 if verdict.decision is Decision.HOLD:
                     await self._keep(live, opening(verdict, now))

@@ -108,6 +108,13 @@ class Trader:
             interval_seconds=rules.reconcile_interval_seconds,
             alerts=alerts,
         )
+        isolation = Isolation(
+            connection=self._connection,
+            timers=self._timers,
+            grouped_alerts=grouped_alerts,
+            clock=clock,
+        )
+        self._queues = InstrumentQueues(timers=self._timers, isolation=isolation, clock=clock)
         self.risk_gate = RiskGate(
             connection=self._connection,
             live_orders=live_orders,
@@ -116,15 +123,9 @@ class Trader:
             alerts=alerts,
             rules=risk_rules,
             reconciliation=self.reconciliation,
+            queues=self._queues,
             makes_up_prices=account.makes_up_prices,
         )
-        isolation = Isolation(
-            connection=self._connection,
-            timers=self._timers,
-            grouped_alerts=grouped_alerts,
-            clock=clock,
-        )
-        self._queues = InstrumentQueues(timers=self._timers, isolation=isolation, clock=clock)
         self._report_poller = ReportPoller(
             connection=self._connection,
             queues=self._queues,
@@ -215,6 +216,8 @@ class Trader:
             Part(f"comparison {account_id}", self.reconciliation.run, account_id),
             Part(f"risk document {account_id}", self.risk_gate.keep_book, account_id),
             Part(f"balances {account_id}", self.risk_gate.keep_balances, account_id),
+            Part(f"values {account_id}", self.risk_gate.keep_values, account_id),
+            Part(f"quotes {account_id}", self.risk_gate.quotes.run, account_id),
         ]
         """What runs for as long as the account is traded here, each begun anew by itself where it fails."""
         self._keeper = keeper

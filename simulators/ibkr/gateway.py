@@ -12,6 +12,7 @@ Its control port speaks HTTP and has the commands of every gateway (see `simulat
     coin_terms          tifs: the times in force allowed for limit orders for coins; null: any, as on IBKR's page
     lose_link           the gateway loses its servers (1100)       restore_link (data_kept)    and reconnects (1102, or 1101)
     price               symbol, price: at which market orders without a price are filled
+    rate                currency, rate: what one unit of it is worth in the account's base currency
     hold_inactive       order, held: the working order is shown as Inactive, as while shares are being located
     close_market        until (text): new orders are held for the opening, with a message that says until when
     open_market         held orders reach the exchange: market orders fill, others rest
@@ -29,10 +30,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import re
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -40,7 +42,7 @@ from typing import Any
 
 from brokers.base import OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.errors import OrderRefused
-from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder
+from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder, ScriptedQuote
 from simulators import control
 from simulators.ibkr import DEFAULT_ACCOUNT, wire
 from simulators.ibkr.book import TwsBook, client_and_order_id, next_version, perm_id
@@ -132,6 +134,8 @@ class TwsSimulator:
         self.port = port
         self.accounts = [book.account_id, *other_accounts]
         self.prices = dict(prices or {})
+        self.rates: dict[str, Decimal] = {}
+        """What one unit of other currencies is worth in the account's base currency, which is the book's."""
         self.repeats_statuses = False
         """Each status is sent twice, as a real gateway does."""
         self.bytes_per_chunk: int | None = None
@@ -380,6 +384,7 @@ class TwsSimulator:
             "answer_with_words": lambda **fields: self.answer_orders_with(order_message(fields)),
             "coin_terms": lambda tifs=None: setattr(self, "coin_tifs", None if tifs is None else frozenset(tifs)),
             "price": lambda symbol, price: self.prices.update({symbol: Decimal(str(price))}),
+            "rate": lambda currency, rate: self.rates.update({currency: Decimal(str(rate))}),
             "contract": lambda symbol, **changes: self.contract_changes.update({symbol: changes}),
             "hold_inactive": self._hold_inactive,
             "close_market": self.close_market,
@@ -573,6 +578,8 @@ class Session:
             Ask.ACCOUNT_UPDATES: self._account_updates,
             Ask.ACCOUNT_UPDATES_MULTI: self._account_updates_multi,
             Ask.ACCOUNT_SUMMARY: self._account_summary,
+            Ask.MARKET_DATA: self._market_data,
+            Ask.MARKET_DATA_TYPE: self._market_data_type,
         }
 
     def abort(self) -> None:
@@ -1021,15 +1028,71 @@ class Session:
         values = [wire.frame(63, 1, request_id, self._book.account_id, *value) for value in self._ledger()]
         self.send(b"".join(values) + wire.frame(64, 1, request_id))
 
-    def _ledger(self) -> list[tuple[str, Decimal, str]]:
-        return [
-            line
-            for each in self._book.balances()
-            for line in (
-                ("CashBalance", each.cash, each.currency),
-                ("NetLiquidationByCurrency", each.cash if each.equity is None else each.equity, each.currency),
+    async def _market_data_type(self, fields: list[str]) -> None:
+        """Whatever is wanted: which type an instrument's data are of is set with its quote."""
+
+    async def _market_data(self, fields: list[str]) -> None:
+        """A snapshot: as it was set; else around the price at which market orders are filled, where one was set. Of anything else this account has
+        no subscription, as a new paper account has none."""
+        request_id = int(fields[2])
+        found = listed(wire.contract_query(fields[3:15]))
+        if not found:
+            self.send(wire.error(request_id, 200, "No security definition has been found for the request"))
+            return
+        if fields[17] != "1" or fields[18] == "1":
+            self.send(
+                wire.error(request_id, 321, "Error validating request: the simulated gateway only tells free snapshots")
             )
-        ]
+            return
+        if self._book.draw(Operation.QUOTES, symbol=found[0].symbol):
+            return
+        price = self._gateway.prices.get(found[0].symbol)
+        quote = self._book.quote(found[0].symbol)
+        if quote is None and price is not None:
+            quote = ScriptedQuote(symbol=found[0].symbol, bid=price, ask=price, last=price, last_age_seconds=0)
+        if quote is None or quote.refusal is not None:
+            words = "Requested market data is not subscribed." if quote is None else quote.refusal or ""
+            self.send(wire.error(request_id, *_coded(words)))
+            return
+        self.send(_ticks(request_id, quote, self._gateway.clock()) + wire.frame(57, 1, request_id))
+
+    def _ledger(self) -> list[tuple[str, Decimal, str]]:
+        """By currency and, where the rates of all are known, added up in the base currency."""
+        rates = {self._book.market.currency: Decimal(1), **self._gateway.rates}
+        lines: list[tuple[str, Decimal, str]] = []
+        total: Decimal | None = Decimal(0)
+        for each in self._book.balances():
+            worth, rate = each.cash if each.equity is None else each.equity, rates.get(each.currency)
+            lines += [("CashBalance", each.cash, each.currency), ("NetLiquidationByCurrency", worth, each.currency)]
+            if rate is not None:
+                lines.append(("ExchangeRate", rate, each.currency))
+            total = None if total is None or rate is None else total + worth * rate
+        lines.append(("ExchangeRate", Decimal(1), "BASE"))
+        return lines if total is None else [*lines, ("NetLiquidationByCurrency", total, "BASE")]
+
+
+_CODED = re.compile(r"(\d+) (.*)", re.DOTALL)
+
+
+def _coded(refusal: str) -> tuple[int, str]:
+    """A refusal's code, where it begins with one, and its text."""
+    found = _CODED.fullmatch(refusal)
+    return (354, refusal) if found is None else (int(found[1]), found[2])
+
+
+def _ticks(request_id: int, quote: ScriptedQuote, now: datetime) -> bytes:
+    """Bid, ask, last, close and the time of the last trade; with other numbers where the data are delayed, which is said before."""
+    prices = (quote.bid, quote.ask, quote.last, quote.close)
+    kinds, time_kind = ((66, 67, 68, 75), 88) if quote.is_delayed else ((1, 2, 4, 9), 45)
+    words = wire.market_data_type(request_id, 3 if quote.is_delayed else 1)
+    if quote.is_delayed:
+        said = "Requested market data is not subscribed. Displaying delayed market data."
+        words = wire.error(request_id, 10167, said) + words
+    ticks = b"".join(wire.tick_price(request_id, kind, price) for kind, price in zip(kinds, prices, strict=True))
+    if quote.last_age_seconds is None:
+        return words + ticks
+    at = now - timedelta(seconds=quote.last_age_seconds)
+    return words + ticks + wire.tick_text(request_id, time_kind, str(int(at.timestamp())))
 
 
 def order_message(fields: Mapping[str, Any]) -> OrderMessage:

@@ -46,6 +46,8 @@ _COMPLETED_ORDER_TAIL = (
 class Ask(IntEnum):
     """Client messages, by number."""
 
+    MARKET_DATA = 1
+    CANCEL_MARKET_DATA = 2
     PLACE_ORDER = 3
     CANCEL_ORDER = 4
     OPEN_ORDERS = 5
@@ -65,6 +67,7 @@ class Ask(IntEnum):
     ACCOUNT_UPDATES_MULTI = 76
     CANCEL_ACCOUNT_UPDATES_MULTI = 77
     MARKET_RULE = 91
+    MARKET_DATA_TYPE = 59
     COMPLETED_ORDERS = 99
 
 
@@ -340,6 +343,19 @@ def contract_details(request_id: int, listing: Listing) -> bytes:
 
 def market_rule(number: int, steps: list[tuple[str, str]]) -> bytes:
     return frame(93, number, len(steps), *(value for step in steps for value in step))
+
+
+def market_data_type(request_id: int, kind: int) -> bytes:
+    return frame(58, 1, request_id, kind)
+
+
+def tick_price(request_id: int, kind: int, price: Decimal | None) -> bytes:
+    """-1 where there is none."""
+    return frame(1, 6, request_id, kind, -1 if price is None else price, 100, 0)
+
+
+def tick_text(request_id: int, kind: int, text: str) -> bytes:
+    return frame(46, 6, request_id, kind, text)
 
 
 def position(account: str, listing: Listing, quantity: Decimal, average_cost: Decimal) -> bytes:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from brokers.base import Instrument, Report, ReportStatus
-from brokers.paper.model import Fault, Market, Operation, PaperOrder
+from brokers.paper.model import Fault, Market, Operation, PaperOrder, ScriptedQuote
 from simulators.fault_plan import PlannedBook
-from simulators.zerodha.market import ICEBERG_OF, KITE_ORDER_TYPES, Refused
+from simulators.zerodha.market import ICEBERG_OF, KITE_ORDER_TYPES, Listing, Refused
 
 IST = timezone(timedelta(hours=5, minutes=30), "IST")
 ORDER_ID_FORMAT = "{time:%y%m%d}{number:09d}"
@@ -288,6 +288,38 @@ def position_item(position: KiteHolding, token: int, multiplier: int = 1) -> dic
         "realised": 0,
         "buy_quantity": position.quantity if bought else 0,
         "sell_quantity": 0 if bought else -position.quantity,
+    }
+
+
+def quote_item(quote: ScriptedQuote, listing: Listing, now: datetime) -> dict[str, Any]:
+    """A full quote. Kite has no -1 and no empty price: where there is none it is 0, and five levels of depth are always there."""
+
+    def at(age_seconds: float | None) -> str | None:
+        return None if age_seconds is None else kite_time(now - timedelta(seconds=age_seconds))
+
+    def levels(price: Decimal | None) -> list[dict[str, Any]]:
+        best = {"price": price or 0, "quantity": 100 if price else 0, "orders": 1 if price else 0}
+        return [best, *({"price": 0, "quantity": 0, "orders": 0} for _ in range(4))]
+
+    close = quote.close or 0
+    return {
+        "instrument_token": listing.token,
+        "timestamp": at(quote.age_seconds),
+        "last_trade_time": at(quote.last_age_seconds),
+        "last_price": quote.last or 0,
+        "last_quantity": 1,
+        "buy_quantity": 100,
+        "sell_quantity": 100,
+        "volume": 1000,
+        "average_price": quote.last or 0,
+        "oi": 0,
+        "oi_day_high": 0,
+        "oi_day_low": 0,
+        "net_change": 0,
+        "lower_circuit_limit": 0,
+        "upper_circuit_limit": 0,
+        "ohlc": {"open": close, "high": close, "low": close, "close": close},
+        "depth": {"buy": levels(quote.bid), "sell": levels(quote.ask)},
     }
 
 

@@ -37,7 +37,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -52,7 +52,7 @@ from starlette.websockets import WebSocket
 
 from brokers.base import OrderRef, ReportStatus
 from brokers.errors import BrokerUnavailable, OrderRefused
-from brokers.paper.model import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation, ScriptedQuote
 from simulators import control
 from simulators.loopback_http import Dropped, HttpCall, LoopbackServer, Trickled, json_response
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY, DEFAULT_API_SECRET
@@ -63,6 +63,7 @@ from simulators.zerodha.book import (
     margins,
     order_items,
     position_item,
+    quote_item,
     trade_items,
 )
 from simulators.zerodha.feed import Listener
@@ -77,6 +78,7 @@ _OPERATIONS = {
     "GET /orders": (Operation.REPORTS, Operation.FIND),
     "GET /portfolio/positions": (Operation.POSITIONS,),
     "GET /user/margins": (Operation.BALANCES,),
+    "GET /quote": (Operation.QUOTES,),
 }
 
 
@@ -141,6 +143,7 @@ class Call:
     body: bytes
     authorization: str
     at: float
+    query: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def route(self) -> str:
@@ -160,7 +163,8 @@ class SimulatedKite:
     """The server, in threads of its own: `with SimulatedKite(path) as server: ... server.root_url, server.book`.
 
     One account, one user. `prices` are last prices by trading symbol. With `order_calls_per_second` or
-    `other_calls_per_second`, more calls within a second are answered with 429. The book and the session survive the
+    `other_calls_per_second`, more calls within a second are answered with 429; so are
+    quotes, of which Kite allows one. The book and the session survive the
     server (the session in a file beside the book). Port 0 takes any free port. Raises ValueError for a host other than
     loopback, OSError for a port in use.
     """
@@ -179,6 +183,7 @@ class SimulatedKite:
         port: int = 0,
         order_calls_per_second: int | None = None,
         other_calls_per_second: int | None = None,
+        quote_calls_per_second: int | None = 1,
     ) -> None:
         self._host = host
         self._server = self._new_server(port)
@@ -196,7 +201,11 @@ class SimulatedKite:
         self._session = self._read_session()
         self._request_tokens: set[str] = set()
         self.is_line_down = False
-        self._limits = {True: order_calls_per_second, False: other_calls_per_second}
+        self._limits = {
+            "order": order_calls_per_second,
+            "other": other_calls_per_second,
+            "quote": quote_calls_per_second,
+        }
         self._too_many = 0
         self._calls: deque[Call] = deque(maxlen=_CALLS_REMEMBERED)
         self._faults: list[HttpFault] = []
@@ -354,9 +363,8 @@ class SimulatedKite:
             form |= dict(parse_qsl(http_call.body.decode("utf-8", "replace"), keep_blank_values=True))
         authorization = http_call.headers.get("authorization", "")
         try:
-            answer = self.answer(
-                Call(http_call.method, http_call.path, form, http_call.body, authorization, time.monotonic())
-            )
+            at, query = time.monotonic(), parse_qs(http_call.query)
+            answer = self.answer(Call(http_call.method, http_call.path, form, http_call.body, authorization, at, query))
         except Refused as refusal:
             return _refusal(refusal)
         except BrokerUnavailable as exc:
@@ -476,6 +484,8 @@ class SimulatedKite:
             case "GET", ["instruments", *exchange]:
                 chosen = [each for each in self._listings.values() if not exchange or each.exchange == exchange[0]]
                 return Page(as_csv(chosen), "text/csv")
+            case "GET", ["quote"]:
+                return {name: item for name in call.query.get("i", []) if (item := self._quote(name)) is not None}
             case "GET", ["orders"]:
                 return self._listed(call.route, order_items)
             case "GET", ["trades"]:
@@ -613,6 +623,20 @@ class SimulatedKite:
             "meta": {"demat_consent": "consent"},
         }
 
+    def _quote(self, name: str) -> dict[str, Any] | None:
+        """As it was set, else one tick around the listing's last price, at this moment; of an instrument that is not listed, or refused, nothing."""
+        exchange, _, symbol = name.partition(":")
+        listing, now = self._listings.get((exchange, symbol)), datetime.now(UTC)
+        if listing is None:
+            return None
+        scripted = self.book.quote(symbol)
+        if scripted is None:
+            last, tick = listing.last_price, listing.tick
+            scripted = ScriptedQuote(symbol=symbol, bid=last - tick, ask=last + tick, last=last, last_age_seconds=0)
+        if scripted.refusal is not None:
+            return None
+        return quote_item(scripted, listing, now)
+
     def _token(self, order: Any) -> int:
         return self._token_of(order.ticket.instrument.exchange, order.ticket.instrument.symbol)
 
@@ -676,15 +700,15 @@ class SimulatedKite:
     # Faults and limits
 
     def _is_too_often(self, call: Call) -> bool:
-        is_order = call.path.startswith("/orders/") and call.method != "GET"
-        limit = self._limits[is_order]
+        kind = _kind(call)
+        limit = self._limits[kind]
         if limit is None:
             return False
         recent = 0
         for earlier in reversed(self._calls):
             if call.at - earlier.at >= 1.0:
                 break
-            recent += (earlier.path.startswith("/orders/") and earlier.method != "GET") is is_order
+            recent += _kind(earlier) == kind
         return recent >= limit
 
     def _next_fault(self, call: Call) -> HttpFault | None:
@@ -803,6 +827,13 @@ class SimulatedKite:
         later.daemon = True
         self._timers.append(later)
         later.start()
+
+
+def _kind(call: Call) -> str:
+    """Whose limit the call counts against."""
+    if call.path.startswith("/orders/") and call.method != "GET":
+        return "order"
+    return "quote" if call.path.startswith("/quote") else "other"
 
 
 def _refusal(refusal: Refused) -> Response:

@@ -8,7 +8,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket, Unreadable
+from brokers.base import (
+    Balance,
+    BrokerPosition,
+    Capabilities,
+    Instrument,
+    NoQuote,
+    OrderRef,
+    Quote,
+    Report,
+    Reports,
+    Ticket,
+    Unreadable,
+)
 from brokers.errors import AnswerUnclear, BrokerUnavailable, ReservationLost
 from brokers.paper.adapter import MockBroker, Venue
 from brokers.paper.exchange import PaperExchange
@@ -78,6 +90,8 @@ class BrokerFaults:
         """What of the lists cannot be read."""
         self.held: Callable[[Sequence[BrokerPosition]], Sequence[BrokerPosition]] | None = None
         """What is told of the positions instead."""
+        self.balances: Sequence[Balance] | None = None
+        """What is told of the account's money instead."""
         self.retells_changes = False
         """Whether that is made of what has changed only, as at brokers that push."""
 
@@ -210,7 +224,12 @@ class GatedBroker:
         return told if self._faults.held is None else self._faults.held(told)
 
     async def balances(self) -> Sequence[Balance]:
-        return await self._pass("balances", "", self.inner.balances)
+        told = await self._pass("balances", "", self.inner.balances)
+        return told if self._faults.balances is None else self._faults.balances
+
+    async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
+        about = ",".join(sorted(each.symbol for each in instruments))
+        return await self._pass("quotes", about, lambda: self.inner.quotes(instruments))
 
     def on_hint(self, callback: Callable[[], None] | None) -> None:
         self.inner.on_hint(callback)

@@ -40,6 +40,7 @@ from execution_service.trading.risk_rules import RiskRules, Switches
 from execution_service.trading.safety_service import AsksSafetyService
 from execution_service.trading.trader import TradingRules
 from execution_service.transport.ports import EventPublisher
+from simulators.control import quote_of
 from tests.fakes.broker import BookInPlace, BrokerFaults, GatedBroker, Reservations
 from tests.fakes.clock import HandClock
 from tests.fakes.people import RecordingNotifier
@@ -395,6 +396,10 @@ class World:
         amount = None if quantity is None else Decimal(quantity)
         paid = None if price is None else Decimal(price)
         return self.book().fill_order(ref, amount, paid, **kwargs).fill_id
+
+    def quote(self, symbol: str = "AAPL", **fields: Any) -> None:
+        """What the broker says of the market from now on."""
+        self.book().set_quote(quote_of({"symbol": symbol} | fields))
 
     def ref(self, signal_id: str, purpose: Purpose = Purpose.ENTRY) -> OrderRef:
         return OrderRef(client_order_id=self.client_id(signal_id, purpose))

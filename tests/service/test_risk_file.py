@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -372,3 +373,52 @@ def test_all_limits_that_hold_are_listed(path: Path) -> None:
 )
 def test_a_scope_is_shown_as_its_table_is_written(scope: Scope, words: str) -> None:
     assert shown(scope) == words
+
+
+# --- rates of exchange ----------------------------------------------------------------------------------------------
+
+RATES = """
+[rates]
+"EUR/USD" = { rate = 1.0825, on = 2026-11-30, max_age_days = 7 }
+"""
+
+
+def test_rates_of_exchange_have_a_day_and_the_age_that_they_may_have(path: Path) -> None:
+    limits = read(path, RATES)
+    (rate,) = limits.rates
+    assert (rate.base, rate.quoted, rate.rate) == ("EUR", "USD", Decimal("1.0825"))
+    assert (rate.at, rate.max_age_seconds) == (datetime(2026, 11, 30, tzinfo=UTC), 7 * 86_400)
+    assert ("[rates]", "EUR/USD", "1.0825 of 2026-11-30, 7 days") in list(effective(limits))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("rates = 3", "rates must be a table"),
+        ('[rates]\n"EURUSD" = { rate = 1, on = 2026-11-30, max_age_days = 7 }', "a pair is two currencies"),
+        ('[rates]\n"EUR/EUR" = { rate = 1, on = 2026-11-30, max_age_days = 7 }', "a pair is two currencies"),
+        ('[rates]\n"EUR/USD" = 1.08', "allowed: { rate"),
+        ('[rates]\n"EUR/USD" = { rate = 1.08, max_age_days = 7 }', "allowed: { rate"),
+        ('[rates]\n"EUR/USD" = { rate = 1.08, on = 2026-11-30 }', "allowed: { rate"),
+        ('[rates]\n"EUR/USD" = { rate = 0, on = 2026-11-30, max_age_days = 7 }', "allowed: { rate"),
+        ('[rates]\n"EUR/USD" = { rate = inf, on = 2026-11-30, max_age_days = 7 }', "allowed: { rate"),
+        ('[rates]\n"EUR/USD" = { rate = "off", on = 2026-11-30, max_age_days = 7 }', "allowed: { rate"),
+        ('[rates]\n"EUR/USD" = { rate = 1.08, on = "today", max_age_days = 7 }', "allowed: { rate"),
+        ('[rates]\n"EUR/USD" = { rate = 1.08, on = 2026-11-30, max_age_days = 0 }', "allowed: { rate"),
+        (RATES + '"USD/EUR" = { rate = 0.9, on = 2026-11-30, max_age_days = 7 }', "stand there twice"),
+    ],
+)
+def test_a_rate_that_is_none_is_named(path: Path, content: str, words: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        read(path, content)
+    assert any(words in problem for problem in refused.value.problems)
+
+
+def test_a_rate_that_has_changed_is_a_difference(path: Path) -> None:
+    before, after = read(path, RATES), read(path, RATES.replace("1.0825", "1.09"))
+    assert [str(each) for each in differences(before, after)] == [
+        "[rates] EUR/USD: 1.0825 of 2026-11-30, 7 days -> 1.09 of 2026-11-30, 7 days"
+    ]
+    assert [str(each) for each in differences(after, read(path, ""))] == [
+        "[rates] EUR/USD: 1.09 of 2026-11-30, 7 days -> (not written)"
+    ]

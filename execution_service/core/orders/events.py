@@ -43,6 +43,23 @@ class LimitUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsedPrice:
+    """The reference price by which an order was judged."""
+
+    price: Decimal
+    """Per unit, as the instrument is quoted."""
+    source: str
+    """QUOTE (the broker's), EXECUTION (the latest of ours) or MESSAGE (what the order's author saw)."""
+    at: datetime
+    """As of when it was, by its source."""
+    age_seconds: Decimal
+    """How old it was then."""
+
+    def __str__(self) -> str:
+        return f"{self.source.lower()} {self.price.normalize():f}, {self.age_seconds:.1f} s old"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RiskVerdict:
     """What the risk gate said of an order that it let pass. Times and reasons of a refusal stand in `Rejected`."""
 
@@ -60,6 +77,8 @@ class RiskVerdict:
     allowed_for: str | None = None
     """That person's reason."""
     allowed_until: datetime | None = None
+    price: UsedPrice | None = None
+    """None: none was known that was young enough, or nothing but built-in limits judged it and the price was the message's own."""
 
 
 # --- events ---------------------------------------------------------------------------------------------------------

@@ -5,17 +5,18 @@ It is changed by compare-and-set on `version`, so of two orders judged by the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from decimal import Decimal
 
 from execution_service.core.errors import CoreError
+from execution_service.core.orders.events import UsedPrice
 from execution_service.core.orders.order import Order
 from execution_service.core.risk.counters import Counters, fold_all, sent
 from execution_service.core.risk.exposure import Reservation, reduced, reserved
-from execution_service.core.risk.limits import LimitType, RiskLimits, Scope, is_of_the_order_alone
-from execution_service.core.risk.verdict import Decision, Override, Use, Verdict
+from execution_service.core.risk.limits import LimitType, RiskLimits, Scope, is_of_prices, is_of_the_order_alone
+from execution_service.core.risk.verdict import Decision, Override, Verdict
 
 USES_KEPT = 200
 """Of so many figures it is kept how much was used last, the latest ones: there is no end of symbols."""
@@ -34,6 +35,8 @@ class LastUse:
     """Whose figure it is."""
     actual_value: Decimal
     at: datetime
+    price: UsedPrice | None = None
+    """Of the order that it was reckoned for, where the figure is an amount of money."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +72,20 @@ def admitted(book: RiskBook, order: Order, verdict: Verdict, limits: RiskLimits,
         reservations=reserved(book.reservations, verdict.reservation),
         counters=fold_all(book.counters, events, now=verdict.at, zone=zone, keep_seconds=keep),
         overrides=tuple(o.used(order) if o.override_id == verdict.override_id else o for o in book.overrides),
-        uses=_with_uses(book.uses, verdict.uses, verdict.at),
+        uses=_with_uses(book.uses, verdict),
     )
 
 
-def _with_uses(kept: tuple[LastUse, ...], new: Iterable[Use], at: datetime) -> tuple[LastUse, ...]:
+def _with_uses(kept: tuple[LastUse, ...], verdict: Verdict) -> tuple[LastUse, ...]:
     latest = {
-        (use.limit, use.total): LastUse(limit=use.limit, total=use.total, actual_value=use.actual_value, at=at)
-        for use in new
+        (use.limit, use.total): LastUse(
+            limit=use.limit,
+            total=use.total,
+            actual_value=use.actual_value,
+            at=verdict.at,
+            price=verdict.price if is_of_prices(use.limit) else None,
+        )
+        for use in verdict.uses
         if not is_of_the_order_alone(use.limit)
     }
     if not latest:

@@ -51,6 +51,8 @@ from execution_service.core.risk.prices import (
     execution_range,
     is_fresh,
     price_of_message,
+    rates_into,
+    used_price,
 )
 from execution_service.core.risk.verdict import (
     KILL_SWITCH,
@@ -103,6 +105,8 @@ class Facts:
     kill: KillState
     prices: tuple[ReferencePrice, ...] = ()
     """Of the order's instrument, per unit of its quoted price; the message's own need not be among them."""
+    no_quote: str | None = None
+    """Why the broker's quote of it is not among them, in words; None: it is, or nobody asked."""
     rates: tuple[Rate, ...] = ()
     exit_cap: Decimal | None = None
     """The most that a comparison with the broker's positions lets an exit take (core/orders/exit_bound.py); None: nothing is known to differ."""
@@ -228,6 +232,7 @@ def judge(order: Order, facts: Facts, limits: RiskLimits) -> Verdict:
         else case.reservation,
         override=override,
         trips=tuple(f for f in findings if isinstance(f, Trip)),
+        price=used_price(case.reference, facts.now),
         adjusted_stop=next((f.stop for f in findings if isinstance(f, _Moved)), None),
     )
 
@@ -297,9 +302,7 @@ def _held(facts: Facts, order: Reservation) -> tuple[Holding, ...]:
 
 def _fresh_rates(facts: Facts, max_age: Decimal | None) -> dict[str, Decimal]:
     """What one unit of a currency is worth in the account's, by the youngest rate that is young enough."""
-    usable = [r for r in facts.rates if r.quoted == facts.account_currency and r.rate > 0]
-    fresh = sorted((r for r in usable if is_fresh(r.at, facts.now, max_age)), key=lambda r: r.at)
-    return {rate.base: rate.rate for rate in fresh}
+    return rates_into(facts.account_currency, facts.rates, facts.now, max_age)
 
 
 def _rate(order: Order, facts: Facts, max_age: Decimal | None) -> Decimal | None:
@@ -392,6 +395,12 @@ _NO_EXPOSURE = "the exposure cannot be told: a position, a price, a size or a ra
 _NO_POSITION = "the position is not known"
 
 
+def _without_quote(case: _Case, words: str) -> str:
+    """What is missing, with the reason why the broker's quote is not there instead."""
+    why = case.facts.no_quote
+    return words if why is None or case.market is not None else f"{words} ({why})"
+
+
 # --- the stops: of everything, or of new risk ----------------------------------------------------------------------
 
 
@@ -472,7 +481,7 @@ def _size(case: _Case) -> Iterator[_Finding]:
     if case.value is None and least is not None and least > bound.number:
         yield from _figure(bound, least, "the order's value, at the least,")
     else:
-        yield from _figure(bound, case.value, "the order's value", _NO_PRICE)
+        yield from _figure(bound, case.value, "the order's value", _without_quote(case, _NO_PRICE))
 
 
 def _collar(case: _Case) -> Iterator[_Finding]:
@@ -484,7 +493,7 @@ def _collar(case: _Case) -> Iterator[_Finding]:
     reference = order.stop_price if is_behind_stop else None if case.reference is None else case.reference.price
     away = None if reference is None else distance_pct(order.limit_price, reference)
     what = f"the distance of the limit {_amount(order.limit_price)} from {_amount(reference or ZERO)}, in per cent,"
-    yield from _figure(bound, away, what, "no fresh reference price")
+    yield from _figure(bound, away, what, _without_quote(case, "no fresh reference price"))
 
 
 _WITH_LIMIT = frozenset({OrderType.LIMIT, OrderType.STOP_LIMIT})
@@ -500,7 +509,8 @@ def _slippage(case: _Case) -> Iterator[_Finding]:
         against = (market.price - seen) * request.side.sign
         slipped = EXACT.divide(max(ZERO, against) * HUNDRED, seen)
     missing = "the market's price, or the price that the order's author saw, is not known"
-    yield from _figure(bound, slipped, "what the market has gone against the order, in per cent,", missing)
+    what = "what the market has gone against the order, in per cent,"
+    yield from _figure(bound, slipped, what, _without_quote(case, missing))
 
 
 def _protection(case: _Case) -> Iterator[_Finding]:
@@ -514,11 +524,10 @@ def _protection(case: _Case) -> Iterator[_Finding]:
     )
     sign, stop, target = request.side.sign, request.stop_loss, request.take_profit
     if price is None:
-        yield from (
-            _not_judged(bound, "no fresh price to measure the stop from") for bound in (low, high) if bound and stop
-        )
+        missing = _without_quote(case, "no fresh price to measure the stop from")
+        yield from (_not_judged(bound, missing) for bound in (low, high) if bound and stop)
         if farthest is not None and target is not None:
-            yield _not_judged(farthest, "no fresh price to measure the target from")
+            yield _not_judged(farthest, _without_quote(case, "no fresh price to measure the target from"))
         return
     if target is not None and (target - price) * sign <= 0:
         words = f"the target {_amount(target)} is on the wrong side of {_amount(price)}"

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from enum import Enum, StrEnum
+from functools import cached_property
 from itertools import product
 from types import MappingProxyType
 from typing import TypeAlias
 
 from brokers.base import OrderType
+from execution_service.core.risk.prices import Rate
 
 
 class LimitType(StrEnum):
@@ -289,6 +291,43 @@ UNTIL_ENABLED = frozenset({LimitType.MAX_CONSECUTIVE_REJECTIONS, LimitType.REPEA
 """Once broken, these stay so until a named person enables them again."""
 
 
+_OF_PRICES = frozenset(
+    {
+        LimitType.MAX_ORDER_VALUE,
+        LimitType.MAX_POSITION_VALUE,
+        LimitType.MAX_GROSS_EXPOSURE,
+        LimitType.MAX_NET_EXPOSURE,
+        LimitType.MAX_LEVERAGE,
+        LimitType.CHECK_BUYING_POWER,
+        LimitType.PRICE_COLLAR_PCT,
+        LimitType.MAX_SLIPPAGE_PCT,
+        LimitType.MIN_STOP_DISTANCE_PCT,
+        LimitType.MAX_STOP_DISTANCE_PCT,
+        LimitType.MAX_TARGET_DISTANCE_PCT,
+    }
+)
+OF_AMOUNTS = (
+    LimitType.MAX_ORDER_VALUE,
+    LimitType.MAX_POSITION_VALUE,
+    LimitType.MAX_GROSS_EXPOSURE,
+    LimitType.MAX_NET_EXPOSURE,
+    LimitType.MAX_DAILY_LOSS,
+)
+"""These are amounts of money, in the account's currency."""
+OF_HOLDINGS_WORTH = (
+    LimitType.MAX_POSITION_VALUE,
+    LimitType.MAX_GROSS_EXPOSURE,
+    LimitType.MAX_NET_EXPOSURE,
+    LimitType.MAX_LEVERAGE,
+)
+"""These need a price of everything that is held, and not only of what an order trades."""
+
+
+def is_of_prices(limit: LimitType) -> bool:
+    """Whether a price of the market is needed to judge it."""
+    return limit in _OF_PRICES
+
+
 def is_of_the_order_alone(limit: LimitType) -> bool:
     """Whether it compares nothing but the order itself: no part of it is used between two orders."""
     return limit in _OF_THE_ORDER_ALONE
@@ -321,7 +360,7 @@ class Bound:
         raise TypeError(f"{self.limit} is {self.value}, and no number")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Applicable:
     """The tables that bind the orders of one account, strategy and symbol, the widest first."""
 
@@ -355,6 +394,12 @@ class Applicable:
         assert len(found) < 2, limit
         return found[0] if found else None
 
+    @cached_property
+    def needs_prices(self) -> bool:
+        """Whether somebody has written a limit down that compares prices or what these make of quantities."""
+        found = (bound for limit in _OF_PRICES for bound in self.bounds(limit))
+        return any(bound.is_written and bound.value is not False for bound in found)
+
     def is_on(self, *limits: LimitType) -> bool:
         """Whether any of them is, so that it needs to be judged."""
         return any(map(self.bounds, limits))
@@ -365,6 +410,8 @@ class RiskLimits:
     """All limits that hold. `tables` has what was written, by whom it is for."""
 
     tables: Mapping[Scope, LimitSet] = field(default_factory=lambda: MappingProxyType({}))
+    rates: tuple[Rate, ...] = ()
+    """Of exchange, as somebody has written them down."""
     _known: dict[Scope, Applicable] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def of(self, where: Scope) -> Applicable:

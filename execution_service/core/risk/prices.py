@@ -8,8 +8,9 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from brokers.base import OrderType, Side
+from brokers.base import OrderType, Quote, Side
 from execution_service.core.exact import EXACT, ZERO
+from execution_service.core.orders.events import UsedPrice
 from execution_service.core.orders.order import Order
 
 HUNDRED = Decimal(100)
@@ -46,6 +47,27 @@ class Rate:
     rate: Decimal
     source: str
     at: datetime
+    max_age_seconds: Decimal | None = None
+    """By whoever wrote it down. None: as old as a reference price may be."""
+
+
+def rates_into(
+    currency: str | None, rates: Iterable[Rate], now: datetime, max_age_seconds: Decimal | None
+) -> dict[str, Decimal]:
+    """What one unit of other currencies is worth in this one: of each the youngest rate that is young enough, as it is quoted or turned around.
+    Nothing is carried over a third currency."""
+    found: dict[str, tuple[datetime, Decimal]] = {}
+    for rate in rates:
+        is_turned = rate.base == currency
+        other = rate.quoted if is_turned else rate.base
+        if currency not in (rate.base, rate.quoted) or other == currency:
+            continue
+        oldest = max_age_seconds if rate.max_age_seconds is None else rate.max_age_seconds
+        if not rate.rate.is_finite() or rate.rate <= 0 or not is_fresh(rate.at, now, oldest):
+            continue
+        if other not in found or found[other][0] <= rate.at:
+            found[other] = rate.at, EXACT.divide(Decimal(1), rate.rate) if is_turned else rate.rate
+    return {other: rate for other, (_, rate) in found.items()}
 
 
 def age_seconds(at: datetime, now: datetime) -> Decimal:
@@ -66,6 +88,33 @@ def best_reference(
     trust = {source: n for n, source in enumerate(PriceSource)}
     fresh = [c for c in candidates if c.is_usable and is_fresh(c.at, now, max_age_seconds)]
     return min(fresh, key=lambda c: (trust[c.source], age_seconds(c.at, now)), default=None)
+
+
+def price_of_quote(quote: Quote) -> ReferencePrice | str:
+    """The latest trade's price where it still lies between bid and ask, else the nearer of these two: where the market has gone since. Without a
+    trade the middle of both. As old as what it was taken from: a bid and ask as the quote, a trade alone as that trade. Yesterday's close is no
+    price of now. Where the quote gives none, the reason in words."""
+    bid, ask, last = (_positive(price) for price in (quote.bid, quote.ask, quote.last))
+    if quote.is_delayed:
+        return "the broker's quote is delayed"
+    if bid is not None and ask is not None and bid > ask:
+        return f"the broker's quote has a bid of {bid.normalize():f} above the ask of {ask.normalize():f}"
+    at = quote.at
+    if bid is not None and ask is not None:
+        price = EXACT.divide(EXACT.add(bid, ask), Decimal(2)) if last is None else min(max(last, bid), ask)
+    elif last is None:
+        return "the broker's quote has no price"
+    elif (bid is not None and last < bid) or (ask is not None and last > ask):
+        price = bid if bid is not None and last < bid else ask or last
+    elif quote.last_at is None:
+        return "the broker's quote has only the price of a trade of any age"
+    else:
+        price, at = last, min(quote.last_at, quote.at)
+    return ReferencePrice(price=price, source=PriceSource.QUOTE, at=at)
+
+
+def _positive(price: Decimal | None) -> Decimal | None:
+    return price if price is not None and price.is_finite() and price > 0 else None
 
 
 def price_of_message(order: Order) -> ReferencePrice | None:
@@ -98,6 +147,14 @@ def execution_range(order: Order, reference: Decimal | None) -> PriceRange:
         case OrderType.STOP if stop is not None:
             return PriceRange(least=stop, most=None if reference is None else max(stop, reference))
     return PriceRange(least=ZERO if reference is None else reference, most=reference)
+
+
+def used_price(reference: ReferencePrice | None, now: datetime) -> UsedPrice | None:
+    """As a verdict and a record keep it."""
+    if reference is None:
+        return None
+    age = age_seconds(reference.at, now)
+    return UsedPrice(price=reference.price, source=reference.source.value, at=reference.at, age_seconds=age)
 
 
 def distance_pct(price: Decimal, reference: Decimal) -> Decimal:

@@ -7,12 +7,15 @@ from datetime import datetime
 from execution_service.core.orders.events import AwaitsOpening, LimitUse, Noted, Rejected, RiskVerdict
 from execution_service.core.orders.status import LimitBreach, Reason, ReasonCode
 from execution_service.core.risk.limits import LimitType
+from execution_service.core.risk.prices import PriceSource
 from execution_service.core.risk.verdict import Breach, Verdict
 
 
 def refusal(verdict: Verdict, at: datetime) -> Rejected:
     """The end of an order that the gate refused, with all reasons."""
     words = "; ".join(breach.message for breach in verdict.breaches)
+    if verdict.price is not None and verdict.code == ReasonCode.RISK_LIMIT:
+        words = f"{words} (by the price of {verdict.price})"
     return Rejected(at=at, reason=Reason(ReasonCode(verdict.code), words, _breaches(verdict.breaches)))
 
 
@@ -48,7 +51,13 @@ def kept_verdict(verdict: Verdict, *, keeps_uses: bool) -> RiskVerdict:
         allowed_by=None if verdict.override is None else verdict.override.by,
         allowed_for=None if verdict.override is None else verdict.override.reason,
         allowed_until=None if verdict.override is None else verdict.override.expires_at,
+        price=verdict.price if keeps_uses or _is_of_market(verdict) else None,
     )
+
+
+def _is_of_market(verdict: Verdict) -> bool:
+    """Else it is in the order's request already."""
+    return verdict.price is not None and verdict.price.source != PriceSource.MESSAGE
 
 
 def remarks(verdict: Verdict, at: datetime) -> tuple[Noted, ...]:

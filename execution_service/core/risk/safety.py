@@ -182,7 +182,7 @@ def tightened(limits: RiskLimits, policies: Iterable[Policy]) -> RiskLimits:
             ours = BUILT_IN.of(policy.limit) if ours is None else ours
             if not isinstance(ours, Decimal) or _is_tighter(policy, ours):
                 tables[scope] = replace(table, **tighter)
-    return RiskLimits(tables=MappingProxyType(tables)) if tables != dict(limits.tables) else limits
+    return replace(limits, tables=MappingProxyType(tables)) if tables != dict(limits.tables) else limits
 
 
 def _is_tighter(policy: Policy, ours: Decimal) -> bool:

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from brokers.base import Side
 from execution_service.core.exact import EXACT, ZERO
+from execution_service.core.orders.events import UsedPrice
 from execution_service.core.risk.book import LastUse, RiskBook
 from execution_service.core.risk.counters import Counters, rolled
 from execution_service.core.risk.exposure import Exposure, Reservation
@@ -54,6 +55,8 @@ class Usage:
     """The table of `risk.toml` that binds; the widest also where it is only built in."""
     is_written: bool = True
     """False: it is only built in."""
+    price: UsedPrice | None = None
+    """Of an amount of money: the reference price of the order that it was last reckoned for."""
 
     @property
     def percent(self) -> Decimal:
@@ -87,7 +90,7 @@ def usages(limits: RiskLimits, book: RiskBook, now: datetime, zone: tzinfo) -> I
     for kept in book.uses:
         bound = None if kept.limit in _COUNTED else bound_of(limits, kept.limit, kept.total)
         if bound is not None and isinstance(bound.value, Decimal):
-            yield _usage(bound, bound.value, kept.actual_value, kept.at)
+            yield replace(_usage(bound, bound.value, kept.actual_value, kept.at), price=kept.price)
 
 
 def recounted(uses: tuple[LastUse, ...], exposure: Exposure, now: datetime) -> tuple[LastUse, ...]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from hashlib import sha256
 
 from execution_service.core.exact import EXACT
+from execution_service.core.orders.events import UsedPrice
 from execution_service.core.orders.order import Order
 from execution_service.core.risk.counters import Trip
 from execution_service.core.risk.exposure import Reservation
@@ -133,6 +134,8 @@ class Verdict:
     """It passes by this one alone."""
     trips: tuple[Trip, ...] = ()
     """Limits that were found broken for good: to be kept, and the kill switch of their scope to be engaged at reduce only."""
+    price: UsedPrice | None = None
+    """The reference price that it was judged by; None: none is known that is young enough."""
     adjusted_stop: Decimal | None = None
     """The stop that was moved to the nearest allowed price, where the rule is to adjust."""
 

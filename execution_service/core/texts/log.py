@@ -69,7 +69,9 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
     """The log's sentence and action for an event, `order` being the state after it. None: the event had no effect."""
     match event:
         case SubmitStarted():
-            return f"Placing order: {order_summary(order)} {_type(order)}", "order_placing"
+            price = None if event.risk is None else event.risk.price
+            by = "" if price is None else f", let pass by the price of {price}"
+            return f"Placing order: {order_summary(order)} {_type(order)}{by}", "order_placing"
         case NothingSent():
             return f"Order not sent: {plain(event.message)}", "order_not_sent"
         case Accepted():

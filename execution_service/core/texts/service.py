@@ -40,6 +40,23 @@ def auth_required(*, account_name: str, broker: str, reason: str, count: int = 1
     )
 
 
+def no_quotes(*, account_name: str, reason: str) -> str:
+    return html_message(
+        "❓ No Quotes From the Broker",
+        ("Account", account_name),
+        ("Reason", reason),
+        (
+            "Meanwhile",
+            "reference prices are our executions and what messages say; where a written limit has none that is young enough, "
+            "new risk is refused. Exits leave",
+        ),
+    )
+
+
+def quotes_again(*, account_name: str) -> str:
+    return html_message("✅ Quotes Again", ("Account", account_name))
+
+
 def risk_limit_near(*, account_name: str, limit: str, total: str, used: Decimal, most: Decimal) -> str:
     """`total`: whose figure it is."""
     return html_message(

@@ -10,7 +10,7 @@ from brokers.base import AssetClass, BrokerPosition, ContractTerms, Fill, Instru
 from execution_service.core.adoption.records import Before, Movement, Plan
 from execution_service.core.codec import decode, encode, read_decimal, read_moment, read_text, read_whole, storable
 from execution_service.core.errors import CoreError, UnreadableRecord
-from execution_service.core.orders.events import Event, LimitUse, RiskVerdict, stored_name
+from execution_service.core.orders.events import Event, LimitUse, RiskVerdict, UsedPrice, stored_name
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
 from execution_service.core.orders.status import LimitBreach, Reason
@@ -129,7 +129,7 @@ def as_stored(event: T) -> T:
 def _as_stored_value(value: Any) -> Any:
     if type(value) is str:
         return storable(value)
-    if isinstance(value, Reason | Fill | ContractTerms | RiskVerdict | LimitBreach | LimitUse):
+    if isinstance(value, Reason | Fill | ContractTerms | RiskVerdict | LimitBreach | LimitUse | UsedPrice):
         return as_stored(value)
     if isinstance(value, tuple):
         kept = tuple(map(_as_stored_value, value))
