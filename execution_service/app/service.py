@@ -77,6 +77,7 @@ class ExecutionService:
         self.unreadable = rooms.unreadable
         self.event_reader = rooms.event_reader
         self.safety = rooms.safety
+        self.kill_key = rooms.kill_key
         self._is_begun = False
 
     @property
@@ -97,9 +98,14 @@ class ExecutionService:
         if self.safety is not None:
             await self.safety.look()  # bounded; else the orders that wait would be refused as long as nothing is known
         await self.commands.start()
+        if self.kill_key is not None:
+            await (
+                self.kill_key.look()
+            )  # bounded; a stop that was asked for before the start counts before an order leaves
         await self.ownership.start()
         self._keep(*self.ownership.parts(), *self.kill_switches.parts())
         self._keep(*(() if self.safety is None else self.safety.parts()))
+        self._keep(*(() if self.kill_key is None else self.kill_key.parts()))
         self._keep(Part(ORDERS_IN, lambda: self.intake.run(self._parts.orders)), *self._events_in())
         self._keep(*self.commands.parts(self._parts.commands))
         self._keep(*self.outbox.parts())

@@ -38,6 +38,7 @@ from execution_service.control.cancel import CancelOrders
 from execution_service.control.commands import Commands
 from execution_service.control.flatten import FlattenPositions
 from execution_service.control.kill import ArmTrading, KillTrading
+from execution_service.control.kill_key import KillKey
 from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.control.replay import ReplayDeadLetter
 from execution_service.control.resolve import ResolveOrder
@@ -200,6 +201,7 @@ class Rooms:
     unreadable: UnreadableRecords
     event_reader: EventReader
     safety: SafetyService | None
+    kill_key: KillKey | None
     confirmations: Confirmations
 
 
@@ -294,6 +296,7 @@ def build(parts: Parts) -> Rooms:
         unreadable=UnreadableRecords(store=store, clock=clock, alerts=alerts),
         event_reader=event_reader,
         safety=safety,
+        kill_key=_kill_key(parts, kill_switches, commands, alerts),
         confirmations=confirmations,
     )
 
@@ -306,6 +309,18 @@ def _safety(parts: Parts, alerts: RaisesAlerts, event_reader: EventReader) -> Sa
     parts.risk_rules.safety = safety
     event_reader.listeners.append(safety)
     return safety
+
+
+def _kill_key(parts: Parts, switches: KillSwitches, commands: Commands, alerts: RaisesAlerts) -> KillKey | None:
+    """No new risk passes while it is not known what it says."""
+    key = parts.events.kill_key
+    if key is None:
+        return None
+    kill_key = KillKey(
+        key=key, commands=commands, switches=switches, bookmarks=parts.store, alerts=alerts, clock=parts.clock
+    )
+    switches.sources.append(kill_key)
+    return kill_key
 
 
 def _commands(

@@ -137,6 +137,7 @@ class Environment(Variables):
     redis_url: Annotated[RedisAddress | None, _REDIS_ADDRESS] = None
     redis_host: Host | None = None
     redis_port: Port = 6379
+    redis_kill_key: Name | None = None
     trigger_events: Annotated[
         TriggerEvent, BeforeValidator(lower), Allowed("ai.decision.made or trade.intent, one of the two")
     ] = TriggerEvent.DECISION
@@ -174,6 +175,10 @@ class Environment(Variables):
         found = []
         if self.redis_url is not None and self.redis_host is not None:
             found.append("REDIS_URL and REDIS_HOST are both set; set one of them.")
+        if self.redis_kill_key is not None and self.redis_url is None and self.redis_host is None:
+            found.append(
+                "REDIS_KILL_KEY is set but neither REDIS_URL nor REDIS_HOST is; set one of them, or not the key."
+            )
         if self.telegram_enabled and self.telegram_bot_token is None:
             found.append(
                 "TELEGRAM_ENABLED is true but TELEGRAM_BOT_TOKEN is not set; set it (or TELEGRAM_BOT_TOKEN_FILE)."
