@@ -312,6 +312,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.unreadable",
     },
     # Messages in and out.
+    "execution_service.transport.heartbeat_http": set(),
     "execution_service.transport.ports": {CORE},
     "execution_service.transport.safety_http": {CORE},
     "execution_service.transport.inbox": {"execution_service.transport.ports"},
@@ -943,6 +944,18 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
     },
+    "execution_service.control.dead_man": {
+        CORE,
+        "execution_service.control.commands",
+        "execution_service.control.requests",
+        "execution_service.control.results",
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.bookmarks",
+        "execution_service.storage.ports.errors",
+        "execution_service.trading.kill_switches",
+    },
     "execution_service.control.kill_key": {
         CORE,
         "execution_service.control.commands",
@@ -952,7 +965,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
         "execution_service.storage.ports.bookmarks",
-        "execution_service.storage.ports.commands",
         "execution_service.storage.ports.errors",
         "execution_service.trading.kill_switches",
         "execution_service.transport.ports",
@@ -1055,6 +1067,12 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.standing",
         "execution_service.storage.ports.tokens",
     },
+    "execution_service.api.routes.heartbeat": {
+        "execution_service.api.access",
+        "execution_service.api.answers",
+        "execution_service.api.problems",
+        "execution_service.storage.ports.tokens",
+    },
     "execution_service.api.routes.orders": {
         CORE,
         "execution_service.api.access",
@@ -1102,6 +1120,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.routes.description",
         "execution_service.api.routes.events",
         "execution_service.api.routes.health",
+        "execution_service.api.routes.heartbeat",
         "execution_service.api.routes.orders",
         "execution_service.api.routes.trades",
         "execution_service.api.standing",
@@ -1190,6 +1209,12 @@ ARROWS: Mapping[str, set[str]] = {
     # A process; `service` is the only room that builds parts.
     "execution_service.app.clock": set(),
     "execution_service.app.guardian": set(),
+    "execution_service.app.heartbeat": {
+        "execution_service.runtime.clock",
+        "execution_service.runtime.connectivity",
+        "execution_service.runtime.supervision",
+        "execution_service.transport.heartbeat_http",
+    },
     "execution_service.app.log_lines": set(),
     "execution_service.app.log_places": set(),
     "execution_service.app.own_python": set(),
@@ -1277,6 +1302,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.control.background",
         "execution_service.control.cancel",
         "execution_service.control.commands",
+        "execution_service.control.dead_man",
         "execution_service.control.flatten",
         "execution_service.control.kill",
         "execution_service.control.kill_key",
@@ -1373,6 +1399,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.access",
         "execution_service.api.server",
         "execution_service.app.events",
+        "execution_service.app.heartbeat",
         "execution_service.app.http_wiring",
         "execution_service.app.notice",
         "execution_service.app.risk_reload",
@@ -1385,6 +1412,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.supervision",
         "execution_service.runtime.threads",
         "execution_service.storage.ports.errors",
+        "execution_service.transport.heartbeat_http",
         "execution_service.transport.ports",
     },
     "execution_service.execution_main": {
@@ -1941,6 +1969,7 @@ OF_ONE_ROOM: Mapping[str, set[str]] = {
     "simulators": {"starlette", "uvicorn"},
     "execution_service.api": {"fastapi", "h11", "prometheus_client", "starlette", "uvicorn"},
     "execution_service.transport.safety_http": {"httpx"},
+    "execution_service.transport.heartbeat_http": {"httpx"},
     "execution_service.app.http_wiring": {"starlette"},
 }
 

@@ -28,6 +28,7 @@ from execution_service.api.routes.control import ControlRoutes
 from execution_service.api.routes.description import DescriptionRoutes
 from execution_service.api.routes.events import EventRoutes
 from execution_service.api.routes.health import HealthRoutes
+from execution_service.api.routes.heartbeat import HeartbeatRoutes, TakesHeartbeats
 from execution_service.api.routes.orders import OrderRoutes
 from execution_service.api.routes.trades import TradeRoutes
 from execution_service.api.standing import Standing
@@ -67,6 +68,7 @@ class ApiParts:
     standing: Standing
     measures: Measures
     feed: LiveFeed
+    dead_man: TakesHeartbeats | None
     clock: Clock
     threads: Blocking
     """Where answers and figures are drawn up: the event loop has trading to do."""
@@ -96,6 +98,7 @@ def http_application(parts: ApiParts, *, host: str) -> ASGIApp:
             clock=parts.clock,
             recent=recent,
         ),
+        HeartbeatRoutes(access=parts.access, dead_man=parts.dead_man),
         EventRoutes(access=parts.access, feed=parts.feed),
         DescriptionRoutes(access=parts.access),
     )

@@ -102,6 +102,7 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
             standing=standing,
             measures=measures,
             feed=feed,
+            dead_man=rooms.dead_man,
             clock=parts.clock,
             threads=settings.threads,
         ),

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import structlog
 
 from execution_service.control.commands import Commands
-from execution_service.control.requests import Kind
+from execution_service.control.requests import stop_all
 from execution_service.control.results import Done
-from execution_service.core.risk.kill import KillLevel
 from execution_service.core.risk.kill_key import means_kill
 from execution_service.core.risk.limits import Scope
 from execution_service.core.texts.kill_key import kill_key_left, kill_key_read, kill_key_unread
@@ -18,7 +17,6 @@ from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
 from execution_service.storage.ports.bookmarks import BookmarkStore
-from execution_service.storage.ports.commands import Command
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.kill_switches import KillSwitches
 from execution_service.transport.ports import KeyNotRead, ReadsKey
@@ -130,15 +128,9 @@ class KillKey:
         self._said = says_kill
 
     async def _engage(self, stop: str, text: str) -> None:
-        now = self._clock.now()
-        body = {
-            "scope": str(Scope()),
-            "level": KillLevel.REDUCE_ONLY.value,
-            "by": self._key.name,
-            "reason": f"the key says {text!r}",
-            "cancel_entries": False,
-        }
-        command = Command(command_id=f"kill-key-{stop}", kind=Kind.KILL, body=body, published_at=now, received_at=now)
+        command = stop_all(
+            f"kill-key-{stop}", by=self._key.name, reason=f"the key says {text!r}", now=self._clock.now()
+        )
         if not isinstance(await self._commands.give(command), Done):
             raise StoreUnavailable("the kill that it asks for is not carried out yet")
 

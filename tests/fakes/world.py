@@ -121,6 +121,7 @@ class World:
         safety: AsksSafetyService | None = None,
         is_safety_fail_open: bool = False,
         kill_key: ReadsKey | None = None,
+        dead_man_seconds: float | None = None,
         clock: Any = None,
         notices: frozenset[NoticeKind] = ALL_NOTICES,
         mongo: Any = None,
@@ -158,6 +159,7 @@ class World:
         self.risk_rules = RiskRules(limits, switches)
         self.safety, self.is_safety_fail_open = safety, is_safety_fail_open
         self.kill_key = kill_key
+        self._dead_man_seconds = dead_man_seconds
         self._accounts = {
             a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
             for a in (*accounts, *unnamed_accounts)
@@ -231,6 +233,7 @@ class World:
                 risk_rules=self.risk_rules,
                 safety=self.safety,
                 is_safety_fail_open=self.is_safety_fail_open,
+                dead_man_seconds=self._dead_man_seconds,
                 notices=self._notices,
             )
         )

@@ -7,6 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
@@ -86,6 +87,17 @@ _REDIS_ADDRESS = Allowed("an address that begins with redis://, rediss:// or uni
 RedisAddress = Annotated[SecretStr, AfterValidator(_redis_address)]
 
 
+def _secret_web_address(secret: SecretStr) -> SecretStr:
+    parts = urlsplit(secret.get_secret_value())
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("not a web address")
+    return secret
+
+
+SecretWebAddress = Annotated[SecretStr, AfterValidator(_secret_web_address)]
+"""One whose path is all that its owner has to show."""
+
+
 class Environment(Variables):
     """The service's own variables, one attribute each; those of the brokers stand in their manifests.
 
@@ -133,6 +145,11 @@ class Environment(Variables):
 
     risk_safety_service_url: Annotated[WebAddress | None, WEB_ADDRESS] = None
     ess_fail_open: Flag = False
+    dead_man_seconds: Annotated[
+        float | None, Field(ge=5, le=86_400, allow_inf_nan=False), Allowed("seconds from 5 to 86400")
+    ] = None
+    heartbeat_url: Annotated[SecretWebAddress | None, WEB_ADDRESS] = None
+    heartbeat_seconds: Annotated[float, Field(ge=1, le=3600), Allowed("seconds from 1 to 3600")] = 30
 
     redis_url: Annotated[RedisAddress | None, _REDIS_ADDRESS] = None
     redis_host: Host | None = None
