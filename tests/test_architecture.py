@@ -316,6 +316,12 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.transport.ports": {CORE},
     "execution_service.transport.safety_http": {CORE},
     "execution_service.transport.inbox": {"execution_service.transport.ports"},
+    "execution_service.transport.memory_files": {
+        CORE,
+        "execution_service.runtime.connectivity",
+        "execution_service.runtime.threads",
+        "execution_service.transport.ports",
+    },
     "execution_service.transport.topics": {CORE, "execution_service.transport.ports"},
     "execution_service.transport.pubsub": {
         "execution_service.runtime.clock",
@@ -1278,8 +1284,10 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.runtime.connectivity",
         "execution_service.runtime.supervision",
+        "execution_service.runtime.threads",
         "execution_service.storage.ports.bookmarks",
         "execution_service.transport.inbox",
+        "execution_service.transport.memory_files",
         "execution_service.transport.ports",
         "execution_service.transport.pubsub",
         "execution_service.transport.redis_streams",

@@ -160,6 +160,7 @@ class Environment(Variables):
     ] = TriggerEvent.DECISION
     pubsub_events: Flag = False
     events_account: Name | None = None
+    memory_dir: RootedPath | None = None
 
     telegram_enabled: Flag = False
     telegram_bot_token: SecretStr | None = None
