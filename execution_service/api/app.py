@@ -31,6 +31,7 @@ from execution_service.api.routes.control import ControlRoutes
 from execution_service.api.routes.description import DescriptionRoutes
 from execution_service.api.routes.events import EventRoutes
 from execution_service.api.routes.health import HealthRoutes
+from execution_service.api.routes.heartbeat import HeartbeatRoutes, TakesHeartbeats
 from execution_service.api.routes.orders import OrderRoutes
 from execution_service.api.routes.page import PageRoutes
 from execution_service.api.routes.repairs import RepairRoutes
@@ -84,6 +85,7 @@ class ApiParts:
     measures: Measures
     pace: Pace
     feed: LiveFeed
+    dead_man: TakesHeartbeats | None
     clock: Clock
     threads: Blocking
     """Where answers and figures are drawn up: the event loop has trading to do."""
@@ -131,6 +133,7 @@ def http_application(parts: ApiParts, *, host: str) -> ASGIApp:
             leases=parts.store,
             recent=recent,
         ),
+        HeartbeatRoutes(access=parts.access, dead_man=parts.dead_man),
         EventRoutes(access=parts.access, feed=parts.feed),
         DescriptionRoutes(access=parts.access),
         BoardRoutes(access=parts.access, queries=parts.queries, pace=parts.pace, recent=recent),

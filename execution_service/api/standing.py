@@ -51,11 +51,11 @@ class Standing:
         inboxes: Mapping[str, Inbox],
         is_live: bool,
         version: str,
-        safety: Component | None = None,
+        others: Mapping[str, Component] | None = None,
         around: Mapping[str, Connectivity] | None = None,
     ) -> None:
-        """`pubsub`: None where nobody notes whether it answers. `safety`: the outside safety service, where there is one. `around`: what else is
-        outside, by its name."""
+        """`pubsub`: None where nobody notes whether it answers. `others`: what else is asked, by its name for people: the outside safety
+        service, say. `around`: what else is outside, by its name."""
         self._supervisor = supervisor
         self._accounts = accounts
         self._store = store
@@ -64,7 +64,7 @@ class Standing:
         self._inboxes = inboxes
         self.mode = "LIVE" if is_live else "PAPER"
         self.version = version
-        self._safety = safety
+        self._others = dict(others or {})
         self._around = around or {}
 
     def part_states(self) -> Mapping[str, Mapping[str, str | int]]:
@@ -93,8 +93,8 @@ class Standing:
             found[f"broker {account_id}"] = _component(
                 "OK" if is_up else "DOWN", state["trouble"] or ("" if is_up else state["state"])
             )
-        if self._safety is not None:
-            found["safety service"] = dict(self._safety.component())
+        for name, component in self._others.items():
+            found[name] = dict(component.component())
         failed = self.failed_parts()
         found["parts"] = _component("DEGRADED" if failed else "OK", "; ".join(f"{name}: {why}" for name, why in failed))
         return found

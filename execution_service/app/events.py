@@ -1,4 +1,5 @@
-"""Where events come from and go to, by the settings: the parts of Pub/Sub and of Redis Streams; nothing of it where neither is set."""
+"""Where events come from and go to, by the settings: the parts of Pub/Sub, of Redis Streams, and of a MemoryService; nothing of it where none is
+set."""
 
 from __future__ import annotations
 
@@ -13,14 +14,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from execution_service.app.settings.loading import Settings
 from execution_service.core.messages.events_in import HINTS, HINTS_OF_THE_SPEC, MANUAL
 from execution_service.core.messages.events_out import EVENTS_OUT, EXECUTION_RESULT
+from execution_service.core.messages.memory_entries import REMEMBERED
 from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.events import Events
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.connectivity import Connectivity
 from execution_service.runtime.supervision import Part
+from execution_service.runtime.threads import ThreadPool
 from execution_service.storage.ports.bookmarks import BookmarkStore
 from execution_service.transport.inbox import Inbox
-from execution_service.transport.ports import EventPublisher
+from execution_service.transport.memory_files import FolderUnusable, MemoryFiles
+from execution_service.transport.ports import EventPublisher, ReadsKey
 from execution_service.transport.pubsub import GooglePublisher, GoogleSubscriber
 from execution_service.transport.topics import TopicPublisher
 
@@ -28,7 +32,8 @@ if TYPE_CHECKING:
     from execution_service.transport.redis_streams import RedisSubscriber
 
 REDIS_STREAMS = "execution_service.transport.redis_streams"
-PUBSUB_CURSOR, REDIS_CURSOR = "events_pubsub", "events_redis"
+REDIS_KEYS = "execution_service.transport.redis_keys"
+PUBSUB_CURSOR, REDIS_CURSOR, MEMORY_CURSOR = "events_pubsub", "events_redis", "memory"
 
 
 class EventsUnusable(Exception):
@@ -68,6 +73,8 @@ class EventSources:
     pulls: Sequence[Part] = ()
     topics: Sequence[Topic] = ()
     redis: RedisSubscriber | None = None
+    kill_key: ReadsKey | None = None
+    """Where a system around us says that trade is to stop; None: nowhere."""
     connectivity: Mapping[str, Connectivity] = field(default_factory=dict)
     """Whether what is there besides Pub/Sub answers."""
 
@@ -112,6 +119,7 @@ async def event_sources(
     pulls: list[Part] = []
     topics: list[Topic] = []
     redis: RedisSubscriber | None = None
+    kill_key: ReadsKey | None = None
     async with contextlib.AsyncExitStack() as stack:
         if settings.pubsub_events:
             publishers = {}
@@ -141,6 +149,16 @@ async def event_sources(
                 pulls.append(Part(f"pull of {event_type}", subscriber.run))
                 topics.append(subscriber)
         around: dict[str, Connectivity] = {}
+        if settings.memory_dir is not None:
+            around["memory"] = Connectivity("The MemoryService's folder", clock)
+            threads = ThreadPool("memory", 1)
+            stack.callback(threads.close)
+            memory = MemoryFiles(settings.memory_dir, threads=threads, connectivity=around["memory"])
+            try:
+                memory.prepare()
+            except FolderUnusable as exc:
+                raise EventsUnusable(str(exc)) from exc
+            out.append(EventsOut(place="the MemoryService", cursor=MEMORY_CURSOR, types=REMEMBERED, publisher=memory))
         url = _redis_url(settings)
         if url is not None:
             streams, connectivity = _redis_streams(), Connectivity("Redis", clock)
@@ -157,6 +175,10 @@ async def event_sources(
                     connectivity=connectivity,
                 )
                 stack.push_async_callback(redis.close)
+                if settings.redis_kill_key is not None:
+                    keys = importlib.import_module(REDIS_KEYS)
+                    kill_key = key = keys.RedisKey(streams.connect(url), settings.redis_kill_key)
+                    stack.push_async_callback(key.close)
             except streams.UnusableAddress as exc:
                 raise EventsUnusable(str(exc)) from exc
             types = (*EVENTS_OUT, EXECUTION_RESULT)
@@ -170,6 +192,7 @@ async def event_sources(
             pulls=pulls,
             topics=topics,
             redis=redis,
+            kill_key=kill_key,
             connectivity=around,
         )
 

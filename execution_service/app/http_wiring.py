@@ -11,11 +11,11 @@ from starlette.types import ASGIApp
 from execution_service.api.access import Access
 from execution_service.api.app import ApiParts, http_application
 from execution_service.api.live_feed import LiveFeed
-from execution_service.api.measures import Measures, Sources
+from execution_service.api.measures import Measures, ShowsSilence, Sources
 from execution_service.api.pace import Pace
 from execution_service.api.placing import Placing
 from execution_service.api.sessions import Sessions
-from execution_service.api.standing import Standing
+from execution_service.api.standing import Component, Standing
 from execution_service.app.wiring import ConfiguredAccounts, Parts, Rooms
 from execution_service.runtime.connectivity import Connectivity
 from execution_service.runtime.threads import Blocking
@@ -71,7 +71,7 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
         inboxes={"orders": parts.orders, "commands": parts.commands},
         is_live=any(account is not None and account.is_live for account in accounts),
         version=_version(),
-        safety=rooms.safety,
+        others=_others(rooms),
         around=parts.events.connectivity,
     )
     sessions = Sessions(settings.session_key, parts.clock)
@@ -88,7 +88,7 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
             states=standing,
             at_brokers=rooms.accounts,
             inboxes={"orders": parts.orders, "commands": parts.commands} | dict(parts.events.inboxes),
-            around=parts.events.connectivity,
+            around={**parts.events.connectivity, **_around(rooms)},
             limits=parts.risk_rules,
             switches=rooms.kill_switches,
             reconcile_interval_seconds=parts.rules.reconcile_interval_seconds,
@@ -115,6 +115,7 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
             measures=measures,
             pace=pace,
             feed=feed,
+            dead_man=rooms.dead_man,
             clock=parts.clock,
             threads=settings.threads,
         ),
@@ -123,6 +124,26 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
     return HttpApi(
         application=application, access=access, placing=placing, measures=measures, feed=feed, standing=standing
     )
+
+
+def _others(rooms: Rooms) -> dict[str, Component]:
+    """By their names for people."""
+    found: dict[str, Component] = {}
+    if rooms.safety is not None:
+        found["safety service"] = rooms.safety
+    if rooms.kill_key is not None:
+        found["kill key"] = rooms.kill_key
+    return found
+
+
+def _around(rooms: Rooms) -> dict[str, ShowsSilence]:
+    """By their names in figures."""
+    found: dict[str, ShowsSilence] = {}
+    if rooms.safety is not None:
+        found["risk_safety"] = rooms.safety
+    if rooms.kill_key is not None:
+        found["kill_key"] = rooms.kill_key
+    return found
 
 
 def _version() -> str:

@@ -23,6 +23,7 @@ from brokers.factory import BrokerFactory
 from execution_service.api.access import is_loopback
 from execution_service.api.server import AddressTaken, HttpServer, address_of, listen
 from execution_service.app.events import Topic
+from execution_service.app.heartbeat import Heartbeat
 from execution_service.app.http_wiring import ApiSettings, HttpApi, http_api
 from execution_service.app.notice import ENDPOINTS, keep_endpoints, withdraw_endpoints, write_endpoints
 from execution_service.app.risk_reload import RiskReload
@@ -41,6 +42,7 @@ from execution_service.runtime.concurrency import side_by_side
 from execution_service.runtime.supervision import Part
 from execution_service.runtime.threads import ThreadPool
 from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.transport.heartbeat_http import HeartbeatOverHttp
 from execution_service.transport.ports import Message, PublishFailed, TopicMissing
 
 log = structlog.get_logger(__name__)
@@ -78,6 +80,8 @@ class ExecutionService:
         self.unreadable = rooms.unreadable
         self.event_reader = rooms.event_reader
         self.safety = rooms.safety
+        self.kill_key = rooms.kill_key
+        self.dead_man = rooms.dead_man
         self._is_begun = False
 
     @property
@@ -98,9 +102,15 @@ class ExecutionService:
         if self.safety is not None:
             await self.safety.look()  # bounded; else the orders that wait would be refused as long as nothing is known
         await self.commands.start()
+        if self.kill_key is not None:
+            await (
+                self.kill_key.look()
+            )  # bounded; a stop that was asked for before the start counts before an order leaves
         await self.ownership.start()
         self._keep(*self.ownership.parts(), *self.kill_switches.parts())
         self._keep(*(() if self.safety is None else self.safety.parts()))
+        self._keep(*(() if self.kill_key is None else self.kill_key.parts()))
+        self._keep(*(() if self.dead_man is None else self.dead_man.parts()))
         self._keep(Part(ORDERS_IN, lambda: self.intake.run(self._parts.orders)), *self._events_in())
         self._keep(*self.commands.parts(self._parts.commands))
         self._keep(*self.outbox.parts())
@@ -293,6 +303,9 @@ async def serve(
             service = ExecutionService(world.parts)
             api = service.http_api(_api_settings(settings, world, render_threads))
             tracing = _tracing(service) if settings.enable_opentelemetry else None
+            wire = _heartbeat_wire(settings)
+            if wire is not None:
+                at_end.push_async_callback(wire.close)
             server = HttpServer(api.application, listening, api.feed)
             # Whatever ends the start: nothing may revive what is stopped.
             at_end.push_async_callback(service.supervisor.end_all)
@@ -330,11 +343,19 @@ async def serve(
                 Part("notice for scripts", lambda: keep_endpoints(endpoints, settings, world, service, api=address)),
             ]
             chat = telegram_chat(settings, world.parts, service.rooms, api.standing)
+            heartbeat = (
+                None
+                if wire is None
+                else Heartbeat(
+                    wire=wire, standing=api.standing, seconds=settings.heartbeat_seconds, clock=world.parts.clock
+                )
+            )
             callers = [
                 *server.parts(),
                 *api.measures.parts(),
                 *(() if chat is None else chat.parts()),
                 *(() if tracing is None else tracing.parts()),
+                *(() if heartbeat is None else (heartbeat.part(),)),
             ]
             try:
                 if not (reason or stop.is_set()):
@@ -374,6 +395,11 @@ def _tracing(service: ExecutionService) -> Any:
         raise ConfigurationError((words,)) from exc
     rooms = service.rooms
     return module.tracing(live_orders=rooms.live_orders, confirmations=rooms.confirmations, clock=service.clock)
+
+
+def _heartbeat_wire(settings: Settings) -> HeartbeatOverHttp | None:
+    url = settings.heartbeat_url
+    return None if url is None else HeartbeatOverHttp(url.get_secret_value())
 
 
 @contextlib.contextmanager

@@ -22,13 +22,16 @@ def chat_of(parts: Parts, rooms: Rooms, *, incoming: Incoming, admitted: Admitte
     """Its verbs go the way that messages go: by the commands."""
     store, clock, alerts = parts.store, parts.clock, rooms.delivery.alerts
     background = Background()
+    mutes = rooms.delivery.mutes
     answers = Answers(notifier=parts.notifier, clock=clock)
-    questions = Questions(store=store, standing=standing, rules=parts.risk_rules, clock=clock)
+    questions = Questions(store=store, standing=standing, rules=parts.risk_rules, mutes=mutes, clock=clock)
     verbs = ChatVerbs(commands=rooms.commands, questions=questions, store=store, clock=clock, answers=answers)
     return Chat(
         incoming=incoming,
         admitted=admitted,
-        commands=ChatCommands(questions=questions, verbs=verbs, answers=answers, background=background, clock=clock),
+        commands=ChatCommands(
+            questions=questions, verbs=verbs, answers=answers, background=background, mutes=mutes, clock=clock
+        ),
         answers=answers,
         strangers=Strangers(alerts=alerts, clock=clock),
         handled=HandledUpdates(store=store, clock=clock, channel_id=incoming.channel_id),

@@ -36,8 +36,10 @@ from execution_service.control.ask_broker import CompareBooks, ShowPositions
 from execution_service.control.background import Background
 from execution_service.control.cancel import CancelOrders
 from execution_service.control.commands import Commands
+from execution_service.control.dead_man import DeadMan
 from execution_service.control.flatten import FlattenPositions
 from execution_service.control.kill import ArmTrading, KillTrading
+from execution_service.control.kill_key import KillKey
 from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.control.replay import ReplayDeadLetter
 from execution_service.control.resolve import ResolveOrder
@@ -137,6 +139,8 @@ class Parts:
     safety: AsksSafetyService | None = None
     """The outside safety service; None: there is none."""
     is_safety_fail_open: bool = False
+    dead_man_seconds: float | None = None
+    """So long nobody outside may be silent; None: nobody has to say that all is well."""
     events: EventSources = NO_EVENTS
     """Where events of the systems around us come from, and go to."""
     notices: Collection[NoticeKind] = ALL_NOTICES
@@ -200,6 +204,8 @@ class Rooms:
     unreadable: UnreadableRecords
     event_reader: EventReader
     safety: SafetyService | None
+    kill_key: KillKey | None
+    dead_man: DeadMan | None
     confirmations: Confirmations
 
 
@@ -294,6 +300,8 @@ def build(parts: Parts) -> Rooms:
         unreadable=UnreadableRecords(store=store, clock=clock, alerts=alerts),
         event_reader=event_reader,
         safety=safety,
+        kill_key=_kill_key(parts, kill_switches, commands, alerts),
+        dead_man=_dead_man(parts, kill_switches, commands, alerts),
         confirmations=confirmations,
     )
 
@@ -306,6 +314,31 @@ def _safety(parts: Parts, alerts: RaisesAlerts, event_reader: EventReader) -> Sa
     parts.risk_rules.safety = safety
     event_reader.listeners.append(safety)
     return safety
+
+
+def _kill_key(parts: Parts, switches: KillSwitches, commands: Commands, alerts: RaisesAlerts) -> KillKey | None:
+    """No new risk passes while it is not known what it says."""
+    key = parts.events.kill_key
+    if key is None:
+        return None
+    kill_key = KillKey(
+        key=key, commands=commands, switches=switches, bookmarks=parts.store, alerts=alerts, clock=parts.clock
+    )
+    switches.sources.append(kill_key)
+    return kill_key
+
+
+def _dead_man(parts: Parts, switches: KillSwitches, commands: Commands, alerts: RaisesAlerts) -> DeadMan | None:
+    if parts.dead_man_seconds is None:
+        return None
+    return DeadMan(
+        seconds=parts.dead_man_seconds,
+        commands=commands,
+        switches=switches,
+        bookmarks=parts.store,
+        alerts=alerts,
+        clock=parts.clock,
+    )
 
 
 def _commands(
@@ -484,6 +517,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             events=events,
             safety=safety,
             is_safety_fail_open=settings.ess_fail_open,
+            dead_man_seconds=settings.dead_man_seconds,
             notices=settings.notices,
         )
         yield World(parts, orders, commands, publisher, connectivity, uri, pubsub_host, revivals)

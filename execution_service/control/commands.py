@@ -98,6 +98,10 @@ class Commands:
         log.warning(f"Command {kind} refused: {command.outcome}", action="command_refused")
         return Refused(command.outcome)
 
+    async def was_given(self, command_id: str) -> bool:
+        """Whether there is a command of that id. Raises StoreUnavailable."""
+        return await self._store.command(command_id) is not None
+
     async def _poll(self) -> None:
         """What others stored, each second, or as soon as somebody knows of one."""
         while True:

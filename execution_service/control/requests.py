@@ -285,6 +285,18 @@ def _scope(command: Command) -> Scope | Refused:
         return Refused(str(exc))
 
 
+def stop_all(command_id: str, *, by: str, reason: str, now: datetime) -> Command:
+    """The command by which no person stops all new risk."""
+    body = {
+        "scope": str(Scope()),
+        "level": KillLevel.REDUCE_ONLY.value,
+        "by": by,
+        "reason": reason,
+        "cancel_entries": False,
+    }
+    return Command(command_id=command_id, kind=Kind.KILL, body=body, published_at=now, received_at=now)
+
+
 def _one_line(value: object) -> str:
     text = value if isinstance(value, str) else ""
     return "".join(letter if letter.isprintable() else " " for letter in text[:LONGEST_REMARK]).strip()

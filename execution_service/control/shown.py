@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from execution_service.core.reconcile.discrepancies import Discrepancy
 from execution_service.core.orders.events import UsedPrice
+from execution_service.core.reconcile.discrepancies import Discrepancy
 from execution_service.core.risk.usage import Usage
 from execution_service.core.texts.discrepancies import difference
 from execution_service.storage.ports.commands import Command, DeadLetter

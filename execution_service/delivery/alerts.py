@@ -11,9 +11,10 @@ import structlog
 
 from execution_service.core.texts.discrepancies import discrepancies
 from execution_service.core.texts.messages import one_line, with_count
-from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind, tells_of_kill
+from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind, can_be_muted, tells_of_kill
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS
+from execution_service.delivery.mutes import Mutes
 from execution_service.ownership.ownership import UNASSIGNED, Ownership
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
@@ -41,10 +42,12 @@ class Alerts:
         notifier: Notifier,
         clock: Clock,
         ownership: Ownership,
+        mutes: Mutes,
         notices: Collection[NoticeKind] = ALL_NOTICES,
     ) -> None:
         """Who holds what belongs to no account sends the alerts of all that share the store. `notices`: what people want to be told."""
         self._notices = notices
+        self._mutes = mutes
         self._is_kill_waiting = False
         """One that tells of a kill was stored since the last look: others let it pass."""
         self._store = store
@@ -194,6 +197,8 @@ class Alerts:
         return min(waits, default=None)
 
     def _is_wanted(self, kind: str) -> bool:
+        if can_be_muted(kind) and self._mutes.is_muted(NoticeKind.ALERTS):
+            return False
         return NoticeKind.ALERTS in self._notices or tells_of_kill(kind)
 
     def _must_let_pass(self, kind: str) -> bool:

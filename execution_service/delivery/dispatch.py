@@ -13,6 +13,7 @@ from execution_service.delivery.alerts import Alerts
 from execution_service.delivery.cursor import Cursors, Failures
 from execution_service.delivery.ledger import Ledger, LinesOfOrders
 from execution_service.delivery.ledger_and_views import LedgerAndViews
+from execution_service.delivery.mutes import Mutes
 from execution_service.delivery.notifications import Notifications
 from execution_service.delivery.signals import trading_order_write
 from execution_service.delivery.stream import Sink, Stream
@@ -51,7 +52,10 @@ class Delivery:
         surely this process's at that moment. `max_attempts`: as in `Stream`."""
         self._store = store
         self._clock = clock
-        self.alerts = Alerts(store=store, notifier=notifier, clock=clock, ownership=ownership, notices=notices)
+        self.mutes = Mutes(store=store, clock=clock)
+        self.alerts = Alerts(
+            store=store, notifier=notifier, clock=clock, ownership=ownership, mutes=self.mutes, notices=notices
+        )
         self.raise_alert = self.alerts.raise_alert
         self.raise_alert_durably = self.alerts.raise_alert_durably
         self.raise_alert_once = self.alerts.raise_alert_once
@@ -88,7 +92,13 @@ class Delivery:
             followers=self.streams,
         )
         self.notifications = Notifications(
-            notifier=notifier, clock=clock, cursors=self._cursors, failures=failures, parties=parties, notices=notices
+            notifier=notifier,
+            clock=clock,
+            cursors=self._cursors,
+            failures=failures,
+            parties=parties,
+            mutes=self.mutes,
+            notices=notices,
         )
         live_orders.on_recorded.append(self.wake)
 
@@ -103,6 +113,7 @@ class Delivery:
             Part(self.notifications.name, self.notifications.send_for_ever),
             Part("delivery cursors", self._cursors.run),
             *self.alerts.parts(),
+            Part("muted notices", lambda: self.mutes.watch(self.alerts), is_vital=False),
         ]
 
     async def drain(self) -> None:

@@ -12,11 +12,12 @@ import structlog
 
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
-from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind, notice_of
+from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind, can_be_muted, notice_of
 from execution_service.core.texts.orders import digest, order_alert, outcome_line
 from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import SLOW_PACE_SECONDS, Cursors, Failures, Progress
+from execution_service.delivery.mutes import Mutes
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.orders import PEOPLE
@@ -83,10 +84,12 @@ class Notifications:
         cursors: Cursors,
         failures: Failures,
         parties: NamesOfAccounts,
+        mutes: Mutes,
         notices: Collection[NoticeKind] = ALL_NOTICES,
     ) -> None:
         """`notices`: what people want to be told."""
         self._notices = notices
+        self._mutes = mutes
         self._notifier = notifier
         self._channel = Channel(notifier, clock)
         self._clock = clock
@@ -178,7 +181,8 @@ class Notifications:
             if text is None:
                 continue
             line = outcome_line(before, event, now, account_name=account_names.account_name)
-            if notice_of(event, is_outcome=line is not None) not in self._notices:
+            kind = notice_of(event, is_outcome=line is not None)
+            if kind not in self._notices or (can_be_muted(event) and self._mutes.is_muted(kind)):
                 continue
             if line is None:
                 alone.append((event.at, text))

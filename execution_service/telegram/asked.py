@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from execution_service.core.risk.kill import KillLevel
+from execution_service.core.texts.mutes import length_of
+from execution_service.core.texts.notices import NoticeKind
 
 NONCE = re.compile(r"[0-9a-f]{12}")
 _QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'"})
@@ -24,6 +27,7 @@ class Word(StrEnum):
     LIMITS = "limits"
     ATTENTION = "attention"
     DAILY = "daily"
+    MUTE = "mute"
     CANCEL = "cancel"
     KILL = "kill"
     RESUME = "resume"
@@ -58,6 +62,31 @@ class ResumeAsked:
     nonce: str | None
     """None: the first step."""
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MuteAsked:
+    """Kinds of notice that are to be left out for so long."""
+
+    kinds: frozenset[NoticeKind]
+    length: timedelta | None
+    """None: they are to be told again."""
+
+
+def mute_asked(arguments: tuple[str, ...]) -> MuteAsked | None:
+    """`KIND… LENGTH`, or `off [KIND…]`; `all` is every kind. None: it is not said which, or for how long, and that is not guessed."""
+    words = [word.casefold() for argument in arguments for word in argument.split(",") if word]
+    is_off = words[:1] == ["off"]
+    length = None if is_off or not words else length_of(words[-1])
+    named = words[1:] if is_off else words[:-1]
+    if (length is None and not is_off) or not (named or is_off):
+        return None
+    if named == ["all"] or not named:
+        return MuteAsked(frozenset(NoticeKind), length)
+    try:
+        return MuteAsked(frozenset(NoticeKind(word) for word in named), length)
+    except ValueError:
+        return None
 
 
 def asked(text: str, bot_name: str) -> Asked | str | None:

@@ -8,12 +8,14 @@ import structlog
 
 from execution_service.control.background import Background
 from execution_service.core.texts import commanded
+from execution_service.core.texts.mutes import mute_words
 from execution_service.core.texts.values import plain
+from execution_service.delivery.mutes import Mutes
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.telegram.admission import MEANT_FOR
 from execution_service.telegram.answers import Answers
-from execution_service.telegram.asked import Asked, Word, asked, kill_asked, resume_asked
+from execution_service.telegram.asked import Asked, Word, asked, kill_asked, mute_asked, resume_asked
 from execution_service.telegram.questions import Questions
 from execution_service.telegram.verbs import ChatVerbs
 from notifications.incoming import IncomingText
@@ -25,7 +27,8 @@ AGAIN_SECONDS = 1.0
 KILL_TRIES_SECONDS = 600.0
 """So long a kill is tried on while the store is away; everything else for as long as it is meant."""
 LONGEST_WRITER = 64
-VERBS = frozenset({Word.KILL, Word.RESUME, Word.CANCEL})
+MUTE_USAGE = "/mute KIND… LENGTH (30m, 2h, at most 24h), /mute off [KIND…]; kinds: fills, endings, orders, alerts, all"
+VERBS = frozenset({Word.KILL, Word.RESUME, Word.CANCEL, Word.MUTE})
 
 
 class ChatCommands:
@@ -38,12 +41,14 @@ class ChatCommands:
         verbs: ChatVerbs,
         answers: Answers,
         background: Background,
+        mutes: Mutes,
         clock: Clock,
     ) -> None:
         self._questions = questions
         self._verbs = verbs
         self._answers = answers
         self._background = background
+        self._mutes = mutes
         self._clock = clock
 
     async def carry_out(self, text: IncomingText, command_id: str, bot_name: str) -> None:
@@ -116,10 +121,25 @@ class ChatCommands:
                 if step is None:
                     return commanded.resume_usage(await self._questions.engaged())
                 return await self._verbs.resume(step, by, command_id, sent_at)
+            case Word.MUTE if not words:
+                return commanded.muted(await self._questions.muted())
+            case Word.MUTE:
+                return await self._mute(words, by, sent_at)
             case Word.HELP | Word.START:
                 return commanded.HELP
             case _:
                 return commanded.unknown_command(found.word)
+
+    async def _mute(self, words: tuple[str, ...], by: str, sent_at: datetime) -> str:
+        """Until so long after it was written, however late it is met again."""
+        wish = mute_asked(words)
+        if wish is None:
+            return commanded.usage(MUTE_USAGE)
+        if wish.length is None:
+            left = await self._mutes.unmute(wish.kinds)
+        else:
+            left = await self._mutes.mute(wish.kinds, until=sent_at + wish.length, by=by)
+        return commanded.muted([mute_words(mute) for mute in left])
 
     async def _kill(self, words: tuple[str, ...], by: str, command_id: str, sent_at: datetime) -> str:
         wish = kill_asked(words)

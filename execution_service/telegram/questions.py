@@ -12,8 +12,10 @@ from execution_service.control.limit_uses import limit_uses
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.texts import commanded
+from execution_service.core.texts.mutes import mute_words
 from execution_service.core.texts.switches import switch_words
 from execution_service.core.texts.values import currency_of, plain
+from execution_service.delivery.mutes import Mutes
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.queries import OrderFilter, Place
@@ -43,10 +45,11 @@ class Stands(Protocol):
 class Questions:
     """Each answer is a text for the chat. Raises StoreUnavailable."""
 
-    def __init__(self, *, store: Store, standing: Stands, rules: RiskRules, clock: Clock) -> None:
+    def __init__(self, *, store: Store, standing: Stands, rules: RiskRules, mutes: Mutes, clock: Clock) -> None:
         self._store = store
         self._standing = standing
         self._rules = rules
+        self._mutes = mutes
         self._clock = clock
 
     async def status(self) -> str:
@@ -63,10 +66,15 @@ class Questions:
             version=self._standing.version,
             troubles=self._troubles(),
             engaged=await self.engaged(),
+            muted=await self.muted(),
             counts=counts,
             last_activity=max(moments, default=None),
             now=self._clock.now(),
         )
+
+    async def muted(self) -> Sequence[str]:
+        """The kinds of notice that are left out for a time; a line each."""
+        return [mute_words(mute) for mute in await self._mutes.read()]
 
     async def engaged(self) -> Sequence[str]:
         """The kill switches that stop something, or cannot be read; a line each."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
+from typing import Protocol
 
 import structlog
 
@@ -30,6 +31,14 @@ TOLD_WITHIN = timedelta(hours=1)
 """Changes older than this are no news at a start."""
 
 
+class KnownSource(Protocol):
+    """Another place that may say that trade is to stop."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether what it says is known, and done."""
+
+
 class KillSwitches:
     """One look serves all accounts and all orders. A switch that this process engages or arms counts from that moment on; what others change, within
     a second. What they let pass is decided by the risk gate (core/risk/gate.py)."""
@@ -50,6 +59,8 @@ class KillSwitches:
         self._told: dict[Scope, int] = {}
         """The version up to which people were told."""
         self._told_marks: set[str] = set()
+        self.sources: list[KnownSource] = []
+        """Who else may engage one: while any of them is not known, the state of the switches is not."""
 
     def parts(self) -> Sequence[Part]:
         """What runs for as long as the process."""
@@ -83,6 +94,8 @@ class KillSwitches:
             except StoreUnavailable as exc:
                 log.warning(f"The state of the kill switches is not known: {exc}", action="kill_switch_unknown")
                 return KillState(tuple(self._known.values()), is_known=False)
+        if not all(source.is_known for source in self.sources):
+            return replace(self._state, is_known=False)
         return self._state
 
     # --- looking --------------------------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ class SafetyService:
         self._policy_trouble: str | None = "they were not asked for yet"
         self._hints = 0
         self._said: Standing | None = None
-        self.unknown_since: float | None = clock.monotonic()
-        """By the monotonic clock; None: it is known. For figures."""
+        self._unknown_since: float | None = clock.monotonic()
+        """By the monotonic clock; None: it is known."""
 
     def parts(self) -> Sequence[Part]:
         """What runs for as long as the process. Without it nothing is known, which its orders notice; the service goes on."""
@@ -152,6 +152,10 @@ class SafetyService:
             return (f"the policies of the safety service are not known: {self._policy_trouble}",)
         return ()
 
+    def silent_seconds(self) -> float:
+        """How long it has not been known whether it lets trade; 0: it is. For figures, as others' silence."""
+        return 0.0 if self._unknown_since is None else self._clock.monotonic() - self._unknown_since
+
     def standing(self) -> tuple[Standing, str]:
         """With the reason, or the state that it told."""
         is_known = self._clock.monotonic() <= self._counts_until
@@ -177,10 +181,10 @@ class SafetyService:
     async def _tell(self) -> None:
         """Each change once."""
         standing, words = self.standing()
-        if standing is Standing.UNKNOWN and self.unknown_since is None:
-            self.unknown_since = self._clock.monotonic()
+        if standing is Standing.UNKNOWN and self._unknown_since is None:
+            self._unknown_since = self._clock.monotonic()
         elif standing is not Standing.UNKNOWN:
-            self.unknown_since = None
+            self._unknown_since = None
         before, self._said = self._said, standing
         if standing is before:
             return

@@ -45,3 +45,17 @@ class EventPublisher(Protocol):
 
     async def publish_events(self, events: Sequence[OutEvent]) -> None:
         """Returns when all of them are there. Raises PublishFailed: some may be."""
+
+
+class KeyNotRead(Exception):
+    """What a key says is not known; the message says why."""
+
+
+class ReadsKey(Protocol):
+    """A key in a store of others. Each call ends within a bounded time."""
+
+    name: str
+    """For people."""
+
+    async def read(self) -> str | None:
+        """The beginning of its text; None: it is not there. Raises KeyNotRead."""

@@ -117,7 +117,7 @@ class RedisPublisher:
             else:
                 self._connectivity.answers()
                 if any(isinstance(outcome, ReadOnlyError) for outcome in outcomes):
-                    await _forget_connections(self._client)
+                    await forget_connections(self._client)
             for (_, answer), outcome in zip(batch, outcomes, strict=True):
                 if answer.done():
                     continue
@@ -140,17 +140,17 @@ class RedisPublisher:
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
-        await _close(self._client)
+        await close_client(self._client)
 
 
-async def _forget_connections(client: Redis) -> None:
+async def forget_connections(client: Redis) -> None:
     """The next call makes a new one, which leads to whoever has the address by then."""
     with contextlib.suppress(RedisError, OSError, TimeoutError):
         async with asyncio.timeout(CONNECT_SECONDS):
             await client.connection_pool.disconnect()
 
 
-async def _close(client: Redis) -> None:
+async def close_client(client: Redis) -> None:
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             await client.aclose()
@@ -220,7 +220,7 @@ class RedisSubscriber:
         if exc is not None and not isinstance(exc, StoreUnavailable):
             self._connectivity.fails(str(exc) or type(exc).__name__)
         self._failures += 1
-        await _forget_connections(self._client)
+        await forget_connections(self._client)
         await self._clock.sleep(DEFAULT_BACKOFF.pause_seconds(self._failures))
 
     async def _read_all(self) -> None:
@@ -407,7 +407,7 @@ class RedisSubscriber:
             raise PublishFailed(f"Redis: {exc}") from exc
 
     async def close(self) -> None:
-        await _close(self._client)
+        await close_client(self._client)
 
 
 async def _end(*tasks: asyncio.Future[Any]) -> None:

@@ -39,7 +39,7 @@ from execution_service.storage.mongo.store import MongoStore
 from execution_service.trading.risk_rules import RiskRules, Switches
 from execution_service.trading.safety_service import AsksSafetyService
 from execution_service.trading.trader import TradingRules
-from execution_service.transport.ports import EventPublisher
+from execution_service.transport.ports import EventPublisher, ReadsKey
 from simulators.control import quote_of
 from tests.fakes.broker import BookInPlace, BrokerFaults, GatedBroker, Reservations
 from tests.fakes.clock import HandClock
@@ -121,6 +121,8 @@ class World:
         switches: Switches | None = None,
         safety: AsksSafetyService | None = None,
         is_safety_fail_open: bool = False,
+        kill_key: ReadsKey | None = None,
+        dead_man_seconds: float | None = None,
         clock: Any = None,
         notices: frozenset[NoticeKind] = ALL_NOTICES,
         mongo: Any = None,
@@ -157,6 +159,8 @@ class World:
         self._events_out, self._events_account = events_out, events_account
         self.risk_rules = RiskRules(limits, switches)
         self.safety, self.is_safety_fail_open = safety, is_safety_fail_open
+        self.kill_key = kill_key
+        self._dead_man_seconds = dead_man_seconds
         self._accounts = {
             a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
             for a in (*accounts, *unnamed_accounts)
@@ -230,6 +234,7 @@ class World:
                 risk_rules=self.risk_rules,
                 safety=self.safety,
                 is_safety_fail_open=self.is_safety_fail_open,
+                dead_man_seconds=self._dead_man_seconds,
                 notices=self._notices,
             )
         )
@@ -239,7 +244,8 @@ class World:
         types = (*EVENTS_OUT, EXECUTION_RESULT)
         publisher = self._events_out
         out = [] if publisher is None else [EventsOut(place="Redis", cursor="events", types=types, publisher=publisher)]
-        return EventSources(account_id=self._events_account, inboxes={"events": self.events.queue}, out=out)
+        inboxes = {"events": self.events.queue}
+        return EventSources(account_id=self._events_account, inboxes=inboxes, out=out, kill_key=self.kill_key)
 
     def _make_store(self, nonce: str) -> MongoStore:
         client: Any = FakeMongoClient(self.mongo, self.gate, self.store_faults)

@@ -18,6 +18,8 @@ from execution_service.core.risk.limits import LimitSet, LimitType, RiskLimits, 
 from execution_service.core.risk.usage import usages
 from tests.builders import NOW
 from tests.fakes import BY_HAND, RESTING, world_of
+from tests.fakes.keys import FakeKey
+from tests.fakes.safety import ARMED, FakeSafetyService
 from tests.service.http_calls import ACCOUNT, api_of, client_of, http_world
 from tests.service.test_kill_switches import kill
 
@@ -122,6 +124,27 @@ async def test_a_scrape_with_the_environments_token_is_answered_however_long_the
         assert (value(text, "execution_silent_seconds", service="store") or 0) > 100
         assert value(text, "execution_kill_switches_known") == 0
         assert value(text, "execution_kill_switch_engaged", scope="all", level="halt") is None, "nothing made up"
+
+
+async def test_how_long_the_safety_service_and_the_kill_key_are_not_known_is_shown(tmp_path: Path) -> None:
+    safety, key = FakeSafetyService(), FakeKey()
+    async with http_world(tmp_path, safety=safety, kill_key=key) as (world, http):
+        await world.run(5)
+        text = await scrape(http)
+        assert value(text, "execution_silent_seconds", service="risk_safety") == 0
+        assert value(text, "execution_silent_seconds", service="kill_key") == 0
+        safety.said, key.is_away = b'{"error": "not ready", "healthy": false}', True
+        await world.run(40)
+        text = await scrape(http)
+        assert (value(text, "execution_silent_seconds", service="risk_safety") or 0) > 30, (
+            "it answers, and nobody can tell what"
+        )
+        assert (value(text, "execution_silent_seconds", service="kill_key") or 0) > 30
+        safety.said, key.is_away = ARMED, False
+        await world.run(5)
+        text = await scrape(http)
+        assert value(text, "execution_silent_seconds", service="risk_safety") == 0
+        assert value(text, "execution_silent_seconds", service="kill_key") == 0
 
 
 async def test_an_engaged_kill_switch_is_shown_with_its_scope_and_level(tmp_path: Path) -> None:

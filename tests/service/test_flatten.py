@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 
 from brokers.base import Side
+from execution_service.control.kill import WORKING
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused, Result
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.storage.ports.commands import Command
-from tests.fakes import BY_HAND, RESTING, World, world_of
+from tests.fakes import BY_HAND, RESTING, World, two_worlds, world_of
 from tests.service.audit import audit
 
 LIMIT = {"order_type": "LIMIT", "limit_price": 9}
@@ -27,6 +29,9 @@ OPTION = {
     "expiry": "20261218",
     "exchange": "SMART",
 }
+
+
+ENDED = frozenset({Status.REJECTED, Status.CANCELLED, Status.FILLED})
 
 
 async def give(world: World, kind: Kind, command_id: str, *, age_seconds: float = 0.0, **body: Any) -> Result | None:
@@ -134,6 +139,54 @@ async def test_after_a_kill_with_cancels_a_resting_entry_does_not_refill_what_wa
         assert world.record("again").status is Status.REJECTED
         held = [d for d in world.documents("execution_positions") if d["is_open"]]
         assert held == []
+
+
+async def test_killed_under_load_at_two_processes_no_resting_entry_refills_what_was_flattened(tmp_path: Path) -> None:
+    """One working entry rests unfilled, one fills in part as its cancel is on its way, and orders come at both processes all the while."""
+    async with two_worlds(tmp_path, market=BY_HAND, rules=RESTING, accounts=("acct-1", "acct-2")) as (one, other):
+        await other.start()
+        await one.run(3)
+        await hold(one, "long", quantity=100)
+        one.send("rests", **LIMIT)
+        one.send("fills", symbol="MSFT", **LIMIT)
+        other.send("elsewhere", account_id="acct-2", symbol="NVDA", **LIMIT)
+        await one.run(3)
+        names = iter(range(10_000))
+
+        async def under_load(seconds: float) -> None:
+            """Ten orders a second come, at either process, for either account."""
+            for _ in range(int(seconds * 10)):
+                number = next(names)
+                account = f"acct-{number % 2 + 1}"
+                (one, other)[number % 3 % 2].send(f"load-{number}", account_id=account, symbol=f"S{number % 7}")
+                await one.run(0.1)
+
+        await under_load(1)
+        held_back = asyncio.Event()
+        for world in (one, other):
+            world.broker_faults.holds["cancel_order"] = held_back
+        giving = asyncio.create_task(give(one, Kind.KILL, "k1", cancel_entries=True))
+        await under_load(1)
+        one.fill("fills", 40)  # its cancel is on its way
+        held_back.set()
+        await under_load(6)
+        await giving
+        working = [o for o in one.records() if o.identity.purpose is Purpose.ENTRY and o.status in WORKING]
+        assert working == [], "no entry is left that could fill"
+        answer(await give(one, Kind.FLATTEN, "f1"))
+        await under_load(3)
+        for order in one.records():
+            if order.identity.purpose is Purpose.EXIT:
+                assert order.status is Status.SUBMITTED
+                one.fill(order.signal_id, purpose=Purpose.EXIT)
+        await under_load(3)
+        for account in ("acct-1", "acct-2"):
+            for resting in one.placed(account):
+                assert not resting.open_quantity, "the venue holds nothing that could fill"
+        assert not [d for d in one.documents("execution_positions") if d["is_open"]]
+        late = [o for o in one.records() if o.signal_id.startswith("load-") and o.status not in ENDED]
+        assert late == []
+        audit(one)
 
 
 async def test_at_halt_no_exit_is_made_and_the_answer_says_why(tmp_path: Path) -> None:

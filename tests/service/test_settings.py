@@ -194,7 +194,9 @@ def test_telegram_without_token_or_chat_is_a_problem_only_when_enabled(tmp_path:
 
 @pytest.mark.parametrize("name", sorted(set(secret_names()) - {"KITE_ACCESS_TOKEN"}))
 def test_secret_comes_from_a_file_too(tmp_path: Path, name: str) -> None:
-    value = "redis://hidden-value" if name == "REDIS_URL" else "mongodb://hidden-value"
+    value = {"REDIS_URL": "redis://hidden-value", "HEARTBEAT_URL": "https://hidden-value"}.get(
+        name, "mongodb://hidden-value"
+    )
     (tmp_path / "secret").write_text(f"  {value}\n")
     secret = load(tmp_path, **ON_MOCK, **{f"{name}_FILE": "secret"}).value(name)
     assert secret.get_secret_value() == value
@@ -223,6 +225,9 @@ def test_one_event_alone_makes_trades(tmp_path: Path) -> None:
 def test_redis_is_named_in_one_way(tmp_path: Path) -> None:
     assert load(tmp_path, REDIS_HOST="redis").redis_port == 6379
     assert len(problems(tmp_path, REDIS_HOST="redis", REDIS_URL="redis://redis")) == 1
+    assert len(problems(tmp_path, REDIS_KILL_KEY="quantum:kill")) == 1
+    assert load(tmp_path, REDIS_KILL_KEY="quantum:kill", REDIS_HOST="redis").redis_kill_key == "quantum:kill"
+    assert len(problems(tmp_path, DEAD_MAN_SECONDS="2", HEARTBEAT_URL="ftp://x")) == 2
 
 
 def test_secret_file_that_is_missing_empty_or_not_text_is_a_problem(tmp_path: Path) -> None:
@@ -254,6 +259,7 @@ def test_no_secret_shows_in_repr_printable_or_problems(tmp_path: Path) -> None:
     secrets = {name: f"s3cret-{number}" for number, name in enumerate(secret_names())}
     secrets["MONGODB_URI"] = "mongodb://trader:s3cret-p%40ss@db.example:27017/x?authSource=admin"
     secrets["REDIS_URL"] = "redis://:s3cret-redis@redis.example/0"
+    secrets["HEARTBEAT_URL"] = "https://watch.example/s3cret-path"
     accounts_file(
         tmp_path,
         '[accounts.z]\nbroker = "zerodha"\napi_key = { env = "OTHER_KEY" }\nuser_id = { env = "USER" }\n',

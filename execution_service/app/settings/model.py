@@ -7,6 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
@@ -86,6 +87,17 @@ _REDIS_ADDRESS = Allowed("an address that begins with redis://, rediss:// or uni
 RedisAddress = Annotated[SecretStr, AfterValidator(_redis_address)]
 
 
+def _secret_web_address(secret: SecretStr) -> SecretStr:
+    parts = urlsplit(secret.get_secret_value())
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("not a web address")
+    return secret
+
+
+SecretWebAddress = Annotated[SecretStr, AfterValidator(_secret_web_address)]
+"""One whose path is all that its owner has to show."""
+
+
 class Environment(Variables):
     """The service's own variables, one attribute each; those of the brokers stand in their manifests.
 
@@ -133,15 +145,22 @@ class Environment(Variables):
 
     risk_safety_service_url: Annotated[WebAddress | None, WEB_ADDRESS] = None
     ess_fail_open: Flag = False
+    dead_man_seconds: Annotated[
+        float | None, Field(ge=5, le=86_400, allow_inf_nan=False), Allowed("seconds from 5 to 86400")
+    ] = None
+    heartbeat_url: Annotated[SecretWebAddress | None, WEB_ADDRESS] = None
+    heartbeat_seconds: Annotated[float, Field(ge=1, le=3600), Allowed("seconds from 1 to 3600")] = 30
 
     redis_url: Annotated[RedisAddress | None, _REDIS_ADDRESS] = None
     redis_host: Host | None = None
     redis_port: Port = 6379
+    redis_kill_key: Name | None = None
     trigger_events: Annotated[
         TriggerEvent, BeforeValidator(lower), Allowed("ai.decision.made or trade.intent, one of the two")
     ] = TriggerEvent.DECISION
     pubsub_events: Flag = False
     events_account: Name | None = None
+    memory_dir: RootedPath | None = None
 
     telegram_enabled: Flag = False
     telegram_bot_token: SecretStr | None = None
@@ -174,6 +193,10 @@ class Environment(Variables):
         found = []
         if self.redis_url is not None and self.redis_host is not None:
             found.append("REDIS_URL and REDIS_HOST are both set; set one of them.")
+        if self.redis_kill_key is not None and self.redis_url is None and self.redis_host is None:
+            found.append(
+                "REDIS_KILL_KEY is set but neither REDIS_URL nor REDIS_HOST is; set one of them, or not the key."
+            )
         if self.telegram_enabled and self.telegram_bot_token is None:
             found.append(
                 "TELEGRAM_ENABLED is true but TELEGRAM_BOT_TOKEN is not set; set it (or TELEGRAM_BOT_TOKEN_FILE)."

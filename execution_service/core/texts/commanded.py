@@ -47,6 +47,7 @@ HELP = "\n".join(
         "/limits — how much of each limit is used",
         "/attention — what wants a person",
         "/daily — the day so far",
+        "/mute [KIND… LENGTH] — leaves notices out for a time; never those of kills and of orders in doubt",
         "/cancel ID, /cancel all",
         "/kill [scope] [halt] [cancel] [reason] — at once; without a scope everything. cancel: working entries too",
         "/resume scope reason, then /resume scope NONCE — not before 60 s after the kill",
@@ -103,6 +104,7 @@ def status(
     version: str,
     troubles: Sequence[str],
     engaged: Sequence[str],
+    muted: Sequence[str],
     counts: Mapping[str, int],
     last_activity: datetime | None,
     now: datetime,
@@ -117,6 +119,7 @@ def status(
         *(f"  {_safe(trouble)}" for trouble in troubles[:ROWS]),
         "Kill switches: none engaged" if not engaged else "🛑 ENGAGED:",
         *(f"  {_safe(words)}" for words in engaged[:ROWS]),
+        *(f"🔕 Muted: {_safe(words)}" for words in muted),
         f"Open orders: {sum(counts.values())}",
         f"In doubt: {in_doubt}" + (" ❓" if in_doubt else ""),
         f"Last activity: {activity}",
@@ -297,6 +300,12 @@ def cancelled(answers: Sequence[tuple[str, str]]) -> str:
 
 def not_carried_out(command: str) -> str:
     return _titled("🚨 Not carried out", [f"{_safe(command)}: the store does not answer. Give it again."])
+
+
+def muted(rows: Sequence[str]) -> str:
+    """Kinds of notice that are left out for a time."""
+    title = "🔕 Muted" if rows else "🔔 Nothing is muted"
+    return _titled(title, [*(_safe(row) for row in rows), "Kills and orders in doubt are always told."])
 
 
 def waiting_for_store(command: str) -> str:

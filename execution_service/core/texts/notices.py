@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from execution_service.core.orders.events import Completed, Event, Filled
+from execution_service.core.orders.events import Completed, Doubted, Event, Filled
 
-_OF_KILLS = ("kill_switch:", "kill_refused")
+_OF_KILLS = ("kill_switch:", "kill_refused", "kill_key", "dead_man")
+_NEVER_MUTED = ("mute_ended:",)
 
 
 class NoticeKind(StrEnum):
@@ -26,6 +27,14 @@ ALL_NOTICES = frozenset(NoticeKind)
 def tells_of_kill(alert_kind: str) -> bool:
     """It goes first, and cannot be switched off."""
     return alert_kind.startswith(_OF_KILLS)
+
+
+def can_be_muted(about: Event | str) -> bool:
+    """Whether a notice about this event of an order, or an alert of this kind, may be left out for a time: nothing that tells of a kill, nor that an
+    order is in doubt, which waits for a person, nor that notices are told again."""
+    if isinstance(about, str):
+        return not (tells_of_kill(about) or about.startswith(_NEVER_MUTED))
+    return not isinstance(about, Doubted)
 
 
 def notice_of(event: Event, *, is_outcome: bool) -> NoticeKind:
