@@ -302,9 +302,11 @@ class ExactSession(requests.Session):
     at a time, which another thread may cut off: a read time-out restarts with every byte and so does not bound an
     answer."""
 
-    def __init__(self, path: str = "") -> None:
+    def __init__(self, path: str = "", *, timeouts_seconds: tuple[float, float] | None = None) -> None:
+        """`timeouts_seconds`: to connect and to read, for calls that bring none."""
         super().__init__()
         self._path = path
+        self._timeouts_seconds = timeouts_seconds
         self._lock = threading.Lock()
         self._line: tuple[HTTPConnection, socket.socket] | None = None
         """The last opened connection, and a duplicate handle of its socket, which stays valid whatever the library
@@ -317,6 +319,7 @@ class ExactSession(requests.Session):
 
     def request(self, method: str, url: str | bytes, *args: Any, **options: Any) -> requests.Response:
         parts = urlsplit(url if isinstance(url, str) else url.decode())
+        options.setdefault("timeout", self._timeouts_seconds)
         try:
             response = super().request(
                 method, urlunsplit(parts._replace(path=self._path + parts.path)), *args, **options

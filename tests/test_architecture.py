@@ -1367,6 +1367,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings.problems",
         "execution_service.app.wiring",
     },
+    # A door for programs that call instead of sending messages.
     "execution_service.execution_manager": {"execution_service.app.service"},
 }
 
@@ -1807,6 +1808,7 @@ BROKERS_WORDS: Mapping[str, tuple[str, ...]] = {
     for package, manifest, more in (
         ("ibkr", manifests()["ibkr"], ("tws", "interactive brokers", "ib_insync", "ib_async")),
         ("zerodha", manifests()["zerodha"], ()),
+        ("alpaca", manifests()["alpaca"], ("apca",)),
     )
 }
 NAMED_ALLOWED = {
@@ -1909,10 +1911,12 @@ def test_libraries_are_those_that_the_project_declares() -> None:
         "ib_insync",
         "ib_async",
         "eventkit",
+        "alpaca",
         "kiteconnect",
         "requests",
         "urllib3",
         "twisted",
+        "websockets",
         "redis",
         "exchange_calendars",
         "pandas",
