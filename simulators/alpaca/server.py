@@ -185,6 +185,8 @@ class SimulatedAlpaca:
             self.set_price(symbol, price)
         self._chains: dict[str, _Chain] = {}
         self.order_lag_seconds = self.fill_lag_seconds = 0.0
+        self.account_fields: Mapping[str, Any] = {}
+        """Shown of the account instead of its own, from now on."""
         self._limit = calls_per_minute
         self._too_many = 0
         self._calls: deque[Call] = deque(maxlen=_CALLS_REMEMBERED)
@@ -263,6 +265,12 @@ class SimulatedAlpaca:
         with self._lock:
             for listener in self._listeners:
                 listener.mute(muted)
+
+    def push(self, frame: str | bytes) -> None:
+        """Sends a frame to every listener."""
+        with self._lock:
+            for listener in self._listeners:
+                listener.send(frame)
 
     def start(self) -> None:
         self._server.begin("simulated-alpaca")
@@ -428,7 +436,7 @@ class SimulatedAlpaca:
         self.book.advance()
         match call.method, parts:
             case "GET", ["account"]:
-                return account_row(self.book)
+                return account_row(self.book) | dict(self.account_fields)
             case "GET", ["account", "activities", "FILL"]:
                 return self._activities(call)
             case "GET", ["assets", *symbol]:
