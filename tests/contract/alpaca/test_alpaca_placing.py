@@ -104,11 +104,15 @@ async def test_when_few_calls_are_left_queries_wait_and_orders_leave(tmp_path_fa
         await broker.connect()
         await broker.fitted(ticket())
         with pytest.raises(RateLimited):
-            for _ in range(12):
-                await broker.positions()
+            await _ask_often(broker)
         await broker.place_order(ticket())
         assert server.state()["too_many"] == 0
         await broker.close()
+
+
+async def _ask_often(broker: AlpacaBroker) -> None:
+    for _ in range(12):
+        await broker.positions()
 
 
 async def test_a_refusal_has_alpacas_words(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
