@@ -31,6 +31,7 @@ from brokers.alpaca.manifest import LIVE_URL, MANIFEST, PAPER_URL, TradingMode, 
 from brokers.alpaca.rows import (
     AccountRow,
     AssetRow,
+    FillRow,
     Malformed,
     MalformedRow,
     OrderRow,
@@ -46,6 +47,7 @@ from brokers.base import (
     Balance,
     BrokerPosition,
     Capabilities,
+    Fill,
     FillsShown,
     OrderRef,
     OrderType,
@@ -66,6 +68,7 @@ from brokers.errors import (
     OrderRefused,
 )
 from brokers.manifest import Fact
+from brokers.settled_reports import SettledTracker
 
 _log = logging.getLogger(__name__)
 _FIND_WINDOW_SECONDS = 30.0
@@ -82,6 +85,10 @@ _ONE_BY_ONE = 8
 _LOCKED_SECONDS = 5.0
 """After how long an exit whose shares are held by another order is tried again."""
 _CHAIN_LENGTH = 50
+_SETTLED_SECONDS = 20.0
+"""How long an order and its executions must agree before one that is missing counts as annulled."""
+_CORRECTED_BY = Decimal("0.0001")
+"""The part by which the order's average price must differ from that of its executions for them to be read again."""
 _PAPER_NUMBER, _PAPER_KEY, _LIVE_KEY = "PA", "PK", "AK"
 """How paper accounts' numbers and keys, and live keys, begin."""
 _REMEMBERED = 1_000
@@ -197,6 +204,11 @@ class AlpacaBroker:
         """By the id of a replaced order that of the last one of its chain."""
         self._annulled: dict[str, str] = {}
         """By order id, what the stream told of a busted or corrected execution."""
+        self._read_again: set[str] = set()
+        """Of these orders the executions are to be read anew."""
+        self._averages: dict[str, tuple[Decimal, Decimal]] = {}
+        """By order id, the count and average price for which that was done."""
+        self._settled_tracker = SettledTracker(_SETTLED_SECONDS)
         self._malformed_logged: set[str] = set()
 
     @property
@@ -223,7 +235,7 @@ class AlpacaBroker:
                 *(() if account is None else dialect.account_notes(account)),
                 "Shares: DAY, GTC, IOC; options: DAY, market or limit; crypto: GTC, IOC, no plain stops.",
                 "Alpaca charges no commission; regulatory fees, and the fees of crypto, are posted the next day and by symbol.",
-                "A busted or corrected trade is told by the stream alone: compare with the account's activities.",
+                "A busted or corrected trade is known by its absence from the account's activities: compare with the account's statement.",
             ),
         )
 
@@ -314,7 +326,8 @@ class AlpacaBroker:
             for chain in dialect.chains(rows)
             if not unknown & {chain[0].order_id, chain[0].tag} - {None, ""}
         ]
-        return Reports(reports, unreadable=_unreadable([*malformed, *odd_fills], rows))
+        judged = self._settled_tracker.judge(reports, time.monotonic())
+        return Reports(judged, unreadable=_unreadable([*malformed, *odd_fills], rows))
 
     async def find(self, client_order_id: str) -> Report | None:
         """Asks for this one order: Alpaca knows it by its client id at once, and for ever."""
@@ -550,7 +563,7 @@ class AlpacaBroker:
                 self._last_of.clear()
             self._last_of |= {row.order_id: chain[-1].order_id for row in chain[:-1]}
         told = next((self._annulled[row.order_id] for row in chain if row.order_id in self._annulled), None)
-        note = None if told is None else f"{told} told by the stream: compare with the account's activities"
+        note = None if told is None else f"the stream told a {told}"
         report = dialect.report_of(chain, self._executions.by_order(row.order_id for row in chain), note)
         if any(row.order_id in unclear for row in chain):
             return replace(report, is_unclear=True, fills_shown=FillsShown.SOME)
@@ -559,8 +572,8 @@ class AlpacaBroker:
     # Executions
 
     async def _learn_executions(self, rows: Sequence[OrderRow], *, each: bool = False) -> list[MalformedRow]:
-        """Reads new executions if an order counts others than are known; for what then still differs, the order's own.
-        `each`: these orders' own at once."""
+        """Reads new executions if an order counts others than are known; for what then still differs, all of the order.
+        `each`: all of these orders at once."""
         differing = self._differing(rows)
         if not differing:
             return []
@@ -570,17 +583,37 @@ class AlpacaBroker:
             differing = self._differing(rows)
         # The newest first: those of earlier days may differ for ever.
         for row in differing[::-1][:_ONE_BY_ONE]:
-            malformed += await self._read_executions({"order_id": row.order_id})
+            self._read_again.discard(row.order_id)
+            if row.average_price is not None:
+                self._averages[row.order_id] = row.filled, row.average_price
+            malformed += await self._read_executions({"order_id": row.order_id}, row.order_id)
+        if len(self._averages) > _REMEMBERED:
+            self._averages.clear()
         return malformed
 
     def _differing(self, rows: Iterable[OrderRow]) -> list[OrderRow]:
-        return [row for row in rows if row.filled != self._executions.total(row.order_id)]
+        return [
+            row
+            for row in rows
+            if row.filled != self._executions.total(row.order_id)
+            or row.order_id in self._read_again
+            or self._is_corrected(row)
+        ]
+
+    def _is_corrected(self, row: OrderRow) -> bool:
+        """Whether the order's average price is not that of its executions, and these were not read for that yet."""
+        ours, theirs = self._executions.average(row.order_id), row.average_price
+        if ours is None or theirs is None or abs(ours - theirs) <= ours * _CORRECTED_BY:
+            return False
+        return self._averages.get(row.order_id) != (row.filled, theirs)
 
     def _new_executions(self) -> dict[str, object]:
         token = self._executions.page_token
         return {"after": _written(window_start(self._clock()))} if token is None else {"page_token": token}
 
-    async def _read_executions(self, query: Mapping[str, object]) -> list[MalformedRow]:
+    async def _read_executions(self, query: Mapping[str, object], order_id: str | None = None) -> list[MalformedRow]:
+        """`order_id`: the query is for all executions of this order, and what it does not show is not there."""
+        found: list[tuple[FillRow, Fill]] = []
         asked: dict[str, object] = {**query, "direction": "asc", "page_size": _FILLS_A_PAGE}
         malformed: list[MalformedRow] = []
         for _ in range(_MOST_PAGES):
@@ -593,11 +626,15 @@ class AlpacaBroker:
             except Malformed as exc:
                 raise BrokerUnavailable(str(exc)) from exc
             now = self._clock()
-            self._executions.add((row, dialect.fill_of(row, now, is_crypto=row.is_crypto)) for row in rows)
+            found += [(row, dialect.fill_of(row, now, is_crypto=row.is_crypto)) for row in rows]
             for each in odd:
                 self._log_malformed(each.words)
             malformed += odd
             if len(said) < _FILLS_A_PAGE or not rows or rows[-1].activity_id == asked.get("page_token"):
+                if order_id is None:
+                    self._executions.add(found)
+                else:
+                    self._executions.replace(order_id, found)
                 return malformed
             asked["page_token"] = rows[-1].activity_id
         raise AnswerUnclear("Alpaca's list of executions does not end")
@@ -632,6 +669,7 @@ class AlpacaBroker:
         if len(self._annulled) > _REMEMBERED:
             self._annulled.clear()
         self._annulled[order_id] = event
+        self._read_again.add(order_id)
         _log.warning(
             "Alpaca tells %s of order %s: compare its executions with the account's activities", event, order_id
         )

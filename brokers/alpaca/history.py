@@ -33,6 +33,11 @@ class Executions:
         while len(self._by_order) > _ORDERS_REMEMBERED:
             self._by_order.pop(next(iter(self._by_order)))
 
+    def replace(self, order_id: str, rows: Iterable[tuple[FillRow, Fill]]) -> None:
+        """All executions of the order, as read now: one that is missing was annulled, or was never there."""
+        self._by_order.pop(order_id, None)
+        self.add((row, fill) for row, fill in rows if row.order_id == order_id)
+
     def of(self, order_id: str) -> Sequence[Fill]:
         """Oldest first. Alpaca's ids begin with the time."""
         own = self._by_order.get(order_id, {})
@@ -43,6 +48,12 @@ class Executions:
 
     def total(self, order_id: str) -> Decimal:
         return sum((fill.quantity for fill in self._by_order.get(order_id, {}).values()), Decimal(0))
+
+    def average(self, order_id: str) -> Decimal | None:
+        """Of their prices, by quantity. None without any."""
+        own = self._by_order.get(order_id, {}).values()
+        total = sum((fill.quantity for fill in own), Decimal(0))
+        return sum((fill.quantity * fill.price for fill in own), Decimal(0)) / total if total else None
 
     @property
     def page_token(self) -> str | None:

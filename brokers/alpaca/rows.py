@@ -33,6 +33,8 @@ class OrderRow:
     status: str
     """Alpaca's own word; new ones may appear."""
     filled: Decimal
+    average_price: Decimal | None = None
+    """Of its executions. None: there are none, or it cannot be read."""
     symbol: str = ""
     tif: str = ""
     submitted_at: datetime | None = None
@@ -123,6 +125,7 @@ def read_order(row: object) -> OrderRow:
         tag=tag_of(order),
         status=text(order, "status"),
         filled=number(order, "filled_qty", least=0),
+        average_price=_number_or_none(order, "filled_avg_price"),
         symbol=_text_or_none(order.get("symbol")) or "",
         tif=_text_or_none(order.get("time_in_force")) or "",
         submitted_at=moment(order.get("submitted_at")) or moment(order.get("created_at")),

@@ -110,13 +110,15 @@ def order_row(order: PaperOrder, chain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def activity_rows(orders: list[PaperOrder]) -> list[dict[str, Any]]:
-    """The executions of all orders, oldest first; busted ones stay, since no activity tells of a bust."""
-    found = [(fill.fill_id, order, fill) for order in orders for fill in order.fills]
+    """The executions of all orders, oldest first, without busted ones: no activity tells of a bust."""
+    found = [(fill.fill_id, order, fill) for order in orders for fill in order.fills if not fill.busted]
     return [_activity(order, fill) for _, order, fill in sorted(found, key=lambda each: each[0])]
 
 
 def _activity(order: PaperOrder, fill: PaperFill) -> dict[str, Any]:
-    so_far = sum((each.quantity for each in order.fills if each.fill_id <= fill.fill_id), Decimal(0))
+    so_far = sum(
+        (each.quantity for each in order.fills if each.fill_id <= fill.fill_id and not each.busted), Decimal(0)
+    )
     left = max(order.ticket.quantity - so_far, Decimal(0))
     return {
         "activity_type": "FILL",

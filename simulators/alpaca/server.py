@@ -63,7 +63,7 @@ from simulators.listener import Listener
 from simulators.loopback_http import Dropped, HttpCall, LoopbackServer, Trickled, json_response
 
 _LOOK_SECONDS = 0.01
-_ANSWER_FIRST_SECONDS = 0.05
+_ANSWER_FIRST_SECONDS = 0.2
 _CALLS_REMEMBERED = 100_000
 _ORDERS_A_PAGE, _MOST_ORDERS_A_PAGE = 50, 500
 _MOST_FILLS_A_PAGE = 100

@@ -12,6 +12,7 @@ from brokers.alpaca.adapter import AlpacaBroker, create
 from brokers.base import FillsShown, Instrument, OrderRef, ReportStatus, Tif
 from brokers.errors import AnswerUnclear, BrokerUnavailable
 from brokers.paper.model import Market
+from brokers.settled_reports import SettledTracker
 from simulators.alpaca.server import FaultKind, HttpFault, SimulatedAlpaca
 from simulators.stage_alpaca import config_for
 from tests.contract.alpaca.stage import PRICE, ref, report_of, ticket
@@ -116,6 +117,48 @@ async def test_a_rejection_after_the_order_was_taken_has_no_reason_and_says_so(
     report = await report_of(broker, order)
     assert report.status is ReportStatus.REJECTED
     assert "tells no reason" in (report.reason or "")
+
+
+# Annulled executions
+
+
+async def test_a_corrected_price_is_a_new_execution_in_the_place_of_the_old_one_without_the_stream_too(
+    server: SimulatedAlpaca, broker: AlpacaBroker
+) -> None:
+    order = ticket()
+    old = server.book.fill_order(ref(await broker.place_order(order)))
+    assert [fill.fill_id for fill in (await report_of(broker, order)).fills] == [old.fill_id]
+    server.drop_stream()
+    new = server.book.correct_fill(old.fill_id, price=Decimal("99.50"))
+    report = await report_of(broker, order)
+    assert [(fill.fill_id, fill.price) for fill in report.fills] == [(new.fill_id, Decimal("99.50"))]
+
+
+async def test_an_annulled_execution_counts_as_such_once_the_lists_have_agreed_for_a_while(
+    server: SimulatedAlpaca, broker: AlpacaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = ticket()
+    fill = server.book.fill_order(ref(await broker.place_order(order)))
+    await report_of(broker, order)
+    server.book.bust_fill(fill.fill_id)
+    assert (await report_of(broker, order)).fills_shown is FillsShown.ALL
+    monkeypatch.setattr(broker, "_settled_tracker", SettledTracker(0.0))
+    report = await report_of(broker, order)
+    assert (report.fills, report.fills_shown) == ((), FillsShown.SETTLED)
+
+
+async def test_an_annulled_execution_that_the_activities_go_on_showing_is_never_taken_for_annulled(
+    server: SimulatedAlpaca, broker: AlpacaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker, "_settled_tracker", SettledTracker(0.0))
+    order = ticket()
+    placed = await broker.place_order(order)
+    server.book.fill_order(ref(placed))
+    await report_of(broker, order)
+    server.show_oddly("GET /v2/orders", placed.broker_order_id, {"filled_qty": "0", "filled_avg_price": None})
+    for _ in range(3):
+        report = await report_of(broker, order)
+    assert (len(report.fills), report.filled_quantity, report.fills_shown) == (1, Decimal(10), FillsShown.SOME)
 
 
 # Replaced orders

@@ -9,6 +9,7 @@ import pytest
 
 from brokers.alpaca import feed
 from brokers.alpaca.adapter import AlpacaBroker, create
+from brokers.base import FillsShown
 from simulators.alpaca.server import SimulatedAlpaca
 from simulators.stage_alpaca import config_for
 from tests.contract.alpaca.stage import ref, report_of, ticket
@@ -88,7 +89,9 @@ async def test_a_bust_is_said_of_the_order(server: SimulatedAlpaca, broker: Alpa
     hints.clear()
     server.book.bust_fill(fill.fill_id)
     await until(lambda: hints)
-    assert "trade_bust" in ((await report_of(broker, order)).said or "")
+    report = await report_of(broker, order)
+    assert "trade_bust" in (report.said or "")
+    assert (report.filled_quantity, report.fills, report.fills_shown) == (0, (), FillsShown.ALL)
 
 
 async def test_a_frame_without_sense_is_a_hint_all_the_same(

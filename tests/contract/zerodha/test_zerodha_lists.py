@@ -14,8 +14,9 @@ from kiteconnect import KiteConnect
 from brokers.base import AssetClass, FillsShown, Instrument, OrderRef, Report, ReportStatus
 from brokers.blocking_calls import CallKind
 from brokers.errors import OrderRefused, RateLimited
+from brokers.settled_reports import SettledTracker
 from brokers.zerodha import dialect, rows
-from brokers.zerodha.adapter import SettledTracker, ZerodhaBroker, create
+from brokers.zerodha.adapter import ZerodhaBroker, create
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
 from tests.contract.zerodha.stage import INFY, TAG, found, hold, limit, never, order_row, orders_of, ticket
