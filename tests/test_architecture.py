@@ -1367,7 +1367,21 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings.problems",
         "execution_service.app.wiring",
     },
-    # A door for programs that call instead of sending messages.
+    # Doors for programs that call instead of sending messages.
+    "execution_service.alpaca_client": {
+        *VOCABULARY,
+        "brokers.errors",
+        "brokers.factory",
+        "brokers.registry",
+        "execution_service.app.service",
+        "execution_service.app.settings.accounts",
+        "execution_service.app.settings.loading",
+        "execution_service.app.settings.problems",
+        "execution_service.app.wiring",
+        "execution_service.control.requests",
+        "execution_service.control.results",
+        "execution_service.storage.ports.commands",
+    },
     "execution_service.execution_manager": {"execution_service.app.service"},
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from execution_service.alpaca_client import AlpacaClient
 from execution_service.app.settings.loading import Settings, load_settings
 from execution_service.app.settings.problems import ConfigurationError
 
@@ -95,3 +96,18 @@ def test_an_account_has_its_own_address_and_then_no_stream_of_another(tmp_path: 
     )
     assert config["base_url"] == PAPER
     assert "stream_url" not in config
+
+
+@pytest.mark.parametrize(
+    ("key", "paper", "environ", "words"),
+    [
+        ("AKABC", False, {}, "MONGODB_URI is not set: live accounts are refused"),
+        ("AKABC", True, {}, "api_key is the key of a live account"),
+        ("PKABC", True, {"ALPACA_BASE_URL": LIVE}, "is the host of live accounts"),
+    ],
+)
+def test_a_programs_client_refuses_keys_and_hosts_that_disagree(
+    tmp_path: Path, key: str, paper: bool, environ: dict[str, str], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        AlpacaClient(key, "secret", paper=paper, settings=load_settings(environ, root=tmp_path))
