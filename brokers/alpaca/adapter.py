@@ -35,12 +35,14 @@ from brokers.alpaca.rows import (
     Malformed,
     MalformedRow,
     OrderRow,
+    PositionRow,
     read_account,
     read_asset,
     read_contract,
     read_fills,
     read_order,
     read_orders,
+    read_position,
     read_positions,
 )
 from brokers.base import (
@@ -54,6 +56,7 @@ from brokers.base import (
     Report,
     Reports,
     ReportStatus,
+    Side,
     Ticket,
     Tif,
     Unreadable,
@@ -65,6 +68,7 @@ from brokers.errors import (
     AuthRequired,
     BrokerUnavailable,
     HeldBack,
+    NotAnswered,
     OrderRefused,
 )
 from brokers.manifest import Fact
@@ -259,9 +263,13 @@ class AlpacaBroker:
 
     async def fitted(self, ticket: Ticket) -> Ticket:
         """With its prices on the tick, and coins on their step. Refused if Alpaca does not list or trade the asset now
-        (unless the order is an exit), or if what the order says of it is not true."""
+        (unless the order is an exit), or if what the order says of it is not true. An exit in coins is cut to what the
+        fees have left."""
         self._check_session()
-        return dialect.fitted(ticket, await self._asset(ticket))
+        asset = await self._asset(ticket)
+        if asset.asset_class == dialect.CRYPTO and ticket.is_exit and ticket.side is Side.SELL:
+            ticket = dialect.without_fees(ticket, await self._position_in(asset.symbol))
+        return dialect.fitted(ticket, asset)
 
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
         """No id: Alpaca assigns it when placing. Raises RateLimited if the ticket would have to wait for the limit of
@@ -423,6 +431,19 @@ class AlpacaBroker:
         while len(self._assets) > _ASSETS_REMEMBERED:
             self._assets.popitem(last=False)
         return row
+
+    async def _position_in(self, symbol: str) -> PositionRow | None:
+        """Raises NotAnswered."""
+        path = f"/positions/{quote(symbol.replace('/', ''), safe='')}"
+        try:
+            said = await self._calls.ask(lambda client: client.get_or_none(path))
+            return None if said is None else read_position(said)
+        except Malformed as exc:
+            raise NotAnswered(f"Alpaca's position in {symbol} cannot be read: {exc}") from exc
+        except (AuthRequired, HeldBack):
+            raise
+        except BrokerUnavailable as exc:
+            raise NotAnswered(f"Alpaca does not tell its position in {symbol}: {exc}") from exc
 
     def _meant(self, exc: Declined, ticket: Ticket) -> OrderRefused | HeldBack:
         """What Alpaca's refusal means for this order."""

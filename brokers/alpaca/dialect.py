@@ -77,6 +77,8 @@ _HOME = frozenset({"SMART", "US"})
 _SAME_EXCHANGE = {"NYSEARCA": "ARCA", "NYSEAMERICAN": "AMEX", "ISLAND": "NASDAQ"}
 _CENT, _HUNDREDTH_OF_A_CENT = Decimal("0.01"), Decimal("0.0001")
 _FRACTION = Decimal("0.000000001")
+_MOST_FEES = Decimal("0.01")
+"""Of the coins bought; Alpaca's own is a quarter of that."""
 _LEAST_PURCHASE = Decimal(1)
 """In dollars."""
 
@@ -211,6 +213,15 @@ def fitted(ticket: Ticket, asset: AssetRow) -> Ticket:
         stop_price=ticket.stop_price if stop is None else stop,
         tif=tif_of(ticket, asset),
     )
+
+
+def without_fees(ticket: Ticket, held: PositionRow | None) -> Ticket:
+    """A sale that is to close a position in coins takes what is there, where that is smaller by no more than the fees
+    that were taken out of the coins; any other difference is Alpaca's to refuse."""
+    available = None if held is None else held.available
+    if available is None or not ticket.quantity * (1 - _MOST_FEES) <= available < ticket.quantity:
+        return ticket
+    return replace(ticket, quantity=available)
 
 
 def tif_of(ticket: Ticket, asset: AssetRow) -> Tif:

@@ -80,6 +80,8 @@ class PositionRow:
     asset_class: str
     quantity: Decimal | None
     average_price: Decimal | None
+    available: Decimal | None = None
+    """What no open order holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +141,14 @@ def read_positions(rows: object) -> list[PositionRow | None]:
     if not isinstance(rows, list):
         raise Malformed("Alpaca answered with no list of positions")
     return [_position(row) for row in rows]
+
+
+def read_position(said: object) -> PositionRow:
+    """Raises Malformed."""
+    row = _position(said)
+    if row is None:
+        raise Malformed("it names no asset")
+    return row
 
 
 def read_account(said: object) -> AccountRow:
@@ -303,6 +313,7 @@ def _position(said: object) -> PositionRow | None:
         asset_class=_text_or_none(row.get("asset_class")) or "us_equity",
         quantity=quantity,
         average_price=_number_or_none(row, "avg_entry_price"),
+        available=_number_or_none(row, "qty_available"),
     )
 
 

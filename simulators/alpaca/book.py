@@ -24,8 +24,13 @@ _STATUS = {
 }
 
 
+CRYPTO_FEE = Decimal("0.0025")
+"""The part of the coins bought that Alpaca keeps."""
+
+
 class AlpacaBook(PlannedBook):
-    """A paper exchange with Alpaca's ids, in dollars and without commissions, in which a client id is taken once."""
+    """A paper exchange with Alpaca's ids, in dollars and without commissions, in which a client id is taken once. The
+    fee of a purchase of coins is taken out of them."""
 
     def __init__(
         self,
@@ -43,6 +48,18 @@ class AlpacaBook(PlannedBook):
             fill_id_format=ACTIVITY_ID_FORMAT,
             clock=clock,
         )
+
+    def positions(self, now: datetime | None = None) -> tuple[BrokerPosition, ...]:
+        fees: dict[str, Decimal] = {}
+        for each in self.executions():
+            if each.instrument.asset_class is AssetClass.CRYPTO and each.bought > 0 and not each.is_transfer:
+                symbol = each.instrument.symbol
+                fees[symbol] = fees.get(symbol, Decimal(0)) + each.bought * CRYPTO_FEE
+        held = [
+            replace(position, quantity=position.quantity - fees.get(position.instrument.symbol, Decimal(0)))
+            for position in super().positions(now)
+        ]
+        return tuple(position for position in held if position.quantity)
 
     def held_by_orders(self, symbol: str, side: Side) -> dict[str, Decimal]:
         """What open orders of this side would still take, by order id."""

@@ -54,6 +54,7 @@ from simulators.alpaca.book import (
     account_row,
     activity_rows,
     alpaca_time,
+    kind_of,
     order_row,
     position_row,
     status_of,
@@ -491,6 +492,10 @@ class SimulatedAlpaca:
         quantity = sum((p.quantity for p in self.book.positions() if p.instrument.symbol == symbol), Decimal(0))
         closes = quantity * ticket.side.sign < 0
         available = abs(quantity) - sum(held.values(), Decimal(0))
+        is_crypto = kind_of(ticket.instrument) == "crypto"
+        if is_crypto and ticket.side is Side.SELL and ticket.quantity > available:
+            words = f"insufficient balance for {symbol.partition('/')[0]} (requested: {ticket.quantity}, available: {available})"
+            raise Refused(403, 40310000, words)
         if not closes or not held or ticket.quantity <= available:
             return
         words = f"insufficient qty available for order (requested: {ticket.quantity}, available: {max(available, Decimal(0))})"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from brokers.alpaca.adapter import AlpacaBroker, create
-from brokers.base import Instrument, OrderRef, OrderType, Side
+from brokers.base import AssetClass, Instrument, OrderRef, OrderType, Side
 from brokers.errors import (
     AuthRequired,
     BrokerUnavailable,
     HeldBack,
+    NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
     OutcomeUnknown,
@@ -174,6 +177,49 @@ async def test_an_exit_that_alpaca_calls_a_wash_trade_waits_and_an_entry_is_refu
         await broker.place_order(ticket(OrderType.MARKET, side=Side.SELL))
     with pytest.raises(HeldBack, match="wash trade"):
         await broker.place_order(ticket(OrderType.MARKET, side=Side.SELL, is_exit=True))
+
+
+# Coins
+
+COIN = Instrument(symbol="BTC/USD", asset_class=AssetClass.CRYPTO)
+
+
+async def _coins_held(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
+    bought = ticket(instrument=COIN, quantity=Decimal("0.1"), limit_price=Decimal(60000))
+    server.book.fill_order(ref(await broker.place_order(await broker.fitted(bought))))
+
+
+async def test_an_exit_in_coins_takes_what_the_fees_have_left(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
+    await _coins_held(server, broker)
+    (held,) = await broker.positions()
+    assert (held.instrument.symbol, held.quantity) == ("BTC/USD", Decimal("0.09975"))
+    leaving = ticket(
+        OrderType.MARKET, instrument=COIN, quantity=Decimal("0.1"), side=Side.SELL, is_exit=True, reference_price=None
+    )
+    fitted = await broker.fitted(leaving)
+    assert fitted.quantity == Decimal("0.0997")
+    await broker.place_order(fitted)
+    (order,) = server.book.orders(leaving.client_order_id)
+    assert order.ticket.quantity == Decimal("0.0997")
+
+
+async def test_what_fees_do_not_explain_is_alpacas_to_refuse(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
+    await _coins_held(server, broker)
+    leaving = ticket(OrderType.MARKET, instrument=COIN, quantity=Decimal("0.2"), side=Side.SELL, is_exit=True)
+    assert (await broker.fitted(leaving)).quantity == Decimal("0.2")
+    with pytest.raises(OrderRefused, match="insufficient balance for BTC"):
+        await broker.place_order(leaving)
+
+
+async def test_while_the_position_in_coins_is_not_told_its_exit_waits(
+    server: SimulatedAlpaca, broker: AlpacaBroker
+) -> None:
+    await _coins_held(server, broker)
+    leaving = ticket(OrderType.MARKET, instrument=COIN, quantity=Decimal("0.1"), side=Side.SELL, is_exit=True)
+    server.add_fault(HttpFault(kind=FaultKind.HTML, status=404, route="GET /v2/positions/*"))
+    with pytest.raises(NotAnswered):
+        await broker.fitted(leaving)
+    assert (await broker.fitted(leaving)).quantity == Decimal("0.0997")
 
 
 # Cancelling
