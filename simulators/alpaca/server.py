@@ -14,6 +14,7 @@ Besides the API's own routes, for tests and people:
     price           symbol, price       asset           symbol, tradable: halts an asset, or lets it trade again
     replace         order, limit_price, quantity, stop_price: as by a person in the dashboard
     shown_as        order, status: the order's status in Alpaca's words, from now on (empty: its own)
+    wash_trades     on: whether orders that might trade with a resting one of the other side are refused, as at Alpaca (at first not)
     lag             orders, fills: how many seconds later the lists show what is new
     drop_stream     mute_stream (muted)     the stream is disconnected, or silent
     show_oddly      route, order, fields: from now on the rows of this order (its id or tag; a position's symbol) in the answers of
@@ -188,6 +189,8 @@ class SimulatedAlpaca:
         self.order_lag_seconds = self.fill_lag_seconds = 0.0
         self.account_fields: Mapping[str, Any] = {}
         """Shown of the account instead of its own, from now on."""
+        self.refuses_wash_trades = False
+        """Alpaca's rule against orders of one account that might trade with each other; off, since other brokers' scenarios are played here too."""
         self._limit = calls_per_minute
         self._too_many = 0
         self._calls: deque[Call] = deque(maxlen=_CALLS_REMEMBERED)
@@ -513,6 +516,8 @@ class SimulatedAlpaca:
     def _check_wash_trade(self, ticket: Ticket) -> None:
         """Against a plain stop or market order that rests, no market or stop order of the other side; against a limit
         none that would trade with it."""
+        if not self.refuses_wash_trades:
+            return
         against = self.book.held_by_orders(ticket.instrument.symbol, ticket.side.opposite)
         for order_id in against:
             resting = self._known(order_id).ticket
@@ -791,6 +796,7 @@ class SimulatedAlpaca:
             "replace": self._replace_by_hand,
             "shown_as": self.show_as,
             "lag": self.set_lag,
+            "wash_trades": self.refuse_wash_trades,
             "show_oddly": self.show_oddly,
             "drop": self._drop_soon,
             "restart": self._restart_soon,
@@ -799,6 +805,9 @@ class SimulatedAlpaca:
         }
         made = control.carry_out(commands, command)
         return self.state() | (made if isinstance(made, dict) else {})
+
+    def refuse_wash_trades(self, on: bool = True) -> None:
+        self.refuses_wash_trades = bool(on)
 
     def set_lag(self, orders: float = 0.0, fills: float = 0.0) -> None:
         """How many seconds later the lists show orders and executions that are new."""

@@ -172,6 +172,7 @@ async def test_an_exit_whose_shares_are_held_by_another_order_waits_and_says_by_
 async def test_an_exit_that_alpaca_calls_a_wash_trade_waits_and_an_entry_is_refused(
     server: SimulatedAlpaca, broker: AlpacaBroker
 ) -> None:
+    server.refuse_wash_trades()
     await broker.place_order(ticket(OrderType.STOP))
     with pytest.raises(OrderRefused, match="other side rests"):
         await broker.place_order(ticket(OrderType.MARKET, side=Side.SELL))

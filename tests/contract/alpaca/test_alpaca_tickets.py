@@ -8,9 +8,10 @@ from decimal import Decimal
 import pytest
 
 from brokers.alpaca import dialect
-from brokers.alpaca.rows import AssetRow
+from brokers.alpaca.rows import AssetRow, PositionRow
 from brokers.base import AssetClass, Instrument, OptionRight, OrderType, Side, Ticket, Tif
 from brokers.errors import OrderRefused
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from tests.contract.alpaca.stage import ticket
 
 AAPL = AssetRow(
@@ -186,3 +187,32 @@ def test_a_position_in_an_option_or_a_coin_is_what_an_order_names() -> None:
     coin, names = dialect.instrument_of("BTCUSD", "crypto")
     assert coin.could_be(COIN)
     assert names >= {"BTCUSD", "BTC"}
+
+
+HELD = dialect.positions(
+    [
+        PositionRow(symbol="AAPL261218C00200000", asset_class="us_option", quantity=Decimal(2), average_price=None),
+        PositionRow(symbol="BTCUSD", asset_class="crypto", quantity=Decimal(2), average_price=None),
+        PositionRow(symbol="BRK.B", asset_class="us_equity", quantity=Decimal(2), average_price=None),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    "instrument",
+    [
+        OPTION,
+        replace(OPTION, exchange="SMART", currency="USD", multiplier=Decimal(100), underlying="AAPL"),
+        Instrument(symbol="AAPL261218C00200000", asset_class=AssetClass.OPTION),
+        COIN,
+        Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO, currency="USD"),
+        Instrument(symbol="BTCUSD", asset_class=AssetClass.CRYPTO),
+        Instrument(symbol="BRK B"),
+        Instrument(symbol="BRK.B", asset_class=AssetClass.ETF),
+        Instrument(symbol="BRK.B", exchange="NYSE"),
+    ],
+    ids=lambda each: each.full_key,
+)
+def test_whatever_an_order_calls_it_the_position_is_known_as_its_own(instrument: Instrument) -> None:
+    compared = compare_positions([Holding(instrument=instrument, quantity=Decimal(2))], HELD)
+    assert (compared.agreeing, compared.findings) == (1, ())
