@@ -109,7 +109,9 @@ class LoopbackServer:
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
-        routes: list[BaseRoute] = [Route("/{rest:path}", self._serve, methods=["GET", "POST", "PUT", "DELETE"])]
+        routes: list[BaseRoute] = [
+            Route("/{rest:path}", self._serve, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+        ]
         if self._listen is not None:
             routes.append(WebSocketRoute("/{rest:path}", self._serve_listener))
         config = uvicorn.Config(

@@ -1968,6 +1968,7 @@ BROKERS_WORDS: Mapping[str, tuple[str, ...]] = {
     for package, manifest, more in (
         ("ibkr", manifests()["ibkr"], ("tws", "interactive brokers", "ib_insync", "ib_async")),
         ("zerodha", manifests()["zerodha"], ()),
+        ("alpaca", manifests()["alpaca"], ("apca",)),
     )
 }
 NAMED_ALLOWED = {
@@ -2071,10 +2072,12 @@ def test_libraries_are_those_that_the_project_declares() -> None:
         "ib_insync",
         "ib_async",
         "eventkit",
+        "alpaca",
         "kiteconnect",
         "requests",
         "urllib3",
         "twisted",
+        "websockets",
         "redis",
         "exchange_calendars",
         "pandas",

@@ -53,7 +53,7 @@ class PaperExchange:
     like) raise ValueError for impossible requests.
 
     `broker_order_id_format` is filled with `number` and `time` (UTC time of acceptance), `fill_id_format` with
-    `number`. `corrected_fill_id` makes the id of a correction from that of the corrected fill; without it, it is an
+    `number` and `time` (of the execution). `corrected_fill_id` makes the id of a correction from that of the corrected fill; without it, it is an
     ordinary id. With `unique_client_order_ids` false a client order id may repeat (as at venues where it is only a
     tag). `faults` are armed once per book, however often it is opened with them.
     """
@@ -486,7 +486,7 @@ class PaperExchange:
         corrects: str | None = None,
     ) -> str:
         number = paper_book.count(db, "fill")
-        fill_id = self._fill_id_format.format(number=number)
+        fill_id = self._fill_id_format.format(number=number, time=time_of(at))
         if corrects is not None and self._corrected_fill_id is not None:
             fill_id = self._corrected_fill_id(corrects)
         paper_book.insert_fill(

@@ -22,7 +22,6 @@ from brokers.base import (
     BrokerPosition,
     Capabilities,
     Fill,
-    FillsShown,
     Instrument,
     NoQuote,
     OrderRef,
@@ -35,9 +34,11 @@ from brokers.base import (
     Tif,
     Unreadable,
 )
+from brokers.call_kinds import CallKind
 from brokers.configuration import Calls, MeteredConfiguration, TimeOut, Whole, Wrong, not_a_flag
 from brokers.errors import AnswerUnclear, AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
 from brokers.manifest import Fact
+from brokers.settled_reports import SettledTracker
 from brokers.zerodha.calls import (
     ANSWER_SECONDS,
     AUTH_REQUIRED,
@@ -45,7 +46,6 @@ from brokers.zerodha.calls import (
     READ_SECONDS,
     RESERVE_PERCENT,
     Access,
-    CallKind,
     KiteCalls,
 )
 from brokers.zerodha.dialect import (
@@ -723,31 +723,6 @@ class _ListTrouble:
     words: str
     pause_seconds: float
     not_before: float
-
-
-class SettledTracker:
-    """Since when each order's executions have been shown unchanged."""
-
-    def __init__(self, settled_seconds: float) -> None:
-        self._settled_seconds = settled_seconds
-        self._since: dict[str, tuple[object, float]] = {}
-
-    def judge(self, reported: Sequence[Report], now: float) -> list[Report]:
-        """The reports of one answer, marked as settled where they are. `now` is in monotonic seconds."""
-        before, self._since = self._since, {}
-        judged = []
-        for report in reported:
-            figures = (
-                report.fills_shown,
-                report.filled_quantity,
-                frozenset((fill.fill_id, fill.quantity, fill.price) for fill in report.fills),
-            )
-            known = before.get(report.broker_order_id)
-            since = now if known is None or known[0] != figures else known[1]
-            self._since[report.broker_order_id] = figures, since
-            is_settled = report.fills_shown is FillsShown.ALL and now - since >= self._settled_seconds
-            judged.append(replace(report, fills_shown=FillsShown.SETTLED) if is_settled else report)
-        return judged
 
 
 class ContractNotes:

@@ -54,6 +54,7 @@ from brokers.base import OrderRef, ReportStatus
 from brokers.errors import BrokerUnavailable, OrderRefused
 from brokers.paper.model import Action, Fault, Market, Operation, ScriptedQuote
 from simulators import control
+from simulators.listener import Listener
 from simulators.loopback_http import Dropped, HttpCall, LoopbackServer, Trickled, json_response
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY, DEFAULT_API_SECRET
 from simulators.zerodha.book import (
@@ -66,9 +67,9 @@ from simulators.zerodha.book import (
     quote_item,
     trade_items,
 )
-from simulators.zerodha.feed import Listener
 from simulators.zerodha.market import EXCHANGES, LISTINGS, Listing, Refused, as_csv, read_order
 
+HEARTBEAT = b"\x00"
 HEARTBEAT_SECONDS = 1.0
 _LOOK_SECONDS = 0.01
 _ANSWER_FIRST_SECONDS = 0.05
@@ -312,7 +313,7 @@ class SimulatedKite:
         """Sends a text to every listener."""
         with self._lock:
             for listener in self._listeners:
-                listener.send_text(text)
+                listener.send(text)
 
     def start(self) -> None:
         self._server.begin("simulated-kite")
@@ -761,11 +762,11 @@ class SimulatedKite:
                 for item in order_items(order, order.report(), self._token(order)):
                     text = json.dumps({"type": "order", "id": "", "data": {**item, "checksum": ""}}, default=_plain)
                     for listener in listeners:
-                        listener.send_text(text)
+                        listener.send(text)
             if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
                 heartbeat_at = time.monotonic()
                 for listener in listeners:
-                    listener.send_heartbeat()
+                    listener.send(HEARTBEAT)
 
     # The operator's side
 

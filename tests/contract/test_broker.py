@@ -161,6 +161,11 @@ def filled(report: Report) -> Decimal:
     return sum((fill.quantity for fill in report.fills), Decimal(0))
 
 
+def charged(bench: Bench, ticket: Ticket) -> Decimal:
+    """The commission of the order by the venue's book."""
+    return sum((fill.commission for fill in bench.truth(ticket).fills), Decimal(0))
+
+
 async def give_up(bench: Bench, broker: Broker, ticket: Ticket, *, accepted: bool) -> None:
     """Places into an armed NEVER_ANSWER and stops waiting once the book is as far as it will get."""
     placement = asyncio.create_task(place(broker, ticket))
@@ -221,7 +226,7 @@ async def test_a_part_is_reported_before_the_rest(bench: Bench) -> None:
     assert len(whole.fills) == 2
     assert filled(whole) == Decimal(10)
     assert whole.fills[0].time <= whole.fills[1].time
-    assert sum(fill.commission for fill in whole.fills) == Decimal("1.00")
+    assert sum(fill.commission for fill in whole.fills) == charged(bench, ticket)
 
 
 @pytest.mark.parametrize("market", [Market(partial_fill_rate=1.0, seed=4)])
@@ -248,7 +253,9 @@ async def test_a_rejection_is_told_with_its_reason(bench: Bench) -> None:
     else:
         status, reason = report.status, report.reason
     assert status is ReportStatus.REJECTED
-    assert "Insufficient margin" in (reason or "")
+    assert reason
+    if Fact.SILENT_ENDINGS not in bench.adapter.facts:
+        assert "Insufficient margin" in reason
     assert all(not order.fills for order in bench.stage.exchange.orders())
 
 
@@ -622,7 +629,8 @@ async def test_an_order_cancelled_or_expired_by_the_venue_is_reported(bench: Ben
         await place(broker, ticket)
     bench.stage.exchange.cancel_unasked(OrderRef(client_order_id=cancelled.client_order_id), "Instrument halted")
     report = await reported(broker, cancelled, is_now(ReportStatus.CANCELLED))
-    assert "Instrument halted" in (report.reason or "")
+    if Fact.SILENT_ENDINGS not in bench.adapter.facts:
+        assert "Instrument halted" in (report.reason or "")
     bench.stage.exchange.expire_day()
     await reported(broker, expired, lambda report: report.status in (ReportStatus.EXPIRED, ReportStatus.CANCELLED))
 
@@ -646,7 +654,7 @@ async def test_positions_and_cash_follow_the_fills(bench: Bench) -> None:
     after = {balance.currency: balance.cash for balance in await broker.balances()}
     currency = bought.instrument.currency or broker.capabilities.commission_currency
     assert position.quantity == Decimal(6)
-    assert after[currency] - before[currency] == -6 * PRICE - 2
+    assert after[currency] - before[currency] == -6 * PRICE - charged(bench, bought) - charged(bench, sold)
 
 
 async def test_positions_are_recognised_as_what_the_orders_asked_for_by_another_life_too(bench: Bench) -> None:

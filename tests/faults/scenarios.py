@@ -1304,3 +1304,70 @@ def odd_row_of_one_order(play: Play) -> None:
     play.until(signal, "CANCELLED")
     if play.broker == "ibkr":
         _mend(play)
+
+
+# --- Alpaca's own ---------------------------------------------------------------------------------------------------
+
+
+@scenario(Family.LOST, brokers=("alpaca",), alone=("alpaca",), quick=True)
+def gateway_time_out_of_a_placed_order(play: Play) -> None:
+    """The order arrives; what comes back is a page of the gateway's that says 504."""
+    play.do("http_fault", fault={"kind": "html", "route": "POST /v2/orders", "status": 504, "accepted": True})
+    play.sent()
+
+
+@scenario(Family.LOST, brokers=("alpaca",), alone=("alpaca",), within=90.0)
+def moved_elsewhere_and_not_taken(play: Play) -> None:
+    """A redirection comes back and nothing else, which the client library takes for a success."""
+    play.do("http_fault", fault={"kind": "moved", "route": "POST /v2/orders"})
+    play.sent()
+
+
+@scenario(Family.LOST, brokers=("alpaca",), alone=("alpaca",), within=90.0)
+def arrives_after_its_time_out(play: Play) -> None:
+    """No answer but a page that says 504, and the order arrives 3 s later."""
+    fault = {"kind": "html", "route": "POST /v2/orders", "status": 504, "accepted": True, "late_seconds": 3.0}
+    play.do("http_fault", fault=fault)
+    play.sent()
+
+
+@scenario(Family.SESSION, brokers=("alpaca",), alone=("alpaca",), within=90.0)
+def keys_are_barred_and_accepted_again(play: Play) -> None:
+    """The keys are not accepted while an order fills and another one is sent; then they are again."""
+    signal = play.resting()
+    play.do("kill_keys")
+    waits = play.sent()
+    play.fill(signal)
+    play.pause(2.0)
+    play.do("new_keys")
+    play.until(waits)
+
+
+@scenario(Family.SESSION, brokers=("alpaca",), alone=("alpaca",))
+def the_minute_is_spent(play: Play) -> None:
+    """Two placements are answered with 429: nothing was sent, and they leave later."""
+    play.do("http_fault", fault={"kind": "rate_limited", "route": "POST /v2/orders", "times": 2})
+    for _ in range(3):
+        play.sent()
+
+
+@scenario(Family.PARTIAL, brokers=("alpaca",), alone=("alpaca",), quick=True)
+def executions_are_listed_seconds_later(play: Play) -> None:
+    """The order counts what no activity shows yet."""
+    play.do("lag", fills=3.0)
+    signal = play.resting()
+    play.fill(signal, 4)
+    play.fill(signal)
+    play.until(signal)
+    play.do("lag", fills=0.0)
+
+
+@scenario(Family.LATE, brokers=("alpaca",), alone=("alpaca",))
+def new_orders_are_listed_seconds_later(play: Play) -> None:
+    """The list shows an order 3 s after its acknowledgement was lost."""
+    play.do("lag", orders=3.0)
+    signal = held_and_unanswered(play)
+    play.pause(1.0)
+    play.fill(signal)
+    play.until(signal)
+    play.do("lag", orders=0.0)

@@ -260,6 +260,8 @@ def test_no_secret_shows_in_repr_printable_or_problems(tmp_path: Path) -> None:
     secrets["MONGODB_URI"] = "mongodb://trader:s3cret-p%40ss@db.example:27017/x?authSource=admin"
     secrets["REDIS_URL"] = "redis://:s3cret-redis@redis.example/0"
     secrets["HEARTBEAT_URL"] = "https://watch.example/s3cret-path"
+    # Two names of one secret each.
+    secrets |= {"APCA_API_KEY_ID": secrets["ALPACA_API_KEY"], "APCA_API_SECRET_KEY": secrets["ALPACA_SECRET_KEY"]}
     accounts_file(
         tmp_path,
         '[accounts.z]\nbroker = "zerodha"\napi_key = { env = "OTHER_KEY" }\nuser_id = { env = "USER" }\n',
@@ -493,7 +495,7 @@ def test_all_that_is_wrong_with_an_account_is_told_at_once(tmp_path: Path) -> No
         "Account 'i': ibkr_account refers to the variable ABSENT, which is not set.",
         "Account 'i': hots is no key of an account at ibkr; was host meant?",
         "Account 'i': port must be 65535 or less, not 70000.",
-        "Account 'n': broker 'nobody' is not known; known brokers: ibkr, mock, zerodha.",
+        "Account 'n': broker 'nobody' is not known; known brokers: alpaca, ibkr, mock, zerodha.",
         "Account 'n': api_key refers to the variable ABSENT, which is not set.",
         "Account 'z': access_token refers to the variable ABSENT, which is not set.",
         "Account 'z': api_key is missing.",
@@ -722,8 +724,9 @@ def test_accounts_example_loads(tmp_path: Path) -> None:
 def test_accounts_example_loads_with_its_comments_taken_away(tmp_path: Path) -> None:
     text = (REPOSITORY_ROOT / "accounts.example.toml").read_text(encoding="utf-8")
     accounts_file(tmp_path, re.sub(r"^#(?! )", "", text, flags=re.MULTILINE))
-    settings = load(tmp_path, **MONGODB, **KITE, KITE_API_SECRET="ghijkl")
-    assert list(settings.accounts) == ["Mock_Paper", "acc_abc123", "zerodha_main"]
+    keys = {"ALPACA_API_KEY": "mnopqr", "ALPACA_SECRET_KEY": "stuvwx"}
+    settings = load(tmp_path, **MONGODB, **KITE, KITE_API_SECRET="ghijkl", **keys)
+    assert list(settings.accounts) == ["Mock_Paper", "acc_abc123", "zerodha_main", "alpaca_paper"]
 
 
 def test_documentation_names_every_setting() -> None:

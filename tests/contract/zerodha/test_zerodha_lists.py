@@ -12,10 +12,11 @@ import pytest
 from kiteconnect import KiteConnect
 
 from brokers.base import AssetClass, FillsShown, Instrument, OrderRef, Report, ReportStatus
+from brokers.call_kinds import CallKind
 from brokers.errors import OrderRefused, RateLimited
+from brokers.settled_reports import SettledTracker
 from brokers.zerodha import dialect, rows
-from brokers.zerodha.adapter import SettledTracker, ZerodhaBroker, create
-from brokers.zerodha.calls import CallKind
+from brokers.zerodha.adapter import ZerodhaBroker, create
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
 from tests.contract.zerodha.stage import INFY, TAG, found, hold, limit, never, order_row, orders_of, ticket

@@ -1,4 +1,4 @@
-"""One listener of the simulated order feed, and ways to disturb it. No orders."""
+"""One listener of a simulated feed over a WebSocket, and ways to disturb it. No orders."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import contextlib
 from collections.abc import Callable
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
-
-HEARTBEAT = b"\x00"
 
 
 class Listener:
@@ -22,11 +20,9 @@ class Listener:
         self._outgoing: asyncio.Queue[str | bytes] = asyncio.Queue()
         self._is_muted = False
 
-    def send_text(self, text: str) -> None:
-        self._send(text)
-
-    def send_heartbeat(self) -> None:
-        self._send(HEARTBEAT)
+    def send(self, said: str | bytes) -> None:
+        if not self._is_muted:
+            self._on_loop(lambda: self._outgoing.put_nowait(said))
 
     def mute(self, muted: bool) -> None:
         """While muted, nothing is sent, and nothing is read, so that pings are not answered: a half-open connection."""
@@ -37,12 +33,12 @@ class Listener:
         """Cuts the connection without a closing handshake."""
         self._on_loop(self._transport.abort)
 
-    async def serve(self) -> None:
-        """Sends until the other side disconnects; subscription requests are ignored."""
+    async def serve(self, on_message: Callable[[str | bytes], None] = lambda said: None) -> None:
+        """Sends until the other side disconnects; what it sends is given to `on_message`."""
         submission = asyncio.create_task(self._send_what_comes())
         try:
-            while (await self._websocket.receive())["type"] != "websocket.disconnect":
-                pass
+            while (message := await self._websocket.receive())["type"] != "websocket.disconnect":
+                on_message(message.get("text") or message.get("bytes") or b"")
         finally:
             submission.cancel()
 
@@ -55,10 +51,6 @@ class Listener:
                     await self._websocket.send_text(said)
                 else:
                     await self._websocket.send_bytes(said)
-
-    def _send(self, said: str | bytes) -> None:
-        if not self._is_muted:
-            self._on_loop(lambda: self._outgoing.put_nowait(said))
 
     def _on_loop(self, act: Callable[[], object]) -> None:
         # A closed loop has no listeners any more.

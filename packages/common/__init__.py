@@ -1,0 +1,1 @@
+"""The import paths of spec 001; everything is in `execution_service.alpaca_client`."""

@@ -1,0 +1,893 @@
+"""Alpaca's trading API on loopback: REST and the stream of trade updates over a paper exchange, with faults on demand. No
+money, no market prices.
+
+    python -m simulators.alpaca --port 8084 --data alpaca.db       a book that outlives the server
+    python -m simulators.alpaca … --faults 7:0.2                   a fifth of the calls fails, reproducibly by the seed 7
+
+Besides the API's own routes, for tests and people:
+
+    GET  /_control      state: calls, listeners, faults, orders in the book
+    POST /_control      {"do": "...", ...}: the commands of every gateway (see `simulators.control`), and:
+
+    http_fault      fault: the fields of `HttpFault`, as in {"kind": "html", "status": 504, "accepted": true}
+    kill_keys, new_keys     the keys are not accepted any more; they are again
+    price           symbol, price       asset           symbol, tradable: halts an asset, or lets it trade again
+    replace         order, limit_price, quantity, stop_price: as by a person in the dashboard
+    shown_as        order, status: the order's status in Alpaca's words, from now on (empty: its own)
+    wash_trades     on: whether orders that might trade with a resting one of the other side are refused, as at Alpaca (at first not)
+    lag             orders, fills: how many seconds later the lists show what is new
+    drop_stream     mute_stream (muted)     the stream is disconnected, or silent
+    show_oddly      route, order, fields: from now on the rows of this order (its id or tag; a position's symbol) in the answers of
+                    that route (`GET /v2/orders`) have these fields instead of their own
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qsl, unquote
+
+from starlette.responses import Response
+from starlette.websockets import WebSocket
+
+from brokers.base import OrderRef, OrderType, ReportStatus, Side, Ticket
+from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused
+from brokers.paper.model import Action, Market, Operation, PaperOrder
+from simulators import control
+from simulators.alpaca import DEFAULT_ACCOUNT, DEFAULT_API_KEY, DEFAULT_SECRET_KEY
+from simulators.alpaca.book import (
+    AlpacaBook,
+    account_row,
+    activity_rows,
+    alpaca_time,
+    kind_of,
+    order_row,
+    position_row,
+    status_of,
+)
+from simulators.alpaca.market import ASSETS, Asset, Refused, find_asset, read_order
+from simulators.listener import Listener
+from simulators.loopback_http import Dropped, HttpCall, LoopbackServer, Trickled, json_response
+
+_LOOK_SECONDS = 0.01
+_ANSWER_FIRST_SECONDS = 0.2
+_CALLS_REMEMBERED = 100_000
+_ORDERS_A_PAGE, _MOST_ORDERS_A_PAGE = 50, 500
+_MOST_FILLS_A_PAGE = 100
+_MINUTE = 60.0
+_RESTING_AGAINST = frozenset({OrderType.MARKET, OrderType.STOP})
+_OPERATIONS = {
+    "GET /v2/account": (Operation.CONNECT, Operation.BALANCES),
+    "GET /v2/orders": (Operation.REPORTS,),
+    "GET /v2/positions": (Operation.POSITIONS,),
+}
+
+
+class FaultKind(StrEnum):
+    FORBIDDEN = "forbidden"
+    """403 without a code, as for keys that are not accepted."""
+    RATE_LIMITED = "rate_limited"
+    """429, as for a caller that calls too often: without a code."""
+    SERVER_ERROR = "server_error"
+    """`status` with an error in JSON: code 50010000 and the message `text`."""
+    HTML = "html"
+    """`status` with a page that is not JSON, as from a gateway."""
+    MOVED = "moved"
+    """301 without a body."""
+    NO_ID = "no_id"
+    """200 with an object that is no order."""
+    SLOW = "slow"
+    """The proper answer, `seconds` late."""
+    DROP = "drop"
+    """The connection is closed without an answer."""
+    NEVER_ANSWER = "never_answer"
+    TRICKLE = "trickle"
+    """An endless answer, one byte at a time, so that no single read times out."""
+    TRUNCATED = "truncated"
+    """The first half of the proper answer, as if it were complete."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpFault:
+    """The fault of the next `times` calls (None: of all) whose `METHOD /path` matches the shell pattern `route`. With
+    `accepted` the call is carried out nevertheless, `late_seconds` after its answer."""
+
+    kind: FaultKind
+    route: str = "POST /v2/orders"
+    times: int | None = 1
+    seconds: float = 0.0
+    status: int = 500
+    text: str = "internal server error occurred"
+    accepted: bool = False
+    late_seconds: float = 0.0
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> HttpFault:
+        """Raises ValueError for anything but a fault's fields."""
+        try:
+            return cls(**{**said, "kind": FaultKind(said["kind"])})
+        except (KeyError, TypeError, ValueError) as exc:
+            raise ValueError(f"not a fault: {exc}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, parsed. `at` is in monotonic seconds."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: Mapping[str, Any]
+    keys: tuple[str, str]
+    at: float
+
+    @property
+    def route(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+@dataclass(slots=True)
+class _Chain:
+    """What the book does not know of an order: what replaced it, what it replaced, in which words it is shown."""
+
+    replaced_by: str | None = None
+    replaces: str | None = None
+    status: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        status = "replaced" if self.replaced_by is not None else self.status
+        return {"replaced_by": self.replaced_by, "replaces": self.replaces, "status": status}
+
+
+class SimulatedAlpaca:
+    """The server, in threads of its own: `with SimulatedAlpaca(path) as server: ... server.base_url, server.book`.
+
+    One account. With `calls_per_minute`, more calls within a minute are answered with 429. The book survives the server.
+    Port 0 takes any free port. Raises ValueError for a host other than loopback, OSError for a port in use.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        account_id: str = DEFAULT_ACCOUNT,
+        market: Market | None = None,
+        prices: Mapping[str, Decimal] | None = None,
+        assets: Sequence[Asset] = ASSETS,
+        api_key: str = DEFAULT_API_KEY,
+        secret_key: str = DEFAULT_SECRET_KEY,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        calls_per_minute: int | None = None,
+    ) -> None:
+        self._host = host
+        self._server = self._new_server(port)
+        self.port = self._server.port
+        """Stays the same over restarts."""
+        self.api_key, self.secret_key = api_key, secret_key
+        self.are_keys_good = True
+        self.book = AlpacaBook(path, account_id=account_id, market=market or Market())
+        self._assets = {asset.symbol: asset for asset in assets}
+        for symbol, price in (prices or {}).items():
+            self.set_price(symbol, price)
+        self._chains: dict[str, _Chain] = {}
+        self.order_lag_seconds = self.fill_lag_seconds = 0.0
+        self.account_fields: Mapping[str, Any] = {}
+        """Shown of the account instead of its own, from now on."""
+        self.refuses_wash_trades = False
+        """Alpaca's rule against orders of one account that might trade with each other; off, since other brokers' scenarios are played here too."""
+        self._limit = calls_per_minute
+        self._too_many = 0
+        self._calls: deque[Call] = deque(maxlen=_CALLS_REMEMBERED)
+        self._faults: list[HttpFault] = []
+        self._distortions: list[tuple[str, str, Mapping[str, Any]]] = []
+        self._listeners: set[Listener] = set()
+        self._lock = threading.RLock()
+        self.stopping = threading.Event()
+        self._wake_up = threading.Event()
+        self._timers: list[threading.Timer] = []
+        self._serving = threading.Lock()
+        self._streaming: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def base_url(self) -> str:
+        """For `ALPACA_BASE_URL`."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def listeners(self) -> int:
+        """The number of authorised listeners on the stream."""
+        with self._lock:
+            return len(self._listeners)
+
+    def calls(self, route: str = "*") -> list[Call]:
+        """The calls whose `METHOD /path` matches the shell pattern, oldest first, including failed ones."""
+        with self._lock:
+            return [call for call in self._calls if fnmatchcase(call.route, route)]
+
+    def add_fault(self, *faults: HttpFault) -> None:
+        with self._lock:
+            self._faults.extend(faults)
+
+    def clear_faults(self) -> None:
+        """The HTTP faults; the book's faults are kept."""
+        with self._lock:
+            self._faults.clear()
+            self._distortions.clear()
+
+    def show_oddly(self, route: str, order: str, fields: Mapping[str, Any]) -> None:
+        """In the answers of this route, rows of this order or position get these fields instead of their own."""
+        with self._lock:
+            self._distortions.append((route, order, fields))
+
+    def show_as(self, order: str, status: str) -> None:
+        """The order's status, in Alpaca's words, until it is shown as something else (empty: as it is)."""
+        self._chain(self._known(order).broker_order_id).status = status
+
+    def set_price(self, symbol: str, price: Decimal) -> None:
+        self._assets[symbol] = replace(self._assets[symbol], last_price=price)
+
+    def set_tradable(self, symbol: str, tradable: bool) -> None:
+        self._assets[symbol] = replace(self._assets[symbol], is_tradable=tradable)
+
+    def set_keys_good(self, good: bool) -> None:
+        self.are_keys_good = good
+
+    def drop_stream(self) -> None:
+        """Disconnects every listener."""
+        with self._lock:
+            listeners = tuple(self._listeners)
+        for listener in listeners:
+            listener.drop()
+
+    def mute_stream(self, muted: bool = True) -> None:
+        """Connected listeners get nothing any more, not even answers to pings, and stay connected."""
+        with self._lock:
+            for listener in self._listeners:
+                listener.mute(muted)
+
+    def push(self, frame: str | bytes) -> None:
+        """Sends a frame to every listener."""
+        with self._lock:
+            for listener in self._listeners:
+                listener.send(frame)
+
+    def start(self) -> None:
+        self._server.begin("simulated-alpaca")
+        self._streaming = threading.Thread(target=self._stream, name="simulated-alpaca-stream", daemon=True)
+        self._streaming.start()
+
+    def stop(self) -> None:
+        """Ends every open call and every listener. Idempotent."""
+        self.stopping.set()
+        self._wake_up.set()
+        for timer in self._timers:
+            timer.cancel()
+        with self._serving:
+            self._server.end()
+        if self._streaming is not None:
+            self._streaming.join()
+            self._streaming = None
+        self.book.close()
+
+    def restart(self, closed_seconds: float = 0.0) -> None:
+        """Cuts every call and listener, and closes the port for so long; the book is kept."""
+        with self._serving:
+            if self.stopping.is_set():
+                return
+            self._server.end()
+            self.stopping.wait(closed_seconds)
+            if not self.stopping.is_set():
+                self._server = self._new_server(self.port)
+                self._server.begin("simulated-alpaca")
+
+    # Calls
+
+    def _new_server(self, port: int) -> LoopbackServer:
+        return LoopbackServer(
+            self._host,
+            port,
+            self._answer,
+            lambda status, words: json_response(status, {"message": words}),
+            self._serve_stream,
+        )
+
+    def _answer(self, http_call: HttpCall) -> Response:
+        if http_call.path.startswith(control.PATH):
+            return control.answer_control(http_call, self)
+        try:
+            body = json.loads(http_call.body) if http_call.body else {}
+        except ValueError:
+            body = {}
+        headers = http_call.headers
+        call = Call(
+            http_call.method,
+            http_call.path,
+            dict(parse_qsl(http_call.query)),
+            body if isinstance(body, dict) else {},
+            (headers.get("apca-api-key-id", ""), headers.get("apca-api-secret-key", "")),
+            time.monotonic(),
+        )
+        try:
+            response = self.answer(call)
+        except Refused as refusal:
+            response = json_response(refusal.status, refusal.fields, control.plain)
+        except BrokerUnavailable as exc:
+            response = json_response(503, {"code": 50010000, "message": str(exc)})
+        response.headers.update(self._rate_headers())
+        return response
+
+    def answer(self, call: Call) -> Response:
+        """The answer to one call. Raises Refused, or Dropped if none is to be given."""
+        with self._lock:
+            too_often = self._is_too_often(call)
+            self._calls.append(call)
+            fault = None if too_often else self._next_fault(call)
+        if too_often:
+            self._too_many += 1
+            raise Refused(429, None, "too many requests.")
+        if fault is None:
+            return self._after_book_faults(call)
+        if fault.accepted and not fault.late_seconds:
+            with contextlib.suppress(Refused):
+                self._carry_out(call)
+        elif fault.accepted:
+            later = threading.Timer(fault.late_seconds, self._carry_out_late, (call,))
+            self._timers.append(later)
+            later.start()
+        return self._fail(fault, call)
+
+    def _fail(self, fault: HttpFault, call: Call) -> Response:
+        match fault.kind:
+            case FaultKind.FORBIDDEN:
+                raise Refused(403, None, "forbidden.")
+            case FaultKind.RATE_LIMITED:
+                raise Refused(429, None, "too many requests.")
+            case FaultKind.SERVER_ERROR:
+                raise Refused(fault.status, 50010000, fault.text)
+            case FaultKind.HTML:
+                return Response("<html><body>Gateway time-out</body></html>", fault.status, media_type="text/html")
+            case FaultKind.MOVED:
+                return Response(status_code=301, headers={"Location": f"{self.base_url}/elsewhere"})
+            case FaultKind.NO_ID:
+                return json_response(200, {"status": "ok"})
+            case FaultKind.SLOW:
+                self._server.stopping.wait(fault.seconds)
+                return self._after_book_faults(call)
+            case FaultKind.NEVER_ANSWER:
+                self._server.stopping.wait()
+            case FaultKind.TRICKLE:
+                raise Trickled
+            case FaultKind.TRUNCATED:
+                whole = bytes(self._carry_out(call).body)
+                return Response(whole[: len(whole) // 2], media_type="application/json")
+        raise Dropped
+
+    def _after_book_faults(self, call: Call) -> Response:
+        """Carries out the book's faults on the way to it, then the call."""
+        operations, tag, symbol = self._concerned(call)
+        faults = [fault for operation in operations for fault in self.book.draw(operation, tag, symbol)]
+        for fault in faults:
+            if fault.action is Action.REFUSE:
+                raise Refused(403, 40310000, fault.reason)
+            if fault.action is Action.UNAVAILABLE:
+                is_order = Operation.PLACE in operations or Operation.CANCEL in operations
+                raise Refused(429, None, fault.reason) if is_order else Refused(503, 50010000, fault.reason)
+            if fault.action is Action.SLOW:
+                if fault.accepted:
+                    answer = self._carry_out(call)
+                    self._server.stopping.wait(fault.seconds)
+                    return answer
+                self._server.stopping.wait(fault.seconds)
+                continue
+            if fault.action is not Action.DROP_BEFORE_ACCEPT and fault.accepted:
+                self._carry_out(call)
+            if fault.action is Action.NEVER_ANSWER:
+                self._server.stopping.wait()
+            raise Dropped
+        return self._carry_out(call)
+
+    def _concerned(self, call: Call) -> tuple[tuple[Operation, ...], str, str]:
+        if call.route == "POST /v2/orders":
+            return (Operation.PLACE,), str(call.body.get("client_order_id", "")), str(call.body.get("symbol", ""))
+        if call.method == "DELETE" and call.path.startswith("/v2/orders/"):
+            order = self.book.order(call.path.rsplit("/", 1)[1])
+            if order is None:
+                return (Operation.CANCEL,), "", ""
+            return (Operation.CANCEL,), order.ticket.client_order_id, order.ticket.instrument.symbol
+        if call.path == "/v2/orders:by_client_order_id":
+            return (Operation.FIND,), call.query.get("client_order_id", ""), ""
+        if call.route == "GET /v2/orders" and call.query.get("status") != "all":
+            return (), "", ""
+        return _OPERATIONS.get(call.route, ()), "", ""
+
+    def _carry_out_late(self, call: Call) -> None:
+        with contextlib.suppress(Refused, BrokerUnavailable):
+            self._carry_out(call)
+
+    def _carry_out(self, call: Call) -> Response:
+        if not self.are_keys_good or call.keys != (self.api_key, self.secret_key):
+            raise Refused(403, None, "forbidden.")
+        answer = self._data(call)
+        return Response(status_code=204) if answer is None else json_response(200, answer, control.plain)
+
+    def _data(self, call: Call) -> object:
+        parts = [unquote(part) for part in call.path.removeprefix("/v2/").split("/")]
+        self.book.advance()
+        match call.method, parts:
+            case "GET", ["account"]:
+                return account_row(self.book) | dict(self.account_fields)
+            case "GET", ["account", "activities", "FILL"]:
+                return self._activities(call)
+            case "GET", ["assets", *symbol]:
+                return self._asset("/".join(symbol), "us_equity", "crypto").row()
+            case "GET", ["options", "contracts", symbol]:
+                return self._asset(symbol, "us_option").row()
+            case "GET", ["clock"]:
+                now = alpaca_time(datetime.now(UTC))
+                return {"timestamp": now, "is_open": True, "next_open": now, "next_close": now}
+            case "GET", ["positions"]:
+                return [self._position(each, call.route) for each in self.book.positions()]
+            case "GET", ["positions", *symbol]:
+                return self._position_in("/".join(symbol), call.route)
+            case "GET", ["orders"]:
+                return self._listed(call)
+            case "GET", ["orders:by_client_order_id"]:
+                return self._by_client_id(call)
+            case "GET", ["orders", order_id]:
+                return self._row(self._known(order_id), "GET /v2/orders/{id}")
+            case "POST", ["orders"]:
+                return self._place(call)
+            case "PATCH", ["orders", order_id]:
+                return self._row(self.replace(order_id, **call.body), call.route)
+            case "DELETE", ["orders", order_id]:
+                self._cancel(order_id)
+                return None
+        raise Refused(404, 40410000, f"endpoint not found: {call.route}")
+
+    # Orders
+
+    def _place(self, call: Call) -> dict[str, Any]:
+        ticket = read_order(call.body, self._assets)
+        if self.book.orders(ticket.client_order_id) and ticket.client_order_id:
+            raise Refused(422, 40010001, "client_order_id must be unique")
+        self._check_locked(ticket)
+        self._check_wash_trade(ticket)
+        try:
+            report = self.book.place(ticket)
+        except OrderAlreadyExists as exc:
+            raise Refused(422, 40010001, "client_order_id must be unique") from exc
+        except OrderRefused as exc:
+            raise Refused(422, 40010001, exc.reason) from exc
+        self._wake_up.set()
+        row = self._row(self._known(report.broker_order_id), call.route)
+        # The answer is written before the order reaches the market.
+        return {**row, "status": "pending_new", "filled_qty": "0", "filled_avg_price": None, "filled_at": None}
+
+    def _check_locked(self, ticket: Ticket) -> None:
+        """Shares that an open order would sell cannot be sold by another one."""
+        symbol = ticket.instrument.symbol
+        held = self.book.held_by_orders(symbol, ticket.side)
+        quantity = sum((p.quantity for p in self.book.positions() if p.instrument.symbol == symbol), Decimal(0))
+        closes = quantity * ticket.side.sign < 0
+        available = abs(quantity) - sum(held.values(), Decimal(0))
+        is_crypto = kind_of(ticket.instrument) == "crypto"
+        if is_crypto and ticket.side is Side.SELL and ticket.quantity > available:
+            words = f"insufficient balance for {symbol.partition('/')[0]} (requested: {ticket.quantity}, available: {available})"
+            raise Refused(403, 40310000, words)
+        if not closes or not held or ticket.quantity <= available:
+            return
+        words = f"insufficient qty available for order (requested: {ticket.quantity}, available: {max(available, Decimal(0))})"
+        raise Refused(
+            403,
+            40310000,
+            words,
+            available=str(max(available, Decimal(0))),
+            existing_qty=str(abs(quantity)),
+            held_for_orders=str(sum(held.values(), Decimal(0))),
+            related_orders=list(held),
+            symbol=symbol,
+        )
+
+    def _check_wash_trade(self, ticket: Ticket) -> None:
+        """Against a plain stop or market order that rests, no market or stop order of the other side; against a limit
+        none that would trade with it."""
+        if not self.refuses_wash_trades:
+            return
+        against = self.book.held_by_orders(ticket.instrument.symbol, ticket.side.opposite)
+        for order_id in against:
+            resting = self._known(order_id).ticket
+            is_open_ended = ticket.order_type in _RESTING_AGAINST and resting.order_type in _RESTING_AGAINST
+            buy, sell = (ticket, resting) if ticket.side is Side.BUY else (resting, ticket)
+            crosses = (
+                buy.limit_price is not None and sell.limit_price is not None and buy.limit_price >= sell.limit_price
+            )
+            if is_open_ended or crosses:
+                words = "potential wash trade detected. use complex orders"
+                raise Refused(
+                    403, 40310000, words, existing_order_id=order_id, reject_reason="opposite side order exists"
+                )
+
+    def replace(
+        self, order: str, limit_price: object = None, qty: object = None, stop_price: object = None, **_: object
+    ) -> PaperOrder:
+        """Replaces a working order by a new one with an id and a client id of its own."""
+        old = self._known(order)
+        if old.status is not ReportStatus.WORKING:
+            raise Refused(422, 42210000, f'order is already in "{status_of(old)}" state')
+        quantity = old.ticket.quantity if qty is None else Decimal(str(qty))
+        self.book.cancel_unasked(OrderRef(client_order_id="", broker_order_id=old.broker_order_id), "Replaced")
+        ticket = replace(
+            old.ticket,
+            client_order_id=f"{old.broker_order_id}-r{old.number}",
+            quantity=quantity - old.filled_quantity,
+            limit_price=old.ticket.limit_price if limit_price is None else Decimal(str(limit_price)),
+            stop_price=old.ticket.stop_price if stop_price is None else Decimal(str(stop_price)),
+        )
+        new = self._known(self.book.place(ticket).broker_order_id)
+        self._chain(old.broker_order_id).replaced_by = new.broker_order_id
+        self._chain(new.broker_order_id).replaces = old.broker_order_id
+        self._wake_up.set()
+        return new
+
+    def _cancel(self, order_id: str) -> None:
+        order = self._known(order_id)
+        status = self._row(order, "")["status"]
+        if status in ("replaced", "pending_replace", "pending_cancel"):
+            raise Refused(422, 42210000, f'order is already in "{status}" state')
+        try:
+            self.book.cancel(OrderRef(client_order_id="", broker_order_id=order.broker_order_id))
+        except OrderRefused as exc:
+            raise Refused(422, 42210000, f'order is already in "{status}" state') from exc
+        self._wake_up.set()
+
+    def _known(self, name: str) -> PaperOrder:
+        """By Alpaca's id, or a client id."""
+        order = self.book.order(name)
+        if order is None:
+            order = next(iter(self.book.orders(name)), None) if name else None
+        if order is None:
+            raise Refused(404, 40410000, f"order not found for {name}")
+        return order
+
+    def _by_client_id(self, call: Call) -> dict[str, Any]:
+        tag = call.query.get("client_order_id", "")
+        if self.book.find(tag) is None:
+            raise Refused(404, 40410000, f"order not found for {tag}")
+        return self._row(self._known(tag), call.route)
+
+    def _listed(self, call: Call) -> list[dict[str, Any]]:
+        query, wanted = call.query, call.query.get("status", "open")
+        if wanted == "all":
+            shown = [
+                order for report in self.book.reports().reports if (order := self.book.order(report.broker_order_id))
+            ]
+        else:
+            is_open = wanted == "open"
+            shown = [each for each in self.book.orders() if (each.status is ReportStatus.WORKING) is is_open]
+        now = datetime.now(UTC)
+        ordered = sorted(shown, key=lambda order: order.number)
+        ordered = [each for each in ordered if now - each.placed_at >= timedelta(seconds=self.order_lag_seconds)]
+        if query.get("after"):
+            ordered = [each for each in ordered if each.placed_at > datetime.fromisoformat(query["after"])]
+        if query.get("until"):
+            ordered = [each for each in ordered if each.placed_at < datetime.fromisoformat(query["until"])]
+        if query.get("after_order_id"):
+            if query.get("after") or query.get("until"):
+                raise Refused(422, 40010001, "after_order_id cannot be used with after or until")
+            mark = self._known(query["after_order_id"]).number
+            ordered = [each for each in ordered if each.number > mark]
+        if query.get("direction", "desc") == "desc":
+            ordered.reverse()
+        limit = min(int(query.get("limit", _ORDERS_A_PAGE)), _MOST_ORDERS_A_PAGE)
+        return [self._row(order, call.route) for order in ordered[:limit]]
+
+    def _row(self, order: PaperOrder, route: str) -> dict[str, Any]:
+        chain = self._chains.get(order.broker_order_id)
+        row = order_row(order, {} if chain is None else chain.fields())
+        return row | self._distorted_fields(route, order.broker_order_id, order.ticket.client_order_id)
+
+    def _chain(self, order_id: str) -> _Chain:
+        return self._chains.setdefault(order_id, _Chain())
+
+    def _activities(self, call: Call) -> list[dict[str, Any]]:
+        query = call.query
+        rows = activity_rows(self.book.orders())
+        if query.get("order_id"):
+            rows = [row for row in rows if row["order_id"] == query["order_id"]]
+        latest = alpaca_time(datetime.now(UTC) - timedelta(seconds=self.fill_lag_seconds))
+        rows = [row for row in rows if row["transaction_time"] <= latest]
+        if query.get("after"):
+            rows = [row for row in rows if row["transaction_time"] > query["after"]]
+        descending = query.get("direction", "desc") == "desc"
+        if descending:
+            rows.reverse()
+        token = query.get("page_token")
+        if token:
+            rows = [row for row in rows if (row["id"] < token if descending else row["id"] > token)]
+        size = min(int(query.get("page_size", _MOST_FILLS_A_PAGE)), _MOST_FILLS_A_PAGE)
+        return [row | self._distorted_fields(call.route, str(row["order_id"])) for row in rows[:size]]
+
+    # Assets and positions
+
+    def _asset(self, symbol: str, *kinds: str) -> Asset:
+        asset = find_asset(symbol, self._assets)
+        if asset is None or asset.kind not in kinds:
+            raise Refused(404, 40410000, f"asset not found for {symbol}")
+        return asset
+
+    def _position(self, position: Any, route: str) -> dict[str, Any]:
+        symbol = position.instrument.symbol
+        side = Side.SELL if position.quantity > 0 else Side.BUY
+        held = sum(self.book.held_by_orders(symbol, side).values(), Decimal(0))
+        return position_row(position, held) | self._distorted_fields(route, symbol)
+
+    def _position_in(self, symbol: str, route: str) -> dict[str, Any]:
+        for each in self.book.positions():
+            if each.instrument.symbol.replace("/", "") == symbol.replace("/", ""):
+                return self._position(each, route)
+        raise Refused(404, 40410000, "position does not exist")
+
+    def _distorted_fields(self, route: str, *names: str) -> dict[str, Any]:
+        with self._lock:
+            wanted = [fields for where, name, fields in self._distortions if where == route and name in names]
+        return {key: value for fields in wanted for key, value in fields.items()}
+
+    # Faults and limits
+
+    def _is_too_often(self, call: Call) -> bool:
+        return self._limit is not None and self._within_a_minute(call.at) >= self._limit
+
+    def _within_a_minute(self, now: float) -> int:
+        recent = 0
+        for earlier in reversed(self._calls):
+            if now - earlier.at >= _MINUTE:
+                break
+            recent += 1
+        return recent
+
+    def _rate_headers(self) -> dict[str, str]:
+        limit = self._limit or 1_000_000
+        with self._lock:
+            left = max(0, limit - (self._within_a_minute(time.monotonic()) if self._limit else 0))
+        reset = int(time.time()) + (1 if self._limit is None else int(_MINUTE))
+        return {
+            "X-RateLimit-Limit": str(limit),
+            "X-RateLimit-Remaining": str(left),
+            "X-RateLimit-Reset": str(reset),
+        }
+
+    def _next_fault(self, call: Call) -> HttpFault | None:
+        for index, fault in enumerate(self._faults):
+            if not fnmatchcase(call.route, fault.route):
+                continue
+            if fault.times == 1:
+                del self._faults[index]
+            elif fault.times is not None:
+                self._faults[index] = replace(fault, times=fault.times - 1)
+            return fault
+        return None
+
+    # Stream
+
+    async def _serve_stream(self, websocket: WebSocket) -> None:
+        """Serves one listener until it disconnects or is dropped; it hears nothing before it is authorised."""
+        await websocket.accept()
+        listener = Listener(websocket)
+        try:
+            await listener.serve(lambda said: self._hear(listener, said))
+        finally:
+            with self._lock:
+                self._listeners.discard(listener)
+
+    def _hear(self, listener: Listener, said: str | bytes) -> None:
+        try:
+            message = json.loads(said)
+            action, data = message["action"], message["data"]
+        except (ValueError, KeyError, TypeError):
+            return
+        if action == "authenticate":
+            keys = (data.get("key_id"), data.get("secret_key"))
+            is_good = self.are_keys_good and keys == (self.api_key, self.secret_key)
+            status = "authorized" if is_good else "unauthorized"
+            listener.send(_frame("authorization", {"status": status, "action": "authenticate"}))
+            if is_good:
+                with self._lock:
+                    self._listeners.add(listener)
+        elif action == "listen":
+            listener.send(_frame("listening", {"streams": ["trade_updates"]}))
+
+    def _stream(self) -> None:
+        mark = self.book.mark()
+        busted: dict[str, int] = {}
+        while not self.stopping.is_set():
+            self._wake_up.wait(_LOOK_SECONDS)
+            self._wake_up.clear()
+            if self.stopping.is_set():
+                return
+            try:
+                self.book.advance()
+                changed = self.book.changed_since(mark)
+            except BrokerUnavailable:
+                # If the book is busy, it is read again in a moment.
+                continue
+            mark = changed[-1].change if changed else mark
+            with self._lock:
+                listeners = tuple(self._listeners)
+            for order in changed if listeners else ():
+                annulled = sum(fill.busted for fill in order.fills)
+                is_bust = annulled > busted.get(order.broker_order_id, 0)
+                busted[order.broker_order_id] = annulled
+                frame = _frame("trade_updates", self._event(order, is_bust))
+                for listener in listeners:
+                    listener.send(frame)
+
+    def _event(self, order: PaperOrder, is_bust: bool) -> dict[str, Any]:
+        row = self._row(order, "stream")
+        event = {"partially_filled": "partial_fill", "filled": "fill"}.get(row["status"], row["status"])
+        last = order.fills[-1] if order.fills else None
+        executed = (
+            {}
+            if last is None
+            else {"execution_id": last.fill_id[-36:], "price": str(last.price), "qty": str(last.quantity)}
+        )
+        now = alpaca_time(datetime.now(UTC))
+        return {"event": "trade_bust" if is_bust else event, "timestamp": now, "order": row, **executed}
+
+    # The operator's side
+
+    def state(self) -> dict[str, Any]:
+        """The answer to `GET /_control`."""
+        with self._lock:
+            return {
+                "keys_are_good": self.are_keys_good,
+                "calls": len(self._calls),
+                "placings": len(self.calls("POST /v2/orders")),
+                "cancels": len(self.calls("DELETE /v2/orders/*")),
+                "too_many": self._too_many,
+                "listeners": len(self._listeners),
+                "faults": [asdict(fault) for fault in self._faults],
+                "book_faults": [
+                    asdict(fault) for operation in Operation for fault in self.book.armed_faults(operation)
+                ],
+                "fault_plan": control.plan_state(self.book),
+                "orders": len(self.book.orders()),
+            }
+
+    def book_orders(self) -> list[dict[str, Any]]:
+        """The answer to `GET /_control/orders`."""
+        return [control.order_as_json(order) for order in self.book.orders()]
+
+    def control(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Carries out a `POST /_control`; returns the state after it, with whatever the command created. Raises one
+        of control.BAD_REQUEST."""
+        commands: dict[str, control.Command] = {
+            **control.book_commands(self.book),
+            "http_fault": lambda fault: self.add_fault(HttpFault.from_json(fault)),
+            "clear_faults": self._clear_all_faults,
+            "kill_keys": lambda: self.set_keys_good(False),
+            "new_keys": lambda: self.set_keys_good(True),
+            "price": lambda symbol, price: self.set_price(str(symbol), Decimal(str(price))),
+            "asset": lambda symbol, tradable: self.set_tradable(str(symbol), bool(tradable)),
+            "replace": self._replace_by_hand,
+            "shown_as": self.show_as,
+            "lag": self.set_lag,
+            "wash_trades": self.refuse_wash_trades,
+            "show_oddly": self.show_oddly,
+            "drop": self._drop_soon,
+            "restart": self._restart_soon,
+            "drop_stream": self.drop_stream,
+            "mute_stream": lambda muted=True: self.mute_stream(bool(muted)),
+        }
+        made = control.carry_out(commands, command)
+        return self.state() | (made if isinstance(made, dict) else {})
+
+    def refuse_wash_trades(self, on: bool = True) -> None:
+        self.refuses_wash_trades = bool(on)
+
+    def set_lag(self, orders: float = 0.0, fills: float = 0.0) -> None:
+        """How many seconds later the lists show orders and executions that are new."""
+        self.order_lag_seconds, self.fill_lag_seconds = float(orders), float(fills)
+
+    def _replace_by_hand(
+        self, order: str, limit_price: object = None, quantity: object = None, stop_price: object = None
+    ) -> dict[str, str]:
+        try:
+            new = self.replace(order, limit_price, quantity, stop_price)
+        except Refused as exc:
+            raise ValueError(str(exc)) from exc
+        return {"order_id": new.broker_order_id}
+
+    def _clear_all_faults(self) -> None:
+        self.clear_faults()
+        self.book.clear_faults()
+
+    def _drop_soon(self) -> None:
+        self._restart_soon(0.0)
+
+    def _restart_soon(self, closed_seconds: float = 0.0) -> None:
+        """In another thread, so that the call that requests it is answered first."""
+        later = threading.Timer(_ANSWER_FIRST_SECONDS, self.restart, (float(closed_seconds),))
+        later.daemon = True
+        self._timers.append(later)
+        later.start()
+
+
+def _frame(stream: str, data: Mapping[str, Any]) -> bytes:
+    """Alpaca's frames are binary."""
+    return json.dumps({"stream": stream, "data": data}, default=control.plain).encode()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m simulators.alpaca", description="Alpaca's trading API on loopback over a paper exchange."
+    )
+    parser.add_argument("--port", type=int, default=8084, help="0 takes any free port (default: %(default)s)")
+    parser.add_argument("--data", type=Path, required=True, help="the file of the book; made if there is none")
+    parser.add_argument("--notice", type=Path, help="a file to say in, while it runs, where it is to be found")
+    parser.add_argument("--account", default=DEFAULT_ACCOUNT, help="the account's number (default: %(default)s)")
+    parser.add_argument("--fill-delay-seconds", type=float, default=0.0)
+    parser.add_argument("--partial-fill-rate", type=float, default=0.0)
+    parser.add_argument("--rejection-rate", type=float, default=0.0)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--calls-per-minute", type=int, help="more are answered with 429 (default: no limit)")
+    control.add_fault_plan_option(parser)
+    chosen = parser.parse_args(argv)
+    market = Market(
+        fill_delay_seconds=chosen.fill_delay_seconds,
+        partial_fill_rate=chosen.partial_fill_rate,
+        rejection_rate=chosen.rejection_rate,
+        seed=chosen.seed,
+    )
+    try:
+        server = SimulatedAlpaca(
+            chosen.data,
+            account_id=chosen.account,
+            market=market,
+            port=chosen.port,
+            calls_per_minute=chosen.calls_per_minute,
+        )
+    except (OSError, OverflowError, BrokerUnavailable) as exc:
+        print(f"Cannot serve on 127.0.0.1:{chosen.port}: {exc}", file=sys.stderr)
+        return 1
+    server.book.fault_plan = chosen.faults
+    stop_asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop_asked.set())
+    with server:
+        print(
+            f"Simulated Alpaca on {server.base_url}; Ctrl-C ends it. Settings for the service:\n"
+            f"  ALPACA_BASE_URL={server.base_url}\n  ALPACA_API_KEY={server.api_key}\n"
+            f"  ALPACA_SECRET_KEY={server.secret_key}\n",
+            flush=True,
+        )
+        if chosen.notice is not None:
+            control.leave_notice(chosen.notice, gateway=server.base_url, control=server.base_url + control.PATH)
+        stop_asked.wait()
+        if chosen.notice is not None:
+            control.take_back_notice(chosen.notice)
+    return 0
