@@ -82,6 +82,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.core.orders",
         "execution_service.core.positions",
     },
+    "execution_service.core.planning": {
+        "brokers.base",
+        "execution_service.core.errors",
+        "execution_service.core.exact",
+    },
     # What every room runs on.
     "execution_service.runtime.alerts": set(),
     "execution_service.runtime.clock": set(),
