@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table as ShownTable
 
+from simulation.actions import read_actions
 from simulation.bars import BarReader, History, digests, files_of
 from simulation.files import FORMATS, default_format, write, write_manifest
 from simulation.orders import OrderColumns, OrderReader
@@ -34,6 +35,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--bars", type=Path, required=True, help="a CSV or Parquet file, or a folder of them")
     parser.add_argument("--orders", type=Path, required=True, help="a CSV or Parquet file")
     parser.add_argument("--config", type=Path, required=True, help="simulation.toml")
+    parser.add_argument("--actions", type=Path, help="corporate actions, a CSV file: symbol,ex_date,type,value")
     parser.add_argument("--out", type=Path, required=True, help="the folder for the results")
     parser.add_argument("--format", choices=FORMATS, default=default_format(), help="of the results (%(default)s)")
     parser.add_argument(
@@ -68,8 +70,10 @@ def run(chosen: argparse.Namespace, errors: Console) -> None:
         for file in files:
             read_bars(file, reader, settings)
             progress.advance(reading)
-        inputs = dict(digests([*files, chosen.orders, chosen.config]))
-        history = reader.history(inputs)
+        given = [*files, chosen.orders, chosen.config, *([] if chosen.actions is None else [chosen.actions])]
+        history = reader.history(dict(digests(given)))
+        if chosen.actions is not None:
+            read_actions(chosen.actions, history, settings)
         orders = read_orders(chosen.orders, settings, history)
         progress.advance(reading)
         matching = progress.add_task("Matching", total=history.count)

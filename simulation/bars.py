@@ -39,9 +39,9 @@ class Series:
     """In lots, rounded down."""
     pool: array[int] = field(default_factory=lambda: array("q"))
     trading: array[int] = field(default_factory=lambda: array("b"))
-    split_up: Mapping[int, int] = field(default_factory=dict)
-    split_down: Mapping[int, int] = field(default_factory=dict)
-    dividend: Mapping[int, Decimal] = field(default_factory=dict)
+    split_up: dict[int, int] = field(default_factory=dict)
+    split_down: dict[int, int] = field(default_factory=dict)
+    dividend: dict[int, Decimal] = field(default_factory=dict)
 
     def bars(self) -> Bars:
         """As lists: those are read fastest one by one."""

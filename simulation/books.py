@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -62,6 +62,7 @@ class Account:
         self.per_tick = int(unit / self.unit)
         self.per_cent = int(CENT / self.unit)
         self.fees = Fees(settings)
+        self.lot = settings.lot
         self.flow = [0] * len(times)
         """What trading, fees and dividends change of the cash, by the place of the bar."""
         self.value = [0] * len(times)
@@ -147,19 +148,14 @@ class Account:
             self.positions[book, lane.symbol] = position
 
     def _corporate_action(self, lane: InstrumentLane, k: int, books: Mapping[int, Position]) -> int:
-        """What the action pays, in units of money: fractions of a lot at the bar's open, and dividends, each to the cent."""
-        series, price = lane.series, lane.bars.open[k]
-        fractions = dividends = 0
-        for position in books.values():
-            if k in series.split_up:
-                up, down = series.split_up[k], series.split_down[k]
-                rest = position.fraction(up, down)
-                cents = half_even(rest * price * self.per_tick, down * self.per_cent)
+        """What the action pays, in units of money; positions are split."""
+        series = lane.series
+        fractions, dividends = action_pays(lane, k, [each.quantity for each in books.values()], self)
+        if k in series.split_up:
+            up, down = series.split_up[k], series.split_down[k]
+            for position in books.values():
+                cents = fraction_cents(position.quantity, up, down, lane.bars.open[k], self)
                 position.split(up, down, int(cents * CENT / SMALLEST_SHARE))
-                fractions += cents * self.per_cent
-            if k in series.dividend:
-                shares = position.quantity * self._settings.lot
-                dividends += int((series.dividend[k] * shares).quantize(CENT) / self.unit)
         self.dividends += dividends
         self.paid_fractions += fractions
         return fractions + dividends
@@ -184,3 +180,24 @@ class Account:
         """The sum of all postings: cash, positions at cost less the profit realised, fees, dividends. Always 0."""
         at_cost = SMALLEST_SHARE * self._settings.multiplier * sum(p.cost - p.realized for p in self.positions.values())
         return at_cost + self.unit * (sum(self.flow) + self.paid_fees * self.per_cent - self.dividends)
+
+
+def action_pays(lane: InstrumentLane, k: int, quantities: Iterable[int], account: Account) -> tuple[int, int]:
+    """For fractions of a lot at the bar's open, and as dividends on what is held after a split; each to the cent, in units of money."""
+    series = lane.series
+    fractions = dividends = 0
+    for quantity in quantities:
+        held = quantity
+        if k in series.split_up:
+            up, down = series.split_up[k], series.split_down[k]
+            fractions += fraction_cents(quantity, up, down, lane.bars.open[k], account) * account.per_cent
+            held = (abs(quantity) * up // down) * (1 if quantity >= 0 else -1)
+        if k in series.dividend:
+            dividends += int((series.dividend[k] * held * account.lot).quantize(CENT) / account.unit)
+    return fractions, dividends
+
+
+def fraction_cents(quantity: int, up: int, down: int, price: int, account: Account) -> int:
+    """What the fraction of a lot is worth that a split leaves, in cents; negative for a short position."""
+    rest = abs(quantity) * up % down
+    return half_even((rest if quantity >= 0 else -rest) * price * account.per_tick, down * account.per_cent)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from simulation.bars import History, Series
 from simulation.impact import QuantityImpact, needs_impact
 from simulation.matching import kernel
-from simulation.matching.codes import PATHS
-from simulation.matching.kernel import Bars, Fills, Impact, Orders, Rules
+from simulation.matching.codes import ASKED, CANCELLED, MARKET, PATHS, WORKING
+from simulation.matching.kernel import Bars, Fills, Impact, Money, Orders, Rules
 from simulation.orders import OrderColumns
 from simulation.settings import Settings
 
@@ -50,7 +50,8 @@ def rules_of(settings: Settings) -> Rules:
 
 
 def no_orders() -> Orders:
-    return Orders(*([] for _ in Orders._fields))
+    columns: list[list[int]] = [[] for _ in Orders._fields]
+    return Orders(*columns)
 
 
 def no_fills(room: int = 0) -> Fills:
@@ -69,7 +70,8 @@ class InstrumentLane:
         self.held = [0] * books
         self.state = kernel.fresh_state()
         self.rules = rules_of(settings)
-        self.names: list[str] = []
+        self.held_before: list[int] = []
+        """As it was before the present bar began."""
         self.rows: list[int] = []
         """Which row of all orders each is."""
         self._active: list[int] = []
@@ -109,6 +111,55 @@ class InstrumentLane:
         )
         self.rows = list(rows)
         self._make_room(len(rows))
+
+    def add(
+        self, *, side: int, quantity: int, arrival: int, session: int, book: int, row: int, tif: int, reduce_only: int
+    ) -> int:
+        """A market order that comes later than all before it; returns its number in the lane."""
+        n = len(self.orders.side)
+        values = (side, MARKET, 0, 0, tif, arrival, session, quantity, 0, 0, n, reduce_only, book, -1)
+        columns: Sequence[Any] = self.orders
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+        self.rows.append(row)
+        self._make_room(n + 1)
+        return n
+
+    def cancel(self, n: int) -> None:
+        """A working order ends by being asked to."""
+        if self.orders.status[n] == WORKING:
+            kernel.end(n, CANCELLED, ASKED, self.orders)
+
+    def begin(self, k: int) -> bool:
+        """The bar's beginning; False: nothing can happen in it."""
+        self._make_room_for_fills(max(0, self.state[kernel.FILLS] + len(self.orders.side) - len(self.fills.order)))
+        self.held_before = list(self.held)
+        return kernel.begin_bar(k, self._active, self.bars, self.orders, self.held, self.state)
+
+    def at_work(self) -> list[int]:
+        """The orders that the present bar may fill, by arrival."""
+        return [i for i in self._active[: self.state[kernel.ACTIVE]] if self.orders.status[i] == WORKING]
+
+    def reduces(self, n: int) -> bool:
+        return self.orders.side[n] * sum(self.held) < 0
+
+    def open(self, n: int, k: int, money: Money) -> None:
+        """What the open decides of one order."""
+        if self.orders.status[n] == WORKING:
+            kernel.at_open(
+                n, k, self.bars, self.orders, self.held, self.rules, self.fills, self.state, money, self.impact
+            )
+
+    def close(self, k: int, money: Money) -> None:
+        """The inside of the bar, and its end."""
+        reached = [i for i in self.at_work() if kernel.is_reached(i, k, self.bars, self.orders, self.rules)]
+        if reached:
+            self._reached[: len(reached)] = reached
+            kernel.inside(
+                len(reached), k, self._reached, self._keys, self.bars, self.orders, self.held, self.rules, self.fills,
+                self.state, money, self.impact,
+            )  # fmt: skip
+        kernel.end_bar(self._active, self.orders, self.state)
 
     def _make_room(self, orders: int) -> None:
         for scratch in (self._active, self._reached, self._keys):

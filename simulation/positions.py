@@ -43,11 +43,6 @@ class Position:
         self.realized += realized
         return realized
 
-    def fraction(self, up: int, down: int) -> int:
-        """What is left of a lot if one share becomes `up` / `down`: the numerator over `down`, with the position's sign."""
-        rest = abs(self.quantity) * up % down
-        return rest if self.quantity >= 0 else -rest
-
     def split(self, up: int, down: int, paid: int) -> None:
         """One share becomes `up` / `down`, at the same cost; `paid` was had for the fraction of a lot, which realises its profit."""
         sign = 1 if self.quantity >= 0 else -1

@@ -40,6 +40,10 @@ class Collected:
         self._problems: list[Problem] = []
         self._count = 0
 
+    @property
+    def count(self) -> int:
+        return self._count
+
     def add(self, where: str, row: int, rule: str, message: str) -> None:
         self._count += 1
         if len(self._problems) < SHOWN:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
+from simulation.actions import read_actions
 from simulation.bars import BarReader, History
 from simulation.matching.codes import FILL_REASONS, REASONS, STATUSES
 from simulation.orders import OrderReader
@@ -47,9 +50,17 @@ def order_rows(*lines: str) -> list[list[str]]:
     return rows
 
 
-def simulated(bars: list[str], orders: list[str], engine: str = "plain", **settings: Any) -> Result:
+def simulated(
+    bars: list[str], orders: list[str], engine: str = "plain", actions: str | None = None, **settings: Any
+) -> Result:
+    """`actions`: lines of `symbol,ex_date,type,value`."""
     known = settings_of(DAILY | settings)
     history = bars_of(known, *bars)
+    if actions is not None:
+        with NamedTemporaryFile("w", suffix=".csv") as file:
+            file.write("symbol,ex_date,type,value\n" + actions)
+            file.flush()
+            read_actions(Path(file.name), history, known)
     reader = OrderReader(known, history)
     reader.rows(order_rows(*orders), "orders")
     return simulate_orders(reader.orders(), history, known, engine=engine)
