@@ -16,7 +16,7 @@ import pytest
 from brokers.registry import manifests
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("execution_service", "brokers", "notifications", "simulators", "scripts", "benchmarks")
+PACKAGES = ("execution_service", "simulation", "brokers", "notifications", "simulators", "scripts", "benchmarks")
 OUR_NAMES = {*PACKAGES, "tests"}
 
 STANDARD_LIBRARY = set(sys.stdlib_module_names)
@@ -81,6 +81,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.core.exact",
         "execution_service.core.orders",
         "execution_service.core.positions",
+    },
+    "execution_service.core.planning": {
+        "brokers.base",
+        "execution_service.core.errors",
+        "execution_service.core.exact",
     },
     # What every room runs on.
     "execution_service.runtime.alerts": set(),
@@ -1734,6 +1739,30 @@ def test_a_room_is_entered_by_its_doors_alone(room: str, doors: set[str]) -> Non
     assert entered == doors
 
 
+def test_the_simulation_is_a_library_that_knows_no_service() -> None:
+    """But for the planner, which is values alone, as the simulation's own matcher is."""
+    allowed = {"simulation", "brokers.base", "execution_service.core.planning"}
+    wrong = {(s.path, name) for s in of("simulation") for name in s.our_imports() if not is_within(name, allowed)}
+    assert wrong == set()
+
+
+def test_the_matcher_is_pure() -> None:
+    wrong = {
+        (s.path, name)
+        for s in of("simulation")
+        if is_within(s.name, {"simulation.matching"}) and s.name != "simulation.matching.compiled"
+        for name in s.imports()
+        if not is_within(name, {"simulation.matching"}) and name.split(".")[0] not in PURE_LIBRARY
+    }
+    assert wrong == set()
+
+
+@pytest.mark.parametrize(("library", "room"), [("numba", "compiled"), ("numpy", "compiled"), ("polars", "parquet")])
+def test_an_optional_library_of_the_simulation_is_imported_in_one_module(library: str, room: str) -> None:
+    found = {s.name for s in of("simulation") for name in s.imports() if name.split(".")[0] == library}
+    assert found == {"simulation.matching.compiled" if room == "compiled" else "simulation.parquet"}
+
+
 def test_simulators_know_only_the_brokers_vocabulary_and_their_order_book() -> None:
     allowed = {"simulators", "brokers.base", "brokers.errors", "brokers.paper.exchange", "brokers.paper.model"}
     of_one = {
@@ -1811,14 +1840,17 @@ def test_no_function_imports_anything() -> None:
     assert wrong == set()
 
 
-def test_only_four_rooms_load_modules_by_name() -> None:
-    """The brokers' packages, the client of Redis, the trading hours and OpenTelemetry, for those who use them."""
+def test_few_rooms_load_modules_by_name() -> None:
+    """The brokers' packages, the client of Redis, the trading hours, OpenTelemetry, and of the simulation Parquet and compilation."""
     found = {s.path for s in sources() if any(n in ("import_module", "__import__") for n in _names_called(s.tree))}
     assert found == {
         "brokers/registry.py",
         "execution_service/app/events.py",
         "execution_service/app/service.py",
         "execution_service/calendars/hours.py",
+        "simulation/__main__.py",
+        "simulation/files.py",
+        "simulation/run.py",
     }
 
 

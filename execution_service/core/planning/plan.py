@@ -1,0 +1,344 @@
+"""Targets and what is held -> a plan: which orders, in which phase, and why something is not traded. Computed once; what is stored is the answer.
+
+A leg is one order, or several in slices, of one instrument: a close, or an opening. Closes and other reductions come first; increases wait for
+the cash that those bring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal, localcontext
+from enum import IntEnum, StrEnum
+
+from brokers.base import Instrument, Side
+from execution_service.core.exact import EXACT, ZERO
+from execution_service.core.planning.facts import InstrumentFacts, Money, PlanSettings
+from execution_service.core.planning.quantities import divided, slices_of, whole_lots
+from execution_service.core.planning.targets import (
+    Aggressiveness,
+    PlanRefused,
+    Refusal,
+    RefusalCode,
+    Target,
+    TargetPositions,
+)
+
+
+class Phase(IntEnum):
+    REDUCE = 1
+    INCREASE = 2
+
+
+class LegState(StrEnum):
+    """How far a leg is. Those from DONE on are final."""
+
+    WAITING = "WAITING"
+    RELEASED = "RELEASED"
+    DONE = "DONE"
+    SHORT = "SHORT"
+    """Its orders are finished and filled less than was wanted."""
+    REJECTED = "REJECTED"
+    SKIPPED = "SKIPPED"
+    BLOCKED = "BLOCKED"
+    SUPERSEDED = "SUPERSEDED"
+
+
+class LegReason(StrEnum):
+    """Why a leg does less than its target asks."""
+
+    IN_BAND = "IN_BAND"
+    DUST = "DUST"
+    NO_PRICE = "NO_PRICE"
+    BLOCKED = "BLOCKED"
+    OPEN_ORDERS = "OPEN_ORDERS"
+    EMERGENCY_REDUCE_ONLY = "EMERGENCY_REDUCE_ONLY"
+    TURNOVER = "TURNOVER"
+    INSUFFICIENT_CASH = "INSUFFICIENT_CASH"
+    NOTHING_HELD = "NOTHING_HELD"
+    CLOSE_INCOMPLETE = "CLOSE_INCOMPLETE"
+    NO_LONGER_VALID = "NO_LONGER_VALID"
+    SUPERSEDED = "SUPERSEDED"
+
+
+_BLOCKING = frozenset({LegReason.BLOCKED, LegReason.OPEN_ORDERS, LegReason.NO_PRICE})
+"""What the plan could not decide, as opposed to what it decided not to trade."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """One step in one instrument. `wanted` is what the step needs, `quantity` what is to be ordered of it, both positive."""
+
+    number: int
+    instrument: Instrument
+    side: Side
+    phase: Phase
+    wanted: Decimal
+    quantity: Decimal
+    target: Decimal
+    """The signed holding that the plan aims at in the instrument."""
+    held: Decimal
+    """The signed holding that the leg was computed from, working orders included."""
+    price: Decimal | None
+    unit_value: Decimal | None
+    lot: Decimal
+    min_quantity: Decimal
+    slices: tuple[Decimal, ...]
+    """The quantities of its orders; they add up to `quantity`."""
+    after: int | None = None
+    """The number of the closing leg that must have filled whole before this one is sent."""
+    state: LegState = LegState.WAITING
+    reason: LegReason | None = None
+    note: str = ""
+
+    @property
+    def is_exit(self) -> bool:
+        return self.phase is Phase.REDUCE
+
+    @property
+    def notional(self) -> Decimal:
+        """In money of the account; 0 where no price is known."""
+        if self.price is None or self.unit_value is None:
+            return ZERO
+        return self.quantity * self.price * self.unit_value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The answer to one list of targets, with the figures that it was computed from."""
+
+    plan_id: str
+    targets: TargetPositions
+    planned_at: datetime
+    money: Money
+    settings: PlanSettings
+    legs: tuple[Leg, ...]
+    """By number; numbers follow the instruments' keys, a close before its opening."""
+
+    def leg(self, number: int) -> Leg:
+        return self.legs[number]
+
+    def in_sequence(self) -> tuple[Leg, ...]:
+        """As they are to be sent: reductions first, the largest first; then increases, likewise; ties by number."""
+        return tuple(sorted(self.legs, key=lambda leg: (leg.phase, -leg.notional, leg.number)))
+
+
+def signal_id_of(plan_id: str, leg: int, child: int) -> str:
+    """The name of a leg's order under which it is placed at most once; `child` counts from 0."""
+    return f"{plan_id}:{leg:03d}" + (f".{child}" if child else "")
+
+
+def make_plan(
+    targets: TargetPositions,
+    facts: Mapping[str, InstrumentFacts],
+    money: Money,
+    settings: PlanSettings,
+    now: datetime,
+) -> Plan:
+    """`facts` are by instrument key: of every instrument that is targeted and, for a complete list, of all that is held.
+
+    Raises PlanRefused, with every reason.
+    """
+    with localcontext(EXACT):
+        refusals = tuple(_refusals(targets, facts, money, settings, now))
+        if refusals:
+            raise PlanRefused(refusals)
+        wanted = {target.instrument.key: target for target in targets.targets}
+        keys = set(wanted)
+        if targets.complete:
+            keys |= {key for key, known in facts.items() if known.held or known.working}
+        is_emergency = targets.aggressiveness is Aggressiveness.EMERGENCY
+        legs: list[Leg] = []
+        for key in sorted(keys):
+            step = _Step(
+                known=facts[key],
+                aim=_target_quantity(wanted.get(key), facts[key], money, settings),
+                settings=settings,
+                equity=money.equity,
+                is_emergency=is_emergency,
+            )
+            legs += step.legs(len(legs))
+        if settings.max_turnover is not None and money.equity is not None and not is_emergency:
+            legs = _within_turnover(legs, settings.max_turnover * money.equity, facts)
+        return Plan(
+            plan_id=targets.plan_id,
+            targets=targets,
+            planned_at=now,
+            money=money,
+            settings=settings,
+            legs=tuple(legs),
+        )
+
+
+def _refusals(
+    targets: TargetPositions,
+    facts: Mapping[str, InstrumentFacts],
+    money: Money,
+    settings: PlanSettings,
+    now: datetime,
+) -> Iterator[Refusal]:
+    if not targets.targets and not targets.complete:
+        yield Refusal(RefusalCode.EMPTY, "no targets, and the list is not complete: nothing is asked for")
+    if targets.complete and not targets.allow_flatten and not any(t.quantity or t.weight for t in targets.targets):
+        yield Refusal(
+            RefusalCode.FLATTEN_NOT_ALLOWED, "a complete list of nothing closes everything: it needs allow_flatten"
+        )
+    if targets.valid_until is not None and now >= targets.valid_until:
+        yield Refusal(RefusalCode.NO_LONGER_VALID, f"valid until {targets.valid_until.isoformat()}")
+    seen: set[str] = set()
+    for target in targets.targets:
+        key = target.instrument.key
+        if key in seen:
+            yield Refusal(RefusalCode.DUPLICATE_INSTRUMENT, f"{key} is named more than once")
+        seen.add(key)
+        if (target.quantity is None) == (target.weight is None):
+            yield Refusal(RefusalCode.QUANTITY_OR_WEIGHT, f"{key} needs a quantity or a weight, and not both")
+        if key not in facts:
+            yield Refusal(RefusalCode.UNKNOWN_INSTRUMENT, f"{key} is not known")
+    weights = [abs(target.weight) for target in targets.targets if target.weight is not None]
+    if sum(weights, ZERO) > settings.max_weights:
+        yield Refusal(
+            RefusalCode.WEIGHTS_OVER_LIMIT,
+            f"the weights add up to {sum(weights, ZERO)}, more than {settings.max_weights}",
+        )
+    if any(weights) and (money.equity is None or money.equity <= 0):
+        yield Refusal(RefusalCode.NO_EQUITY, "weights need the account's equity, and none is known")
+    for key, expected in targets.expected_positions:
+        held = facts[key].held if key in facts else ZERO
+        if held != expected:
+            yield Refusal(RefusalCode.STALE_POSITIONS, f"{key}: expected {expected}, held is {held}")
+
+
+def _target_quantity(
+    target: Target | None, known: InstrumentFacts, money: Money, settings: PlanSettings
+) -> Decimal | None:
+    """Signed; None: it depends on a price that is not known."""
+    if target is None:
+        return ZERO
+    if target.quantity is not None:
+        return target.quantity
+    assert target.weight is not None
+    if not target.weight:
+        return ZERO
+    if not known.unit_price or money.equity is None:
+        return None
+    worth = target.weight * money.equity * (1 - settings.buffer)
+    return whole_lots(divided(worth, known.unit_price), known.lot)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """One instrument on its way to its target."""
+
+    known: InstrumentFacts
+    aim: Decimal | None
+    settings: PlanSettings
+    equity: Decimal | None
+    is_emergency: bool
+
+    @property
+    def projected(self) -> Decimal:
+        return self.known.held + self.known.working
+
+    @property
+    def delta(self) -> Decimal:
+        return ZERO if self.aim is None else self.aim - self.projected
+
+    def legs(self, number: int) -> Iterator[Leg]:
+        known, delta, projected = self.known, self.delta, self.projected
+        if self.aim is None:
+            yield self._off(number, Phase.INCREASE, ZERO, LegReason.NO_PRICE, "a weight needs a fresh price")
+            return
+        if not delta:
+            return
+        closing = min(abs(delta), abs(projected)) if projected * delta < 0 else ZERO
+        opening = abs(delta) - closing
+        phase = Phase.REDUCE if closing else Phase.INCREASE
+        if known.blocked is not None:
+            yield self._off(number, phase, abs(delta), LegReason.BLOCKED, known.blocked)
+            return
+        if known.working * delta < 0:
+            # What an open order may still add is no holding yet: an order against it might open the other side.
+            why = "open orders go the other way and must be finished first"
+            yield self._off(number, phase, abs(delta), LegReason.OPEN_ORDERS, why)
+            return
+        if closing and closing < abs(projected):
+            yield self._change(number, Phase.REDUCE, closing)
+        elif closing:
+            yield self._leg(number, Phase.REDUCE, closing, closing)
+        if opening and closing:
+            yield replace(self._change(number + 1, Phase.INCREASE, opening), after=number)
+        elif opening:
+            yield self._change(number, Phase.INCREASE, opening)
+
+    def _change(self, number: int, phase: Phase, wanted: Decimal) -> Leg:
+        """A reduction that leaves something, or an increase: those keep to the band, to lots and to the venue's minimum."""
+        known = self.known
+        if phase is Phase.INCREASE and self.is_emergency:
+            return self._off(number, phase, wanted, LegReason.EMERGENCY_REDUCE_ONLY, "only reductions in an emergency")
+        quantity = whole_lots(wanted, known.lot)
+        if not quantity or quantity < known.min_quantity:
+            least = max(known.lot, known.min_quantity)
+            return self._off(
+                number, phase, wanted, LegReason.DUST, f"{wanted} is less than the smallest order, {least}"
+            )
+        if known.unit_price is None:
+            if phase is Phase.INCREASE and self.equity is not None and self.settings.max_turnover is not None:
+                return self._off(number, phase, wanted, LegReason.NO_PRICE, "the limit of turnover needs a price")
+            return self._leg(number, phase, wanted, quantity)
+        value = quantity * known.unit_price
+        if value < known.min_notional:
+            why = f"worth {value}, less than the smallest order, {known.min_notional}"
+            return self._off(number, phase, wanted, LegReason.DUST, why)
+        band = ZERO if self.is_emergency or self.equity is None else self.settings.band * self.equity
+        if value < band:
+            return self._off(number, phase, wanted, LegReason.IN_BAND, f"worth {value}, less than the band, {band}")
+        return self._leg(number, phase, wanted, quantity)
+
+    def _off(self, number: int, phase: Phase, wanted: Decimal, reason: LegReason, note: str) -> Leg:
+        state = LegState.BLOCKED if reason in _BLOCKING else LegState.SKIPPED
+        return replace(self._leg(number, phase, wanted, ZERO), state=state, reason=reason, note=note)
+
+    def _leg(self, number: int, phase: Phase, wanted: Decimal, quantity: Decimal) -> Leg:
+        known = self.known
+        return Leg(
+            number=number,
+            instrument=known.instrument,
+            side=Side.BUY if self.delta > 0 else Side.SELL,
+            phase=phase,
+            wanted=wanted,
+            quantity=quantity,
+            target=self.projected if self.aim is None else self.aim,
+            held=self.projected,
+            price=known.price,
+            unit_value=known.unit_value,
+            lot=known.lot,
+            min_quantity=known.min_quantity,
+            slices=slices_of(quantity, self.settings.slices, known.lot, known.max_quantity),
+        )
+
+
+def _within_turnover(legs: list[Leg], most: Decimal, facts: Mapping[str, InstrumentFacts]) -> list[Leg]:
+    """Increases scaled by one factor, so that all that is traded is worth `most`; reductions take from it and stay as they are."""
+    reduced = sum((leg.notional for leg in legs if leg.phase is Phase.REDUCE), ZERO)
+    increased = sum((leg.notional for leg in legs if leg.phase is Phase.INCREASE), ZERO)
+    left = max(ZERO, most - reduced)
+    if increased <= left:
+        return legs
+    why = f"the plan may trade {most} in all"
+    scaled = []
+    for leg in legs:
+        if leg.phase is Phase.REDUCE or not leg.quantity:
+            scaled.append(leg)
+            continue
+        quantity = whole_lots(divided(leg.quantity * left, increased), leg.lot)
+        known = facts[leg.instrument.key]
+        unit = known.unit_price or ZERO
+        if not quantity or quantity < leg.min_quantity or quantity * unit < known.min_notional:
+            off = replace(leg, quantity=ZERO, slices=(), state=LegState.SKIPPED)
+            scaled.append(replace(off, reason=LegReason.TURNOVER, note=why))
+            continue
+        slices = slices_of(quantity, len(leg.slices), leg.lot, known.max_quantity)
+        scaled.append(replace(leg, quantity=quantity, slices=slices, reason=LegReason.TURNOVER, note=why))
+    return scaled

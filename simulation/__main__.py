@@ -1,0 +1,166 @@
+"""`python -m simulation`: a batch run from files to files, with a progress bar and a summary."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table as ShownTable
+
+from simulation.actions import read_actions
+from simulation.bars import BarReader, History, digests, files_of
+from simulation.files import FORMATS, default_format, write, write_manifest
+from simulation.orders import OrderColumns, OrderReader
+from simulation.problems import Collected, InputRefused
+from simulation.run import Result, simulate_orders
+from simulation.settings import Settings, read_settings
+from simulation.tables import plain, tables_of
+
+ENDINGS = (".csv", ".parquet")
+REFUSED = 2
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m simulation", description="Orders against historical bars: trades, orders, equity and positions."
+    )
+    parser.add_argument("--bars", type=Path, required=True, help="a CSV or Parquet file, or a folder of them")
+    parser.add_argument("--orders", type=Path, required=True, help="a CSV or Parquet file")
+    parser.add_argument("--config", type=Path, required=True, help="simulation.toml")
+    parser.add_argument("--actions", type=Path, help="corporate actions, a CSV file: symbol,ex_date,type,value")
+    parser.add_argument("--out", type=Path, required=True, help="the folder for the results")
+    parser.add_argument("--format", choices=FORMATS, default=default_format(), help="of the results (%(default)s)")
+    parser.add_argument(
+        "--engine", choices=("auto", "plain", "numba"), default="auto", help="of the matcher; the results are the same"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0: done; 2: refused, with every reason on standard error."""
+    chosen = arguments().parse_args(argv)
+    errors = Console(stderr=True, highlight=False)
+    try:
+        run(chosen, errors)
+    except InputRefused as exc:
+        errors.print(str(exc), markup=False, soft_wrap=True)
+        return REFUSED
+    except (OSError, ValueError) as exc:
+        errors.print(f"{type(exc).__name__}: {exc}", markup=False, soft_wrap=True)
+        return REFUSED
+    return 0
+
+
+def run(chosen: argparse.Namespace, errors: Console) -> None:
+    begun = time.perf_counter()
+    settings = read_settings(chosen.config)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        files = files_of(chosen.bars, ENDINGS)
+        reading = progress.add_task("Reading bars", total=len(files) + 1)
+        reader = BarReader(settings)
+        for file in files:
+            read_bars(file, reader, settings)
+            progress.advance(reading)
+        given = [*files, chosen.orders, chosen.config, *([] if chosen.actions is None else [chosen.actions])]
+        history = reader.history(dict(digests(given)))
+        if chosen.actions is not None:
+            read_actions(chosen.actions, history, settings)
+        orders = read_orders(chosen.orders, settings, history)
+        progress.advance(reading)
+        matching = progress.add_task("Matching", total=history.count)
+        result = simulate_orders(
+            orders, history, settings, engine=chosen.engine,
+            told=lambda done: progress.update(matching, completed=done),
+        )  # fmt: skip
+        writing = progress.add_task("Writing", total=1)
+        written = write(tables_of(result), chosen.out, chosen.format)
+        progress.advance(writing)
+    write_manifest(manifest_of(result, history, [path.name for path in written]), chosen.out)
+    Console(highlight=False).print(summary_of(result, history, time.perf_counter() - begun))
+
+
+def read_bars(path: Path, reader: BarReader, settings: Settings) -> None:
+    """Raises InputRefused where the format needs what is not installed."""
+    if path.suffix.lower() == ".parquet":
+        parquet_for(path).read_bars(path, reader, settings)
+    else:
+        reader.csv(path)
+
+
+def read_orders(path: Path, settings: Settings, history: History) -> OrderColumns:
+    reader = OrderReader(settings, history)
+    if path.suffix.lower() == ".parquet":
+        reader.rows(parquet_for(path).rows_of(path), path.name)
+    else:
+        reader.csv(path)
+    return reader.orders()
+
+
+def parquet_for(path: Path) -> Any:
+    if find_spec("polars") is None:
+        problems = Collected()
+        problems.add(path.name, 0, "FORMAT", "Parquet needs polars: install the extra simulation, or give CSV")
+        problems.raise_if_any()
+    return import_module("simulation.parquet")
+
+
+def manifest_of(result: Result, history: History, written: Sequence[str]) -> dict[str, Any]:
+    """What a repetition needs, and what it must come to. The same inputs give the same manifest."""
+    account = result.account
+    cash, value = account.equity()[-1]
+    return {
+        "version": 1,
+        "inputs": dict(history.files),
+        "settings": result.settings.source,
+        "seed": result.settings.seed,
+        "conventions": {
+            "stamp": result.settings.stamp,
+            "interval_microseconds": result.settings.interval,
+            "session": "UTC date of the bar's opening",
+        },
+        "counts": {"bars": history.count, "orders": len(result.orders), "trades": len(result.trades)},
+        "end": {
+            "cash": plain(account.unit * cash),
+            "equity": plain(account.unit * (cash + value)),
+            "commission": plain(account.unit * account.paid_fees * account.per_cent),
+        },
+        "files": list(written),
+    }
+
+
+def summary_of(result: Result, history: History, seconds: float) -> ShownTable:
+    account = result.account
+    cash, value = account.equity()[-1]
+    table = ShownTable(title="Simulation", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    counts = [0, 0, 0, 0]
+    for status in result.status:
+        counts[status] += 1
+    rows = (
+        ("Bars", f"{history.count:,} of {len(history.series):,} instruments"),
+        ("Orders", f"{len(result.orders):,}"),
+        ("Filled, cancelled, expired, working", f"{counts[1]:,}, {counts[2]:,}, {counts[3]:,}, {counts[0]:,}"),
+        ("Trades", f"{len(result.trades):,}"),
+        ("Turnover", f"{plain(account.unit * account.traded)} {result.settings.currency}"),
+        ("Commission", f"{plain(account.unit * account.paid_fees * account.per_cent)} {result.settings.currency}"),
+        ("Cash at the end", f"{plain(account.unit * cash)} {result.settings.currency}"),
+        ("Equity at the end", f"{plain(account.unit * (cash + value))} {result.settings.currency}"),
+        ("Time", f"{seconds:.1f} s, matched by {result.matched_by}"),
+    )
+    for name, words in rows:
+        table.add_row(name, words)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

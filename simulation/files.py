@@ -1,0 +1,124 @@
+"""Results to files: CSV by the standard library, SQLite, or Parquet where polars is installed; and the manifest beside them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from simulation.tables import NUMBER, TIME, Table, shown
+from simulation.units import written_time
+
+FORMATS = ("csv", "parquet", "sqlite")
+_AT_ONCE = 50_000
+
+
+def default_format() -> str:
+    return "parquet" if find_spec("polars") is not None else "csv"
+
+
+def write(tables: Iterable[Table], folder: Path, form: str) -> list[Path]:
+    """Writes each table; an older result of the same name is replaced. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if form == "sqlite":
+        return [write_sqlite(tables, folder / "results.sqlite")]
+    if form == "parquet":
+        writer = import_module("simulation.parquet")
+        return [writer.write(table, folder / f"{table.name}.parquet") for table in tables]
+    return [write_csv(table, folder / f"{table.name}.csv") for table in tables]
+
+
+def write_csv(table: Table, path: Path) -> Path:
+    times: dict[int, str] = {}
+    places = [n for n, (_, kind) in enumerate(table.columns) if kind is TIME]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(table.header)
+        for row in table.rows:
+            texts: list[Any] = list(row)
+            for n in places:
+                at = texts[n]
+                text = times.get(at)
+                if text is None:
+                    text = times[at] = written_time(at)
+                texts[n] = text
+            writer.writerow(texts)
+    return path
+
+
+SQL_TYPES = {
+    # Amounts as text: they are exact, and SQLite would make binary floats of NUMERIC ones.
+    "sqlite": {"text": "TEXT", "number": "TEXT", "time": "TEXT"},
+    "postgresql": {"text": "TEXT", "number": "NUMERIC", "time": "TIMESTAMPTZ"},
+}
+KEYS = {"trades": "trade_id", "orders": "order_id", "equity": "time"}
+DECISIONS = "pipeline_decisions"
+
+
+def create_table(table: Table, dialect: str, *, with_decisions: bool = False) -> str:
+    """The statement that makes the table; `with_decisions`: the table of decisions is in the same database, and is referred to."""
+    types = SQL_TYPES[dialect]
+    lines = []
+    for name, kind in table.columns:
+        more = " PRIMARY KEY" if KEYS.get(table.name) == name else ""
+        if name == "decision_id" and with_decisions:
+            more = f" REFERENCES {DECISIONS} (decision_id)"
+        lines.append(f'  "{name}" {types[kind]}{more}')
+    return f'CREATE TABLE "{table.name}" (\n' + ",\n".join(lines) + "\n)"
+
+
+def write_sqlite(tables: Iterable[Table], path: Path) -> Path:
+    path.unlink(missing_ok=True)
+    database = sqlite3.connect(path)
+    try:
+        # One transaction for all: a run that is cut off leaves no half result.
+        with database:
+            for table in tables:
+                database.execute(create_table(table, "sqlite"))
+                marks = ", ".join("?" * len(table.columns))
+                kinds = [kind for _, kind in table.columns]
+                rows = iter(table.rows)
+                while block := [
+                    tuple(None if v is None else shown(k, v) for k, v in zip(kinds, row, strict=True))
+                    for row in islice(rows, _AT_ONCE)
+                ]:
+                    database.executemany(f'INSERT INTO "{table.name}" VALUES ({marks})', block)
+    finally:
+        database.close()
+    return path
+
+
+def write_sql(tables: Iterable[Table], path: Path, dialect: str, *, with_decisions: bool = False) -> Path:
+    """A script of statements, for `sqlite3` or `psql`, in one transaction."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write("BEGIN;\n")
+        for table in tables:
+            file.write(create_table(table, dialect, with_decisions=with_decisions) + ";\n")
+            for row in table.rows:
+                values = ", ".join(
+                    _literal(kind, dialect, value) for (_, kind), value in zip(table.columns, row, strict=True)
+                )
+                file.write(f'INSERT INTO "{table.name}" VALUES ({values});\n')
+        file.write("COMMIT;\n")
+    return path
+
+
+def _literal(kind: str, dialect: str, value: str | int | None) -> str:
+    if value is None:
+        return "NULL"
+    text = shown(kind, value)
+    if kind is NUMBER and dialect == "postgresql":
+        return text
+    return "'" + text.replace("'", "''") + "'"
+
+
+def write_manifest(manifest: Mapping[str, Any], folder: Path) -> Path:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,117 @@
+"""Parquet in and out by polars; loaded by name, and only where a file of that format is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars
+
+from simulation.bars import COLUMNS, BarReader
+from simulation.settings import Settings
+from simulation.tables import NUMBER, TIME, Table
+from simulation.units import microseconds
+
+NEAR = 1e-6
+"""So near to a whole number of ticks must a binary float be to be taken for it."""
+LARGEST_FLOAT = 2**52
+
+
+def write(table: Table, path: Path) -> Path:
+    columns: list[list[Any]] = [[] for _ in table.columns]
+    for row in table.rows:
+        for column, value in zip(columns, row, strict=True):
+            column.append(value)
+    frame = polars.DataFrame(
+        [_series(name, kind, column) for (name, kind), column in zip(table.columns, columns, strict=True)]
+    )
+    frame.write_parquet(path, compression="zstd")
+    return path
+
+
+def _series(name: str, kind: str, values: list[Any]) -> Any:
+    if kind is TIME:
+        return polars.Series(name, values, dtype=polars.Int64).cast(polars.Datetime("us", "UTC"))
+    if kind is NUMBER:
+        places = max((len(v.partition(".")[2]) for v in set(values) if v), default=0)
+        return polars.Series(name, values, dtype=polars.String).cast(polars.Decimal(38, places))
+    return polars.Series(name, values, dtype=polars.String)
+
+
+def rows_of(path: Path) -> Iterator[Sequence[str]]:
+    """A file as texts, its header first: for orders and targets."""
+    frame = polars.read_parquet(path)
+    yield frame.columns
+    for row in frame.iter_rows():
+        yield [_text(value) for value in row]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        # A float's shortest text is what was written: 0.1, and not its binary neighbour.
+        return str(Decimal(repr(value)))
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def read_bars(path: Path, reader: BarReader, settings: Settings) -> None:
+    """All bars of a file; floats are taken where they are whole ticks within a millionth, else the row is refused."""
+    frame = polars.read_parquet(path)
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        reader.problems.add(path.name, 1, "COLUMNS", f"missing: {', '.join(missing)}")
+        return
+    if not all(frame.schema[name].is_numeric() for name in COLUMNS[2:]) or frame.schema["time"] == polars.String:
+        reader.rows(rows_of(path), path.name)
+        return
+    zone = getattr(frame.schema["time"], "time_zone", None)
+    if zone is None and frame.schema["time"] != polars.Date:
+        reader.problems.add(path.name, 1, "TIME", "needs a time zone: a time without one may mean any")
+        return
+    times = frame["time"].to_list()
+    prices = [_whole(frame[name], settings.tick, path.name, reader) for name in COLUMNS[2:6]]
+    volumes = frame["volume"].cast(polars.Float64).to_list()
+    halted = frame["halted"].cast(polars.Boolean).fill_null(False).to_list() if "halted" in frame.columns else None
+    stamps: dict[Any, int] = {}
+    lots: dict[float, tuple[int, int]] = {}
+    for n, (symbol, time, volume) in enumerate(zip(frame["symbol"].to_list(), times, volumes, strict=True)):
+        row = n + 2
+        if not symbol or time is None:
+            reader.problems.add(path.name, row, "SYMBOL" if time else "TIME", "is empty")
+            continue
+        if volume is None or not 0 <= volume < float("inf"):
+            reader.problems.add(path.name, row, "VOLUME", f"{volume!r} is no amount that can be traded")
+            continue
+        at = stamps.get(time)
+        if at is None:
+            at = stamps[time] = microseconds(_moment(time))
+        amounts = lots.get(volume)
+        if amounts is None:
+            amounts = lots[volume] = reader.lots_of(Decimal(repr(volume)))
+        o, h, low, c = prices[0][n], prices[1][n], prices[2][n], prices[3][n]
+        if o is None or h is None or low is None or c is None:
+            continue
+        reader.add(symbol, at, (o, h, low, c), amounts, bool(halted and halted[n]), path.name, row)
+
+
+def _moment(time: date) -> datetime:
+    """A date is its midnight in UTC."""
+    return time if isinstance(time, datetime) else datetime(time.year, time.month, time.day, tzinfo=UTC)
+
+
+def _whole(column: Any, tick: Decimal, where: str, reader: BarReader) -> list[int | None]:
+    """In ticks; None, and a problem, where it is none."""
+    exact = column.cast(polars.Float64) / float(tick)
+    whole = exact.round()
+    good = ((exact - whole).abs() < NEAR) & exact.is_finite() & (exact.abs() < LARGEST_FLOAT)
+    for n in (~good.fill_null(False)).arg_true().to_list():
+        value = column[n]
+        finite = value is not None and abs(float(value)) < float("inf")
+        rule, words = ("TICK", f"is no multiple of {tick}") if finite else ("NUMBER", "is no decimal number")
+        reader.problems.add(where, n + 2, rule, f"{column.name} {value} {words}")
+    ticks: list[int | None] = whole.set(~good.fill_null(False), None).cast(polars.Int64).to_list()
+    return ticks

@@ -1,0 +1,211 @@
+"""The batch lane: orders, bars and models to trades, positions, cash and equity; a library that knows no service.
+
+Without a check of buying power instruments do not touch each other, and are matched one after the other; with one they are, bar by bar.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from hashlib import sha256
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from simulation.bars import History
+from simulation.books import Account, Trades
+from simulation.impact import needs_impact
+from simulation.lanes import InstrumentLane, Matcher
+from simulation.matching import kernel
+from simulation.orders import OrderColumns
+from simulation.purse import Purse
+from simulation.settings import Settings
+from simulation.units import Whole
+
+LARGEST_PRODUCT = 2**60
+"""Price x quantity, and price x slippage, stay below where compiled: larger figures are matched as they are, in plain Python."""
+
+
+@dataclass(slots=True)
+class Result:
+    """All that came of a run. Columns are as in `Trades` and `OrderColumns`; `left`, `status` and `reason` by row of the orders."""
+
+    settings: Settings
+    orders: OrderColumns
+    trades: Trades
+    account: Account
+    left: array[int]
+    status: array[int]
+    reason: array[int]
+    close_times: array[int]
+    """When each bar of any instrument closes, rising; as `Account.equity` has its rows."""
+    matched_by: str
+    """`plain` or `numba`."""
+    contexts: Sequence[tuple[str | None, ...]] = ()
+    """By row of the orders: profile version, regime, universe, decision and plan. Empty: the orders have none."""
+
+    def averages(self) -> dict[int, tuple[int, Decimal]]:
+        """Lots filled and their average price, by row of the orders, of those that filled."""
+        lots: dict[int, int] = {}
+        amounts: dict[int, int] = {}
+        for row, quantity, price in zip(self.trades.order, self.trades.quantity, self.trades.price, strict=True):
+            lots[row] = lots.get(row, 0) + quantity
+            amounts[row] = amounts.get(row, 0) + quantity * price
+        return {row: (lots[row], self.settings.tick * amounts[row] / lots[row]) for row in lots}
+
+
+def trade_id(order_id: str, number: int) -> str:
+    """The same for the same order and fill, whatever else is simulated."""
+    return "trade_" + sha256(f"{order_id}|{number}".encode()).hexdigest()[:24]
+
+
+def matcher_for(
+    settings: Settings, history: History, orders: OrderColumns, wanted: str = "auto"
+) -> tuple[Matcher, str]:
+    """`wanted`: `plain`, `numba` or `auto`: numba where it is installed and its whole numbers are large enough."""
+    largest = max((max(series.high, default=0) for series in history.series.values()), default=0)
+    largest = max(largest, max(orders.limit, default=0), max(orders.stop, default=0))
+    most = max((max(series.volume, default=0) for series in history.series.values()), default=0)
+    most = max(most, max(orders.quantity, default=0)) * max(1, len(orders))
+    up, down = sum((each.bps for each in settings.slippage), start=Decimal(0)).as_integer_ratio()
+    fits = largest * max(up, down, 1) * 10_000 < LARGEST_PRODUCT and most < LARGEST_PRODUCT
+    can = fits and not needs_impact(settings) and find_spec("numba") is not None
+    if wanted == "numba" and not can:
+        raise ValueError("numba is not installed, or cannot hold these figures or models")
+    if can and wanted != "plain":
+        return import_module("simulation.matching.compiled").match, "numba"
+    return kernel.match, "plain"
+
+
+Told = Callable[[int], Any]
+
+
+def simulate_orders(
+    orders: OrderColumns, history: History, settings: Settings, *, engine: str = "auto", told: Told | None = None
+) -> Result:
+    """Every order against its instrument's bars. `told` is called with the number of bars done, now and then.
+
+    With `cash` the instruments share an account, and are matched bar by bar in plain Python; without, one after the other.
+    """
+    account = Account(settings, {at: n for n, at in enumerate(history.open_times)})
+    rows: list[list[int]] = [[] for _ in orders.symbols]
+    for row, symbol in enumerate(orders.symbol):
+        rows[symbol].append(row)
+    lanes: list[InstrumentLane | None] = []
+    finished = Collected(orders, history, settings, account)
+    matcher, name = matcher_for(settings, history, orders, engine)
+    done = 0
+    for symbol, series in enumerate(history.series.values()):
+        mine = rows[symbol]
+        if mine or settings.cash is not None:
+            mine.sort(key=orders.arrival.__getitem__)
+            lane = InstrumentLane(series, settings, len(orders.strategies))
+            lane.add_all(orders, mine, history)
+            if settings.cash is None:
+                lane.match_all(matcher, history.last_session)
+                finished.take(symbol, lane)
+            else:
+                lanes.append(lane)
+        done += len(series.open)
+        if told is not None and settings.cash is None:
+            told(done)
+    if settings.cash is not None:
+        name = "plain"
+        together = Together([lane for lane in lanes if lane is not None], history, settings, account)
+        together.run(told)
+        for symbol, lane in enumerate(together.lanes):
+            finished.take(symbol, lane)
+    return finished.result(name)
+
+
+class Together:
+    """Instruments that share one account, bar by bar: opens first, reductions before the rest, each by arrival; then the insides."""
+
+    def __init__(self, lanes: Sequence[InstrumentLane], history: History, settings: Settings, account: Account) -> None:
+        self.lanes = lanes
+        self.purse = Purse(settings, account)
+        self.purses = [self.purse.of(lane) for lane in lanes]
+        self.bar_of = [-1] * len(lanes)
+        """The bar that each instrument had last."""
+        self._history = history
+
+    def run(self, told: Told | None = None) -> None:
+        """Through all bars."""
+        done = 0
+        for at in self._history.open_times:
+            done += self.step(at)
+            if told is not None:
+                told(done)
+        self.end()
+
+    def step(self, at: int) -> int:
+        """All bars that open at `at`; returns how many."""
+        here = []
+        for n, lane in enumerate(self.lanes):
+            k = self.bar_of[n] + 1
+            if k < len(lane.bars.open_time) and lane.bars.open_time[k] == at:
+                self.bar_of[n] = k
+                here.append((n, lane, k))
+        looked = []
+        waiting = []
+        for n, lane, k in here:
+            can_fill = lane.begin(k)
+            if k in lane.series.split_up or k in lane.series.dividend:
+                self.purses[n].acted(k)
+            self.purses[n].marked(lane.bars.open[k])
+            if can_fill:
+                looked.append((n, lane, k))
+                waiting += [
+                    (not lane.reduces(i), lane.orders.arrival[i], lane.rows[i], n, i, k) for i in lane.at_work()
+                ]
+        for _, _, _, n, i, k in sorted(waiting):
+            self.lanes[n].open(i, k, self.purses[n])
+        for n, lane, k in looked:
+            lane.close(k, self.purses[n])
+        for n, lane, k in here:
+            self.purses[n].marked(lane.bars.close[k])
+        return len(here)
+
+    def end(self) -> None:
+        for lane in self.lanes:
+            kernel.expire(self._history.last_session, lane.orders, lane.state)
+
+
+class Collected:
+    """What came of each instrument, put together."""
+
+    def __init__(self, orders: OrderColumns, history: History, settings: Settings, account: Account) -> None:
+        self._orders, self._history, self._settings, self._account = orders, history, settings, account
+        self._trades = Trades()
+        self._left = array("q", orders.quantity)
+        self._status = array("b", bytes(len(orders)))
+        self._reason = array("b", bytes(len(orders)))
+
+    def take(self, symbol: int, lane: InstrumentLane) -> None:
+        self._account.book(lane, symbol, self._trades)
+        for n, row in enumerate(lane.rows):
+            self._left[row] = lane.orders.left[n]
+            self._status[row] = lane.orders.status[n]
+            self._reason[row] = lane.orders.reason[n]
+
+    def result(self, matched_by: str, contexts: Sequence[tuple[str | None, ...]] = ()) -> Result:
+        assert self._account.imbalance() == 0, "the postings do not add up to zero"
+        return Result(
+            settings=self._settings,
+            orders=self._orders,
+            trades=self._trades.sorted_by_time(),
+            account=self._account,
+            left=self._left,
+            status=self._status,
+            reason=self._reason,
+            close_times=array("q", (at + self._settings.interval for at in self._history.open_times)),
+            matched_by=matched_by,
+            contexts=contexts,
+        )
+
+
+def steps_of(settings: Settings) -> tuple[Whole, Whole]:
+    """Prices and quantities between decimals and whole numbers."""
+    return Whole(settings.tick), Whole(settings.lot)

@@ -1,0 +1,157 @@
+"""A run's results as tables: their columns, and their rows as text and whole numbers, ready for any file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal
+
+from simulation.matching.codes import FILL_REASONS, REASONS, STATUSES
+from simulation.positions import SMALLEST_SHARE
+from simulation.run import Result, steps_of, trade_id
+from simulation.units import written_time
+
+TEXT, NUMBER, TIME = "text", "number", "time"
+"""A number is exact: its text is a decimal. A time is microseconds since 1970 in UTC."""
+_AVERAGE = Decimal("1e-10")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    name: str
+    columns: tuple[tuple[str, str], ...]
+    """Name and kind."""
+    rows: Sequence[tuple[str | int | None, ...]] | Iterator[tuple[str | int | None, ...]]
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.columns)
+
+
+def tables_of(result: Result) -> Iterator[Table]:
+    yield trades_table(result)
+    yield orders_table(result)
+    yield equity_table(result)
+    yield positions_table(result)
+
+
+TRADES = (
+    ("trade_id", TEXT), ("timestamp", TIME), ("ticker", TEXT), ("direction", TEXT), ("size", NUMBER), ("price", NUMBER),
+    ("order_id", TEXT), ("strategy_id", TEXT), ("profile_version_id", TEXT), ("regime_id", TEXT), ("universe_id", TEXT),
+    ("decision_id", TEXT), ("fill_reason", TEXT), ("commission", NUMBER), ("currency", TEXT), ("plan_id", TEXT), ("mode", TEXT),
+)  # fmt: skip
+
+
+def trades_table(result: Result) -> Table:
+    """One row a fill, in the sequence in which they happened."""
+    return Table("trades", TRADES, _trades(result))
+
+
+def _trades(result: Result) -> Iterator[tuple[str | int | None, ...]]:
+    orders, trades, currency = result.orders, result.trades, result.settings.currency
+    prices, lots = steps_of(result.settings)
+    contexts = result.contexts
+    cents: dict[int, str] = {}
+    rows = zip(
+        trades.order, trades.symbol, trades.number, trades.time, trades.quantity, trades.price, trades.reason, trades.fee,
+        strict=True,
+    )  # fmt: skip
+    for row, symbol, number, at, quantity, price, code, fee in rows:
+        order_id = orders.order_id[row]
+        profile, regime, universe, decision, plan = contexts[row] if contexts else (None, None, None, None, None)
+        commission = cents.get(fee)
+        if commission is None:
+            commission = cents[fee] = f"{Decimal(fee).scaleb(-2):.2f}"
+        yield (
+            trade_id(order_id, number),
+            at,
+            orders.symbols[symbol],
+            "BUY" if orders.side[row] > 0 else "SELL",
+            lots.text(quantity),
+            prices.text(price),
+            order_id,
+            orders.strategies[orders.strategy[row]],
+            profile,
+            regime,
+            universe,
+            decision,
+            FILL_REASONS[code],
+            commission,
+            currency,
+            plan,
+            "TRAINING",
+        )
+
+
+def orders_table(result: Result) -> Table:
+    columns = (
+        ("order_id", TEXT),
+        ("status", TEXT),
+        ("filled_quantity", NUMBER),
+        ("avg_fill_price", NUMBER),
+        ("reason", TEXT),
+    )
+    return Table("orders", columns, _orders(result))
+
+
+def _orders(result: Result) -> Iterator[tuple[str | int | None, ...]]:
+    _, lots = steps_of(result.settings)
+    average = result.averages()
+    for row, order_id in enumerate(result.orders.order_id):
+        filled, price = average.get(row, (0, None))
+        yield (
+            order_id,
+            STATUSES[result.status[row]],
+            lots.text(filled),
+            None if price is None else plain(price.quantize(_AVERAGE, ROUND_HALF_EVEN)),
+            REASONS[result.reason[row]] or None,
+        )
+
+
+def equity_table(result: Result) -> Table:
+    """At the close of each bar: what it is all worth, the cash beginning with the settings' (0 where there is none)."""
+    columns = (("time", TIME), ("cash", NUMBER), ("value", NUMBER), ("equity", NUMBER))
+    unit = result.account.unit
+    rows = (
+        (at, plain(unit * cash), plain(unit * value), plain(unit * (cash + value)))
+        for at, (cash, value) in zip(result.close_times, result.account.equity(), strict=True)
+    )
+    return Table("equity", columns, rows)
+
+
+def positions_table(result: Result) -> Table:
+    """What is held at the end, and what each has realised before commissions."""
+    columns = (
+        ("strategy_id", TEXT),
+        ("ticker", TEXT),
+        ("quantity", NUMBER),
+        ("cost", NUMBER),
+        ("realized_pnl", NUMBER),
+    )
+    multiplier = result.settings.multiplier * SMALLEST_SHARE
+    rows = (
+        (
+            result.orders.strategies[strategy],
+            symbol,
+            plain(result.settings.lot * position.quantity),
+            plain(multiplier * position.cost),
+            plain(multiplier * position.realized),
+        )
+        for (strategy, symbol), position in sorted(result.account.positions.items(), key=lambda each: each[0])
+    )
+    return Table("positions", columns, rows)
+
+
+def plain(number: Decimal) -> str:
+    """Without exponent, trailing zeros or a negative zero."""
+    if not number:
+        return "0"
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def shown(kind: str, value: str | int | None) -> str:
+    """For files of text."""
+    if value is None:
+        return ""
+    return written_time(value) if kind is TIME and isinstance(value, int) else str(value)

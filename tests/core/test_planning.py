@@ -1,0 +1,438 @@
+"""Targets to orders: worked examples of every rule, and what holds for every list of targets and every sequence of fills."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brokers.base import Instrument, Side
+from execution_service.core.planning.facts import Fees, InstrumentFacts, Money, PlanSettings
+from execution_service.core.planning.plan import Leg, LegReason, LegState, Phase, Plan, make_plan
+from execution_service.core.planning.progress import (
+    Outcome,
+    PlanState,
+    Progress,
+    Release,
+    next_releases,
+    progress,
+)
+from execution_service.core.planning.quantities import Increase, affordable, slices_of, whole_lots
+from execution_service.core.planning.targets import (
+    Aggressiveness,
+    Mode,
+    PlanRefused,
+    RefusalCode,
+    Target,
+    TargetPositions,
+)
+from tests.builders import NOW
+
+ZERO = Decimal(0)
+PLAIN = PlanSettings(buffer=ZERO, guard=ZERO)
+
+
+def D(text: str | int) -> Decimal:
+    return Decimal(text)
+
+
+def instrument(symbol: str) -> Instrument:
+    return Instrument(symbol=symbol)
+
+
+def key(symbol: str) -> str:
+    return instrument(symbol).key
+
+
+def facts(symbol: str = "A", **changes: Any) -> InstrumentFacts:
+    given_facts: dict[str, Any] = {"instrument": instrument(symbol), "price": D(100)}
+    return InstrumentFacts(**given_facts | changes)
+
+
+def targets(*wanted: tuple[str, str | int], **changes: Any) -> TargetPositions:
+    known: dict[str, Any] = {
+        "decision_id": "d-1",
+        "account_id": "acc",
+        "strategy_id": "growth",
+        "as_of": NOW,
+        "mode": Mode.PRODUCTION,
+        "targets": tuple(Target(instrument=instrument(symbol), quantity=D(q)) for symbol, q in wanted),
+    }
+    return TargetPositions(**known | changes)
+
+
+def weights(*wanted: tuple[str, str], **changes: Any) -> TargetPositions:
+    these = tuple(Target(instrument=instrument(symbol), weight=D(w)) for symbol, w in wanted)
+    return targets(**{"targets": these} | changes)
+
+
+def planned(
+    wanted: TargetPositions, *known: InstrumentFacts, equity: str | int = 100_000, settings: PlanSettings = PLAIN
+) -> Plan:
+    return make_plan(wanted, {each.instrument.key: each for each in known}, Money(equity=D(equity)), settings, NOW)
+
+
+def the_leg(plan: Plan) -> Leg:
+    (leg,) = plan.legs
+    return leg
+
+
+def orders(plan: Plan) -> list[tuple[str, Side, Decimal]]:
+    return [(leg.instrument.symbol, leg.side, leg.quantity) for leg in plan.in_sequence() if leg.quantity]
+
+
+class Run:
+    """A plan at work: what is released, filled and held."""
+
+    def __init__(self, plan: Plan, cash: str | int | None, **held: str | int) -> None:
+        self.plan = plan
+        self.cash = None if cash is None else D(cash)
+        self.held = {key(symbol): D(q) for symbol, q in held.items()}
+        self.releases: dict[str, Release] = {}
+        self.outcomes: dict[str, Outcome] = {}
+
+    @property
+    def now(self) -> Progress:
+        return progress(self.plan, self.releases, self.outcomes, NOW)
+
+    def release(self) -> list[tuple[str, Side, Decimal]]:
+        more = next_releases(self.now, self.releases, self.cash, self.held, NOW)
+        assert not {each.signal_id for each in more} & set(self.releases)
+        self.releases |= {each.signal_id: each for each in more}
+        legs = self.plan.legs
+        return [(legs[r.leg].instrument.symbol, legs[r.leg].side, r.quantity) for r in more if r.quantity]
+
+    def end(self, symbol: str, filled: str | int, **how: Any) -> None:
+        """The newest order of the symbol ends with so much filled."""
+        open_ones = [r for r in self.releases.values() if r.signal_id not in self.outcomes and r.quantity]
+        mine = [r for r in open_ones if self.plan.legs[r.leg].instrument.symbol == symbol]
+        leg = self.plan.legs[mine[-1].leg]
+        self.outcomes[mine[-1].signal_id] = Outcome(filled=D(filled), is_final=True, **how)
+        self.held[key(symbol)] = self.held.get(key(symbol), ZERO) + D(filled) * leg.side.sign
+
+
+# --- quantities -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lot", "quantity"), [(1, 299), (100, 200)])
+def test_a_weight_is_rounded_towards_zero_to_the_lot(lot: int, quantity: int) -> None:
+    """100,000 less a buffer of 0.25 %, a tenth of it, at 33.33: 299.28."""
+    plan = planned(weights(("A", "0.10")), facts(price=D("33.33"), lot=D(lot)), settings=PlanSettings())
+    assert orders(plan) == [("A", Side.BUY, quantity)]
+
+
+def test_a_short_weight_is_rounded_towards_zero_too() -> None:
+    plan = planned(weights(("A", "-0.10")), facts(price=D("33.33")), settings=PlanSettings())
+    assert orders(plan) == [("A", Side.SELL, 299)]
+
+
+def test_a_weight_counts_multiplier_and_exchange_rate() -> None:
+    assert orders(planned(weights(("A", "0.5")), facts(price=D(10), unit_value=D("50")))) == [("A", Side.BUY, 100)]
+
+
+@pytest.mark.parametrize(("total", "count", "lot", "parts"), [
+    ("10", 3, "1", ["4", "3", "3"]),
+    ("2", 5, "1", ["1", "1"]),
+    ("1.0", 3, "0.1", ["0.4", "0.3", "0.3"]),
+    ("101", 1, "100", ["101"]),
+    ("0", 3, "1", []),
+])  # fmt: skip
+def test_slices_are_in_lots_and_add_up(total: str, count: int, lot: str, parts: list[str]) -> None:
+    assert list(slices_of(D(total), count, D(lot))) == [D(part) for part in parts]
+
+
+@given(
+    st.integers(0, 2_000), st.integers(1, 50), st.sampled_from(["1", "0.1", "0.001", "25"]),
+    st.one_of(st.none(), st.integers(1, 10**4)),
+)  # fmt: skip
+def test_slices_always_add_up_and_keep_to_the_largest_order(units: int, count: int, lot: str, most: int | None) -> None:
+    step = D(lot)
+    largest = None if most is None else most * step
+    parts = slices_of(units * step, count, step, largest)
+    assert sum(parts, ZERO) == units * step
+    assert all(part > 0 and part % step == 0 for part in parts)
+    assert largest is None or all(part <= largest for part in parts)
+    assert len(parts) <= max(count, -(-units // (most or units or 1)))
+
+
+def test_more_than_the_largest_order_is_sent_as_several() -> None:
+    assert the_leg(planned(targets(("A", 250)), facts(max_quantity=D(100)))).slices == (84, 83, 83)
+
+
+def test_three_tenths_at_a_step_of_a_tenth_are_three_tenths() -> None:
+    assert whole_lots(D("0.3"), D("0.1")) == D("0.3")
+    assert orders(planned(targets(("A", "0.3")), facts(lot=D("0.1")))) == [("A", Side.BUY, D("0.3"))]
+
+
+# --- what is traded -------------------------------------------------------------------------------------------------
+
+
+def test_a_small_change_within_the_band_is_left_and_said() -> None:
+    plan = planned(targets(("A", 100)), facts(held=D(101), price=D(50)), settings=replace(PLAIN, band=D("0.001")))
+    leg = the_leg(plan)
+    assert (leg.state, leg.reason, orders(plan)) == (LegState.SKIPPED, LegReason.IN_BAND, [])
+
+
+def test_the_band_never_stops_a_close() -> None:
+    plan = planned(targets(("A", 0)), facts(held=D(1), price=D(50)), settings=replace(PLAIN, band=D("0.001")))
+    assert orders(plan) == [("A", Side.SELL, 1)]
+
+
+def test_the_band_is_measured_against_what_is_held_so_that_drift_does_not_add_up() -> None:
+    settings = replace(PLAIN, band=D("0.001"))
+    assert orders(planned(targets(("A", 102)), facts(held=D(100), price=D(49)), settings=settings)) == []
+    assert orders(planned(targets(("A", 103)), facts(held=D(100), price=D(49)), settings=settings)) == [
+        ("A", Side.BUY, 3)
+    ]
+
+
+def test_a_close_is_exactly_the_holding_whatever_the_lot() -> None:
+    plan = planned(targets(("A", 0)), facts(held=D("150.5"), lot=D(100), min_quantity=D(200), min_notional=D(10**6)))
+    assert orders(plan) == [("A", Side.SELL, D("150.5"))]
+
+
+def test_dust_is_left_and_named() -> None:
+    leg = the_leg(planned(targets(("A", 100)), facts(held=D(150), lot=D(100))))
+    assert (leg.reason, leg.wanted, leg.quantity) == (LegReason.DUST, 50, 0)
+    assert (
+        the_leg(planned(targets(("A", 1)), facts(min_notional=D(101)))).note
+        == "worth 100, less than the smallest order, 101"
+    )
+
+
+def test_what_is_not_mentioned_is_left_alone() -> None:
+    assert orders(planned(targets(("A", 10)), facts("A"), facts("B", held=D(5)))) == [("A", Side.BUY, 10)]
+
+
+def test_a_complete_list_closes_what_it_does_not_mention() -> None:
+    plan = planned(targets(("A", 10), complete=True), facts("A"), facts("B", held=D(5)), facts("C"))
+    assert orders(plan) == [("B", Side.SELL, 5), ("A", Side.BUY, 10)]
+
+
+def test_crossing_zero_is_a_close_and_an_opening_after_it() -> None:
+    close, opening = planned(targets(("A", -200)), facts(held=D(300))).legs
+    assert (close.side, close.quantity, close.phase, close.is_exit) == (Side.SELL, 300, Phase.REDUCE, True)
+    assert (opening.side, opening.quantity, opening.phase, opening.after) == (
+        Side.SELL,
+        200,
+        Phase.INCREASE,
+        close.number,
+    )
+
+
+def test_a_close_that_ends_short_opens_nothing() -> None:
+    run = Run(planned(targets(("A", -200)), facts(held=D(300))), None, A=300)
+    assert run.release() == [("A", Side.SELL, 300)]
+    assert run.release() == []
+    run.end("A", 280)
+    assert run.release() == []
+    assert [leg.reason for leg in run.now.legs] == [None, LegReason.CLOSE_INCOMPLETE]
+    assert (run.now.state, run.now.residuals) == (PlanState.PARTIAL, {key("A"): -220})
+
+
+def test_an_opening_waits_until_the_ledger_is_flat() -> None:
+    run = Run(planned(targets(("A", -200)), facts(held=D(300))), None, A=300)
+    run.release()
+    run.end("A", 300)
+    run.held[key("A")] = D(300)
+    assert run.release() == []
+    run.held[key("A")] = ZERO
+    assert run.release() == [("A", Side.SELL, 200)]
+    run.end("A", 200)
+    assert (run.now.state, run.now.residuals) == (PlanState.COMPLETED, {})
+
+
+def test_increases_wait_for_the_reductions_and_spend_what_those_brought() -> None:
+    plan = planned(
+        targets(("A", 0), ("B", 100)), facts("A", held=D(100), price=D(10)), facts("B", price=D(10)),
+        settings=replace(PLAIN, fees=Fees(per_order=D(1))),
+    )  # fmt: skip
+    run = Run(plan, 0, A=100)
+    assert run.release() == [("A", Side.SELL, 100)]
+    assert run.release() == []
+    run.end("A", 60)
+    run.cash = D(599)
+    assert run.release() == [("B", Side.BUY, 59)]
+    run.end("B", 59)
+    assert (run.now.state, run.now.residuals) == (PlanState.PARTIAL, {key("A"): -40, key("B"): 41})
+
+
+def test_open_orders_of_our_own_count_as_held() -> None:
+    assert orders(planned(targets(("A", 100)), facts(held=D(40), working=D(60)))) == []
+    assert orders(planned(targets(("A", 100)), facts(held=D(50)))) == [("A", Side.BUY, 50)]
+
+
+def test_an_open_order_that_goes_the_other_way_holds_its_instrument_alone_up() -> None:
+    plan = planned(targets(("A", 0), ("B", 0)), facts("A", held=D(10), working=D(20)), facts("B", held=D(1)))
+    assert orders(plan) == [("B", Side.SELL, 1)]
+    assert (plan.legs[0].state, plan.legs[0].reason) == (LegState.BLOCKED, LegReason.OPEN_ORDERS)
+
+
+def test_an_instrument_in_doubt_blocks_itself_only() -> None:
+    plan = planned(targets(("A", 5), ("B", 5)), facts("A", blocked="an order is in doubt"), facts("B"))
+    assert orders(plan) == [("B", Side.BUY, 5)]
+    assert (plan.legs[0].state, plan.legs[0].note) == (LegState.BLOCKED, "an order is in doubt")
+
+
+def test_a_weight_without_a_price_has_no_leg() -> None:
+    plan = planned(weights(("A", "0.1"), ("B", "0.1")), facts("A", price=None), facts("B"))
+    assert orders(plan) == [("B", Side.BUY, 100)]
+    assert plan.legs[0].reason is LegReason.NO_PRICE
+
+
+def test_a_weight_of_zero_closes_without_a_price() -> None:
+    assert orders(planned(weights(("A", "0")), facts("A", price=None, held=D(7)))) == [("A", Side.SELL, 7)]
+
+
+def test_in_an_emergency_nothing_grows_and_no_band_holds_a_reduction() -> None:
+    plan = planned(
+        targets(("A", 99), ("B", 10), aggressiveness=Aggressiveness.EMERGENCY), facts("A", held=D(100)), facts("B"),
+        settings=replace(PLAIN, band=D("0.5"), max_turnover=ZERO),
+    )  # fmt: skip
+    assert orders(plan) == [("A", Side.SELL, 1)]
+    assert plan.legs[1].reason is LegReason.EMERGENCY_REDUCE_ONLY
+
+
+def test_turnover_makes_increases_smaller_and_no_reduction() -> None:
+    plan = planned(
+        targets(("A", 0), ("B", 100), ("C", 300)), facts("A", held=D(100)), facts("B"), facts("C"),
+        settings=replace(PLAIN, max_turnover=D("0.3")),
+    )  # fmt: skip
+    assert orders(plan) == [("A", Side.SELL, 100), ("C", Side.BUY, 150), ("B", Side.BUY, 50)]
+    assert plan.legs[1].reason is LegReason.TURNOVER
+
+
+def test_the_largest_reduction_goes_first() -> None:
+    plan = planned(targets(("A", 0), ("B", 0), ("C", 9)), facts("A", held=D(1)), facts("B", held=D(-2)), facts("C"))
+    assert orders(plan) == [("B", Side.BUY, 2), ("A", Side.SELL, 1), ("C", Side.BUY, 9)]
+
+
+# --- refused as a whole ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wanted", "codes"), [
+    (targets(), [RefusalCode.EMPTY]),
+    (targets(complete=True), [RefusalCode.FLATTEN_NOT_ALLOWED]),
+    (targets(("A", 0), complete=True), [RefusalCode.FLATTEN_NOT_ALLOWED]),
+    (targets(("A", 1), ("A", 2)), [RefusalCode.DUPLICATE_INSTRUMENT]),
+    (targets(("Z", 1)), [RefusalCode.UNKNOWN_INSTRUMENT]),
+    (weights(("A", "0.6"), ("B", "-0.5")), [RefusalCode.WEIGHTS_OVER_LIMIT]),
+    (targets(("A", 1), valid_until=NOW), [RefusalCode.NO_LONGER_VALID]),
+    (targets(("A", 1), expected_positions=((key("A"), D(9)),)), [RefusalCode.STALE_POSITIONS]),
+    (targets(targets=(Target(instrument=instrument("A")),)), [RefusalCode.QUANTITY_OR_WEIGHT]),
+    (weights(("Z", "2")), [RefusalCode.UNKNOWN_INSTRUMENT, RefusalCode.WEIGHTS_OVER_LIMIT]),
+])  # fmt: skip
+def test_a_bad_list_is_refused_with_every_reason(wanted: TargetPositions, codes: list[RefusalCode]) -> None:
+    with pytest.raises(PlanRefused) as refused:
+        planned(wanted, facts("A"), facts("B"))
+    assert [each.code for each in refused.value.refusals] == codes
+
+
+def test_weights_need_equity() -> None:
+    with pytest.raises(PlanRefused, match="NO_EQUITY"):
+        make_plan(weights(("A", "0.1")), {key("A"): facts()}, Money(), PLAIN, NOW)
+
+
+def test_an_empty_complete_list_that_is_confirmed_closes_everything() -> None:
+    plan = planned(targets(complete=True, allow_flatten=True), facts("A", held=D(3)), facts("B", held=D(-2)))
+    assert orders(plan) == [("A", Side.SELL, 3), ("B", Side.BUY, 2)]
+
+
+def test_a_plans_id_is_of_account_strategy_and_decision_alone() -> None:
+    first = targets(("A", 1))
+    assert first.plan_id == targets(("B", 2), as_of=NOW + timedelta(days=1)).plan_id
+    ids = {replace(first, account_id=a, strategy_id=s).plan_id for a, s in [("a|1:b", "c"), ("a", "b|1:c"), ("a", "b")]}
+    assert len(ids) == 3
+
+
+# --- cash -----------------------------------------------------------------------------------------------------------
+
+
+def increase(name: str, wanted: int, cost: str = "100") -> Increase:
+    return Increase(key=name, wanted=D(wanted), unit_cost=D(cost), lot=D(1))
+
+
+def test_too_little_cash_scales_all_increases_by_one_factor() -> None:
+    wishes = (increase("a", 50), increase("b", 30), increase("c", 20))
+    assert affordable(wishes, D(7_000), Fees()) == (35, 21, 14)
+
+
+def test_what_rounding_leaves_goes_to_the_largest_remainder_then_by_key() -> None:
+    assert affordable((increase("a", 10), increase("b", 10)), D(1_100), Fees()) == (6, 5)
+    assert affordable((increase("a", 10, "60"), increase("b", 9, "70")), D(600), Fees()) == (5, 4)
+
+
+def test_no_cash_is_said_and_ends_the_plan() -> None:
+    run = Run(planned(targets(("A", 10)), facts("A")), 50)
+    assert run.release() == []
+    assert (run.now.state, run.now.legs[0].reason) == (PlanState.FAILED, LegReason.INSUFFICIENT_CASH)
+    assert run.release() == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 500), st.integers(1, 9_999), st.sampled_from(["1", "0.1", "10"])), max_size=6),
+    st.integers(-10, 10**6), st.sampled_from(["0", "1", "17.3"]), st.sampled_from(["0", "0.001"]),
+)  # fmt: skip
+def test_increases_never_cost_more_than_there_is_nor_exceed_what_is_wanted(
+    asked: list[tuple[int, int, str]], cash: int, fee: str, rate: str
+) -> None:
+    wishes = [
+        Increase(key=str(n), wanted=q * D(lot), unit_cost=D(cents) / 100, lot=D(lot))
+        for n, (q, cents, lot) in enumerate(asked)
+    ]
+    fees = Fees(per_order=D(fee), rate=D(rate))
+    got = affordable(wishes, D(cash), fees)
+    assert all(0 <= q <= wish.wanted and q % wish.lot == 0 for q, wish in zip(got, wishes, strict=True))
+    cost = sum(
+        (q * w.unit_cost * (1 + fees.rate) + fees.per_order for q, w in zip(got, wishes, strict=True) if q), ZERO
+    )
+    assert cost <= max(D(cash), ZERO)
+
+
+# --- for every sequence of fills ------------------------------------------------------------------------------------
+
+POSITIONS = st.integers(-50, 50).map(Decimal)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from("ABCDE"), st.tuples(POSITIONS, POSITIONS, st.sampled_from([1, 5])), min_size=1),
+    st.one_of(st.none(), st.integers(0, 20_000)), st.data(),
+)  # fmt: skip
+def test_a_plan_never_passes_its_target_and_its_residuals_are_exactly_what_is_missing(
+    wanted: dict[str, tuple[Decimal, Decimal, int]], cash: int | None, data: st.DataObject
+) -> None:
+    plan = planned(
+        targets(*((symbol, str(aim)) for symbol, (_, aim, _) in wanted.items())),
+        *(facts(symbol, held=held, lot=D(lot)) for symbol, (held, _, lot) in wanted.items()),
+    )
+    run = Run(plan, cash, **{symbol: str(held) for symbol, (held, _, _) in wanted.items()})
+    for _ in range(20):
+        for symbol, _side, quantity in run.release():
+            filled = data.draw(st.sampled_from([quantity, quantity, 0, quantity // 2]))
+            run.end(symbol, str(filled))
+            held, aim, _ = wanted[symbol]
+            assert min(held, aim) <= run.held[key(symbol)] <= max(held, aim)
+        if run.now.state is not PlanState.WORKING:
+            break
+    assert run.now.state is not PlanState.WORKING
+    assert run.release() == []
+    for symbol, (_, aim, _) in wanted.items():
+        assert aim - run.held[key(symbol)] == run.now.residuals.get(key(symbol), 0)
+
+
+def test_five_thousand_instruments_are_planned_within_a_second() -> None:
+    """Of processor time, so that other work on the machine does not count."""
+    names = [f"S{n:05d}" for n in range(5_000)]
+    known = {key(name): facts(name, held=D(n % 7), price=D(20 + n % 50)) for n, name in enumerate(names)}
+    wanted = weights(*((name, "0.0002") for name in names), complete=True)
+    begun = time.process_time()
+    plan = make_plan(wanted, known, Money(equity=D(10**8)), PlanSettings(), NOW)
+    assert len(plan.legs) == 5_000
+    assert time.process_time() - begun < 1

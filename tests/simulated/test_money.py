@@ -1,0 +1,119 @@
+"""Buying power, shorts, margin and corporate actions: what an account can pay for, and what splits and dividends do to it."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulation.problems import InputRefused
+from simulation.run import Result
+from tests.simulated.cases import D, ends, fills, simulated
+from tests.simulated.test_matching_properties import random_bars, random_orders
+
+CALM = "10.20 10.20 10.20 10.20"
+FEE = {"model": "per_order", "per_order": 1}
+
+
+def cash(result: Result) -> Decimal:
+    return result.account.cash
+
+
+def equity(result: Result) -> Decimal:
+    units, value = result.account.equity()[-1]
+    return result.account.unit * (units + value)
+
+
+def test_a_buy_is_cut_in_lots_to_what_cash_covers_with_its_fees() -> None:
+    result = simulated([CALM], ["BUY 100 MARKET"], cash=1000, commission=FEE)
+    assert fills(result) == [("o1", 97, D("10.20"))]
+    assert (cash(result), ends(result)) == (D("9.60"), ["CANCELLED INSUFFICIENT_FUNDS"])
+
+
+def test_a_cash_account_sells_what_it_has_and_no_more() -> None:
+    result = simulated([CALM, CALM], ["BUY 10 MARKET", "SELL 15 MARKET at=2"], cash=1000)
+    assert fills(result) == [("o1", 10, D("10.20")), ("o2", 10, D("10.20"))]
+    assert ends(result) == ["FILLED", "CANCELLED SHORT_NOT_ALLOWED"]
+
+
+def test_at_the_open_what_reduces_comes_first_and_pays_for_the_rest() -> None:
+    orders = ["BUY 98 MARKET", "BUY 98 MARKET at=2 strategy=b", "SELL 98 MARKET at=2"]
+    result = simulated([CALM, CALM], orders, cash=1000)
+    assert fills(result)[1:] == [("o3", 98, D("10.20")), ("o2", 98, D("10.20"))]
+
+
+def test_margin_allows_shorts_and_bounds_the_exposure() -> None:
+    result = simulated(["10 10 10 10"], ["SELL 500 MARKET"], cash=1000, margin="0.5")
+    assert fills(result) == [("o1", 200, 10)]
+    assert equity(result) == 1000
+
+
+def test_a_reduction_passes_margin_always() -> None:
+    bars = ["10 10 10 10", "5 5 5 5"]
+    result = simulated(bars, ["BUY 200 MARKET", "SELL 200 MARKET at=2"], cash=1000, margin="0.5")
+    assert fills(result) == [("o1", 200, 10), ("o2", 200, 5)]
+    assert equity(result) == 0
+
+
+def test_a_reverse_split_pays_the_fraction_at_the_open() -> None:
+    bars = ["4 4 4 4", "40 41 39 40"]
+    result = simulated(bars, ["BUY 105 MARKET"], actions="A,2024-01-02,split,1/10\n")
+    position = result.account.positions[0, "A"]
+    assert position.quantity == 10
+    assert result.account.dividends == 0
+    assert cash(result) == -420 + 20
+    assert equity(result) == 0
+
+
+def test_a_split_cancels_what_works_and_leaves_the_cost() -> None:
+    """Of AAPL 2005-02-28: a stop at 80 from before does not fill when the price is halved."""
+    bars = ["88.99 88.99 88.99 88.99", "44.68 45 44 44.86"]
+    orders = ["BUY 10 MARKET", "SELL 10 STOP stop=80 tif=GTC"]
+    result = simulated(bars, orders, actions="A,2024-01-02,split,2\n")
+    assert ends(result) == ["FILLED", "CANCELLED CORPORATE_ACTION"]
+    assert result.account.positions[0, "A"].quantity == 20
+    assert equity(result) == 20 * D("44.86") - D("889.90")
+
+
+def test_a_dividend_is_paid_to_who_holds_and_by_who_is_short() -> None:
+    bars = ["10 10 10 10", "10 10 10 10"]
+    action = "A,2024-01-02,dividend,0.255\n"
+    assert equity(simulated(bars, ["BUY 10 MARKET"], actions=action)) == D("2.55")
+    assert equity(simulated(bars, ["SELL 10 MARKET"], actions=action)) == D("-2.55")
+
+
+@pytest.mark.parametrize("line", ["B,2024-01-01,split,2", "A,2024-01-01,split,0", "A,2024-01-01,merger,2", "A,x,split,2",
+                                  "A,2025-01-01,split,2", "A,2024-01-01,split,1/0", "A,2024-01-01,split"])  # fmt: skip
+def test_a_bad_corporate_action_is_refused(line: str) -> None:
+    with pytest.raises(InputRefused, match="row 2"):
+        simulated(["10 10 10 10"], ["BUY 1 MARKET"], actions=line + "\n")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 30_000), st.sampled_from([None, "0.5"]))
+def test_cash_never_goes_below_zero_and_everything_adds_up(seed: int, begun: int, margin: str | None) -> None:
+    luck = random.Random(seed)
+    bars, orders = random_bars(luck, 10), random_orders(luck, 12, 10)
+    more = {} if margin is None else {"margin": margin}
+    actions = "A,2024-01-05,split,3/2\nA,2024-01-08,dividend,0.5\n" if luck.random() < 0.3 else None
+    result = simulated(bars, orders, cash=begun, commission=FEE, actions=actions, **more)
+    assert result.account.imbalance() == 0
+    if margin is None:
+        assert all(units >= 0 for units, _ in result.account.equity())
+        assert all(position.quantity >= 0 for position in result.account.positions.values()) or "strategy" in str(
+            orders
+        )
+    assert result.account.equity()[-1][0] * result.account.unit == cash(result)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32))
+def test_with_money_enough_for_everything_it_is_the_lane_without_money(seed: int) -> None:
+    luck = random.Random(seed)
+    bars, orders = random_bars(luck, 10), [o for o in random_orders(luck, 12, 10) if o.startswith("BUY")]
+    if orders:
+        free, bound = simulated(bars, orders), simulated(bars, orders, cash=10**9)
+        assert (fills(free), ends(free)) == (fills(bound), ends(bound))
