@@ -479,8 +479,9 @@ class PaperExchange:
                 reason = "What it is linked to has filled"
                 paper_book.touch(db, each.number, moment, ReportStatus.CANCELLED, reason)
 
-    def _trigger(self, db: sqlite3.Connection, instrument: Instrument, price: Decimal, moment: int) -> None:
-        """An execution is the market's price: protective orders that it reaches are due."""
+    def _trigger(self, db: sqlite3.Connection, executed: PaperOrder, price: Decimal, moment: int) -> None:
+        """An execution is the market's price: other protective orders that it reaches are due."""
+        instrument = executed.ticket.instrument
         if self.market.fill_delay_seconds is None:
             return
         due = moment + micros_of(self.market.fill_delay_seconds)
@@ -489,7 +490,7 @@ class PaperExchange:
             is_same = replace(ticket.instrument, exchange=None, currency=None) == replace(
                 instrument, exchange=None, currency=None
             )
-            if not is_same or not paper_market.is_reached(ticket, price):
+            if order.number == executed.number or not is_same or not paper_market.is_reached(ticket, price):
                 continue
             paper_book.unschedule_order(db, order.number)
             paid = price if ticket.order_type is OrderType.STOP else paper_market.price_of(ticket, self.market)
@@ -502,7 +503,10 @@ class PaperExchange:
             paper_book.unschedule(db, row)
             order = paper_book.order_numbered(db, row.order_number)
             planned = row.planned
-            if planned.step is Step.FILL:
+            if planned.step is Step.FILL and order.ticket.is_protective and order.status is ReportStatus.WORKING:
+                quantity = min(planned.quantity, order.open_quantity)  # what it is linked to may have filled since
+                self._record_fill(db, order, quantity, planned.price, planned.due, moment, planned.commission)
+            elif planned.step is Step.FILL:
                 self._record_fill(db, order, planned.quantity, planned.price, planned.due, moment, planned.commission)
             elif planned.step is Step.CANCEL:
                 paper_book.touch(db, order.number, moment, ReportStatus.CANCELLED, planned.reason)
@@ -542,7 +546,7 @@ class PaperExchange:
             corrects=corrects,
         )
         self._take_off_linked(db, order, quantity, moment)
-        self._trigger(db, order.ticket.instrument, price, moment)
+        self._trigger(db, order, price, moment)
         done = order.status is ReportStatus.WORKING and order.filled_quantity + quantity >= order.ticket.quantity
         paper_book.touch(db, order.number, moment, ReportStatus.FILLED if done else None)
         return fill_id

@@ -3,6 +3,7 @@ about; what is wanted is decided in core/protection."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -15,7 +16,7 @@ from brokers.base import BrokerPosition, Instrument, Side
 from brokers.errors import BrokerError
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import may_be_of_one_contract
-from execution_service.core.orders.events import Event, ProtectionChanged
+from execution_service.core.orders.events import Busted, Event, ProtectionChanged
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import NEEDS_A_PERSON, ProtectionState, ProtectiveRole
 from execution_service.core.orders.request import OrderRequest, Purpose
@@ -51,6 +52,7 @@ LASTING_SECONDS = 5.0
 """What passes by itself within so long is not recorded."""
 CONFIRM_SECONDS = 3.0
 """Between two looks at the broker's positions where the first shows less than our records."""
+ENDED_REMEMBERED = 1000
 REQUESTED_BY = "execution-service"
 _PASSING = frozenset({ProtectionState.PLACING})
 
@@ -155,6 +157,8 @@ class Protection:
         """By our id of the entry: a state that may pass, and since when it has lasted."""
         self._used: dict[str, int] = {}
         """By our id of the entry: the last piece whose name somebody else's order bears."""
+        self._ended: OrderedDict[str, Order] = OrderedDict()
+        """By our id, entries whose protection has ended lately: an execution that is annulled may bring back what they had."""
         self._failed: set[str] = set()
         self._looked_at = float("-inf")
         self._is_loaded = False
@@ -182,8 +186,10 @@ class Protection:
             else:
                 self._alive[order.order_id] = live
             self._note_move(order)
+            self._note_annulled(order)
             self._wake_up.tell()
             return
+        self._note_annulled(order)
         if order.wants_protection:
             self._note_entry(order)
         if order.order_id in self._waiting and order.status is not Status.PENDING:
@@ -204,6 +210,19 @@ class Protection:
                 self._wake_up.tell()
         elif before is not None:
             self._entries.pop(order.order_id)
+            self._ended[order.order_id] = order
+            if len(self._ended) > ENDED_REMEMBERED:
+                self._ended.popitem(last=False)
+
+    def _note_annulled(self, order: Order) -> None:
+        """What exits have closed may be held again."""
+        if not self._ended or not isinstance(order.events[-1] if order.events else None, Busted):
+            return
+        for order_id, entry in list(self._ended.items()):
+            if entry.request.strategy == order.request.strategy and may_be_of_one_contract(entry, order):
+                del self._ended[order_id]
+                self._entries[order_id] = entry
+        self._wake_up.tell()
 
     def _note_move(self, order: Order) -> None:
         if order.fills or order.busted_fill_ids:
@@ -263,7 +282,7 @@ class Protection:
 
     def begin_anew(self) -> None:
         """All is read again."""
-        for kept in (self._entries, self._alive, self._waiting, self._shown, self._passing):
+        for kept in (self._entries, self._alive, self._waiting, self._shown, self._passing, self._ended):
             kept.clear()
         self._is_loaded = False
 
