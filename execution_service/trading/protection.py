@@ -16,7 +16,7 @@ from brokers.base import BrokerPosition, Instrument, Side
 from brokers.errors import BrokerError
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import may_be_of_one_contract
-from execution_service.core.orders.events import Busted, Event, ProtectionChanged
+from execution_service.core.orders.events import Event, ProtectionChanged
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import NEEDS_A_PERSON, ProtectionState, ProtectiveRole
 from execution_service.core.orders.request import OrderRequest, Purpose
@@ -159,6 +159,10 @@ class Protection:
         """By our id of the entry: the last piece whose name somebody else's order bears."""
         self._ended: OrderedDict[str, Order] = OrderedDict()
         """By our id, entries whose protection has ended lately: an execution that is annulled may bring back what they had."""
+        self._annulled: dict[str, int] = {}
+        """By our id, how many executions of an order are known to be annulled."""
+        self._to_reopen: set[str] = set()
+        """Names of entries of whose exits an execution was annulled: they are read again."""
         self._failed: set[str] = set()
         self._looked_at = float("-inf")
         self._is_loaded = False
@@ -216,8 +220,11 @@ class Protection:
 
     def _note_annulled(self, order: Order) -> None:
         """What exits have closed may be held again."""
-        if not self._ended or not isinstance(order.events[-1] if order.events else None, Busted):
+        annulled = len(order.busted_fill_ids)
+        if annulled <= self._annulled.get(order.order_id, 0):
             return
+        self._annulled[order.order_id] = annulled
+        self._to_reopen |= set(order.accepted_request.entry_refs)
         for order_id, entry in list(self._ended.items()):
             if entry.request.strategy == order.request.strategy and may_be_of_one_contract(entry, order):
                 del self._ended[order_id]
@@ -282,7 +289,7 @@ class Protection:
 
     def begin_anew(self) -> None:
         """All is read again."""
-        for kept in (self._entries, self._alive, self._waiting, self._shown, self._passing, self._ended):
+        for kept in (self._entries, self._alive, self._waiting, self._shown, self._passing, self._ended, self._annulled):
             kept.clear()
         self._is_loaded = False
 
@@ -318,6 +325,7 @@ class Protection:
                 if order.is_protection_open:
                     self._entries[order.order_id] = order
             self._is_loaded = True
+        await self._reopen()
         if not self._entries:
             return None
         lines = self._lines()
@@ -335,6 +343,15 @@ class Protection:
         if any(shown.suspected != shown.less for shown in self._shown.values()):
             wait = min(wait, CONFIRM_SECONDS)
         return min(wait, LASTING_SECONDS) if self._passing else wait
+
+    async def _reopen(self) -> None:
+        while self._to_reopen:
+            names = [f"signal:{name}" for name in self._to_reopen]
+            for stored in await self._store.find(names):
+                order = self._live.latest(stored)
+                if order.wants_protection and order.fills and order.request.account_id == self._connection.account_id:
+                    self._entries.setdefault(order.order_id, order)
+            self._to_reopen.clear()
 
     def _lines(self) -> Mapping[_Line, list[Order]]:
         found: dict[_Line, list[Order]] = {}
@@ -393,6 +410,7 @@ class Protection:
             ProtectedPosition(
                 side=line.side,
                 held=max(ZERO, held),
+                is_reversed=held < 0,
                 shown=None if shown is None or not shown.less else max(ZERO, held - shown.less),
                 leaving=leaving,
                 entries=tuple(protected),

@@ -113,6 +113,8 @@ class ProtectedPosition:
     """Of the entries: BUY protects a long position."""
     held: Decimal
     """By our records, as a positive quantity; 0 too where the position is on the other side."""
+    is_reversed: bool = False
+    """The strategy holds the other side, by orders that name none of the entries: what they had may come back."""
     shown: Decimal | None = None
     """The least that the broker's positions leave of it, where they lastingly show less than our records; None: nothing is known to differ."""
     leaving: Decimal = ZERO
@@ -403,6 +405,8 @@ class _Case:
         if self.by_books:
             words = "the broker shows nothing of it; protection was taken back until that is cleared up"
             return self._standing_with(state=ProtectionState.UNPROTECTED, reason=words)
+        if self.position.is_reversed and self.entry.open_quantity:
+            return self._standing_with(state=ProtectionState.MAKING_WAY, reason="the strategy holds the other side")
         if self.entry.is_working:
             return self._standing_with(
                 state=ProtectionState.PLACING, reason="nothing of it is held, and it may still fill"
