@@ -198,6 +198,11 @@ class Ticket:
     """The contract's facts as the broker reported them. None: it was not asked, or reports none."""
     is_exit: bool = False
     """It closes or reduces a position, so it may use the calls that the rate budget reserves for cancels and exits."""
+    is_protective: bool = False
+    """It protects a position: it rests until its price is reached."""
+    link: str | None = None
+    """Orders of one account with the same link take what one of them fills off the others, and end when nothing is left; one that comes after that
+    is refused. Only where `Capabilities.links_exits`."""
     is_repetition: bool = False
     """It may have been sent before under the same ids: an answer to this sending proves nothing about that one."""
 
@@ -417,6 +422,10 @@ class Capabilities:
     poll_seconds: float = 0.0
     """How long an answer of `reports` is good enough while there is no hint of a change; asking more often would
     only use up calls."""
+    links_exits: bool = False
+    """It keeps `Ticket.link`: of two linked exits of one position no more than one's quantity fills."""
+    stop_passed_words: tuple[str, ...] = ()
+    """Parts of a refusal, in small letters, by which it says that the price is through a stop already."""
     concern: str | None = None
     """What people must know about this session, in one sentence. None: nothing."""
     share_products: tuple[str, ...] = ()

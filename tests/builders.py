@@ -36,6 +36,7 @@ from execution_service.core.orders.events import (
     Noted,
     NothingSent,
     Occasion,
+    ProtectionChanged,
     Rejected,
     Released,
     SendAgainOrdered,
@@ -44,6 +45,7 @@ from execution_service.core.orders.events import (
 )
 from execution_service.core.orders.next_step import Elapsed, Limits
 from execution_service.core.orders.order import Order, apply_all, new_order
+from execution_service.core.orders.protective import ProtectionState
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 
@@ -263,6 +265,10 @@ def completed(filled_quantity: Amount = 40) -> Completed:
     return Completed(at=NOW, filled_quantity=amount(filled_quantity))
 
 
+def protection_changed() -> ProtectionChanged:
+    return ProtectionChanged(at=NOW, state=ProtectionState.PROTECTED, quantity=Decimal(40), filled_quantity=Decimal(40))
+
+
 def noted(message: str = "a remark") -> Noted:
     return Noted(at=NOW, message=message)
 
@@ -336,6 +342,7 @@ def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
         released(),
         completed(held),
         noted(),
+        protection_changed(),
         declared_not_placed(),
         declared_placed(),
         declared_cancelled(),

@@ -87,6 +87,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.core.errors",
         "execution_service.core.exact",
     },
+    "execution_service.core.protection": {
+        "brokers.base",
+        "execution_service.core.exact",
+        "execution_service.core.orders",
+    },
     # What every room runs on.
     "execution_service.runtime.alerts": set(),
     "execution_service.runtime.clock": set(),
@@ -503,6 +508,19 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.grouped_alerts",
         "execution_service.trading.timers",
     },
+    "execution_service.trading.protection": {
+        *VOCABULARY,
+        "brokers.errors",
+        "execution_service.ownership.ownership",
+        "execution_service.recording.live_orders",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.wake_up",
+        "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.store",
+        "execution_service.trading.connection",
+        "execution_service.trading.holdings",
+    },
     "execution_service.trading.quotes": {
         *VOCABULARY,
         "brokers.errors",
@@ -581,6 +599,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.exit_check",
         "execution_service.trading.holding_choice",
         "execution_service.trading.holdings",
+        "execution_service.trading.protection",
     },
     "execution_service.trading.placement": {
         *VOCABULARY,
@@ -652,6 +671,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.order_steps",
         "execution_service.trading.placement",
         "execution_service.trading.pre_trade_checks",
+        "execution_service.trading.protection",
         "execution_service.trading.reconciliation",
         "execution_service.trading.report_poller",
         "execution_service.trading.risk_gate",

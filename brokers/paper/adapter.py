@@ -29,7 +29,7 @@ from brokers.base import (
 )
 from brokers.configuration import AccountConfiguration, Amount, Number, Whole
 from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
-from brokers.paper.exchange import PaperExchange
+from brokers.paper.exchange import STOP_PASSED, PaperExchange
 from brokers.paper.file import BookFile
 from brokers.paper.model import Action, Fault, Market, Operation, ScriptedQuote
 from brokers.variables import YEAR_SECONDS
@@ -159,6 +159,8 @@ class MockBroker:
             commission_currency=self._market.currency,
             concurrent_calls=16,
             find_window_seconds=0.5,
+            links_exits=True,
+            stop_passed_words=(STOP_PASSED.lower(),),
             notes=("This is the mock broker: no order leaves this machine.",),
         )
         self._venue: Venue | None = None

@@ -18,7 +18,7 @@ _INSTRUMENT_COLUMNS = "symbol, asset_class, exchange, expiry, strike, call_or_pu
 _ORDER_COLUMNS = (
     "number, account, client_id, broker_id, symbol, asset_class, exchange, expiry, strike, call_or_put, currency, multiplier, underlying, "
     "con_id, trading_class, isin, side, quantity, order_type, limit_price, stop_price, reference_price, tif, product, variety, "
-    "reserved_id, status, reason, placed_at, changed_at, changed"
+    "reserved_id, status, reason, placed_at, changed_at, changed, is_protective, link"
 )
 _FILL_COLUMNS = (
     "f.order_number, f.fill_id, f.quantity, f.price, f.at, f.commission, f.currency, f.busted, f.corrects, f.number"
@@ -74,6 +74,26 @@ def orders_of_the_day(db: sqlite3.Connection, account_id: str, moment: int, limi
         (account_id, moment - _DAY_MICROSECONDS, account_id),
         limit,
     )
+
+
+def orders_linked(db: sqlite3.Connection, account_id: str, link: str) -> list[PaperOrder]:
+    """In the order of their last change."""
+    return _load(db, "account = ? AND link = ?", (account_id, link))
+
+
+def resting(db: sqlite3.Connection, symbol: str) -> list[PaperOrder]:
+    """The working protective orders of any account that bear this symbol."""
+    return _load(db, "status = 'WORKING' AND is_protective = 1 AND symbol = ?", (symbol,))
+
+
+def last_price(db: sqlite3.Connection, instrument: Instrument) -> Decimal | None:
+    """Of the latest execution in it, of any account; None: there was none."""
+    rows = db.execute(
+        "SELECT f.price FROM fills f JOIN orders o ON o.number = f.order_number WHERE o.symbol = ? AND o.asset_class = ?"
+        " AND o.expiry IS ? AND o.strike IS ? AND o.call_or_put IS ? AND f.busted = 0 ORDER BY f.number DESC LIMIT 1",
+        (instrument.symbol, instrument.asset_class, instrument.expiry, text_of(instrument.strike), instrument.right),
+    ).fetchone()
+    return None if rows is None else Decimal(rows[0])
 
 
 def symbol_under(db: sqlite3.Connection, account_id: str, client_order_id: str) -> str:
@@ -188,7 +208,7 @@ def insert_order(
     guard = client_id if unique_client_order_id else None
     try:
         db.execute(
-            f"INSERT INTO orders (guard, {_ORDER_COLUMNS}) VALUES ({', '.join('?' * 32)})",
+            f"INSERT INTO orders (guard, {_ORDER_COLUMNS}) VALUES ({', '.join('?' * 34)})",
             (
                 guard,
                 number,
@@ -211,6 +231,8 @@ def insert_order(
                 moment,
                 moment,
                 count(db, "change"),
+                int(ticket.is_protective),
+                ticket.link,
             ),
         )
     except sqlite3.IntegrityError as exc:
@@ -312,6 +334,11 @@ def touch(
     )
 
 
+def reduce_quantity(db: sqlite3.Connection, number: int, quantity: Decimal) -> None:
+    """What is ordered becomes so much."""
+    db.execute("UPDATE orders SET quantity = ? WHERE number = ?", (str(quantity), number))
+
+
 def charge(db: sqlite3.Connection, fill_id: str, commission: Decimal | None) -> None:
     db.execute("UPDATE fills SET commission = ? WHERE fill_id = ?", (text_of(commission), fill_id))
 
@@ -399,6 +426,8 @@ def _order(row: tuple[Any, ...], fills: tuple[PaperFill, ...]) -> PaperOrder:
         product=row[23],
         variety=row[24],
         reserved_order_id=row[25],
+        is_protective=bool(row[31]),
+        link=row[32],
     )
     return PaperOrder(
         number=row[0],

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -43,6 +44,9 @@ from brokers.paper.model import (
     moment_of,
     time_of,
 )
+
+STOP_PASSED = "The price is through the stop already"
+"""The refusal of a protective stop that would be triggered at once."""
 
 
 class PaperExchange:
@@ -451,10 +455,58 @@ class PaperExchange:
         self, db: sqlite3.Connection, number: int, ticket: Ticket, faults: dict[Action, Fault], moment: int
     ) -> None:
         decision = paper_market.decide(ticket, self.market, faults, moment)
+        refusal = self._refused_protection(db, number, ticket)
+        if refusal is not None:
+            decision = paper_market.Decision(refusal)
         if decision.rejection is not None:
             paper_book.touch(db, number, moment, ReportStatus.REJECTED, decision.rejection)
         for planned in decision.plan:
             paper_book.schedule(db, self.account_id, number, planned)
+
+    def _refused_protection(self, db: sqlite3.Connection, number: int, ticket: Ticket) -> str | None:
+        """Why a protective order cannot rest: what it is linked to is done, or the price has passed its stop."""
+        if ticket.link is not None:
+            linked = paper_book.orders_linked(db, self.account_id, ticket.link)
+            if any(each.number != number and each.status is ReportStatus.FILLED for each in linked):
+                return "What it is linked to is done"
+        if not ticket.is_protective or ticket.stop_price is None or self.market.fill_delay_seconds is None:
+            return None
+        last = paper_book.last_price(db, ticket.instrument)
+        return STOP_PASSED if last is not None and paper_market.is_reached(ticket, last) else None
+
+    def _take_off_linked(self, db: sqlite3.Connection, order: PaperOrder, quantity: Decimal, moment: int) -> None:
+        """What one of several linked orders has filled, the others may not."""
+        if order.ticket.link is None:
+            return
+        for each in paper_book.orders_linked(db, self.account_id, order.ticket.link):
+            if each.number == order.number or each.status is not ReportStatus.WORKING:
+                continue
+            left = each.ticket.quantity - quantity
+            if left > each.filled_quantity:
+                paper_book.reduce_quantity(db, each.number, left)
+                paper_book.touch(db, each.number, moment)
+            else:
+                paper_book.unschedule_order(db, each.number)
+                reason = "What it is linked to has filled"
+                paper_book.touch(db, each.number, moment, ReportStatus.CANCELLED, reason)
+
+    def _trigger(self, db: sqlite3.Connection, executed: PaperOrder, price: Decimal, moment: int) -> None:
+        """An execution is the market's price: other protective orders that it reaches are due."""
+        instrument = executed.ticket.instrument
+        if self.market.fill_delay_seconds is None:
+            return
+        due = moment + micros_of(self.market.fill_delay_seconds)
+        for order in paper_book.resting(db, instrument.symbol):
+            ticket = order.ticket
+            is_same = replace(ticket.instrument, exchange=None, currency=None) == replace(
+                instrument, exchange=None, currency=None
+            )
+            if order.number == executed.number or not is_same or not paper_market.is_reached(ticket, price):
+                continue
+            paper_book.unschedule_order(db, order.number)
+            paid = price if ticket.order_type is OrderType.STOP else paper_market.price_of(ticket, self.market)
+            planned = Planned(due, Step.FILL, order.open_quantity, paid, self._commission(order))
+            paper_book.schedule(db, order.account_id, order.number, planned)
 
     def _apply_due(self, db: sqlite3.Connection, moment: int) -> int:
         rows = paper_book.due_rows(db, self.account_id, moment)
@@ -462,7 +514,10 @@ class PaperExchange:
             paper_book.unschedule(db, row)
             order = paper_book.order_numbered(db, row.order_number)
             planned = row.planned
-            if planned.step is Step.FILL:
+            if planned.step is Step.FILL and order.ticket.is_protective and order.status is ReportStatus.WORKING:
+                quantity = min(planned.quantity, order.open_quantity)  # what it is linked to may have filled since
+                self._record_fill(db, order, quantity, planned.price, planned.due, moment, planned.commission)
+            elif planned.step is Step.FILL:
                 self._record_fill(db, order, planned.quantity, planned.price, planned.due, moment, planned.commission)
             elif planned.step is Step.CANCEL:
                 paper_book.touch(db, order.number, moment, ReportStatus.CANCELLED, planned.reason)
@@ -501,6 +556,8 @@ class PaperExchange:
             currency=order.ticket.instrument.currency or self.market.currency,
             corrects=corrects,
         )
+        self._take_off_linked(db, order, quantity, moment)
+        self._trigger(db, order, price, moment)
         done = order.status is ReportStatus.WORKING and order.filled_quantity + quantity >= order.ticket.quantity
         paper_book.touch(db, order.number, moment, ReportStatus.FILLED if done else None)
         return fill_id

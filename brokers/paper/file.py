@@ -13,7 +13,7 @@ from pathlib import Path
 
 from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _SCHEMA = (
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO counters VALUES ('order', 0), ('fill', 0), ('change', 0)",
@@ -24,6 +24,7 @@ _SCHEMA = (
         multiplier TEXT, underlying TEXT, con_id INTEGER, trading_class TEXT, isin TEXT,
         side TEXT NOT NULL, quantity TEXT NOT NULL, order_type TEXT NOT NULL, limit_price TEXT,
         stop_price TEXT, reference_price TEXT, tif TEXT, product TEXT, variety TEXT, reserved_id TEXT,
+        is_protective INTEGER NOT NULL DEFAULT 0, link TEXT,
         status TEXT NOT NULL, reason TEXT, placed_at INTEGER NOT NULL, changed_at INTEGER NOT NULL, changed INTEGER NOT NULL,
         UNIQUE (account, guard), UNIQUE (account, broker_id))""",
     "CREATE INDEX orders_client ON orders (account, client_id)",
@@ -59,6 +60,12 @@ _SINCE_VERSION_1 = (
     "ALTER TABLE orders ADD COLUMN trading_class TEXT",
     "ALTER TABLE orders ADD COLUMN isin TEXT",
 )
+_SINCE_VERSION_2 = (
+    "ALTER TABLE orders ADD COLUMN is_protective INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE orders ADD COLUMN link TEXT",
+)
+_STATEMENTS = {0: _SCHEMA, 1: (*_SINCE_VERSION_1, *_SINCE_VERSION_2), 2: _SINCE_VERSION_2}
+"""By the version of the book that is opened; 0: it is new."""
 _PAGES_BETWEEN_CHECKPOINTS = 4_000
 
 
@@ -146,17 +153,17 @@ def _open(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
         db.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_BETWEEN_CHECKPOINTS}")
         db.execute("BEGIN IMMEDIATE")
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version in (0, 1):
-            for statement in _SCHEMA if version == 0 else _SINCE_VERSION_1:
+        if version in _STATEMENTS:
+            for statement in _STATEMENTS[version]:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-        if version in (0, _SCHEMA_VERSION):
+        if version in (0, 2, _SCHEMA_VERSION):
             db.execute(_TRANSFERS)
             db.execute(_QUOTES)
         db.execute("COMMIT")
     except (OSError, sqlite3.Error) as exc:
         raise BrokerUnavailable(f"The paper exchange's book {path} cannot be opened: {exc}") from exc
-    if version not in (0, 1, _SCHEMA_VERSION):
+    if version not in (*_STATEMENTS, _SCHEMA_VERSION):
         db.close()
         raise BrokerUnavailable(f"The paper exchange's book {path} was made by another version of this program")
     return db

@@ -51,7 +51,8 @@ def decide(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], momen
         rejected, reason = True, faults[Action.REJECT].reason
     if rejected:
         return Decision(reason)
-    if market.fill_delay_seconds is None or Action.HOLD in faults:
+    is_resting = ticket.is_protective and ticket.order_type is not OrderType.MARKET
+    if market.fill_delay_seconds is None or is_resting or Action.HOLD in faults:
         return Decision(None)
     price = price_of(ticket, market)
     delay = micros_of(market.fill_delay_seconds)
@@ -72,6 +73,13 @@ def decide(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], momen
         charged = due + micros_of(late.seconds)
         plan.append(Planned(charged, Step.COMMISSION, commission=market.commission_per_order))
     return Decision(None, tuple(plan))
+
+
+def is_reached(ticket: Ticket, price: Decimal) -> bool:
+    """Whether a protective order is due at that price of the market."""
+    if ticket.order_type is OrderType.LIMIT:
+        return ticket.limit_price is not None and (price - ticket.limit_price) * ticket.side.sign <= 0
+    return ticket.stop_price is not None and (price - ticket.stop_price) * ticket.side.sign >= 0
 
 
 def price_of(ticket: Ticket, market: Market) -> Decimal:

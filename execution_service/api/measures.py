@@ -88,6 +88,9 @@ class ShowsBrokers(Protocol):
     def paused(self) -> Mapping[str, bool]:
         """By account: whether its broker is away for a time that is known beforehand."""
 
+    def unprotected(self) -> Mapping[str, int]:
+        """By account: how many entries are held without the protection that they ask for, or it is in doubt."""
+
     def calls_left(self) -> Mapping[tuple[str, str, str], float]:
         """By account, kind of call and period in seconds, where a broker limits its calls."""
 
@@ -400,6 +403,7 @@ class Measures:
             accounts=accounts,
             paused=sources.at_brokers.paused(),
             calls_left=sources.at_brokers.calls_left(),
+            unprotected=sources.at_brokers.unprotected(),
             silent={
                 **sources.states.silent_seconds(),
                 **{name: each.silent_seconds() for name, each in sources.around.items()},

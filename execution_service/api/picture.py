@@ -39,6 +39,8 @@ class Moment:
     """Accounts whose broker has said that it is away for a time that is known beforehand."""
     calls_left: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
     """By account, kind of call and period in seconds: how many may leave now."""
+    unprotected: Mapping[str, int] = field(default_factory=dict)
+    """By account: entries that are held without the protection that they ask for, or it is in doubt."""
     silent: Mapping[str, float]
     queues: Mapping[str, int]
     unacknowledged_seconds: Mapping[str, float]
@@ -105,6 +107,12 @@ def _of_orders(moment: Moment) -> Iterator[Metric]:
 
 
 def _of_risk(moment: Moment) -> Iterator[Metric]:
+    yield _gauge(
+        "execution_positions_unprotected",
+        "Entries that are held without the protection that they ask for, or it is in doubt",
+        ("account",),
+        _by_one({account: float(count) for account, count in moment.unprotected.items()}),
+    )
     yield _gauge(
         "execution_risk_use_ratio",
         "The largest used part of a limit, 1: used up; of positions and exposure, as the account's document last had it",

@@ -268,9 +268,11 @@ def _remarks(fields: Mapping[str, object]) -> list[str]:
     remarks = []
     if fields.get("leverage") is not None:
         remarks.append("leverage is recorded and not set: the account's own applies")
-    exits = [name for name in ("stop_loss", "take_profit", "trail_percent") if fields.get(name) is not None]
+    exits = [name for name in ("stop_loss", "take_profit") if fields.get(name) is not None]
     if exits:
-        remarks.append(f"{', '.join(exits)} recorded, not placed at the broker")
+        remarks.append(f"{', '.join(exits)} placed at the broker for what has filled")
+    if fields.get("trail_percent") is not None:
+        remarks.append("trail_percent recorded, not placed at the broker")
     return remarks
 
 

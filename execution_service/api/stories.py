@@ -8,6 +8,7 @@ from typing import Any
 from execution_service.core.orders.effects import AppliedEvent, applied_events
 from execution_service.core.orders.events import stored_name
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.protective import ProtectionState
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.texts.log import log_line
 from execution_service.core.texts.values import currency_of, plain
@@ -64,6 +65,8 @@ def story(stored: Stored) -> dict[str, Any]:
         "closes": request.entry_refs if isinstance(request, OrderRequest) else (),
         "stop_loss": request.stop_loss if isinstance(request, OrderRequest) else None,
         "take_profit": request.take_profit if isinstance(request, OrderRequest) else None,
+        "protection": protection(order),
+        "protects": None if order.protective is None else order.protective.entry_order_id,
         "events": [_event(each) for each in events],
         "events_left_out": left_out,
         "fills": [
@@ -86,6 +89,14 @@ def story(stored: Stored) -> dict[str, Any]:
         },
         "raw": order.raw,
     }
+
+
+def protection(order: Order) -> dict[str, Any] | None:
+    """Of an entry that asks for it: how it is protected, and by how much. None: it asks for none."""
+    known = order.protection
+    if known is None:
+        return {"state": ProtectionState.NOT_PLACED, "reason": "", "quantity": None} if order.wants_protection else None
+    return {"state": known.state, "reason": plain(known.reason), "quantity": known.quantity, "since": known.at}
 
 
 def _events(order: Order) -> tuple[Sequence[AppliedEvent], int]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from execution_service.core.orders.events import Filled
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.protective import ProtectiveRole
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.positions.ledger import LedgerEntry, key_of
 from execution_service.storage.ports.orders import Stored
@@ -121,13 +122,14 @@ def trade_fields(
 
 
 def leaving_of(unsettled: Iterable[Stored]) -> set[tuple[str, str, str]]:
-    """Account, strategy and symbol of the exits among these that have not ended."""
+    """Account, strategy and symbol of the exits among these that have not ended; those that only rest to protect are none."""
     return {
         (order.request.account_id, order.request.strategy, order.request.instrument.symbol)
         for stored in unsettled
         if (order := stored.order).identity.purpose is Purpose.EXIT
         and isinstance(order.request, OrderRequest)
         and not order.status.is_final
+        and (order.protective is None or order.protective.role is ProtectiveRole.CLOSE)
     }
 
 

@@ -507,6 +507,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
                 reconcile_interval_seconds=settings.reconcile_interval_seconds,
                 exit_position_check=ExitPositionCheck(settings.exit_position_check.value),
                 risk_per_trade=settings.risk_per_trade,
+                position_monitor_seconds=settings.position_monitor_interval_sec,
             ),
             nonce=nonce,
             processes=ProcessTable(),

@@ -120,6 +120,7 @@ class Questions:
         letters = await self._store.latest_dead_letters(PAGE)
         return commanded.attention(
             in_doubt=[each.order for each in in_doubt],
+            unprotected=[each.order for each in await self._store.unprotected_entries()],
             discrepancies=await self._store.discrepancies(),
             refused=[each.order for each in refused if each.order.received_at >= day],
             dead_letters=[plain(each.reason) for each in letters],

@@ -192,6 +192,10 @@ class Accounts:
         """Of each account that has a trader: whether its broker has said that it is away for a time that is known beforehand."""
         return {account_id: trader.is_paused for account_id, trader in self.traders.items()}
 
+    def unprotected(self) -> Mapping[str, int]:
+        """Of each account that has a trader: how many entries are held without the protection that they ask for, or it is in doubt."""
+        return {account_id: len(trader.protection.unprotected) for account_id, trader in self.traders.items()}
+
     def calls_left(self) -> Mapping[tuple[str, str, str], float]:
         """By account, kind of call and period in seconds: how many may leave now, where the account's broker limits its calls."""
         return {
@@ -286,6 +290,7 @@ class Accounts:
             ownership=self._ownership,
             keeper=self._keeper,
             risk_rules=self._risk_rules,
+            orders=self,
         )
 
     def _keep(self, trader: Trader) -> None:

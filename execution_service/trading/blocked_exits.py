@@ -107,6 +107,8 @@ class BlockedExits:
                 return "an order of the account was perhaps sent, and none may leave before that is known"
             case WaitingReason.RISK:
                 return "the risk gate cannot tell that it is an exit, and lets no new risk pass for now"
+            case WaitingReason.PROTECTION:
+                return "the protective orders of its position are being cancelled, and the broker has not confirmed their end"
             case WaitingReason.TURN:
                 return "orders before it are on their way to the broker"
             case WaitingReason.NOT_TAKEN:

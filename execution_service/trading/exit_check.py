@@ -13,6 +13,7 @@ from brokers.base import Instrument, Side
 from brokers.errors import BrokerError
 from execution_service.core.orders.events import Capped, Event, Noted, Rejected
 from execution_service.core.orders.exit_bound import ZERO, ExitPositionCheck, Exposure, exit_limit
+from execution_service.core.orders.exits import linked_order_id, without_linked
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.request import OrderRequest, Purpose
@@ -327,9 +328,13 @@ class ExitCheck:
         return every, own
 
     def _others(self, order: Order, group: InstrumentGroup) -> Iterable[Order]:
+        return without_linked(self._all_others(order, group))
+
+    def _all_others(self, order: Order, group: InstrumentGroup) -> Iterable[Order]:
+        linked = linked_order_id(order)
         for live in self._live.by_id.values():
             other = live.order
-            if other.status not in AT_WORK or other.order_id == order.order_id:
+            if other.status not in AT_WORK or other.order_id in (order.order_id, linked):
                 continue
             try:
                 request = other.accepted_request

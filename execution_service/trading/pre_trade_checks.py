@@ -8,12 +8,23 @@ from decimal import Decimal
 import structlog
 
 from brokers.errors import OrderRefused
-from execution_service.core.orders.events import Cancelled, CancelRequested, Event, InstrumentMatched, Noted, Rejected
+from execution_service.core.orders.events import (
+    Cancelled,
+    CancelRequested,
+    Capped,
+    Event,
+    InstrumentMatched,
+    Noted,
+    Rejected,
+)
 from execution_service.core.orders.exits import (
     UNKNOWN_ENTRY_SECONDS,
     ExitAllowance,
     exit_allowance,
+    linked_order_id,
+    protective_room,
     with_instrument_of_entry,
+    without_linked,
 )
 from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS, about_leg, missing_legs, pending_legs, refusing_leg
 from execution_service.core.orders.next_step import is_stale, stale
@@ -32,6 +43,7 @@ from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.exit_check import ExitCheck
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.holdings import AT_WORK, entry_with_unbooked, is_booked_to
+from execution_service.trading.protection import Protection
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +65,7 @@ class PreTradeChecks:
         max_attempts: int,
         cancels: Cancels,
         exit_check: ExitCheck,
+        protection: Protection,
     ) -> None:
         """`max_attempts`: so many times it is tried to send an order."""
         self._connection = connection
@@ -63,6 +76,7 @@ class PreTradeChecks:
         self._max_attempts = max_attempts
         self._cancels = cancels
         self._exit_check = exit_check
+        self._protection = protection
 
     async def before_leaving(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
         """What must be recorded before the order is sent: nothing, a reduction, or its end; or that it has to wait, for its entry, the
@@ -86,6 +100,8 @@ class PreTradeChecks:
             refusal = await self._refused_for_its_legs(live)
             if refusal:
                 return refusal
+        if order.protective is not None:
+            return await self._protective(live)
         first: tuple[Event, ...] = ()
         is_measured = is_elsewhere = False
         if others_of(order) is WaitingReason.ENTRY:
@@ -97,9 +113,11 @@ class PreTradeChecks:
             first = allowed.events
             is_measured = not allowed.is_unbound and not await self._is_beside_an_unmeasured(apply_all(order, first))
             is_elsewhere = self._is_elsewhere(order, allowed)
+        if order.identity.purpose is Purpose.EXIT and not order.accepted_request.entry_refs:
+            first = await self._in_held_product(order)
+        if await self._protection.must_wait(live, apply_all(order, first)):
+            return Waiting(WaitingReason.PROTECTION)
         if order.identity.purpose is Purpose.EXIT:
-            if not order.accepted_request.entry_refs:
-                first = await self._in_held_product(order)
             leaving = apply_all(order, first)
             must_look = is_elsewhere or not (is_measured or await self._reduces_position(leaving))
             bound = await self._exit_check.bound(live, leaving, must_look=must_look)
@@ -113,6 +131,33 @@ class PreTradeChecks:
             words = f"{LATE_EXIT}: first published {elapsed.age:.0f} s ago, and it reduces a position that we hold"
             first = (*first, Noted(at=now, message=words, alert=True))
         return first
+
+    # --- protective orders --------------------------------------------------------------------------------------
+
+    async def _protective(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
+        """What a protective order may still fill, by its entry and by what its strategy holds, since it was made: it is reduced to that, or ends.
+        How much protection is wanted then, is asked again when it is recorded."""
+        order, own = live.order, live.order.protective
+        assert own is not None
+        exits_of = [f"exit_of:{name}" for name in order.accepted_request.entry_refs]
+        exits = await self._store.find(exits_of)
+        entries = await self._store.load([own.entry_order_id])
+        room = Decimal(0)
+        words = "the record of its entry, or of another exit of it, cannot be read"
+        if entries and not self._store.unreadable(exits_of):
+            found = [self._live.latest(stored) for stored in exits]
+            left = protective_room(order, self._live.latest(entries[0]), found)
+            room = min(left, max(Decimal(0), await self._left_to_reduce(order)))
+            words = "nothing is left to protect"
+        wanted = order.ticket().quantity
+        if room <= 0:
+            return (Rejected(at=self._clock.now(), reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)),)
+        first: tuple[Event, ...] = ()
+        if room < wanted:
+            capped = f"reduced from {wanted:f} to {room:f}: so much is left to protect"
+            first = (Capped(at=self._clock.now(), quantity=room, message=capped),)
+        bound = await self._exit_check.bound(live, apply_all(order, first), must_look=False)
+        return bound if isinstance(bound, Waiting) else (*first, *bound)
 
     # --- legs ---------------------------------------------------------------------------------------------------
 
@@ -229,16 +274,16 @@ class PreTradeChecks:
     @staticmethod
     def _may_be_taken(key: LedgerKey, order: Order, some: Iterable[LiveOrder]) -> Decimal:
         """What others of these, on the order's side, may still fill of what is booked there."""
-        side = order.accepted_request.side
-        at_work = (
-            live.order.remaining_quantity
+        side, linked = order.accepted_request.side, linked_order_id(order)
+        at_work = without_linked(
+            live.order
             for live in some
             if live.order.status in AT_WORK
-            and live.order.order_id != order.order_id
+            and live.order.order_id not in (order.order_id, linked)
             and is_booked_to(live.order, key)
             and live.order.accepted_request.side is side
         )
-        return sum(at_work, Decimal(0))
+        return sum((other.remaining_quantity for other in at_work), Decimal(0))
 
     async def _held(self, order: Order) -> Decimal:
         """The position that the order would change, in its product where the broker holds these apart; negative: short."""

@@ -17,6 +17,7 @@ from brokers.errors import BrokerError
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.events import Accepted, CancelRequested, Event, Filled, Rejected, SubmitStarted
+from execution_service.core.orders.exits import linked_order_id, without_linked
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
@@ -190,6 +191,11 @@ class RiskGate:
         return self._connection.account_id
 
     @property
+    def prices(self) -> ReferencePrices:
+        """What is known of prices in this account's instruments."""
+        return self._prices
+
+    @property
     def _zone(self) -> tzinfo:
         """Of the trading day."""
         return self._rules.zones.of(self.account_id)
@@ -264,9 +270,10 @@ class RiskGate:
         held = await self._held(limits)
         for question in questions:
             order = question.order
-            cap = await self._exit_cap(order, held, working)
+            beside = _beside(order, working)
+            cap = await self._exit_cap(order, held, beside)
             try:
-                facts = self._facts(order, changed, kill, holdings=held.holdings, working=working, exit_cap=cap)
+                facts = self._facts(order, changed, kill, holdings=held.holdings, working=beside, exit_cap=cap)
                 verdict = judge(order, facts, limits)
             except Exception as exc:  # noqa: BLE001  one order must not hold up the others
                 verdicts.append(exc)
@@ -303,8 +310,9 @@ class RiskGate:
         nothing = new_book(self.account_id)
         kill, working, held = await self._kill(), self._working(nothing, limits), await self._held(limits)
         for question in questions:
-            cap = await self._exit_cap(question.order, held, working)
-            facts = self._facts(question.order, nothing, kill, holdings=held.holdings, working=working, exit_cap=cap)
+            beside = _beside(question.order, working)
+            cap = await self._exit_cap(question.order, held, beside)
+            facts = self._facts(question.order, nothing, kill, holdings=held.holdings, working=beside, exit_cap=cap)
             verdict = judge(question.order, facts, limits)
             if verdict.decision is Decision.PASS and verdict.is_exit and verdict.reservation is not None:
                 working = (*working, verdict.reservation)
@@ -359,7 +367,7 @@ class RiskGate:
                 book = await self._read()
         except UnreadableRecord:
             book = new_book(self.account_id)
-        working = self._working(book, limits)
+        working = _beside(order, self._working(book, limits))
         held = await self._held(limits)
         cap = await self._exit_cap(order, held, working)
         return judge(
@@ -551,7 +559,15 @@ class RiskGate:
             ):
                 found.append(self._unreserved(order, book, limits))
                 reserved.add(order.order_id)
-        return (*found, *(each for order_id, each in self._passed.items() if order_id not in reserved))
+        return self._linked_once(
+            (*found, *(each for order_id, each in self._passed.items() if order_id not in reserved))
+        )
+
+    def _linked_once(self, some: tuple[Reservation, ...]) -> tuple[Reservation, ...]:
+        """Of two orders that the broker links one alone: together they fill no more."""
+        in_hand = [live.order for each in some if (live := self._live.by_id.get(each.order_id)) is not None]
+        left_out = {order.order_id for order in in_hand} - {order.order_id for order in without_linked(in_hand)}
+        return tuple(each for each in some if each.order_id not in left_out) if left_out else some
 
     def _unreserved(self, order: Order, book: RiskBook, limits: RiskLimits) -> Reservation:
         """What an order at work may still do for which nothing is reserved. Where that cannot be told, no total of which it is part is known."""
@@ -910,6 +926,12 @@ class RiskGate:
         if self._rules.limits.writes(self.account_id, LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN_PCT):
             self._counted.append(Measured(at=now, scope=Scope(account_id=self.account_id), value=equity))
             self._to_write.tell()
+
+
+def _beside(order: Order, working: tuple[Reservation, ...]) -> tuple[Reservation, ...]:
+    """Without the order that the broker links to this one: what either fills is taken off the other."""
+    linked = linked_order_id(order)
+    return working if linked is None else released(working, linked)
 
 
 def _is_exit(order: Order) -> bool:

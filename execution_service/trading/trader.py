@@ -32,6 +32,7 @@ from execution_service.trading.order_sizing import OrderSizing
 from execution_service.trading.order_steps import OrderSteps
 from execution_service.trading.placement import Placement
 from execution_service.trading.pre_trade_checks import PreTradeChecks
+from execution_service.trading.protection import Protection, TakesStored
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.report_poller import ReportPoller
 from execution_service.trading.risk_gate import RiskGate
@@ -58,6 +59,8 @@ class TradingRules:
     exit_position_check: ExitPositionCheck = ExitPositionCheck.WHEN_DIFFERS
     risk_per_trade: Decimal | None = None
     """The part of the equity that an order may lose until its stop which names no quantity; None: each must name one."""
+    position_monitor_seconds: float = 10.0
+    """Between two looks at protected positions; 0: no protective order is placed."""
 
 
 class Trader:
@@ -77,8 +80,10 @@ class Trader:
         ownership: Ownership,
         keeper: Keeper,
         risk_rules: RiskRules,
+        orders: TakesStored,
     ) -> None:
-        """`ownership`: whether this process surely holds the account at this moment. Nothing new is begun at the broker otherwise."""
+        """`orders` takes in hand what is made here. `ownership`: whether this process surely holds the account at this moment. Nothing new is begun
+        at the broker otherwise."""
         account_id = account.account_id
         self._live = live_orders
         self._clock = clock
@@ -151,6 +156,17 @@ class Trader:
             reconciliation=self.reconciliation,
         )
         holding_choice = HoldingChoice(store, live_orders)
+        self.protection = Protection(
+            connection=self._connection,
+            conversation=self,
+            orders=orders,
+            prices=self.risk_gate.prices,
+            live_orders=live_orders,
+            store=store,
+            clock=clock,
+            ownership=ownership,
+            interval_seconds=rules.position_monitor_seconds,
+        )
         pre_trade_checks = PreTradeChecks(
             connection=self._connection,
             holding_choice=holding_choice,
@@ -160,6 +176,7 @@ class Trader:
             max_attempts=rules.max_retry_attempts,
             cancels=cancels,
             exit_check=self._exit_check,
+            protection=self.protection,
         )
         placement = Placement(
             connection=self._connection,
@@ -214,6 +231,7 @@ class Trader:
             Part(f"connection {account_id}", self._connection.keep, account_id),
             Part(f"messages about many orders {account_id}", grouped_alerts.run, account_id),
             Part(f"comparison {account_id}", self.reconciliation.run, account_id),
+            Part(f"protection {account_id}", self.protection.run, account_id),
             Part(f"risk document {account_id}", self.risk_gate.keep_book, account_id),
             Part(f"balances {account_id}", self.risk_gate.keep_balances, account_id),
             Part(f"values {account_id}", self.risk_gate.keep_values, account_id),
@@ -353,6 +371,7 @@ class Trader:
         self._report_poller.begin_anew()
         self._exit_check.begin_anew()
         self.risk_gate.begin_anew()
+        self.protection.begin_anew()
         for live in tuple(self._live.by_id.values()):
             if live.order.request.account_id == self.account_id:
                 live.begin_anew()

@@ -837,7 +837,7 @@ def test_a_book_of_before_contract_facts_were_kept_goes_on(tmp_path: Path) -> No
         )
         book.advance()
     with closing(sqlite3.connect(path)) as db, db:
-        for column in ("con_id", "trading_class", "isin"):
+        for column in ("con_id", "trading_class", "isin", "is_protective", "link"):
             db.execute(f"ALTER TABLE orders DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 1")
     facts = replace(silver, multiplier=Decimal(5000), trading_class="SI", con_id=7, isin="US78462F1030")

@@ -40,6 +40,7 @@ from execution_service.core.orders.events import (
     InstrumentMatched,
     Noted,
     NothingSent,
+    ProtectionChanged,
     Rejected,
     Released,
     SendAgainOrdered,
@@ -91,7 +92,7 @@ from tests.builders import (
 DONE = ReportStatus.FILLED
 
 EVENT_CLASSES: tuple[type[Event], ...] = get_args(Event)
-TAKEN_EVERYWHERE = frozenset({Filled, Busted, CommissionReported, ContractDeclared, Noted})
+TAKEN_EVERYWHERE = frozenset({Filled, Busted, CommissionReported, ContractDeclared, Noted, ProtectionChanged})
 
 P, S, W, PF = Status.PENDING, Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED
 D, X, C, E = Status.IN_DOUBT, Status.REJECTED, Status.CANCELLED, Status.EXPIRED
@@ -199,7 +200,7 @@ def test_the_samples_cover_every_class_of_event() -> None:
 
 
 @pytest.mark.parametrize("status", Status)
-def test_final_means_that_only_the_five_everywhere_events_are_taken(status: Status) -> None:
+def test_final_means_that_only_the_six_everywhere_events_are_taken(status: Status) -> None:
     taken = {kind for (source, kind) in ORDINARY if source is status}
     assert status.is_final == (not taken) == (status in FINAL)
 

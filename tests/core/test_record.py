@@ -201,6 +201,7 @@ def test_the_names_of_stored_events_never_change() -> None:
             "InstrumentMatched",
             "Noted",
             "NothingSent",
+            "ProtectionChanged",
             "Rejected",
             "Released",
             "SendAgainOrdered",

@@ -60,6 +60,8 @@ IN_SEQUENCE = Capabilities(
 """Of a broker that gives its ids beforehand and takes them in their sequence only."""
 RESTING = TradingRules(order_timeout_seconds=0.0)
 """By which orders may work for ever."""
+UNPROTECTED = TradingRules(position_monitor_seconds=0.0)
+"""By which the stops and targets of orders are kept, and no protective order is placed."""
 DOWN = BrokerUnavailable("connection refused")
 
 LEAST_MOVE_SECONDS = 1e-6

@@ -69,7 +69,9 @@ def _audit_book(world: World, records: list[Order]) -> None:
             assert not order.fills
             continue
         (truth,) = placed
-        if order.filled_quantity >= truth.ticket.quantity:
+        is_linked = truth.ticket.link is not None  # what its sibling filled was taken off it there
+        ordered = (order.quantity or truth.ticket.quantity) if is_linked else truth.ticket.quantity
+        if order.filled_quantity >= ordered:
             # The book leaves an order cancelled that was filled afterwards; to the world it is filled.
             assert order.status is Status.FILLED
         elif truth.status is ReportStatus.FILLED:

@@ -49,8 +49,10 @@ async def test_order_goes_from_message_to_position_confirmation_and_people(tmp_p
         assert body["client_order_id"] == order.client_order_id
         assert (body["status"], body["filled_quantity"], body["avg_fill_price"]) == ("FILLED", 100, 10)
         assert (body["commission"], body["realized_pnl"]) == (1, 0)
-        (document,) = world.documents("execution_confirmations")
-        assert document["protection"] == {"state": "NOT_PLACED", "stop_loss": 9.0, "take_profit": 12.0}
+        (document,) = world.documents("execution_confirmations", signal_id="sig")
+        protection = document["protection"]
+        assert (protection["state"], protection["quantity"]) == ("PROTECTED", 100.0)
+        assert (protection["stop_loss"], protection["take_profit"]) == (9.0, 12.0)
         (position,) = world.documents("positions")
         assert (position["status"], position["side"], position["quantity"]) == ("OPEN", "LONG", 100.0)
         assert len(world.notifier.titled("Order Filled")) == 1

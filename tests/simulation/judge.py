@@ -9,10 +9,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from brokers.base import ReportStatus
+from brokers.paper.model import PaperOrder
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.events import RiskVerdict, SubmitStarted
 from execution_service.core.orders.next_step import Limits, timeout_seconds
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.protective import ProtectionState
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.risk.kill import scope_from_text
@@ -101,6 +103,70 @@ def as_it_goes(life: Life) -> Iterator[str]:
     yield from _unshown(life)
     yield from _stuck(life)
     yield from _past_limits(life)
+    yield from _ill_protected(life, seconds=UNHEARD_SECONDS)
+
+
+PROTECTED_WITHIN_SECONDS = 20.0
+"""A turn of the position monitor, and what the broker needs for a cancel and an order."""
+
+
+def _ill_protected(life: Life, *, seconds: float) -> Iterator[str]:
+    """By the broker's own book, where all has been well for so long and nothing has happened to a strategy's orders in an instrument for a turn of
+    the monitor: its stops are no more than what it holds, and where all that it holds comes from protected entries, no less, unless people know."""
+    if life.unreadable_accounts or not all(_is_well(life, r, *EVERYTHING, seconds=seconds) for r in life.replicas):
+        return
+    now = life.outside.clock.now()
+    by_line = defaultdict[tuple[str, str, str], list[Order]](list)
+    for order in _orders(life):
+        account = str(order.request.account_id)
+        is_known = account in life.history.options["accounts"] and account not in life.unconfigured
+        if isinstance(order.request, OrderRequest) and is_known:
+            by_line[account, order.request.strategy, order.request.instrument.symbol].append(order)
+    for (account, _, symbol), orders in by_line.items():
+        if not any(o.protective is not None or o.wants_protection for o in orders):
+            continue
+        book = life.book(account)
+        placed = {o.order_id: [p for tag in o.client_order_ids for p in book.orders(tag)] for o in orders}
+        moments = [p.changed_at for each in placed.values() for p in each] + [e.at for o in orders for e in o.events]
+        if moments and (now - max(moments)).total_seconds() < PROTECTED_WITHIN_SECONDS:
+            continue
+        yield from _ill_protected_line(symbol, orders, placed)
+
+
+def _ill_protected_line(symbol: str, orders: list[Order], placed: dict[str, list[PaperOrder]]) -> Iterator[str]:
+    held = sum(
+        (p.filled_quantity * o.accepted_request.side.sign for o in orders for p in placed[o.order_id]), Decimal(0)
+    )
+    covering: dict[str, Decimal] = {}
+    others = Decimal(0)
+    for order in orders:
+        request, own = order.accepted_request, order.protective
+        left = sum((p.open_quantity for p in placed[order.order_id]), Decimal(0))
+        if own is not None:
+            name = own.link or order.order_id
+            covering[name] = max(covering.get(name, Decimal(0)), left)
+            if left and held * request.side.sign >= 0:
+                yield f"outlives: {order.signal_id} works at the broker, and {held} {symbol} is held"
+        elif held * request.side.sign < 0 and not order.status.is_final and order.status is not Status.PENDING:
+            others += left
+    total = sum(covering.values(), Decimal(0))
+    if total > abs(held):
+        yield f"over-protected: {total} {symbol} by stops at the broker, held is {held}"
+    entries = [
+        o for o in orders if o.wants_protection and o.accepted_request.side.sign * held > 0 and o.filled_quantity
+    ]
+    is_all_of_them = all(
+        o.wants_protection for o in orders if o.identity.purpose is Purpose.ENTRY and o.filled_quantity
+    )
+    states = {o.protection.state if o.protection is not None else None for o in entries}
+    is_explained = bool(states & _EXPLAINED) or any(o.status is Status.IN_DOUBT for o in orders)
+    if entries and is_all_of_them and not is_explained and total + others < abs(held):
+        pending = [o.signal_id for o in orders if o.status is Status.PENDING and o.identity.purpose is Purpose.EXIT]
+        if not pending:
+            yield f"under-protected: {total} {symbol} by stops at the broker, held is {held}, {sorted(map(str, states))}"
+
+
+_EXPLAINED = {ProtectionState.UNPROTECTED, ProtectionState.IN_DOUBT, ProtectionState.CLOSING}
 
 
 def _kept_messages(life: Life) -> Iterator[str]:
@@ -272,6 +338,7 @@ def _owed(life: Life) -> Iterator[str]:
             yield f"command: {document['_id']} {document.get('kind')} was never ended"
     yield from _alerts(life, orders)
     yield from _in_hand(life)
+    yield from _ill_protected(life, seconds=0.0)
     for document in _documents(life, "execution_orders"):
         if (
             "unsettled" in document["lookup"]

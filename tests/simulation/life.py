@@ -22,6 +22,7 @@ from brokers.paper.exchange import PaperExchange
 from brokers.paper.model import PaperOrder
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.protective import Protective, ProtectiveRole
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.risk.switch_record import record_from_document
@@ -186,6 +187,27 @@ class Life:
 
     def placed_as(self, signal: str) -> list[PaperOrder]:
         return [p for i, account in self.identities(signal) for p in self.book(account).orders(i.client_order_id(1))]
+
+    def protective_of(self, signal: str) -> list[PaperOrder]:
+        """The protective orders of the entry that work at the broker."""
+        found = []
+        for entry, account in self.identities(signal):
+            for placed in self.book(account).orders():
+                is_child = placed.ticket.is_protective and self._is_child(entry.order_id, placed.ticket.client_order_id)
+                if is_child and placed.open_quantity:
+                    found.append(placed)
+        return found
+
+    def _is_child(self, entry_order_id: str, client_order_id: str) -> bool:
+        """By what their names are made of."""
+        names = (
+            Protective(entry_order_id=entry_order_id, role=role, piece=piece).signal_id
+            for role in ProtectiveRole
+            for piece in range(1, 60)
+        )
+        return any(
+            Identity(signal_id=name, purpose=Purpose.EXIT).client_order_id(1) == client_order_id for name in names
+        )
 
     def last_fills(self, signal: str) -> list[tuple[PaperOrder, str]]:
         found = []

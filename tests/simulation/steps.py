@@ -148,6 +148,24 @@ def fill(life: Life, *, signal: str, part: float, price: str | None = None, late
 
 
 @step
+def hit(life: Life, *, signal: str, pick: int, part: float) -> None:
+    """The venue executes part of a protective order of this entry; `pick`: which of those that work."""
+    working = life.protective_of(signal)
+    if working:
+        placed = working[pick % len(working)]
+        quantity = max(Decimal(1), Decimal(int(placed.open_quantity * Decimal(str(part)))))
+        life.venue(placed, lambda book, ref: book.fill_order(ref, quantity))
+
+
+@step
+def removed(life: Life, *, signal: str, pick: int) -> None:
+    """A person at the broker cancels a protective order of this entry."""
+    working = life.protective_of(signal)
+    if working:
+        life.venue(working[pick % len(working)], lambda book, ref: book.cancel_unasked(ref, "by hand"))
+
+
+@step
 def bust(life: Life, *, signal: str) -> None:
     """The last execution that stands is annulled."""
     for placed, fill_id in life.last_fills(signal):
@@ -402,7 +420,30 @@ def draw(seed: int) -> History:
         steps.append(_drawn_spoilt_lease(luck))
     steps += _drawn_switches(random.Random(f"switches:{seed}"), accounts)
     options["limits"] = _drawn_limits(random.Random(f"limits:{seed}"))
+    steps = _with_protection(random.Random(f"protection:{seed}"), steps)
     return History(seed, options, tuple(sorted(steps, key=lambda s: s.at)))
+
+
+def _with_protection(luck: random.Random, steps: list[Step]) -> list[Step]:
+    """In some lives entries name a stop, a target or both, and the venue executes what protects them; by a luck of its own."""
+    if luck.random() > 0.35:
+        return steps
+    found: list[Step] = []
+    for each in steps:
+        args = each.args
+        if each.do != "order" or "entry_signal_id" in args or "total_legs" in args or luck.random() > 0.8:
+            found.append(each)
+            continue
+        near, far = (8, 13) if args.get("side") != "SELL" else (12, 7)
+        exits: dict[str, Any] = luck.choice([{"stop_loss": near}] * 2 + [{"stop_loss": near, "take_profit": far}] * 2)
+        found.append(Step(each.at, "order", {**args, **exits}))
+        for _ in range(luck.choice([0, 1, 1, 2])):
+            what = {"signal": args["signal"], "pick": luck.randrange(4)}
+            if luck.random() < 0.7:
+                found.append(Step(_moment(luck, each.at), "hit", what | {"part": luck.choice([0.3, 1.0])}))
+            else:
+                found.append(Step(_moment(luck, each.at), "removed", what))
+    return found
 
 
 def _drawn_limits(luck: random.Random) -> dict[str, int]:

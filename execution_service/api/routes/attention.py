@@ -12,7 +12,7 @@ from execution_service.api.access import Access
 from execution_service.api.answers import Body, Recent, known_query
 from execution_service.api.problems import documented
 from execution_service.api.standing import Standing
-from execution_service.api.stories import brief, dead_letter
+from execution_service.api.stories import brief, dead_letter, protection
 from execution_service.core.orders.status import Status
 from execution_service.core.texts.discrepancies import difference
 from execution_service.core.texts.values import plain
@@ -45,6 +45,7 @@ class AttentionRoutes:
         return await self._recent.answer(request, self._all())
 
     async def _all(self) -> Body:
+        unprotected = await self._queries.unprotected_entries()
         in_doubt, refused, differences, letters, commands, sizes = await asyncio.gather(
             self._queries.page_of_orders(OrderFilter(statuses=frozenset({Status.IN_DOUBT})), None, ROWS),
             self._queries.page_of_orders(OrderFilter(statuses=frozenset({Status.REJECTED})), None, ROWS),
@@ -55,6 +56,7 @@ class AttentionRoutes:
         )
         return Body(
             lambda: {
+                "unprotected": [brief(each) | {"protection": protection(each.order)} for each in unprotected[:ROWS]],
                 "in_doubt": [brief(stored) for stored in in_doubt],
                 "discrepancies": [
                     {

@@ -16,6 +16,7 @@ from execution_service.core.messages.fields import Fields, UnreadableMessage, ob
 from execution_service.core.orders.effects import AppliedEvent
 from execution_service.core.orders.events import Busted, CommissionReported, Completed, Filled
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.protective import ProtectiveRole
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.positions.ledger import Held, Line, key_of
@@ -297,8 +298,24 @@ def _closed(applied: AppliedEvent, line: Line, held: Held, lines: Mapping[int, L
         "pnl_percent": percent,
         "pnl_pct": percent,
         "currency": currency,
-        "reason": "busted" if isinstance(applied.event, Busted) else order.identity.purpose.value.lower(),
+        "exit_fee": json_number(order.commission) if order.commission_currency is not None else None,
+        "r_multiple": _r_multiple(order, gained, entry_price) if worth is not None else None,
+        "reason": "busted" if isinstance(applied.event, Busted) else _why_closed(order),
     }
+
+
+def _why_closed(order: Order) -> str:
+    own = order.protective
+    if own is None or own.role is ProtectiveRole.CLOSE:
+        return order.identity.purpose.value.lower()
+    return "stop_loss" if own.role is ProtectiveRole.STOP else "take_profit"
+
+
+def _r_multiple(order: Order, gained: Decimal, entry_price: Decimal) -> int | float | None:
+    """What each unit gained, in units of what it risked; None: the order that closed the trade does not know of a stop."""
+    stop = None if order.protective is None else order.protective.stop_loss
+    risked = None if stop is None else abs(entry_price - stop)
+    return json_number(round(gained / risked, 4)) if risked else None
 
 
 def _exit_of(order: Order, until: int, lines: Mapping[int, Line], episode: int) -> tuple[Decimal, Decimal]:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from brokers.base import ContractTerms, Fill, Instrument
 from execution_service.core.exact import ZERO
+from execution_service.core.orders.protective import ProtectionState
 from execution_service.core.orders.status import LimitBreach, Reason
 
 
@@ -288,6 +289,19 @@ class Noted(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectionChanged(_Event):
+    """How what the entry has filled is protected by its `stop_loss` and `take_profit`; it changes nothing else."""
+
+    state: ProtectionState
+    reason: str = ""
+    """For people."""
+    quantity: Decimal = ZERO
+    """What protective orders that the broker has taken cover."""
+    filled_quantity: Decimal = ZERO
+    """The entry's, as it was judged by: a later fill opens again what is closed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredNotPlaced(_Event):
     """A person found that the broker never received the order."""
 
@@ -370,6 +384,7 @@ Event: TypeAlias = (
     | Released
     | Completed
     | Noted
+    | ProtectionChanged
     | DeclaredNotPlaced
     | DeclaredPlaced
     | DeclaredCancelled

@@ -3,7 +3,7 @@ no I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -20,7 +20,8 @@ from execution_service.core.orders.events import (
     Rejected,
 )
 from execution_service.core.orders.order import Order, apply_all
-from execution_service.core.orders.request import OrderRequest, Purpose
+from execution_service.core.orders.protective import ProtectiveRole
+from execution_service.core.orders.request import Identity, OrderRequest, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 
 UNKNOWN_ENTRY_SECONDS = 5.0
@@ -58,7 +59,7 @@ def exit_allowance(
     wanted = order.ticket().quantity
     filled = sum((e.filled_quantity for e in own), ZERO)
     takers = [x for x in exits if x.order_id != order.order_id and _takes_from_same(order, x)]
-    taken = sum(map(_taken, takers), ZERO)
+    taken = sum((_taken(each, yields=True) for each in takers), ZERO)
     left = max(ZERO, filled - taken)
     matched = _matched(order, own, now)
     products = frozenset(e.accepted_request.product for e in own) - {apply_all(order, matched).accepted_request.product}
@@ -129,9 +130,56 @@ def _is_entry_of(order: Order, other: Order) -> bool:
     )
 
 
-def _taken(order: Order) -> Decimal:
+def exited_quantity(entry: Order, exits: Iterable[Order]) -> Decimal:
+    """What the exits that refer to the entry have filled of it."""
+    return sum((x.filled_quantity for x in exits if _is_exit_of(x, entry)), ZERO)
+
+
+def protective_room(order: Order, entry: Order, exits: Iterable[Order]) -> Decimal:
+    """The most that this protective order may fill: what its entry has filled, less what all other exits of it have taken or may still take. The one
+    that the broker links to it counts by what it has filled."""
+    linked = linked_order_id(order)
+    others = [x for x in exits if x.order_id != order.order_id and _is_exit_of(x, entry)]
+    taken = sum((x.filled_quantity if x.order_id == linked else _taken(x) for x in others), ZERO)
+    return max(ZERO, entry.filled_quantity - taken)
+
+
+def linked_order_id(order: Order) -> str | None:
+    """Our id of the order that the broker links to this one, whether it exists or not; None: it links none to it."""
+    own = order.protective
+    if own is None or not own.is_linked:
+        return None
+    other = ProtectiveRole.TARGET if own.role is ProtectiveRole.STOP else ProtectiveRole.STOP
+    return Identity(signal_id=replace(own, role=other).signal_id, purpose=Purpose.EXIT).order_id
+
+
+def without_linked(some: Iterable[Order]) -> list[Order]:
+    """Of orders that the broker links, which together fill no more than one of them, only one."""
+    orders = list(some)
+    present = {order.order_id for order in orders if order.protective is not None}
+    return [o for o in orders if not (_is_target(o) and linked_order_id(o) in present)]
+
+
+def _is_target(order: Order) -> bool:
+    return order.protective is not None and order.protective.role is ProtectiveRole.TARGET
+
+
+def _is_exit_of(order: Order, entry: Order) -> bool:
+    request = order.request
+    return (
+        order.identity.purpose is Purpose.EXIT
+        and isinstance(request, OrderRequest)
+        and not set(request.entry_refs).isdisjoint(entry.names)
+        and _same_line(entry, order)
+        and request.side is not entry.request.side
+    )
+
+
+def _taken(order: Order, *, yields: bool = False) -> Decimal:
     """What an exit has filled, plus what it may still fill if it was sent. One that is still pending is limited when
-    its turn comes."""
+    its turn comes. `yields`: a protective one makes way, and counts by what it has filled."""
+    if yields and order.protective is not None and order.protective.role is not ProtectiveRole.CLOSE:
+        return order.filled_quantity
     is_at_work = order.status is not Status.PENDING and not order.status.is_final
     return order.filled_quantity + (order.remaining_quantity if is_at_work else ZERO)
 

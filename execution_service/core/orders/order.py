@@ -38,6 +38,7 @@ from execution_service.core.orders.events import (
     InstrumentMatched,
     Noted,
     NothingSent,
+    ProtectionChanged,
     Rejected,
     Released,
     SendAgainOrdered,
@@ -45,6 +46,7 @@ from execution_service.core.orders.events import (
     SubmitStarted,
     stored_name,
 )
+from execution_service.core.orders.protective import ProtectionState, Protective
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.transitions import TRANSITIONS
@@ -114,6 +116,9 @@ class Order:
     """The contract's facts as the broker reported them. None: it was not asked, or reports none."""
     booked_as: str | None = None
     """The ledger key that its fills are booked under. None: the instrument's own."""
+    protection: ProtectionChanged | None = None
+    """How it is protected, as was last recorded. None: nothing was, since it asks for no protection, has not filled, or is from before there were
+    protective orders."""
     # Derived from the events, and carried along so that no step has to read the whole history.
     paid: Decimal = field(default=ZERO, repr=False, compare=False)
     """Sum of price times quantity over the fills that are not busted, exact."""
@@ -242,6 +247,32 @@ class Order:
             )
         raise TypeError(f"order {self.order_id} was refused as unreadable")
 
+    @property
+    def protective(self) -> Protective | None:
+        """What makes it a protective order; None: it is none."""
+        return self.request.protective if isinstance(self.request, OrderRequest) else None
+
+    @property
+    def wants_protection(self) -> bool:
+        """It is an entry that names a stop or a target."""
+        request = self.request
+        return (
+            isinstance(request, OrderRequest)
+            and (request.stop_loss is not None or request.take_profit is not None)
+            and self.identity.purpose is Purpose.ENTRY
+            and self.adoption is None
+        )
+
+    @property
+    def is_protection_open(self) -> bool:
+        """Whether it wants protection, has filled, and something of that may still have to be protected, or to be ended of what protected it."""
+        if not self.fills or not self.wants_protection:
+            return self.protection is not None and self.protection.state is not ProtectionState.CLOSED
+        known = self.protection
+        return (
+            known is None or known.state is not ProtectionState.CLOSED or known.filled_quantity != self.filled_quantity
+        )
+
     def fill_of(self, fill_id: str) -> Fill | None:
         place = self.places.get(fill_id)
         if place is None or place >= len(self.fills):
@@ -279,6 +310,8 @@ class Order:
             reserved_order_id=self.reserved_order_id,
             terms=self.terms,
             is_exit=self.identity.purpose is Purpose.EXIT,
+            is_protective=request.protective is not None,
+            link=None if request.protective is None else request.protective.link,
         )
 
 
@@ -369,6 +402,8 @@ def _changes(order: Order, event: Event) -> dict[str, Any]:
             return {"terms": event.terms}
         case Noted():
             return {"notes": (*order.notes, event)}
+        case ProtectionChanged():
+            return {"protection": event}
     target = TRANSITIONS.get((order.status, type(event)))
     if (isinstance(event, AdoptionUndone) and order.adoption is None) or (isinstance(event, Adopted) and order.events):
         target = None

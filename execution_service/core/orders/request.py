@@ -9,6 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from brokers.base import Instrument, OrderType, Side, Tif
+from execution_service.core.orders.protective import Protective
 
 
 class Purpose(StrEnum):
@@ -79,6 +80,8 @@ class OrderRequest:
     total_legs: int = 1
     request_order_id: str | None = None
     mathematricks_signal_id: str | None = None
+    protective: Protective | None = None
+    """Not None: this service made the order by itself, to protect what an entry has filled. No message can ask for that."""
 
     @property
     def content(self) -> tuple[object, ...]:

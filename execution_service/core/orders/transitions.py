@@ -90,5 +90,6 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
         (Status.FILLED, AdoptionUndone): Status.CANCELLED,
     }
 )
-"""Complete, except for five events that are allowed in every status: a fill and a bust (the next status follows from
-the quantities), a commission, contract facts declared later, and a note (which do not change the status)."""
+"""Complete, except for six events that are allowed in every status: a fill and a bust (the next status follows from
+the quantities), a commission, contract facts declared later, a note, and how an entry is protected (which do not
+change the status)."""

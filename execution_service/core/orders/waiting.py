@@ -28,18 +28,22 @@ class WaitingReason(StrEnum):
     """It has an id of a sequence, and may have to leave again under it before any later id does."""
     RISK = "the risk gate lets no more pass for now"
     """The minute is full, its market is closed, or what is counted of its account cannot be read."""
+    PROTECTION = "protective orders have not made way"
+    """They are being cancelled at the broker, and their end is not confirmed: until then both together could sell more than is held."""
     TURN = "its turn has not come"
 
     @property
     def lets_others_pass(self) -> bool:
         """It steps out of its queue, and those behind it pass: it waits for what becomes of other orders, or for the risk gate, which may hold an
         entry and never an exit."""
-        return self in (WaitingReason.ENTRY, WaitingReason.LEGS, WaitingReason.RISK)
+        return self in (WaitingReason.ENTRY, WaitingReason.LEGS, WaitingReason.RISK, WaitingReason.PROTECTION)
 
 
 def others_of(order: Order) -> WaitingReason | None:
     """What of other orders this one may have to wait for before it leaves. Raises TypeError for one that was refused at the door."""
     request, purpose = order.accepted_request, order.identity.purpose
+    if request.protective is not None:
+        return None  # its entry may go on filling
     if purpose is Purpose.EXIT:
         return WaitingReason.ENTRY if request.entry_refs else None
     return WaitingReason.LEGS if request.total_legs > 1 else None

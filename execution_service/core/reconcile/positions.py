@@ -17,6 +17,7 @@ from brokers.base import (
 )
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import Contract
+from execution_service.core.orders.exits import without_linked
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import DiscrepancyKind, Finding, amount_text
@@ -258,7 +259,7 @@ def resting_exits(group: InstrumentGroup, exits: Iterable[Order]) -> str:
     short = long - sum(nets.values(), ZERO)
     named = []
     for side, most in ((Side.SELL, group.shown + short), (Side.BUY, long - group.shown)):
-        at_work = [order for order in exits if order.accepted_request.side is side]
+        at_work = without_linked(order for order in exits if order.accepted_request.side is side)
         if sum((order.remaining_quantity for order in at_work), ZERO) > max(ZERO, most):
             named += [f"{order.signal_id} ({side} {amount_text(order.remaining_quantity)})" for order in at_work]
     return ", ".join(sorted(named))

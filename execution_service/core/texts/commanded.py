@@ -202,6 +202,7 @@ def limits(uses: Sequence[Usage], trips: Sequence[tuple[str, Trip]]) -> str:
 def attention(
     *,
     in_doubt: Sequence[Order],
+    unprotected: Sequence[Order] = (),
     discrepancies: Sequence[Discrepancy],
     refused: Sequence[Order],
     dead_letters: Sequence[str],
@@ -210,6 +211,14 @@ def attention(
 ) -> str:
     """What wants a person, the most pressing first. `refused`: of the day; `dead_letters`: why each could not be read."""
     groups = (
+        (
+            "🚨 Unprotected",
+            [
+                f"{_safe(order_summary(each))} <code>{_safe(each.signal_id)}</code>: "
+                f"{_safe('' if each.protection is None else each.protection.reason)}"
+                for each in unprotected
+            ],
+        ),
         ("❓ In doubt", [f"{_safe(order_summary(each))} <code>{_safe(each.signal_id)}</code>" for each in in_doubt]),
         (
             "⚖️ Differences",

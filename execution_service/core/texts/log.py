@@ -29,6 +29,7 @@ from execution_service.core.orders.events import (
     InstrumentMatched,
     Noted,
     NothingSent,
+    ProtectionChanged,
     Rejected,
     Released,
     SendAgainOrdered,
@@ -36,6 +37,7 @@ from execution_service.core.orders.events import (
     SubmitStarted,
 )
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.protective import NEEDS_A_PERSON
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.texts.values import (
@@ -120,6 +122,10 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             return f"Order filled: {_execution_of_all(order)}", "order_filled"
         case Noted():
             return f"Note: {plain(event.message)}", "order_noted"
+        case ProtectionChanged():
+            words = f": {plain(event.reason)}" if event.reason else ""
+            covered = f"{quantity(event.quantity)} of {quantity(order.filled_quantity)} filled"
+            return f"Protection {event.state.value}, {covered}{words}", "protection_changed"
     return _end_line(order_before, event, order)
 
 
@@ -132,6 +138,8 @@ def _contract_line(event: ContractResolved, order: Order) -> tuple[str, str]:
 
 def wants_a_person(event: Event) -> bool:
     """Whether its log line is a warning that somebody should look at."""
+    if isinstance(event, ProtectionChanged):
+        return event.state in NEEDS_A_PERSON
     return isinstance(event, Doubted) or (isinstance(event, Noted) and event.alert)
 
 

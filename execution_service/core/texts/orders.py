@@ -22,9 +22,11 @@ from execution_service.core.orders.events import (
     Filled,
     Fitted,
     Noted,
+    ProtectionChanged,
     Rejected,
 )
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.protective import ProtectionState
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.texts.messages import (
@@ -70,6 +72,8 @@ def order_alert(
     account = ("Account", account_label(order, account_name))
     if order.adoption is not None:
         return _adoption_text(event, order, account)
+    if order.protective is not None and isinstance(event, _OF_PROTECTIVE_ORDERS):
+        return None  # what of it a person must know is told with the position that it protects
     match event:
         case Filled() if len(order.fills) != len(order_before.fills):
             return _fill_text(order_before, event, order, account)
@@ -106,7 +110,38 @@ def order_alert(
             return about_order(order_before, "✂️ Exit Capped", ("Executing", words), ("Reason", event.message), account)
         case Noted(alert=True):
             return about_order(order, "⚠️ Attention", ("Note", event.message), account)
+        case ProtectionChanged():
+            return _protection_text(order_before, event, order, account)
     return None
+
+
+_OF_PROTECTIVE_ORDERS = (Rejected, Cancelled, Expired, CancelRequested, Doubted, Fitted, Capped)
+_PROTECTION_TITLES = {
+    ProtectionState.UNPROTECTED: "🚨 Position Unprotected",
+    ProtectionState.IN_DOUBT: "❓ Protection In Doubt",
+    ProtectionState.CLOSING: "🛡️ Closing Position",
+}
+_PROTECTION_TO_DO = {
+    ProtectionState.UNPROTECTED: "protect or close it in the broker's own screen, or flatten it; it is tried again by itself",
+    ProtectionState.IN_DOUBT: "look for the protective order at the broker, then decide with execctl resolve",
+    ProtectionState.CLOSING: "nothing; what comes of it is told",
+}
+
+
+def _protection_text(before: Order, event: ProtectionChanged, order: Order, account: tuple[str, str]) -> str | None:
+    """Only where a person has to know at once, and has not been told."""
+    title, known = _PROTECTION_TITLES.get(event.state), before.protection
+    was_told = known is not None and known.state is event.state
+    if title is None or (was_told and (event.state is ProtectionState.CLOSING or known.reason == event.reason)):  # type: ignore[union-attr]
+        return None
+    return about_order(
+        order,
+        title,
+        ("Reason", event.reason),
+        ("Covered", f"{quantity(event.quantity)} by orders at the broker"),
+        account,
+        ("To do", _PROTECTION_TO_DO[event.state]),
+    )
 
 
 def _adoption_text(event: Event, order: Order, account: tuple[str, str]) -> str | None:

@@ -12,6 +12,7 @@ from execution_service.core.codec import decode, encode, read_decimal, read_mome
 from execution_service.core.errors import CoreError, UnreadableRecord
 from execution_service.core.orders.events import Event, LimitUse, RiskVerdict, UsedPrice, stored_name
 from execution_service.core.orders.order import Order, apply_all, new_order
+from execution_service.core.orders.protective import NEEDS_A_PERSON
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
 from execution_service.core.orders.status import LimitBreach, Reason
 from execution_service.core.positions.ledger import Held, LedgerEntry, LedgerKey, Line
@@ -73,7 +74,20 @@ def lookup_keys(order: Order) -> list[str]:
         keys.append(f"discrepancy:{order.adoption.discrepancy_id}")
     if isinstance(request, OrderRequest):
         keys += [f"exit_of:{ref}" for ref in request.entry_refs]
+    if order.is_protection_open:
+        keys.append(protected_in(str(request.account_id)))
+        if order.protection is not None and order.protection.state in NEEDS_A_PERSON:
+            keys.append(UNPROTECTED)
     return keys
+
+
+UNPROTECTED = "unprotected"
+"""The name by which entries are found that are held without the protection that they ask for, or it is in doubt."""
+
+
+def protected_in(account_id: str) -> str:
+    """The name by which the entries of an account are found whose protection has not ended."""
+    return f"protected:{account_id}"
 
 
 def event_to_document(event: Event) -> Document:

@@ -14,6 +14,7 @@ from brokers.base import ContractTerms, Fill, Instrument
 from execution_service.core.orders.contracts import may_be_of_one_contract
 from execution_service.core.orders.events import Adopted
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.protective import ProtectionState
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
@@ -133,13 +134,15 @@ def _notes(order: Order) -> str:
 
 
 def _protection(order: Order) -> Fields | None:
-    request = order.request
+    """Of an order that names a stop or a target: what it names, how it is protected and why, and how much of it."""
+    request, known = order.request, order.protection
     if not isinstance(request, OrderRequest) or (request.stop_loss is None and request.take_profit is None):
         return None
     return {
-        "state": "NOT_PLACED",
+        "state": (ProtectionState.NOT_PLACED if known is None else known.state).value,
         "stop_loss": number(request.stop_loss),
         "take_profit": number(request.take_profit),
+        **({} if known is None else {"reason": known.reason, "quantity": number(known.quantity), "since": known.at}),
     }
 
 

@@ -15,7 +15,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import FINAL
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyState
-from execution_service.core.views.record import Document, discrepancy_from_document, ledger_from_document
+from execution_service.core.views.record import UNPROTECTED, Document, discrepancy_from_document, ledger_from_document
 from execution_service.storage.mongo.documents import (
     command_from_document,
     dead_letter_from_document,
@@ -176,6 +176,12 @@ class MongoQueries(MongoOrders):
             return self._readable(DEAD_LETTERS, found, dead_letter_from_document)
 
         return await self._calls.look(read)
+
+    async def unprotected_entries(self) -> list[Stored]:
+        def read() -> list[Stored]:
+            return self._with_lines(list(self._asked(ORDERS, {"lookup": UNPROTECTED})))
+
+        return sorted(await self._calls.look(read), key=lambda s: (s.order.received_at, s.order.order_id))
 
     async def unfinished_commands(self) -> list[Command]:
         def read() -> list[Command]:

@@ -88,6 +88,9 @@ class QueryStore(Protocol):
     async def counts_of_positions(self) -> Mapping[str, int]:
         """How many there are OPEN and CLOSED."""
 
+    async def unprotected_entries(self) -> list[Stored]:
+        """Entries that are held without the protection that they ask for, or it is in doubt; the oldest first."""
+
     async def discrepancies(self) -> list[Discrepancy]:
         """Those that are open, of all accounts, the oldest first."""
 

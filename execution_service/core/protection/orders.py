@@ -1,0 +1,126 @@
+"""A protective order's record as the plan sees it, and the record of a new one; from values alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from brokers.base import Capabilities, OrderType, Tif
+from execution_service.core.exact import ZERO
+from execution_service.core.orders.exits import exited_quantity
+from execution_service.core.orders.order import Order, new_order
+from execution_service.core.orders.protective import Protective, ProtectiveRole
+from execution_service.core.orders.request import Identity, OrderRequest, Purpose
+from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.protection.plan import Abilities, Ending, Place, ProtectedEntry, ProtectiveOrder, Stage
+
+TRIGGERED_AFTER_SECONDS = 10.0
+"""A stop that the broker had taken for so long, and that is then rejected, was triggered, and the market refused what that made of it."""
+_STAGES = {
+    Status.PENDING: Stage.UNSENT,
+    Status.SUBMITTING: Stage.UNCERTAIN,
+    Status.IN_DOUBT: Stage.UNCERTAIN,
+    Status.SUBMITTED: Stage.WORKING,
+    Status.PARTIALLY_FILLED: Stage.WORKING,
+}
+
+
+def abilities_of(capabilities: Capabilities) -> Abilities:
+    return Abilities(
+        rests_stops=OrderType.STOP in capabilities.order_types,
+        rests_targets=OrderType.LIMIT in capabilities.order_types,
+        links=capabilities.links_exits,
+        keeps_overnight=Tif.GTC in capabilities.tifs,
+    )
+
+
+def protected_entry(entry: Order, exits: Iterable[Order], capabilities: Capabilities) -> ProtectedEntry:
+    """`exits` are the orders that refer to the entry, protective ones among them."""
+    some = tuple(exits)
+    request = entry.accepted_request
+    own = [x for x in some if (found := x.protective) is not None and found.entry_order_id == entry.order_id]
+    return ProtectedEntry(
+        order_id=entry.order_id,
+        open_quantity=max(ZERO, entry.filled_quantity - exited_quantity(entry, some)),
+        stop=request.stop_loss,
+        target=request.take_profit,
+        orders=tuple(_protective_order(x, capabilities) for x in own),
+        is_working=not entry.status.is_final,
+    )
+
+
+def _protective_order(order: Order, capabilities: Capabilities) -> ProtectiveOrder:
+    assert order.protective is not None
+    stage = _STAGES.get(order.status, Stage.GONE)
+    why = "" if order.reason is None else order.reason.message
+    return ProtectiveOrder(
+        order_id=order.order_id,
+        protective=order.protective,
+        quantity=order.quantity or ZERO,
+        filled=order.filled_quantity,
+        stage=stage,
+        is_asked_to_end=order.cancel_request is not None,
+        ending=_ending(order, capabilities) if stage is Stage.GONE else None,
+        ended_at=order.finished_at,
+        why=why if stage is Stage.GONE or order.status is Status.IN_DOUBT else "",
+    )
+
+
+def _ending(order: Order, capabilities: Capabilities) -> Ending:
+    match order.status:
+        case Status.FILLED:
+            return Ending.FILLED
+        case Status.EXPIRED:
+            return Ending.EXPIRED
+        case Status.REJECTED:
+            return Ending.PASSED if _is_passed(order, capabilities) else Ending.REFUSED
+    asked = order.cancel_request
+    return Ending.TAKEN_BACK if asked is not None and asked.code is not ReasonCode.TIMEOUT else Ending.REMOVED
+
+
+def _is_passed(order: Order, capabilities: Capabilities) -> bool:
+    if order.protective is None or order.protective.role is not ProtectiveRole.STOP:
+        return False
+    said = "" if order.reason is None else order.reason.message.lower()
+    if any(words in said for words in capabilities.stop_passed_words):
+        return True
+    since = order.submitted_at
+    has_rested = order.broker_order_id is not None and since is not None and order.finished_at is not None
+    return has_rested and (order.finished_at - since).total_seconds() >= TRIGGERED_AFTER_SECONDS  # type: ignore[operator]
+
+
+def protective_order(entry: Order, place: Place, capabilities: Capabilities, now: datetime) -> Order:
+    """The record of the order that is to be made; its names follow from the entry and the piece."""
+    request = entry.accepted_request
+    protective = Protective(
+        entry_order_id=entry.order_id,
+        role=place.role,
+        piece=place.piece,
+        is_linked=place.is_linked,
+        stop_loss=request.stop_loss,
+    )
+    rests = place.role is not ProtectiveRole.CLOSE
+    made = OrderRequest(
+        account_id=request.account_id,
+        strategy=request.strategy,
+        instrument=request.instrument,
+        side=request.side.opposite,
+        quantity=place.quantity,
+        order_type=_TYPES[place.role],
+        limit_price=request.take_profit if place.role is ProtectiveRole.TARGET else None,
+        stop_price=request.stop_loss if place.role is ProtectiveRole.STOP else None,
+        tif=(Tif.GTC if Tif.GTC in capabilities.tifs else Tif.DAY) if rests else None,
+        product=request.product,
+        signal_type="EXIT",
+        entry_refs=entry.names,
+        protective=protective,
+    )
+    identity = Identity(signal_id=protective.signal_id, purpose=Purpose.EXIT)
+    return new_order(identity, made, received_at=now, published_at=now)
+
+
+_TYPES = {
+    ProtectiveRole.STOP: OrderType.STOP,
+    ProtectiveRole.TARGET: OrderType.LIMIT,
+    ProtectiveRole.CLOSE: OrderType.MARKET,
+}

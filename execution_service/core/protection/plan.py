@@ -1,0 +1,514 @@
+"""What protection the entries of one position should have now, beside what there is: what is to be placed, what is to be cancelled, and how it
+stands. Values in, values out; what is placed and asked is decided elsewhere.
+
+Three rules hold at every moment. A protective order counts for all that it may still fill until the broker has confirmed its end; what is placed
+never brings the sum of these, with the other exits, above what is held; and nothing is placed in the place of an order of which it is not known
+whether it is at the broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum, auto
+
+from brokers.base import Side
+from execution_service.core.exact import ZERO
+from execution_service.core.orders.protective import ProtectionState, Protective, ProtectiveRole
+
+MOST_PIECES = 4
+"""An entry that fills in parts gets a stop for each, so that none has to be changed; from so many on the smallest is taken back and placed anew
+with what is missing."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 600.0
+"""Between two tries where the broker does not take a protective order, or does not keep it: twice as long each time."""
+EXPIRED_PAUSE_SECONDS = 60.0
+"""An order of the day that has ended is not placed again into the same evening at once."""
+
+
+class Stage(StrEnum):
+    """Where a protective order is."""
+
+    UNSENT = auto()
+    WORKING = auto()
+    UNCERTAIN = auto()
+    """It was sent, or perhaps sent, and the broker has not confirmed it."""
+    GONE = auto()
+
+
+class Ending(StrEnum):
+    """How one that is gone has ended, by what is to be done next."""
+
+    FILLED = auto()
+    TAKEN_BACK = auto()
+    """We asked for it."""
+    REMOVED = auto()
+    """The broker, the venue or a person ended it."""
+    EXPIRED = auto()
+    REFUSED = auto()
+    PASSED = auto()
+    """The price was through it already, or the market refused what it triggered: it can never protect."""
+
+
+_FAILED = frozenset({Ending.REMOVED, Ending.EXPIRED, Ending.REFUSED, Ending.PASSED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectiveOrder:
+    """One protective order by its record."""
+
+    order_id: str
+    protective: Protective
+    quantity: Decimal
+    filled: Decimal = ZERO
+    stage: Stage = Stage.WORKING
+    is_asked_to_end: bool = False
+    ending: Ending | None = None
+    """Of one that is gone."""
+    ended_at: datetime | None = None
+    why: str = ""
+    """Why it ended, for people."""
+
+    @property
+    def role(self) -> ProtectiveRole:
+        return self.protective.role
+
+    @property
+    def is_alive(self) -> bool:
+        return self.stage is not Stage.GONE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectedEntry:
+    """One entry, with its protective orders."""
+
+    order_id: str
+    open_quantity: Decimal
+    """What it has filled, less what all exits that name it have filled; not below 0."""
+    stop: Decimal | None
+    target: Decimal | None
+    orders: tuple[ProtectiveOrder, ...] = ()
+    is_working: bool = False
+    """It may still fill."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """What the broker can do for a position of this kind."""
+
+    rests_stops: bool = True
+    rests_targets: bool = True
+    links: bool = False
+    """It takes what one of two orders fills off the other by itself."""
+    keeps_overnight: bool = True
+    """Resting orders outlive the day."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectedPosition:
+    """What one strategy holds of one instrument on the side of these entries."""
+
+    side: Side
+    """Of the entries: BUY protects a long position."""
+    held: Decimal
+    """By our records, as a positive quantity; 0 too where the position is on the other side."""
+    is_reversed: bool = False
+    """The strategy holds the other side, by orders that name none of the entries: what they had may come back."""
+    shown: Decimal | None = None
+    """The least that the broker's positions leave of it, where they lastingly show less than our records; None: nothing is known to differ."""
+    leaving: Decimal = ZERO
+    """What other exits of it may still fill: those at the broker, and those that wait for protective orders to make way."""
+    entries: tuple[ProtectedEntry, ...]
+    """The oldest first."""
+    abilities: Abilities = field(default_factory=Abilities)
+    price: Decimal | None = None
+    """Of the market, and fresh; None: it is not known."""
+    opens_at: datetime | None = None
+    """The market is closed until then; None: it is open, or that is not known."""
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A protective order is to be made."""
+
+    entry_order_id: str
+    role: ProtectiveRole
+    piece: int
+    quantity: Decimal
+    is_linked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeBack:
+    """A protective order is to be cancelled; until that is confirmed it counts."""
+
+    order_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How one entry is protected."""
+
+    state: ProtectionState
+    reason: str = ""
+    """For people; says nothing that changes by itself, since a change is told."""
+    protected: Decimal = ZERO
+    """What stops that the broker has taken cover; without a stop what targets cover."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectionPlan:
+    place: tuple[Place, ...] = ()
+    take_back: tuple[TakeBack, ...] = ()
+    standing: Mapping[str, Standing] = field(default_factory=dict)
+    """By our id of the entry."""
+    look_again_at: datetime | None = None
+    """When something is to be tried again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    number: int
+    orders: tuple[ProtectiveOrder, ...]
+
+    @property
+    def alive(self) -> tuple[ProtectiveOrder, ...]:
+        return tuple(order for order in self.orders if order.is_alive)
+
+    @property
+    def remaining(self) -> Decimal:
+        """What may still be filled: of linked orders as much as of one of them."""
+        if not self.alive:
+            return ZERO
+        most = max(order.quantity for order in self.orders)
+        return max(ZERO, most - sum((order.filled for order in self.orders), ZERO))
+
+    @property
+    def is_going(self) -> bool:
+        return all(order.is_asked_to_end for order in self.alive)
+
+    def alive_as(self, role: ProtectiveRole) -> ProtectiveOrder | None:
+        return next((order for order in self.alive if order.role is role), None)
+
+    def has_had(self, role: ProtectiveRole) -> bool:
+        return any(order.role is role for order in self.orders)
+
+
+def protection_plan(position: ProtectedPosition) -> ProtectionPlan:
+    """What is to be done now. Asked again after anything has changed, it goes on from there: nothing is remembered between two plans."""
+    by_books = _shares(position.entries, position.held)
+    by_both = _shares(position.entries, _least(position.held, position.shown))
+    wanted = _shares(position.entries, max(ZERO, _least(position.held, position.shown) - position.leaving))
+    place: list[Place] = []
+    take_back: list[TakeBack] = []
+    standing: dict[str, Standing] = {}
+    moments: list[datetime] = []
+    for entry in position.entries:
+        case = _Case(
+            position=position,
+            entry=entry,
+            wanted=wanted[entry.order_id],
+            by_books=by_books[entry.order_id],
+            by_both=by_both[entry.order_id],
+        )
+        done = case.decided()
+        place += done.place
+        take_back += done.take_back
+        standing |= done.standing
+        moments += [done.look_again_at] if done.look_again_at is not None else []
+    return ProtectionPlan(
+        place=tuple(place),
+        take_back=tuple(take_back),
+        standing=standing,
+        look_again_at=min(moments, default=None),
+    )
+
+
+def _least(held: Decimal, shown: Decimal | None) -> Decimal:
+    return held if shown is None else min(held, max(ZERO, shown))
+
+
+def _shares(entries: Sequence[ProtectedEntry], total: Decimal) -> dict[str, Decimal]:
+    """What each entry still has of a position: exits that name no entry have closed the oldest first."""
+    shares: dict[str, Decimal] = {}
+    for entry in reversed(entries):
+        shares[entry.order_id] = min(entry.open_quantity, total)
+        total -= shares[entry.order_id]
+    return shares
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """One entry of the position."""
+
+    position: ProtectedPosition
+    entry: ProtectedEntry
+    wanted: Decimal
+    """So much is to be protected."""
+    by_books: Decimal
+    by_both: Decimal
+
+    def decided(self) -> ProtectionPlan:
+        pieces, wanted = self._pieces, self.wanted
+        closing = [piece for piece in pieces if piece.alive_as(ProtectiveRole.CLOSE)]
+        if closing:
+            return self._while_closing(closing)
+        at_risk = sum((piece.remaining for piece in pieces), ZERO)
+        if at_risk > wanted:
+            return self._shrunk(at_risk - wanted)
+        dead = [order for piece in pieces if not piece.remaining for order in piece.alive if not order.is_asked_to_end]
+        if dead:
+            return self._standing_with(take_back=_taken_back(dead, "what it protected has been closed"))
+        why = self._why_to_close() if wanted else None
+        if why is not None:
+            return self._closed(why, at_risk)
+        if not wanted:
+            return self._without_position()
+        orphans = [piece for piece in pieces if self.entry.stop is not None and self._is_orphan(piece)]
+        if orphans:
+            orders = [order for piece in orphans for order in piece.alive if not order.is_asked_to_end]
+            return self._standing_with(take_back=_taken_back(orders, "the stop that it was linked to is gone"))
+        if at_risk < wanted:
+            return self._grown(wanted - at_risk)
+        return self._standing_with(place=tuple(self._missing_targets()))
+
+    # --- what there is ------------------------------------------------------------------------------------------
+
+    @property
+    def _pieces(self) -> tuple[_Piece, ...]:
+        numbers = sorted({order.protective.piece for order in self.entry.orders})
+        return tuple(
+            _Piece(number=n, orders=tuple(o for o in self.entry.orders if o.protective.piece == n)) for n in numbers
+        )
+
+    @property
+    def _next_piece(self) -> int:
+        return max((order.protective.piece for order in self.entry.orders), default=0) + 1
+
+    @property
+    def _is_linked(self) -> bool:
+        return self._rests_stop and self.entry.target is not None and self.position.abilities.links
+
+    @property
+    def _rests_stop(self) -> bool:
+        return self.entry.stop is not None and self.position.abilities.rests_stops
+
+    @property
+    def _rests_target_alone(self) -> bool:
+        return self.entry.stop is None and self.entry.target is not None and self.position.abilities.rests_targets
+
+    @staticmethod
+    def _is_orphan(piece: _Piece) -> bool:
+        """A target whose stop has ended without being filled protects from nothing."""
+        return piece.alive_as(ProtectiveRole.TARGET) is not None and piece.alive_as(ProtectiveRole.STOP) is None
+
+    @property
+    def _failures(self) -> tuple[ProtectiveOrder, ...]:
+        """The latest tries that came to nothing, the last one first."""
+        found: list[ProtectiveOrder] = []
+        for order in sorted(self.entry.orders, key=lambda o: o.protective.piece, reverse=True):
+            if order.role is ProtectiveRole.TARGET and self.entry.stop is not None:
+                continue  # the price is watched in its place
+            if order.ending not in _FAILED:
+                break
+            found.append(order)
+        return tuple(found)
+
+    @property
+    def _paused_until(self) -> datetime | None:
+        """Until when nothing is tried again; None: it may be tried now."""
+        failures = self._failures
+        if not failures or failures[0].ended_at is None:
+            return None
+        first = EXPIRED_PAUSE_SECONDS if failures[0].ending is Ending.EXPIRED else FIRST_PAUSE_SECONDS
+        seconds = min(LONGEST_PAUSE_SECONDS, first * 2.0 ** min(len(failures) - 1, 16))
+        until = failures[0].ended_at + timedelta(seconds=seconds)
+        return until if until > self.position.now else None
+
+    # --- what to do ---------------------------------------------------------------------------------------------
+
+    def _while_closing(self, closing: Sequence[_Piece]) -> ProtectionPlan:
+        others = [o for piece in self._pieces if piece not in closing for o in piece.alive if not o.is_asked_to_end]
+        return self._standing_with(
+            take_back=_taken_back(others, "it is being closed at the market"),
+            state=ProtectionState.CLOSING,
+            reason="it is being closed at the market",
+        )
+
+    def _shrunk(self, excess: Decimal) -> ProtectionPlan:
+        """As few orders as will do are taken back; what is left of their quantity is placed anew when their end is confirmed."""
+        why = self._why_shrunk()
+        going = sum((piece.remaining for piece in self._pieces if piece.is_going), ZERO)
+        left = [piece for piece in self._pieces if piece.remaining and not piece.is_going]
+        chosen = _chosen(left, excess - going)
+        orders = [order for piece in chosen for order in piece.alive if not order.is_asked_to_end]
+        return self._standing_with(take_back=_taken_back(orders, why), state=ProtectionState.PLACING, reason=why)
+
+    def _why_shrunk(self) -> str:
+        if not self.by_books:
+            return "what it protected has been closed"
+        if self.by_both < self.by_books:
+            return "the broker shows a smaller position than our records"
+        return "it makes way for another exit" if self.wanted < self.by_both else "the position has become smaller"
+
+    def _why_to_close(self) -> str | None:
+        """Why it is to be closed at the market, for people; None: it is not."""
+        last_passed = max((o.protective.piece for o in self.entry.orders if o.ending is Ending.PASSED), default=0)
+        if last_passed and last_passed + 1 == self._next_piece:
+            order = next(
+                o for o in self.entry.orders if o.protective.piece == last_passed and o.ending is Ending.PASSED
+            )
+            return f"its stop cannot protect it any more: {order.why}" if order.why else "the price is through its stop"
+        price = self.position.price
+        if price is None or self._paused_until is not None:
+            return None
+        sign, stop, target = self.position.side.sign, self.entry.stop, self.entry.target
+        has_stop = any(piece.alive_as(ProtectiveRole.STOP) for piece in self._pieces)
+        if (
+            stop is not None
+            and not has_stop
+            and (price - stop) * sign <= 0
+            and (self._failures or not self._rests_stop)
+        ):
+            return f"the price has passed its stop at {stop:f}, which does not rest at the broker"
+        if target is not None and (price - target) * sign >= 0 and not self._all_have_targets:
+            return f"the price has reached its target at {target:f}, which does not rest at the broker"
+        return None
+
+    @property
+    def _all_have_targets(self) -> bool:
+        alive = [piece for piece in self._pieces if piece.alive]
+        return bool(alive) and all(piece.alive_as(ProtectiveRole.TARGET) for piece in alive)
+
+    def _closed(self, why: str, at_risk: Decimal) -> ProtectionPlan:
+        if at_risk:
+            orders = [o for piece in self._pieces for o in piece.alive if not o.is_asked_to_end]
+            return self._standing_with(
+                take_back=_taken_back(orders, why), state=ProtectionState.CLOSING, reason=f"{why}; its orders end first"
+            )
+        close = Place(
+            entry_order_id=self.entry.order_id,
+            role=ProtectiveRole.CLOSE,
+            piece=self._next_piece,
+            quantity=self.wanted,
+        )
+        return self._standing_with(place=(close,), state=ProtectionState.CLOSING, reason=why)
+
+    def _without_position(self) -> ProtectionPlan:
+        if any(piece.alive for piece in self._pieces):
+            return self._standing_with(state=ProtectionState.PLACING, reason="its protective orders are ending")
+        if self.by_both:
+            return self._standing_with(state=ProtectionState.MAKING_WAY, reason="other exits take it")
+        if self.by_books:
+            words = "the broker shows nothing of it; protection was taken back until that is cleared up"
+            return self._standing_with(state=ProtectionState.UNPROTECTED, reason=words)
+        if self.position.is_reversed and self.entry.open_quantity:
+            return self._standing_with(state=ProtectionState.MAKING_WAY, reason="the strategy holds the other side")
+        if self.entry.is_working:
+            return self._standing_with(
+                state=ProtectionState.PLACING, reason="nothing of it is held, and it may still fill"
+            )
+        return self._standing_with(state=ProtectionState.CLOSED)
+
+    def _grown(self, missing: Decimal) -> ProtectionPlan:
+        if not (self._rests_stop or self._rests_target_alone):
+            return self._standing_with(state=ProtectionState.WATCHED, reason=self._watched_words())
+        paused = self._paused_until
+        if paused is not None:
+            failure = self._failures[0]
+            words = f"the broker does not keep its protective order: {failure.why or failure.ending}"
+            return self._standing_with(state=ProtectionState.UNPROTECTED, reason=words, again=paused)
+        opens_at = self.position.opens_at
+        if opens_at is not None and not self.position.abilities.keeps_overnight:
+            words = (
+                "the market is closed, and the broker keeps no order overnight: it is protected again at the opening"
+            )
+            return self._standing_with(state=ProtectionState.UNPROTECTED, reason=words, again=opens_at)
+        alive = [piece for piece in self._pieces if piece.alive]
+        if len(alive) >= MOST_PIECES:
+            orders: tuple[ProtectiveOrder, ...] = ()
+            if not any(piece.is_going for piece in alive):
+                smallest = min(alive, key=lambda piece: (piece.remaining, piece.number))
+                orders = tuple(order for order in smallest.alive if not order.is_asked_to_end)
+            return self._standing_with(take_back=_taken_back(orders, "it becomes part of a larger one"))
+        role = ProtectiveRole.STOP if self._rests_stop else ProtectiveRole.TARGET
+        new = Place(
+            entry_order_id=self.entry.order_id,
+            role=role,
+            piece=self._next_piece,
+            quantity=missing,
+            is_linked=self._is_linked,
+        )
+        return self._standing_with(place=(*self._missing_targets(), new))
+
+    def _missing_targets(self) -> Iterator[Place]:
+        """Of linked pieces whose stop the broker has taken: never before, so that a target without a stop is not left alone."""
+        for piece in self._pieces:
+            stop = piece.alive_as(ProtectiveRole.STOP)
+            is_linked = stop is not None and stop.protective.is_linked
+            if not is_linked or stop is None or stop.stage is not Stage.WORKING or stop.is_asked_to_end:
+                continue
+            if piece.remaining and not piece.has_had(ProtectiveRole.TARGET):
+                yield Place(
+                    entry_order_id=self.entry.order_id,
+                    role=ProtectiveRole.TARGET,
+                    piece=piece.number,
+                    quantity=piece.remaining,
+                    is_linked=True,
+                )
+
+    # --- how it stands ------------------------------------------------------------------------------------------
+
+    def _watched_words(self) -> str:
+        what = "stop" if self.entry.stop is not None and not self._rests_stop else "target"
+        return f"the {what} does not rest at the broker: the price is watched, as far as it is known"
+
+    def _standing_with(
+        self,
+        *,
+        place: tuple[Place, ...] = (),
+        take_back: tuple[TakeBack, ...] = (),
+        state: ProtectionState | None = None,
+        reason: str = "",
+        again: datetime | None = None,
+    ) -> ProtectionPlan:
+        main = ProtectiveRole.STOP if self._rests_stop else ProtectiveRole.TARGET
+        covering = [piece for piece in self._pieces if (found := piece.alive_as(main)) and found.stage is Stage.WORKING]
+        protected = sum((piece.remaining for piece in covering if not piece.is_going), ZERO)
+        doubtful = [o for o in self.entry.orders if o.stage is Stage.UNCERTAIN]
+        if state is None:
+            state = ProtectionState.PLACING
+            if place or take_back or protected != self.wanted:
+                reason = "its orders are on their way, or are being fitted to what is held"
+            elif self.entry.target is not None and not self._all_have_targets:
+                state, reason = ProtectionState.WATCHED, self._watched_words()
+            else:
+                state = ProtectionState.PROTECTED
+        if doubtful and state in (ProtectionState.PLACING, ProtectionState.UNPROTECTED):
+            state = ProtectionState.IN_DOUBT if _is_old(doubtful) else state
+        standing = Standing(state=state, reason=reason, protected=min(protected, self.wanted))
+        return ProtectionPlan(
+            place=place, take_back=take_back, standing={self.entry.order_id: standing}, look_again_at=again
+        )
+
+
+def _is_old(doubtful: Iterable[ProtectiveOrder]) -> bool:
+    """Whether any has been looked for in vain: its record says that it is in doubt."""
+    return any(order.why for order in doubtful)
+
+
+def _chosen(pieces: Sequence[_Piece], excess: Decimal) -> Iterator[_Piece]:
+    """Pieces that together come to the excess at least: the smallest that does alone, else the largest first."""
+    left = sorted(pieces, key=lambda piece: (piece.remaining, piece.number))
+    while excess > 0 and left:
+        piece = next((each for each in left if each.remaining >= excess), left[-1])
+        left.remove(piece)
+        excess -= piece.remaining
+        yield piece
+
+
+def _taken_back(orders: Iterable[ProtectiveOrder], why: str) -> tuple[TakeBack, ...]:
+    return tuple(TakeBack(order_id=order.order_id, why=why) for order in orders)

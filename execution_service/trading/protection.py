@@ -1,0 +1,586 @@
+"""Protective orders of one account and the monitor of its protected positions: when it is looked at what protects them, and how what is wanted comes
+about; what is wanted is decided in core/protection."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple, Protocol
+
+import structlog
+
+from brokers.base import BrokerPosition, Instrument, Side
+from brokers.errors import BrokerError
+from execution_service.core.exact import ZERO
+from execution_service.core.orders.contracts import may_be_of_one_contract
+from execution_service.core.orders.events import Event, ProtectionChanged
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.protective import NEEDS_A_PERSON, ProtectionState, ProtectiveRole
+from execution_service.core.orders.request import OrderRequest, Purpose
+from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.positions.ledger import LedgerKey
+from execution_service.core.protection.orders import abilities_of, protected_entry, protective_order
+from execution_service.core.protection.plan import (
+    Place,
+    ProtectedPosition,
+    ProtectionPlan,
+    Standing,
+    TakeBack,
+    protection_plan,
+)
+from execution_service.core.reconcile.positions import by_product, group_of
+from execution_service.core.risk.prices import PriceSource, ReferencePrice, best_reference
+from execution_service.core.views.record import protected_in
+from execution_service.ownership.ownership import Ownership
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.wake_up import WakeUp
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import Stored, Told
+from execution_service.storage.ports.store import Store
+from execution_service.trading.connection import Connection
+from execution_service.trading.holdings import AT_WORK, booked_to, entry_with_unbooked, holdings
+
+log = structlog.get_logger(__name__)
+
+PRICE_SECONDS = Decimal(60)
+"""An older price tells nothing of where the market is."""
+LASTING_SECONDS = 5.0
+"""What passes by itself within so long is not recorded."""
+CONFIRM_SECONDS = 3.0
+"""Between two looks at the broker's positions where the first shows less than our records."""
+ENDED_REMEMBERED = 1000
+REQUESTED_BY = "execution-service"
+_PASSING = frozenset({ProtectionState.PLACING})
+
+
+class Conversation(Protocol):
+    """The account's trader, as far as protection needs it."""
+
+    async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None:
+        """Records the wish; the broker is asked next."""
+
+    async def read_positions(self) -> Sequence[BrokerPosition]:
+        """Raises BrokerError, TimeoutError."""
+
+    @property
+    def reports_positions(self) -> bool: ...
+
+    def products_of(self, instrument: Instrument) -> Sequence[str]: ...
+
+
+class TakesStored(Protocol):
+    """Who takes orders in hand."""
+
+    def take(self, stored: Stored) -> None:
+        """What it owes is delivered, and its trader brings it to its end."""
+
+
+class KnowsPrices(Protocol):
+    """Where reference prices come from."""
+
+    def of(self, instrument_key: str) -> tuple[ReferencePrice, ...]:
+        """All that is known, however old."""
+
+
+class _Line(NamedTuple):
+    """What one strategy holds of one instrument, in one product, on one side."""
+
+    key: LedgerKey
+    product: str | None
+    side: Side
+
+
+@dataclass(slots=True)
+class _Shown:
+    """What the broker's positions show of a line beside our records."""
+
+    less: Decimal = ZERO
+    """So much less than these, as two looks in succession showed it."""
+    suspected: Decimal = ZERO
+    """So much less, as the latest look showed it."""
+    moves: int = -1
+    looks: int = 0
+    """So many in succession have shown that."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """An order that waits for protective ones to make way."""
+
+    live: LiveOrder
+    line: _Line
+    quantity: Decimal = field(default=ZERO)
+
+
+class Protection:
+    """Keeps what entries with a stop or a target have filled protected. Everything that it does follows from the records and is asked anew each time,
+    so that a death in between changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        conversation: Conversation,
+        orders: TakesStored,
+        prices: KnowsPrices,
+        live_orders: LiveOrders,
+        store: Store,
+        clock: Clock,
+        ownership: Ownership,
+        interval_seconds: float,
+    ) -> None:
+        """`interval_seconds`: between two looks at the broker's positions while anything is protected; 0: nothing is protected."""
+        self._connection = connection
+        self._conversation = conversation
+        self._orders = orders
+        self._prices = prices
+        self._live = live_orders
+        self._store = store
+        self._clock = clock
+        self._ownership = ownership
+        self._interval = interval_seconds
+        self._wake_up = WakeUp(clock)
+        self._entries: dict[str, Order] = {}
+        """By our id, entries whose protection has not ended."""
+        self._alive: dict[str, LiveOrder] = {}
+        """By our id, protective orders that have not ended."""
+        self._waiting: dict[str, _Waiting] = {}
+        """By our id."""
+        self._shown: dict[_Line, _Shown] = {}
+        self._moves = 0
+        """Counts the fills of the account that were recorded, and annulled."""
+        self._passing: dict[str, tuple[ProtectionState, float]] = {}
+        """By our id of the entry: a state that may pass, and since when it has lasted."""
+        self._used: dict[str, int] = {}
+        """By our id of the entry: the last piece whose name somebody else's order bears."""
+        self._ended: OrderedDict[str, Order] = OrderedDict()
+        """By our id, entries whose protection has ended lately: an execution that is annulled may bring back what they had."""
+        self._annulled: dict[str, int] = {}
+        """By our id, how many executions of an order are known to be annulled."""
+        self._to_reopen: set[str] = set()
+        """Names of entries of whose exits an execution was annulled: they are read again."""
+        self._failed: set[str] = set()
+        self._looked_at = float("-inf")
+        self._is_loaded = False
+
+    # --- what others tell and ask -------------------------------------------------------------------------------
+
+    @property
+    def unprotected(self) -> Sequence[Order]:
+        """The entries of which a person has to know, by what is recorded."""
+        return [e for e in self._entries.values() if e.protection is not None and e.protection.state in NEEDS_A_PERSON]
+
+    @property
+    def protected_count(self) -> int:
+        """Entries whose protection has not ended."""
+        return len(self._entries)
+
+    def note_record(self, live: LiveOrder) -> None:
+        """Called after each record, and for each order that comes in hand."""
+        order, request = live.order, live.order.request
+        if not isinstance(request, OrderRequest) or request.account_id != self._connection.account_id:
+            return
+        if request.protective is not None:
+            if order.status.is_final:
+                self._alive.pop(order.order_id, None)
+            else:
+                self._alive[order.order_id] = live
+            self._note_move(order)
+            self._note_annulled(order)
+            self._wake_up.tell()
+            return
+        self._note_annulled(order)
+        if order.wants_protection:
+            self._note_entry(order)
+        if order.order_id in self._waiting and order.status is not Status.PENDING:
+            del self._waiting[order.order_id]
+            self._wake_up.tell()
+        if self._entries:
+            self._note_move(order)
+            if order.identity.purpose is Purpose.EXIT or order.fills:
+                self._wake_up.tell()
+
+    def _note_entry(self, order: Order) -> None:
+        before = self._entries.get(order.order_id)
+        if not self._interval:
+            return
+        if order.is_protection_open:
+            self._entries[order.order_id] = order
+            if before is None or (before.filled_quantity, before.status) != (order.filled_quantity, order.status):
+                self._wake_up.tell()
+        elif before is not None:
+            self._entries.pop(order.order_id)
+            self._ended[order.order_id] = order
+            if len(self._ended) > ENDED_REMEMBERED:
+                self._ended.popitem(last=False)
+
+    def _note_annulled(self, order: Order) -> None:
+        """What exits have closed may be held again."""
+        annulled = len(order.busted_fill_ids)
+        if annulled <= self._annulled.get(order.order_id, 0):
+            return
+        self._annulled[order.order_id] = annulled
+        self._to_reopen |= set(order.accepted_request.entry_refs)
+        for order_id, entry in list(self._ended.items()):
+            if entry.request.strategy == order.request.strategy and may_be_of_one_contract(entry, order):
+                del self._ended[order_id]
+                self._entries[order_id] = entry
+        self._wake_up.tell()
+
+    def _note_move(self, order: Order) -> None:
+        if order.fills or order.busted_fill_ids:
+            self._moves += 1
+
+    async def must_wait(self, live: LiveOrder, order: Order) -> bool:
+        """Whether the order, which is about to leave, has to wait until protective orders have ended: it would sell what they may sell, or open anew
+        what a left-over one would close. They are asked to end by this. Raises StoreUnavailable."""
+        if not self._alive:
+            return False
+        request = order.accepted_request
+        beside = [
+            each.order
+            for each in self._alive.values()
+            if each.order.request.strategy == request.strategy and self._may_be_of_one_holding(each.order, order)
+        ]
+        same = [each for each in beside if each.accepted_request.side is request.side]
+        left_over = [each for each in beside if each.accepted_request.side is not request.side]
+        if not same and not left_over:
+            return False
+        line = self._line_of((same or left_over)[0], side=(same or left_over)[0].accepted_request.side.opposite)
+        if line is None:
+            return True
+        held = await self._held(line, request.instrument)
+        if held is None:
+            return True
+        if not same:
+            return held <= 0
+        wanted = max(ZERO, min(order.ticket().quantity, held))
+        at_work = self._may_still_fill(same) + self._others_at_work(line, order, without=order.order_id)
+        if held - at_work >= wanted > 0 or not self._may_still_fill(same):
+            return False
+        self._waiting[order.order_id] = _Waiting(live, line, wanted)
+        self._wake_up.tell()
+        return True
+
+    def _may_be_of_one_holding(self, one: Order, other: Order) -> bool:
+        products = {self._product(each) for each in (one, other)}
+        return len(products) == 1 and may_be_of_one_contract(one, other)
+
+    def _product(self, order: Order) -> str | None:
+        """What it is traded in, where the broker holds products apart."""
+        request = order.accepted_request
+        products = self._conversation.products_of(request.instrument)
+        return (request.product or products[0]) if products else None
+
+    @staticmethod
+    def _may_still_fill(some: Iterable[Order]) -> Decimal:
+        """Linked ones count once."""
+        most: dict[str, Decimal] = {}
+        for order in some:
+            link = (order.protective and order.protective.link) or order.order_id
+            most[link] = max(most.get(link, ZERO), order.remaining_quantity)
+        return sum(most.values(), ZERO)
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def begin_anew(self) -> None:
+        """All is read again."""
+        for kept in (
+            self._entries,
+            self._alive,
+            self._waiting,
+            self._shown,
+            self._passing,
+            self._ended,
+            self._annulled,
+        ):
+            kept.clear()
+        self._is_loaded = False
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self._live.on_recorded.append(self.note_record)
+        self._live.on_taken.append(self.note_record)
+        try:
+            for live in tuple(self._live.by_id.values()):
+                self.note_record(live)
+            self._wake_up.tell()
+            wait: float | None = None
+            while True:
+                await self._wake_up.wait(wait)
+                try:
+                    wait = await self._turn()
+                except StoreUnavailable as exc:
+                    log.warning(f"Protection waits for the store: {exc}", action="protection_waits")
+                    wait = 1.0
+        finally:
+            self._live.on_recorded.remove(self.note_record)
+            self._live.on_taken.remove(self.note_record)
+
+    async def _turn(self) -> float | None:
+        """One look at all that is protected; the seconds until the next, None: only when there is news."""
+        if not self._interval:
+            return None
+        if not self._ownership.holds(self._connection.account_id):
+            return 1.0
+        if not self._is_loaded:
+            for stored in await self._store.find([protected_in(self._connection.account_id)]):
+                order = self._live.latest(stored)
+                if order.is_protection_open:
+                    self._entries[order.order_id] = order
+            self._is_loaded = True
+        await self._reopen()
+        if not self._entries:
+            return None
+        lines = self._lines()
+        now = self._clock.monotonic()
+        is_due = now - self._looked_at >= self._interval
+        is_suspected = any(shown.suspected != shown.less for shown in self._shown.values())
+        if is_due or (is_suspected and now - self._looked_at >= CONFIRM_SECONDS):
+            self._looked_at = now
+            await self._look_at_positions(lines)
+        wait = self._interval
+        for line, entries in lines.items():
+            again = await self._look_at_line(line, entries)
+            if again is not None:
+                wait = min(wait, max(0.05, (again - self._clock.now()).total_seconds()))
+        if any(shown.suspected != shown.less for shown in self._shown.values()):
+            wait = min(wait, CONFIRM_SECONDS)
+        return min(wait, LASTING_SECONDS) if self._passing else wait
+
+    async def _reopen(self) -> None:
+        while self._to_reopen:
+            names = [f"signal:{name}" for name in self._to_reopen]
+            for stored in await self._store.find(names):
+                order = self._live.latest(stored)
+                if order.wants_protection and order.fills and order.request.account_id == self._connection.account_id:
+                    self._entries.setdefault(order.order_id, order)
+            self._to_reopen.clear()
+
+    def _lines(self) -> Mapping[_Line, list[Order]]:
+        found: dict[_Line, list[Order]] = {}
+        for order in sorted(self._entries.values(), key=lambda e: (e.received_at, e.order_id)):
+            line = self._line_of(order, side=order.accepted_request.side)
+            if line is not None:
+                found.setdefault(line, []).append(order)
+        for line in self._shown.keys() - found.keys():
+            del self._shown[line]
+        return found
+
+    def _line_of(self, order: Order, *, side: Side) -> _Line | None:
+        """None: it is not known where its fills are booked, which is said there."""
+        key = booked_to(order)
+        if key is None:
+            return None
+        return _Line(key, self._product(order), side)
+
+    # --- one line -----------------------------------------------------------------------------------------------
+
+    async def _look_at_line(self, line: _Line, entries: Sequence[Order]) -> datetime | None:
+        """Does what is to be done about it; when it is to be looked at again."""
+        try:
+            plan = await self._planned(line, entries)
+            if plan is None:
+                return None
+            await self._carry_out(plan, entries)
+            self._failed.discard(line.key.ledger_id)
+            return plan.look_again_at
+        except StoreUnavailable:
+            raise
+        except Exception as exc:
+            # The others are looked at, and this one again with the next turn.
+            if line.key.ledger_id not in self._failed:
+                self._failed.add(line.key.ledger_id)
+                log.exception(f"Protection of {line.key.instrument_key} failed: {exc}", action="protection_failed")
+            return None
+
+    async def _planned(self, line: _Line, entries: Sequence[Order]) -> ProtectionPlan | None:
+        """None: something about it cannot be read, and nothing is concluded."""
+        latest = [self._latest(entry) for entry in entries]
+        names = [f"exit_of:{name}" for entry in latest for name in entry.names]
+        exits = [self._live.latest(stored) for stored in await self._store.find(names)]
+        if self._store.unreadable(names):
+            self._say_unknown(line, "the record of an exit cannot be read")
+            return None
+        held = await self._held(line, latest[0].accepted_request.instrument)
+        if held is None:
+            self._say_unknown(line, "what is held cannot be told")
+            return None
+        capabilities = self._connection.capabilities
+        shown = self._shown.get(line)
+        protected = [protected_entry(entry, exits, capabilities) for entry in latest]
+        leaving = self._others_at_work(line, latest[0]) + self._waiting_for(line)
+        return protection_plan(
+            ProtectedPosition(
+                side=line.side,
+                held=max(ZERO, held),
+                is_reversed=held < 0,
+                shown=None if shown is None or not shown.less else max(ZERO, held - shown.less),
+                leaving=leaving,
+                entries=tuple(protected),
+                abilities=abilities_of(capabilities),
+                price=self._price(line),
+                now=self._clock.now(),
+            )
+        )
+
+    def _latest(self, entry: Order) -> Order:
+        live = self._live.by_id.get(entry.order_id)
+        return entry if live is None or live.order.version < entry.version else live.order
+
+    async def _held(self, line: _Line, instrument: Instrument) -> Decimal | None:
+        """What is held on the line's side, below 0 on the other; None: that is not known. Raises StoreUnavailable."""
+        entry = await entry_with_unbooked(self._live, self._store, line.key, instrument)
+        if entry is None:
+            return None
+        parts = by_product(entry, self._conversation.products_of(instrument))
+        held = sum((each.quantity for each in parts if each.product in (None, line.product)), ZERO)
+        return held * line.side.sign
+
+    def _others_at_work(self, line: _Line, order: Order, *, without: str = "") -> Decimal:
+        """What orders that are not protective may still take of the line, and are or may be at the broker."""
+        total = ZERO
+        for live in self._live.by_id.values():
+            other = live.order
+            if other.status not in AT_WORK or other.order_id == without or other.protective is not None:
+                continue
+            request = other.accepted_request
+            if (
+                (request.account_id, request.strategy) == (line.key.account_id, line.key.strategy)
+                and request.side is line.side.opposite
+                and self._may_be_of_one_holding(order, other)
+            ):
+                total += other.remaining_quantity
+        return total
+
+    def _waiting_for(self, line: _Line) -> Decimal:
+        return sum((each.quantity for each in self._waiting.values() if each.line == line), ZERO)
+
+    def _price(self, line: _Line) -> Decimal | None:
+        known = [p for p in self._prices.of(line.key.instrument_key) if p.source is not PriceSource.MESSAGE]
+        best = best_reference(known, self._clock.now(), PRICE_SECONDS)
+        return None if best is None else best.price
+
+    def _say_unknown(self, line: _Line, why: str) -> None:
+        if line.key.ledger_id not in self._failed:
+            self._failed.add(line.key.ledger_id)
+            log.warning(f"Protection of {line.key.instrument_key} rests: {why}", action="protection_rests")
+
+    # --- the broker's positions ---------------------------------------------------------------------------------
+
+    async def _look_at_positions(self, lines: Iterable[_Line]) -> None:
+        """What a person, the broker or an expiry took of what we hold shrinks protection: seen twice, with nothing of ours moving between."""
+        if not (self._connection.is_connected and self._conversation.reports_positions):
+            return
+        moves = self._moves
+        try:
+            theirs = await self._conversation.read_positions()
+            ours = await holdings(
+                self._live, self._store, self._connection.account_id, (), self._conversation.products_of
+            )
+        except (BrokerError, TimeoutError) as exc:
+            log.info(f"Positions are not told for protection: {exc}", action="positions_not_told")
+            return
+        if moves != self._moves:
+            return
+        for line in lines:
+            entry = next((e for e in self._entries.values() if booked_to(e) == line.key), None)
+            if entry is None:
+                continue
+            group = group_of(entry.accepted_request.instrument, ours, theirs, line.product)
+            if group.is_unclear:
+                continue
+            less = max(ZERO, (group.held - group.shown) * line.side.sign)
+            shown = self._shown.setdefault(line, _Shown())
+            is_same = (less, moves) == (shown.suspected, shown.moves)
+            shown.suspected, shown.moves, shown.looks = less, moves, shown.looks + 1 if is_same else 1
+            # That nothing at all is shown is what a broker with trouble of its own tells, too.
+            if less <= shown.less or shown.looks >= (2 if theirs else 3):
+                shown.less = less
+
+    # --- carrying out -------------------------------------------------------------------------------------------
+
+    async def _carry_out(self, plan: ProtectionPlan, entries: Sequence[Order]) -> None:
+        """Shrinks first."""
+        by_id = {entry.order_id: self._latest(entry) for entry in entries}
+        for back in plan.take_back:
+            await self._take_back(back)
+        for place in plan.place:
+            await self._place(by_id[place.entry_order_id], place)
+        for order_id, standing in plan.standing.items():
+            await self._record(by_id[order_id], standing)
+
+    async def _take_back(self, back: TakeBack) -> None:
+        live = self._live.by_id.get(back.order_id)
+        if live is not None and live.order.cancel_request is None and not live.order.status.is_final:
+            await self._conversation.cancel(live, Reason(ReasonCode.CANCEL_REQUESTED, back.why), REQUESTED_BY)
+
+    async def _place(self, entry: Order, place: Place) -> None:
+        """The record is stored, and goes the way of every order. What is stored under its name already is the same one, made by an earlier try."""
+        if place.role is not ProtectiveRole.TARGET:
+            place = replace(place, piece=max(place.piece, self._used.get(entry.order_id, 0) + 1))
+        order = protective_order(entry, place, self._connection.capabilities, self._clock.now())
+        (found,) = await self._store.insert_orders([order])
+        if found is None:
+            log.info(
+                f"Protective order made: {place.role} {place.quantity:f}",
+                action="protective_order_made",
+                signal_id=order.signal_id,
+                order_id=order.order_id,
+            )
+            self._orders.take(Stored(order, Told()))
+        elif not isinstance(found, Order) or found.protective != order.protective:
+            # Somebody has given an order of theirs this name: it is nothing to us, and the next number is free.
+            if place.role is not ProtectiveRole.TARGET:
+                self._used[entry.order_id] = place.piece
+                self._wake_up.tell()
+        else:
+            (stored,) = await self._store.load([order.order_id])
+            if stored.is_unsettled:
+                self._orders.take(stored)
+
+    async def _record(self, entry: Order, standing: Standing) -> None:
+        known = entry.protection
+        told = (standing.state, standing.reason, standing.protected)
+        if known is not None and (known.state, known.reason, known.quantity) == told:
+            self._passing.pop(entry.order_id, None)
+            if standing.state is not ProtectionState.CLOSED or known.filled_quantity == entry.filled_quantity:
+                return
+        if standing.state in _PASSING and not self._has_lasted(entry.order_id, standing.state):
+            return
+        self._passing.pop(entry.order_id, None)
+
+        def change(order: Order) -> Sequence[Event]:
+            found = order.protection
+            is_known = found is not None and (found.state, found.reason, found.quantity) == told
+            if is_known and found is not None and found.filled_quantity == order.filled_quantity:
+                return ()
+            return (
+                ProtectionChanged(
+                    at=self._clock.now(),
+                    state=standing.state,
+                    reason=standing.reason,
+                    quantity=standing.protected,
+                    filled_quantity=entry.filled_quantity,
+                ),
+            )
+
+        live = self._live.by_id.get(entry.order_id)
+        if live is None:
+            stored = await self._store.load([entry.order_id])
+            if not stored or not change(stored[0].order) or not self._ownership.holds(self._connection.account_id):
+                return
+            live = self._live.by_id.get(entry.order_id) or self._live.adopt(stored[0])
+        await self._live.record(live, change)
+
+    def _has_lasted(self, order_id: str, state: ProtectionState) -> bool:
+        now = self._clock.monotonic()
+        known, since = self._passing.setdefault(order_id, (state, now))
+        if known is not state:
+            self._passing[order_id] = state, now
+            return False
+        return now - since >= LASTING_SECONDS

@@ -1,0 +1,273 @@
+"""What protection a position should have, beside what there is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from brokers.base import Side
+from execution_service.core.orders.protective import ProtectionState, Protective, ProtectiveRole
+from execution_service.core.protection.plan import (
+    MOST_PIECES,
+    Abilities,
+    Ending,
+    Place,
+    ProtectedEntry,
+    ProtectedPosition,
+    ProtectionPlan,
+    ProtectiveOrder,
+    Stage,
+    protection_plan,
+)
+
+NOW = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
+STOP, TARGET, CLOSE = ProtectiveRole.STOP, ProtectiveRole.TARGET, ProtectiveRole.CLOSE
+LINKS = Abilities(links=True)
+
+
+def order(role: ProtectiveRole = STOP, piece: int = 1, quantity: int = 100, **fields: Any) -> ProtectiveOrder:
+    linked = fields.pop("is_linked", False)
+    if "ending" in fields:
+        fields = {"stage": Stage.GONE, "ended_at": NOW} | fields
+    filled = Decimal(fields.pop("filled", 0))
+    protective = Protective(entry_order_id="ord_e", role=role, piece=piece, is_linked=linked)
+    name = f"{role.lower()}-{piece}"
+    return ProtectiveOrder(order_id=name, protective=protective, quantity=Decimal(quantity), filled=filled, **fields)
+
+
+def entry(*orders: ProtectiveOrder, filled: int = 100, **fields: Any) -> ProtectedEntry:
+    values: dict[str, Any] = {"order_id": "ord_e", "stop": Decimal(9), "target": None} | fields
+    return ProtectedEntry(open_quantity=Decimal(filled), orders=orders, **values)
+
+
+def position(*entries: ProtectedEntry, held: int | None = None, **fields: Any) -> ProtectedPosition:
+    total = sum((each.open_quantity for each in entries), Decimal(0)) if held is None else Decimal(held)
+    for name in ("shown", "leaving", "price"):
+        if fields.get(name) is not None:
+            fields[name] = Decimal(fields[name])
+    return ProtectedPosition(**{"side": Side.BUY, "held": total, "entries": entries, "now": NOW} | fields)
+
+
+def planned(*entries: ProtectedEntry, **fields: Any) -> ProtectionPlan:
+    return protection_plan(position(*entries, **fields))
+
+
+def placed(plan: ProtectionPlan) -> list[tuple[ProtectiveRole, int, int]]:
+    return [(each.role, each.piece, int(each.quantity)) for each in plan.place]
+
+
+def taken_back(plan: ProtectionPlan) -> list[str]:
+    return [each.order_id for each in plan.take_back]
+
+
+def state(plan: ProtectionPlan) -> ProtectionState:
+    return plan.standing["ord_e"].state
+
+
+def test_what_has_filled_gets_a_stop_of_exactly_that_quantity() -> None:
+    plan = planned(entry(filled=40, is_working=True))
+    assert plan.place == (Place(entry_order_id="ord_e", role=STOP, piece=1, quantity=Decimal(40)),)
+    assert state(plan) is ProtectionState.PLACING
+
+
+def test_a_further_fill_gets_a_stop_of_its_own_so_that_none_is_changed() -> None:
+    plan = planned(entry(order(quantity=40)))
+    assert (placed(plan), taken_back(plan)) == ([(STOP, 2, 60)], [])
+
+
+def test_a_whole_stop_protects() -> None:
+    plan = planned(entry(order()))
+    assert (placed(plan), taken_back(plan), state(plan)) == ([], [], ProtectionState.PROTECTED)
+    assert plan.standing["ord_e"].protected == 100
+
+
+def test_one_that_is_on_its_way_or_in_doubt_gets_no_second_one() -> None:
+    for stage in (Stage.UNSENT, Stage.UNCERTAIN):
+        plan = planned(entry(order(stage=stage)))
+        assert (placed(plan), state(plan)) == ([], ProtectionState.PLACING)
+    plan = planned(entry(order(stage=Stage.UNCERTAIN, why="sent or perhaps sent")))
+    assert (placed(plan), state(plan)) == ([], ProtectionState.IN_DOUBT)
+
+
+def test_of_too_many_small_stops_the_smallest_is_replaced_with_what_is_missing() -> None:
+    pieces = [order(piece=n, quantity=10 * n) for n in range(1, MOST_PIECES + 1)]
+    plan = planned(entry(*pieces, filled=105))
+    assert (placed(plan), taken_back(plan)) == ([], ["stop-1"])
+    pieces[0] = replace(pieces[0], is_asked_to_end=True)
+    assert placed(planned(entry(*pieces, filled=105))) == []
+    pieces[0] = replace(pieces[0], stage=Stage.GONE, ending=Ending.TAKEN_BACK)
+    assert placed(planned(entry(*pieces, filled=105))) == [(STOP, MOST_PIECES + 1, 15)]
+
+
+def test_a_partial_exit_shrinks_first_and_places_the_rest_when_that_is_confirmed() -> None:
+    plan = planned(entry(order(), filled=60))
+    assert (placed(plan), taken_back(plan)) == ([], ["stop-1"])
+    going = order(is_asked_to_end=True)
+    plan = planned(entry(going, filled=60))
+    assert (placed(plan), taken_back(plan)) == ([], [])
+    gone = order(ending=Ending.TAKEN_BACK)
+    assert placed(planned(entry(gone, filled=60))) == [(STOP, 2, 60)]
+
+
+def test_the_piece_that_fits_is_taken_back() -> None:
+    pieces = order(piece=1, quantity=50), order(piece=2, quantity=30), order(piece=3, quantity=20)
+    assert taken_back(planned(entry(*pieces, filled=70))) == ["stop-2"]
+    assert taken_back(planned(entry(*pieces, filled=10))) == ["stop-1", "stop-2", "stop-3"]
+    assert set(taken_back(planned(entry(*pieces, filled=0)))) == {"stop-1", "stop-2", "stop-3"}
+
+
+def test_protection_makes_way_for_another_exit_and_keeps_the_rest() -> None:
+    plan = planned(entry(order(quantity=60), order(piece=2, quantity=40)), leaving=40)
+    assert taken_back(plan) == ["stop-2"]
+    plan = planned(entry(order(quantity=60), order(piece=2, quantity=40, ending=Ending.TAKEN_BACK)), leaving=40)
+    assert (placed(plan), taken_back(plan), state(plan)) == ([], [], ProtectionState.PROTECTED)
+    plan = planned(entry(order(ending=Ending.TAKEN_BACK)), leaving=100)
+    assert (placed(plan), state(plan)) == ([], ProtectionState.MAKING_WAY)
+
+
+def test_nothing_outlives_the_position() -> None:
+    plan = planned(entry(order(), filled=0))
+    assert (taken_back(plan), state(plan)) == (["stop-1"], ProtectionState.PLACING)
+    plan = planned(entry(order(ending=Ending.TAKEN_BACK), filled=0))
+    assert (plan.place, taken_back(plan), state(plan)) == ((), [], ProtectionState.CLOSED)
+
+
+def test_a_position_that_was_closed_by_an_exit_without_a_name_is_not_protected() -> None:
+    assert taken_back(planned(entry(order()), held=0)) == ["stop-1"]
+
+
+def test_exits_without_a_name_have_closed_the_oldest_entry_first() -> None:
+    old, new = entry(order()), entry(order_id="ord_new", filled=50)
+    plan = planned(old, new, held=50)
+    assert taken_back(plan) == ["stop-1"]
+    assert [(each.entry_order_id, each.quantity) for each in plan.place] == [("ord_new", 50)]
+
+
+def test_the_sum_of_several_strategies_entries_never_exceeds_what_is_held() -> None:
+    plan = planned(entry(), entry(order_id="ord_2"), entry(order_id="ord_3"), held=150)
+    assert sum(each.quantity for each in plan.place) == 150
+
+
+def test_what_a_person_sold_at_the_broker_shrinks_it() -> None:
+    plan = planned(entry(order()), shown=30)
+    assert taken_back(plan) == ["stop-1"]
+    assert placed(planned(entry(order(ending=Ending.TAKEN_BACK)), shown=30)) == [(STOP, 2, 30)]
+    plan = planned(entry(order(ending=Ending.TAKEN_BACK)), shown=0)
+    assert (placed(plan), state(plan)) == ([], ProtectionState.UNPROTECTED)
+
+
+def test_what_a_person_bought_at_the_broker_is_not_ours_to_protect() -> None:
+    assert placed(planned(entry(order()), shown=500)) == []
+
+
+def test_the_target_follows_when_the_broker_has_taken_the_stop_that_it_is_linked_to() -> None:
+    with_target = entry(target=Decimal(12))
+    plan = planned(with_target, abilities=LINKS)
+    assert plan.place[0].is_linked
+    assert placed(plan) == [(STOP, 1, 100)]
+    for stage in (Stage.UNSENT, Stage.UNCERTAIN):
+        assert (
+            placed(planned(replace(with_target, orders=(order(is_linked=True, stage=stage),)), abilities=LINKS)) == []
+        )
+    plan = planned(replace(with_target, orders=(order(is_linked=True),)), abilities=LINKS)
+    assert placed(plan) == [(TARGET, 1, 100)]
+    both = order(is_linked=True), order(TARGET, is_linked=True)
+    plan = planned(replace(with_target, orders=both), abilities=LINKS)
+    assert (placed(plan), state(plan)) == ([], ProtectionState.PROTECTED)
+
+
+def test_linked_orders_count_once_and_what_one_fills_is_off_the_other() -> None:
+    both = order(is_linked=True, filled=30), order(TARGET, is_linked=True, filled=20)
+    plan = planned(entry(*both, filled=50, target=Decimal(12)), abilities=LINKS)
+    assert (placed(plan), taken_back(plan), state(plan)) == ([], [], ProtectionState.PROTECTED)
+
+
+def test_the_sibling_of_a_filled_one_is_taken_back() -> None:
+    both = order(is_linked=True, filled=100, ending=Ending.FILLED), order(TARGET, is_linked=True)
+    plan = planned(entry(*both, filled=0, target=Decimal(12)), abilities=LINKS)
+    assert taken_back(plan) == ["target-1"]
+
+
+def test_a_target_whose_stop_was_removed_is_taken_back_and_both_are_placed_anew() -> None:
+    both = order(is_linked=True, ending=Ending.REMOVED), order(TARGET, is_linked=True)
+    plan = planned(entry(*both, target=Decimal(12)), abilities=LINKS)
+    assert (placed(plan), taken_back(plan)) == ([], ["target-1"])
+    both = both[0], order(TARGET, is_linked=True, ending=Ending.TAKEN_BACK)
+    later = NOW + timedelta(seconds=60)
+    plan = planned(entry(*both, target=Decimal(12)), abilities=LINKS, now=later)
+    assert placed(plan) == [(STOP, 2, 100)]
+
+
+def test_without_a_link_the_target_is_watched_and_the_stop_ends_before_it_is_closed() -> None:
+    watched = entry(order(), target=Decimal(12))
+    assert state(planned(watched)) is ProtectionState.WATCHED
+    assert placed(planned(watched, price="11.99")) == []
+    plan = planned(watched, price=12)
+    assert (placed(plan), taken_back(plan), state(plan)) == ([], ["stop-1"], ProtectionState.CLOSING)
+    gone = entry(order(ending=Ending.TAKEN_BACK), target=Decimal(12))
+    assert placed(planned(gone, price="12.5")) == [(CLOSE, 2, 100)]
+
+
+def test_a_target_alone_rests() -> None:
+    assert placed(planned(entry(stop=None, target=Decimal(12)))) == [(TARGET, 1, 100)]
+
+
+def test_a_stop_that_cannot_rest_is_watched() -> None:
+    no_stops = Abilities(rests_stops=False)
+    assert state(planned(entry(), abilities=no_stops)) is ProtectionState.WATCHED
+    assert placed(planned(entry(), abilities=no_stops, price="9.01")) == []
+    assert placed(planned(entry(), abilities=no_stops, price=9)) == [(CLOSE, 1, 100)]
+    short = {"side": Side.SELL, "abilities": no_stops}
+    assert placed(planned(entry(), price="8.99", **short)) == []
+    assert placed(planned(entry(), price="9.5", **short)) == [(CLOSE, 1, 100)]
+
+
+def test_a_stop_whose_price_was_passed_is_closed_at_the_market_once() -> None:
+    passed = order(ending=Ending.PASSED, why="trigger price is above the last price")
+    plan = planned(entry(passed))
+    assert (placed(plan), state(plan)) == ([(CLOSE, 2, 100)], ProtectionState.CLOSING)
+    assert "above the last price" in plan.standing["ord_e"].reason
+    for stage in (Stage.UNSENT, Stage.UNCERTAIN, Stage.WORKING):
+        plan = planned(entry(passed, order(CLOSE, 2, stage=stage)))
+        assert (placed(plan), state(plan)) == ([], ProtectionState.CLOSING)
+    plan = planned(entry(passed, order(CLOSE, 2, ending=Ending.REFUSED, why="no")))
+    assert (placed(plan), state(plan)) == ([], ProtectionState.UNPROTECTED)
+
+
+def test_other_stops_end_before_it_is_closed_at_the_market() -> None:
+    orders = order(quantity=40), order(piece=2, quantity=60, ending=Ending.PASSED)
+    assert (placed(planned(entry(*orders))), taken_back(planned(entry(*orders)))) == ([], ["stop-1"])
+
+
+def test_a_refused_stop_is_tried_again_more_and_more_rarely_and_it_is_said() -> None:
+    refused = [order(piece=1, ending=Ending.REFUSED, why="margin")]
+    plan = planned(entry(*refused))
+    assert (placed(plan), state(plan)) == ([], ProtectionState.UNPROTECTED)
+    assert "margin" in plan.standing["ord_e"].reason
+    assert plan.look_again_at == NOW + timedelta(seconds=2)
+    assert placed(planned(entry(*refused), now=NOW + timedelta(seconds=2))) == [(STOP, 2, 100)]
+    refused += [order(piece=n, ending=Ending.REFUSED) for n in (2, 3)]
+    assert planned(entry(*refused)).look_again_at == NOW + timedelta(seconds=8)
+    refused += [order(piece=n, ending=Ending.REFUSED) for n in range(4, 90)]
+    assert planned(entry(*refused)).look_again_at == NOW + timedelta(seconds=600)
+
+
+def test_an_order_of_the_day_is_placed_again_at_the_next_opening() -> None:
+    opens_at = NOW + timedelta(hours=15)
+    expired = entry(order(ending=Ending.EXPIRED))
+    night = {"abilities": Abilities(keeps_overnight=False), "opens_at": opens_at}
+    plan = planned(expired, now=NOW + timedelta(hours=1), **night)
+    assert (placed(plan), state(plan), plan.look_again_at) == ([], ProtectionState.UNPROTECTED, opens_at)
+    assert placed(planned(expired, now=opens_at)) == [(STOP, 2, 100)]
+
+
+@pytest.mark.parametrize("piece", [1, 2])
+def test_only_what_the_broker_has_taken_is_called_protected(piece: int) -> None:
+    orders = [order(piece=1, quantity=50), order(piece=2, quantity=50)]
+    orders[piece - 1] = replace(orders[piece - 1], stage=Stage.UNSENT)
+    plan = planned(entry(*orders))
+    assert (plan.standing["ord_e"].protected, state(plan)) == (50, ProtectionState.PLACING)

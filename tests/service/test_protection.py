@@ -1,0 +1,297 @@
+"""An entry with a stop is protected from its first fill on, for exactly what is held, and nothing of that outlives the position."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brokers.base import Capabilities, OrderRef, OrderType, ReportStatus, Side
+from brokers.paper.model import Action, Fault, Operation, PaperOrder
+from execution_service.control.requests import Kind
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.protective import ProtectionState, ProtectiveRole
+from execution_service.core.orders.status import Status
+from tests.fakes import BY_HAND, RESTING, World, world_of
+from tests.service.test_flatten import give
+
+STOP_AT = {"order_type": "LIMIT", "limit_price": 10, "stop_loss": 9}
+ALONE = Capabilities(refuses_repeated_client_id=True, find_window_seconds=0.5, concurrent_calls=16)
+"""Of a broker that links nothing."""
+
+
+def children(world: World, role: ProtectiveRole | None = None) -> list[Order]:
+    found = [o for o in world.records() if o.protective is not None and role in (None, o.protective.role)]
+    return sorted(found, key=lambda o: (o.protective.piece, o.protective.role) if o.protective else (0, ""))
+
+
+def at_broker(world: World) -> list[PaperOrder]:
+    """The protective orders that work at the broker."""
+    tags = {o.client_order_id for o in children(world)}
+    return [p for p in world.placed() if p.ticket.client_order_id in tags and p.status is ReportStatus.WORKING]
+
+
+def resting(world: World, order_type: OrderType = OrderType.STOP) -> Decimal:
+    """How much of what is held stops at the broker cover."""
+    return sum((p.open_quantity for p in at_broker(world) if p.ticket.order_type is order_type), Decimal(0))
+
+
+def state(world: World, signal_id: str = "in") -> ProtectionState | None:
+    known = world.record(signal_id).protection
+    return None if known is None else known.state
+
+
+async def entered(world: World, quantity: int | None = None, **fields: Any) -> None:
+    world.send("in", **(STOP_AT | fields))
+    await world.run(1)
+    world.fill("in", quantity)
+    await world.run(2)
+
+
+def hit(world: World, child: Order, quantity: int | None = None, price: str | None = None) -> None:
+    amount = None if quantity is None else Decimal(quantity)
+    paid = None if price is None else Decimal(price)
+    world.book().fill_order(OrderRef(client_order_id=child.client_order_id), amount, paid)
+
+
+async def test_what_has_filled_is_protected_and_grows_with_each_fill(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world, 40)
+        (stop,) = at_broker(world)
+        assert (stop.ticket.side, stop.ticket.order_type, stop.ticket.stop_price) == (Side.SELL, OrderType.STOP, 9)
+        assert (resting(world), state(world)) == (40, ProtectionState.PROTECTED)
+        world.fill("in", 25)
+        await world.run(2)
+        assert resting(world) == 65
+        world.fill("in")
+        await world.run(2)
+        assert (resting(world), len(at_broker(world))) == (100, 3)
+        (document,) = world.documents("execution_confirmations", signal_id="in")
+        shown = document["protection"]
+        assert (shown["state"], shown["stop_loss"], shown["quantity"]) == ("PROTECTED", 9.0, 100.0)
+
+
+async def test_an_order_without_a_stop_asks_nothing_of_anybody(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world, stop_loss=None)
+        before = len(world.calls("positions"))
+        await world.run(50)
+        assert children(world) == []
+        assert len(world.calls("positions")) == before
+
+
+async def test_the_stop_fills_and_the_trade_is_over(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        hit(world, children(world)[0], 30)
+        await world.run(2)
+        assert (resting(world), state(world)) == (70, ProtectionState.PROTECTED)
+        hit(world, children(world)[0])
+        await world.run(2)
+        assert (at_broker(world), state(world)) == ([], ProtectionState.CLOSED)
+        assert world.documents("execution_orders", lookup="protected:acct-1") == []
+        (document,) = world.documents("execution_confirmations", signal_id="in")
+        assert document["protection"]["state"] == "CLOSED"
+
+
+async def test_an_exit_waits_until_the_stop_has_made_way_and_the_rest_is_protected_again(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        world.exit("out", "in", quantity=40)
+        await world.run(3)
+        assert [
+            p.open_quantity
+            for p in world.placed()
+            if p.ticket.client_order_id == world.exit_record("out").client_order_id
+        ] == [40]
+        assert resting(world) == 60
+        world.fill("out", purpose=world.exit_record("out").identity.purpose)
+        await world.run(3)
+        assert (resting(world), state(world)) == (60, ProtectionState.PROTECTED)
+
+
+async def test_an_exit_does_not_leave_while_the_end_of_the_stop_is_not_confirmed(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        world.book().add_fault(Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=3))
+        world.exit("out", "in")
+        await world.run(4)
+        assert world.exit_record("out").status is Status.PENDING
+        hit(world, children(world)[0])  # it fills instead
+        await world.run(5)
+        assert world.exit_record("out").status is Status.REJECTED
+        assert world.book().positions() == ()
+
+
+async def test_an_exit_that_names_no_entry_and_a_sale_by_the_plain_dialect_wait_too(tmp_path: Path) -> None:
+    for number, fields in enumerate(({"signal_type": "EXIT", "side": "SELL"}, {"side": "SELL"})):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with world_of(folder, market=BY_HAND, rules=RESTING) as world:
+            await entered(world)
+            world.send("out", quantity=100, **fields)
+            await world.run(4)
+            assert at_broker(world) == []
+            (sale,) = [p for p in world.placed() if p.status is ReportStatus.WORKING]
+            assert sale.open_quantity == 100
+
+
+async def test_what_a_person_sells_at_the_broker_shrinks_the_stop(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        instrument = world.record("in").accepted_request.instrument
+        world.book().trade_by_hand(instrument, Decimal(-70), Decimal(10))
+        await world.run(25)
+        assert resting(world) == 30
+        world.book().trade_by_hand(instrument, Decimal(-30), Decimal(10))
+        await world.run(45)
+        assert (resting(world), state(world)) == (0, ProtectionState.UNPROTECTED)
+        assert len(world.notifier.titled("Position Unprotected")) == 1
+
+
+async def test_a_stop_that_a_person_cancels_at_the_broker_is_placed_again(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        (stop,) = children(world)
+        world.book().cancel_unasked(OrderRef(client_order_id=stop.client_order_id), "by hand")
+        await world.run(15)
+        assert resting(world) == 100
+        assert [o.status for o in children(world)] == [Status.CANCELLED, Status.SUBMITTED]
+
+
+async def test_a_busted_fill_shrinks_the_stop(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in", **STOP_AT)
+        await world.run(1)
+        one = world.fill("in", 60)
+        await world.run(2)
+        world.fill("in", 40)
+        await world.run(2)
+        world.book().bust_fill(one)
+        await world.run(15)
+        assert resting(world) == 40
+
+
+@pytest.mark.parametrize("is_arrived", [True, False])
+async def test_a_stop_of_which_no_answer_came_is_looked_for_and_never_a_second_sent_meanwhile(
+    tmp_path: Path, is_arrived: bool
+) -> None:
+    once = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=once, is_unique=False) as world:
+        world.send("in", **STOP_AT)
+        await world.run(1)
+        action = Action.ACCEPT_THEN_DROP if is_arrived else Action.DROP_BEFORE_ACCEPT
+        world.book().add_fault(Fault(operation=Operation.PLACE, action=action))
+        world.fill("in")
+        await world.run(30)
+        (stop,) = children(world)
+        if is_arrived:
+            assert (resting(world), state(world)) == (100, ProtectionState.PROTECTED)
+        else:
+            assert (stop.status, state(world)) == (Status.IN_DOUBT, ProtectionState.IN_DOUBT)
+            assert resting(world) == 0
+
+
+async def test_what_is_protected_is_known_after_a_death(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        await world.run(5)
+        await world.restart()
+        await world.run(12)
+        assert (resting(world), len(children(world))) == (100, 1)
+        hit(world, children(world)[0], 50)
+        await world.restart()
+        await world.run(12)
+        assert (resting(world), len(children(world))) == (50, 1)
+        world.exit("out", "in")
+        await world.run(5)
+        assert resting(world) == 0
+
+
+async def test_a_person_flattens_and_nothing_is_left(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        await give(world, Kind.FLATTEN, "f1")
+        await world.run(4)
+        assert at_broker(world) == []
+        (sale,) = [p for p in world.placed() if p.status is ReportStatus.WORKING]
+        assert (sale.ticket.side, sale.open_quantity) == (Side.SELL, 100)
+
+
+async def test_a_kill_leaves_protection_working_and_new_fills_are_protected(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world, 40)
+        await give(world, Kind.KILL, "k1", level="reduce_only", cancel_entries=False)
+        world.fill("in")
+        await world.run(4)
+        assert resting(world) == 100
+
+
+async def test_stop_and_target_are_linked_and_what_one_fills_is_off_the_other(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world, take_profit=12)
+        assert (resting(world), resting(world, OrderType.LIMIT)) == (100, 100)
+        assert state(world) is ProtectionState.PROTECTED
+        (target,) = children(world, ProtectiveRole.TARGET)
+        hit(world, target, 40)
+        await world.run(3)
+        assert (resting(world), resting(world, OrderType.LIMIT)) == (60, 60)
+        hit(world, target)
+        await world.run(3)
+        assert (at_broker(world), state(world)) == ([], ProtectionState.CLOSED)
+        assert world.book().positions() == ()
+
+
+async def test_an_exit_takes_both_linked_orders_back_and_the_rest_gets_both_anew(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world, take_profit=12)
+        world.exit("out", "in", quantity=40)
+        await world.run(4)
+        world.fill("out", purpose=world.exit_record("out").identity.purpose)
+        await world.run(4)
+        assert (resting(world), resting(world, OrderType.LIMIT)) == (60, 60)
+        assert state(world) is ProtectionState.PROTECTED
+
+
+async def test_the_market_passes_the_stop_of_the_mock_broker(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send("in", price=10, stop_loss=9, take_profit=12)
+        await world.run(5)
+        assert (resting(world), resting(world, OrderType.LIMIT)) == (100, 100)
+        world.send("else", price=8, quantity=1, strategy_name="other")
+        await world.run(5)
+        (stop,) = children(world, ProtectiveRole.STOP)
+        assert (stop.status, stop.average_price) == (Status.FILLED, 8)
+        assert (at_broker(world), state(world)) == ([], ProtectionState.CLOSED)
+
+
+async def test_a_stop_that_the_price_has_passed_is_closed_at_the_market_once_and_people_are_alerted(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path) as world:
+        world.send("in", price=None, stop_loss=1000)  # nobody knows a price before it fills
+        await world.run(60)
+        assert [(c.protective.role, c.status) for c in children(world) if c.protective] == [
+            (ProtectiveRole.STOP, Status.REJECTED),
+            (ProtectiveRole.CLOSE, Status.FILLED),
+        ]
+        assert (world.book().positions(), state(world)) == ((), ProtectionState.CLOSED)
+        assert len(world.notifier.titled("Closing Position")) == 1
+
+
+async def test_without_a_link_the_target_is_watched_and_closed_when_the_stop_is_gone(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=ALONE) as world:
+        await entered(world, take_profit=12)
+        assert (resting(world), resting(world, OrderType.LIMIT)) == (100, 0)
+        assert state(world) is ProtectionState.WATCHED
+        world.send("else", quantity=1, strategy_name="other", order_type="LIMIT", limit_price=12)
+        await world.run(1)
+        world.fill("else")
+        await world.run(15)
+        (close,) = children(world, ProtectiveRole.CLOSE)
+        assert (at_broker(world)[0].ticket.order_type, close.quantity) == (OrderType.MARKET, 100)
+        hit(world, close, price="12")
+        await world.run(3)
+        assert (at_broker(world), state(world)) == ([], ProtectionState.CLOSED)
