@@ -1367,7 +1367,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings.problems",
         "execution_service.app.wiring",
     },
-    # A door for programs that call instead of sending messages.
     "execution_service.execution_manager": {"execution_service.app.service"},
 }
 

@@ -32,6 +32,7 @@ from brokers.base import (
     Tif,
     Unreadable,
 )
+from brokers.blocking_calls import CallKind
 from brokers.configuration import Calls, MeteredConfiguration, TimeOut, Whole, Wrong, not_a_flag
 from brokers.errors import AnswerUnclear, AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
 from brokers.manifest import Fact
@@ -42,7 +43,6 @@ from brokers.zerodha.calls import (
     READ_SECONDS,
     RESERVE_PERCENT,
     Access,
-    CallKind,
     KiteCalls,
 )
 from brokers.zerodha.dialect import (

@@ -14,10 +14,11 @@ from kiteconnect import KiteConnect
 from kiteconnect import exceptions as kite_errors
 
 from brokers.base import LimitsCalls, OrderRef
+from brokers.blocking_calls import CallKind
 from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown, RateLimited
 from brokers.zerodha import rows
 from brokers.zerodha.adapter import ZerodhaBroker, create
-from brokers.zerodha.calls import Access, CallKind, KiteCalls
+from brokers.zerodha.calls import Access, KiteCalls
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
 from tests.contract.zerodha.stage import INFY, TAG, hold, last_form, limit, ticket

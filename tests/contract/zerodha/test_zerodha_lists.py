@@ -12,10 +12,10 @@ import pytest
 from kiteconnect import KiteConnect
 
 from brokers.base import AssetClass, FillsShown, Instrument, OrderRef, Report, ReportStatus
+from brokers.blocking_calls import CallKind
 from brokers.errors import OrderRefused, RateLimited
 from brokers.zerodha import dialect, rows
 from brokers.zerodha.adapter import SettledTracker, ZerodhaBroker, create
-from brokers.zerodha.calls import CallKind
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
 from tests.contract.zerodha.stage import INFY, TAG, found, hold, limit, never, order_row, orders_of, ticket

@@ -10,10 +10,11 @@ import pytest
 from kiteconnect import KiteConnect
 
 from brokers.base import OrderRef, ReportStatus
+from brokers.blocking_calls import CallKind
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.zerodha import codes
 from brokers.zerodha.adapter import ZerodhaBroker, create
-from brokers.zerodha.calls import Access, CallKind, KiteCalls
+from brokers.zerodha.calls import Access, KiteCalls
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
 from tests.contract.zerodha.stage import TAG, found, hold, limit, ticket
@@ -152,7 +153,7 @@ async def test_a_cut_placing_call_is_an_unknown_outcome_and_later_calls_have_lin
 async def test_a_call_that_does_not_end_when_it_is_cut_leaves_its_thread_to_others(
     server: SimulatedKite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("brokers.zerodha.calls._ENDING_SECONDS", 0.02)
+    monkeypatch.setattr("brokers.blocking_calls._ENDING_SECONDS", 0.02)
     calls = KiteCalls(
         Access(
             api_key=server.api_key,
