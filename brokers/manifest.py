@@ -23,6 +23,8 @@ class Fact(StrEnum):
     TELLS_EXPIRY = "an order that expired is told apart from one that was cancelled"
     REFUSES_REPEATED_IDS = "a second order under a client id is refused for ever"
     IDS_OF_A_CONNECTION = "what was perhaps sent can leave again only on behalf of the connection that sent it"
+    TELLS_REASONS = "why the venue ended an order is told"
+    PAYS_THE_PRICE = "a purchase is paid for in full, and does not merely tie up a margin"
     EXACT_COMMISSIONS = "commissions are the venue's own figures and no estimates"
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from brokers.base import Instrument
+from brokers.base import AssetClass, Instrument
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.model import Market
 
@@ -47,7 +47,9 @@ class Simulator:
     """Opens the venue in this process, with this folder, account and market; everything that it started has ended
     afterwards."""
     symbols: Sequence[str]
-    """Several shares that it trades."""
+    """Several instruments that it trades."""
+    asset_class: AssetClass = AssetClass.STOCK
+    """Of these."""
     currency: str = "USD"
     """The currency of its commissions."""
     product: str | None = None
@@ -79,7 +81,7 @@ class Simulator:
 
     @property
     def instrument(self) -> Instrument:
-        return Instrument(symbol=self.symbols[0])
+        return Instrument(symbol=self.symbols[0], asset_class=self.asset_class)
 
 
 def account_table(account_id: str, keys: Mapping[str, object]) -> str:

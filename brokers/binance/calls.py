@@ -170,6 +170,8 @@ class BinanceCalls:
                 total=self._access.answer_timeout_seconds, sock_connect=self._access.connect_timeout_seconds
             ),
         )
+        # The library sends a GET, PUT or DELETE again if a kept connection drops, and has no public switch for it.
+        self._session._retry_connection = False
 
     async def close(self) -> None:
         session, self._session = self._session, None
@@ -238,7 +240,8 @@ class BinanceCalls:
         *,
         is_signed: bool,
     ) -> Any:
-        query = self._signed(params) if is_signed else _encoded_form(params)
+        given = {name: value for name, value in params.items() if value is not None}
+        query = self._signed(given) if is_signed else _encoded_form(given)
         url = f"{self._access.base_url}{path}" + (f"?{query}" if query else "")
         try:
             async with session.request(method, _encoded(url), allow_redirects=False) as response:

@@ -67,6 +67,8 @@ MANIFEST = Manifest(
             Fact.REFUSES_REPEATED_IDS,
             Fact.IDS_OF_A_CONNECTION,
             Fact.EXACT_COMMISSIONS,
+            Fact.TELLS_REASONS,
+            Fact.PAYS_THE_PRICE,
         }
     ),
     simulator="simulators.stage_ibkr:SIMULATOR",

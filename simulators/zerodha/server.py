@@ -54,6 +54,7 @@ from brokers.base import OrderRef, ReportStatus
 from brokers.errors import BrokerUnavailable, OrderRefused
 from brokers.paper.model import Action, Fault, Market, Operation
 from simulators import control
+from simulators.listener import Listener
 from simulators.loopback_http import Dropped, HttpCall, LoopbackServer, Trickled, json_response
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY, DEFAULT_API_SECRET
 from simulators.zerodha.book import (
@@ -65,7 +66,6 @@ from simulators.zerodha.book import (
     position_item,
     trade_items,
 )
-from simulators.zerodha.feed import Listener
 from simulators.zerodha.market import EXCHANGES, LISTINGS, Listing, Refused, as_csv, read_order
 
 HEARTBEAT_SECONDS = 1.0

@@ -1,4 +1,4 @@
-"""One listener of the simulated order feed, and ways to disturb it. No orders."""
+"""One listener of a simulated feed over WebSocket, and ways to disturb it. No orders."""
 
 from __future__ import annotations
 
