@@ -90,19 +90,23 @@ class UserStream:
         async with self._calls.session.ws_connect(
             f"{self._stream_url}/private/ws/{key}", heartbeat=self._silence_seconds, max_msg_size=1_000_000
         ) as socket:
-            renewal = asyncio.create_task(self._renew(), name="binance-listen-key")
+            self._on_event({})
+            # Whichever ends first ends both: a key that is known no more keeps a socket open that says nothing.
+            tasks = {asyncio.create_task(self._read(socket)), asyncio.create_task(self._renew())}
             try:
-                self._on_event({})
-                async for message in socket:
-                    if message.type is not aiohttp.WSMsgType.TEXT:
-                        break
-                    self._heard(message.data)
-                    if renewal.done():
-                        renewal.result()
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
             finally:
-                renewal.cancel()
-                with contextlib.suppress(asyncio.CancelledError, BrokerError, Refusal, _KeyExpired):
-                    await renewal
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        async for message in socket:
+            if message.type is not aiohttp.WSMsgType.TEXT:
+                return
+            self._heard(message.data)
 
     def _heard(self, data: str) -> None:
         event = json.loads(data)
