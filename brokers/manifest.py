@@ -23,7 +23,7 @@ class Fact(StrEnum):
     TELLS_EXPIRY = "an order that expired is told apart from one that was cancelled"
     REFUSES_REPEATED_IDS = "a second order under a client id is refused for ever"
     IDS_OF_A_CONNECTION = "what was perhaps sent can leave again only on behalf of the connection that sent it"
-    TELLS_REASONS = "why the venue ended an order is told"
+    SILENT_ENDINGS = "an order that the venue ends comes without the reason"
     PAYS_THE_PRICE = "a purchase is paid for in full, and does not merely tie up a margin"
     EXACT_COMMISSIONS = "commissions are the venue's own figures and no estimates"
 
@@ -39,6 +39,10 @@ class ImpliedAccount:
 
 def _unknown_if_paper(config: Mapping[str, object]) -> bool | None:
     return None
+
+
+def _live_unless_said(config: Mapping[str, object]) -> bool:
+    return True
 
 
 def _no_remedy(config: Mapping[str, object], error: Exception) -> str:
@@ -70,6 +74,8 @@ class Manifest:
     is_paper: Callable[[Mapping[str, object]], bool | None] = _unknown_if_paper
     """Whether an account's settings name a paper account. False: they name a real one, even if its address is on
     this machine. None: they do not tell; then an address on this machine counts as paper."""
+    is_live_unless_said: Callable[[Mapping[str, object]], bool] = _live_unless_said
+    """Whether an account whose table does not say `live` is one for real money."""
     paper_hint: str = ""
     """What `is_paper` looks for, for the error message about an account with `live = false`; empty: nothing."""
     remedy: Callable[[Mapping[str, object], Exception], str] = _no_remedy

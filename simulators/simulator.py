@@ -54,6 +54,8 @@ class Simulator:
     """The currency of its commissions."""
     product: str | None = None
     """The product that orders have to name, if any."""
+    order_fields: Mapping[str, object] = field(default_factory=dict)
+    """What a message about an order has to say beside its symbol, in the words of the message."""
     program: str | None = None
     """The module to run with -m, with the options --port, --data, --notice, --fill-delay-seconds, --seed and
     --faults. None: the broker's adapter does everything itself, with the book that `book` names."""

@@ -64,6 +64,7 @@ SIMULATOR = Simulator(
     symbols=("SOLUSDT", "ETHUSDT", "ETHUSDC"),
     asset_class=AssetClass.CRYPTO,
     currency="USDT",
+    order_fields={"instrument_type": "CRYPTO", "tif": "GTC"},
     program="simulators.binance",
     has_connections=True,
     address_at="http://127.0.0.1:{}".format,
@@ -72,4 +73,5 @@ SIMULATOR = Simulator(
     hasty=HASTY,
     short_search={"find_window_seconds": 8},
     demo_account_id="Binance_Demo",
+    samples=("crypto_perpetual_1.json",),
 )

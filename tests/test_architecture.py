@@ -1807,6 +1807,7 @@ BROKERS_WORDS: Mapping[str, tuple[str, ...]] = {
     for package, manifest, more in (
         ("ibkr", manifests()["ibkr"], ("tws", "interactive brokers", "ib_insync", "ib_async")),
         ("zerodha", manifests()["zerodha"], ()),
+        ("binance", manifests()["binance"], ()),
     )
 }
 NAMED_ALLOWED = {
@@ -1910,6 +1911,9 @@ def test_libraries_are_those_that_the_project_declares() -> None:
         "ib_async",
         "eventkit",
         "kiteconnect",
+        "aiohttp",
+        "binance_common",
+        "yarl",
         "requests",
         "urllib3",
         "twisted",

@@ -40,12 +40,12 @@ class BinanceVariables(BrokerVariables):
     binance_api_key: SecretStr | None = None
     binance_api_secret: SecretStr | None = None
     binance_private_key_file: RootedPath | None = None
+    use_binance_testnet: Flag = True
     binance_base_url: Annotated[WebAddress | None, WEB_ADDRESS] = None
     binance_stream_url: Annotated[SocketAddress | None, SOCKET_ADDRESS] = None
     binance_rate_limit_rpm: Annotated[
         int, Field(ge=100, le=1_000_000), Allowed("a whole number from 100 to 1000000")
     ] = 1200
-    use_binance_testnet: Flag = True
 
     def account_keys(self, own: Collection[str], data_dir: Path) -> dict[str, object]:
         """An account with an address of its own takes no address from here."""
@@ -70,6 +70,12 @@ def is_paper(config: Mapping[str, object]) -> bool | None:
     return True if host in TEST_HOSTS else False if host == LIVE_HOST else None
 
 
+def is_live_unless_said(config: Mapping[str, object]) -> bool:
+    """By `testnet` and the address: a host that is not Binance's test environment or on this machine counts as live."""
+    host = urlsplit(base_url(config)).hostname or ""
+    return is_paper(config) is not True and host not in ("127.0.0.1", "localhost", "::1")
+
+
 def remedy(config: Mapping[str, object], error: Exception) -> str:
     where = base_url(config)
     if isinstance(error, AuthRequired):
@@ -90,11 +96,19 @@ MANIFEST = Manifest(
     implied_account=ImpliedAccount(account_id="Binance_Main", variables=("BINANCE_API_KEY",)),
     secret_keys=frozenset({"api_key", "api_secret"}),
     is_paper=is_paper,
+    is_live_unless_said=is_live_unless_said,
     paper_hint="a host of Binance's test environment (demo-fapi.binance.com, testnet.binancefuture.com)",
     remedy=remedy,
     quiet_loggers=("aiohttp.client",),
     facts=frozenset(
-        {Fact.EXTERNAL_ORDERS, Fact.HINTS, Fact.TELLS_EXPIRY, Fact.EXACT_COMMISSIONS, Fact.REJECTS_AT_ONCE}
+        {
+            Fact.EXTERNAL_ORDERS,
+            Fact.HINTS,
+            Fact.TELLS_EXPIRY,
+            Fact.EXACT_COMMISSIONS,
+            Fact.REJECTS_AT_ONCE,
+            Fact.SILENT_ENDINGS,
+        }
     ),
     simulator="simulators.stage_binance:SIMULATOR",
 )

@@ -67,7 +67,6 @@ MANIFEST = Manifest(
             Fact.REFUSES_REPEATED_IDS,
             Fact.IDS_OF_A_CONNECTION,
             Fact.EXACT_COMMISSIONS,
-            Fact.TELLS_REASONS,
             Fact.PAYS_THE_PRICE,
         }
     ),

@@ -147,6 +147,9 @@ class AccountReading:
         if manifest is None:
             return None
         account = replace(self._account_at(manifest, account_id, name, resolved, live=live is True, own=own), zone=zone)
+        if not is_practice and "live" not in table:
+            live = manifest.is_live_unless_said(account.config)
+            account = replace(account, live=live)
         if not is_practice and isinstance(live, bool):
             self._check_live(where, manifest, live, account.config)
         self._check_keys(where, manifest, account, own, own.keys() - resolved.keys())
