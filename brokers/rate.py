@@ -213,6 +213,15 @@ class RateBudget:
         now = self._clock()
         return max((self._paused_until, *(window.free_at(claim, now, cost) for window in self._windows))) - now
 
+    def share_left(self) -> float:
+        """Of what ordinary calls may use, how much is left where it is least, from 1 (all) to 0."""
+        now = self._clock()
+        if now < self._paused_until:
+            return 0.0
+        return min(
+            (window.left(now) / window.limit.allowed(CallPriority.ORDINARY) for window in self._windows), default=1.0
+        )
+
     def left(self) -> dict[float, int]:
         """By each limit's period in seconds, how many ordinary calls may leave now."""
         now = self._clock()

@@ -71,6 +71,8 @@ class Simulator:
     """The address in its notice, from the port."""
     account: Callable[[Place], Mapping[str, object]] = lambda place: {}
     """The keys of an account that uses the program."""
+    apart: Mapping[str, object] = field(default_factory=dict)
+    """If it trades only what is in a list: what names an instrument, in the words of a message, that no other test of a stage trades."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables that these keys refer to."""
     hasty: Mapping[str, object] = field(default_factory=dict)

@@ -117,6 +117,7 @@ class Blotter:
         """All orders of the last 24 hours and all open ones, and the rows that cannot be read. Raises Malformed and the errors
         of `brokers.errors`."""
         async with self._turn:
+            await self._calls.pace()
             malformed: list[MalformedRow] = []
             is_whole = self._monotonic() - self._everything_read_at >= _EVERYTHING_SECONDS
             now_ms = self._now_ms()

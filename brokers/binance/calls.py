@@ -46,6 +46,7 @@ _AFTER_TOO_MANY_SECONDS = 1.0
 _AFTER_BAN_SECONDS = 120.0
 _AFTER_FAILURE_SECONDS = 1.0
 _CLOCK_AGAIN_SECONDS = 600.0
+_LONGEST_PACE_SECONDS = 1.0
 _CONNECTIONS = 16
 _TOO_LONG_FOR_THE_LOOP = 100_000
 """A longer answer is parsed in a thread: the list of all symbols is more than a megabyte."""
@@ -200,6 +201,13 @@ class BinanceCalls:
         """As LimitsCalls.calls_left."""
         budgets = {"orders": self._orders, "weight": self._weights}
         return {(kind, seconds): n for kind, budget in budgets.items() for seconds, n in budget.left().items()}
+
+    async def pace(self) -> None:
+        """Waits a little before one more reading of the account's state when less than half of the weight is left, up to a
+        second when nothing is: readings that follow hints never use up what orders and cancels need."""
+        spent = 1 - 2 * self._weights.share_left()
+        if spent > 0:
+            await asyncio.sleep(spent * _LONGEST_PACE_SECONDS)
 
     async def ask(
         self,

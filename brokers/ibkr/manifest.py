@@ -68,6 +68,7 @@ MANIFEST = Manifest(
             Fact.IDS_OF_A_CONNECTION,
             Fact.EXACT_COMMISSIONS,
             Fact.PAYS_THE_PRICE,
+            Fact.ANNULS,
         }
     ),
     simulator="simulators.stage_ibkr:SIMULATOR",

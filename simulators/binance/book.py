@@ -92,7 +92,7 @@ class BinanceBook(PlannedBook):
         """What lists show, after the book's faults: each order with its present state."""
         known = {order.broker_order_id: order for order in self.orders()}
         pairs = [(known[report.broker_order_id], report) for report in self.reports().reports]
-        return [pair for pair in pairs if pair[0].status is not ReportStatus.REJECTED or is_algo(pair[0])]
+        return [pair for pair in pairs if not was_refused(pair[0])]
 
     def is_hidden(self, order: PaperOrder, *, counts: bool) -> bool:
         """Whether an armed fault hides the order from those who look for it; `counts`: it is used up thereby."""
@@ -148,6 +148,12 @@ class BinanceBook(PlannedBook):
                 paid_in = execution.currency or quote
                 wallet[paid_in] = wallet.get(paid_in, Decimal(0)) - execution.commission
         return held, wallet
+
+
+def was_refused(order: PaperOrder) -> bool:
+    """It was never accepted: no list has it."""
+    is_rejected = order.status is ReportStatus.REJECTED
+    return is_rejected and not is_algo(order) and not order.fills and order.changed_at == order.placed_at
 
 
 def is_algo(order: PaperOrder) -> bool:

@@ -63,6 +63,7 @@ from simulators.binance.book import (
     placed_item,
     position_item,
     trade_items,
+    was_refused,
 )
 from simulators.binance.market import LISTINGS, Listing, Refused, read_order
 from simulators.http_faults import FaultKind, HttpFault, HttpFaults
@@ -74,6 +75,7 @@ _ANSWER_FIRST_SECONDS = 0.05
 _CALLS_REMEMBERED = 100_000
 _EARLY_MS = 1000
 _LONGEST_PAGE = 1000
+_NO_LIMIT = 1_000_000
 _STREAM_PATH = "/private/ws/"
 _WEIGHTS = {
     "GET /fapi/v1/allOrders": 5,
@@ -389,7 +391,7 @@ class SimulatedBinance:
             case "GET", "v1/exchangeInfo":
                 return {
                     "timezone": "UTC",
-                    "rateLimits": _RATE_LIMITS,
+                    "rateLimits": self._rate_limits(),
                     "symbols": [each.as_json() for each in self.listings.values()],
                 }
             case "GET", "v1/accountConfig":
@@ -494,8 +496,7 @@ class SimulatedBinance:
 
     def _one_order(self, call: Call) -> dict[str, Any]:
         order = self._named(call.form)
-        is_rejected = order is not None and order.status is ReportStatus.REJECTED
-        if order is None or is_rejected or self.book.is_hidden(order, counts=False):
+        if order is None or was_refused(order) or self.book.is_hidden(order, counts=False):
             raise Refused(-2013, "Order does not exist.")
         return self._order_row(call, order)
 
@@ -614,6 +615,15 @@ class SimulatedBinance:
             return 1 if "symbol" in call.form else 40
         return _WEIGHTS.get(call.route, 1)
 
+    def _rate_limits(self) -> list[dict[str, Any]]:
+        """As many as it enforces."""
+        weight = self._weight_per_minute or _NO_LIMIT
+        return [
+            {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": weight},
+            {"rateLimitType": "ORDERS", "interval": "MINUTE", "intervalNum": 1, "limit": _NO_LIMIT},
+            {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": _NO_LIMIT},
+        ]
+
     def _orders(self, seconds: float) -> int:
         now = time.monotonic()
         with self._lock:
@@ -723,13 +733,6 @@ class SimulatedBinance:
         later.daemon = True
         self._timers.append(later)
         later.start()
-
-
-_RATE_LIMITS = [
-    {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 2400},
-    {"rateLimitType": "ORDERS", "interval": "MINUTE", "intervalNum": 1, "limit": 1200},
-    {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": 300},
-]
 
 
 def _refusal(refusal: Refused) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -241,3 +242,36 @@ async def test_positions_are_signed(server: SimulatedBinance, broker: BinanceBro
     await broker.place_order(ticket(side=side))
     (position,) = await broker.positions()
     assert (position.quantity, position.average_price) == (10 * sign, Decimal("100.25"))
+
+
+async def test_readings_slow_down_before_the_weight_of_the_minute_is_used_up(server: SimulatedBinance) -> None:
+    broker = create({**config_for(server), "rate_limit_rpm": 400})
+    await broker.connect()
+    begun = asyncio.get_running_loop().time()
+    turns = 0
+    while asyncio.get_running_loop().time() - begun < 1.5:
+        await broker.reports()
+        turns += 1
+    await broker.reserve(ticket())
+    await broker.close()
+    assert turns < 60  # a turn weighs 5
+    assert server.weight() < 400 * 0.8
+
+
+async def test_binances_own_limits_are_kept_where_they_are_lower(tmp_path: Path) -> None:
+    server = SimulatedBinance(tmp_path / "x.db", weight_per_minute=500)
+    with server:
+        broker = create({**config_for(server), "rate_limit_rpm": 5000})
+        await broker.connect()
+        assert broker.calls_left()["weight", 60.0] < 500
+        await broker.close()
+
+
+async def test_what_other_programs_used_up_counts(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    before = broker.calls_left()["weight", 60.0]
+    other = create(config_for(server))
+    await other.connect()
+    await other.reports()
+    await broker.balances()
+    assert before - broker.calls_left()["weight", 60.0] >= 90
+    await other.close()
