@@ -141,12 +141,10 @@ class BinanceBroker:
     """One account's USD-M futures. A client order id is unique among open orders only: a filled order's id is taken again.
     So an order that may have been sent is never sent again from here."""
 
-    def __init__(
-        self, configuration: Configuration, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
         self._calls = BinanceCalls(configuration.access)
-        self._blotter = Blotter(self._calls, clock=clock)
+        self._blotter = Blotter(self._calls)
         self._stream: UserStream | None = None
         self._has_session = False
         self._hint: Callable[[], None] | None = None

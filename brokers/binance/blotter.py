@@ -7,17 +7,17 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from brokers.base import Fill, Report
 from brokers.binance.calls import BinanceCalls, Refusal
 from brokers.binance.codes import SYMBOL_MISSING, Meaning
 from brokers.binance.rows import (
     AlgoRow,
+    Malformed,
     MalformedRow,
     OrderRow,
     our_tag,
@@ -31,6 +31,7 @@ from brokers.binance.rows import (
 from brokers.errors import BrokerUnavailable
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _DAY_MS = 86_400_000
 _WEEK_MS = 7 * _DAY_MS - 60_000
 """The longest window that Binance answers for."""
@@ -55,11 +56,9 @@ class Blotter:
         self,
         calls: BinanceCalls,
         *,
-        clock: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._calls = calls
-        self._clock = clock
         self._monotonic = monotonic
         self._turn = asyncio.Lock()
         self._orders: dict[Key, OrderRow] = {}
@@ -120,12 +119,12 @@ class Blotter:
             await self._calls.pace()
             malformed: list[MalformedRow] = []
             is_whole = self._monotonic() - self._everything_read_at >= _EVERYTHING_SECONDS
-            now_ms = self._now_ms()
+            now_ms = self._calls.now_ms()
             since_ms = now_ms - _DAY_MS if is_whole else self._horizon(now_ms)
             if is_whole:
                 await self._read_open(malformed)
             listed, duplicates = await self._read_recent(since_ms, malformed)
-            await self._read_changed(since_ms)
+            await self._read_changed(since_ms, malformed)
             await self._read_algos(malformed)
             await self._read_trades(malformed)
             if is_whole:
@@ -155,7 +154,7 @@ class Blotter:
             only = symbols.pop() if len(symbols) == 1 else None
             rows |= {row.key: row for row in await self._open_orders(malformed, only)}
             missing = wanted - set(algos) - {row.tag for row in rows.values()}
-            now_ms = self._now_ms()
+            now_ms = self._calls.now_ms()
             for begin_ms in (now_ms - _DAY_MS, now_ms - _WEEK_MS) if missing else ():
                 found = await self._window(begin_ms, None, malformed)
                 rows |= {row.key: row for row in found}
@@ -189,9 +188,6 @@ class Blotter:
         return row
 
     # One turn
-
-    def _now_ms(self) -> int:
-        return int(self._clock().timestamp() * 1000)
 
     def _horizon(self, now_ms: int) -> int:
         """Since when orders may still change."""
@@ -246,7 +242,7 @@ class Blotter:
             self._is_asked_by_symbol = True
             return await self._window_by_symbol(begin_ms, malformed)
         if isinstance(answer, list) and len(answer) >= _PAGE:
-            last_ms = self._now_ms() if end_ms is None else end_ms
+            last_ms = self._calls.now_ms() if end_ms is None else end_ms
             middle_ms = (begin_ms + last_ms) // 2
             if begin_ms < middle_ms < last_ms:
                 earlier = await self._window(begin_ms, middle_ms, malformed)
@@ -269,13 +265,13 @@ class Blotter:
         self._learn(found)
         return found
 
-    async def _read_changed(self, since_ms: int) -> None:
+    async def _read_changed(self, since_ms: int, malformed: list[MalformedRow]) -> None:
         """Orders that the stream named, or that are open no more, and that are older than what was just read."""
         changed, self._changed = self._changed, set()
         for key in sorted(changed):
             row = self._orders.get(key)
             if row is not None and (row.created_ms < since_ms or row.is_working):
-                await self.one_order(*key)
+                await _read_by_itself(self.one_order(*key), row.tag, malformed)
 
     async def _read_algos(self, malformed: list[MalformedRow]) -> None:
         """Of the contracts with conditional orders that may change. One that is listed no more is asked for by itself, as is the
@@ -284,9 +280,9 @@ class Blotter:
         for row in list(self._orders.values()):
             if row.is_triggered and row.tag and row.key not in self._algo_of and row.tag not in asked:
                 asked.add(row.tag)
-                algo = await self.one_algo(tag=row.tag)
-                if algo is not None and algo.child is None:
-                    self._algo_of[row.key] = algo.number
+                found = await _read_by_itself(self.one_algo(tag=row.tag), row.tag, malformed)
+                if found is not None and found.child is None:
+                    self._algo_of[row.key] = found.number
         moving = [algo for algo in self._algos.values() if algo.may_change]
         for symbol in sorted({algo.symbol for algo in moving}):
             answer = await self._calls.ask("GET", "/fapi/v1/openAlgoOrders", {"symbol": symbol})
@@ -297,10 +293,10 @@ class Blotter:
             listed = {algo.number for algo in algos}
             for algo in moving:
                 if algo.symbol == symbol and algo.number not in listed:
-                    await self.one_algo(number=algo.number)
+                    await _read_by_itself(self.one_algo(number=algo.number), algo.tag, malformed)
         for algo in list(self._algos.values()):
             if algo.child is not None and (algo.symbol, algo.child) not in self._orders:
-                await self.one_order(algo.symbol, algo.child)
+                await _read_by_itself(self.one_order(algo.symbol, algo.child), algo.tag, malformed)
 
     async def _read_trades(self, malformed: list[MalformedRow]) -> None:
         """Of each contract in which more was executed than the known trades show."""
@@ -311,14 +307,16 @@ class Blotter:
         for symbol, rows in sorted(short.items()):
             await self._read_trades_of(symbol, min(row.created_ms for row in rows), malformed)
             for row in rows:
-                if self._is_short(row) and row.created_ms < self._now_ms() - _WEEK_MS:
+                if self._is_short(row) and row.created_ms < self._calls.now_ms() - _WEEK_MS:
                     await self._read_trades_by_order(row, malformed)
 
     async def _read_trades_of(self, symbol: str, since_ms: int, malformed: list[MalformedRow]) -> None:
         while True:
             last = self._last_trade.get(symbol)
             begin: dict[str, object] = (
-                {"startTime": max(since_ms - 1, self._now_ms() - _WEEK_MS)} if last is None else {"fromId": last + 1}
+                {"startTime": max(since_ms - 1, self._calls.now_ms() - _WEEK_MS)}
+                if last is None
+                else {"fromId": last + 1}
             )
             if await self._learn_trades({"symbol": symbol, **begin}, malformed, counts=True) < _PAGE:
                 return
@@ -434,6 +432,15 @@ class Blotter:
                 self._malformed_logged.clear()
             self._malformed_logged.add(words)
             _log.warning("%s", words)
+
+
+async def _read_by_itself(question: Awaitable[_T | None], tag: str, malformed: list[MalformedRow]) -> _T | None:
+    """The answer; one that cannot be read is noted and spoils no other."""
+    try:
+        return await question
+    except Malformed as exc:
+        malformed.append(MalformedRow(tag, f"An order that Binance was asked for cannot be read: {exc}"))
+        return None
 
 
 def _with_all_ids(reports: Sequence[Report]) -> list[Report]:

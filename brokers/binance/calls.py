@@ -197,6 +197,10 @@ class BinanceCalls:
         if wait_seconds > _PATIENCE_SECONDS:
             raise _spent(BudgetSpent(wait_seconds))
 
+    def now_ms(self) -> int:
+        """Milliseconds since 1970 by Binance's clock, as far as it is known."""
+        return time.time_ns() // 1_000_000 + self._clock_offset_ms
+
     def left(self) -> dict[tuple[str, float], int]:
         """As LimitsCalls.calls_left."""
         budgets = {"orders": self._orders, "weight": self._weights}
@@ -279,8 +283,7 @@ class BinanceCalls:
         raise refusal
 
     def _signed(self, params: Mapping[str, object]) -> str:
-        timestamp = time.time_ns() // 1_000_000 + self._clock_offset_ms
-        query = _encoded_form({**params, "recvWindow": RECEIVE_WINDOW_MS, "timestamp": timestamp})
+        query = _encoded_form({**params, "recvWindow": RECEIVE_WINDOW_MS, "timestamp": self.now_ms()})
         return query + "&" + _encoded_form({"signature": _signature(self._signing, query, self._signer)})
 
     async def _read_clock(self, *, anew: bool = False) -> None:

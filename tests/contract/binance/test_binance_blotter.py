@@ -275,3 +275,28 @@ async def test_what_other_programs_used_up_counts(server: SimulatedBinance, brok
     await broker.balances()
     assert before - broker.calls_left()["weight", 60.0] >= 90
     await other.close()
+
+
+@pytest.mark.parametrize("ahead", [-7200.0, 7200.0])
+async def test_orders_are_found_by_binances_clock_and_not_by_ours(server: SimulatedBinance, ahead: float) -> None:
+    server.clock_ahead_seconds = ahead
+    server.book._clock = lambda: datetime.now(UTC) + timedelta(seconds=ahead)
+    broker = create(config_for(server))
+    await broker.connect()
+    await broker.reports()
+    await broker.place_order(ticket())
+    await reported(broker, lambda report: report.status is ReportStatus.FILLED)
+    await broker.close()
+
+
+async def test_a_stop_that_cannot_be_read_spoils_no_other(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    hold(server)
+    other = "t000000000000000002"
+    await broker.place_order(stop())
+    await broker.place_order(limit(client_order_id=other))
+    await reported(broker)
+    server.show_oddly("GET /fapi/v1/algoOrder", TAG, {"algoStatus": None})
+    server.book.cancel_unasked(OrderRef(client_order_id=TAG), "gone")
+    answer = await broker.reports()
+    assert {report.client_order_id for report in answer.reports} == {TAG, other}
+    assert [odd.client_order_id for odd in answer.unreadable] == [TAG]
