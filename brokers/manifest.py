@@ -23,8 +23,10 @@ class Fact(StrEnum):
     TELLS_EXPIRY = "an order that expired is told apart from one that was cancelled"
     REFUSES_REPEATED_IDS = "a second order under a client id is refused for ever"
     IDS_OF_A_CONNECTION = "what was perhaps sent can leave again only on behalf of the connection that sent it"
-    EXACT_COMMISSIONS = "commissions are the venue's own figures and no estimates"
     SILENT_ENDINGS = "an order that the venue ends comes without the reason"
+    PAYS_THE_PRICE = "a purchase is paid for in full, and does not merely tie up a margin"
+    ANNULS = "an execution may be annulled or corrected after it was told"
+    EXACT_COMMISSIONS = "commissions are the venue's own figures and no estimates"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

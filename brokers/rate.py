@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -55,16 +55,9 @@ class RateLimit:
         return self.calls - kept
 
 
-def limits(
-    *, per_second: int, per_minute: int | None = None, per_day: int | None = None, reserve_percent: int = 0
-) -> tuple[RateLimit, ...]:
-    """Limits for any second, minute and 24 hours; None: no such limit. `reserve_percent` of each, rounded up, is for
-    exits and first cancels, half of that, rounded up, for exits alone. A quarter of the rest may be repetitions."""
-    given = ((per_second, 1.0), (per_minute, 60.0), (per_day, 86_400.0))
-    return tuple(_limit(calls, seconds, reserve_percent) for calls, seconds in given if calls is not None)
-
-
-def _limit(calls: int, seconds: float, reserve_percent: int) -> RateLimit:
+def limit(*, calls: int, seconds: float, reserve_percent: int = 0) -> RateLimit:
+    """`reserve_percent` of the calls, rounded up, is for exits and first cancels, half of that, rounded up, for exits
+    alone. A quarter of the rest may be repetitions."""
     reserve = min(calls - 1, -(-calls * reserve_percent // 100))
     return RateLimit(
         calls=calls,
@@ -72,6 +65,18 @@ def _limit(calls: int, seconds: float, reserve_percent: int) -> RateLimit:
         reserve=reserve,
         for_exits=-(-reserve // 2),
         repeated=max(1, (calls - reserve) // _REPEATED_PART),
+    )
+
+
+def limits(
+    *, per_second: int, per_minute: int | None = None, per_day: int | None = None, reserve_percent: int = 0
+) -> tuple[RateLimit, ...]:
+    """Limits for any second, minute and 24 hours, each as `limit` makes it; None: no such limit."""
+    given = ((per_second, 1.0), (per_minute, 60.0), (per_day, 86_400.0))
+    return tuple(
+        limit(calls=calls, seconds=seconds, reserve_percent=reserve_percent)
+        for calls, seconds in given
+        if calls is not None
     )
 
 
@@ -91,28 +96,38 @@ class _Window:
         self._calls = deque[float]()
         self._repeated = deque[float]()
 
-    def add(self, moment: float, claim: CallPriority) -> None:
-        self._calls.append(moment)
+    def add(self, moment: float, claim: CallPriority, cost: int) -> None:
+        moments = [moment] * cost
+        self._calls.extend(moments)
         if claim is CallPriority.REPEATED:
-            self._repeated.append(moment)
+            self._repeated.extend(moments)
 
     def left(self, now: float) -> int:
         """How many ordinary calls may leave now."""
-        while self._calls and now - self._calls[0] >= self.limit.seconds:
-            self._calls.popleft()
+        self._forget(now)
         return max(0, self.limit.allowed(CallPriority.ORDINARY) - len(self._calls))
 
     def remember(self, moments: Iterable[float], now: float) -> None:
         counted = sorted((*self._calls, *(moment for moment in moments if now - moment < self.limit.seconds)))
         self._calls = deque(counted)
 
-    def free_at(self, claim: CallPriority, now: float) -> float:
-        """When a call with this priority may leave; not after `now`: at once."""
+    def count_at_least(self, calls: int, now: float) -> None:
+        """So many have left by now, whoever made them."""
+        self._forget(now)
+        self._calls.extend([now] * min(calls - len(self._calls), self.limit.calls))
+
+    def free_at(self, claim: CallPriority, now: float, cost: int) -> float:
+        """When a call with this priority may leave; not after `now`: at once. One that costs more than may ever be
+        used at once may leave when everything is free."""
         limit = self.limit
-        free = self._free_at(self._calls, limit.allowed(claim), now)
+        free = self._free_at(self._calls, max(limit.allowed(claim) - cost + 1, 1), now)
         if claim is CallPriority.REPEATED and limit.repeated is not None:
-            free = max(free, self._free_at(self._repeated, limit.repeated, now))
+            free = max(free, self._free_at(self._repeated, max(limit.repeated - cost + 1, 1), now))
         return free
+
+    def _forget(self, now: float) -> None:
+        while self._calls and now - self._calls[0] >= self.limit.seconds:
+            self._calls.popleft()
 
     def _free_at(self, calls: deque[float], allowed: int, now: float) -> float:
         while calls and now - calls[0] >= self.limit.seconds:
@@ -144,26 +159,27 @@ class RateBudget:
         *,
         patience_seconds: float = float("inf"),
         queues_seconds: float | None = None,
+        cost: int = 1,
     ) -> None:
-        """Returns when the call may leave; it counts from then. It waits at most `patience_seconds` once no call of
-        the same priority is ahead of it, and before that at most `queues_seconds` (None: without limit). Raises
-        BudgetSpent as soon as the wait would be longer."""
+        """Returns when the call may leave; it counts from then, `cost` times where a broker weighs calls. It waits at
+        most `patience_seconds` once no call of the same priority is ahead of it, and before that at most
+        `queues_seconds` (None: without limit). Raises BudgetSpent as soon as the wait would be longer."""
         queue = self._queues[claim]
         try:
             # A lock serves its waiters first come, first served.
             async with asyncio.timeout(queues_seconds):
                 await queue.acquire()
         except TimeoutError as exc:
-            raise BudgetSpent(max(self.wait_seconds(claim), _LEAST_SLEEP_SECONDS)) from exc
+            raise BudgetSpent(max(self.wait_seconds(claim, cost), _LEAST_SLEEP_SECONDS)) from exc
         try:
             deadline = self._clock() + patience_seconds
-            while (wait_seconds := self.wait_seconds(claim)) > 0:
+            while (wait_seconds := self.wait_seconds(claim, cost)) > 0:
                 if self._clock() + wait_seconds > deadline:
                     raise BudgetSpent(wait_seconds)
                 await self._sleep(max(wait_seconds, _LEAST_SLEEP_SECONDS))
             now = self._clock()
             for window in self._windows:
-                window.add(now, claim)
+                window.add(now, claim, cost)
         finally:
             queue.release()
 
@@ -178,10 +194,33 @@ class RateBudget:
         """Blocks all calls for so long: the broker reported that there were too many."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)
 
-    def wait_seconds(self, claim: CallPriority = CallPriority.ORDINARY) -> float:
+    def count_at_least(self, calls: int, seconds: float) -> None:
+        """The broker has counted so many calls within the limit of this period, those of other processes included."""
+        now = self._clock()
+        for window in self._windows:
+            if window.limit.seconds == seconds:
+                window.count_at_least(calls, now)
+
+    def lower(self, calls_by_seconds: Mapping[float, int]) -> None:
+        """The broker's own limits, by their period: a limit that is higher is lowered to it."""
+        for window in self._windows:
+            calls = calls_by_seconds.get(window.limit.seconds)
+            if calls is not None and 0 < calls < window.limit.calls:
+                window.limit = _lowered(window.limit, calls)
+
+    def wait_seconds(self, claim: CallPriority = CallPriority.ORDINARY, cost: int = 1) -> float:
         """How long a call would have to wait now if no other were waiting; 0 or less: not at all."""
         now = self._clock()
-        return max((self._paused_until, *(window.free_at(claim, now) for window in self._windows))) - now
+        return max((self._paused_until, *(window.free_at(claim, now, cost) for window in self._windows))) - now
+
+    def share_left(self) -> float:
+        """Of what ordinary calls may use, how much is left where it is least, from 1 (all) to 0."""
+        now = self._clock()
+        if now < self._paused_until:
+            return 0.0
+        return min(
+            (window.left(now) / window.limit.allowed(CallPriority.ORDINARY) for window in self._windows), default=1.0
+        )
 
     def left(self) -> dict[float, int]:
         """By each limit's period in seconds, how many ordinary calls may leave now."""
@@ -189,3 +228,15 @@ class RateBudget:
         if now < self._paused_until:
             return {window.limit.seconds: 0 for window in self._windows}
         return {window.limit.seconds: window.left(now) for window in self._windows}
+
+
+def _lowered(known: RateLimit, calls: int) -> RateLimit:
+    """With the same shares."""
+    reserve = min(calls - 1, -(-calls * known.reserve // known.calls))
+    return RateLimit(
+        calls=calls,
+        seconds=known.seconds,
+        reserve=reserve,
+        for_exits=min(reserve, -(-calls * known.for_exits // known.calls)),
+        repeated=None if known.repeated is None else max(1, calls * known.repeated // known.calls),
+    )

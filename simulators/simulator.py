@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from brokers.base import Instrument
+from brokers.base import AssetClass, Instrument
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.model import Market
 
@@ -47,11 +47,15 @@ class Simulator:
     """Opens the venue in this process, with this folder, account and market; everything that it started has ended
     afterwards."""
     symbols: Sequence[str]
-    """Several shares that it trades."""
+    """Several instruments that it trades."""
+    asset_class: AssetClass = AssetClass.STOCK
+    """Of these."""
     currency: str = "USD"
     """The currency of its commissions."""
     product: str | None = None
     """The product that orders have to name, if any."""
+    order_fields: Mapping[str, object] = field(default_factory=dict)
+    """What a message about an order has to say beside its symbol, in the words of the message."""
     program: str | None = None
     """The module to run with -m, with the options --port, --data, --notice, --fill-delay-seconds, --seed and
     --faults. None: the broker's adapter does everything itself, with the book that `book` names."""
@@ -67,6 +71,8 @@ class Simulator:
     """The address in its notice, from the port."""
     account: Callable[[Place], Mapping[str, object]] = lambda place: {}
     """The keys of an account that uses the program."""
+    apart: Mapping[str, object] = field(default_factory=dict)
+    """If it trades only what is in a list: what names an instrument, in the words of a message, that no other test of a stage trades."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables that these keys refer to."""
     hasty: Mapping[str, object] = field(default_factory=dict)
@@ -79,7 +85,7 @@ class Simulator:
 
     @property
     def instrument(self) -> Instrument:
-        return Instrument(symbol=self.symbols[0])
+        return Instrument(symbol=self.symbols[0], asset_class=self.asset_class)
 
 
 def account_table(account_id: str, keys: Mapping[str, object]) -> str:

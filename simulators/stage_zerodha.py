@@ -74,6 +74,7 @@ SIMULATOR = Simulator(
     has_connections=True,
     address_at="http://127.0.0.1:{}".format,
     account=account_at,
+    apart={"symbol": "NIFTYBEES", "product": "MIS"},
     environment={API_KEY_NAME: DEFAULT_API_KEY},
     hasty={
         "order_calls_per_second": 100,

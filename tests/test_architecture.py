@@ -2021,6 +2021,7 @@ BROKERS_WORDS: Mapping[str, tuple[str, ...]] = {
         ("ibkr", manifests()["ibkr"], ("tws", "interactive brokers", "ib_insync", "ib_async")),
         ("zerodha", manifests()["zerodha"], ()),
         ("alpaca", manifests()["alpaca"], ("apca",)),
+        ("binance", manifests()["binance"], ()),
     )
 }
 NAMED_ALLOWED = {
@@ -2126,6 +2127,9 @@ def test_libraries_are_those_that_the_project_declares() -> None:
         "eventkit",
         "alpaca",
         "kiteconnect",
+        "aiohttp",
+        "binance_common",
+        "yarl",
         "requests",
         "urllib3",
         "twisted",

@@ -134,6 +134,8 @@ MANIFEST = Manifest(
             Fact.TELLS_EXPIRY,
             Fact.REFUSES_REPEATED_IDS,
             Fact.SILENT_ENDINGS,
+            Fact.PAYS_THE_PRICE,
+            Fact.ANNULS,
         }
     ),
     simulator="simulators.stage_alpaca:SIMULATOR",

@@ -67,6 +67,8 @@ MANIFEST = Manifest(
             Fact.REFUSES_REPEATED_IDS,
             Fact.IDS_OF_A_CONNECTION,
             Fact.EXACT_COMMISSIONS,
+            Fact.PAYS_THE_PRICE,
+            Fact.ANNULS,
         }
     ),
     simulator="simulators.stage_ibkr:SIMULATOR",

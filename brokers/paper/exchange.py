@@ -56,8 +56,9 @@ class PaperExchange:
     Calls for adapters raise only the errors of `brokers.errors`; those for tests and simulators (`fill_order` and the
     like) raise ValueError for impossible requests.
 
-    `broker_order_id_format` is filled with `number` and `time` (UTC time of acceptance), `fill_id_format` with
-    `number` and `time` (of the execution). `corrected_fill_id` makes the id of a correction from that of the corrected fill; without it, it is an
+    `broker_order_id_format` is filled with `number`, `time` (UTC time of acceptance) and `symbol`, `fill_id_format`
+    with `number`, `time` (of the execution) and `symbol`. `corrected_fill_id` makes the id of a correction from that of
+    the corrected fill; without it, it is an
     ordinary id. With `unique_client_order_ids` false a client order id may repeat (as at venues where it is only a
     tag). `faults` are armed once per book, however often it is opened with them.
     """
@@ -444,7 +445,10 @@ class PaperExchange:
             db,
             self.account_id,
             number,
-            ticket.reserved_order_id or self._broker_order_id_format.format(number=number, time=time_of(moment)),
+            ticket.reserved_order_id
+            or self._broker_order_id_format.format(
+                number=number, time=time_of(moment), symbol=ticket.instrument.symbol
+            ),
             ticket,
             moment,
             unique_client_order_id=self._unique and bool(ticket.client_order_id),
@@ -541,7 +545,7 @@ class PaperExchange:
         corrects: str | None = None,
     ) -> str:
         number = paper_book.count(db, "fill")
-        fill_id = self._fill_id_format.format(number=number, time=time_of(at))
+        fill_id = self._fill_id_format.format(number=number, time=time_of(at), symbol=order.ticket.instrument.symbol)
         if corrects is not None and self._corrected_fill_id is not None:
             fill_id = self._corrected_fill_id(corrects)
         paper_book.insert_fill(

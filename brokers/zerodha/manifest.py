@@ -56,6 +56,6 @@ MANIFEST = Manifest(
     remedy=remedy,
     quiet_loggers=("kiteconnect",),
     products=("MIS", "NRML", "CNC"),
-    facts=frozenset({Fact.LATE_COMMISSIONS, Fact.EXTERNAL_ORDERS, Fact.HINTS}),
+    facts=frozenset({Fact.LATE_COMMISSIONS, Fact.EXTERNAL_ORDERS, Fact.HINTS, Fact.PAYS_THE_PRICE, Fact.ANNULS}),
     simulator="simulators.stage_zerodha:SIMULATOR",
 )

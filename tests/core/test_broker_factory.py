@@ -35,7 +35,7 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_listed(tmp_path: Path
 
 
 def test_every_supported_name_has_an_adapter_in_the_package_of_its_manifest() -> None:
-    assert list(registry.manifests()) == ["alpaca", "ibkr", "mock", "zerodha"]
+    assert list(registry.manifests()) == ["alpaca", "binance", "ibkr", "mock", "zerodha"]
     for name, manifest in registry.manifests().items():
         assert manifest.name == name
         assert (ROOT / f"{manifest.adapter.replace('.', '/')}.py").is_file()
@@ -85,7 +85,7 @@ def test_no_adapter_and_no_client_library_is_loaded_by_the_manifests() -> None:
     program = (
         "import sys, brokers.factory, brokers.registry; brokers.registry.manifests(); print([each for each in sys.modules"
         " if each.endswith('.adapter') or each.split('.')[0] in ('ib_insync', 'ib_async', 'eventkit', 'kiteconnect', 'alpaca',"
-        " 'requests', 'twisted', 'simulators')])"
+        " 'aiohttp', 'binance_common', 'requests', 'twisted', 'simulators')])"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

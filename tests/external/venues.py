@@ -40,7 +40,8 @@ class Venue(ABC):
     def __init__(self, name: str) -> None:
         self.broker = name
         self.account_id = account_id_at(name)
-        self.symbol = simulator_of(name.partition(" ")[0]).symbols[0]
+        simulator = simulator_of(name.partition(" ")[0])
+        self.symbol, self.order_fields = simulator.symbols[0], simulator.order_fields
 
     @abstractmethod
     def do(self, what: str, **wish: object) -> Mapping[str, Any]:
@@ -117,6 +118,7 @@ class VenueStage:
             "account_id": venue.account_id,
             "strategy_name": "Each",
             "tif": Tif.DAY.value,
+            **venue.order_fields,
         } | more
         return {name: value for name, value in body.items() if value is not None}
 

@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 
 from brokers.manifest import Fact
 from brokers.registry import manifests
-from simulators.catalogue import simulator_of
+from simulators.catalogue import programs, simulator_of
 from tests.external.service_process import PubSub
 from tests.external.venues import GatewayVenue
 from tests.faults.judgement import Placed
@@ -23,6 +23,8 @@ from tests.waits import wait_until
 
 GATEWAYS = "those with a program of their own"
 EVERYWHERE = "all"
+LISTED = tuple(name for name in programs() if simulator_of(name).apart)
+"""Those that trade what is in a list, and so have one instrument for all that nothing else may touch."""
 ENDED = ("FILLED", "REJECTED", "CANCELLED", "EXPIRED")
 
 
@@ -733,7 +735,7 @@ def overfill_after_the_end(play: Play) -> None:
     play.fill(signal, 5, force=True)
 
 
-@scenario(Family.CORRECTION, quick=True)
+@scenario(Family.CORRECTION, needs={Fact.ANNULS}, quick=True)
 def price_corrected(play: Play) -> None:
     """The exchange corrects the price of an execution."""
     signal = play.sent()
@@ -741,7 +743,7 @@ def price_corrected(play: Play) -> None:
     play.do("correct", fill_id=play.fill_ids(signal)[0], price="99.50")
 
 
-@scenario(Family.CORRECTION)
+@scenario(Family.CORRECTION, needs={Fact.ANNULS})
 def quantity_corrected(play: Play) -> None:
     """The exchange corrects the quantity of one of two executions."""
     signal = play.resting()
@@ -752,7 +754,7 @@ def quantity_corrected(play: Play) -> None:
     play.fill(signal)
 
 
-@scenario(Family.CORRECTION)
+@scenario(Family.CORRECTION, needs={Fact.ANNULS})
 def one_of_two_executions_annulled(play: Play) -> None:
     """One of two executions of a working order is annulled, then the rest fills."""
     signal = play.resting()
@@ -764,7 +766,7 @@ def one_of_two_executions_annulled(play: Play) -> None:
     play.fill(signal)
 
 
-@scenario(Family.CORRECTION)
+@scenario(Family.CORRECTION, needs={Fact.ANNULS})
 def annulled_after_cancel(play: Play) -> None:
     """4 of 10 filled, cancelled, and then the execution is annulled."""
     signal = play.resting()
@@ -775,7 +777,7 @@ def annulled_after_cancel(play: Play) -> None:
     play.do("bust", fill_id=play.fill_ids(signal)[0])
 
 
-@scenario(Family.CORRECTION, needs={Fact.EXACT_COMMISSIONS})
+@scenario(Family.CORRECTION, needs={Fact.EXACT_COMMISSIONS, Fact.LATE_COMMISSIONS})
 def commission_changed(play: Play) -> None:
     """The commission of an execution changes afterwards."""
     signal = play.sent()
@@ -1141,11 +1143,7 @@ def clock_jumps_two_hours_back(play: Play) -> None:
 
 def held_apart(play: Play) -> tuple[Signal, dict[str, Any]]:
     """10, filled, of something that nothing else of the stage trades; and what names that."""
-    own = (
-        {"symbol": "NIFTYBEES", "product": "MIS"}
-        if play.broker == "zerodha"
-        else {"symbol": f"H{uuid.uuid4().hex[:7].upper()}"}
-    )
+    own = dict(simulator_of(play.broker).apart) or {"symbol": f"H{uuid.uuid4().hex[:7].upper()}"}
     entry = play.sent(**own)
     play.until(entry, "FILLED")
     return entry, own
@@ -1161,7 +1159,7 @@ def until_it_differs(play: Play, symbol: str) -> None:
     )
 
 
-@scenario(Family.POSITION, alone=("zerodha",), within=90.0)
+@scenario(Family.POSITION, alone=LISTED, within=90.0)
 def sold_by_hand_and_then_its_exit(play: Play) -> None:
     """Somebody sells past us all that was bought, and people are told: the exit then opens no short."""
     entry, own = held_apart(play)
@@ -1170,7 +1168,7 @@ def sold_by_hand_and_then_its_exit(play: Play) -> None:
     play.send(play.order("SELL", 10, expects=Placed.NEVER, signal_type="EXIT", entry_signal_id=entry.signal_id, **own))
 
 
-@scenario(Family.POSITION, alone=("zerodha",), within=90.0)
+@scenario(Family.POSITION, alone=LISTED, within=90.0)
 def part_gone_without_a_trade_and_then_its_exit(play: Play) -> None:
     """4 of 10 leave the account without an order: the exit takes the 6 that are there."""
     entry, own = held_apart(play)

@@ -209,6 +209,7 @@ class Play:
             "account_id": self.lane.account_id,
             "strategy_name": self.strategy,
             "tif": "DAY",
+            **simulator_of(self.broker).order_fields,
         } | more
         body = {name: value for name, value in body.items() if value is not None}
         is_exit = body.get("signal_type") in ("EXIT", "SCALE_OUT")

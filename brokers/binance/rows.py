@@ -1,0 +1,306 @@
+"""The rows of Binance's answers as values: orders, conditional orders, trades, positions, balances. Each is read by
+itself: a row that cannot be read spoils no other. No calls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeVar
+
+from brokers.base import Balance, Fill, FillsShown, Report, ReportStatus
+
+_T = TypeVar("_T")
+Row = Mapping[str, Any]
+_OURS = re.compile(r"[a-z][a-z0-9]{18}")
+"""The form of a tag of this service. Binance makes ids of other forms for orders that come without one, and for its
+own liquidations (autoclose-…, adl_autoclose, settlement_autoclose-…)."""
+_TRADE_HAS_COMMISSION = ("commission", "commissionAsset")
+
+STATUSES = {
+    "NEW": ReportStatus.WORKING,
+    "PARTIALLY_FILLED": ReportStatus.WORKING,
+    "PENDING_CANCEL": ReportStatus.WORKING,
+    "FILLED": ReportStatus.FILLED,
+    "CANCELED": ReportStatus.CANCELLED,
+    "REJECTED": ReportStatus.REJECTED,
+    "EXPIRED": ReportStatus.EXPIRED,
+    "EXPIRED_IN_MATCH": ReportStatus.CANCELLED,
+}
+ALGO_STATUSES = {
+    "NEW": ReportStatus.WORKING,
+    "TRIGGERING": ReportStatus.WORKING,
+    "TRIGGERED": ReportStatus.WORKING,
+    "FINISHED": ReportStatus.WORKING,
+    "CANCELED": ReportStatus.CANCELLED,
+    "EXPIRED": ReportStatus.EXPIRED,
+    "REJECTED": ReportStatus.REJECTED,
+}
+"""FINISHED says that the order which it became has ended: how, only that order tells."""
+_IMMEDIATE = frozenset({"IOC", "FOK"})
+_CONDITIONAL_TYPES = frozenset({"STOP", "STOP_MARKET", "TAKE_PROFIT", "TAKE_PROFIT_MARKET", "TRAILING_STOP_MARKET"})
+
+
+class Malformed(Exception):
+    """A row or answer cannot be read; the message says what of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedRow:
+    """A row that cannot be read."""
+
+    tag: str | None
+    """Of the order that it is about; None: not legible, it may be about any."""
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderRow:
+    """One order in the matching engine. Its number is unique within its symbol only."""
+
+    symbol: str
+    number: int
+    tag: str
+    """Empty: none of ours."""
+    status: str
+    tif: str
+    quantity: Decimal
+    executed: Decimal
+    created_ms: int
+    is_triggered: bool
+    """It is what a conditional order became."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.symbol, self.number
+
+    @property
+    def broker_order_id(self) -> str:
+        return f"{self.symbol}:{self.number}"
+
+    @property
+    def is_working(self) -> bool:
+        return STATUSES.get(self.status, ReportStatus.WORKING) is ReportStatus.WORKING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlgoRow:
+    """One conditional order."""
+
+    symbol: str
+    number: int
+    tag: str
+    status: str
+    child: int | None
+    """The number of the order that it became when it was triggered."""
+    reason: str
+    created_ms: int
+
+    @property
+    def broker_order_id(self) -> str:
+        return f"{self.symbol}:algo:{self.number}"
+
+    @property
+    def may_change(self) -> bool:
+        return self.status in ("NEW", "TRIGGERING", "TRIGGERED") or self.status not in ALGO_STATUSES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TradeRow:
+    symbol: str
+    number: int
+    order: int
+    fill: Fill
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionRow:
+    symbol: str
+    quantity: Decimal
+    entry_price: Decimal
+
+
+def read_rows(
+    answer: object, read: Callable[[Row], _T], what: str, tag_field: str = "clientOrderId"
+) -> tuple[list[_T], list[MalformedRow]]:
+    """The readable rows, and the unreadable ones. Raises Malformed if it is no list."""
+    if not isinstance(answer, list):
+        raise Malformed(f"Binance answered with no list of {what}")
+    rows: list[_T] = []
+    malformed: list[MalformedRow] = []
+    for row in answer:
+        try:
+            if not isinstance(row, Mapping):
+                raise Malformed("it is no object")
+            rows.append(read(row))
+        except Malformed as exc:
+            given = row.get(tag_field) if isinstance(row, Mapping) else None
+            tag = our_tag(given) if isinstance(given, str) else None
+            malformed.append(MalformedRow(tag, f"A row of Binance's {what} cannot be read: {exc}"))
+    return rows, malformed
+
+
+def read_order(row: Row) -> OrderRow:
+    kind, original = row.get("type"), row.get("origType")
+    return OrderRow(
+        symbol=text(row, "symbol"),
+        number=whole(row, "orderId"),
+        tag=our_tag(text(row, "clientOrderId")),
+        status=text(row, "status"),
+        tif=str(row.get("timeInForce", "")),
+        quantity=amount(row, "origQty"),
+        executed=_at_least_0(row, "executedQty"),
+        created_ms=_moment(row, "time", "updateTime"),
+        is_triggered=original in _CONDITIONAL_TYPES and kind != original,
+    )
+
+
+def read_algo(row: Row) -> AlgoRow:
+    child = str(row.get("actualOrderId") or "")
+    return AlgoRow(
+        symbol=text(row, "symbol"),
+        number=whole(row, "algoId"),
+        tag=our_tag(text(row, "clientAlgoId")),
+        status=text(row, "algoStatus"),
+        child=int(child) if child.isdecimal() and int(child) > 0 else None,
+        reason=str(row.get("rejectReason") or row.get("rm") or ""),
+        created_ms=_moment(row, "createTime", "updateTime"),
+    )
+
+
+def read_trade(row: Row) -> TradeRow:
+    symbol, number = text(row, "symbol"), whole(row, "id")
+    quantity, price = amount(row, "qty"), amount(row, "price")
+    if quantity <= 0 or price <= 0:
+        raise Malformed(f"an execution of {quantity} at {price}")
+    has_commission = all(row.get(name) is not None for name in _TRADE_HAS_COMMISSION)
+    return TradeRow(
+        symbol=symbol,
+        number=number,
+        order=whole(row, "orderId"),
+        fill=Fill(
+            fill_id=f"{symbol}:{number}",
+            quantity=quantity,
+            price=price,
+            time=_time(whole(row, "time")),
+            # What is charged: positive; a rebate is negative.
+            commission=amount(row, "commission") if has_commission else None,
+            commission_currency=text(row, "commissionAsset") if has_commission else None,
+        ),
+    )
+
+
+def read_position(row: Row) -> PositionRow:
+    return PositionRow(
+        symbol=text(row, "symbol"), quantity=amount(row, "positionAmt"), entry_price=amount(row, "entryPrice")
+    )
+
+
+def read_balance(row: Row) -> Balance:
+    cash = amount(row, "balance")
+    return Balance(currency=text(row, "asset"), cash=cash, equity=cash + amount(row, "crossUnPnl"))
+
+
+def report_of(order: OrderRow, fills: Sequence[Fill], reason: str | None = None) -> Report:
+    """The order as a report. An execution counts once the list of trades has it: Binance's own count may be ahead."""
+    status = STATUSES.get(order.status, ReportStatus.WORKING)
+    if status is ReportStatus.EXPIRED and order.tif in _IMMEDIATE:
+        # What an immediate order leaves is called expired; it is what its owner asked for.
+        status, reason = ReportStatus.CANCELLED, reason or "What could not be filled at once is cancelled"
+    if order.status == "EXPIRED_IN_MATCH":
+        reason = reason or "It would have traded with another order of the same account"
+    adds_up = sum((fill.quantity for fill in fills), Decimal(0)) == order.executed
+    return Report(
+        client_order_id=order.tag,
+        broker_order_id=order.broker_order_id,
+        status=status,
+        filled_quantity=order.executed,
+        fills=tuple(fills),
+        fills_shown=FillsShown.ALL if adds_up else FillsShown.SOME,
+        reason=reason,
+        said=order.status,
+    )
+
+
+def report_of_algo(algo: AlgoRow, child: OrderRow | None, fills: Sequence[Fill], reason: str | None = None) -> Report:
+    """A conditional order as a report: before it is triggered its own state, afterwards that of the order that it
+    became. While that is not shown, it counts as working."""
+    if child is not None:
+        became = report_of(child, fills, reason)
+        return replace(
+            became,
+            client_order_id=algo.tag,
+            broker_order_id=algo.broker_order_id,
+            said=f"{algo.status}, {child.status}",
+        )
+    status = ALGO_STATUSES.get(algo.status, ReportStatus.WORKING)
+    words = algo.reason or reason
+    if status is ReportStatus.REJECTED:
+        words = f"Rejected when it was triggered: {words or 'Binance does not say why'}"
+    return Report(
+        client_order_id=algo.tag,
+        broker_order_id=algo.broker_order_id,
+        status=status,
+        filled_quantity=Decimal(0),
+        fills_shown=FillsShown.ALL if algo.child is None else FillsShown.SOME,
+        reason=words,
+        said=algo.status,
+    )
+
+
+def our_tag(client_id: str) -> str:
+    """The client order id if it may be one of this service's; else empty."""
+    return client_id if _OURS.fullmatch(client_id) else ""
+
+
+def text(row: Any, name: str) -> str:
+    value = row.get(name) if isinstance(row, Mapping) else None
+    if not isinstance(value, str) or not value:
+        raise Malformed(f"{name} is {value!r}")
+    return value
+
+
+def whole(row: Any, name: str) -> int:
+    value = row.get(name) if isinstance(row, Mapping) else None
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise Malformed(f"{name} is {value!r}")
+    return value
+
+
+def amount(row: Any, name: str) -> Decimal:
+    value = row.get(name) if isinstance(row, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        raise Malformed(f"{name} is {value!r}")
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        raise Malformed(f"{name} is {value!r}") from None
+    if not number.is_finite():
+        raise Malformed(f"{name} is {value!r}")
+    return number
+
+
+def _at_least_0(row: Row, name: str) -> Decimal:
+    number = amount(row, name)
+    if number < 0:
+        raise Malformed(f"{name} is {number}")
+    return number
+
+
+def _moment(row: Row, *names: str) -> int:
+    """Milliseconds since 1970, of the first of these fields that the row has."""
+    for name in names:
+        if row.get(name) is not None:
+            return whole(row, name)
+    raise Malformed(f"it has no {' or '.join(names)}")
+
+
+def _time(moment_ms: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(moment_ms / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        raise Malformed(f"a time of {moment_ms}") from None

@@ -1,0 +1,222 @@
+"""What leaves for an order: the contract that was named, prices on the tick, quantities on the step, and what is refused before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from brokers.base import AssetClass, Instrument, OrderType, ReportStatus, Side, Ticket, Tif
+from brokers.binance.adapter import BinanceBroker, create
+from brokers.errors import AuthRequired, BrokerUnavailable, OrderRefused
+from simulators.binance.server import SimulatedBinance
+from simulators.http_faults import FaultKind, HttpFault
+from simulators.stage_binance import config_for
+from tests.contract.binance.stage import SOL, TAG, last_form, limit, reported, stop, ticket
+
+
+def crypto(symbol: str, **more: Any) -> Instrument:
+    return Instrument(symbol=symbol, asset_class=AssetClass.CRYPTO, **more)
+
+
+@pytest.mark.parametrize("symbol", ["BTCUSDT", "btcusdt", "BTC/USDT", "BTC-USDT"])
+async def test_a_pair_is_known_by_the_ways_in_which_people_write_it(
+    server: SimulatedBinance, broker: BinanceBroker, symbol: str
+) -> None:
+    await broker.place_order(ticket(instrument=crypto(symbol), quantity=Decimal("0.01")))
+    assert last_form(server)["symbol"] == "BTCUSDT"
+
+
+@pytest.mark.parametrize(
+    ("instrument", "words"),
+    [
+        (crypto("BTC"), "not in Binance's list"),
+        (crypto("BTCUSD"), "not in Binance's list"),
+        (crypto("BTCUSDT_300329"), "delivered on 20300329"),
+        (crypto("BTCUSDT", currency="USD"), "priced in USDT, not in USD"),
+        (crypto("BTCUSDT", multiplier=Decimal(100)), "is one BTC, not 100"),
+        (Instrument(symbol="BTCUSDT"), "not STOCK"),
+        (Instrument(symbol="BTCUSDT", asset_class=AssetClass.FUTURE), "needs an expiry"),
+        (Instrument(symbol="BTCUSDT", asset_class=AssetClass.FUTURE, expiry="20300628"), "not in Binance's list"),
+        (crypto("OLDUSDT"), "does not trade OLDUSDT now"),
+    ],
+)
+async def test_what_was_not_named_is_not_traded(
+    server: SimulatedBinance, broker: BinanceBroker, instrument: Instrument, words: str
+) -> None:
+    with pytest.raises(OrderRefused, match=words):
+        await broker.fitted(ticket(instrument=instrument))
+    assert server.calls("POST /fapi/v1/*rder") == []
+
+
+@pytest.mark.parametrize("expiry", ["20300329", "203003"])
+@pytest.mark.parametrize("symbol", ["BTCUSDT", "BTCUSDT_300329"])
+async def test_a_delivery_contract_is_known_by_its_expiry(
+    server: SimulatedBinance, broker: BinanceBroker, symbol: str, expiry: str
+) -> None:
+    named = Instrument(symbol=symbol, asset_class=AssetClass.FUTURE, expiry=expiry)
+    await broker.place_order(ticket(instrument=named, quantity=Decimal("0.01")))
+    assert last_form(server)["symbol"] == "BTCUSDT_300329"
+
+
+@pytest.mark.parametrize(
+    ("ordered", "limit_price", "stop_price"),
+    [
+        (limit("99.507"), "99.50", None),
+        (limit("99.501", side=Side.SELL), "99.51", None),
+        (stop("90.009"), None, "90.00"),
+        (stop("90.001", side=Side.BUY), None, "90.01"),
+        (stop("90.009", order_type=OrderType.STOP_LIMIT, limit_price=Decimal("89.991")), "90.00", "90.00"),
+    ],
+)
+async def test_prices_are_put_on_the_tick_and_never_to_the_orders_disadvantage(
+    broker: BinanceBroker, ordered: Ticket, limit_price: str | None, stop_price: str | None
+) -> None:
+    fitted = await broker.fitted(ordered)
+    assert fitted.limit_price == (None if limit_price is None else Decimal(limit_price))
+    assert fitted.stop_price == (None if stop_price is None else Decimal(stop_price))
+
+
+async def test_a_quantity_is_rounded_down_and_recorded_so(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    fitted = await broker.fitted(ticket(quantity=Decimal("1.23456")))
+    assert fitted.quantity == Decimal("1.234")
+    await broker.place_order(fitted)
+    assert last_form(server)["quantity"] == "1.234"
+
+
+@pytest.mark.parametrize(
+    ("ordered", "words"),
+    [
+        (ticket(quantity=Decimal("0.0009")), "less than the smallest order"),
+        (ticket(quantity=Decimal(1001)), "more than the largest order of 1000"),
+        (limit(quantity=Decimal(10_001)), "more than the largest order of 10000"),
+        (limit("4", quantity=Decimal(1)), "smallest value of 5 USDT"),
+        (limit(tif=Tif.DAY), "no orders for the day"),
+        (limit(limit_price=None), "no limit price"),
+        (limit("0.001"), "below the tick"),
+        (stop(stop_price=None), "no stop price"),
+        (limit(limit_price=Decimal("NaN")), "no limit price"),
+    ],
+)
+async def test_what_binance_does_not_take_is_refused_before_it_is_sent(
+    server: SimulatedBinance, broker: BinanceBroker, ordered: Ticket, words: str
+) -> None:
+    with pytest.raises(OrderRefused, match=words):
+        await broker.fitted(ordered)
+    assert server.calls("POST /fapi/v1/*rder") == []
+
+
+async def test_an_exit_leaves_as_reduce_only_whatever_its_value(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    await broker.place_order(ticket())
+    await reported(broker, lambda report: report.status is ReportStatus.FILLED)
+    exit_ticket = limit("4", quantity=Decimal(1), side=Side.SELL, is_exit=True, client_order_id="t000000000000000002")
+    await broker.place_order(await broker.fitted(exit_ticket))
+    assert last_form(server)["reduceOnly"] == "true"
+
+
+async def test_an_exit_never_opens_a_position(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    exit_ticket = ticket(side=Side.SELL, is_exit=True)
+    with pytest.raises(OrderRefused, match="ReduceOnly"):
+        await broker.place_order(exit_ticket)
+    await broker.place_order(ticket(quantity=Decimal(4)))
+    await reported(broker, lambda report: report.status is ReportStatus.FILLED)
+    await broker.place_order(replace(exit_ticket, client_order_id="t000000000000000002"))
+    assert await broker.positions() == []
+
+
+async def test_an_entry_is_never_reduce_only(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    await broker.place_order(ticket())
+    assert "reduceOnly" not in last_form(server)
+
+
+async def test_a_stop_leaves_for_the_conditional_orders(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    report = await broker.place_order(stop())
+    form = last_form(server, "/fapi/v1/algoOrder")
+    assert form["algoType"] == "CONDITIONAL"
+    assert (form["type"], form["triggerPrice"], form["clientAlgoId"]) == ("STOP_MARKET", "90", TAG)
+    assert report.broker_order_id.startswith("SOLUSDT:algo:")
+
+
+async def test_a_price_on_another_tick_makes_the_list_be_read_again(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    refused = HttpFault(kind=FaultKind.ERROR, route="POST /fapi/v1/order", status=400, code=-4014, text="tick size")
+    server.faults.add(refused)
+    with pytest.raises(OrderRefused):
+        await broker.place_order(limit())
+    read = len(server.calls("GET /fapi/v1/exchangeInfo"))
+    await broker.fitted(limit())
+    assert len(server.calls("GET /fapi/v1/exchangeInfo")) == read + 1
+
+
+async def test_an_account_that_keeps_positions_otherwise_than_configured_is_refused(server: SimulatedBinance) -> None:
+    server.is_hedged = True
+    broker = create(config_for(server))
+    with pytest.raises(AuthRequired, match="position mode at Binance is hedge, but position_mode is one_way"):
+        await broker.connect()
+    with pytest.raises(BrokerUnavailable):
+        await broker.place_order(ticket())
+    await broker.close()
+
+
+@pytest.mark.parametrize(
+    ("side", "is_exit", "named"),
+    [(Side.BUY, False, "LONG"), (Side.SELL, True, "LONG"), (Side.SELL, False, "SHORT"), (Side.BUY, True, "SHORT")],
+)
+async def test_where_positions_are_kept_apart_an_exit_names_the_one_that_it_closes(
+    server: SimulatedBinance, side: Side, is_exit: bool, named: str
+) -> None:
+    server.is_hedged = True
+    broker = create({**config_for(server), "position_mode": "hedge"})
+    await broker.connect()
+    await broker.place_order(ticket(side=side, is_exit=is_exit))
+    assert last_form(server)["positionSide"] == named
+    assert "reduceOnly" not in last_form(server)
+    await broker.close()
+
+
+async def test_leverage_and_margin_are_set_once_before_a_contracts_first_entry(server: SimulatedBinance) -> None:
+    config = {**config_for(server), "leverage": 3, "margin_type": "CROSSED"}  # already crossed: -4046
+    broker = create(config)
+    await broker.connect()
+    for number in (1, 2):
+        await broker.place_order(await broker.fitted(ticket(client_order_id=f"t{number:018d}")))
+    assert server.state()["leverage"] == {"SOLUSDT": 3}
+    assert len(server.calls("POST /fapi/v1/leverage")) == 1
+    await broker.close()
+
+
+async def test_an_entry_is_refused_where_its_leverage_cannot_be_set_and_an_exit_is_not(
+    server: SimulatedBinance,
+) -> None:
+    broker = create({**config_for(server), "leverage": 3})
+    await broker.connect()
+    refused = HttpFault(
+        kind=FaultKind.ERROR, route="POST /fapi/v1/leverage", times=None, status=400, code=-4161, text="no"
+    )
+    server.faults.add(refused)
+    with pytest.raises(OrderRefused, match="leverage 3"):
+        await broker.fitted(ticket())
+    await broker.fitted(ticket(is_exit=True))
+    await broker.close()
+
+
+async def test_positions_are_called_as_orders_may_have_called_them(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    await broker.place_order(ticket(instrument=crypto("SOL/USDT")))
+    (position,) = await broker.positions()
+    assert position.instrument == replace(SOL, currency="USDT")
+    assert "SOL/USDT" in position.also_called
+
+
+async def test_a_symbol_of_another_pair_in_dollars_is_not_mixed_up(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    await broker.place_order(ticket(instrument=crypto("ETHUSDC"), quantity=Decimal(1)))
+    (position,) = await broker.positions()
+    assert (position.instrument.symbol, position.instrument.currency) == ("ETHUSDC", "USDC")
