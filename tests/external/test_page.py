@@ -110,6 +110,7 @@ def test_what_happens_is_shown_without_a_reload_and_hostile_text_is_text(service
         place(service, "live-1", "SPY", price=235.15, strategy_name=HOSTILE)
         expect(row(page, "SPY")).to_contain_text("submitted")
         expect(row(page, "SPY")).to_contain_text(HOSTILE)
+        expect(page.locator("#accounts")).to_contain_text("DU000001, mock, connected", use_inner_text=True)
         fill(service, "live-1", "235.25")
         expect(row(page, "SPY", "positions")).to_contain_text("LONG 10")
         expect(row(page, "SPY")).to_have_count(0)
@@ -225,6 +226,18 @@ def test_what_is_old_is_marked_and_a_connection_that_is_back_is_said(service: Se
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
+def test_a_part_that_the_store_does_not_answer_for_is_marked_alone(service: Service, browser: Browser) -> None:
+    with visit(browser, service, expected=("503",)) as page:
+        expect(page.locator("#limits .as-of")).to_have_text("")
+        problem = {"detail": "the store does not answer", "reasons": []}
+        page.route("**/api/execution/limits", lambda route: route.fulfill(json=problem, status=503))
+        expect(page.locator("#limits")).to_have_attribute("data-stale", "true")
+        expect(page.get_by_role("alert")).to_contain_text("Some of what is shown is old: the store does not answer.")
+        expect(page.locator("#limits .as-of")).to_contain_text("the store does not answer")
+        expect(page.locator("#orders")).to_have_attribute("data-stale", "false")
+        expect(page.locator("#standing")).to_contain_text("All is well")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_and_its_dialogs_are_accessible(service: Service, browser: Browser, scheme: str) -> None:
     place(service, f"axe-{scheme}", "GLD", price=170)
@@ -232,7 +245,8 @@ def test_the_page_and_its_dialogs_are_accessible(service: Service, browser: Brow
         page.route("**/api/execution/attention", lambda route: route.fulfill(json=ATTENTION))
         expect(row(page, "GLD").first).to_contain_text("submitted")
         expect(page.locator("#attention")).to_contain_text("the broker says <b>no</b>")
-        expect(page.locator("#attention b")).to_have_count(0)
+        expect(page.locator("#attention")).to_contain_text(f"BUY 10 TLT, market: failed, {HOSTILE}")
+        expect(page.locator("#attention b, #attention img")).to_have_count(0)
         assert violations(page) == []
         page.get_by_role("button", name="Stop trading…").click()
         assert violations(page) == []
@@ -288,6 +302,7 @@ ORDER_IN_DOUBT = {
 }  # fmt: skip
 ATTENTION = {
     "in_doubt": [ORDER_IN_DOUBT],
+    "unprotected": [ORDER_IN_DOUBT | {"symbol": "TLT", "protection": {"state": "FAILED", "reason": HOSTILE, "quantity": "0"}}],
     "discrepancies": [
         {"discrepancy_id": "d1", "account_id": ACCOUNT, "kind": "POSITION", "words": "the broker says <b>no</b>", "order_id": None,
          "signal_id": None, "opened_at": "2026-11-30T09:00:00Z"}

@@ -3,7 +3,7 @@
 import * as attention from "./attention.js";
 import { announce, byId, setData, setText } from "./dom.js";
 import { moment } from "./format.js";
-import { showFreshness, showHealth } from "./health.js";
+import { showAccounts, showFreshness, showHealth } from "./health.js";
 import * as limits from "./limits.js";
 import * as orders from "./orders.js";
 import { showPace } from "./pace.js";
@@ -22,7 +22,8 @@ let stream = null;
 let isLive = false;
 
 const polling = new Polling({
-  health: { path: () => "health", every: 2, staleAfter: STALE_SECONDS, show: health },
+  health: { path: () => "health", every: 2, staleAfter: STALE_SECONDS, show: showHealth },
+  accounts: { path: () => "api/execution/accounts", every: 3, staleAfter: STALE_SECONDS, show: accounts },
   attention: { path: () => "api/execution/attention", every: 3, staleAfter: STALE_SECONDS, show: (body) => { urgent = attention.showAttention(body); } },
   orders: { path: orders.path, every: 3, staleAfter: STALE_SECONDS, show: listed },
   positions: { path: () => "api/execution/holdings", every: 3, staleAfter: STALE_SECONDS, show: holdings },
@@ -31,9 +32,9 @@ const polling = new Polling({
   pace: { path: () => "api/execution/pace", every: 10, staleAfter: 25, show: showPace },
 });
 
-function health(body) {
-  showHealth(body);
-  for (const name of Object.keys(body.components ?? {})) if (name.startsWith("broker ")) switches.learn("account", name.slice(7));
+function accounts(body) {
+  showAccounts(body);
+  for (const each of body.accounts) switches.learn("account", each.account_id);
 }
 
 function listed(body) {
@@ -104,17 +105,19 @@ function loggedOut() {
 }
 
 function tick() {
-  const names = ["health", ...SECTIONS];
+  const names = ["health", "accounts", ...SECTIONS];
   let isStale = false;
   let age = 0;
   for (const name of names) {
     const stale = polling.isRunning && polling.age(name) !== Infinity && polling.isStale(name);
     isStale ||= stale;
     if (name !== "pace") age = Math.max(age, polling.age(name));
-    if (name !== "health") mark(name, stale);
+    if (SECTIONS.includes(name)) mark(name, stale);
   }
   const isLost = polling.isRunning && isStale;
-  showFreshness({ age: polling.isRunning ? age : Infinity, isStale: isLost || hasNeverAnswered(), isLive, attention: urgent });
+  const isAnswering = polling.age("health") <= STALE_SECONDS;
+  const why = names.map((name) => (polling.isStale(name) ? polling.failure(name)?.message : null)).find(Boolean) ?? "no answer";
+  showFreshness({ age: polling.isRunning ? age : Infinity, isStale: isLost || hasNeverAnswered(), isAnswering, why, isLive, attention: urgent });
 }
 
 let startedAt = performance.now();
