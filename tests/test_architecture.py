@@ -772,6 +772,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.store",
         "notifications.base",
     },
+    # Plans of target positions, worked until they end.
     # The verbs that a person may call.
     "execution_service.control.adoption_books": {
         *VOCABULARY,
@@ -937,6 +938,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.api.picture": set(),
     "execution_service.api.problems": set(),
     "execution_service.api.risk_figures": {CORE},
+    "execution_service.api.server": {"execution_service.runtime.supervision"},
     "execution_service.api.sessions": {"execution_service.runtime.clock"},
     "execution_service.api.standing": {"execution_service.runtime.connectivity", "execution_service.transport.inbox"},
     "execution_service.api.stories": {
@@ -1080,6 +1082,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.storage.ports.commands",
     },
+    "execution_service.api.front": {"execution_service.api.problems", "execution_service.api.protection"},
     "execution_service.api.routes.control": {
         CORE,
         "execution_service.api.access",
@@ -1118,7 +1121,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.queries",
         "execution_service.storage.ports.tokens",
     },
-    "execution_service.api.server": {"execution_service.api.live_feed", "execution_service.runtime.supervision"},
     "execution_service.api.app": {
         "execution_service.api.access",
         "execution_service.api.answers",
@@ -1225,6 +1227,11 @@ ARROWS: Mapping[str, set[str]] = {
     },
     # A process; `service` is the only room that builds parts.
     "execution_service.app.clock": set(),
+    "execution_service.app.front_process": {
+        "execution_service.api.front",
+        "execution_service.api.protection",
+        "execution_service.api.server",
+    },
     "execution_service.app.guardian": set(),
     "execution_service.app.log_lines": set(),
     "execution_service.app.log_places": set(),
@@ -1253,6 +1260,11 @@ ARROWS: Mapping[str, set[str]] = {
         CORE,
         "execution_service.app.log_lines",
         "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+    },
+    "execution_service.app.front": {
+        "execution_service.app.embedded",
+        "execution_service.app.front_process",
         "execution_service.runtime.supervision",
     },
     "execution_service.app.risk_reload": {
@@ -1411,6 +1423,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.access",
         "execution_service.api.server",
         "execution_service.app.events",
+        "execution_service.app.front",
         "execution_service.app.http_wiring",
         "execution_service.app.notice",
         "execution_service.app.risk_reload",

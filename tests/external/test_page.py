@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from brokers.base import OrderRef
 from brokers.paper.exchange import PaperExchange
@@ -30,8 +30,9 @@ AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Nothing fills by itself."""
-    with Service(tmp_path_factory.mktemp("page"), API_TOKEN=TOKEN, MOCK_FILL_DELAY_SECONDS="36000") as service:
+    """As people run it; nothing fills by itself."""
+    settings = {"API_TOKEN": TOKEN, "API_OWN_PROCESS": "true", "MOCK_FILL_DELAY_SECONDS": "36000"}
+    with Service(tmp_path_factory.mktemp("page"), **settings) as service:
         service.start()
         call(service, "POST", "kill", json={"scope": f"symbol:{STOPPED}", "reason": "for the test of arming"})
         yield service
@@ -178,6 +179,38 @@ def test_trading_is_stopped_by_two_presses_and_the_counts_are_told(service: Serv
         expect(row(page, "IWM")).to_have_count(0)
         place(service, "kill-2", "IWM", price=198, strategy_name="Carry")
         expect(page.locator("#attention")).to_contain_text("BUY 10 IWM, limit at 198: ")
+
+
+def test_what_may_have_been_done_is_called_not_known_and_pressed_again_it_is_the_same(
+    service: Service, browser: Browser
+) -> None:
+    keys: list[str | None] = []
+
+    def lose_first(route: Route) -> None:
+        keys.append(route.request.headers.get("idempotency-key"))
+        if len(keys) == 1:
+            answer = route.fetch()  # it arrives, and the answer is lost
+            assert answer.ok
+            route.fulfill(json={"detail": "the service does not answer", "reasons": []}, status=503)
+        else:
+            route.continue_()
+
+    with visit(browser, service, expected=("503",)) as page:
+        page.route(
+            "**/api/execution/kill",
+            lambda route: lose_first(route) if route.request.method == "POST" else route.continue_(),
+        )
+        page.get_by_role("button", name="Stop trading…").click()
+        dialog = page.get_by_role("dialog", name="Stop trading")
+        dialog.get_by_label("What is stopped").select_option("symbol")
+        dialog.get_by_label("Its name").fill("xle")
+        dialog.get_by_role("button", name="Stop trading").click()
+        expect(dialog).to_contain_text("Not known. The service does not answer.")
+        dialog.get_by_role("button", name="Stop trading").click()
+        expect(dialog).to_contain_text("Stopped: symbol XLE, reduce only")
+    assert len(set(keys)) == 1
+    (found,) = (each for each in call(service, "GET", "kill")["switches"] if each["scope"] == "symbol:XLE")
+    assert (found["version"], len(found["history"])) == (1, 1), "it was engaged once"
 
 
 def test_closing_a_position_needs_its_name_written(service: Service, browser: Browser) -> None:

@@ -15,6 +15,8 @@ import { storyTold } from "./story.js";
 import * as switches from "./switches.js";
 
 const STALE_SECONDS = 8;
+/** Lists are kept by the service and by the process in front of it, a second each. */
+const KEPT_MS = 2300;
 const SECTIONS = ["attention", "orders", "positions", "switches", "limits", "pace"];
 
 let urgent = 0;
@@ -55,7 +57,7 @@ function learn(each) {
 
 const again = debounced(["orders", "positions", "attention", "limits"]);
 
-/** Answers are up to a second old: asked for at once, and once more when they must have what has just happened. */
+/** At once, and once more when the lists must have what has just happened. */
 function debounced(names) {
   let soon = 0;
   let later = 0;
@@ -63,13 +65,13 @@ function debounced(names) {
   return () => {
     if (!soon) soon = setTimeout(() => { soon = 0; ask(); }, 200);
     clearTimeout(later);
-    later = setTimeout(ask, 1300);
+    later = setTimeout(ask, KEPT_MS);
   };
 }
 
 function done() {
   for (const name of SECTIONS) polling.ask(name);
-  setTimeout(() => { for (const name of SECTIONS) polling.ask(name); }, 1300);
+  setTimeout(() => { for (const name of SECTIONS) polling.ask(name); }, KEPT_MS);
 }
 
 function listen() {
@@ -139,7 +141,7 @@ async function start() {
   setText(byId("zone"), `Times are those of ${zone}`);
   switches.begin(done);
   attention.begin(done);
-  orders.begin(() => { polling.ask("orders"); setTimeout(() => polling.ask("orders"), 1300); });
+  orders.begin(() => { polling.ask("orders"); setTimeout(() => polling.ask("orders"), KEPT_MS); });
   positions.begin();
   limits.begin();
   const out = () => { loggedOut(); };

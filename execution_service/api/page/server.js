@@ -38,11 +38,17 @@ export async function get(path, { always = false } = {}) {
   return body;
 }
 
-/** Has something done; `key`: repeated with it, it is the same action. */
+/** Has something done; `key`: repeated with it, it is the same action. Refused: it was not done; Unreachable: that is not known. */
 export async function post(path, body, { key } = {}) {
   const headers = { "Content-Type": "application/json" };
   if (key) headers["Idempotency-Key"] = key;
-  return understood(await asked(path, { method: "POST", headers, body: JSON.stringify(body ?? {}) }, ACTION_SECONDS));
+  try {
+    return await understood(await asked(path, { method: "POST", headers, body: JSON.stringify(body ?? {}) }, ACTION_SECONDS));
+  } catch (error) {
+    // It may have been stored before whatever failed: that is no refusal.
+    if (error instanceof Refused && error.status >= 500) throw new Unreachable(error.message, { cause: error });
+    throw error;
+  }
 }
 
 export async function remove(path) {
