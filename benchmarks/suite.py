@@ -11,6 +11,7 @@ from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 
+from benchmarks.api_reads import measure_api_reads
 from benchmarks.cost import measure_acceptance, measure_cost
 from benchmarks.fairness import measure_fairness
 from benchmarks.figures import Figure, Say, median, milliseconds, percentile
@@ -461,6 +462,11 @@ def acceptance(plan: Plan) -> list[Figure]:
     return measure_acceptance(plan.folder / "acceptance", plan.pairs, plan.say)
 
 
+def api(plan: Plan) -> list[Figure]:
+    """What placing feels of those who read over HTTP."""
+    return measure_api_reads(plan.folder / "api", plan.pairs, plan.say)
+
+
 MEASUREMENTS: Mapping[str, Callable[[Plan], Sequence[Figure]]] = {
     "throughput": throughput,
     "production": production,
@@ -474,4 +480,5 @@ MEASUREMENTS: Mapping[str, Callable[[Plan], Sequence[Figure]]] = {
     "restart": restart,
     "cancel": cancel,
     "fairness": fairness,
+    "api": api,
 }

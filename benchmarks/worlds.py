@@ -245,6 +245,11 @@ class Service(World):
         return [sys.executable, str(REPOSITORY / "execution_service" / "execution_main.py"), "--use-mock-broker"]
 
     @property
+    def api(self) -> str:
+        """The address of its API."""
+        return str(self._endpoints()["api"])
+
+    @property
     def book_path(self) -> Path:
         return self.data_dir / "mock_broker.db"
 

@@ -1021,6 +1021,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.api.picture": set(),
     "execution_service.api.problems": set(),
     "execution_service.api.risk_figures": {CORE},
+    "execution_service.api.server": {"execution_service.runtime.supervision"},
     "execution_service.api.sessions": {"execution_service.runtime.clock"},
     "execution_service.api.standing": {"execution_service.runtime.connectivity", "execution_service.transport.inbox"},
     "execution_service.api.stories": {
@@ -1170,6 +1171,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.storage.ports.commands",
     },
+    "execution_service.api.front": {"execution_service.api.problems", "execution_service.api.protection"},
     "execution_service.api.routes.control": {
         CORE,
         "execution_service.api.access",
@@ -1208,7 +1210,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.queries",
         "execution_service.storage.ports.tokens",
     },
-    "execution_service.api.server": {"execution_service.api.live_feed", "execution_service.runtime.supervision"},
     "execution_service.api.app": {
         "execution_service.api.access",
         "execution_service.api.answers",
@@ -1318,6 +1319,11 @@ ARROWS: Mapping[str, set[str]] = {
     },
     # A process; `service` is the only room that builds parts.
     "execution_service.app.clock": set(),
+    "execution_service.app.front_process": {
+        "execution_service.api.front",
+        "execution_service.api.protection",
+        "execution_service.api.server",
+    },
     "execution_service.app.guardian": set(),
     "execution_service.app.heartbeat": {
         "execution_service.runtime.clock",
@@ -1352,6 +1358,11 @@ ARROWS: Mapping[str, set[str]] = {
         CORE,
         "execution_service.app.log_lines",
         "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+    },
+    "execution_service.app.front": {
+        "execution_service.app.embedded",
+        "execution_service.app.front_process",
         "execution_service.runtime.supervision",
     },
     "execution_service.app.risk_reload": {
@@ -1514,6 +1525,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.access",
         "execution_service.api.server",
         "execution_service.app.events",
+        "execution_service.app.front",
         "execution_service.app.heartbeat",
         "execution_service.app.http_wiring",
         "execution_service.app.notice",
@@ -1544,6 +1556,20 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.wiring",
     },
     "execution_service.execution_manager": {"execution_service.app.service"},
+    "execution_service.alpaca_client": {
+        *VOCABULARY,
+        "brokers.errors",
+        "brokers.factory",
+        "brokers.registry",
+        "execution_service.app.service",
+        "execution_service.app.settings.accounts",
+        "execution_service.app.settings.loading",
+        "execution_service.app.settings.problems",
+        "execution_service.app.wiring",
+        "execution_service.control.requests",
+        "execution_service.control.results",
+        "execution_service.storage.ports.commands",
+    },
 }
 
 

@@ -18,8 +18,8 @@ from execution_service.storage.ports.tokens import KeptToken, Role, TokenStore
 
 log = structlog.get_logger(__name__)
 
-FRESH_SECONDS = 2.0
-"""So long what was read of the tokens is believed: a revoked one is refused after that."""
+FRESH_SECONDS = 1.0
+"""So long what was read of the tokens is believed: a revoked one is refused after that, and after the second for which lists are kept."""
 STALE_SECONDS = 60.0
 """While the store is away, those read before are believed so long, so that people can look at what is wrong."""
 _NO_DIGEST = digest("")

@@ -24,7 +24,7 @@ ANSWER_SECONDS = 30.0
 """How long an answer may take, and the caller to read it; streams of events bound each write instead."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _SAME_SITE = frozenset({"same-origin", "none"})
-_HEADERS = (
+ADDED_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -56,7 +56,7 @@ class Protection:
                 has_ended = True
             if message["type"] == "http.response.start":
                 has_begun = True
-                message["headers"] = [*message["headers"], *_HEADERS]
+                message["headers"] = [*message["headers"], *ADDED_HEADERS]
             await send(message)
 
         try:

@@ -1,4 +1,4 @@
-"""The address at which is listened, and the server in the service's own event loop: its limits against slow and many callers, and its end in
+"""The address at which is listened, and the server in an event loop: its limits against slow and many callers, and its end in
 bounded time."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import h11
 import structlog
@@ -15,7 +15,6 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from execution_service.api.live_feed import LiveFeed
 from execution_service.runtime.supervision import Part
 
 log = structlog.get_logger(__name__)
@@ -57,10 +56,20 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class Streams(Protocol):
+    """Answers without an end."""
+
+    def open(self) -> None:
+        """They may begin."""
+
+    def close(self) -> None:
+        """Ends every one."""
+
+
 class HttpServer:
     """One part of the process."""
 
-    def __init__(self, application: ASGIApp, listening: socket.socket, feed: LiveFeed) -> None:
+    def __init__(self, application: ASGIApp, listening: socket.socket, feed: Streams) -> None:
         self._application = application
         self._listening = listening
         self._feed = feed

@@ -147,6 +147,11 @@ def _did_not_start(name: str, output: Path) -> str:
     return f"the {name} did not start: {words[-1] if words else 'it said nothing'} (see {output})"
 
 
+def childs_environment() -> dict[str, str]:
+    """Ours without credentials, whatever their names: what a program needs to run."""
+    return _without_credentials(os.environ)
+
+
 def _without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment without credentials, whatever their names: what a program needs to run."""
     return {n: v for n, v in environment.items() if n in _CHILDS_VARIABLES or n.startswith(_CHILDS_PREFIXES)}
@@ -168,7 +173,7 @@ async def _child(
             stderr=sink,
             start_new_session=True,
             cwd=REPOSITORY_ROOT,
-            env=_without_credentials(os.environ),
+            env=childs_environment(),
         )
     finally:
         os.close(sink)

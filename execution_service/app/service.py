@@ -23,6 +23,7 @@ from brokers.factory import BrokerFactory
 from execution_service.api.access import is_loopback
 from execution_service.api.server import AddressTaken, HttpServer, address_of, listen
 from execution_service.app.events import Topic
+from execution_service.app.front import FrontProcess
 from execution_service.app.heartbeat import Heartbeat
 from execution_service.app.http_wiring import ApiSettings, HttpApi, http_api
 from execution_service.app.notice import ENDPOINTS, keep_endpoints, withdraw_endpoints, write_endpoints
@@ -306,7 +307,9 @@ async def serve(
             wire = _heartbeat_wire(settings)
             if wire is not None:
                 at_end.push_async_callback(wire.close)
-            server = HttpServer(api.application, listening, api.feed)
+            at_end.enter_context(contextlib.closing(inside := _inside(settings, listening)))
+            server = HttpServer(api.application, inside, api.feed)
+            front = FrontProcess(listening=listening, host=settings.api_host, service=inside)
             # Whatever ends the start: nothing may revive what is stopped.
             at_end.push_async_callback(service.supervisor.end_all)
             for revival in world.revivals:
@@ -352,6 +355,7 @@ async def serve(
             )
             callers = [
                 *server.parts(),
+                *(front.parts() if settings.api_own_process else ()),
                 *api.measures.parts(),
                 *(() if chat is None else chat.parts()),
                 *(() if tracing is None else tracing.parts()),
@@ -412,6 +416,11 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
         raise ConfigurationError((words + "set another port, or 0 for any that is free.",)) from exc
     with contextlib.closing(listening):
         yield listening
+
+
+def _inside(settings: Settings, listening: socket.socket) -> socket.socket:
+    """Where the service itself answers: to a process of its own that answers callers, or to the callers."""
+    return listen("127.0.0.1", 0) if settings.api_own_process else listening.dup()
 
 
 @contextlib.contextmanager

@@ -33,11 +33,16 @@ def _read(path: Path) -> bytes:
 
 
 def _made(path: Path) -> bytes:
-    """Complete under its name, or not there at all."""
+    """Complete under its name, or not there at all. Services that share the folder and begin together have one key: the first one's."""
     key = secrets.token_bytes(KEY_BYTES)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(key)
-    unfinished.replace(path)
+    try:
+        path.hardlink_to(unfinished)
+    except FileExistsError:
+        return _read(path)
+    finally:
+        unfinished.unlink()
     return key

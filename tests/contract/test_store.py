@@ -161,6 +161,16 @@ async def test_pages_of_orders_are_the_latest_first_without_gaps(store: MongoSto
     assert shown == [each.order_id for each in reversed(orders)]
 
 
+async def test_a_list_shows_what_has_changed_since_it_was_read_before(store: MongoStore) -> None:
+    orders = await inserted(store, 3)
+    first = await store.page_of_orders(OrderFilter(), None, 10)
+    await store.append(orders[1], [rejected()])
+    second = await store.page_of_orders(OrderFilter(), None, 10)
+    assert [stored.order.status for stored in first] == [Status.PENDING] * 3
+    assert [stored.order.status for stored in second] == [Status.PENDING, Status.REJECTED, Status.PENDING]
+    assert second[0] == first[0]
+
+
 async def test_orders_are_chosen_and_counted_by_status_and_account(store: MongoStore) -> None:
     orders = await inserted(store, 3)
     await store.append(orders[0], [rejected()])

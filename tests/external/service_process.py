@@ -125,6 +125,8 @@ class Service:
             "USE_MOCK_BROKER": "true",
             "TELEGRAM_ENABLED": "false",
             "API_PORT": "0",
+            # A process less to start for each test; those of the API have it.
+            "API_OWN_PROCESS": "false",
             "PYTHONUNBUFFERED": "1",
         }
         return kept | usual | self.settings

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.external.service_process import REPOSITORY, Service, free_port
@@ -27,6 +28,7 @@ BODY = """{
     "take_profit": 52000
   }"""
 JSON = {"Content-Type": "application/json"}
+OWN_PROCESS = {"API_OWN_PROCESS": "true"}
 
 
 def address(service: Service) -> str:
@@ -49,7 +51,7 @@ def execctl(service: Service, *arguments: str) -> Any:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service for all tests that leave it open to this machine."""
-    with Service(tmp_path_factory.mktemp("api")) as service:
+    with Service(tmp_path_factory.mktemp("api"), **OWN_PROCESS) as service:
         service.start()
         yield service
 
@@ -96,7 +98,7 @@ def test_an_address_that_others_reach_is_refused_without_a_token(tmp_path: Path)
 
 def test_an_address_that_others_reach_is_served_to_those_with_a_token(tmp_path: Path) -> None:
     canary = "canary-token-QZJXK"
-    with Service(tmp_path, API_HOST="0.0.0.0", API_TOKEN=canary) as service:
+    with Service(tmp_path, API_HOST="0.0.0.0", API_TOKEN=canary, **OWN_PROCESS) as service:
         service.start()
         base = f"http://127.0.0.1:{address(service).rpartition(':')[2]}"
         assert httpx.get(f"{base}/api/execution/orders").status_code == 401
@@ -122,7 +124,7 @@ def test_an_address_that_others_reach_is_served_to_those_with_a_token(tmp_path: 
 
 
 def test_it_ends_in_time_with_a_listener_and_a_caller_that_does_not_finish(tmp_path: Path) -> None:
-    with Service(tmp_path, API_PORT=str(free_port())) as service:
+    with Service(tmp_path, API_PORT=str(free_port()), **OWN_PROCESS) as service:
         service.start()
         host, _, port = address(service).removeprefix("http://").partition(":")
         with (
@@ -173,3 +175,52 @@ def test_the_service_goes_on_after_what_is_no_http(running: Service) -> None:
             except ConnectionError:
                 pass
     assert httpx.get(f"{base}/health").json()["status"] == "OK"
+
+
+def front_of(service: Service) -> psutil.Process:
+    assert service.process is not None
+    children = psutil.Process(service.process.pid).children()
+    (front,) = [child for child in children if any("front_process" in word for word in child.cmdline())]
+    return front
+
+
+def test_callers_are_answered_by_a_process_without_credentials_that_comes_back_when_it_dies(running: Service) -> None:
+    base = address(running)
+    front = front_of(running)
+    variables = " ".join(front.environ())
+    assert not any(word in variables for word in ("TOKEN", "SECRET", "KEY", "MONGODB"))
+    front.kill()
+    wait_until(lambda: answers(base), "callers are answered again", within=30)
+    assert front_of(running).pid != front.pid
+    assert running.exit_status() is None
+
+
+def answers(base: str) -> bool:
+    try:
+        return httpx.get(f"{base}/health").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_it_goes_with_a_service_that_is_killed_and_the_port_is_free(tmp_path: Path) -> None:
+    with Service(tmp_path, API_PORT=str(free_port()), **OWN_PROCESS) as service:
+        service.start()
+        front = front_of(service)
+        assert service.process is not None
+        service.process.kill()
+        wait_until(lambda: not front.is_running() or front.status() == psutil.STATUS_ZOMBIE, "it has ended too")
+        service.process.wait()
+        service.start()
+        assert answers(address(service))
+
+
+def test_what_was_recorded_is_told_to_a_listener_as_it_happens(running: Service) -> None:
+    base = address(running)
+    with httpx.stream("GET", f"{base}/api/execution/events", timeout=20) as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith("retry:")
+        order = {"symbol": "ETHUSDT", "side": "buy", "quantity": 1, "price": 10}
+        placed = httpx.post(f"{base}/api/execution/order", json=order, headers={"Idempotency-Key": "told-1"})
+        assert placed.status_code == 200
+        told = next(line for line in lines if line.startswith("data:") and "told-1" in line)
+    assert placed.json()["order_id"] in told

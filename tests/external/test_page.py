@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from brokers.base import OrderRef
 from brokers.paper.exchange import PaperExchange
@@ -30,8 +30,9 @@ AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Nothing fills by itself."""
-    with Service(tmp_path_factory.mktemp("page"), API_TOKEN=TOKEN, MOCK_FILL_DELAY_SECONDS="36000") as service:
+    """As people run it; nothing fills by itself."""
+    settings = {"API_TOKEN": TOKEN, "API_OWN_PROCESS": "true", "MOCK_FILL_DELAY_SECONDS": "36000"}
+    with Service(tmp_path_factory.mktemp("page"), **settings) as service:
         service.start()
         call(service, "POST", "kill", json={"scope": f"symbol:{STOPPED}", "reason": "for the test of arming"})
         yield service
@@ -110,6 +111,7 @@ def test_what_happens_is_shown_without_a_reload_and_hostile_text_is_text(service
         place(service, "live-1", "SPY", price=235.15, strategy_name=HOSTILE)
         expect(row(page, "SPY")).to_contain_text("submitted")
         expect(row(page, "SPY")).to_contain_text(HOSTILE)
+        expect(page.locator("#accounts")).to_contain_text("DU000001, mock, connected", use_inner_text=True)
         fill(service, "live-1", "235.25")
         expect(row(page, "SPY", "positions")).to_contain_text("LONG 10")
         expect(row(page, "SPY")).to_have_count(0)
@@ -179,6 +181,38 @@ def test_trading_is_stopped_by_two_presses_and_the_counts_are_told(service: Serv
         expect(page.locator("#attention")).to_contain_text("BUY 10 IWM, limit at 198: ")
 
 
+def test_what_may_have_been_done_is_called_not_known_and_pressed_again_it_is_the_same(
+    service: Service, browser: Browser
+) -> None:
+    keys: list[str | None] = []
+
+    def lose_first(route: Route) -> None:
+        keys.append(route.request.headers.get("idempotency-key"))
+        if len(keys) == 1:
+            answer = route.fetch()  # it arrives, and the answer is lost
+            assert answer.ok
+            route.fulfill(json={"detail": "the service does not answer", "reasons": []}, status=503)
+        else:
+            route.continue_()
+
+    with visit(browser, service, expected=("503",)) as page:
+        page.route(
+            "**/api/execution/kill",
+            lambda route: lose_first(route) if route.request.method == "POST" else route.continue_(),
+        )
+        page.get_by_role("button", name="Stop trading…").click()
+        dialog = page.get_by_role("dialog", name="Stop trading")
+        dialog.get_by_label("What is stopped").select_option("symbol")
+        dialog.get_by_label("Its name").fill("xle")
+        dialog.get_by_role("button", name="Stop trading").click()
+        expect(dialog).to_contain_text("Not known. The service does not answer.")
+        dialog.get_by_role("button", name="Stop trading").click()
+        expect(dialog).to_contain_text("Stopped: symbol XLE, reduce only")
+    assert len(set(keys)) == 1
+    (found,) = (each for each in call(service, "GET", "kill")["switches"] if each["scope"] == "symbol:XLE")
+    assert (found["version"], len(found["history"])) == (1, 1), "it was engaged once"
+
+
 def test_closing_a_position_needs_its_name_written(service: Service, browser: Browser) -> None:
     place(service, "close-1", "AAPL", price=189)
     fill_when_working(service, "close-1", "189")
@@ -225,6 +259,18 @@ def test_what_is_old_is_marked_and_a_connection_that_is_back_is_said(service: Se
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
+def test_a_part_that_the_store_does_not_answer_for_is_marked_alone(service: Service, browser: Browser) -> None:
+    with visit(browser, service, expected=("503",)) as page:
+        expect(page.locator("#limits .as-of")).to_have_text("")
+        problem = {"detail": "the store does not answer", "reasons": []}
+        page.route("**/api/execution/limits", lambda route: route.fulfill(json=problem, status=503))
+        expect(page.locator("#limits")).to_have_attribute("data-stale", "true")
+        expect(page.get_by_role("alert")).to_contain_text("Some of what is shown is old: the store does not answer.")
+        expect(page.locator("#limits .as-of")).to_contain_text("the store does not answer")
+        expect(page.locator("#orders")).to_have_attribute("data-stale", "false")
+        expect(page.locator("#standing")).to_contain_text("All is well")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_and_its_dialogs_are_accessible(service: Service, browser: Browser, scheme: str) -> None:
     place(service, f"axe-{scheme}", "GLD", price=170)
@@ -232,7 +278,8 @@ def test_the_page_and_its_dialogs_are_accessible(service: Service, browser: Brow
         page.route("**/api/execution/attention", lambda route: route.fulfill(json=ATTENTION))
         expect(row(page, "GLD").first).to_contain_text("submitted")
         expect(page.locator("#attention")).to_contain_text("the broker says <b>no</b>")
-        expect(page.locator("#attention b")).to_have_count(0)
+        expect(page.locator("#attention")).to_contain_text(f"BUY 10 TLT, market: failed, {HOSTILE}")
+        expect(page.locator("#attention b, #attention img")).to_have_count(0)
         assert violations(page) == []
         page.get_by_role("button", name="Stop trading…").click()
         assert violations(page) == []
@@ -288,6 +335,7 @@ ORDER_IN_DOUBT = {
 }  # fmt: skip
 ATTENTION = {
     "in_doubt": [ORDER_IN_DOUBT],
+    "unprotected": [ORDER_IN_DOUBT | {"symbol": "TLT", "protection": {"state": "FAILED", "reason": HOSTILE, "quantity": "0"}}],
     "discrepancies": [
         {"discrepancy_id": "d1", "account_id": ACCOUNT, "kind": "POSITION", "words": "the broker says <b>no</b>", "order_id": None,
          "signal_id": None, "opened_at": "2026-11-30T09:00:00Z"}

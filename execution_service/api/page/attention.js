@@ -1,15 +1,16 @@
 // What wants a person, the worst first, each with what can be done about it beside it.
 
-import { choice, confirm, deedButton, field, open, outcome } from "./dialogs.js";
+import { choice, confirm, field, open, outcome } from "./dialogs.js";
 import { announce, byId, h, keyed, setText } from "./dom.js";
 import { duration, many, sinceSeconds, words } from "./format.js";
 import { newKey, now, post } from "./server.js";
 import { may, ownName } from "./session.js";
 import { titleOf } from "./orders.js";
 import { openStory } from "./story.js";
+import { scopeWords } from "./switches.js";
 
 const RECENT_SECONDS = 24 * 3600;
-const NOT_KNOWN = "Press again: it is the same deed, and is done once.";
+const NOT_KNOWN = "Press again: it is the same action, and is done once.";
 let onDone = () => {};
 let parts = null;
 let counted = -1;
@@ -18,7 +19,7 @@ let counted = -1;
 export function begin(done) {
   onDone = done;
   const kinds = h("div", { class: "kinds" });
-  const empty = h("p", { class: "empty", text: "✓ Nothing wants a person." });
+  const empty = h("p", { class: "empty", text: "✓ Nothing needs attention." });
   byId("attention").querySelector(".content").append(kinds, empty);
   parts = { kinds, empty, count: h("span", { class: "count" }) };
   byId("attention-title").append(" ", parts.count);
@@ -39,12 +40,13 @@ export function showAttention(body) {
 function kindsOf(body) {
   const isRecent = (order) => sinceSeconds(order.finished_at ?? order.received_at, now()) < RECENT_SECONDS;
   return [
-    { name: "in doubt", title: "In doubt: it is not known whether the order is at the broker", weight: "bad", items: body.in_doubt.map((order) => ({ key: order.order_id, ...ofOrder(order), deeds: [deed("admin", "Resolve…", () => askToResolve(order))] })) },
-    { name: "discrepancies", title: "Our books and a broker's differ", weight: "bad", items: body.discrepancies.map((each) => ({ key: each.discrepancy_id, text: `${words(each.kind)}: ${each.words} (account ${each.account_id})`, since: each.opened_at, story: each.order_id, deeds: [deed("operator", "Compare again", () => askToReconcile(each.account_id))] })) },
-    { name: "parts", title: "Parts that do not run", weight: "bad", items: body.parts_not_running.map((each) => ({ key: each.part, text: `${each.part}: ${each.reason}`, deeds: [] })) },
-    { name: "commands", title: "Commands that nobody has carried out yet", weight: "warn", items: body.commands_waiting.map((each) => ({ key: each.command_id, text: `${words(each.kind)} (${each.command_id})`, since: each.received_at, deeds: [] })) },
-    { name: "dead letters", title: "Messages that could not be taken for orders", weight: "warn", items: body.dead_letters.map((each) => ({ key: each.message_id, text: each.reason, since: each.received_at, deeds: [deed(null, "Look…", () => lookAt(each)), deed("operator", "Replay…", () => askToReplay(each))] })) },
-    { name: "refused", title: "Refused in the last day", weight: "warn", items: body.refused.filter(isRecent).map((order) => ({ key: order.order_id, ...ofOrder(order), since: order.finished_at, deeds: [] })) },
+    { name: "in doubt", title: "In doubt: it is not known whether the order is at the broker", weight: "bad", items: body.in_doubt.map((order) => ({ key: order.order_id, ...ofOrder(order), actions: [action("admin", "Resolve…", () => askToResolve(order))] })) },
+    { name: "unprotected", title: "Held without the protection that is asked for, or it is in doubt", weight: "bad", items: (body.unprotected ?? []).map((order) => ({ key: order.order_id, ...ofOrder(order), text: `${titleOf(order)}: ${words(order.protection?.state)}${order.protection?.reason ? `, ${order.protection.reason}` : ""} (account ${order.account_id})`, actions: [] })) },
+    { name: "discrepancies", title: "Our books and a broker's differ", weight: "bad", items: body.discrepancies.map((each) => ({ key: each.discrepancy_id, text: `${words(each.kind)}: ${each.words} (account ${each.account_id})`, since: each.opened_at, story: each.order_id, actions: [action("operator", "Compare again", () => askToReconcile(each.account_id))] })) },
+    { name: "parts", title: "Parts that do not run", weight: "bad", items: body.parts_not_running.map((each) => ({ key: each.part, text: `${each.part}: ${each.reason}`, actions: [] })) },
+    { name: "commands", title: "Commands that nobody has carried out yet", weight: "warn", items: body.commands_waiting.map((each) => ({ key: each.command_id, text: `${words(each.kind)} (${each.command_id})`, since: each.received_at, actions: [] })) },
+    { name: "dead letters", title: "Messages that could not be taken for orders", weight: "warn", items: body.dead_letters.map((each) => ({ key: each.message_id, text: each.reason, since: each.received_at, actions: [action(null, "Look…", () => lookAt(each)), action("operator", "Replay…", () => askToReplay(each))] })) },
+    { name: "refused", title: "Refused in the last day", weight: "warn", items: body.refused.filter(isRecent).map((order) => ({ key: order.order_id, ...ofOrder(order), since: order.finished_at, actions: [] })) },
   ];
 }
 
@@ -52,7 +54,7 @@ function ofOrder(order) {
   return { text: `${titleOf(order)}${order.reason ? `: ${order.reason.message}` : ""} (account ${order.account_id ?? "not named"})`, since: order.received_at, story: order.order_id };
 }
 
-function deed(role, label, act) {
+function action(role, label, act) {
   return { role, label, act };
 }
 
@@ -80,10 +82,10 @@ function itemView(first) {
   let latest = first;
   const text = h("span", { class: "what" });
   const since = h("span", { class: "since" });
-  const buttons = first.deeds.map((each, place) => ({ role: each.role, node: deedButton(each.label, async () => latest.deeds[place].act(), { class: "small" }) }));
+  const buttons = first.actions.map((each, place) => ({ role: each.role, node: h("button", { type: "button", class: "small", text: each.label, on: { click: () => latest.actions[place].act() } }) }));
   const story = h("button", { type: "button", class: "small", text: "Story", on: { click: () => openStory(latest.story) } });
   return {
-    node: h("li", {}, text, since, h("span", { class: "deeds" }, story, buttons.map((each) => each.node))),
+    node: h("li", {}, text, since, h("span", { class: "acts" }, story, buttons.map((each) => each.node))),
     update(item) {
       latest = item;
       setText(text, item.text);
@@ -92,7 +94,7 @@ function itemView(first) {
       story.setAttribute("aria-label", `Story of ${item.text}`);
       for (const [place, each] of buttons.entries()) {
         each.node.hidden = each.role !== null && !may(each.role);
-        each.node.setAttribute("aria-label", `${item.deeds[place].label} ${item.text}`);
+        each.node.setAttribute("aria-label", `${item.actions[place].label} ${item.text}`);
       }
     },
   };
@@ -154,7 +156,7 @@ export function askToEnable(broken) {
     const told = outcome();
     const go = h("button", { type: "submit", text: "Let it trade again" });
     const back = h("button", { type: "button", text: "Back", on: { click: close } });
-    const form = h("form", {}, h("p", { class: "hint", text: `Ends what is off within ${broken.scope}.` }), h("div", { class: "fields" }, person.node, reason.node), told.node, h("div", { class: "buttons" }, back, go));
+    const form = h("form", {}, h("p", { class: "hint", text: `Ends what is off for ${scopeWords(broken.scope)}.` }), h("div", { class: "fields" }, person.node, reason.node), told.node, h("div", { class: "buttons" }, back, go));
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       go.disabled = true;

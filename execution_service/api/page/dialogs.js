@@ -1,4 +1,4 @@
-// Dialogs: one at a time, the focus inside it and afterwards where it was; what came of a deed is told in the dialog that asked for it.
+// Dialogs: one at a time, the focus inside it and afterwards where it was; what came of an action is told in the dialog that asked for it.
 
 import { announce, h } from "./dom.js";
 import { Refused, Unreachable, newKey, reasonsOf } from "./server.js";
@@ -41,7 +41,7 @@ export function choice(legend, options, chosen) {
   return { node, inputs, value: () => inputs.find((input) => input.checked)?.value };
 }
 
-/** Where a dialog tells what came of its deed. */
+/** Where a dialog tells what came of its action. */
 export function outcome() {
   const node = h("div", { class: "outcome", role: "status", hidden: true });
   return {
@@ -69,23 +69,8 @@ function sentence(text) {
   return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 }
 
-/** A button that cannot be pressed again while what it began goes on. */
-export function deedButton(label, deed, properties = {}) {
-  const button = h("button", { type: "button", text: label, ...properties });
-  button.addEventListener("click", async () => {
-    if (button.getAttribute("aria-disabled") === "true") return;
-    button.setAttribute("aria-disabled", "true");
-    try {
-      await deed();
-    } finally {
-      button.removeAttribute("aria-disabled");
-    }
-  });
-  return button;
-}
-
-/** Asks once more before something is done. `deed(progress, key)` gives `{text, weight, list}`; the key is another one after a refusal. */
-export function confirm(title, text, label, deed, whenNotKnown) {
+/** Asks once more before something is done. `action(progress, key)` gives `{text, weight, list}`; the key is another one after a refusal. */
+export function confirm(title, text, label, action, whenNotKnown) {
   open(title, (close) => {
     let key = newKey();
     const told = outcome();
@@ -97,7 +82,7 @@ export function confirm(title, text, label, deed, whenNotKnown) {
       event.preventDefault();
       yes.disabled = true;
       try {
-        const said = await deed((progress) => told.tell("", h("p", { text: progress })), key);
+        const said = await action((progress) => told.tell("", h("p", { text: progress })), key);
         told.tell(said.weight ?? "good", h("p", { text: said.text }), said.list ? h("ul", {}, said.list.map((each) => h("li", { text: each }))) : null);
         announce(said.text);
         yes.hidden = true;

@@ -75,6 +75,20 @@ export function announce(words) {
   setText(document.getElementById("announcer"), words);
 }
 
+/** A table that becomes a list of cards on a small screen; its roles are written out, since they would be lost with the table's layout. `columns`: heading and class. */
+export function cards(label, columns, rows) {
+  rows.setAttribute("role", "rowgroup");
+  const head = columns.map(([text, kind]) => h("th", { role: "columnheader", scope: "col", class: kind }, text || h("span", { class: "visually-hidden", text: "Actions" })));
+  return h("table", { class: "cards", role: "table", "aria-label": label }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head)), rows);
+}
+
+/** A row of such a table; the first cell is its heading. */
+export function cardRow(first, ...cells) {
+  first.setAttribute("role", "rowheader");
+  for (const cell of cells) cell.setAttribute("role", "cell");
+  return h("tr", { role: "row" }, first, cells);
+}
+
 export function byId(id) {
   return document.getElementById(id);
 }

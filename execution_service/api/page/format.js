@@ -14,6 +14,11 @@ export function figure(text) {
   return (sign === "-" ? MINUS : "") + whole.replace(/\B(?=(\d{3})+$)/g, ",") + rest;
 }
 
+/** A figure that may have no end of places: eight of them, and a sign that there are more. */
+export function cut(text) {
+  return figure(text).replace(/(\.\d{8})\d+$/, "$1…");
+}
+
 /** A profit, with its sign: never told by a colour alone. */
 export function profit(text, currency) {
   if (text === null || text === undefined) return "not known";

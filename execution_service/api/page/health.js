@@ -7,21 +7,23 @@ const SIGNS = { OK: "●", DEGRADED: "▲", DOWN: "✕" };
 const WORDS = { OK: "All is well", DEGRADED: "Degraded", DOWN: "Down" };
 const NAMES = { store: "Store", pubsub: "Pub/Sub", redis: "Redis", parts: "Parts", "safety service": "Safety service" };
 
+const STATES = { ELSEWHERE: "worked", NOT_OPEN: "worked by nobody", AUTH_REQUIRED: "needs a log-in at the broker" };
+
+let latest = null;
 let status = "";
 let mode = "";
 let wasStale = false;
 
 export function showHealth(body) {
+  latest = body;
   mode = body.mode;
   setText(byId("mode"), mode);
   setData(byId("mode"), "mode", mode);
   setText(byId("version"), `Version ${body.version}`);
-  const standing = byId("standing");
-  setText(standing, `${SIGNS[body.status] ?? "?"} ${WORDS[body.status] ?? body.status}`);
-  standing.className = `standing ${{ OK: "good", DEGRADED: "warn", DOWN: "bad" }[body.status] ?? ""}`;
+  showStanding(true);
   if (status && status !== body.status) announce(`The service is now ${WORDS[body.status] ?? body.status}`);
   status = body.status;
-  const components = Object.entries(body.components ?? {}).map(([name, each]) => ({ name, ...each }));
+  const components = Object.entries(body.components ?? {}).filter(([name]) => !name.startsWith("broker ")).map(([name, each]) => ({ name, ...each }));
   keyed(byId("components"), components, (each) => each.name, component);
 }
 
@@ -34,22 +36,56 @@ function component() {
     update(each) {
       setData(node, "status", each.status);
       setText(sign, SIGNS[each.status] ?? "?");
-      const name = each.name.startsWith("broker ") ? `Account ${each.name.slice(7)}` : NAMES[each.name] ?? each.name;
-      setText(words, `${name}: ${each.status === "OK" ? "OK" : each.status.toLowerCase()}${each.message ? `, ${each.message}` : ""}`);
+      setText(words, `${NAMES[each.name] ?? each.name}: ${each.status === "OK" ? "OK" : each.status.toLowerCase()}${each.message ? `, ${each.message}` : ""}`);
     },
   };
 }
 
-/** `age`: of the oldest part of what is shown, in seconds. */
-export function showFreshness({ age, isStale, isLive, attention }) {
+/** What is old says nothing of how the service is now. */
+function showStanding(isKnown) {
+  const standing = byId("standing");
+  const told = isKnown ? latest?.status : null;
+  setText(standing, told ? `${SIGNS[told] ?? "?"} ${WORDS[told] ?? told}` : latest ? "? How it is now is not known" : "");
+  standing.className = `standing ${{ OK: "good", DEGRADED: "warn", DOWN: "bad" }[told] ?? "bad"}`;
+}
+
+export function showAccounts(body) {
+  keyed(byId("accounts"), body.accounts, (each) => each.account_id, account);
+}
+
+function account() {
+  const sign = h("span", { class: "sign", "aria-hidden": "true" });
+  const name = h("span");
+  const live = h("span", { class: "live", text: "LIVE" });
+  const state = h("span");
+  const node = h("li", {}, sign, name, live, state);
+  return {
+    node,
+    update(each) {
+      const status = each.state === "CONNECTED" || each.state === "ELSEWHERE" ? "OK" : "DOWN";
+      setData(node, "status", status);
+      setText(sign, SIGNS[status]);
+      setText(name, `${each.account_id}${each.broker ? `, ${each.broker.toLowerCase()},` : ""}`);
+      live.hidden = each.mode !== "LIVE";
+      const where = each.state === "ELSEWHERE" && each.worked_by ? ` by ${each.worked_by.host}, process ${each.worked_by.pid}` : "";
+      setText(state, `${STATES[each.state] ?? each.state.toLowerCase().replaceAll("_", " ")}${where}${each.trouble ? `: ${each.trouble}` : ""}`);
+      node.title = each.name;
+    },
+  };
+}
+
+/** `age`: of the oldest part of what is shown, in seconds; `isAnswering`: the service itself answers; `why`: what failed last. */
+export function showFreshness({ age, isStale, isAnswering, why, isLive, attention }) {
   const freshness = byId("freshness");
   const words = age === Infinity ? (isStale ? "STALE: no answer" : "Connecting…") : isStale ? `STALE: ${duration(age)} old` : `Updated ${age < 1 ? "now" : `${duration(age)} ago`}${isLive ? "" : ", live events off"}`;
   setText(freshness, words);
   setData(freshness, "stale", isStale);
   const lost = byId("lost");
   lost.hidden = !isStale;
+  showStanding(!isStale || isAnswering);
+  setData(byId("strip"), "stale", isStale && !isAnswering);
+  if (isStale) setText(lost, isAnswering ? `Some of what is shown is old: ${why}. Do not rely on it.` : "The connection is lost, or the service does not answer. What is shown may be old: do not rely on it.");
   if (isStale !== wasStale) {
-    setText(lost, isStale ? "The connection is lost, or the service does not answer. What is shown may be old: do not rely on it." : "");
     if (!isStale) announce("The connection is back; what is shown is current");
     wasStale = isStale;
   }

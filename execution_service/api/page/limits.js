@@ -2,11 +2,12 @@
 
 import { askToEnable } from "./attention.js";
 import { byId, h, keyed, setData, setText } from "./dom.js";
-import { figure, moment, percent, words } from "./format.js";
+import { cut, figure, moment, percent, words } from "./format.js";
 import { now } from "./server.js";
 import { may } from "./session.js";
+import { scopeWords } from "./switches.js";
 
-const SHOWN_AT_FIRST = 12;
+const SHOWN_AT_FIRST = 6;
 let parts = null;
 let isWhole = false;
 let latest = null;
@@ -40,9 +41,10 @@ function useRow() {
     node,
     update(each) {
       const share = Number(each.percent);
-      setText(name, words(each.limit_type));
-      setText(used, `${figure(each.actual_value)} of ${figure(each.limit_value)}, ${percent(each.percent)}${share >= 100 ? ", used up" : each.is_near ? ", near" : ""}`);
-      setText(where, `${each.total === `account:${each.account_id}` ? "" : `${each.total}, `}account ${each.account_id}; ${each.written_in === "built in" ? "built in" : `written in ${each.written_in}`}`);
+      const inside = each.total === "all" ? "" : scopeWords(each.total.replace(`account:${each.account_id}`, "").replace(/^\+/, ""));
+      setText(name, `${words(each.limit_type)}${inside && inside !== "everything" ? `, ${inside}` : ""}`);
+      setText(used, `${cut(each.actual_value)} of ${figure(each.limit_value)}, ${percent(each.percent)}${share >= 100 ? ", used up" : each.is_near ? ", near" : ""}`);
+      setText(where, `Account ${each.account_id}; ${each.written_in === "built in" ? "built in" : `written for ${scopeWords(each.written_in)}`}`);
       setData(node, "weight", share >= 100 ? "bad" : each.is_near ? "warn" : "");
       fill.style.width = `${Math.min(100, Math.max(0, share))}%`;
     },
@@ -58,7 +60,7 @@ function offRow() {
     node: h("li", { class: "use outcome", data: { weight: "bad" } }, h("div", { class: "line" }, text, button)),
     update(each) {
       broken = each;
-      setText(text, `Off until enabled: ${words(each.limit_type)}, ${each.scope}, account ${each.account_id}, since ${moment(each.since, now())}`);
+      setText(text, `Off until enabled: ${words(each.limit_type)}, ${scopeWords(each.scope)}, account ${each.account_id}, since ${moment(each.since, now())}`);
       button.hidden = !may("admin");
     },
   };

@@ -3,7 +3,7 @@
 import * as attention from "./attention.js";
 import { announce, byId, setData, setText } from "./dom.js";
 import { moment } from "./format.js";
-import { showFreshness, showHealth } from "./health.js";
+import { showAccounts, showFreshness, showHealth } from "./health.js";
 import * as limits from "./limits.js";
 import * as orders from "./orders.js";
 import { showPace } from "./pace.js";
@@ -15,6 +15,8 @@ import { storyTold } from "./story.js";
 import * as switches from "./switches.js";
 
 const STALE_SECONDS = 8;
+/** Lists are kept by the service and by the process in front of it, a second each. */
+const KEPT_MS = 2300;
 const SECTIONS = ["attention", "orders", "positions", "switches", "limits", "pace"];
 
 let urgent = 0;
@@ -22,7 +24,8 @@ let stream = null;
 let isLive = false;
 
 const polling = new Polling({
-  health: { path: () => "health", every: 2, staleAfter: STALE_SECONDS, show: health },
+  health: { path: () => "health", every: 2, staleAfter: STALE_SECONDS, show: showHealth },
+  accounts: { path: () => "api/execution/accounts", every: 3, staleAfter: STALE_SECONDS, show: accounts },
   attention: { path: () => "api/execution/attention", every: 3, staleAfter: STALE_SECONDS, show: (body) => { urgent = attention.showAttention(body); } },
   orders: { path: orders.path, every: 3, staleAfter: STALE_SECONDS, show: listed },
   positions: { path: () => "api/execution/holdings", every: 3, staleAfter: STALE_SECONDS, show: holdings },
@@ -31,9 +34,9 @@ const polling = new Polling({
   pace: { path: () => "api/execution/pace", every: 10, staleAfter: 25, show: showPace },
 });
 
-function health(body) {
-  showHealth(body);
-  for (const name of Object.keys(body.components ?? {})) if (name.startsWith("broker ")) switches.learn("account", name.slice(7));
+function accounts(body) {
+  showAccounts(body);
+  for (const each of body.accounts) switches.learn("account", each.account_id);
 }
 
 function listed(body) {
@@ -54,7 +57,7 @@ function learn(each) {
 
 const again = debounced(["orders", "positions", "attention", "limits"]);
 
-/** Answers are up to a second old: asked for at once, and once more when they must have what has just happened. */
+/** At once, and once more when the lists must have what has just happened. */
 function debounced(names) {
   let soon = 0;
   let later = 0;
@@ -62,13 +65,13 @@ function debounced(names) {
   return () => {
     if (!soon) soon = setTimeout(() => { soon = 0; ask(); }, 200);
     clearTimeout(later);
-    later = setTimeout(ask, 1300);
+    later = setTimeout(ask, KEPT_MS);
   };
 }
 
 function done() {
   for (const name of SECTIONS) polling.ask(name);
-  setTimeout(() => { for (const name of SECTIONS) polling.ask(name); }, 1300);
+  setTimeout(() => { for (const name of SECTIONS) polling.ask(name); }, KEPT_MS);
 }
 
 function listen() {
@@ -104,17 +107,19 @@ function loggedOut() {
 }
 
 function tick() {
-  const names = ["health", ...SECTIONS];
+  const names = ["health", "accounts", ...SECTIONS];
   let isStale = false;
   let age = 0;
   for (const name of names) {
     const stale = polling.isRunning && polling.age(name) !== Infinity && polling.isStale(name);
     isStale ||= stale;
     if (name !== "pace") age = Math.max(age, polling.age(name));
-    if (name !== "health") mark(name, stale);
+    if (SECTIONS.includes(name)) mark(name, stale);
   }
   const isLost = polling.isRunning && isStale;
-  showFreshness({ age: polling.isRunning ? age : Infinity, isStale: isLost || hasNeverAnswered(), isLive, attention: urgent });
+  const isAnswering = polling.age("health") <= STALE_SECONDS;
+  const why = names.map((name) => (polling.isStale(name) ? polling.failure(name)?.message : null)).find(Boolean) ?? "no answer";
+  showFreshness({ age: polling.isRunning ? age : Infinity, isStale: isLost || hasNeverAnswered(), isAnswering, why, isLive, attention: urgent });
 }
 
 let startedAt = performance.now();
@@ -136,7 +141,7 @@ async function start() {
   setText(byId("zone"), `Times are those of ${zone}`);
   switches.begin(done);
   attention.begin(done);
-  orders.begin(() => { polling.ask("orders"); setTimeout(() => polling.ask("orders"), 1300); });
+  orders.begin(() => { polling.ask("orders"); setTimeout(() => polling.ask("orders"), KEPT_MS); });
   positions.begin();
   limits.begin();
   const out = () => { loggedOut(); };

@@ -1,8 +1,8 @@
 // Orders: filtered, in pages, as they are now; each leads to its story, and each that goes on can be cancelled, one or all.
 
 import { confirm } from "./dialogs.js";
-import { byId, h, keyed, setText } from "./dom.js";
-import { duration, figure, many, moment, sinceSeconds, words } from "./format.js";
+import { byId, cardRow, cards, h, keyed, setText } from "./dom.js";
+import { cut, duration, figure, many, moment, sinceSeconds, words } from "./format.js";
 import { get, now, post, reasonsOf } from "./server.js";
 import { may } from "./session.js";
 import { openStory } from "./story.js";
@@ -42,9 +42,8 @@ export function begin(ask) {
     return input;
   };
   const cancelAll = h("button", { type: "button", text: "Cancel all…", on: { click: askToCancelAll } });
-  const head = ["Order", "Status", "Filled", "Age or end", "Account", "Strategy", ""];
   const rows = h("tbody");
-  const table = h("table", {}, h("thead", {}, h("tr", {}, head.map((name, place) => h("th", { scope: "col", class: [null, null, "number", "number", "minor", "minor", "actions"][place] }, name || h("span", { class: "visually-hidden", text: "Actions" }))))), rows);
+  const table = cards("Orders", [["Order", null], ["Status", null], ["Filled", "number"], ["Age or end", "number"], ["Account", "minor"], ["Strategy", "minor"], ["", "actions"]], rows);
   const empty = h("p", { class: "empty" });
   const newer = h("button", { type: "button", class: "small", text: "Newer", on: { click: () => { cursors.pop(); turned(); } } });
   const older = h("button", { type: "button", class: "small", text: "Older", on: { click: () => { if (next) cursors.push(next); turned(); } } });
@@ -107,12 +106,12 @@ function orderRow(first) {
   const purpose = h("span", { class: "muted" });
   const status = h("span", { class: "status" });
   const reason = h("span", { class: "muted clip" });
-  const filled = h("td", { class: "number" });
+  const filled = h("td", { class: "number", data: { label: "filled" } });
   const age = h("td", { class: "number nowrap" });
   const account = h("span", { class: "clip" });
   const strategy = h("span", { class: "clip" });
   const cancel = h("button", { type: "button", class: "small", text: "Cancel" });
-  const node = h("tr", {}, h("th", { scope: "row", class: "name" }, name, " ", purpose), h("td", { class: "words" }, status, reason), filled, age, h("td", { class: "minor name" }, account), h("td", { class: "minor name" }, strategy), h("td", { class: "actions" }, cancel));
+  const node = cardRow(h("th", { scope: "row", class: "name" }, name, " ", purpose), h("td", { class: "words" }, status, reason), filled, age, h("td", { class: "minor name" }, account), h("td", { class: "minor name" }, strategy), h("td", { class: "actions" }, cancel));
   const row = {
     node,
     order: first,
@@ -124,7 +123,7 @@ function orderRow(first) {
       status.className = `status ${BAD.has(order.status) ? "bad" : order.status === "FILLED" ? "good" : ""}`;
       setText(reason, order.reason ? order.reason.message : "");
       reason.title = order.reason ? order.reason.message : "";
-      setText(filled, `${figure(order.filled_quantity)}${order.average_price === null ? "" : ` at ${figure(rounded(order.average_price))}`}`);
+      setText(filled, `${figure(order.filled_quantity)}${order.average_price === null ? "" : ` at ${cut(order.average_price)}`}`);
       setText(account, order.account_id ?? "");
       setText(strategy, order.strategy ?? "");
       strategy.title = order.strategy ?? "";
@@ -140,11 +139,6 @@ function orderRow(first) {
   name.addEventListener("click", () => openStory(row.order.order_id));
   cancel.addEventListener("click", () => askToCancel(row.order));
   return row;
-}
-
-/** An average price may have no end of places: six are shown here, all of them in the story. */
-function rounded(text) {
-  return String(text).replace(/(\.\d{6})\d+$/, "$1…");
 }
 
 export function askToCancel(order, then = () => {}) {

@@ -1,7 +1,7 @@
 // What is held and what it has gained, exactly; sums only of what has one currency.
 
-import { byId, h, keyed, setText } from "./dom.js";
-import { figure, profit, signOf, sum } from "./format.js";
+import { byId, cardRow, cards, h, keyed, setText } from "./dom.js";
+import { cut, figure, profit, signOf, sum } from "./format.js";
 import { may } from "./session.js";
 import { askToFlatten, scopeOf } from "./switches.js";
 
@@ -10,13 +10,14 @@ export let held = [];
 
 export function begin() {
   const rows = h("tbody");
-  const head = [["Position", null], ["Quantity", "number"], ["Average", "number minor"], ["Last", "number minor"], ["Open profit", "number"], ["Realized", "number minor"], ["Account", "minor"], ["Strategy", "minor"], ["", "actions"]];
-  const table = h("table", {}, h("thead", {}, h("tr", {}, head.map(([text, kind]) => h("th", { scope: "col", class: kind }, text || h("span", { class: "visually-hidden", text: "Actions" }))))), rows);
+  const table = cards("Positions", [["Position", null], ["Quantity", "number"], ["Average", "number minor"], ["Last", "number minor"], ["Open profit", "number"], ["Realized", "number minor"], ["Account", "minor"], ["Strategy", "minor"], ["", "actions"]], rows);
+  const flatten = h("button", { type: "button", text: "Close positions…", on: { click: () => askToFlatten(null) } });
   const empty = h("p", { class: "empty", text: "Nothing is held." });
   const totals = h("p", { class: "pager" });
   byId("positions").querySelector(".content").append(h("div", { class: "scroll" }, table), empty, totals,
-    h("p", { class: "hint", text: "Last is the price of our last execution in the position, and the open profit follows from it. Profits are before fees." }));
-  parts = { rows, table, empty, totals, count: h("span", { class: "count" }) };
+    h("p", { class: "hint", text: "Last is the price of our last execution in the position, and the open profit follows from it. Profits are before fees." }),
+    h("div", { class: "buttons" }, flatten));
+  parts = { rows, table, empty, totals, flatten, count: h("span", { class: "count" }) };
   byId("positions-title").append(" ", parts.count);
 }
 
@@ -24,6 +25,7 @@ export function showPositions(body) {
   held = body.holdings;
   keyed(parts.rows, held, (each) => `${each.account_id}\n${each.strategy}\n${each.instrument}`, positionRow);
   parts.table.hidden = held.length === 0;
+  parts.flatten.hidden = !may("admin") || held.length === 0;
   parts.empty.hidden = held.length > 0;
   setText(parts.count, held.length ? String(held.length) : "");
   const byCurrency = new Map();
@@ -36,18 +38,19 @@ function positionRow() {
   const name = h("th", { scope: "row", class: "name" });
   const [quantity, average, last, open, realized] = ["number", "number minor", "number minor", "number", "number minor"].map((kind) => h("td", { class: kind }));
   const [account, strategy] = [0, 1].map(() => h("span", { class: "clip" }));
+  open.dataset.label = "open profit";
   const close = h("button", { type: "button", class: "small", text: "Close…" });
   let holding = null;
   close.addEventListener("click", () => askToFlatten(scopeOf({ account: holding.account_id, strategy: holding.strategy, symbol: holding.symbol })));
   return {
-    node: h("tr", {}, name, quantity, average, last, open, realized, [account, strategy].map((each) => h("td", { class: "minor name" }, each)), h("td", { class: "actions" }, close)),
+    node: cardRow(name, quantity, average, last, open, realized, ...[account, strategy].map((each) => h("td", { class: "minor name" }, each)), h("td", { class: "actions" }, close)),
     update(each) {
       holding = each;
       setText(name, each.symbol);
       name.title = each.instrument;
       setText(quantity, `${each.side} ${figure(each.quantity)}`);
       setText(average, figure(each.average_price));
-      setText(last, figure(each.last_price));
+      setText(last, cut(each.last_price));
       money(open, each.unrealized_pnl, each.currency);
       money(realized, each.realized_pnl, each.currency);
       setText(account, each.account_id);

@@ -1,7 +1,7 @@
 // Asks the service. Every question ends in bounded time, and every refusal is told as the service words it.
 
 const ANSWER_SECONDS = 8;
-const DEED_SECONDS = 35;
+const ACTION_SECONDS = 35;
 
 /** The service has answered, and says no. */
 export class Refused extends Error {
@@ -38,11 +38,17 @@ export async function get(path, { always = false } = {}) {
   return body;
 }
 
-/** Has something done; `key`: repeated with it, it is the same deed. */
+/** Has something done; `key`: repeated with it, it is the same action. Refused: it was not done; Unreachable: that is not known. */
 export async function post(path, body, { key } = {}) {
   const headers = { "Content-Type": "application/json" };
   if (key) headers["Idempotency-Key"] = key;
-  return understood(await asked(path, { method: "POST", headers, body: JSON.stringify(body ?? {}) }, DEED_SECONDS));
+  try {
+    return await understood(await asked(path, { method: "POST", headers, body: JSON.stringify(body ?? {}) }, ACTION_SECONDS));
+  } catch (error) {
+    // It may have been stored before whatever failed: that is no refusal.
+    if (error instanceof Refused && error.status >= 500) throw new Unreachable(error.message, { cause: error });
+    throw error;
+  }
 }
 
 export async function remove(path) {
@@ -91,7 +97,7 @@ export function reasonsOf(error) {
   return told.length ? told : [error.message];
 }
 
-/** A name for one deed: pressing twice, or again after no answer, is the same one. */
+/** A name for one action: pressing twice, or again after no answer, is the same one. */
 export function newKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(12));
   return "page-" + Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");

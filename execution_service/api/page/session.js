@@ -15,7 +15,7 @@ export function may(role) {
   return session.role !== null && ROLES.indexOf(session.role) >= ROLES.indexOf(role);
 }
 
-/** The name that stands in the record of a deed; empty where nobody had to say who they are. */
+/** The name that stands in the record of an action; empty where nobody had to say who they are. */
 export function ownName() {
   return session.name ?? "";
 }

@@ -2,7 +2,7 @@
 
 import { open } from "./dialogs.js";
 import { h, keyed } from "./dom.js";
-import { DASH, figure, moment, momentExactly, words } from "./format.js";
+import { DASH, figure, moment, momentExactly, profit, words } from "./format.js";
 import { get, now, reasonsOf } from "./server.js";
 import { may } from "./session.js";
 import { ENDED, askToCancel, titleOf } from "./orders.js";
@@ -46,10 +46,10 @@ function storyOf(order) {
     facts([
       ["Status", words(order.status)],
       ["Filled", `${figure(order.filled_quantity)} of ${figure(order.quantity)}`],
-      ["Average price", figure(order.average_price)],
-      ["Value", `${figure(order.value)}${order.currency && order.value !== null ? ` ${order.currency}` : ""}`],
+      ["Average price", order.average_price && figure(order.average_price)],
+      ["Value", order.value && money(order.value, order.currency)],
       ["Commission", figure(order.commission)],
-      ["Realized profit", order.realized_pnl === null ? DASH : figure(order.realized_pnl)],
+      ["Realized profit", order.realized_pnl && profit(order.realized_pnl, order.currency)],
       ["Account", order.account_id],
       ["Strategy", order.strategy],
       ["Purpose", words(order.purpose)],
@@ -59,6 +59,7 @@ function storyOf(order) {
       ["Received", moment(order.received_at, at)],
       ["Stop loss", order.stop_loss],
       ["Take profit", order.take_profit],
+      ["Protection", order.protection && `${words(order.protection.state)}${order.protection.reason ? `: ${order.protection.reason}` : ""}`],
     ]),
     order.reason ? h("p", { class: "outcome", data: { weight: "bad" } }, h("strong", { text: `${words(order.reason.code)}: ` }), order.reason.message) : null,
     order.events_left_out ? h("p", { class: "muted", text: `${order.events_left_out} events in the middle are left out.` }) : null,
@@ -68,6 +69,10 @@ function storyOf(order) {
     order.fills.length ? fillsOf(order) : null,
     h("details", {}, h("summary", { text: "The message as it came" }), h("pre", { tabindex: "0", text: order.raw })),
     cancel ? h("div", { class: "buttons" }, cancel) : null);
+}
+
+function money(value, currency) {
+  return currency ? `${figure(value)} ${currency}` : figure(value);
 }
 
 function weightOf(event) {

@@ -1,4 +1,4 @@
-// Stops trading, lets it go on and closes what is held: three deeds that are kept apart. Stopping takes one press; the others cannot happen by mistake.
+// Stops trading, lets it go on and closes what is held: three actions that are kept apart. Stopping takes one press; the others cannot happen by mistake.
 
 import { choice, field, open, outcome } from "./dialogs.js";
 import { announce, byId, h, keyed, setText } from "./dom.js";
@@ -11,7 +11,7 @@ const LEVELS = {
   reduce_only: ["Reduce only", "New risk is refused; exits and cancels go on."],
   halt: ["Halt", "Nothing leaves but cancels, exits neither."],
 };
-const NOT_KNOWN = "Press again: it is the same deed, and is done once.";
+const NOT_KNOWN = "Press again: it is the same action, and is done once.";
 
 /** So much later than it is told the second step of arming is offered: the service's clock is known to a second only. */
 const CLOCKS_DIFFER_SECONDS = 1.5;
@@ -44,10 +44,9 @@ export function begin(done) {
   for (const kind of Object.keys(known)) document.body.append(h("datalist", { id: `known-${kind}` }));
   const list = h("ul", { class: "uses" });
   const empty = h("p", { class: "empty", text: "No switch was ever engaged." });
-  const flatten = h("button", { type: "button", text: "Close positions…", on: { click: () => askToFlatten(null) } });
-  byId("switches").querySelector(".content").append(empty, list, h("div", { class: "buttons" }, flatten));
+  byId("switches").querySelector(".content").append(empty, list);
   byId("stop").addEventListener("click", () => askToKill());
-  parts = { list, empty, flatten, banner: h("ul") };
+  parts = { list, empty, banner: h("ul") };
   byId("stopped").append(parts.banner);
 }
 
@@ -57,7 +56,6 @@ export function showSwitches(body) {
   keyed(parts.list, switches, (each) => each.scope, switchRow);
   keyed(parts.banner, engaged, (each) => each.scope, bannerRow);
   parts.empty.hidden = switches.length > 0;
-  parts.flatten.hidden = !may("admin");
   const banner = byId("stopped");
   if (banner.hidden && engaged.length) announce(`Trading is stopped: ${engaged.map((each) => scopeWords(each.scope)).join("; ")}`);
   if (!banner.hidden && !engaged.length) announce("No kill switch is engaged any more");
@@ -136,7 +134,7 @@ export function askToKill() {
     const told = outcome();
     const engage = h("button", { type: "submit", class: "danger", text: "Stop trading" });
     const back = h("button", { type: "button", text: "Back", on: { click: close } });
-    const form = h("form", {}, h("p", { class: "hint", text: "In force at once, on every replica and over restarts, until a person arms it. Positions are kept: closing them is a deed of its own." }),
+    const form = h("form", {}, h("p", { class: "hint", text: "In force at once, on every replica and over restarts, until a person arms it. Positions are kept: closing them is a separate action." }),
       h("div", { class: "fields" }, scope.node, level.node, h("label", {}, cancels, "Cancel the entries that are at work"), reason.node, ownName() ? null : person.node),
       told.node, h("div", { class: "buttons" }, back, engage));
     form.addEventListener("submit", async (event) => {

@@ -187,6 +187,7 @@ class Environment(Variables):
     api_host: Host = "127.0.0.1"
     api_port: Port = 8002
     api_token: SecretStr | None = None
+    api_own_process: Flag = True
     enable_opentelemetry: Flag = False
 
     def contradictions(self) -> list[str]:

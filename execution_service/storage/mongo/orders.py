@@ -207,10 +207,13 @@ class MongoOrders(MongoPort):
         stored = await self._calls.ask(lambda: self._with_lines(list(self._db[ORDERS].find(query))))
         return sorted(stored, key=lambda s: (s.order.received_at, s.order.order_id))
 
-    def _with_lines(self, documents: Sequence[Document]) -> list[Stored]:
+    def _lines_of(self, documents: Sequence[Document]) -> Mapping[str, Any]:
         # A process that was killed or superseded may have kept an order's lines and not have struck out its delivery any more.
         told = [d["_id"] for d in documents if _may_have_lines(d)]
-        lines = self._ledger_lines.found(told) if told else {}
+        return self._ledger_lines.found(told) if told else {}
+
+    def _with_lines(self, documents: Sequence[Document]) -> list[Stored]:
+        lines = self._lines_of(documents)
         return self._readable(
             ORDERS, documents, lambda document: stored_from_document(document, lines.get(document["_id"], {}))
         )

@@ -20,6 +20,7 @@ from execution_service.storage.mongo.documents import (
     command_from_document,
     dead_letter_from_document,
     position_row_from_document,
+    stored_from_document,
 )
 from execution_service.storage.mongo.names import (
     ALERTS,
@@ -40,6 +41,7 @@ from execution_service.storage.ports.queries import OrderFilter, Place, Position
 LONGEST_QUERY_MS = 5000
 """A question that the server has not answered by then is given up there, too."""
 WINDOWS = (timedelta(minutes=10), timedelta(hours=3), timedelta(days=2))
+ORDERS_KEPT = 512
 AHEAD = timedelta(minutes=1)
 """Another process's clock may be ahead of ours by so much, and what it has received still be among the latest."""
 NAME_KINDS = ("signal", "request", "broker", "client")
@@ -54,18 +56,39 @@ class Page:
     limit: int
 
 
+class ReadBefore:
+    """Orders as they were read last. One whose document is the same is not read anew: nine of ten in a list that is drawn up each second, and
+    reading them is most of what that costs."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Document, Mapping[str, Any], Stored]] = {}
+
+    def stored(self, document: Document, lines: Mapping[str, Any]) -> Stored:
+        """Raises UnreadableRecord."""
+        order_id = document["_id"]
+        kept = self._kept.get(order_id) if isinstance(order_id, str) else None
+        if kept is not None and kept[0] == document and kept[1] == lines:
+            return kept[2]
+        stored = stored_from_document(document, lines)
+        if len(self._kept) >= ORDERS_KEPT:
+            self._kept.clear()
+        self._kept[stored.order.order_id] = (document, lines, stored)
+        return stored
+
+
 class MongoQueries(MongoOrders):
     """Reads alone."""
 
     def __init__(self, place: StorePlace) -> None:
         super().__init__(place)
+        self._before = ReadBefore()
         self._clock = place.clock
 
     async def page_of_orders(self, chosen: OrderFilter, after: Place | None, limit: int) -> list[Stored]:
         query, now = _query_of(chosen), self._clock.now()
 
         def read() -> list[Stored]:
-            return self._with_lines(self._latest(ORDERS, query, Page("received_at", after, limit), now))
+            return self._listed(self._latest(ORDERS, query, Page("received_at", after, limit), now))
 
         return await self._calls.look(read)
 
@@ -83,7 +106,7 @@ class MongoQueries(MongoOrders):
             by_broker = self._asked(ORDERS, {"lookup": {"$in": named}})
             by_id = self._asked(ORDERS, {"_id": {"$in": list(shown_ids)}})
             found = {document["_id"]: document for document in (*by_broker, *by_id)}
-            return self._with_lines(list(found.values()))
+            return self._listed(list(found.values()))
 
         return _oldest_first(await self._calls.look(read))
 
@@ -203,6 +226,12 @@ class MongoQueries(MongoOrders):
             return {name: _count(self._db[where], query) for name, (where, query) in questions.items()}
 
         return await self._calls.look(read)
+
+    def _listed(self, documents: Sequence[Document]) -> list[Stored]:
+        lines = self._lines_of(documents)
+        return self._readable(
+            ORDERS, documents, lambda document: self._before.stored(document, lines.get(document["_id"], {}))
+        )
 
     def _latest(self, name: str, query: Document, page: Page, now: datetime) -> list[Document]:
         """What is wanted is mostly young, and not every server sorts by an index, though each bounds by one: so the last minutes are looked
