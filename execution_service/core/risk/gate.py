@@ -474,7 +474,7 @@ def _size(case: _Case) -> Iterator[_Finding]:
     bound = case.bound(LimitType.MAX_ORDER_QUANTITY)
     if bound is not None:
         yield from _figure(bound, case.reservation.quantity, "the order's quantity")
-    bound = case.bound(LimitType.MAX_ORDER_VALUE)
+    bound = case.limits.order_value(case.order.accepted_request.instrument.asset_class)
     if bound is None:
         return
     least = None if case.rate is None else _product(case.range.least, case.rate, case.reservation.quantity)

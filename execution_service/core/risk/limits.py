@@ -15,7 +15,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import TypeAlias
 
-from brokers.base import OrderType
+from brokers.base import AssetClass, OrderType
 from execution_service.core.risk.prices import Rate
 
 
@@ -191,6 +191,11 @@ BUILT_IN = LimitSet(
 )
 """What holds where no table says anything. One of these judges what can be judged; where it lacks a figure it says so and lets the order pass,
 since nobody has written it down (`Bound.is_written`)."""
+
+
+FUTURES_ORDER_VALUE = Decimal(10_000_000)
+"""What is built in for `max_order_value` of futures. They count with what they are worth, of which a trader pays a tenth or less: ordinary orders of
+a few contracts are beyond the figure for shares, and one with a digit too many is beyond this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,6 +406,13 @@ class Applicable:
         found = self.bounds(limit)
         assert len(found) < 2, limit
         return found[0] if found else None
+
+    def order_value(self, asset_class: AssetClass) -> Bound | None:
+        """Of `max_order_value`, for which another figure is built in for futures. None: it is switched off."""
+        bound = self.bound(LimitType.MAX_ORDER_VALUE)
+        if bound is None or bound.is_written or asset_class is not AssetClass.FUTURE:
+            return bound
+        return replace(bound, value=FUTURES_ORDER_VALUE)
 
     @cached_property
     def needs_prices(self) -> bool:
