@@ -16,7 +16,7 @@ from execution_service.control.enable_risk import enable_again
 from execution_service.control.limit_uses import limit_uses
 from execution_service.control.shown import use_fields
 from execution_service.core.risk.kill import scope_from_text
-from execution_service.core.risk.limits import Scope
+from execution_service.core.risk.limits import FUTURES_ORDER_VALUE, LimitSet, Scope
 from execution_service.core.risk.usage import Usage
 from execution_service.core.texts.values import quantity
 from execution_service.storage.mongo.store import MongoStore
@@ -120,6 +120,8 @@ async def show(context: Context) -> int:
             price = "" if usage.price is None else str(usage.price)
             rows.append((limit, value, table, usage.scope, quantity(usage.used), _percent(usage), price, usage.at))
     print_table(context.console, "Limits of risk", columns, rows, dispensable=("As of", "By the price of", "Part"))
+    if limits.tables.get(Scope(), LimitSet()).max_order_value is None:
+        context.console.print(f"For futures {FUTURES_ORDER_VALUE:f} is built in for max_order_value.")
     if found.broken:
         broken = [(b.account_id, b.trip.limit, str(b.trip.scope), b.trip.value, b.trip.at) for b in found.broken]
         print_table(context.console, "Off until enabled", ("Account", "Limit", "Scope", "Counted", "Since"), broken)

@@ -36,6 +36,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.core.positions": {
         "brokers.base",
         "execution_service.core.errors",
+        "execution_service.core.exact",
         "execution_service.core.orders",
     },
     "execution_service.core.reconcile": {
@@ -70,6 +71,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.core.adoption",
         "execution_service.core.codec",
         "execution_service.core.errors",
+        "execution_service.core.exact",
         "execution_service.core.orders",
         "execution_service.core.positions",
         "execution_service.core.reconcile",

@@ -112,6 +112,7 @@ class _Table(_Strict):
     cancel_reserve_pct: Reserve | None = None
     max_orders_per_day: Count | None = None
     max_daily_loss: Amount | None = None
+    max_drawdown: Amount | None = None
     max_drawdown_pct: Percent | None = None
     price_collar_pct: AnyPercent | None = None
     reference_price_max_age_seconds: Seconds | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from decimal import Decimal
@@ -12,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
-from brokers.base import Balance
+from brokers.base import Balance, Instrument
 from brokers.errors import BrokerError
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.exact import ZERO
@@ -50,6 +51,7 @@ from execution_service.core.risk.kill import KillLevel, KillState, lets_pass, st
 from execution_service.core.risk.limits import (
     OF_AMOUNTS,
     OF_HOLDINGS_WORTH,
+    OF_RESULTS,
     LimitType,
     RiskLimits,
     Scope,
@@ -58,6 +60,7 @@ from execution_service.core.risk.limits import (
 )
 from execution_service.core.risk.markets import calendar_of
 from execution_service.core.risk.prices import Rate, best_reference, is_fresh, rates_into
+from execution_service.core.risk.results import Profit, profit_of, result_of
 from execution_service.core.risk.usage import recounted, usages
 from execution_service.core.risk.verdict import Breach, Decision, Verdict
 from execution_service.core.texts.service import risk_limit_broken, risk_limit_near
@@ -97,8 +100,10 @@ _OF_MONEY = (
     LimitType.MAX_LEVERAGE,
     LimitType.CHECK_BUYING_POWER,
     LimitType.MAX_DRAWDOWN_PCT,
+    LimitType.MAX_DRAWDOWN,
     LimitType.MAX_DAILY_LOSS,
 )
+_OF_LOSSES = (*OF_RESULTS, LimitType.MAX_DRAWDOWN_PCT)
 
 
 class _Question:
@@ -176,6 +181,14 @@ class RiskGate:
         """As the broker told it last."""
         self._rates: tuple[Rate, ...] = ()
         """Into that, likewise."""
+        self._held_instruments: Mapping[str, Instrument] = {}
+        """By their keys in the ledger, as they were looked at last."""
+        self._ledger: dict[LedgerKey, LedgerEntry] | None = None
+        """All entries of the account, flat ones too, where what strategies have made is wanted. None: not read yet."""
+        self._booked: set[LedgerKey] = set()
+        """Entries that have changed since."""
+        self._has_read_results = False
+        self._to_value = WakeUp(clock)
         self._equity: Reading | None = None
         self._cash: Reading | None = None
         self._engaged: set[str] = set()
@@ -212,6 +225,7 @@ class RiskGate:
         self._passed.clear()
         self._aside_until.clear()
         self._holding_sides = None
+        self._ledger, self._has_read_results = None, False
         self._keep(None)
 
     # --- judging ------------------------------------------------------------------------------------------------
@@ -255,6 +269,9 @@ class RiskGate:
         limits = self._rules.limits
         if not self._has_asked_balances and self._connection.is_connected and self._needs_balances(limits):
             await self._read_balances()
+        if not self._has_read_results and limits.results_wanted(self.account_id):
+            with suppress(UnreadableRecord):
+                await self._read_results()
         was_known = self._book is not None
         try:
             book = await self._read()
@@ -433,6 +450,8 @@ class RiskGate:
             return False
         oldest = limits.bound(LimitType.REFERENCE_PRICE_MAX_AGE_SECONDS)
         wanted = {_key(order): request.instrument}
+        if self._needs_worth:
+            wanted |= {key: each for key, each in self._held_instruments.items() if not self._prices.of(key)}
         good_for = GOOD_FOR_SECONDS if oldest is None else min(GOOD_FOR_SECONDS, oldest.number / 2)
         missing = self.quotes.missing(wanted, good_for)
         if not missing:
@@ -450,6 +469,8 @@ class RiskGate:
 
     def quotes_answered(self) -> None:
         """Orders that stand aside are looked at again."""
+        if self._ledger is not None:
+            self._to_value.tell()
         for order_id in tuple(self._aside_until):
             self._bring_back(order_id)
 
@@ -676,6 +697,9 @@ class RiskGate:
 
     def booked(self, order: Order) -> None:
         """All fills of the order, as it is here, are in the ledger: what it reserves shrinks to what it may still fill."""
+        if self._ledger is not None and order.fills:
+            self._booked.add(key_of(order))
+            self._to_value.tell()
         reserved = self._reserved.get(order.order_id)
         if reserved is None:
             return
@@ -831,9 +855,9 @@ class RiskGate:
         """Limits that are broken and are to engage a switch, each once; what stays broken until it is enabled again is kept before. People are warned
         of losses that come near their limit."""
         book, limits, now = await self._read(), self._rules.limits, self._clock.now()
-        if limits.writes(self.account_id, LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN_PCT):
+        if limits.writes(self.account_id, *_OF_LOSSES):
             for usage in usages(limits, book, now, self._zone):
-                if usage.limit_type in (LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN_PCT) and usage.is_near:
+                if usage.limit_type in _OF_LOSSES and usage.is_near:
                     self._warn_near(usage.limit_type, usage.scope, usage.used, usage.value, now)
         if not limits.writes(self.account_id, LimitType.ON_BREACH):
             return ()
@@ -850,21 +874,64 @@ class RiskGate:
         return found
 
     async def keep_values(self) -> None:
-        """Until cancelled: the prices of all that is held stay young, where a written limit adds up what it is worth."""
+        """Until cancelled: the prices of all that is held stay young, where a written limit adds up what it is worth or what it has made; and what
+        strategies and symbols have made is read, also after each booking."""
         pause = VALUES_AGAIN_SECONDS
         while True:
-            if self._connection.is_connected and self._needs_worth:
+            is_wanted = self._needs_worth
+            if self._connection.is_connected and is_wanted:
                 try:
                     is_complete = await self._look_at_holdings()
-                except StoreUnavailable as exc:
+                    await self._read_results()
+                except (StoreUnavailable, UnreadableRecord) as exc:
                     log.info(f"What is held is not known: {exc}", action="values_wait", account_id=self.account_id)
                     is_complete = False
                 pause = self._values_seconds if is_complete else min(pause * 2, self._values_seconds)
-            await self._clock.sleep(pause)
+            await self._to_value.wait(pause if is_wanted else VALUES_SECONDS)
+            await self._clock.sleep(LINGER_SECONDS)
 
     @property
     def _needs_worth(self) -> bool:
-        return self._rules.limits.writes(self.account_id, *OF_HOLDINGS_WORTH)
+        limits = self._rules.limits
+        return limits.writes(self.account_id, *OF_HOLDINGS_WORTH) or bool(limits.results_wanted(self.account_id))
+
+    async def _read_results(self) -> None:
+        """What each strategy and symbol has made of which somebody has limited the loss. What is not known is not read, and too old after a while.
+        Raises StoreUnavailable, UnreadableRecord."""
+        scopes = self._rules.limits.results_wanted(self.account_id)
+        if not scopes:
+            self._ledger = None
+            return
+        changed, self._booked = self._booked, set()
+        try:
+            if self._ledger is None:
+                self._ledger = {entry.key: entry for entry in await self._store.every_ledger(self.account_id)}
+            elif changed:
+                self._ledger |= await self._store.ledgers(sorted(changed, key=lambda key: key.ledger_id))
+            entries, unclear = await entries_with_unbooked(self._live, self._store, self.account_id, ())
+        except (StoreUnavailable, UnreadableRecord):
+            self._ledger = None
+            raise
+        self._ledger |= entries
+        if unclear or self._store.unreadable_ledgers(self.account_id):
+            return
+        profits, now = [self._profit(entry) for entry in self._ledger.values()], self._clock.now()
+        for scope in scopes:
+            made = result_of(scope, profits)
+            if made is not None:
+                self._counted.append(Measured(at=now, scope=scope, value=made))
+                self._to_write.tell()
+        self._has_read_results = True
+
+    def _profit(self, entry: LedgerEntry) -> Profit:
+        now, currency = self._clock.now(), self._currency
+        where = Scope(account_id=self.account_id, strategy=entry.key.strategy, symbol=entry.instrument.symbol)
+        oldest = self._rules.limits.of(where).bound(LimitType.REFERENCE_PRICE_MAX_AGE_SECONDS)
+        max_age = None if oldest is None else oldest.number
+        price = best_reference(self._prices.of(entry.key.instrument_key), now, max_age)
+        rates = rates_into(currency, self._all_rates, now, max_age)
+        rate = in_currency(Decimal(1), entry.currency or self._brokers_currency, currency, rates)
+        return profit_of(entry, None if price is None else price.price, rate)
 
     @property
     def _values_seconds(self) -> float:
@@ -877,6 +944,7 @@ class RiskGate:
         """False: the broker has not told all prices yet that it was asked for. Raises StoreUnavailable."""
         entries, _ = await entries_with_unbooked(self._live, self._store, self.account_id, ())
         held = {key.instrument_key: entry.instrument for key, entry in entries.items() if entry.position.is_open}
+        self._held_instruments = held
         missing = self.quotes.missing(held, Decimal(str(self._values_seconds / 2)))
         self.quotes.ask_for(missing)
         return not missing
@@ -923,7 +991,7 @@ class RiskGate:
 
     def _note_equity(self, equity: Decimal, now: datetime) -> None:
         self._equity = Reading(value=equity, at=now)
-        if self._rules.limits.writes(self.account_id, LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN_PCT):
+        if self._rules.limits.writes(self.account_id, *_OF_LOSSES):
             self._counted.append(Measured(at=now, scope=Scope(account_id=self.account_id), value=equity))
             self._to_write.tell()
 

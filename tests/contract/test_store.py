@@ -1188,12 +1188,14 @@ async def test_of_two_processes_that_save_an_entry_one_wins(server: Server) -> N
         assert sorted(saved) == [[False], [True]]
 
 
-async def test_only_open_entries_of_the_account_are_listed(store: MongoStore) -> None:
+async def test_only_open_entries_of_the_account_are_listed_unless_all_are_wanted(store: MongoStore) -> None:
     flat = order(instrument=instrument("FLAT"), events=(filled_by("f1", 10), busted("f1")))
     entry, _ = fold(LedgerEntry(key=key_of(flat), instrument=instrument("FLAT")), flat, applied_events(flat), {})
     await store.save_ledgers([ledger(), replace(entry, version=1)])
     assert await store.open_ledgers("acct-1") == [ledger()]
     assert await store.open_ledgers("acct-2") == []
+    assert {each.key for each in await store.every_ledger("acct-1")} == {ledger().key, entry.key}
+    assert await store.every_ledger("acct-2") == []
 
 
 # --- views ----------------------------------------------------------------------------------------------------------

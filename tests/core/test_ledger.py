@@ -290,6 +290,7 @@ def test_any_interleaving_books_each_fill_once(orders: list[Order], steps: list[
     paid = sum(f.quantity * f.price * o.accepted_request.side.sign for o in orders for f in o.fills)
     realized = sum(line.realized for line in delivery.journal.values())
     assert delivery.entry.position.cost - realized == paid
+    assert delivery.entry.realized == realized, "the profit of all that was ever booked, once"
 
 
 @THOROUGH

@@ -1265,3 +1265,43 @@ def test_the_key_of_the_holding_is_the_ledgers() -> None:
     usual = judge(buying(100), facts(), RiskLimits()).reservation
     assert usual is not None
     assert usual.instrument_key == KEY
+
+
+# --- what is built in for futures -------------------------------------------------------------------------------------
+
+
+def gold(quantity: int, asset_class: AssetClass = AssetClass.FUTURE) -> Order:
+    """At the market; one contract is worth 1,000."""
+    return buying(quantity, instrument=Instrument(symbol="GC", asset_class=asset_class, multiplier=Decimal(100)))
+
+
+@pytest.mark.parametrize(
+    ("about", "reasons"),
+    [
+        (gold(10_000), []),
+        (gold(10_001), ["max_order_value"]),
+        (gold(1_000, AssetClass.OPTION), []),
+        (gold(1_001, AssetClass.OPTION), ["max_order_value"]),
+    ],
+)
+def test_ten_times_as_much_is_built_in_for_futures(about: Order, reasons: list[str]) -> None:
+    verdict = judge(about, facts(buying_power=None), RiskLimits())
+    assert refused_for(verdict) == reasons
+
+
+def test_what_somebody_has_written_counts_for_futures_too() -> None:
+    assert refused_for(judge(gold(2), facts(), written(max_order_value=1_999, check_buying_power=False))) == [
+        "max_order_value"
+    ]
+    assert refused_for(judge(gold(20_000), facts(), written(max_order_value=OFF, check_buying_power=False))) == []
+
+
+def test_an_amount_is_carried_over_by_a_rate_that_is_turned_around() -> None:
+    rate = Rate(base="USD", quoted="EUR", rate=Decimal("0.8"), source="risk.toml", at=NOW)
+    euros = facts(order_currency="EUR", rates=(rate,))
+    assert refused_for(judge(buying(100), euros, written(max_order_value=1_250))) == []
+    assert refused_for(judge(buying(100), euros, written(max_order_value=1_249))) == ["max_order_value"]
+    other = replace(rate, base="GBP")
+    assert refused_for(judge(buying(100), replace(euros, rates=(other,)), written(max_order_value=9_999))) == [
+        "max_order_value"
+    ]

@@ -153,6 +153,7 @@ def test_which_limits_compare_what() -> None:
         "max_orders_per_minute",
         "max_orders_per_day",
         "max_daily_loss",
+        "max_drawdown",
         "max_consecutive_rejections",
     }
 

@@ -17,7 +17,7 @@ from execution_service.app.settings.loading import load_settings
 from execution_service.core.orders.status import Status
 from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.kill import scope_from_text
-from execution_service.core.risk.limits import RiskLimits
+from execution_service.core.risk.limits import LimitType, RiskLimits
 from execution_service.storage.reader import StoreReader
 from scripts import limits
 from tests.core.risk_cases import written
@@ -58,7 +58,7 @@ async def test_each_limit_is_shown_with_its_value_its_table_and_its_use(
         await world.run(5)
         await limits.show(Context(world, wants_json=True))
         shown = {each["limit"]: each for each in json.loads(capsys.readouterr().out)["limits"]}
-        assert len(shown) == 31
+        assert len(shown) == len(LimitType)
         assert (shown["max_order_value"]["table"], shown["max_order_value"]["value"]) == ("built in", "1000000")
         (use,) = shown["max_open_orders"]["uses"]
         assert (use["total"], float(use["actual_value"]), float(use["limit_value"])) == ("account:acct-1", 1, 4)
@@ -68,6 +68,7 @@ async def test_each_limit_is_shown_with_its_value_its_table_and_its_use(
         await limits.show(context)
         assert "max_open_orders" in context.text
         assert "25 %" in context.text
+        assert "For futures 10000000 is built in for max_order_value." in context.text
 
 
 async def test_a_named_person_enables_again_what_rejections_in_a_row_have_switched_off(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from execution_service.core.orders.events import NothingSent, Rejected, Sized, S
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import RefusedRequest
 from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.risk.prices import Rate
 from execution_service.trading.trader import TradingRules
+from tests.builders import NOW
 from tests.core.risk_cases import written
 from tests.fakes import BY_HAND, World, world_of
 
@@ -172,3 +175,16 @@ async def test_an_order_that_is_refused_by_a_limit_has_its_size_in_its_record(tm
         order = world.record("sig")
         assert [type(event) for event in order.events][-1] is Rejected
         assert order.quantity == 5000
+
+
+async def test_the_size_is_by_the_rate_into_the_account_s_currency_and_no_other(tmp_path: Path) -> None:
+    rates = (
+        Rate(base="USD", quoted="EUR", rate=Decimal("0.8"), source="risk.toml", at=NOW),
+        Rate(base="EUR", quoted="GBP", rate=Decimal(5), source="risk.toml", at=NOW),
+    )
+    limits = replace(written(max_order_quantity=100_000), rates=rates)
+    async with world_of(tmp_path, market=BY_HAND, rules=ONE_PER_CENT, limits=limits) as world:
+        send(world, currency="EUR", symbol="SAP")
+        await world.run(3)
+        (event,) = sized(world.record("sig"))
+        assert event.quantity == 4000, "10,000 dollars at risk, 2 euros or 2.50 dollars lost by each"

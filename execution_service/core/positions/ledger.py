@@ -12,6 +12,7 @@ from typing import Any
 
 from brokers.base import ONE, ContractTerms, Instrument
 from execution_service.core.errors import CoreError
+from execution_service.core.exact import EXACT
 from execution_service.core.orders.contracts import Contract
 from execution_service.core.orders.effects import AppliedEvent
 from execution_service.core.orders.events import Busted, Filled
@@ -111,6 +112,9 @@ class LedgerEntry:
     products: Mapping[str, Decimal] = field(default_factory=lambda: MappingProxyType({}))
     """The position's signed quantity by product, as the orders named it ("": none). Products with quantity 0 are
     left out."""
+    realized: Decimal = ZERO
+    """The profit of all episodes, before commissions, in the instrument's currency; of an entry that an earlier version
+    kept, since then. Annulled fills take theirs back."""
 
     @property
     def known_products(self) -> Mapping[str, Decimal] | None:
@@ -144,7 +148,7 @@ def fold(
     lines = dict(known)
     lines.update((line.event_number, line) for line in entry.applied.get(order.order_id, ()))
     position, sequence, ended = entry.position, entry.sequence, list(entry.ended)
-    products = entry.products
+    products, realized = entry.products, entry.realized
     fresh: list[Line] = []
     for applied_event in applied_events:
         if not applied_event.moves_position or applied_event.number in lines:
@@ -159,12 +163,14 @@ def fold(
         held = Held(position.quantity, position.cost, profit)
         line = Line(applied_event.number, sequence, position.episode, booked.realized, booked.closed, held)
         lines[applied_event.number] = line
+        realized = EXACT.add(realized, booked.realized)
         fresh.append(line)
     if not fresh:
         return entry, lines
     applied = dict(entry.applied)
     applied[order.order_id] = (*entry.applied.get(order.order_id, ()), *fresh)
     changes: dict[str, Any] = {"position": position, "sequence": sequence, "ended": tuple(ended), "applied": applied}
+    changes["realized"] = realized
     terms = _better_known(entry.terms, order.terms)
     return replace(entry, products=products, terms=terms, **changes), lines
 

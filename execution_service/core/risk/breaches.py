@@ -70,6 +70,7 @@ def _from_trip(account_id: str, trip: Trip, rule: BreachRule, new: Trip | None =
 def _occasion(counters: Counters, usage: Usage) -> str:
     """What tells this breach from the next of the same limit: the day of a loss, the peak that was fallen from."""
     result = counters.result(usage.scope)
-    if usage.limit_type is LimitType.MAX_DRAWDOWN_PCT and result is not None:
+    is_from_peak = usage.limit_type in (LimitType.MAX_DRAWDOWN, LimitType.MAX_DRAWDOWN_PCT)
+    if is_from_peak and result is not None:
         return f"{result.peak.normalize():f}"
     return str(counters.day)

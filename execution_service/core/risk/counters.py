@@ -161,6 +161,11 @@ class Result:
         return EXACT.subtract(self.baseline, self.latest)
 
     @property
+    def drawdown(self) -> Decimal:
+        """From the peak, as an amount."""
+        return EXACT.subtract(self.peak, self.latest)
+
+    @property
     def drawdown_pct(self) -> Decimal | None:
         """From the peak, in per cent of it; None where there never was anything."""
         if self.peak <= 0:

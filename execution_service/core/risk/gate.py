@@ -474,7 +474,7 @@ def _size(case: _Case) -> Iterator[_Finding]:
     bound = case.bound(LimitType.MAX_ORDER_QUANTITY)
     if bound is not None:
         yield from _figure(bound, case.reservation.quantity, "the order's quantity")
-    bound = case.bound(LimitType.MAX_ORDER_VALUE)
+    bound = case.limits.order_value(case.order.accepted_request.instrument.asset_class)
     if bound is None:
         return
     least = None if case.rate is None else _product(case.range.least, case.rate, case.reservation.quantity)
@@ -707,16 +707,18 @@ def _rate_of_orders(case: _Case) -> Iterator[_Finding]:
 
 def _losses(case: _Case) -> Iterator[_Finding]:
     account = Scope(account_id=case.where.account_id)
-    for bound in case.bounds(LimitType.MAX_DAILY_LOSS):
+    for bound in (*case.bounds(LimitType.MAX_DAILY_LOSS), *case.bounds(LimitType.MAX_DRAWDOWN)):
+        is_daily = bound.limit is LimitType.MAX_DAILY_LOSS
         result = case.counters.result(bound.total)
         known = result is not None and _recent(case, Reading(value=result.latest, at=result.at)) is not None
-        loss = max(ZERO, result.loss) if result is not None and known else None
-        if loss is None:
+        if result is None or not known:
             yield _not_judged(bound, f"the result of {bound.total} is not known, or too old")
             continue
+        loss = max(ZERO, result.loss) if is_daily else result.drawdown
         yield Use(limit=bound.limit, total=bound.total, limit_value=bound.number, actual_value=loss)
         if loss >= bound.number:
-            words = f"{bound.total} has lost {_amount(loss)} today, the limit is {_amount(bound.number)} {_in(bound)}"
+            what = f"has lost {_amount(loss)} today" if is_daily else f"is {_amount(loss)} below its highest"
+            words = f"{bound.total} {what}, the limit is {_amount(bound.number)} {_in(bound)}"
             yield Breach(
                 limit_type=bound.limit, limit_value=_amount(bound.number), actual_value=_amount(loss), message=words
             )
@@ -772,7 +774,7 @@ _CHECKS: tuple[tuple[Callable[[_Case], Iterator[_Finding]], tuple[LimitType, ...
     (_buying_power, (LimitType.CHECK_BUYING_POWER,)),
     (_counts, (LimitType.MAX_OPEN_ORDERS, LimitType.MAX_ORDERS_PER_DAY, LimitType.MAX_CONSECUTIVE_REJECTIONS)),
     (_rate_of_orders, (LimitType.MAX_ORDERS_PER_MINUTE,)),
-    (_losses, (LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN_PCT)),
+    (_losses, (LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN, LimitType.MAX_DRAWDOWN_PCT)),
     (_repetition, (LimitType.DUPLICATE_WINDOW_SECONDS, LimitType.REPEATED_EXECUTIONS)),
 )
 """Each with the limits of which one must be on; without any it is always made."""

@@ -15,7 +15,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import TypeAlias
 
-from brokers.base import OrderType
+from brokers.base import AssetClass, OrderType
 from execution_service.core.risk.prices import Rate
 
 
@@ -33,6 +33,7 @@ class LimitType(StrEnum):
     CANCEL_RESERVE_PCT = "cancel_reserve_pct"
     MAX_ORDERS_PER_DAY = "max_orders_per_day"
     MAX_DAILY_LOSS = "max_daily_loss"
+    MAX_DRAWDOWN = "max_drawdown"
     MAX_DRAWDOWN_PCT = "max_drawdown_pct"
     PRICE_COLLAR_PCT = "price_collar_pct"
     REFERENCE_PRICE_MAX_AGE_SECONDS = "reference_price_max_age_seconds"
@@ -128,6 +129,7 @@ class LimitSet:
     cancel_reserve_pct: Number = None
     max_orders_per_day: Number = None
     max_daily_loss: Number = None
+    max_drawdown: Number = None
     max_drawdown_pct: Number = None
     price_collar_pct: Number = None
     reference_price_max_age_seconds: Number = None
@@ -165,6 +167,7 @@ BUILT_IN = LimitSet(
     cancel_reserve_pct=Decimal(20),
     max_orders_per_day=OFF,
     max_daily_loss=OFF,
+    max_drawdown=OFF,
     max_drawdown_pct=OFF,
     price_collar_pct=Decimal(20),
     reference_price_max_age_seconds=Decimal(60),
@@ -188,6 +191,11 @@ BUILT_IN = LimitSet(
 )
 """What holds where no table says anything. One of these judges what can be judged; where it lacks a figure it says so and lets the order pass,
 since nobody has written it down (`Bound.is_written`)."""
+
+
+FUTURES_ORDER_VALUE = Decimal(10_000_000)
+"""What is built in for `max_order_value` of futures. They count with what they are worth, of which a trader pays a tenth or less: ordinary orders of
+a few contracts are beyond the figure for shares, and one with a digit too many is beyond this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,9 +274,12 @@ _TOTALS = frozenset(
         LimitType.MAX_ORDERS_PER_MINUTE,
         LimitType.MAX_ORDERS_PER_DAY,
         LimitType.MAX_DAILY_LOSS,
+        LimitType.MAX_DRAWDOWN,
         LimitType.MAX_CONSECUTIVE_REJECTIONS,
     }
 )
+OF_RESULTS = (LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN)
+"""They compare readings of an account's equity, or of the profit of a strategy or symbol in it."""
 OF_ACCOUNTS_ONLY = frozenset(
     {
         LimitType.MAX_DRAWDOWN_PCT,
@@ -282,6 +293,7 @@ OF_ACCOUNTS_ONLY = frozenset(
 
 ENGAGING = (
     LimitType.MAX_DAILY_LOSS,
+    LimitType.MAX_DRAWDOWN,
     LimitType.MAX_DRAWDOWN_PCT,
     LimitType.MAX_CONSECUTIVE_REJECTIONS,
     LimitType.REPEATED_EXECUTIONS,
@@ -312,6 +324,7 @@ OF_AMOUNTS = (
     LimitType.MAX_GROSS_EXPOSURE,
     LimitType.MAX_NET_EXPOSURE,
     LimitType.MAX_DAILY_LOSS,
+    LimitType.MAX_DRAWDOWN,
 )
 """These are amounts of money, in the account's currency."""
 OF_HOLDINGS_WORTH = (
@@ -394,6 +407,13 @@ class Applicable:
         assert len(found) < 2, limit
         return found[0] if found else None
 
+    def order_value(self, asset_class: AssetClass) -> Bound | None:
+        """Of `max_order_value`, for which another figure is built in for futures. None: it is switched off."""
+        bound = self.bound(LimitType.MAX_ORDER_VALUE)
+        if bound is None or bound.is_written or asset_class is not AssetClass.FUTURE:
+            return bound
+        return replace(bound, value=FUTURES_ORDER_VALUE)
+
     @cached_property
     def needs_prices(self) -> bool:
         """Whether somebody has written a limit down that compares prices or what these make of quantities."""
@@ -451,6 +471,16 @@ class RiskLimits:
             for scope, table in self.tables.items()
             if scope.account_id in (None, account_id)
             for limit in limits
+        )
+
+    def results_wanted(self, account_id: str) -> tuple[Scope, ...]:
+        """The strategies and symbols of the account of which somebody has limited the loss or drawdown, so that their profit is to be read."""
+        return tuple(
+            replace(scope, account_id=account_id)
+            for scope, table in self.tables.items()
+            if scope.account_id in (None, account_id)
+            and (scope.strategy, scope.symbol) != (None, None)
+            and any(table.of(limit) not in (None, OFF) for limit in OF_RESULTS)
         )
 
     def longest_window_seconds(self) -> Decimal:

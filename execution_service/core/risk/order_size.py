@@ -17,7 +17,13 @@ from execution_service.core.positions.ledger import key_of
 from execution_service.core.risk.exposure import Reservation, exposure, in_currency, released
 from execution_service.core.risk.gate import Facts, Reading
 from execution_service.core.risk.limits import Applicable, LimitType, RiskLimits, Scope, SessionRule
-from execution_service.core.risk.prices import best_reference, execution_range, is_fresh, price_of_message
+from execution_service.core.risk.prices import (
+    best_reference,
+    execution_range,
+    is_fresh,
+    price_of_message,
+    rates_into,
+)
 from execution_service.core.risk.sizing import Cap, Sized, sized
 
 SMALLEST_COIN = Decimal("0.00000001")
@@ -37,7 +43,7 @@ def size_of(order: Order, facts: Facts, limits: RiskLimits, risk_per_trade: Deci
     known = (*facts.prices, *(() if seen is None else (seen,)))
     reference = best_reference(known, facts.now, oldest)
     price = _own_price(order) or (None if reference is None else reference.price)
-    rates = {rate.base: rate.rate for rate in facts.rates if is_fresh(rate.at, facts.now, oldest)}
+    rates = rates_into(facts.account_currency, facts.rates, facts.now, oldest)
     unit_value = in_currency(order.money_per_point, facts.order_currency, facts.account_currency, rates)
     worst = execution_range(order, None if reference is None else reference.price).most
     value = None if unit_value is None else EXACT.multiply(max(worst or ZERO, price or ZERO), unit_value)
@@ -102,9 +108,9 @@ def _of_the_limits(
     most = _number(applicable, LimitType.MAX_ORDER_QUANTITY)
     if most is not None:
         yield Cap(name=LimitType.MAX_ORDER_QUANTITY, quantity=most)
-    most = _number(applicable, LimitType.MAX_ORDER_VALUE)
-    if most is not None and value:
-        yield Cap(name=LimitType.MAX_ORDER_VALUE, quantity=_DOWN.divide(most, value))
+    bound = applicable.order_value(order.accepted_request.instrument.asset_class)
+    if bound is not None and value:
+        yield Cap(name=LimitType.MAX_ORDER_VALUE, quantity=_DOWN.divide(bound.number, value))
     if facts.holdings is None:
         return
     before, key, side = exposure(facts.holdings, working), key_of(order).instrument_key, order.accepted_request.side

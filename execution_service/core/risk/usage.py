@@ -31,6 +31,7 @@ _COUNTED = (
     LimitType.MAX_ORDERS_PER_MINUTE,
     LimitType.MAX_CONSECUTIVE_REJECTIONS,
     LimitType.MAX_DAILY_LOSS,
+    LimitType.MAX_DRAWDOWN,
     LimitType.MAX_DRAWDOWN_PCT,
 )
 """The document itself tells how much of these is used at any moment."""
@@ -168,5 +169,7 @@ def _used(
             return Decimal(counters.rejections(total))
         case LimitType.MAX_DAILY_LOSS:
             return None if result is None else max(ZERO, result.loss)
+        case LimitType.MAX_DRAWDOWN:
+            return None if result is None else result.drawdown
         case _:
             return None if result is None else result.drawdown_pct

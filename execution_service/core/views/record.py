@@ -171,6 +171,7 @@ def ledger_to_document(entry: LedgerEntry) -> Document:
         "ended": [encode(p) for p in entry.ended],
         "applied": [{"order_id": o, "lines": lines_to_document(_by_number(ls))} for o, ls in entry.applied.items()],
         "products": [{"product": name, "quantity": str(quantity)} for name, quantity in entry.products.items()],
+        "realized": str(entry.realized),
     }
 
 
@@ -191,6 +192,7 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
                 read_text(d["order_id"]): tuple(lines_from_document(d["lines"]).values()) for d in document["applied"]
             },
             products={read_text(d["product"]): read_decimal(d["quantity"]) for d in document.get("products", ())},
+            realized=read_decimal(document.get("realized", "0")),
         )
         if document["_id"] != entry.key.ledger_id:
             raise UnreadableRecord(f"it says that it is {entry.key.ledger_id}")

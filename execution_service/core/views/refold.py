@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from execution_service.core.exact import EXACT
 from execution_service.core.orders.effects import AppliedEvent, applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry, Line, fold
@@ -52,6 +53,7 @@ def corrected(entry: LedgerEntry, bookings: Sequence[OrderWithLines]) -> Correct
     if fresh != stored or folded.sequence != entry.sequence:
         return None
     changed: dict[str, dict[int, Line]] = {}
+    realized = entry.realized
     for booking in bookings:
         order_id = booking.order.order_id
         for number, line in known.get(order_id, {}).items():
@@ -60,6 +62,7 @@ def corrected(entry: LedgerEntry, bookings: Sequence[OrderWithLines]) -> Correct
                 return None
             if line != before:
                 changed.setdefault(order_id, {})[number] = line
+                realized = EXACT.add(realized, EXACT.subtract(line.realized, before.realized))
     if not changed and folded.position == stored and folded.terms == entry.terms:
         return None
     applied = {
@@ -67,6 +70,7 @@ def corrected(entry: LedgerEntry, bookings: Sequence[OrderWithLines]) -> Correct
         for order_id, lines in entry.applied.items()
     }
     whole = replace(entry, version=entry.version + 1, position=folded.position, terms=folded.terms, applied=applied)
+    whole = replace(whole, realized=realized)
     return Corrected(whole, changed)
 
 

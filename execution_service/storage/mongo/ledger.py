@@ -73,6 +73,12 @@ class MongoLedger(MongoPort):
 
         return await self._calls.ask(read)
 
+    async def every_ledger(self, account_id: str) -> list[LedgerEntry]:
+        def read() -> list[LedgerEntry]:
+            return self._readable(POSITIONS, self._db[POSITIONS].find({"account_id": account_id}), ledger_from_document)
+
+        return await self._calls.ask(read)
+
     def unreadable_ledgers(self, account_id: str) -> list[Instrument]:
         return self._unreadable.ledgers_of(account_id)
 

@@ -30,6 +30,10 @@ class LedgerStore(Protocol):
     async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]:
         """The open ones, and those of these symbols that are flat; without those that cannot be read, which `unreadable_ledgers` tells then."""
 
+    async def every_ledger(self, account_id: str) -> list[LedgerEntry]:
+        """Those that are flat, too: one for each instrument that a strategy ever traded. Without those that cannot be read, which
+        `unreadable_ledgers` tells then."""
+
     def unreadable_ledgers(self, account_id: str) -> list[Instrument]:
         """What the ledger entries are about that have been met and cannot be read, as far as they tell."""
 
