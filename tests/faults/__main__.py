@@ -35,7 +35,7 @@ from tests.faults.outages import Extent, chosen_outages, play_outages
 from tests.faults.replicas import fleets_at, play_replicas
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.stage import Outcome, Play, Stage, loop_outcome, play_side_by_side, run_play, set_stage
-from tests.faults.stops import STOPS, play_stops
+from tests.faults.stops import AT_TWO_PROCESSES, STOPS, play_stops
 
 LANES = 6
 CRASHES = 40
@@ -136,7 +136,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
             play = partial(play_replicas, broker, count=count, rounds=options.replicas, seed=options.seed)
             add(Family.REPLICAS, f"{broker}, {count} processes", play)
     for broker in brokers:
-        stops = [name for name in STOPS if is_wanted(Family.STOPS, name)]
+        stops = [name for name in (*STOPS, AT_TWO_PROCESSES) if is_wanted(Family.STOPS, name)]
         if stops and manifests()[broker].is_stand_in:
             add(Family.STOPS, broker, partial(play_stops, broker, wanted=stops))
     for number, broker in enumerate(brokers):

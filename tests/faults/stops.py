@@ -19,6 +19,7 @@ from tests.external.proxy import Mood, Proxy
 from tests.external.service_process import COMMANDS_TOPIC, store_server
 from tests.faults.judgement import Placed
 from tests.faults.stage import LOOK_SECONDS, Outcome, Play, Signal, Stage, loop_outcome, run_play, set_stage
+from tests.faults.stopped_replicas import flattened_after_a_kill_under_load_at_two_processes
 from tests.waits import wait_until
 
 ARMED = {"state": "ARMED", "can_execute": True, "trip_time": None, "trip_reason": None}
@@ -95,6 +96,8 @@ class Around:
         self.kill_file.write_text("")
 
 
+AT_TWO_PROCESSES = flattened_after_a_kill_under_load_at_two_processes.__name__
+"""Played on a place of its own."""
 Steps = Callable[[Around, Play], None]
 STOPS: dict[str, Steps] = {}
 
@@ -388,6 +391,16 @@ def around_of(broker: str, folder: Path) -> Iterator[Around]:
         )
 
 
+def _at_two_processes(broker: str, folder: Path) -> Outcome:
+    folder.mkdir(parents=True)
+    outcome = Outcome(AT_TWO_PROCESSES, broker)
+    try:
+        flattened_after_a_kill_under_load_at_two_processes(folder)
+    except Exception as exc:  # noqa: BLE001  whatever stopped the play is its outcome
+        outcome.wrong = [f"{type(exc).__name__}: {exc}"[:1500]]
+    return outcome
+
+
 def play_stops(
     broker: str, folder: Path, wanted: Sequence[str], *, done: Callable[[Outcome], None] = lambda outcome: None
 ) -> list[Outcome]:
@@ -406,6 +419,9 @@ def play_stops(
             time.sleep(NOT_KNOWN_SECONDS / 4)
             outcomes.append(outcome)
             done(outcome)
+    if AT_TWO_PROCESSES in wanted:
+        outcomes.append(_at_two_processes(broker, folder / "replicas"))
+        done(outcomes[-1])
     outcomes.append(loop_outcome(broker, "event_loop in stops", folder))
     done(outcomes[-1])
     return outcomes
