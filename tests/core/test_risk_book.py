@@ -334,6 +334,19 @@ class World:
         self.working[order_id] = (self.working[order_id][0], Decimal(0))
         self.book_fills()
 
+    def left(self, strategy: str, symbol: str, side: Side) -> Decimal:
+        """What works there and may fill."""
+        return sum(
+            (
+                left
+                for about, left in self.working.values()
+                if about.accepted_request.strategy == strategy
+                and about.accepted_request.instrument.symbol == symbol
+                and about.accepted_request.side is side
+            ),
+            Decimal(0),
+        )
+
     def check(self) -> None:
         """The real holdings at their worst, reckoned by hand: all open orders of a side filled, and by each alone."""
         now = {k: self.held.get(k, Decimal(0)) for k in ((s, y) for s in STRATEGIES for y in PRICES)}
@@ -424,6 +437,8 @@ def test_at_reduce_only_whatever_is_sent_positions_only_shrink(
                 world.cancel(order_id)
             world.kill = KillState((Switch(scope=Scope(), level=KillLevel.REDUCE_ONLY),))
             before = dict(world.held)
+        if number >= stop_at:
+            world.submit(*each)  # and the same wish once more
         verdict = world.submit(*each)
         if verdict.decision is Decision.PASS and number % 2:
             world.fill(verdict.order_id, Decimal(each[3]))
@@ -432,7 +447,9 @@ def test_at_reduce_only_whatever_is_sent_positions_only_shrink(
             assert verdict.is_exit == (verdict.decision is Decision.PASS)
             for key, held in world.held.items():
                 began = before.get(key, Decimal(0))
-                assert min(Decimal(0), began) <= held <= max(Decimal(0), began)
+                for side in Side:  # also if all that works on a side should fill
+                    worst = held + world.left(*key, side) * side.sign
+                    assert min(Decimal(0), began) <= worst <= max(Decimal(0), began)
 
 
 @pytest.mark.parametrize(

@@ -132,3 +132,26 @@ def test_nobody_is_refused_without_a_word(limit: str) -> None:
     assert breach.limit_type == limit
     assert breach.actual_value
     assert "the limit is" in breach.message
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_position_quantity": 1_000},
+        {"max_gross_exposure": 1_000_000},
+        {"max_leverage": 2},
+        {"check_buying_power": True},
+        {"allow_short": False},
+    ],
+    ids=lambda limits: next(iter(limits)),
+)
+def test_an_account_of_which_nothing_is_known_does_not_pass_for_that(limits: dict[str, object]) -> None:
+    unknown = facts(holdings=None, equity=None, buying_power=None)
+    assert judge(selling(1), unknown, written(**limits)).decision is REFUSE
+
+
+def test_a_stop_of_one_symbol_is_not_one_of_all_and_none_of_its_own() -> None:
+    """Where there is one switch for everything, nobody dares to use it."""
+    odd = KillState((Switch(scope=Scope(symbol="ODD"), level=KillLevel.HALT, by="ann", reason="odd fills"),))
+    assert judge(buying(1), facts(kill=odd), RiskLimits()).decision is PASS
+    assert judge(buying(1, instrument=Instrument(symbol="ODD")), facts(kill=odd), RiskLimits()).decision is REFUSE

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from brokers.registry import manifests
 from tests.external.long_run import ending_with_all
 from tests.external.venues import BROKERS
 from tests.faults import table
@@ -34,6 +35,7 @@ from tests.faults.outages import Extent, chosen_outages, play_outages
 from tests.faults.replicas import fleets_at, play_replicas
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.stage import Outcome, Play, Stage, loop_outcome, play_side_by_side, run_play, set_stage
+from tests.faults.stops import AT_TWO_PROCESSES, STOPS, play_stops
 
 LANES = 6
 CRASHES = 40
@@ -51,6 +53,7 @@ class Family(StrEnum):
     LEASES = "leases"
     OUTAGES = "outages"
     REPLICAS = "replicas"
+    STOPS = "stops"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,10 @@ def jobs(options: argparse.Namespace) -> list[Job]:
         for count in fleets_at(broker) if is_wanted(Family.REPLICAS) and options.replicas else ():
             play = partial(play_replicas, broker, count=count, rounds=options.replicas, seed=options.seed)
             add(Family.REPLICAS, f"{broker}, {count} processes", play)
+    for broker in brokers:
+        stops = [name for name in (*STOPS, AT_TWO_PROCESSES) if is_wanted(Family.STOPS, name)]
+        if stops and manifests()[broker].is_stand_in:
+            add(Family.STOPS, broker, partial(play_stops, broker, wanted=stops))
     for number, broker in enumerate(brokers):
         if is_wanted(Family.CRASHES) and options.crashes != 0:
             add(

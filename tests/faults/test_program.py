@@ -33,7 +33,7 @@ def test_every_family_is_played_at_every_broker_by_default() -> None:
     played = names()
     for family in ("scenarios", "crashes", "kills", "hand trades", "leases", "outages"):
         assert {f"{family} at {broker}" for broker in BROKERS} <= played
-    assert {"replicas at mock, 2 processes", "replicas at mock, 3 processes"} <= played
+    assert {"replicas at mock, 2 processes", "replicas at mock, 3 processes", "stops at mock"} <= played
     assert {"replicas at ibkr, 2 processes", "replicas at zerodha, 2 processes"} <= played
 
 
@@ -41,6 +41,7 @@ def test_a_family_a_broker_and_single_names_can_be_asked_for() -> None:
     assert names("--only", "kills", "--broker", "mock") == {"kills at mock"}
     assert names("--only", "late_*", "--broker", "ibkr") == {"scenarios at ibkr"}
     assert names("--only", "*Telegram cut off, in flight", "--broker", "mock") == {"outages at mock"}
+    assert names("--only", "killed_under_*") == {"stops at mock"}
     assert names("--only", "crashes", "--crashes", "0") == set()
 
 

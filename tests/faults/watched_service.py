@@ -63,6 +63,7 @@ STORE_WRITES = (
     "picked_up",
     "set_bookmark",
     "put_switch",
+    "raise_fences",
     "first_count",
 )
 """Each before and after; and the ledger's lines of single orders, which are kept by themselves before the cursors of a delivery are."""
