@@ -9,7 +9,7 @@ import pytest
 
 from brokers.alpaca import adapter as adapter_module
 from brokers.alpaca.adapter import AlpacaBroker, create
-from brokers.base import FillsShown, Instrument, OrderRef, ReportStatus, Tif
+from brokers.base import AssetClass, FillsShown, Instrument, OptionRight, OrderRef, ReportStatus, Tif
 from brokers.errors import AnswerUnclear, BrokerUnavailable
 from brokers.paper.model import Market
 from brokers.settled_reports import SettledTracker
@@ -322,17 +322,22 @@ async def test_an_order_is_absent_only_by_alpacas_own_word(
 
 
 async def test_positions_of_every_class_and_shorts(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
-    for symbol in ("BTC/USD", "AAPL261218C00200000"):
-        server.book.trade_by_hand(next(a for a in _assets(server) if a.symbol == symbol), Decimal(2), PRICE)
-    server.book.trade_by_hand(Instrument(symbol="AAPL"), Decimal(-3), PRICE)
-    held = {each.instrument.symbol: each for each in await broker.positions()}
-    assert held["AAPL"].quantity in (Decimal(-3), Decimal(2))
-    assert held["BTC/USD"].quantity == Decimal(2)
-    assert sorted(each.quantity for each in await broker.positions()) == [-3, 2, 2]
-
-
-def _assets(server: SimulatedAlpaca) -> list[Instrument]:
-    return [asset.instrument() for asset in server._assets.values()]
+    coin = Instrument(symbol="BTC/USD", asset_class=AssetClass.CRYPTO)
+    option = Instrument(
+        symbol="AAPL261218C00200000",
+        asset_class=AssetClass.OPTION,
+        expiry="20261218",
+        strike=Decimal(200),
+        right=OptionRight.CALL,
+    )
+    for instrument, quantity in ((coin, 2), (option, 1), (Instrument(symbol="AAPL"), -3)):
+        server.book.trade_by_hand(instrument, Decimal(quantity), PRICE)
+    held = [(each.instrument.asset_class, each.instrument.symbol, each.quantity) for each in await broker.positions()]
+    assert sorted(held) == [
+        (AssetClass.CRYPTO, "BTC/USD", Decimal("1.995")),
+        (AssetClass.OPTION, "AAPL", Decimal(1)),
+        (AssetClass.STOCK, "AAPL", Decimal(-3)),
+    ]
 
 
 @pytest.mark.parametrize(
