@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -26,7 +26,7 @@ from brokers.alpaca.calls import (
     NotAnOrder,
 )
 from brokers.alpaca.feed import TradeUpdates
-from brokers.alpaca.history import Executions, OlderOrders, window_start
+from brokers.alpaca.history import Executions, OlderOrders, leave_soon, window_start
 from brokers.alpaca.manifest import LIVE_URL, MANIFEST, PAPER_URL, TradingMode, host_is_paper
 from brokers.alpaca.rows import (
     AccountRow,
@@ -38,6 +38,7 @@ from brokers.alpaca.rows import (
     PositionRow,
     read_account,
     read_asset,
+    read_clock,
     read_contract,
     read_fills,
     read_order,
@@ -86,6 +87,8 @@ _ASSET_SECONDS = 600.0
 _ASSETS_REMEMBERED = 5_000
 _ONE_BY_ONE = 8
 """How many orders at most are asked for by themselves in one look."""
+_MARKET_SECONDS = 60.0
+"""How long the word that the market is open is good enough."""
 _LOCKED_SECONDS = 5.0
 """After how long an exit whose shares are held by another order is tried again."""
 _CHAIN_LENGTH = 50
@@ -96,7 +99,6 @@ _CORRECTED_BY = Decimal("0.0001")
 _PAPER_NUMBER, _PAPER_KEY, _LIVE_KEY = "PA", "PK", "AK"
 """How paper accounts' numbers and keys, and live keys, begin."""
 _REMEMBERED = 1_000
-_AN_HOUR = timedelta(hours=1)
 
 
 class Configuration(MeteredConfiguration):
@@ -213,6 +215,8 @@ class AlpacaBroker:
         self._averages: dict[str, tuple[Decimal, Decimal]] = {}
         """By order id, the count and average price for which that was done."""
         self._settled_tracker = SettledTracker(_SETTLED_SECONDS)
+        self._opens_at: datetime | None = None
+        self._market_read_at = float("-inf")
         self._malformed_logged: set[str] = set()
 
     @property
@@ -327,6 +331,7 @@ class AlpacaBroker:
         rows, malformed = await self._recent()
         rows = await self._with_related(rows)
         odd_fills = await self._learn_executions(rows)
+        await self._learn_opening(rows)
         unknown = {row.order_id for row in malformed} | {row.tag for row in malformed if row.tag}
         unclear = frozenset(row.order_id for row in odd_fills if row.order_id is not None)
         reports = [
@@ -345,6 +350,7 @@ class AlpacaBroker:
             return None
         chain = await self._chain_from(row)
         odd_fills = await self._learn_executions(chain, each=True)
+        await self._learn_opening(chain)
         return self._report(chain, frozenset(row.order_id for row in odd_fills if row.order_id is not None))
 
     async def find_all(self, client_order_ids: Collection[str]) -> Mapping[str, Report | None]:
@@ -417,9 +423,14 @@ class AlpacaBroker:
             row = None if said is None else (read_contract if kind == dialect.OPTION else read_asset)(said)
         except Malformed as exc:
             raise HeldBack(f"What Alpaca says of {symbol} cannot be read: {exc}", wait_seconds=_LOCKED_SECONDS) from exc
-        except (AuthRequired, HeldBack):
+        except AuthRequired:
             raise
         except BrokerUnavailable as exc:
+            if ticket.is_exit and kind != dialect.CRYPTO:
+                # An exit waits for no facts that it can leave without; Alpaca knows them.
+                return dialect.unlisted(symbol, kind)
+            if isinstance(exc, HeldBack):
+                raise
             raise HeldBack(f"Alpaca tells nothing of {symbol}: {exc}", wait_seconds=_LOCKED_SECONDS) from exc
         if row is None and not ticket.is_exit:
             raise OrderRefused(f"Alpaca does not list {symbol}")
@@ -489,9 +500,11 @@ class AlpacaBroker:
 
     async def _recent(self) -> tuple[list[OrderRow], list[MalformedRow]]:
         """The orders submitted since the window's beginning, and older ones that were open at the last look."""
-        start = _written(window_start(self._clock()))
+        now = self._clock()
+        window = window_start(now)
+        start = _written(window)
         recent, malformed = await self._order_pages({"status": "all", "after": start})
-        if not self._older.is_read or self._older.open_ids:
+        if self._older.open_ids or not self._older.are_known_at(window):
             still_open, odd = await self._order_pages({"status": "open", "until": start})
             malformed += odd
             gone = self._older.open_ids - {row.order_id for row in still_open} - {row.order_id for row in recent}
@@ -500,13 +513,12 @@ class AlpacaBroker:
                 ended = await self._by_id(order_id)
                 if ended is not None:
                     self._older.learn([ended])
-            self._older.is_read = True
             self._older.forget_finished()
+        self._older.read_at(window)
         named = {row.order_id for row in recent}
         # An order that leaves the window while it is open stays known.
         rows = [row for row in self._older.rows() if row.order_id not in named] + recent
-        soon = window_start(self._clock() + _AN_HOUR)
-        self._older.learn(row for row in recent if row.submitted_at is not None and row.submitted_at < soon)
+        self._older.learn(leave_soon(recent, now))
         return rows, malformed
 
     async def _order_pages(self, query: Mapping[str, object]) -> tuple[list[OrderRow], list[MalformedRow]]:
@@ -549,7 +561,7 @@ class AlpacaBroker:
                 if other is None or other in by_id:
                     continue
                 found = self._related.get(other)
-                if found is None or found.status != dialect.REPLACED:
+                if found is None or not dialect.is_over(found):
                     if asked >= _ONE_BY_ONE:
                         continue
                     asked += 1
@@ -585,10 +597,28 @@ class AlpacaBroker:
             self._last_of |= {row.order_id: chain[-1].order_id for row in chain[:-1]}
         told = next((self._annulled[row.order_id] for row in chain if row.order_id in self._annulled), None)
         note = None if told is None else f"the stream told a {told}"
-        report = dialect.report_of(chain, self._executions.by_order(row.order_id for row in chain), note)
+        fills = self._executions.by_order(row.order_id for row in chain)
+        report = dialect.report_of(chain, fills, opens_at=self._opens_at, note=note)
         if any(row.order_id in unclear for row in chain):
             return replace(report, is_unclear=True, fills_shown=FillsShown.SOME)
         return report
+
+    async def _learn_opening(self, rows: Sequence[OrderRow]) -> None:
+        """Asks for the market's hours, if an order may wait for them and they are not known."""
+        now = self._clock()
+        if self._opens_at is not None and now >= self._opens_at:
+            self._opens_at = None
+        if self._opens_at is not None or not any(dialect.may_be_held(row) for row in rows):
+            return
+        if time.monotonic() - self._market_read_at < _MARKET_SECONDS:
+            return
+        self._market_read_at = time.monotonic()
+        try:
+            opens_at = read_clock(await self._calls.ask(lambda client: client.get("/clock")))
+        except BrokerUnavailable as exc:
+            _log.info("Whether the market is open is not known: %s", exc)
+            return
+        self._opens_at = opens_at if opens_at is not None and opens_at > now else None
 
     # Executions
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from brokers.alpaca import adapter as adapter_module
-from brokers.alpaca.adapter import AlpacaBroker, create
+from brokers.alpaca.adapter import AlpacaBroker, Configuration, create
 from brokers.base import AssetClass, FillsShown, Instrument, OptionRight, OrderRef, ReportStatus, Tif
 from brokers.errors import AnswerUnclear, BrokerUnavailable
 from brokers.paper.model import Market
@@ -105,7 +106,25 @@ async def test_a_word_that_does_not_end_an_order_leaves_it_working(
     report = await report_of(broker, order)
     assert report.status is ReportStatus.WORKING
     assert word in (report.said or "")
-    assert report.is_held is {"accepted": True, "new": False}.get(word)
+    assert report.is_held is {"new": False}.get(word)
+
+
+async def test_an_order_waits_for_the_opening_and_until_when_is_told(
+    server: SimulatedAlpaca, broker: AlpacaBroker
+) -> None:
+    server.set_market(opens_in_seconds=3600)
+    order, coin = ticket(), ticket(instrument=Instrument(symbol="BTC/USD", asset_class=AssetClass.CRYPTO))
+    for each in (order, coin):
+        await broker.place_order(each)
+    report = await report_of(broker, order)
+    assert (report.is_held, report.held_until) == (True, server.opens_at)
+    assert (await report_of(broker, coin)).is_held is not True
+    for _ in range(3):
+        await broker.reports()
+    assert len(server.calls("GET /v2/clock")) == 1
+    server.set_market()
+    report = await report_of(broker, order)
+    assert (report.is_held, report.held_until) == (False, None)
 
 
 async def test_a_rejection_after_the_order_was_taken_has_no_reason_and_says_so(
@@ -224,6 +243,18 @@ async def test_an_order_that_rests_for_days_is_followed_to_its_end(server: Simul
     server.book.fill_order(ref(order))
     report = await report_of(broker, order)
     assert (report.status, len(report.fills)) == (ReportStatus.FILLED, 1)
+    await broker.close()
+
+
+async def test_what_left_the_window_while_nobody_looked_is_read_again(server: SimulatedAlpaca, tmp_path: Path) -> None:
+    now = [datetime.now(UTC) - timedelta(days=3)]
+    broker = AlpacaBroker(Configuration.of(config_for(server), broker="Alpaca"), clock=lambda: now[0])
+    await broker.connect()
+    await broker.reports()
+    order = ticket(tif=Tif.GTC)
+    server.book.place(order, now=now[0] + timedelta(minutes=5))
+    now[0] = datetime.now(UTC)
+    assert (await report_of(broker, order)).status is ReportStatus.WORKING
     await broker.close()
 
 
