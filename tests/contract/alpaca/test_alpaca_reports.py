@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from brokers.alpaca import adapter as adapter_module
+from brokers.alpaca import orders as orders_module
 from brokers.alpaca.adapter import AlpacaBroker, Configuration, create
 from brokers.base import AssetClass, FillsShown, Instrument, OptionRight, OrderRef, ReportStatus, Tif
 from brokers.errors import AnswerUnclear, BrokerUnavailable
@@ -39,15 +39,49 @@ async def test_a_look_without_news_is_one_call(server: SimulatedAlpaca, broker: 
 async def test_more_orders_than_a_page_are_all_read(
     server: SimulatedAlpaca, broker: AlpacaBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter_module, "_ORDERS_A_PAGE", 3)
+    monkeypatch.setattr(orders_module, "_ORDERS_A_PAGE", 3)
     tags = {(await broker.place_order(ticket())).client_order_id for _ in range(7)}
     assert {report.client_order_id for report in (await broker.reports()).reports} == tags
+
+
+async def test_whole_pages_of_orders_that_are_over_are_not_read_again_until_something_happens_to_one(
+    server: SimulatedAlpaca, broker: AlpacaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders_module, "_ORDERS_A_PAGE", 3)
+    over = [ticket() for _ in range(7)]
+    placed = [await broker.place_order(each) for each in over]
+    for each in placed:
+        server.book.cancel(ref(each))
+    working = ticket()
+    await broker.place_order(working)
+    await broker.reports()
+    before = quiet(server)
+    reports = {report.client_order_id: report for report in (await broker.reports()).reports}
+    assert quiet(server) - before == 1
+    assert set(reports) == {each.client_order_id for each in (*over, working)}
+    server.book.fill_order(ref(placed[0]), Decimal(4), force=True)
+    broker._take_event(placed[0].broker_order_id)
+    assert [fill.quantity for fill in (await report_of(broker, over[0])).fills] == [4]
+
+
+async def test_a_late_execution_of_an_order_that_is_over_is_seen_without_the_stream_too(
+    server: SimulatedAlpaca, broker: AlpacaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders_module, "_ORDERS_A_PAGE", 1)
+    monkeypatch.setattr(orders_module, "_WHOLE_SECONDS", 0.0)
+    server.drop_stream()
+    order = ticket()
+    placed = await broker.place_order(order)
+    server.book.cancel(ref(placed))
+    await broker.reports()
+    server.book.fill_order(ref(placed), Decimal(4), force=True)
+    assert [fill.quantity for fill in (await report_of(broker, order)).fills] == [4]
 
 
 async def test_more_executions_than_a_page_are_all_read(
     server: SimulatedAlpaca, broker: AlpacaBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter_module, "_FILLS_A_PAGE", 2)
+    monkeypatch.setattr(orders_module, "_FILLS_A_PAGE", 2)
     order = ticket()
     placed = await broker.place_order(order)
     for _ in range(5):
@@ -161,7 +195,7 @@ async def test_an_annulled_execution_counts_as_such_once_the_lists_have_agreed_f
     await report_of(broker, order)
     server.book.bust_fill(fill.fill_id)
     assert (await report_of(broker, order)).fills_shown is FillsShown.ALL
-    monkeypatch.setattr(broker, "_settled_tracker", SettledTracker(0.0))
+    monkeypatch.setattr(broker._orders, "_settled_tracker", SettledTracker(0.0))
     report = await report_of(broker, order)
     assert (report.fills, report.fills_shown) == ((), FillsShown.SETTLED)
 
@@ -169,7 +203,7 @@ async def test_an_annulled_execution_counts_as_such_once_the_lists_have_agreed_f
 async def test_an_annulled_execution_that_the_activities_go_on_showing_is_never_taken_for_annulled(
     server: SimulatedAlpaca, broker: AlpacaBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker, "_settled_tracker", SettledTracker(0.0))
+    monkeypatch.setattr(broker._orders, "_settled_tracker", SettledTracker(0.0))
     order = ticket()
     placed = await broker.place_order(order)
     server.book.fill_order(ref(placed))
