@@ -6,9 +6,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -26,22 +26,18 @@ from brokers.alpaca.calls import (
     NotAnOrder,
 )
 from brokers.alpaca.feed import TradeUpdates
-from brokers.alpaca.history import Executions, OlderOrders, window_start
 from brokers.alpaca.manifest import LIVE_URL, MANIFEST, PAPER_URL, TradingMode, host_is_paper
+from brokers.alpaca.orders import AccountOrders
 from brokers.alpaca.rows import (
     AccountRow,
     AssetRow,
-    FillRow,
     Malformed,
-    MalformedRow,
     OrderRow,
     PositionRow,
     read_account,
     read_asset,
     read_contract,
-    read_fills,
     read_order,
-    read_orders,
     read_position,
     read_positions,
 )
@@ -49,8 +45,6 @@ from brokers.base import (
     Balance,
     BrokerPosition,
     Capabilities,
-    Fill,
-    FillsShown,
     OrderRef,
     OrderType,
     Report,
@@ -59,7 +53,6 @@ from brokers.base import (
     Side,
     Ticket,
     Tif,
-    Unreadable,
 )
 from brokers.call_kinds import CallKind
 from brokers.configuration import Calls, MeteredConfiguration, TimeOut, Whole, Wrong
@@ -72,31 +65,19 @@ from brokers.errors import (
     OrderRefused,
 )
 from brokers.manifest import Fact
-from brokers.settled_reports import SettledTracker
 
 _log = logging.getLogger(__name__)
 _FIND_WINDOW_SECONDS = 30.0
 _POLL_SECONDS = 2.0
 _CONCURRENT_CALLS = 8
-_ORDERS_A_PAGE = 500
-_FILLS_A_PAGE = 100
-_MOST_PAGES = 200
 _ASSET_SECONDS = 600.0
 """How long what Alpaca says of an asset is good enough: a halt is noticed by then; Alpaca refuses it before."""
 _ASSETS_REMEMBERED = 5_000
-_ONE_BY_ONE = 8
-"""How many orders at most are asked for by themselves in one look."""
 _LOCKED_SECONDS = 5.0
 """After how long an exit whose shares are held by another order is tried again."""
 _CHAIN_LENGTH = 50
-_SETTLED_SECONDS = 20.0
-"""How long an order and its executions must agree before one that is missing counts as annulled."""
-_CORRECTED_BY = Decimal("0.0001")
-"""The part by which the order's average price must differ from that of its executions for them to be read again."""
 _PAPER_NUMBER, _PAPER_KEY, _LIVE_KEY = "PA", "PK", "AK"
 """How paper accounts' numbers and keys, and live keys, begin."""
-_REMEMBERED = 1_000
-_AN_HOUR = timedelta(hours=1)
 
 
 class Configuration(MeteredConfiguration):
@@ -193,27 +174,13 @@ class AlpacaBroker:
         self, configuration: Configuration, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
         self._configuration = configuration
-        self._clock = clock
         self._calls = AlpacaCalls(configuration.access)
         self._account: AccountRow | None = None
         self._has_session = False
         self._hint: Callable[[], None] | None = None
         self._stream: TradeUpdates | None = None
         self._assets: OrderedDict[str, _KnownAsset] = OrderedDict()
-        self._executions = Executions()
-        self._older = OlderOrders()
-        self._related: dict[str, OrderRow] = {}
-        """Members of chains of replaced orders that the lists did not show, by Alpaca's id."""
-        self._last_of: dict[str, str] = {}
-        """By the id of a replaced order that of the last one of its chain."""
-        self._annulled: dict[str, str] = {}
-        """By order id, what the stream told of a busted or corrected execution."""
-        self._read_again: set[str] = set()
-        """Of these orders the executions are to be read anew."""
-        self._averages: dict[str, tuple[Decimal, Decimal]] = {}
-        """By order id, the count and average price for which that was done."""
-        self._settled_tracker = SettledTracker(_SETTLED_SECONDS)
-        self._malformed_logged: set[str] = set()
+        self._orders = AccountOrders(self._calls, clock)
 
     @property
     def name(self) -> str:
@@ -304,11 +271,11 @@ class AlpacaBroker:
         self._calls.check_budget(kind)  # before any query is made for it
         order_id = ref.broker_order_id
         if order_id is None:
-            row = await self._by_tag(ref.client_order_id)
+            row = await self._orders.by_tag(ref.client_order_id)
             if row is None:
                 raise OrderRefused(f"Alpaca has no order {ref.client_order_id}")
             order_id = row.order_id
-        order_id = self._last_of.get(order_id, order_id)
+        order_id = self._orders.last_of(order_id)
         for _ in range(_CHAIN_LENGTH):
             try:
                 await self._cancel(order_id, kind)
@@ -324,28 +291,12 @@ class AlpacaBroker:
         """The orders of the last day and those that are still open, in one call for each 500 of them, and another where
         executions are new. Orders that cannot be read are left out. There is no mark."""
         self._check_session()
-        rows, malformed = await self._recent()
-        rows = await self._with_related(rows)
-        odd_fills = await self._learn_executions(rows)
-        unknown = {row.order_id for row in malformed} | {row.tag for row in malformed if row.tag}
-        unclear = frozenset(row.order_id for row in odd_fills if row.order_id is not None)
-        reports = [
-            self._report(chain, unclear)
-            for chain in dialect.chains(rows)
-            if not unknown & {chain[0].order_id, chain[0].tag} - {None, ""}
-        ]
-        judged = self._settled_tracker.judge(reports, time.monotonic())
-        return Reports(judged, unreadable=_unreadable([*malformed, *odd_fills], rows))
+        return await self._orders.reports()
 
     async def find(self, client_order_id: str) -> Report | None:
         """Asks for this one order: Alpaca knows it by its client id at once, and for ever."""
         self._check_session()
-        row = await self._by_tag(client_order_id)
-        if row is None:
-            return None
-        chain = await self._chain_from(row)
-        odd_fills = await self._learn_executions(chain, each=True)
-        return self._report(chain, frozenset(row.order_id for row in odd_fills if row.order_id is not None))
+        return await self._orders.find(client_order_id)
 
     async def find_all(self, client_order_ids: Collection[str]) -> Mapping[str, Report | None]:
         """Those in the list of recent orders by the list; each of the others by itself, since a new order may be
@@ -417,9 +368,14 @@ class AlpacaBroker:
             row = None if said is None else (read_contract if kind == dialect.OPTION else read_asset)(said)
         except Malformed as exc:
             raise HeldBack(f"What Alpaca says of {symbol} cannot be read: {exc}", wait_seconds=_LOCKED_SECONDS) from exc
-        except (AuthRequired, HeldBack):
+        except AuthRequired:
             raise
         except BrokerUnavailable as exc:
+            if ticket.is_exit and kind != dialect.CRYPTO:
+                # An exit waits for no facts that it can leave without; Alpaca knows them.
+                return dialect.unlisted(symbol, kind)
+            if isinstance(exc, HeldBack):
+                raise
             raise HeldBack(f"Alpaca tells nothing of {symbol}: {exc}", wait_seconds=_LOCKED_SECONDS) from exc
         if row is None and not ticket.is_exit:
             raise OrderRefused(f"Alpaca does not list {symbol}")
@@ -462,7 +418,7 @@ class AlpacaBroker:
 
     async def _after_refused_cancel(self, order_id: str, exc: Declined) -> str | None:
         """What to cancel instead. None: nothing, it is being cancelled. Raises OrderRefused if it is over."""
-        row = await self._by_id(order_id)
+        row = await self._orders.by_id(order_id)
         if row is None or row.status not in (dialect.REPLACED, "pending_replace", "pending_cancel"):
             raise exc
         if row.status == "pending_cancel":
@@ -470,203 +426,6 @@ class AlpacaBroker:
         if row.status == dialect.REPLACED and row.replaced_by is not None:
             return row.replaced_by
         raise HeldBack(f"Order {order_id} is being replaced ({exc.reason})", wait_seconds=1.0)
-
-    async def _by_tag(self, tag: str) -> OrderRow | None:
-        """Raises AnswerUnclear."""
-        query = {"client_order_id": tag}
-        said = await self._calls.ask(lambda client: client.get_or_none("/orders:by_client_order_id", query))
-        row = _order_or_none(said)
-        if row is not None and row.tag != tag:
-            raise AnswerUnclear(f"Alpaca answered with another order than {tag}")
-        return row
-
-    async def _by_id(self, order_id: str) -> OrderRow | None:
-        """Raises AnswerUnclear."""
-        path = f"/orders/{quote(order_id, safe='')}"
-        return _order_or_none(await self._calls.ask(lambda client: client.get_or_none(path)))
-
-    # Orders
-
-    async def _recent(self) -> tuple[list[OrderRow], list[MalformedRow]]:
-        """The orders submitted since the window's beginning, and older ones that were open at the last look."""
-        start = _written(window_start(self._clock()))
-        recent, malformed = await self._order_pages({"status": "all", "after": start})
-        if not self._older.is_read or self._older.open_ids:
-            still_open, odd = await self._order_pages({"status": "open", "until": start})
-            malformed += odd
-            gone = self._older.open_ids - {row.order_id for row in still_open} - {row.order_id for row in recent}
-            self._older.learn(still_open)
-            for order_id in list(gone)[:_ONE_BY_ONE]:
-                ended = await self._by_id(order_id)
-                if ended is not None:
-                    self._older.learn([ended])
-            self._older.is_read = True
-            self._older.forget_finished()
-        named = {row.order_id for row in recent}
-        # An order that leaves the window while it is open stays known.
-        rows = [row for row in self._older.rows() if row.order_id not in named] + recent
-        soon = window_start(self._clock() + _AN_HOUR)
-        self._older.learn(row for row in recent if row.submitted_at is not None and row.submitted_at < soon)
-        return rows, malformed
-
-    async def _order_pages(self, query: Mapping[str, object]) -> tuple[list[OrderRow], list[MalformedRow]]:
-        """All pages, oldest first. Raises BrokerUnavailable, AnswerUnclear."""
-        asked: dict[str, object] = {**query, "direction": "asc", "limit": _ORDERS_A_PAGE, "nested": "false"}
-        rows: dict[str, OrderRow] = {}
-        malformed: list[MalformedRow] = []
-        for _ in range(_MOST_PAGES):
-            page = asked
-            said = await self._calls.ask(lambda client: client.get("/orders", page))  # noqa: B023  asked at once
-            try:
-                good, odd = read_orders(said)
-            except Malformed as exc:
-                raise BrokerUnavailable(str(exc)) from exc
-            rows |= {row.order_id: row for row in good}
-            for each in odd:
-                self._log_malformed(each.words)
-            malformed += odd
-            last = said[-1].get("id") if said and isinstance(said[-1], Mapping) else None
-            if len(said) < _ORDERS_A_PAGE:
-                return list(rows.values()), malformed
-            if not isinstance(last, str) or last == asked.get("after_order_id"):
-                break
-            asked = {name: value for name, value in asked.items() if name not in ("after", "until")}
-            asked["after_order_id"] = last
-            last_at = good[-1].submitted_at if good else None
-            if "until" in query and last_at is not None and _written(last_at) > str(query["until"]):
-                # A page by id knows no end: what lies beyond it is read by the other list.
-                return list(rows.values()), malformed
-        raise AnswerUnclear("Alpaca's list of orders does not end")
-
-    async def _with_related(self, rows: Sequence[OrderRow]) -> list[OrderRow]:
-        """With the orders that replaced these or were replaced by them, a few new ones of them at a time."""
-        by_id = {row.order_id: row for row in rows}
-        asked = 0
-        pending = [row for row in rows if row.replaced_by is not None or row.replaces is not None]
-        while pending:
-            row = pending.pop()
-            for other in (row.replaced_by, row.replaces):
-                if other is None or other in by_id:
-                    continue
-                found = self._related.get(other)
-                if found is None or found.status != dialect.REPLACED:
-                    if asked >= _ONE_BY_ONE:
-                        continue
-                    asked += 1
-                    found = await self._by_id(other)
-                if found is not None:
-                    self._remember_related(found)
-                    by_id[other] = found
-                    pending.append(found)
-        return list(by_id.values())
-
-    async def _chain_from(self, row: OrderRow) -> list[OrderRow]:
-        chain, seen = [row], {row.order_id}
-        while (following := chain[-1].replaced_by) is not None and following not in seen:
-            if len(chain) >= _CHAIN_LENGTH:
-                break
-            found = await self._by_id(following)
-            if found is None:
-                break
-            seen.add(following)
-            chain.append(found)
-        return chain
-
-    def _remember_related(self, row: OrderRow) -> None:
-        if len(self._related) > _REMEMBERED:
-            self._related.clear()
-        self._related[row.order_id] = row
-
-    def _report(self, chain: Sequence[OrderRow], unclear: frozenset[str]) -> Report:
-        """`unclear`: the orders of which an execution cannot be read."""
-        if len(chain) > 1:
-            if len(self._last_of) > _REMEMBERED:
-                self._last_of.clear()
-            self._last_of |= {row.order_id: chain[-1].order_id for row in chain[:-1]}
-        told = next((self._annulled[row.order_id] for row in chain if row.order_id in self._annulled), None)
-        note = None if told is None else f"the stream told a {told}"
-        report = dialect.report_of(chain, self._executions.by_order(row.order_id for row in chain), note)
-        if any(row.order_id in unclear for row in chain):
-            return replace(report, is_unclear=True, fills_shown=FillsShown.SOME)
-        return report
-
-    # Executions
-
-    async def _learn_executions(self, rows: Sequence[OrderRow], *, each: bool = False) -> list[MalformedRow]:
-        """Reads new executions if an order counts others than are known; for what then still differs, all of the order.
-        `each`: all of these orders at once."""
-        differing = self._differing(rows)
-        if not differing:
-            return []
-        malformed: list[MalformedRow] = []
-        if not each:
-            malformed += await self._read_executions(self._new_executions())
-            differing = self._differing(rows)
-        # The newest first: those of earlier days may differ for ever.
-        for row in differing[::-1][:_ONE_BY_ONE]:
-            self._read_again.discard(row.order_id)
-            if row.average_price is not None:
-                self._averages[row.order_id] = row.filled, row.average_price
-            malformed += await self._read_executions({"order_id": row.order_id}, row.order_id)
-        if len(self._averages) > _REMEMBERED:
-            self._averages.clear()
-        return malformed
-
-    def _differing(self, rows: Iterable[OrderRow]) -> list[OrderRow]:
-        return [
-            row
-            for row in rows
-            if row.filled != self._executions.total(row.order_id)
-            or row.order_id in self._read_again
-            or self._is_corrected(row)
-        ]
-
-    def _is_corrected(self, row: OrderRow) -> bool:
-        """Whether the order's average price is not that of its executions, and these were not read for that yet."""
-        ours, theirs = self._executions.average(row.order_id), row.average_price
-        if ours is None or theirs is None or abs(ours - theirs) <= ours * _CORRECTED_BY:
-            return False
-        return self._averages.get(row.order_id) != (row.filled, theirs)
-
-    def _new_executions(self) -> dict[str, object]:
-        token = self._executions.page_token
-        return {"after": _written(window_start(self._clock()))} if token is None else {"page_token": token}
-
-    async def _read_executions(self, query: Mapping[str, object], order_id: str | None = None) -> list[MalformedRow]:
-        """`order_id`: the query is for all executions of this order, and what it does not show is not there."""
-        found: list[tuple[FillRow, Fill]] = []
-        asked: dict[str, object] = {**query, "direction": "asc", "page_size": _FILLS_A_PAGE}
-        malformed: list[MalformedRow] = []
-        for _ in range(_MOST_PAGES):
-            page = asked
-            said = await self._calls.ask(
-                lambda client: client.get("/account/activities/FILL", page)  # noqa: B023  asked at once
-            )
-            try:
-                rows, odd = read_fills(said)
-            except Malformed as exc:
-                raise BrokerUnavailable(str(exc)) from exc
-            now = self._clock()
-            found += [(row, dialect.fill_of(row, now, is_crypto=row.is_crypto)) for row in rows]
-            for each in odd:
-                self._log_malformed(each.words)
-            malformed += odd
-            if len(said) < _FILLS_A_PAGE or not rows or rows[-1].activity_id == asked.get("page_token"):
-                if order_id is None:
-                    self._executions.add(found)
-                else:
-                    self._executions.replace(order_id, found)
-                return malformed
-            asked["page_token"] = rows[-1].activity_id
-        raise AnswerUnclear("Alpaca's list of executions does not end")
-
-    def _log_malformed(self, words: str) -> None:
-        """Once each: the lists are read every second."""
-        if words not in self._malformed_logged:
-            if len(self._malformed_logged) > _REMEMBERED:
-                self._malformed_logged.clear()
-            self._malformed_logged.add(words)
-            _log.warning("Alpaca: %s", words)
 
     # Hints
 
@@ -676,24 +435,16 @@ class AlpacaBroker:
                 url=self._configuration.stream_address,
                 api_key=self._configuration.api_key,
                 secret_key=self._configuration.secret_key,
-                on_event=self._give_hint,
-                on_annulled=self._note_annulled,
+                on_event=self._take_event,
+                on_annulled=self._orders.note_annulled,
                 silence_seconds=self._configuration.stream_silence_seconds,
             )
         self._stream.start()
 
-    def _give_hint(self) -> None:
+    def _take_event(self, order_id: str | None) -> None:
+        self._orders.note_change(order_id)
         if self._hint is not None and self._has_session:
             self._hint()
-
-    def _note_annulled(self, order_id: str, event: str) -> None:
-        if len(self._annulled) > _REMEMBERED:
-            self._annulled.clear()
-        self._annulled[order_id] = event
-        self._read_again.add(order_id)
-        _log.warning(
-            "Alpaca tells %s of order %s: compare its executions with the account's activities", event, order_id
-        )
 
 
 def _kind_of(ticket: Ticket) -> CallKind:
@@ -709,23 +460,3 @@ def _placed(said: Any, ticket: Ticket) -> OrderRow:
     if row.tag != ticket.client_order_id:
         raise NotAnOrder("its answer is another order")
     return row
-
-
-def _order_or_none(said: object) -> OrderRow | None:
-    if said is None:
-        return None
-    try:
-        return read_order(said)
-    except Malformed as exc:
-        raise AnswerUnclear(f"An order of Alpaca's cannot be read: {exc}") from exc
-
-
-def _unreadable(malformed: Sequence[MalformedRow], rows: Sequence[OrderRow]) -> list[Unreadable]:
-    """What cannot be read and may be about an order of ours."""
-    tags = {row.order_id: row.tag for row in rows}
-    told = [(row.tag if row.tag is not None else tags.get(row.order_id or ""), row.words) for row in malformed]
-    return [Unreadable(client_order_id=tag or "", words=words) for tag, words in told if tag != ""]
-
-
-def _written(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

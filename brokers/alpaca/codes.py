@@ -86,8 +86,8 @@ class Refusal:
 
     @property
     def is_absence(self) -> bool:
-        """Alpaca itself says that what was asked for does not exist."""
-        return self.status == 404 and bool(self.fields)
+        """Alpaca itself says that what was asked for does not exist: other programs' pages of 404 have neither field."""
+        return self.status == 404 and ("code" in self.fields or "message" in self.fields)
 
     @property
     def is_wash_trade(self) -> bool:

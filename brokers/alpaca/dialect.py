@@ -161,9 +161,12 @@ def terms_of(asset: AssetRow, instrument: Instrument) -> ContractTerms:
 
 
 def unlisted(symbol: str, asset_class: str) -> AssetRow:
-    """For an exit of something that Alpaca does not list any more."""
+    """For an exit of something that Alpaca does not list any more, or of which it tells nothing now."""
     multiplier = Decimal(100) if asset_class == OPTION else None
-    return AssetRow(symbol=symbol, asset_class=asset_class, is_tradable=True, multiplier=multiplier)
+    is_share = asset_class == EQUITY
+    return AssetRow(
+        symbol=symbol, asset_class=asset_class, is_tradable=True, is_fractionable=is_share, multiplier=multiplier
+    )
 
 
 def instrument_of(symbol: str, asset_class: str) -> tuple[Instrument, frozenset[str]]:
@@ -327,6 +330,11 @@ def _plain(number: Decimal) -> str:
 # Orders and fills
 
 
+def is_over(row: OrderRow) -> bool:
+    """Whether nothing of this row changes any more: it has ended, or was replaced."""
+    return row.status == REPLACED or row.status in _FINAL
+
+
 def chains(rows: Iterable[OrderRow]) -> list[list[OrderRow]]:
     """The rows grouped by order: one that was replaced together with its successors, the first one first, as far as
     they are among these rows. In the sequence of the first ones."""
@@ -343,9 +351,16 @@ def chains(rows: Iterable[OrderRow]) -> list[list[OrderRow]]:
     return found
 
 
-def report_of(chain: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], note: str | None = None) -> Report:
+def report_of(
+    chain: Sequence[OrderRow],
+    fills: Mapping[str, Sequence[Fill]],
+    *,
+    opens_at: datetime | None = None,
+    note: str | None = None,
+) -> Report:
     """The report of an order and of those that replaced it: the last one's status, the executions of all. `fills` by
-    Alpaca's id. `note` is added to what is said of the order."""
+    Alpaca's id. `opens_at`: when the market of shares and options opens; None: it is open, or that is not known. `note`
+    is added to what is said of the order."""
     first, last = chain[0], chain[-1]
     own = [fill for row in chain for fill in fills.get(row.order_id, ())]
     counted = sum((row.filled for row in chain), Decimal(0))
@@ -353,6 +368,7 @@ def report_of(chain: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], no
     status = _FINAL.get(last.status, ReportStatus.WORKING)
     # The successor of a replaced order is not known yet, or the word is a new one: nothing is concluded.
     is_unclear = last.status == REPLACED
+    is_held = _is_held(last, opens_at) if status is ReportStatus.WORKING else None
     said = last.status if len(chain) == 1 else f"{last.status} (replaced by {last.order_id})"
     if status is ReportStatus.WORKING and last.status not in _KNOWN_WORKING:
         said = f"{last.status} (a status that is not known here)"
@@ -366,7 +382,8 @@ def report_of(chain: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], no
         fills_shown=FillsShown.ALL if shown == counted and not is_unclear else FillsShown.SOME,
         reason=_reason(status),
         said=said if note is None else f"{said}; {note}",
-        is_held=_is_held(last) if status is ReportStatus.WORKING else None,
+        is_held=is_held,
+        held_until=opens_at if is_held else None,
         is_unclear=is_unclear,
     )
 
@@ -377,10 +394,15 @@ def _reason(status: ReportStatus) -> str | None:
     return None
 
 
-def _is_held(row: OrderRow) -> bool | None:
+def may_be_held(row: OrderRow) -> bool:
+    """Whether it waits for the opening if its market is closed; that of coins never is."""
+    return row.status == _WAITS_FOR_THE_MARKET and "/" not in row.symbol
+
+
+def _is_held(row: OrderRow, opens_at: datetime | None) -> bool | None:
     if row.status in _AT_THE_MARKET:
         return False
-    return True if row.status == _WAITS_FOR_THE_MARKET else None
+    return True if opens_at is not None and may_be_held(row) else None
 
 
 def fill_of(row: FillRow, received_at: datetime, *, is_crypto: bool) -> Fill:

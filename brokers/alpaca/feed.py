@@ -25,9 +25,9 @@ class KeysNotTaken(Exception):
 
 
 class TradeUpdates:
-    """One account's stream. `on_event` is called after each connection (nothing that was missed comes again) and for
-    every update; `on_annulled` first, with Alpaca's order id and the event's name, if an execution was busted or
-    corrected.
+    """One account's stream. `on_event` is called for every update, with Alpaca's id of the order if it can be read, and
+    without one after each connection (nothing that was missed comes again). `on_annulled` is called first, with the id
+    and the event's name, if an execution was busted or corrected.
 
     A connection that breaks, or is half-open for `silence_seconds`, is made anew, with pauses of 1 to 30 seconds; the
     abandoned one is closed first, since an account has few connections.
@@ -39,7 +39,7 @@ class TradeUpdates:
         url: str,
         api_key: str,
         secret_key: str,
-        on_event: Callable[[], None],
+        on_event: Callable[[str | None], None],
         on_annulled: Callable[[str, str], None],
         silence_seconds: float,
     ) -> None:
@@ -80,7 +80,7 @@ class TradeUpdates:
                     async with asyncio.timeout(_OPEN_SECONDS):
                         await self._begin(line)
                     pause_seconds = _FIRST_PAUSE_SECONDS
-                    self._on_event()
+                    self._on_event(None)
                     async for frame in line:
                         self._take(frame)
                 trouble: object = "closed by Alpaca"
@@ -105,12 +105,12 @@ class TradeUpdates:
     def _take(self, frame: str | bytes) -> None:
         said = _message(frame)
         data = said.get("data")
-        if isinstance(data, dict) and data.get("event") in _ANNULLING:
-            order = data.get("order")
-            order_id = order.get("id") if isinstance(order, dict) else None
-            if isinstance(order_id, str):
-                self._on_annulled(order_id, str(data["event"]))
-        self._on_event()
+        order = data.get("order") if isinstance(data, dict) else None
+        order_id = order.get("id") if isinstance(order, dict) else None
+        known_id = order_id if isinstance(order_id, str) else None
+        if known_id is not None and isinstance(data, dict) and data.get("event") in _ANNULLING:
+            self._on_annulled(known_id, str(data["event"]))
+        self._on_event(known_id)
 
 
 def _message(frame: str | bytes) -> dict[str, Any]:

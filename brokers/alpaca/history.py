@@ -12,6 +12,8 @@ from brokers.base import Fill
 
 WINDOW = timedelta(hours=24)
 """Orders submitted within it are read in each look, finished ones too."""
+_SEEN_LEAVING = timedelta(hours=1)
+"""Orders are kept in mind from so long before they leave the window."""
 _OVERLAP = timedelta(seconds=120)
 """Executions may appear late: those so shortly before the newest known one are read again."""
 _ORDERS_REMEMBERED = 20_000
@@ -79,8 +81,15 @@ class OlderOrders:
 
     def __init__(self) -> None:
         self._rows: dict[str, OrderRow] = {}
-        self.is_read = False
-        """Whether the open orders from before the window were read once."""
+        self._window: datetime | None = None
+
+    def are_known_at(self, window: datetime) -> bool:
+        """Whether those that were open when the window began here are known: they were read then, and what has left the
+        window since was seen leaving."""
+        return self._window is not None and window - self._window <= _SEEN_LEAVING
+
+    def read_at(self, window: datetime) -> None:
+        self._window = window
 
     def learn(self, rows: Iterable[OrderRow]) -> None:
         for row in rows:
@@ -98,6 +107,12 @@ class OlderOrders:
         finished = [order_id for order_id, row in self._rows.items() if row.status in _DONE]
         for order_id in finished[: max(0, len(finished) - at_most)]:
             del self._rows[order_id]
+
+
+def leave_soon(rows: Iterable[OrderRow], now: datetime) -> list[OrderRow]:
+    """Those that will be older than the window before long."""
+    soon = window_start(now + 2 * _SEEN_LEAVING)
+    return [row for row in rows if row.submitted_at is not None and row.submitted_at < soon]
 
 
 def window_start(now: datetime) -> datetime:

@@ -173,6 +173,12 @@ def read_account(said: object) -> AccountRow:
     )
 
 
+def read_clock(said: object) -> datetime | None:
+    """When the market of shares opens. None: it is open, or the answer says neither."""
+    row = said if isinstance(said, Mapping) else {}
+    return moment(row.get("next_open")) if row.get("is_open") is False else None
+
+
 def read_asset(said: object) -> AssetRow:
     """Raises Malformed."""
     row = _a_row(said)

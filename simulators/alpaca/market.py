@@ -122,6 +122,7 @@ def _uuid(symbol: str) -> str:
 ASSETS: tuple[Asset, ...] = (
     Asset(symbol="AAPL", name="Apple Inc.", last_price=Decimal("190.10")),
     Asset(symbol="SPY", name="SPDR S&P 500", exchange="ARCA", last_price=Decimal("590.25")),
+    Asset(symbol="QQQ", name="Invesco QQQ", last_price=Decimal("510.40")),
     Asset(symbol="BRK.B", name="Berkshire Hathaway", exchange="NYSE", is_fractionable=False, last_price=Decimal(460)),
     Asset(symbol="HALT", name="Halted Inc.", is_tradable=False),
     Asset(symbol="INFY", name="Infosys ADR", exchange="NYSE", last_price=Decimal("22.40")),

@@ -15,6 +15,7 @@ Besides the API's own routes, for tests and people:
     replace         order, limit_price, quantity, stop_price: as by a person in the dashboard
     shown_as        order, status: the order's status in Alpaca's words, from now on (empty: its own)
     wash_trades     on: whether orders that might trade with a resting one of the other side are refused, as at Alpaca (at first not)
+    market          opens_in_seconds: the market is closed for so long (nothing: it is open), and orders wait for it
     lag             orders, fills: how many seconds later the lists show what is new
     drop_stream     mute_stream (muted)     the stream is disconnected, or silent
     show_oddly      route, order, fields: from now on the rows of this order (its id or tag; a position's symbol) in the answers of
@@ -47,7 +48,7 @@ from starlette.websockets import WebSocket
 
 from brokers.base import OrderRef, OrderType, ReportStatus, Side, Ticket
 from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused
-from brokers.paper.model import Action, Market, Operation, PaperOrder
+from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder
 from simulators import control
 from simulators.alpaca import DEFAULT_ACCOUNT, DEFAULT_API_KEY, DEFAULT_SECRET_KEY
 from simulators.alpaca.book import (
@@ -189,6 +190,8 @@ class SimulatedAlpaca:
         self.order_lag_seconds = self.fill_lag_seconds = 0.0
         self.account_fields: Mapping[str, Any] = {}
         """Shown of the account instead of its own, from now on."""
+        self.opens_at: datetime | None = None
+        """When the market opens; None: it is open. Until then orders for shares are `accepted` and not filled by themselves."""
         self.refuses_wash_trades = False
         """Alpaca's rule against orders of one account that might trade with each other; off, since other brokers' scenarios are played here too."""
         self._limit = calls_per_minute
@@ -448,8 +451,10 @@ class SimulatedAlpaca:
             case "GET", ["options", "contracts", symbol]:
                 return self._asset(symbol, "us_option").row()
             case "GET", ["clock"]:
-                now = alpaca_time(datetime.now(UTC))
-                return {"timestamp": now, "is_open": True, "next_open": now, "next_close": now}
+                now, opens_at = datetime.now(UTC), self.opens_at
+                next_open = alpaca_time(opens_at or now + timedelta(days=1))
+                times = {"timestamp": alpaca_time(now), "next_open": next_open, "next_close": next_open}
+                return {**times, "is_open": opens_at is None}
             case "GET", ["positions"]:
                 return [self._position(each, call.route) for each in self.book.positions()]
             case "GET", ["positions", *symbol]:
@@ -477,6 +482,9 @@ class SimulatedAlpaca:
             raise Refused(422, 40010001, "client_order_id must be unique")
         self._check_locked(ticket)
         self._check_wash_trade(ticket)
+        if self.opens_at is not None:
+            tag = ticket.client_order_id or "*"
+            self.book.add_fault(Fault(operation=Operation.PLACE, action=Action.HOLD, client_order_id=tag))
         try:
             report = self.book.place(ticket)
         except OrderAlreadyExists as exc:
@@ -609,6 +617,8 @@ class SimulatedAlpaca:
     def _row(self, order: PaperOrder, route: str) -> dict[str, Any]:
         chain = self._chains.get(order.broker_order_id)
         row = order_row(order, {} if chain is None else chain.fields())
+        if self.opens_at is not None and row["status"] == "new" and row["asset_class"] != "crypto":
+            row["status"] = "accepted"
         return row | self._distorted_fields(route, order.broker_order_id, order.ticket.client_order_id)
 
     def _chain(self, order_id: str) -> _Chain:
@@ -797,6 +807,7 @@ class SimulatedAlpaca:
             "shown_as": self.show_as,
             "lag": self.set_lag,
             "wash_trades": self.refuse_wash_trades,
+            "market": self.set_market,
             "show_oddly": self.show_oddly,
             "drop": self._drop_soon,
             "restart": self._restart_soon,
@@ -808,6 +819,11 @@ class SimulatedAlpaca:
 
     def refuse_wash_trades(self, on: bool = True) -> None:
         self.refuses_wash_trades = bool(on)
+
+    def set_market(self, opens_in_seconds: float | None = None) -> None:
+        """Closes the market for so long; None: it is open."""
+        self.opens_at = None if opens_in_seconds is None else datetime.now(UTC) + timedelta(seconds=opens_in_seconds)
+        self._wake_up.set()
 
     def set_lag(self, orders: float = 0.0, fills: float = 0.0) -> None:
         """How many seconds later the lists show orders and executions that are new."""

@@ -51,6 +51,7 @@ def test_too_many_calls_is_not_taken_with_any_body() -> None:
 
 def test_absence_is_alpacas_own_word() -> None:
     assert refusal(404, "order not found", 40410000).is_absence
+    assert not Refusal.of(404, '{"detail": "Not Found"}').is_absence
 
 
 def test_locked_shares_tell_how_many_and_by_which_orders() -> None:

@@ -148,6 +148,24 @@ async def test_while_nothing_is_said_of_an_asset_its_orders_wait(server: Simulat
     assert len(server.calls("GET /v2/assets/*")) == 2
 
 
+async def test_an_exit_waits_for_no_facts_of_its_asset(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
+    server.add_fault(HttpFault(kind=FaultKind.HTML, status=503, route="GET /v2/assets/*", times=None))
+    leaving = ticket(side=Side.SELL, is_exit=True)
+    await broker.place_order(await broker.fitted(leaving))
+    assert len(server.book.orders(leaving.client_order_id)) == 1
+    with pytest.raises(HeldBack):
+        await broker.fitted(ticket())
+
+
+async def test_what_alpaca_repeats_of_the_keys_goes_into_no_message(
+    server: SimulatedAlpaca, broker: AlpacaBroker
+) -> None:
+    words = f"bad request by {server.api_key} with {server.secret_key}"
+    server.add_fault(HttpFault(kind=FaultKind.SERVER_ERROR, status=422, text=words))
+    with pytest.raises(OrderRefused, match=r"bad request by \*\*\* with \*\*\*"):
+        await broker.place_order(ticket())
+
+
 async def _holding(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
     bought = ticket(OrderType.MARKET)
     report = await broker.place_order(bought)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
-from brokers.alpaca import adapter as adapter_module
-from brokers.alpaca.adapter import AlpacaBroker, create
-from brokers.base import FillsShown, Instrument, OrderRef, ReportStatus, Tif
+from brokers.alpaca import orders as orders_module
+from brokers.alpaca.adapter import AlpacaBroker, Configuration, create
+from brokers.base import AssetClass, FillsShown, Instrument, OptionRight, OrderRef, ReportStatus, Tif
 from brokers.errors import AnswerUnclear, BrokerUnavailable
 from brokers.paper.model import Market
 from brokers.settled_reports import SettledTracker
@@ -38,15 +39,49 @@ async def test_a_look_without_news_is_one_call(server: SimulatedAlpaca, broker: 
 async def test_more_orders_than_a_page_are_all_read(
     server: SimulatedAlpaca, broker: AlpacaBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter_module, "_ORDERS_A_PAGE", 3)
+    monkeypatch.setattr(orders_module, "_ORDERS_A_PAGE", 3)
     tags = {(await broker.place_order(ticket())).client_order_id for _ in range(7)}
     assert {report.client_order_id for report in (await broker.reports()).reports} == tags
+
+
+async def test_whole_pages_of_orders_that_are_over_are_not_read_again_until_something_happens_to_one(
+    server: SimulatedAlpaca, broker: AlpacaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders_module, "_ORDERS_A_PAGE", 3)
+    over = [ticket() for _ in range(7)]
+    placed = [await broker.place_order(each) for each in over]
+    for each in placed:
+        server.book.cancel(ref(each))
+    working = ticket()
+    await broker.place_order(working)
+    await broker.reports()
+    before = quiet(server)
+    reports = {report.client_order_id: report for report in (await broker.reports()).reports}
+    assert quiet(server) - before == 1
+    assert set(reports) == {each.client_order_id for each in (*over, working)}
+    server.book.fill_order(ref(placed[0]), Decimal(4), force=True)
+    broker._take_event(placed[0].broker_order_id)
+    assert [fill.quantity for fill in (await report_of(broker, over[0])).fills] == [4]
+
+
+async def test_a_late_execution_of_an_order_that_is_over_is_seen_without_the_stream_too(
+    server: SimulatedAlpaca, broker: AlpacaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders_module, "_ORDERS_A_PAGE", 1)
+    monkeypatch.setattr(orders_module, "_WHOLE_SECONDS", 0.0)
+    server.drop_stream()
+    order = ticket()
+    placed = await broker.place_order(order)
+    server.book.cancel(ref(placed))
+    await broker.reports()
+    server.book.fill_order(ref(placed), Decimal(4), force=True)
+    assert [fill.quantity for fill in (await report_of(broker, order)).fills] == [4]
 
 
 async def test_more_executions_than_a_page_are_all_read(
     server: SimulatedAlpaca, broker: AlpacaBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter_module, "_FILLS_A_PAGE", 2)
+    monkeypatch.setattr(orders_module, "_FILLS_A_PAGE", 2)
     order = ticket()
     placed = await broker.place_order(order)
     for _ in range(5):
@@ -105,7 +140,25 @@ async def test_a_word_that_does_not_end_an_order_leaves_it_working(
     report = await report_of(broker, order)
     assert report.status is ReportStatus.WORKING
     assert word in (report.said or "")
-    assert report.is_held is {"accepted": True, "new": False}.get(word)
+    assert report.is_held is {"new": False}.get(word)
+
+
+async def test_an_order_waits_for_the_opening_and_until_when_is_told(
+    server: SimulatedAlpaca, broker: AlpacaBroker
+) -> None:
+    server.set_market(opens_in_seconds=3600)
+    order, coin = ticket(), ticket(instrument=Instrument(symbol="BTC/USD", asset_class=AssetClass.CRYPTO))
+    for each in (order, coin):
+        await broker.place_order(each)
+    report = await report_of(broker, order)
+    assert (report.is_held, report.held_until) == (True, server.opens_at)
+    assert (await report_of(broker, coin)).is_held is not True
+    for _ in range(3):
+        await broker.reports()
+    assert len(server.calls("GET /v2/clock")) == 1
+    server.set_market()
+    report = await report_of(broker, order)
+    assert (report.is_held, report.held_until) == (False, None)
 
 
 async def test_a_rejection_after_the_order_was_taken_has_no_reason_and_says_so(
@@ -142,7 +195,7 @@ async def test_an_annulled_execution_counts_as_such_once_the_lists_have_agreed_f
     await report_of(broker, order)
     server.book.bust_fill(fill.fill_id)
     assert (await report_of(broker, order)).fills_shown is FillsShown.ALL
-    monkeypatch.setattr(broker, "_settled_tracker", SettledTracker(0.0))
+    monkeypatch.setattr(broker._orders, "_settled_tracker", SettledTracker(0.0))
     report = await report_of(broker, order)
     assert (report.fills, report.fills_shown) == ((), FillsShown.SETTLED)
 
@@ -150,7 +203,7 @@ async def test_an_annulled_execution_counts_as_such_once_the_lists_have_agreed_f
 async def test_an_annulled_execution_that_the_activities_go_on_showing_is_never_taken_for_annulled(
     server: SimulatedAlpaca, broker: AlpacaBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker, "_settled_tracker", SettledTracker(0.0))
+    monkeypatch.setattr(broker._orders, "_settled_tracker", SettledTracker(0.0))
     order = ticket()
     placed = await broker.place_order(order)
     server.book.fill_order(ref(placed))
@@ -224,6 +277,18 @@ async def test_an_order_that_rests_for_days_is_followed_to_its_end(server: Simul
     server.book.fill_order(ref(order))
     report = await report_of(broker, order)
     assert (report.status, len(report.fills)) == (ReportStatus.FILLED, 1)
+    await broker.close()
+
+
+async def test_what_left_the_window_while_nobody_looked_is_read_again(server: SimulatedAlpaca, tmp_path: Path) -> None:
+    now = [datetime.now(UTC) - timedelta(days=3)]
+    broker = AlpacaBroker(Configuration.of(config_for(server), broker="Alpaca"), clock=lambda: now[0])
+    await broker.connect()
+    await broker.reports()
+    order = ticket(tif=Tif.GTC)
+    server.book.place(order, now=now[0] + timedelta(minutes=5))
+    now[0] = datetime.now(UTC)
+    assert (await report_of(broker, order)).status is ReportStatus.WORKING
     await broker.close()
 
 
@@ -322,17 +387,22 @@ async def test_an_order_is_absent_only_by_alpacas_own_word(
 
 
 async def test_positions_of_every_class_and_shorts(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
-    for symbol in ("BTC/USD", "AAPL261218C00200000"):
-        server.book.trade_by_hand(next(a for a in _assets(server) if a.symbol == symbol), Decimal(2), PRICE)
-    server.book.trade_by_hand(Instrument(symbol="AAPL"), Decimal(-3), PRICE)
-    held = {each.instrument.symbol: each for each in await broker.positions()}
-    assert held["AAPL"].quantity in (Decimal(-3), Decimal(2))
-    assert held["BTC/USD"].quantity == Decimal(2)
-    assert sorted(each.quantity for each in await broker.positions()) == [-3, 2, 2]
-
-
-def _assets(server: SimulatedAlpaca) -> list[Instrument]:
-    return [asset.instrument() for asset in server._assets.values()]
+    coin = Instrument(symbol="BTC/USD", asset_class=AssetClass.CRYPTO)
+    option = Instrument(
+        symbol="AAPL261218C00200000",
+        asset_class=AssetClass.OPTION,
+        expiry="20261218",
+        strike=Decimal(200),
+        right=OptionRight.CALL,
+    )
+    for instrument, quantity in ((coin, 2), (option, 1), (Instrument(symbol="AAPL"), -3)):
+        server.book.trade_by_hand(instrument, Decimal(quantity), PRICE)
+    held = [(each.instrument.asset_class, each.instrument.symbol, each.quantity) for each in await broker.positions()]
+    assert sorted(held) == [
+        (AssetClass.CRYPTO, "BTC/USD", Decimal("1.995")),
+        (AssetClass.OPTION, "AAPL", Decimal(1)),
+        (AssetClass.STOCK, "AAPL", Decimal(-3)),
+    ]
 
 
 @pytest.mark.parametrize(
