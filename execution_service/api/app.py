@@ -29,6 +29,7 @@ from execution_service.api.routes.description import DescriptionRoutes
 from execution_service.api.routes.events import EventRoutes
 from execution_service.api.routes.health import HealthRoutes
 from execution_service.api.routes.orders import OrderRoutes
+from execution_service.api.routes.targets import TargetRoutes
 from execution_service.api.routes.trades import TradeRoutes
 from execution_service.api.standing import Standing
 from execution_service.control.commands import Commands
@@ -96,6 +97,7 @@ def http_application(parts: ApiParts, *, host: str) -> ASGIApp:
             clock=parts.clock,
             recent=recent,
         ),
+        TargetRoutes(access=parts.access, commands=parts.commands, clock=parts.clock),
         EventRoutes(access=parts.access, feed=parts.feed),
         DescriptionRoutes(access=parts.access),
     )

@@ -46,7 +46,7 @@ from execution_service.core.risk.gate import Facts, Reading, Session, judge, res
 from execution_service.core.risk.kill import KillLevel, KillState, lets_pass, strictest
 from execution_service.core.risk.limits import LimitType, RiskLimits, Scope, SessionRule, is_of_the_order_alone
 from execution_service.core.risk.markets import calendar_of
-from execution_service.core.risk.prices import best_reference, is_fresh
+from execution_service.core.risk.prices import ReferencePrice, best_reference, is_fresh
 from execution_service.core.risk.usage import recounted, usages
 from execution_service.core.risk.verdict import Breach, Decision, Verdict
 from execution_service.core.texts.service import risk_limit_broken, risk_limit_near
@@ -174,6 +174,10 @@ class RiskGate:
         self._asked.clear()
         self._passed.clear()
         self._keep(None)
+
+    def known_prices(self, instrument_key: str) -> tuple[ReferencePrice, ...]:
+        """As `ReferencePrices.of`."""
+        return self._prices.of(instrument_key)
 
     # --- judging ------------------------------------------------------------------------------------------------
 
