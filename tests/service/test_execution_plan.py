@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -23,7 +23,7 @@ PLAN: dict[str, Any] = {
 
 class _Answers(BaseHTTPRequestHandler):
     status, answer = 200, {"state": "WORKING"}
-    asked: list[tuple[str, dict[str, Any], str | None]]
+    asked: ClassVar[list[tuple[str, dict[str, Any], str | None]]] = []
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -38,7 +38,7 @@ class _Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def service() -> Iterator[tuple[type[_Answers], str]]:
     class Answers(_Answers):
-        asked = []
+        asked: ClassVar[list[tuple[str, dict[str, Any], str | None]]] = []
 
     with HTTPServer(("127.0.0.1", 0), Answers) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
