@@ -180,6 +180,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     sub.add_argument("--person", type=_nonblank, required=True, help="who answers for it")
     sub.add_argument("--reason", type=_nonblank, required=True)
+    sub = verb("plan", "have target positions planned and worked; needs the running service", _plan)
+    sub.add_argument("file", metavar="FILE", type=Path, help="a JSON object, as on the topic target-positions")
+    sub.add_argument("--dry-run", action="store_true", help="show the orders and place none")
     sub = verb(
         "allow",
         "let one order that limits of risk refused come once more: the same again, under a new signal",
@@ -778,6 +781,17 @@ async def _flatten(context: CommandContext) -> int:
         )
     body = {"scope": options.scope, "person": options.person, "reason": options.reason}
     return await _command(context, "FLATTEN", body)
+
+
+async def _plan(context: CommandContext) -> int:
+    options = context.options
+    try:
+        text = options.file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Unknown(f"{options.file} cannot be read: {exc}") from exc
+    if running_service(context.settings) is None and context.settings.mongodb_uri is None:
+        raise Unknown("PLAN refused: no service runs that could plan; nothing was stored, so that none trades later")
+    return await _command(context, "PLAN", {"targets": text, "dry_run": options.dry_run})
 
 
 async def _allow(context: CommandContext) -> int:

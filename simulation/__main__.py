@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table as ShownTable
 
 from simulation.actions import read_actions
@@ -20,9 +22,11 @@ from simulation.bars import BarReader, History, digests, files_of
 from simulation.files import FORMATS, default_format, write, write_manifest
 from simulation.orders import OrderColumns, OrderReader
 from simulation.problems import Collected, InputRefused
+from simulation.report import write_report
 from simulation.run import Result, simulate_orders
 from simulation.settings import Settings, read_settings
 from simulation.tables import plain, tables_of
+from simulation.targets import read_targets, simulate_targets
 
 ENDINGS = (".csv", ".parquet")
 REFUSED = 2
@@ -33,7 +37,9 @@ def arguments() -> argparse.ArgumentParser:
         prog="python -m simulation", description="Orders against historical bars: trades, orders, equity and positions."
     )
     parser.add_argument("--bars", type=Path, required=True, help="a CSV or Parquet file, or a folder of them")
-    parser.add_argument("--orders", type=Path, required=True, help="a CSV or Parquet file")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--orders", type=Path, help="a CSV or Parquet file")
+    what.add_argument("--targets", type=Path, help="a CSV or Parquet file of target positions")
     parser.add_argument("--config", type=Path, required=True, help="simulation.toml")
     parser.add_argument("--actions", type=Path, help="corporate actions, a CSV file: symbol,ex_date,type,value")
     parser.add_argument("--out", type=Path, required=True, help="the folder for the results")
@@ -70,19 +76,23 @@ def run(chosen: argparse.Namespace, errors: Console) -> None:
         for file in files:
             read_bars(file, reader, settings)
             progress.advance(reading)
-        given = [*files, chosen.orders, chosen.config, *([] if chosen.actions is None else [chosen.actions])]
+        asked = chosen.orders or chosen.targets
+        given = [*files, asked, chosen.config, *([] if chosen.actions is None else [chosen.actions])]
         history = reader.history(dict(digests(given)))
         if chosen.actions is not None:
             read_actions(chosen.actions, history, settings)
-        orders = read_orders(chosen.orders, settings, history)
+        orders = None if chosen.orders is None else read_orders(chosen.orders, settings, history)
+        decisions = [] if chosen.targets is None else read_targets(rows_of(chosen.targets), chosen.targets.name)
         progress.advance(reading)
         matching = progress.add_task("Matching", total=history.count)
-        result = simulate_orders(
-            orders, history, settings, engine=chosen.engine,
-            told=lambda done: progress.update(matching, completed=done),
-        )  # fmt: skip
+        told = partial(_progressed, progress, matching)
+        if orders is None:
+            result = simulate_targets(decisions, history, settings, told=told)
+        else:
+            result = simulate_orders(orders, history, settings, engine=chosen.engine, told=told)
         writing = progress.add_task("Writing", total=1)
         written = write(tables_of(result), chosen.out, chosen.format)
+        written.append(write_report(result, history, chosen.out / "report.html"))
         progress.advance(writing)
     write_manifest(manifest_of(result, history, [path.name for path in written]), chosen.out)
     Console(highlight=False).print(summary_of(result, history, time.perf_counter() - begun))
@@ -98,11 +108,21 @@ def read_bars(path: Path, reader: BarReader, settings: Settings) -> None:
 
 def read_orders(path: Path, settings: Settings, history: History) -> OrderColumns:
     reader = OrderReader(settings, history)
-    if path.suffix.lower() == ".parquet":
-        reader.rows(parquet_for(path).rows_of(path), path.name)
-    else:
-        reader.csv(path)
+    reader.rows(rows_of(path), path.name)
     return reader.orders()
+
+
+def rows_of(path: Path) -> Iterator[Sequence[str]]:
+    """A file as texts, its header first. Raises InputRefused, OSError."""
+    if path.suffix.lower() == ".parquet":
+        yield from parquet_for(path).rows_of(path)
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        yield from csv.reader(file)
+
+
+def _progressed(progress: Progress, task: TaskID, done: int) -> None:
+    progress.update(task, completed=done)
 
 
 def parquet_for(path: Path) -> Any:

@@ -143,14 +143,14 @@ class InstrumentLane:
     def reduces(self, n: int) -> bool:
         return self.orders.side[n] * sum(self.held) < 0
 
-    def open(self, n: int, k: int, money: Money) -> None:
+    def open(self, n: int, k: int, money: Money | None) -> None:
         """What the open decides of one order."""
         if self.orders.status[n] == WORKING:
             kernel.at_open(
                 n, k, self.bars, self.orders, self.held, self.rules, self.fills, self.state, money, self.impact
             )
 
-    def close(self, k: int, money: Money) -> None:
+    def close(self, k: int, money: Money | None) -> None:
         """The inside of the bar, and its end."""
         reached = [i for i in self.at_work() if kernel.is_reached(i, k, self.bars, self.orders, self.rules)]
         if reached:

@@ -6,7 +6,6 @@ import csv
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from simulation.bars import LARGEST, History
 from simulation.matching.codes import DAY, KINDS, LIMIT, STOP, STOP_LIMIT, TIFS
@@ -60,10 +59,6 @@ class OrderReader:
         self._ids: set[str] = set()
         self._times: dict[str, int] = {}
         self.problems = Collected()
-
-    def csv(self, path: Path) -> None:
-        with path.open(newline="", encoding="utf-8") as file:
-            self.rows(csv.reader(file), path.name)
 
     def rows(self, rows: Iterable[Sequence[str]], where: str) -> None:
         """Texts, a header first."""

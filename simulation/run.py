@@ -14,16 +14,20 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from execution_service.core.planning.progress import Progress
+from execution_service.core.planning.targets import TargetPositions
 from simulation.bars import History
 from simulation.books import Account, Trades
 from simulation.impact import needs_impact
 from simulation.lanes import InstrumentLane, Matcher
 from simulation.matching import kernel
 from simulation.orders import OrderColumns
-from simulation.purse import Purse
+from simulation.purse import LanePurse, Purse
 from simulation.settings import Settings
 from simulation.units import Whole
 
+WORTH_COMPILING = 100_000
+"""Orders, from which on the compiled matcher saves more time than it takes to be loaded."""
 LARGEST_PRODUCT = 2**60
 """Price x quantity, and price x slippage, stay below where compiled: larger figures are matched as they are, in plain Python."""
 
@@ -45,6 +49,10 @@ class Result:
     """`plain` or `numba`."""
     contexts: Sequence[tuple[str | None, ...]] = ()
     """By row of the orders: profile version, regime, universe, decision and plan. Empty: the orders have none."""
+    plans: Sequence[Progress] = ()
+    """How each plan of targets has ended, or stands at the end."""
+    refused: Sequence[tuple[TargetPositions, str]] = ()
+    """Lists of targets that were not planned, and why."""
 
     def averages(self) -> dict[int, tuple[int, Decimal]]:
         """Lots filled and their average price, by row of the orders, of those that filled."""
@@ -64,7 +72,7 @@ def trade_id(order_id: str, number: int) -> str:
 def matcher_for(
     settings: Settings, history: History, orders: OrderColumns, wanted: str = "auto"
 ) -> tuple[Matcher, str]:
-    """`wanted`: `plain`, `numba` or `auto`: numba where it is installed and its whole numbers are large enough."""
+    """`wanted`: `plain`, `numba` or `auto`: numba for many orders, where it is installed and its whole numbers are large enough."""
     largest = max((max(series.high, default=0) for series in history.series.values()), default=0)
     largest = max(largest, max(orders.limit, default=0), max(orders.stop, default=0))
     most = max((max(series.volume, default=0) for series in history.series.values()), default=0)
@@ -74,7 +82,7 @@ def matcher_for(
     can = fits and not needs_impact(settings) and find_spec("numba") is not None
     if wanted == "numba" and not can:
         raise ValueError("numba is not installed, or cannot hold these figures or models")
-    if can and wanted != "plain":
+    if can and (wanted == "numba" or (wanted == "auto" and len(orders) >= WORTH_COMPILING)):
         return import_module("simulation.matching.compiled").match, "numba"
     return kernel.match, "plain"
 
@@ -129,6 +137,8 @@ class Together:
         self.purses = [self.purse.of(lane) for lane in lanes]
         self.bar_of = [-1] * len(lanes)
         """The bar that each instrument had last."""
+        self._monies: Sequence[LanePurse | None] = [None] * len(lanes) if settings.cash is None else self.purses
+        """What bounds fills; None: nothing does."""
         self._history = history
 
     def run(self, told: Told | None = None) -> None:
@@ -161,9 +171,9 @@ class Together:
                     (not lane.reduces(i), lane.orders.arrival[i], lane.rows[i], n, i, k) for i in lane.at_work()
                 ]
         for _, _, _, n, i, k in sorted(waiting):
-            self.lanes[n].open(i, k, self.purses[n])
+            self.lanes[n].open(i, k, self._monies[n])
         for n, lane, k in looked:
-            lane.close(k, self.purses[n])
+            lane.close(k, self._monies[n])
         for n, lane, k in here:
             self.purses[n].marked(lane.bars.close[k])
         return len(here)
@@ -190,7 +200,8 @@ class Collected:
             self._status[row] = lane.orders.status[n]
             self._reason[row] = lane.orders.reason[n]
 
-    def result(self, matched_by: str, contexts: Sequence[tuple[str | None, ...]] = ()) -> Result:
+    def result(self, matched_by: str, **more: Any) -> Result:
+        """`more`: what else a result has."""
         assert self._account.imbalance() == 0, "the postings do not add up to zero"
         return Result(
             settings=self._settings,
@@ -202,7 +213,7 @@ class Collected:
             reason=self._reason,
             close_times=array("q", (at + self._settings.interval for at in self._history.open_times)),
             matched_by=matched_by,
-            contexts=contexts,
+            **more,
         )
 
 

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from execution_service.core.planning.facts import PlanSettings
 from simulation.matching.codes import PATHS
 from simulation.problems import Collected
 
@@ -77,6 +78,8 @@ class Settings:
     seed: int = 0
     latency_seconds: Decimal = ZERO
     """From an order's time to its arrival at the market."""
+    planning: PlanSettings = field(default_factory=PlanSettings)
+    """How targets are planned."""
     source: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """As it was read, for the manifest."""
 
@@ -98,6 +101,7 @@ _MODELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "percent": ("percent", "minimum", "maximum_pct"),
     },
 }
+_PLANNING = ("buffer", "band", "max_weights", "max_turnover", "slices", "guard")
 _NEEDED = {"ticks": "ticks", "bps": "bps", "half_spread": "ticks", "per_share": "per_share"}
 _NEEDED |= {"per_contract": "per_contract", "per_order": "per_order", "percent": "percent"}
 
@@ -133,6 +137,7 @@ def settings_of(table: Mapping[str, Any], where: str = "settings") -> Settings:
         "margin": reading.number("margin", None, is_positive=True, most=Decimal(1)),
         "seed": reading.whole("seed", 0),
         "latency_seconds": reading.number("latency_seconds", ZERO),
+        "planning": reading.planning(),
     }
     reading.end(known)
     return Settings(**known, source=dict(table))
@@ -221,6 +226,21 @@ class _Reading:
                 self._wrong(f"{key}.side", f"{side!r} is not buy or sell")
             values["side"] = side
         return None if name == "none" else kind(model=name, **values)
+
+    def planning(self) -> PlanSettings:
+        table = self._table.get("planning", {})
+        if not isinstance(table, Mapping):
+            self._wrong("planning", "is a table")
+            return PlanSettings()
+        values: dict[str, Any] = {}
+        for key, value in table.items():
+            if key not in _PLANNING:
+                self._wrong(f"planning.{key}", f"is not one of {', '.join(_PLANNING)}")
+            elif key == "slices" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                self._wrong("planning.slices", f"{value!r} is no whole number from 1 on")
+            else:
+                values[key] = value if key == "slices" else self._decimal(f"planning.{key}", value)
+        return PlanSettings(**values)
 
     def end(self, known: Mapping[str, Any]) -> None:
         for key in self._table.keys() - known.keys():

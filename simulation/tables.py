@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 
+from execution_service.core.planning.plan import LegState
 from simulation.matching.codes import FILL_REASONS, REASONS, STATUSES
 from simulation.positions import SMALLEST_SHARE
 from simulation.run import Result, steps_of, trade_id
-from simulation.units import written_time
+from simulation.units import microseconds, written_time
 
 TEXT, NUMBER, TIME = "text", "number", "time"
 """A number is exact: its text is a decimal. A time is microseconds since 1970 in UTC."""
@@ -33,6 +35,8 @@ def tables_of(result: Result) -> Iterator[Table]:
     yield orders_table(result)
     yield equity_table(result)
     yield positions_table(result)
+    if result.plans or result.refused:
+        yield plans_table(result)
 
 
 TRADES = (
@@ -140,6 +144,38 @@ def positions_table(result: Result) -> Table:
         for (strategy, symbol), position in sorted(result.account.positions.items(), key=lambda each: each[0])
     )
     return Table("positions", columns, rows)
+
+
+def plans_table(result: Result) -> Table:
+    """How each list of targets has ended; residuals and reasons as JSON."""
+    columns = (
+        ("plan_id", TEXT), ("decision_id", TEXT), ("strategy_id", TEXT), ("as_of", TIME), ("state", TEXT), ("residuals", TEXT),
+        ("reasons", TEXT),
+    )  # fmt: skip
+    return Table("plans", columns, _plans(result))
+
+
+def _plans(result: Result) -> Iterator[tuple[str | int | None, ...]]:
+    for at in result.plans:
+        targets = at.plan.targets
+        residuals = {key: plain(quantity) for key, quantity in at.residuals.items()}
+        reasons = {
+            leg.instrument.symbol: leg.reason.value if leg.reason is not None else leg.state.value
+            for leg in at.legs
+            if leg.state is not LegState.DONE
+        }
+        yield (
+            at.plan.plan_id,
+            targets.decision_id,
+            targets.strategy_id,
+            microseconds(targets.as_of),
+            at.state.value,
+            json.dumps(residuals, sort_keys=True),
+            json.dumps(reasons, sort_keys=True),
+        )
+    for targets, why in result.refused:
+        as_of = microseconds(targets.as_of)
+        yield (targets.plan_id, targets.decision_id, targets.strategy_id, as_of, "REFUSED", "{}", json.dumps(why))
 
 
 def plain(number: Decimal) -> str:

@@ -35,6 +35,7 @@ from execution_service.api.routes.heartbeat import HeartbeatRoutes, TakesHeartbe
 from execution_service.api.routes.orders import OrderRoutes
 from execution_service.api.routes.page import PageRoutes
 from execution_service.api.routes.repairs import RepairRoutes
+from execution_service.api.routes.targets import TargetRoutes
 from execution_service.api.routes.trades import TradeRoutes
 from execution_service.api.sessions import Sessions
 from execution_service.api.standing import Standing
@@ -134,6 +135,7 @@ def http_application(parts: ApiParts, *, host: str) -> ASGIApp:
             recent=recent,
         ),
         HeartbeatRoutes(access=parts.access, dead_man=parts.dead_man),
+        TargetRoutes(access=parts.access, commands=parts.commands, clock=parts.clock),
         EventRoutes(access=parts.access, feed=parts.feed),
         DescriptionRoutes(access=parts.access),
         BoardRoutes(access=parts.access, queries=parts.queries, pace=parts.pace, recent=recent),

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import json
 import os
 import secrets
 import signal
@@ -33,6 +34,8 @@ from execution_service.app.settings.loading import Settings
 from execution_service.app.settings.problems import ConfigurationError
 from execution_service.app.telegram_wiring import telegram_chat
 from execution_service.app.wiring import CannotStart, Parts, World, build, real_world
+from execution_service.control.requests import Kind
+from execution_service.control.results import Done, Refused
 from execution_service.core.messages.inbound import Unusable, parse_order_fields
 from execution_service.core.messages.trading_signal import fields_of_signal
 from execution_service.core.orders.events import Event, Filled, Rejected
@@ -42,6 +45,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.concurrency import side_by_side
 from execution_service.runtime.supervision import Part
 from execution_service.runtime.threads import ThreadPool
+from execution_service.storage.ports.commands import Command
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.transport.heartbeat_http import HeartbeatOverHttp
 from execution_service.transport.ports import Message, PublishFailed, TopicMissing
@@ -83,6 +87,7 @@ class ExecutionService:
         self.safety = rooms.safety
         self.kill_key = rooms.kill_key
         self.dead_man = rooms.dead_man
+        self.plans = rooms.plans
         self._is_begun = False
 
     @property
@@ -114,12 +119,18 @@ class ExecutionService:
         self._keep(*(() if self.dead_man is None else self.dead_man.parts()))
         self._keep(Part(ORDERS_IN, lambda: self.intake.run(self._parts.orders)), *self._events_in())
         self._keep(*self.commands.parts(self._parts.commands))
+        self._keep(*self._targets_in(), *self.plans.parts())
         self._keep(*self.outbox.parts())
         self._keep(*self.accounts.parts(), *self.orphans.parts(), *self.unreadable.parts())
 
     async def take_no_more(self) -> None:
         """No message is stored any more: whoever pulls them can hand back what was not."""
-        others = (*self._events_in(), *self.commands.parts(self._parts.commands))
+        others = (
+            *self._events_in(),
+            *self._targets_in(),
+            *self.plans.parts(),
+            *self.commands.parts(self._parts.commands),
+        )
         await self.supervisor.end(ORDERS_IN, *self._names_of(others))
         self.accounts.begin_no_more()
 
@@ -164,6 +175,10 @@ class ExecutionService:
             Part(f"events in: {name}", functools.partial(self.intake.run, inbox))
             for name, inbox in self._parts.events.inboxes.items()
         ]
+
+    def _targets_in(self) -> Sequence[Part]:
+        inbox = self._parts.targets
+        return () if inbox is None else (Part("targets in", functools.partial(self.commands.run_targets, inbox)),)
 
     def _keep(self, *parts: Part) -> None:
         for part in parts:
@@ -217,6 +232,31 @@ class ExecutionService:
         fields = fields_of_signal(signal, account_id=accounts[0] if len(accounts) == 1 else None)
         return None if fields is None else await self.process_order(fields)
 
+    async def apply_execution_plan(self, target_positions: Mapping[str, Any], mode: str) -> Mapping[str, Any]:
+        """Plans a list of target positions (the message of the topic `target-positions`) and works it; tells the stored plan, or that of an
+        earlier call for the same decision. `mode`, PRODUCTION or TRAINING, has to be the account's. `dry_run` in it: it is only shown.
+
+        Raises ValueError where the list is refused, with every reason; StoreUnavailable while the store is away; then, and where an older plan
+        of the strategy is still being cancelled (TimeoutError), the same call may be made again.
+        """
+        body = {name: value for name, value in target_positions.items() if name != "dry_run"} | {"mode": mode}
+        text, now = json.dumps(body, default=_as_text), self._clock.now()
+        is_dry = target_positions.get("dry_run") is True
+        command = Command(
+            command_id=f"call-{secrets.token_hex(8)}",
+            kind=Kind.PLAN,
+            body={"targets": text, "dry_run": is_dry},
+            published_at=now,
+            received_at=now,
+        )
+        result = await self.commands.give(command)
+        if isinstance(result, Refused):
+            raise ValueError(result.words)
+        if not isinstance(result, Done):
+            raise TimeoutError("stored, and planned as soon as the orders of the plan before it have ended")
+        told: Mapping[str, Any] = json.loads(result.words)
+        return told
+
     process_signal = execute_signal
     """The name that it has in that system's code."""
 
@@ -258,6 +298,11 @@ class ExecutionService:
         await self.live_orders.record(live, decide)
         self.accounts.look_again(live)
         return live.order
+
+
+def _as_text(value: object) -> str:
+    """Of what a program hands over instead of text: exact decimals and times."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _fill_of(fill_data: Mapping[str, Any], now: datetime) -> Fill:
@@ -315,7 +360,14 @@ async def serve(
             for revival in world.revivals:
                 service.supervisor.keep(revival)
             await world.parts.notifier.start()
-            pubsub: Sequence[Topic] = (world.orders, world.commands, world.publisher, *world.parts.events.topics)
+            plans = [topic for topic in (world.targets, world.plan_results) if topic is not None]
+            pubsub: Sequence[Topic] = (
+                world.orders,
+                world.commands,
+                world.publisher,
+                *plans,
+                *world.parts.events.topics,
+            )
             checks = {"the store": world.parts.store.open} | {f"Pub/Sub ({part.path})": part.check for part in pubsub}
             await side_by_side(_patiently(checks, stop), _load_ahead(settings))
             if stop.is_set():
@@ -332,6 +384,7 @@ async def serve(
             pulls = [
                 Part("pull of orders", world.orders.run),
                 Part("pull of commands", world.commands.run),
+                *(() if world.targets is None else (Part("pull of targets", world.targets.run),)),
                 *world.parts.events.pulls,
             ]
             risk_file = RiskReload(

@@ -40,6 +40,7 @@ from execution_service.control.dead_man import DeadMan
 from execution_service.control.flatten import FlattenPositions
 from execution_service.control.kill import ArmTrading, KillTrading
 from execution_service.control.kill_key import KillKey
+from execution_service.control.plan import PlanPositions
 from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.control.replay import ReplayDeadLetter
 from execution_service.control.resolve import ResolveOrder
@@ -62,6 +63,8 @@ from execution_service.ownership.orphans import Orphans
 from execution_service.ownership.ownership import Ownership
 from execution_service.ownership.process_table import ProcessTable
 from execution_service.ownership.processes import Processes
+from execution_service.planning.holdings import Holdings
+from execution_service.planning.plans import Plans
 from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -88,6 +91,12 @@ from notifications.telegram import TelegramNotifier
 ACCOUNTS_REMEMBERED = 4096
 """More than anybody configures; of accounts that somebody made up no more are kept in memory."""
 NOBODY = AccountNames(None, "NONE")
+TARGETS_TOPIC, PLAN_RESULTS_TOPIC = "target-positions", "execution-plan-results"
+TARGETS_SUBSCRIPTION = f"{TARGETS_TOPIC}-sub"
+_TARGET_SUBSCRIPTIONS = (
+    (TARGETS_SUBSCRIPTION, TARGETS_TOPIC),
+    (f"{PLAN_RESULTS_TOPIC}-sub", PLAN_RESULTS_TOPIC),
+)
 
 
 class CannotStart(Exception):
@@ -145,6 +154,10 @@ class Parts:
     """Where events of the systems around us come from, and go to."""
     notices: Collection[NoticeKind] = ALL_NOTICES
     """What people want to be told."""
+    targets: Inbox | None = None
+    """Lists of target positions; None: none come as messages."""
+    plan_results: Publisher | None = None
+    """Where the results of plans are published."""
 
 
 class ConfiguredAccounts:
@@ -207,6 +220,7 @@ class Rooms:
     kill_key: KillKey | None
     dead_man: DeadMan | None
     confirmations: Confirmations
+    plans: Plans
 
 
 def build(parts: Parts) -> Rooms:
@@ -274,7 +288,7 @@ def build(parts: Parts) -> Rooms:
         events=event_reader,
         takes_sized=parts.rules.risk_per_trade is not None,
     )
-    commands = _commands(
+    commands, plans = _commands(
         parts,
         live_orders=live_orders,
         ownership=ownership,
@@ -303,6 +317,7 @@ def build(parts: Parts) -> Rooms:
         kill_key=_kill_key(parts, kill_switches, commands, alerts),
         dead_man=_dead_man(parts, kill_switches, commands, alerts),
         confirmations=confirmations,
+        plans=plans,
     )
 
 
@@ -352,7 +367,7 @@ def _commands(
     intake: Intake,
     cancels: RememberedCancels,
     wake: WakeUp,
-) -> Commands:
+) -> tuple[Commands, Plans]:
     store, clock = parts.store, parts.clock
     background = Background()
     cancel = CancelOrders(
@@ -367,6 +382,17 @@ def _commands(
     )
     switches = Switches(store=store, clock=clock, fences=store, learner=kill_switches)
     parts.risk_rules.engages = switches
+    holdings = Holdings(store=store, live_orders=live_orders, accounts=accounts, clock=clock)
+    plans = Plans(
+        store=store,
+        intake=intake,
+        cancels=cancel,
+        holdings=holdings,
+        ownership=ownership,
+        alerts=delivery.alerts,
+        clock=clock,
+        results=parts.plan_results,
+    )
     verbs = Verbs(
         cancel=cancel,
         resolve=ResolveOrder(accounts=accounts, ownership=ownership, live_orders=live_orders, store=store),
@@ -378,9 +404,18 @@ def _commands(
         arm=ArmTrading(switches=switches),
         flatten=FlattenPositions(store=store, intake=intake, alerts=delivery.alerts, clock=clock),
         allow=AllowOrder(store=store, alerts=delivery.alerts, clock=clock),
+        plan=PlanPositions(
+            store=store,
+            accounts=accounts,
+            holdings=holdings,
+            plans=plans,
+            ownership=ownership,
+            alerts=delivery.alerts,
+            clock=clock,
+        ),
     )
     runner = CommandRunner(store=store, verbs=verbs, cancels=cancels, background=background, alerts=delivery.alerts)
-    return Commands(
+    commands = Commands(
         store=store,
         clock=clock,
         runner=runner,
@@ -389,6 +424,7 @@ def _commands(
         wake=wake,
         alerts=delivery.alerts,
     )
+    return commands, plans
 
 
 def _ownership(parts: Parts, directory: ConfiguredAccounts, live_orders: LiveOrders) -> Ownership:
@@ -417,6 +453,8 @@ class World:
     orders: GoogleSubscriber
     commands: GoogleSubscriber
     publisher: GooglePublisher
+    targets: GoogleSubscriber | None
+    plan_results: GooglePublisher | None
     connectivity: Connectivity
     """Whether Pub/Sub answers."""
     mongodb_uri: str
@@ -477,6 +515,24 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
                 connectivity=connectivity,
             )
             stack.push_async_callback(commands.close)
+            targets = plan_results = None
+            if settings.takes_targets:
+                targets = GoogleSubscriber(
+                    project,
+                    TARGETS_SUBSCRIPTION,
+                    emulator_host=pubsub_host,
+                    clock=clock,
+                    connectivity=connectivity,
+                )
+                stack.push_async_callback(targets.close)
+                plan_results = GooglePublisher(
+                    project,
+                    PLAN_RESULTS_TOPIC,
+                    emulator_host=pubsub_host,
+                    connectivity=connectivity,
+                    uses_ordering_keys=False,
+                )
+                stack.push_async_callback(plan_results.close)
             events = await stack.enter_async_context(
                 event_sources(settings, emulator_host=pubsub_host, store=store, clock=clock, pubsub=connectivity)
             )
@@ -520,8 +576,21 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             is_safety_fail_open=settings.ess_fail_open,
             dead_man_seconds=settings.dead_man_seconds,
             notices=settings.notices,
+            targets=None if targets is None else targets.messages,
+            plan_results=plan_results,
         )
-        yield World(parts, orders, commands, publisher, connectivity, uri, pubsub_host, revivals)
+        yield World(
+            parts=parts,
+            orders=orders,
+            commands=commands,
+            publisher=publisher,
+            targets=targets,
+            plan_results=plan_results,
+            connectivity=connectivity,
+            mongodb_uri=uri,
+            pubsub_host=pubsub_host,
+            revivals=revivals,
+        )
 
 
 @contextlib.contextmanager
@@ -542,13 +611,16 @@ def notifier_of(settings: Settings) -> Notifier:
 
 def _topic_plan(settings: Settings) -> TopicPlan:
     confirmations = settings.execution_confirmations_topic
+    takes_targets = settings.takes_targets
     return TopicPlan(
         settings.google_cloud_project,
-        ("trading-orders", "order-commands", confirmations, *event_topics(settings)),
+        ("trading-orders", "order-commands", confirmations, *event_topics(settings))
+        + ((TARGETS_TOPIC, PLAN_RESULTS_TOPIC) if takes_targets else ()),
         (
             (settings.trading_orders_subscription, "trading-orders"),
             (settings.order_commands_subscription, "order-commands"),
             (f"{confirmations}-sub", confirmations),
             *event_subscriptions(settings),
+            *(_TARGET_SUBSCRIPTIONS if takes_targets else ()),
         ),
     )

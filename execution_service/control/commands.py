@@ -83,6 +83,12 @@ class Commands:
             await self.give(self._command(message))
             message.ack()
 
+    async def run_targets(self, inbox: Inbox) -> None:
+        """Lists of target positions, until cancelled."""
+        taker = _Targets(self, self._clock)
+        receiver = Receiver(what="Targets", taker=taker, store=self._store, clock=self._clock, alerts=self._alerts)
+        await receiver.run(inbox)
+
     async def give(self, command: Command) -> Result | None:
         """For whoever calls a verb: stores the command and has it carried out, unless it was refused at the door. Returns what came of it, or None
         where that takes its time: then it is to be looked for in the store. The same command may be given again: what is stored counts, with its
@@ -134,3 +140,25 @@ class Commands:
             status=status,
             outcome=outcome,
         )
+
+
+class _Targets:
+    """Each message is a command to plan."""
+
+    def __init__(self, commands: Commands, clock: Clock) -> None:
+        self._commands = commands
+        self._clock = clock
+
+    async def take(self, messages: Sequence[Message]) -> None:
+        """As `Commands.take`."""
+        for message in messages:
+            await self._commands.give(
+                Command(
+                    command_id=f"{MESSAGE}targets-{message.message_id}",
+                    kind=str(Kind.PLAN),
+                    body={"targets": message.data.decode("utf-8", "replace")},
+                    published_at=message.publish_time,
+                    received_at=self._clock.now(),
+                )
+            )
+            message.ack()

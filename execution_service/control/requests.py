@@ -14,8 +14,10 @@ from execution_service.core.adoption.records import AdoptionRequest, Plan, read_
 from execution_service.core.adoption.records import Refused as Unreadable
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.messages.inbound import ArmCommand, CancelCommand, KillCommand
+from execution_service.core.messages.targets import UnusableTargets, parse_targets
 from execution_service.core.orders.cancel import Cancel
 from execution_service.core.orders.status import Reason, ReasonCode
+from execution_service.core.planning.targets import TargetPositions
 from execution_service.core.risk.kill import KillLevel, scope_from_text
 from execution_service.core.risk.limits import Scope
 from execution_service.core.views.record import plan_from_document
@@ -26,6 +28,7 @@ MESSAGE = "msg-"
 REQUESTED_BY = "order-commands"
 """Who asked for a cancel or a kill, where the command does not say it."""
 LONGEST_SCOPE, LONGEST_REMARK = 300, 500
+MOST_PROBLEMS = 50
 ALLOWED_SECONDS, LONGEST_ALLOWED_SECONDS = 300, 86_400
 """How long an order may be let through past its limits, where nothing is said, and at most."""
 
@@ -43,6 +46,7 @@ class Kind(StrEnum):
     ARM = "ARM"
     FLATTEN = "FLATTEN"
     ALLOW = "ALLOW"
+    PLAN = "PLAN"
 
 
 class Decision(StrEnum):
@@ -172,6 +176,16 @@ class Allow:
     asked_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """Positions that an account's strategy is to hold."""
+
+    command_id: str
+    targets: TargetPositions
+    is_dry: bool
+    """It is only to be shown."""
+
+
 Request: TypeAlias = (
     Cancel
     | Resolution
@@ -184,6 +198,7 @@ Request: TypeAlias = (
     | Arm
     | Flatten
     | Allow
+    | PlanRequest
 )
 
 
@@ -222,6 +237,8 @@ def read_request(command: Command) -> Request | Refused:
             return _flatten(command)
         case Kind.ALLOW:
             return _allow(command)
+        case Kind.PLAN:
+            return _plan(command)
     return Refused(f"{command.kind!r} is not a command of this service")
 
 
@@ -366,6 +383,14 @@ def _allow(command: Command) -> Allow | Refused:
         seconds=seconds,
         asked_at=command.received_at,
     )
+
+
+def _plan(command: Command) -> PlanRequest | Refused:
+    text = command.body.get("targets")
+    read = parse_targets(text) if isinstance(text, str) else UnusableTargets(("it has no list of targets",))
+    if isinstance(read, UnusableTargets):
+        return Refused("; ".join(read.problems[:MOST_PROBLEMS]))
+    return PlanRequest(command_id=command.command_id, targets=read, is_dry=command.body.get("dry_run") is True)
 
 
 def _resolution(command: Command) -> Resolution | Refused:

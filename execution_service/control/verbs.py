@@ -11,6 +11,7 @@ from execution_service.control.ask_broker import CompareBooks, ShowPositions
 from execution_service.control.cancel import CancelOrders
 from execution_service.control.flatten import FlattenPositions
 from execution_service.control.kill import ArmTrading, KillTrading
+from execution_service.control.plan import PlanPositions
 from execution_service.control.replay import ReplayDeadLetter
 from execution_service.control.requests import (
     Adoption,
@@ -19,6 +20,7 @@ from execution_service.control.requests import (
     Comparison,
     Flatten,
     Kill,
+    PlanRequest,
     PositionsQuestion,
     Replay,
     Request,
@@ -44,6 +46,7 @@ class Verbs:
     arm: ArmTrading
     flatten: FlattenPositions
     allow: AllowOrder
+    plan: PlanPositions
 
     async def carry_out(self, request: Request) -> Result:
         """Raises StoreUnavailable: it may have been done in part, and is to be called again."""
@@ -70,6 +73,8 @@ class Verbs:
                 return await self.flatten.carry_out(request)
             case Allow():
                 return await self.allow.carry_out(request)
+            case PlanRequest():
+                return await self.plan.carry_out(request)
 
     async def at_once(self, request: Request) -> None:
         """What of it must be done before anything else is, also where the rest takes its time: a kill switch is engaged. Raises StoreUnavailable."""

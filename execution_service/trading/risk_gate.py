@@ -59,7 +59,7 @@ from execution_service.core.risk.limits import (
     is_of_the_order_alone,
 )
 from execution_service.core.risk.markets import calendar_of
-from execution_service.core.risk.prices import Rate, best_reference, is_fresh, rates_into
+from execution_service.core.risk.prices import Rate, ReferencePrice, best_reference, is_fresh, rates_into
 from execution_service.core.risk.results import Profit, profit_of, result_of
 from execution_service.core.risk.usage import recounted, usages
 from execution_service.core.risk.verdict import Breach, Decision, Verdict
@@ -227,6 +227,10 @@ class RiskGate:
         self._holding_sides = None
         self._ledger, self._has_read_results = None, False
         self._keep(None)
+
+    def known_prices(self, instrument_key: str) -> tuple[ReferencePrice, ...]:
+        """As `ReferencePrices.of`."""
+        return self._prices.of(instrument_key)
 
     # --- judging ------------------------------------------------------------------------------------------------
 

@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from brokers.base import BrokerPosition, Instrument, Report
+from brokers.base import Balance, BrokerPosition, Instrument, Report
 from brokers.errors import BrokerError, NotAnswered
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.next_step import Limits, cancel_request
 from execution_service.core.orders.sanitize import sanitized_position
 from execution_service.core.orders.status import Reason
+from execution_service.core.risk.prices import ReferencePrice
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
@@ -323,6 +324,14 @@ class Trader:
             raise NotAnswered("this broker tells no positions")
         shown = await self._connection.ask(self._connection.broker.positions())
         return [sanitized_position(position) for position in shown]
+
+    async def read_balances(self) -> Sequence[Balance]:
+        """Raises BrokerError, TimeoutError."""
+        return await self._connection.ask(self._connection.broker.balances())
+
+    def known_prices(self, instrument_key: str) -> Sequence[ReferencePrice]:
+        """Of an instrument by its key in the ledger: all that is known, however old."""
+        return self.risk_gate.known_prices(instrument_key)
 
     @property
     def reports_positions(self) -> bool:

@@ -26,6 +26,7 @@ from execution_service.core.planning.progress import (
 from execution_service.core.planning.quantities import Increase, affordable, slices_of, whole_lots
 from execution_service.core.planning.targets import (
     Aggressiveness,
+    ExpectedHolding,
     Mode,
     PlanRefused,
     RefusalCode,
@@ -324,7 +325,7 @@ def test_the_largest_reduction_goes_first() -> None:
     (targets(("Z", 1)), [RefusalCode.UNKNOWN_INSTRUMENT]),
     (weights(("A", "0.6"), ("B", "-0.5")), [RefusalCode.WEIGHTS_OVER_LIMIT]),
     (targets(("A", 1), valid_until=NOW), [RefusalCode.NO_LONGER_VALID]),
-    (targets(("A", 1), expected_positions=((key("A"), D(9)),)), [RefusalCode.STALE_POSITIONS]),
+    (targets(("A", 1), expected_positions=(ExpectedHolding(key=key("A"), quantity=D(9)),)), [RefusalCode.STALE_POSITIONS]),
     (targets(targets=(Target(instrument=instrument("A")),)), [RefusalCode.QUANTITY_OR_WEIGHT]),
     (weights(("Z", "2")), [RefusalCode.UNKNOWN_INSTRUMENT, RefusalCode.WEIGHTS_OVER_LIMIT]),
 ])  # fmt: skip

@@ -142,6 +142,8 @@ class World:
         self.commands = Subscription("commands", self.gate)
         self.events = Subscription("events", self.gate)
         self.publisher = RecordingPublisher(self.gate)
+        self.targets = Subscription("targets", self.gate)
+        self.plan_results = RecordingPublisher(self.gate)
         self.notifier = RecordingNotifier(self.gate, self.clock)
         if beside is not None:  # the world hears both
             self.publisher.messages = beside.publisher.messages
@@ -213,6 +215,7 @@ class World:
         self.orders.redeliver()
         self.commands.redeliver()
         self.events.redeliver()
+        self.targets.redeliver()
         nonce = f"life-{self._lives}-{self._mark}"
         store = self._make_store(nonce)
         await store.open()
@@ -238,6 +241,8 @@ class World:
                 is_safety_fail_open=self.is_safety_fail_open,
                 dead_man_seconds=self._dead_man_seconds,
                 notices=self._notices,
+                targets=self.targets.queue,
+                plan_results=self.plan_results,
             )
         )
         await self._service.start()

@@ -46,6 +46,11 @@ class Settings(Environment):
         return configured
 
     @property
+    def takes_targets(self) -> bool:
+        """Whether the topics of target positions are read and written: where it is set, and at the local Pub/Sub, which has them."""
+        return self.pubsub_targets or (self.pubsub_emulator_host is None and not self.has_google_credentials)
+
+    @property
     def zones(self) -> Zones:
         """Of the accounts' trading days."""
         return Zones({account.account_id: account.zone for account in self.accounts.values()})

@@ -160,6 +160,7 @@ class Environment(Variables):
         TriggerEvent, BeforeValidator(lower), Allowed("ai.decision.made or trade.intent, one of the two")
     ] = TriggerEvent.DECISION
     pubsub_events: Flag = False
+    pubsub_targets: Flag = False
     events_account: Name | None = None
     memory_dir: RootedPath | None = None
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal, localcontext
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 
 from brokers.base import Instrument, Side
 from execution_service.core.exact import EXACT, ZERO
@@ -26,9 +26,9 @@ from execution_service.core.planning.targets import (
 )
 
 
-class Phase(IntEnum):
-    REDUCE = 1
-    INCREASE = 2
+class Phase(StrEnum):
+    REDUCE = "REDUCE"
+    INCREASE = "INCREASE"
 
 
 class LegState(StrEnum):
@@ -121,7 +121,7 @@ class Plan:
 
     def in_sequence(self) -> tuple[Leg, ...]:
         """As they are to be sent: reductions first, the largest first; then increases, likewise; ties by number."""
-        return tuple(sorted(self.legs, key=lambda leg: (leg.phase, -leg.notional, leg.number)))
+        return tuple(sorted(self.legs, key=lambda leg: (leg.phase is Phase.INCREASE, -leg.notional, leg.number)))
 
 
 def signal_id_of(plan_id: str, leg: int, child: int) -> str:
@@ -204,10 +204,10 @@ def _refusals(
         )
     if any(weights) and (money.equity is None or money.equity <= 0):
         yield Refusal(RefusalCode.NO_EQUITY, "weights need the account's equity, and none is known")
-    for key, expected in targets.expected_positions:
-        held = facts[key].held if key in facts else ZERO
-        if held != expected:
-            yield Refusal(RefusalCode.STALE_POSITIONS, f"{key}: expected {expected}, held is {held}")
+    for expected in targets.expected_positions:
+        held = facts[expected.key].held if expected.key in facts else ZERO
+        if held != expected.quantity:
+            yield Refusal(RefusalCode.STALE_POSITIONS, f"{expected.key}: expected {expected.quantity}, held is {held}")
 
 
 def _target_quantity(

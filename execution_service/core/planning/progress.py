@@ -109,6 +109,8 @@ def _as_it_stands(leg: Leg, mine: list[Release], outcomes: Mapping[str, Outcome]
     if not ordered:
         is_reduction = leg.phase is Phase.REDUCE
         nothing = LegReason.NOTHING_HELD if is_reduction else LegReason.INSUFFICIENT_CASH
+        if not is_reduction and leg.price is None:
+            nothing = LegReason.NO_PRICE
         return replace(leg, state=LegState.SKIPPED, reason=nothing)
     if any(r.signal_id not in outcomes or not outcomes[r.signal_id].is_final for r in mine):
         return replace(leg, state=LegState.RELEASED)
@@ -219,6 +221,10 @@ def _of_increases(plan: Plan, legs: list[Leg], cash: Decimal | None, now: dateti
                 yield _release(plan, leg, child, quantity, now)
         return
     priced = [leg for leg in legs if leg.price is not None and leg.unit_value is not None]
+    for leg in legs:
+        if leg not in priced:
+            # What it costs is not known, and so not whether there is cash for it.
+            yield _release(plan, leg, 0, ZERO, now)
     wishes = [
         Increase(
             key=leg.instrument.key,

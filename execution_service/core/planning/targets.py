@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -71,6 +71,15 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedHolding:
+    """What the decision's author took for held."""
+
+    key: str
+    """Of the instrument."""
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetPositions:
     """One decision of a portfolio service for one account and strategy."""
 
@@ -90,8 +99,8 @@ class TargetPositions:
     profile_version_id: str | None = None
     regime_id: str | None = None
     universe_id: str | None = None
-    expected_positions: tuple[tuple[str, Decimal], ...] = field(default=())
-    """Holdings, by instrument key, that the decision was made from; any that differs refuses the plan. Empty: not checked."""
+    expected_positions: tuple[ExpectedHolding, ...] = ()
+    """Holdings that the decision was made from; any that differs refuses the plan. Empty: not checked."""
 
     @property
     def plan_id(self) -> str:

@@ -28,6 +28,7 @@ from execution_service.storage.mongo.names import (
     CONFIRMATIONS_VIEW,
     DISCREPANCIES,
     ORDERS,
+    PLANS,
     POSITIONS,
     POSITIONS_VIEW,
     SIGNALS_VIEW,
@@ -78,6 +79,7 @@ INDEXES: Mapping[str, Sequence[Index]] = {
     ),
     COMMANDS: (Index(("status",)), Index(("active_until",)), Index(("body.order_id",)), Index(("body.signal_id",))),
     ALERTS: (Index(("sent_at",)),),
+    PLANS: (Index(("is_open",)), Index(("account_id", "strategy_id", "as_of"))),
     POSITIONS: (Index(("account_id",)),),
     DISCREPANCIES: (
         Index(("place",), is_unique=True, only={"state": DiscrepancyState.OPEN.value}),

@@ -26,6 +26,7 @@ from execution_service.storage.mongo.ledger import MongoLedger
 from execution_service.storage.mongo.names import COMMANDS
 from execution_service.storage.mongo.opening import INDEXES, connect, ensure_indexes
 from execution_service.storage.mongo.orders import MongoOrders
+from execution_service.storage.mongo.plans import MongoPlans
 from execution_service.storage.mongo.port import Place
 from execution_service.storage.mongo.queries import MongoQueries
 from execution_service.storage.mongo.risk import MongoRisk
@@ -56,6 +57,7 @@ class MongoStore(
     MongoBookmarks,
     MongoTokens,
     MongoRisk,
+    MongoPlans,
 ):
     """The Store on any server that speaks MongoDB's protocol: all ports on one database."""
 

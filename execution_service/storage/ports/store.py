@@ -12,6 +12,7 @@ from execution_service.storage.ports.discrepancies import DiscrepancyStore
 from execution_service.storage.ports.leases import LeaseStore
 from execution_service.storage.ports.ledger import LedgerStore
 from execution_service.storage.ports.orders import OrderStore
+from execution_service.storage.ports.plans import PlanStore
 from execution_service.storage.ports.queries import QueryStore
 from execution_service.storage.ports.risk import RiskStore
 from execution_service.storage.ports.switches import SwitchStore
@@ -34,6 +35,7 @@ class Store(
     BookmarkStore,
     QueryStore,
     TokenStore,
+    PlanStore,
     Protocol,
 ):
     """All that is kept, for whoever opens it and hands it on; a part asks for no more of it than it needs.

@@ -1,0 +1,290 @@
+"""Target positions from message to result: planned once, worked in the right order, told once, whatever dies on the way."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brokers.base import Side
+from brokers.paper.model import Market
+from execution_service.control.requests import Kind
+from execution_service.control.results import Done, Refused, Result
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
+from execution_service.storage.ports.commands import Command
+from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, world_of
+from tests.service.audit import audit
+
+
+def body(world: World, *wanted: tuple[str, Any], decision: str = "d-1", **more: Any) -> dict[str, Any]:
+    return {
+        "decision_id": decision,
+        "account_id": ACCOUNT,
+        "strategy_id": "momentum",
+        "as_of": world.clock.now().isoformat(),
+        "mode": "PRODUCTION",
+        "targets": [{"symbol": symbol, "quantity": quantity} for symbol, quantity in wanted],
+    } | more
+
+
+def publish(world: World, message: dict[str, Any]) -> None:
+    world.targets.publish(json.dumps(message).encode(), world.clock.now())
+
+
+async def give(
+    world: World, message: dict[str, Any], *, is_dry: bool = False, command_id: str = "c-1"
+) -> Result | None:
+    now = world.clock.now()
+    asked = {"targets": json.dumps(message), "dry_run": is_dry}
+    command = Command(command_id=command_id, kind=Kind.PLAN, body=asked, published_at=now, received_at=now)
+    return await world.service.commands.give(command)
+
+
+async def hold(world: World, symbol: str, quantity: int, side: str = "BUY") -> None:
+    world.send(f"hold-{symbol}", symbol=symbol, quantity=quantity, side=side)
+    await world.run(1)
+    world.fill(f"hold-{symbol}")
+    await world.run(2)
+
+
+def planned(world: World) -> dict[str, tuple[Side, str, Purpose]]:
+    """By symbol and purpose, the orders of plans."""
+    return {
+        f"{o.symbol}-{o.identity.purpose.value}": (o.accepted_request.side, str(o.quantity), o.identity.purpose)
+        for o in world.records()
+        if o.signal_id.startswith("plan_")
+    }
+
+
+def signal_of(world: World, symbol: str, purpose: Purpose = Purpose.ENTRY) -> str:
+    found = [
+        o.signal_id
+        for o in world.records()
+        if o.signal_id.startswith("plan_") and o.symbol == symbol and o.identity.purpose is purpose
+    ]
+    return found[-1]
+
+
+def results(world: World) -> list[dict[str, Any]]:
+    return [told for told, _, _ in world.plan_results.messages]
+
+
+async def test_targets_are_reached_and_the_result_is_told_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=Market(fill_delay_seconds=0.1)) as world:
+        publish(world, body(world, ("AAPL", 100), ("MSFT", -30)))
+        await world.run(10)
+        assert planned(world) == {
+            "AAPL-ENTRY": (Side.BUY, "100", Purpose.ENTRY),
+            "MSFT-ENTRY": (Side.SELL, "30", Purpose.ENTRY),
+        }
+        (told,) = results(world)
+        assert (told["state"], told["residuals"], told["decision_id"]) == ("COMPLETED", {}, "d-1")
+        assert len(told["trade_ids"]) == 2
+        assert world.targets.unacknowledged == []
+        audit(world)
+
+
+async def test_reductions_go_first_and_increases_wait_for_them(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        publish(world, body(world, ("AAPL", 0), ("MSFT", 50)))
+        await world.run(3)
+        assert planned(world) == {"AAPL-EXIT": (Side.SELL, "100", Purpose.EXIT)}
+        world.fill(signal_of(world, "AAPL", Purpose.EXIT), purpose=Purpose.EXIT)
+        await world.run(3)
+        assert planned(world)["MSFT-ENTRY"] == (Side.BUY, "50", Purpose.ENTRY)
+        world.fill(signal_of(world, "MSFT"))
+        await world.run(3)
+        assert [told["state"] for told in results(world)] == ["COMPLETED"]
+
+
+async def test_crossing_zero_opens_only_when_the_close_has_filled_whole(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        publish(world, body(world, ("AAPL", -20)))
+        await world.run(3)
+        assert list(planned(world)) == ["AAPL-EXIT"]
+        world.fill(signal_of(world, "AAPL", Purpose.EXIT), purpose=Purpose.EXIT)
+        await world.run(3)
+        assert planned(world)["AAPL-ENTRY"] == (Side.SELL, "20", Purpose.ENTRY)
+
+
+async def test_a_plan_that_ends_short_tells_what_is_missing_and_people_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        publish(world, body(world, ("AAPL", 0), ("MSFT", 0)))
+        await world.run(3)
+        world.cancel(signal_id=signal_of(world, "AAPL", Purpose.EXIT))
+        await world.run(5)
+        (told,) = results(world)
+        assert (told["state"], told["residuals"]) == ("FAILED", {"AAPL|STOCK": "-100"})
+        assert len(world.notifier.titled("Plan Ended Short")) == 1
+
+
+async def test_a_repeated_message_is_the_stored_plan_and_places_nothing_again(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        message = body(world, ("AAPL", 100))
+        publish(world, message)
+        await world.run(3)
+        world.fill(signal_of(world, "AAPL"), quantity=40)
+        await world.run(2)
+        publish(world, message)
+        await world.run(3)
+        assert len(world.placed()) == 1
+        told = await give(world, message)
+        assert isinstance(told, Done)
+        assert json.loads(told.words)["orders"][0]["quantity"] == "100"
+
+
+async def test_the_same_decision_with_another_content_is_refused_and_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        message = body(world, ("AAPL", 100))
+        publish(world, message)
+        await world.run(3)
+        publish(world, message | {"targets": [{"symbol": "AAPL", "quantity": 200}]})
+        await world.run(3)
+        assert len(world.placed()) == 1
+        (notice,) = world.notifier.titled("Plan Refused")
+        assert "PLAN_CONFLICT" in notice
+
+
+async def test_a_newer_plan_supersedes_and_counts_what_filled_meanwhile(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        publish(world, body(world, ("AAPL", 100)))
+        await world.run(3)
+        first = signal_of(world, "AAPL")
+        world.fill(first, quantity=40)
+        await world.run(2)
+        publish(world, body(world, ("AAPL", 90), decision="d-2"))
+        await world.run(8)
+        assert world.record(first).status is Status.CANCELLED
+        assert planned(world)["AAPL-ENTRY"] == (Side.BUY, "50", Purpose.ENTRY)
+        world.fill(signal_of(world, "AAPL"))
+        await world.run(3)
+        assert [(told["decision_id"], told["state"]) for told in results(world)] == [
+            ("d-1", "SUPERSEDED"),
+            ("d-2", "COMPLETED"),
+        ]
+
+
+async def test_an_older_plan_that_comes_later_is_refused(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        old = body(world, ("AAPL", 7), decision="old", as_of=(world.clock.now() - timedelta(hours=1)).isoformat())
+        publish(world, body(world, ("AAPL", 100)))
+        await world.run(3)
+        told = await give(world, old)
+        assert isinstance(told, Refused)
+        assert "STALE_PLAN" in told.words
+        assert len(world.placed()) == 1
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"mode": "TRAINING"}, "WRONG_MODE"),
+    ({"account_id": "nobody"}, "UNKNOWN_ACCOUNT"),
+    ({"targets": []}, "EMPTY"),
+    ({"targets": [], "complete": True}, "FLATTEN_NOT_ALLOWED"),
+    ({"targets": [{"symbol": "AAPL", "weight": 2}]}, "WEIGHTS_OVER_LIMIT"),
+    ({"targets": [{"symbol": "AAPL", "quantity": 1}, {"symbol": "AAPL", "quantity": 2}]}, "DUPLICATE_INSTRUMENT"),
+    ({"valid_until": "2000-01-01T00:00:00Z"}, "NO_LONGER_VALID"),
+    ({"expected_positions": [{"symbol": "AAPL", "quantity": 3}]}, "STALE_POSITIONS"),
+    ({"targets": [{"symbol": "AAPL", "quantity": "NaN"}]}, "must be a number"),
+    ({"targets": [{"symbol": "AAPL"}]}, "either quantity or weight"),
+    ({"targets": [{"symbol": "AAPL", "quantity": 1, "limit": 2}]}, "limit is not known"),
+    ({"as_of": "yesterday"}, "as_of must be a time"),
+    ({"complet": True}, "complet is not known"),
+    ({"decision_id": None}, "decision_id is missing"),
+])  # fmt: skip
+async def test_a_bad_list_is_refused_with_its_reason_and_nothing_is_placed(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    async with world_of(tmp_path) as world:
+        told = await give(world, body(world, ("AAPL", 1)) | change)
+        await world.run(3)
+        assert isinstance(told, Refused), told
+        assert words in told.words
+        assert world.records() == []
+
+
+async def test_a_dry_run_shows_the_orders_and_keeps_nothing(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        told = await give(world, body(world, ("AAPL", 60), ("MSFT", 5)), is_dry=True)
+        assert isinstance(told, Done)
+        shown = [(o["symbol"], o["side"], o["quantity"]) for o in json.loads(told.words)["orders"]]
+        assert shown == [("AAPL", "SELL", "40"), ("MSFT", "BUY", "5")]
+        await world.run(3)
+        assert planned(world) == {}
+        assert await world.store_beside().open_plans() == []
+
+
+async def test_what_a_complete_list_does_not_mention_is_closed(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        await hold(world, "NVDA", 10)
+        publish(world, body(world, ("AAPL", 100), complete=True))
+        await world.run(3)
+        assert planned(world) == {"NVDA-EXIT": (Side.SELL, "10", Purpose.EXIT)}
+
+
+async def test_other_strategies_holdings_are_left_alone(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        publish(world, body(world, ("AAPL", 0), strategy_id="other"))
+        await world.run(3)
+        assert planned(world) == {}
+        assert [told["state"] for told in results(world)] == ["COMPLETED"]
+
+
+async def test_a_result_that_cannot_be_published_is_told_later(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=Market(fill_delay_seconds=0.1)) as world:
+        world.plan_results.is_away = True
+        publish(world, body(world, ("AAPL", 100)))
+        await world.run(5)
+        assert results(world) == []
+        world.plan_results.is_away = False
+        await world.run(3)
+        assert [told["state"] for told in results(world)] == ["COMPLETED"]
+
+
+async def test_an_instrument_in_doubt_blocks_itself_only(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("working", symbol="AAPL", side="SELL", quantity=10)
+        await world.run(2)
+        publish(world, body(world, ("AAPL", 10), ("MSFT", 5)))
+        await world.run(3)
+        assert planned(world) == {"MSFT-ENTRY": (Side.BUY, "5", Purpose.ENTRY)}
+
+
+async def test_the_name_of_the_specification_plans_too(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        message = body(world, ("AAPL", 100))
+        del message["mode"]
+        told = await world.service.apply_execution_plan(message, "PRODUCTION")
+        await world.run(2)
+        assert planned(world) == {"AAPL-ENTRY": (Side.BUY, "100", Purpose.ENTRY)}
+        assert told == await world.service.apply_execution_plan(message, "PRODUCTION")
+        with pytest.raises(ValueError, match="WRONG_MODE"):
+            await world.service.apply_execution_plan(message | {"decision_id": "d-2"}, "TRAINING")
+
+
+@pytest.mark.parametrize("dies_after", [0.0, 0.2, 0.5, 0.8, 1.2, 2.0, 3.1])
+async def test_a_death_at_any_time_loses_nothing_and_places_nothing_twice(tmp_path: Path, dies_after: float) -> None:
+    async with world_of(tmp_path, market=Market(fill_delay_seconds=0.3)) as world:
+        publish(world, body(world, ("AAPL", 10)))
+        await world.run(6)
+        publish(world, body(world, ("AAPL", -5), ("MSFT", 7), decision="d-2"))
+        await world.run(dies_after)
+        await world.restart()
+        await world.run(20)
+        held = {
+            row.instrument.symbol: row.position.quantity
+            for row in await world.store_beside().open_ledgers(ACCOUNT) or []
+        }
+        assert held == {"AAPL": -5, "MSFT": 7}
+        assert len(world.placed()) == 4
+        told = results(world)
+        assert {each["decision_id"]: each["state"] for each in told} == {"d-1": "COMPLETED", "d-2": "COMPLETED"}
