@@ -17,6 +17,7 @@ from brokers.errors import BrokerError
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import may_be_of_one_contract
 from execution_service.core.orders.events import Event, ProtectionChanged
+from execution_service.core.orders.exits import without_linked
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import NEEDS_A_PERSON, ProtectionState, ProtectiveRole
 from execution_service.core.orders.request import OrderRequest, Purpose
@@ -297,12 +298,7 @@ class Protection:
 
     @staticmethod
     def _may_still_fill(some: Iterable[Order]) -> Decimal:
-        """Linked ones count once."""
-        most: dict[str, Decimal] = {}
-        for order in some:
-            link = (order.protective and order.protective.link) or order.order_id
-            most[link] = max(most.get(link, ZERO), order.remaining_quantity)
-        return sum(most.values(), ZERO)
+        return sum((order.remaining_quantity for order in without_linked(some)), ZERO)
 
     # --- life ---------------------------------------------------------------------------------------------------
 
