@@ -362,6 +362,7 @@ class IbkrBroker:
             has_base_currency=True,
             concurrent_calls=1,
             find_window_seconds=10.0,
+            links_exits=True,
             send_again_seconds=_SEND_AGAIN_SECONDS,
             is_paper=is_paper({"ibkr_account": self._account}) if self._account else None,
             concern=self._concern(),
@@ -652,6 +653,9 @@ class IbkrBroker:
         order.orderRef = ticket.client_order_id
         order.outsideRth = self._configuration.outside_rth
         order.transmit = True
+        if ticket.link is not None:
+            # One cancels all, with block: only one of them is worked at a time, and what it fills is taken off the others.
+            order.ocaGroup, order.ocaType = ticket.link, 2
         if ticket.order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT) and ticket.limit_price is not None:
             order.lmtPrice = plain(ticket.limit_price)
         if ticket.order_type in (OrderType.STOP, OrderType.STOP_LIMIT) and ticket.stop_price is not None:

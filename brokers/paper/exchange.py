@@ -518,8 +518,13 @@ class PaperExchange:
             paper_book.unschedule(db, row)
             order = paper_book.order_numbered(db, row.order_number)
             planned = row.planned
-            if planned.step is Step.FILL and order.ticket.is_protective and order.status is ReportStatus.WORKING:
-                quantity = min(planned.quantity, order.open_quantity)  # what it is linked to may have filled since
+            is_triggered = order.ticket.is_protective and order.status is not ReportStatus.CANCELLED
+            if planned.step is Step.FILL and is_triggered:
+                quantity = min(
+                    planned.quantity, order.open_quantity
+                )  # it, or what it is linked to, may have filled since
+                if not quantity:
+                    continue
                 self._record_fill(db, order, quantity, planned.price, planned.due, moment, planned.commission)
             elif planned.step is Step.FILL:
                 self._record_fill(db, order, planned.quantity, planned.price, planned.due, moment, planned.commission)

@@ -48,6 +48,7 @@ from brokers.zerodha.calls import (
     Access,
     KiteCalls,
 )
+from brokers.zerodha.codes import STOP_PASSED_WORDS
 from brokers.zerodha.dialect import (
     CURRENCY,
     EXCHANGES,
@@ -247,6 +248,7 @@ class ZerodhaBroker:
             concurrent_calls=_CONCURRENT_CALLS,
             find_window_seconds=self._configuration.find_window_seconds,
             poll_seconds=_POLL_SECONDS,
+            stop_passed_words=STOP_PASSED_WORDS,
             share_products=_usual_first(self._configuration.equity_product, "CNC", "MIS", "NRML"),
             derivative_products=_usual_first(self._configuration.derivatives_product, "NRML", "MIS"),
             notes=(

@@ -22,6 +22,13 @@ class Meaning(StrEnum):
 
 
 TOO_MANY = 429
+STOP_PASSED_WORDS = (
+    "should be lower than the last traded price",
+    "should be higher than the last traded price",
+    "trigger prices must bracket current price",
+)
+"""Parts of the refusal of a stop whose trigger the price has passed, in small letters: "Trigger price for stoploss sell orders should be lower than
+the last traded price" and its like."""
 STATUSES: Mapping[int, tuple[Meaning, str]] = {
     400: (
         Meaning.REFUSED,

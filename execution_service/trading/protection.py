@@ -4,8 +4,8 @@ about; what is wanted is decided in core/protection."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple, Protocol
@@ -17,6 +17,7 @@ from brokers.errors import BrokerError
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import may_be_of_one_contract
 from execution_service.core.orders.events import Event, ProtectionChanged
+from execution_service.core.orders.exits import without_linked
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import NEEDS_A_PERSON, ProtectionState, ProtectiveRole
 from execution_service.core.orders.request import OrderRequest, Purpose
@@ -86,6 +87,13 @@ class KnowsPrices(Protocol):
         """All that is known, however old."""
 
 
+def _left_of(at_work: Iterable[tuple[Order, Decimal]], entry: Order) -> Decimal:
+    """What these may still take that name the entry."""
+    return sum(
+        (left for other, left in at_work if not set(other.accepted_request.entry_refs).isdisjoint(entry.names)), ZERO
+    )
+
+
 class _Line(NamedTuple):
     """What one strategy holds of one instrument, in one product, on one side."""
 
@@ -113,7 +121,7 @@ class _Waiting:
 
     live: LiveOrder
     line: _Line
-    quantity: Decimal = field(default=ZERO)
+    quantity: Decimal
 
 
 class Protection:
@@ -194,6 +202,8 @@ class Protection:
             self._wake_up.tell()
             return
         self._note_annulled(order)
+        if self._ended and order.fills and order.identity.purpose is Purpose.EXIT:
+            self._reopen_ended(order, order.accepted_request.side)  # the exit of one entry may leave what another has
         if order.wants_protection:
             self._note_entry(order)
         if order.order_id in self._waiting and order.status is not Status.PENDING:
@@ -213,10 +223,14 @@ class Protection:
             if before is None or (before.filled_quantity, before.status) != (order.filled_quantity, order.status):
                 self._wake_up.tell()
         elif before is not None:
-            self._entries.pop(order.order_id)
-            self._ended[order.order_id] = order
-            if len(self._ended) > ENDED_REMEMBERED:
-                self._ended.popitem(last=False)
+            self._forget(order)
+
+    def _forget(self, order: Order) -> None:
+        """Its protection has ended."""
+        self._entries.pop(order.order_id, None)
+        self._ended[order.order_id] = order
+        if len(self._ended) > ENDED_REMEMBERED:
+            self._ended.popitem(last=False)
 
     def _note_annulled(self, order: Order) -> None:
         """What exits have closed may be held again."""
@@ -225,11 +239,16 @@ class Protection:
             return
         self._annulled[order.order_id] = annulled
         self._to_reopen |= set(order.accepted_request.entry_refs)
+        self._reopen_ended(order, None)
+        self._wake_up.tell()
+
+    def _reopen_ended(self, order: Order, side: Side | None) -> None:
+        """Entries of the order's strategy and instrument, and of that side if one is given, are looked at once more."""
         for order_id, entry in list(self._ended.items()):
-            if entry.request.strategy == order.request.strategy and may_be_of_one_contract(entry, order):
+            is_alike = entry.request.strategy == order.request.strategy and side in (None, entry.request.side)
+            if is_alike and may_be_of_one_contract(entry, order):
                 del self._ended[order_id]
                 self._entries[order_id] = entry
-        self._wake_up.tell()
 
     def _note_move(self, order: Order) -> None:
         if order.fills or order.busted_fill_ids:
@@ -259,7 +278,8 @@ class Protection:
         if not same:
             return held <= 0
         wanted = max(ZERO, min(order.ticket().quantity, held))
-        at_work = self._may_still_fill(same) + self._others_at_work(line, order, without=order.order_id)
+        others = sum((left for other, left in self._orders_at_work(line, order) if other is not order), ZERO)
+        at_work = self._may_still_fill(same) + others
         if held - at_work >= wanted > 0 or not self._may_still_fill(same):
             return False
         self._waiting[order.order_id] = _Waiting(live, line, wanted)
@@ -278,12 +298,7 @@ class Protection:
 
     @staticmethod
     def _may_still_fill(some: Iterable[Order]) -> Decimal:
-        """Linked ones count once."""
-        most: dict[str, Decimal] = {}
-        for order in some:
-            link = (order.protective and order.protective.link) or order.order_id
-            most[link] = max(most.get(link, ZERO), order.remaining_quantity)
-        return sum(most.values(), ZERO)
+        return sum((order.remaining_quantity for order in without_linked(some)), ZERO)
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -400,6 +415,7 @@ class Protection:
 
     async def _planned(self, line: _Line, entries: Sequence[Order]) -> ProtectionPlan | None:
         """None: something about it cannot be read, and nothing is concluded."""
+        moves = self._moves
         latest = [self._latest(entry) for entry in entries]
         names = [f"exit_of:{name}" for entry in latest for name in entry.names]
         exits = [self._live.latest(stored) for stored in await self._store.find(names)]
@@ -410,17 +426,20 @@ class Protection:
         if held is None:
             self._say_unknown(line, "what is held cannot be told")
             return None
+        if moves != self._moves:  # something has filled meanwhile: what was read does not belong together
+            self._wake_up.tell()
+            return None
         capabilities = self._connection.capabilities
         shown = self._shown.get(line)
-        protected = [protected_entry(entry, exits, capabilities) for entry in latest]
-        leaving = self._others_at_work(line, latest[0]) + self._waiting_for(line)
+        at_work = list(self._orders_at_work(line, latest[0])) + self._orders_waiting(line)
+        protected = [protected_entry(entry, exits, capabilities, leaving=_left_of(at_work, entry)) for entry in latest]
         return protection_plan(
             ProtectedPosition(
                 side=line.side,
                 held=max(ZERO, held),
                 is_reversed=held < 0,
                 shown=None if shown is None or not shown.less else max(ZERO, held - shown.less),
-                leaving=leaving,
+                leaving=sum((quantity for _, quantity in at_work), ZERO),
                 entries=tuple(protected),
                 abilities=abilities_of(capabilities),
                 price=self._price(line),
@@ -441,12 +460,11 @@ class Protection:
         held = sum((each.quantity for each in parts if each.product in (None, line.product)), ZERO)
         return held * line.side.sign
 
-    def _others_at_work(self, line: _Line, order: Order, *, without: str = "") -> Decimal:
-        """What orders that are not protective may still take of the line, and are or may be at the broker."""
-        total = ZERO
+    def _orders_at_work(self, line: _Line, order: Order) -> Iterator[tuple[Order, Decimal]]:
+        """Orders that are not protective, are or may be at the broker, and may still take so much of the line."""
         for live in self._live.by_id.values():
             other = live.order
-            if other.status not in AT_WORK or other.order_id == without or other.protective is not None:
+            if other.status not in AT_WORK or other.protective is not None:
                 continue
             request = other.accepted_request
             if (
@@ -454,11 +472,10 @@ class Protection:
                 and request.side is line.side.opposite
                 and self._may_be_of_one_holding(order, other)
             ):
-                total += other.remaining_quantity
-        return total
+                yield other, other.remaining_quantity
 
-    def _waiting_for(self, line: _Line) -> Decimal:
-        return sum((each.quantity for each in self._waiting.values() if each.line == line), ZERO)
+    def _orders_waiting(self, line: _Line) -> list[tuple[Order, Decimal]]:
+        return [(each.live.order, each.quantity) for each in self._waiting.values() if each.line == line]
 
     def _price(self, line: _Line) -> Decimal | None:
         known = [p for p in self._prices.of(line.key.instrument_key) if p.source is not PriceSource.MESSAGE]
@@ -513,6 +530,9 @@ class Protection:
             await self._place(by_id[place.entry_order_id], place)
         for order_id, standing in plan.standing.items():
             await self._record(by_id[order_id], standing)
+            entry = self._entries.get(order_id)
+            if standing.state is ProtectionState.CLOSED and entry is not None and not entry.is_protection_open:
+                self._forget(entry)
 
     async def _take_back(self, back: TakeBack) -> None:
         live = self._live.by_id.get(back.order_id)

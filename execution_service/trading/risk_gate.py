@@ -591,8 +591,15 @@ class RiskGate:
     def _linked_once(self, some: tuple[Reservation, ...]) -> tuple[Reservation, ...]:
         """Of two orders that the broker links one alone: together they fill no more."""
         in_hand = [live.order for each in some if (live := self._live.by_id.get(each.order_id)) is not None]
-        left_out = {order.order_id for order in in_hand} - {order.order_id for order in without_linked(in_hand)}
-        return tuple(each for each in some if each.order_id not in left_out) if left_out else some
+        kept = {order.order_id: order for order in without_linked(in_hand)}
+        left_out = {order.order_id for order in in_hand} - kept.keys()
+        if not left_out:
+            return some
+        return tuple(
+            each if each.order_id not in kept else replace(each, quantity=kept[each.order_id].remaining_quantity)
+            for each in some
+            if each.order_id not in left_out
+        )
 
     def _unreserved(self, order: Order, book: RiskBook, limits: RiskLimits) -> Reservation:
         """What an order at work may still do for which nothing is reserved. Where that cannot be told, no total of which it is part is known."""

@@ -815,6 +815,9 @@ class Session:
             product=request.tif,
             variety=None if request.cash_quantity is None else str(request.cash_quantity),
             reserved_order_id=broker_order_id,
+            # A stop that stays overnight is meant to rest, and not taken to be reached as others are here.
+            is_protective=bool(request.oca_group) or (order_type is OrderType.STOP and request.tif == Tif.GTC.value),
+            link=request.oca_group or None,
         )
 
     def _listing(self, request: wire.PlaceRequest) -> Listing:

@@ -125,6 +125,7 @@ class PlaceRequest:
     outside_rth: bool
     what_if: bool
     cash_quantity: Decimal | None
+    oca_group: str
 
 
 def place_request(fields: list[str]) -> PlaceRequest:
@@ -144,6 +145,7 @@ def place_request(fields: list[str]) -> PlaceRequest:
         outside_rth=fields[33] == "1",
         what_if=fields[85] == "1",
         cash_quantity=_optional(fields[101]) or None,
+        oca_group=fields[22],
     )
 
 

@@ -152,6 +152,10 @@ def _ill_protected_line(symbol: str, orders: list[Order], placed: dict[str, list
     total = sum(covering.values(), Decimal(0))
     if total > abs(held):
         yield f"over-protected: {total} {symbol} by stops at the broker, held is {held}"
+    is_overfilled = any(p.filled_quantity > p.ticket.quantity for each in placed.values() for p in each)
+    opened = {o.accepted_request.side for o in orders if o.identity.purpose is Purpose.ENTRY and o.filled_quantity}
+    if is_overfilled or len(opened) > 1:
+        return  # whose quantity of a netted position it is, names alone do not tell
     entries = [
         o for o in orders if o.wants_protection and o.accepted_request.side.sign * held > 0 and o.filled_quantity
     ]

@@ -140,8 +140,11 @@ def protective_room(order: Order, entry: Order, exits: Iterable[Order]) -> Decim
     that the broker links to it counts by what it has filled."""
     linked = linked_order_id(order)
     others = [x for x in exits if x.order_id != order.order_id and _is_exit_of(x, entry)]
-    taken = sum((x.filled_quantity if x.order_id == linked else _taken(x) for x in others), ZERO)
-    return max(ZERO, entry.filled_quantity - taken)
+    filled = sum((x.filled_quantity for x in others), ZERO)
+    at_work = [x for x in others if x.order_id != linked and x.status is not Status.PENDING and not x.status.is_final]
+    return max(
+        ZERO, entry.filled_quantity - filled - sum((x.remaining_quantity for x in without_linked(at_work)), ZERO)
+    )
 
 
 def linked_order_id(order: Order) -> str | None:
@@ -154,10 +157,18 @@ def linked_order_id(order: Order) -> str | None:
 
 
 def without_linked(some: Iterable[Order]) -> list[Order]:
-    """Of orders that the broker links, which together fill no more than one of them, only one."""
+    """Of orders that the broker links, which together fill no more than one of them, only one; what the other has filled is taken off its
+    quantity, as the broker does."""
     orders = list(some)
-    present = {order.order_id for order in orders if order.protective is not None}
-    return [o for o in orders if not (_is_target(o) and linked_order_id(o) in present)]
+    present = {order.order_id: order for order in orders if order.protective is not None}
+    found: list[Order] = []
+    for order in orders:
+        linked = present.get(linked_order_id(order) or "")
+        if linked is None:
+            found.append(order)
+        elif not _is_target(order):
+            found.append(replace(order, quantity=(order.quantity or ZERO) - linked.filled_quantity))
+    return found
 
 
 def _is_target(order: Order) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from decimal import Decimal
 
 from brokers.base import Capabilities, OrderType, Tif
 from execution_service.core.exact import ZERO
@@ -34,7 +35,9 @@ def abilities_of(capabilities: Capabilities) -> Abilities:
     )
 
 
-def protected_entry(entry: Order, exits: Iterable[Order], capabilities: Capabilities) -> ProtectedEntry:
+def protected_entry(
+    entry: Order, exits: Iterable[Order], capabilities: Capabilities, *, leaving: Decimal = ZERO
+) -> ProtectedEntry:
     """`exits` are the orders that refer to the entry, protective ones among them."""
     some = tuple(exits)
     request = entry.accepted_request
@@ -45,6 +48,7 @@ def protected_entry(entry: Order, exits: Iterable[Order], capabilities: Capabili
         stop=request.stop_loss,
         target=request.take_profit,
         orders=tuple(_protective_order(x, capabilities) for x in own),
+        leaving=leaving,
         is_working=not entry.status.is_final,
     )
 

@@ -89,6 +89,8 @@ class ProtectedEntry:
     stop: Decimal | None
     target: Decimal | None
     orders: tuple[ProtectiveOrder, ...] = ()
+    leaving: Decimal = ZERO
+    """What other exits that name it may still fill: those at the broker, and those that wait for protective orders to make way."""
     is_working: bool = False
     """It may still fill."""
 
@@ -118,7 +120,7 @@ class ProtectedPosition:
     shown: Decimal | None = None
     """The least that the broker's positions leave of it, where they lastingly show less than our records; None: nothing is known to differ."""
     leaving: Decimal = ZERO
-    """What other exits of it may still fill: those at the broker, and those that wait for protective orders to make way."""
+    """The same of all other exits, those that name one of the entries among them."""
     entries: tuple[ProtectedEntry, ...]
     """The oldest first."""
     abilities: Abilities = field(default_factory=Abilities)
@@ -201,7 +203,8 @@ def protection_plan(position: ProtectedPosition) -> ProtectionPlan:
     """What is to be done now. Asked again after anything has changed, it goes on from there: nothing is remembered between two plans."""
     by_books = _shares(position.entries, position.held)
     by_both = _shares(position.entries, _least(position.held, position.shown))
-    wanted = _shares(position.entries, max(ZERO, _least(position.held, position.shown) - position.leaving))
+    left = max(ZERO, _least(position.held, position.shown) - position.leaving)
+    wanted = _shares(position.entries, left, without_leaving=True)
     place: list[Place] = []
     take_back: list[TakeBack] = []
     standing: dict[str, Standing] = {}
@@ -231,11 +234,12 @@ def _least(held: Decimal, shown: Decimal | None) -> Decimal:
     return held if shown is None else min(held, max(ZERO, shown))
 
 
-def _shares(entries: Sequence[ProtectedEntry], total: Decimal) -> dict[str, Decimal]:
+def _shares(entries: Sequence[ProtectedEntry], total: Decimal, *, without_leaving: bool = False) -> dict[str, Decimal]:
     """What each entry still has of a position: exits that name no entry have closed the oldest first."""
     shares: dict[str, Decimal] = {}
     for entry in reversed(entries):
-        shares[entry.order_id] = min(entry.open_quantity, total)
+        own = max(ZERO, entry.open_quantity - entry.leaving) if without_leaving else entry.open_quantity
+        shares[entry.order_id] = min(own, total)
         total -= shares[entry.order_id]
     return shares
 

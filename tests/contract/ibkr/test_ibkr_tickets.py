@@ -8,12 +8,13 @@ from decimal import Decimal
 
 import pytest
 
-from brokers.base import AssetClass, Instrument, OptionRight, OrderType, ReportStatus, Side, Tif
+from brokers.base import AssetClass, Instrument, OptionRight, OrderRef, OrderType, ReportStatus, Side, Tif
 from brokers.errors import BrokerError, BrokerUnavailable, NotAnswered, OrderRefused, RateLimited, UndocumentedAnswer
 from execution_service.core.reconcile.positions import Holding, compare_positions
 from simulators.ibkr.contracts import TWIN, Query, listed
 from simulators.ibkr.gateway import COIN_TIFS
 from simulators.ibkr.wire import Ask
+from simulators.stage_ibkr import LAST_PRICE
 from tests.contract.ibkr.stage import IbkrStage, filled, found, place, reported
 
 
@@ -362,3 +363,24 @@ async def test_account_reference_and_terms_are_on_every_order(stage: IbkrStage) 
     await place(broker, ticket)
     (sent,) = stage.heard(Ask.PLACE_ORDER)
     assert (sent[23], sent[26], sent[21], sent[33]) == ("DU000001", ticket.client_order_id, "GTC", "1")
+
+
+async def test_linked_exits_are_one_group_and_what_one_fills_is_taken_off_the_other(stage: IbkrStage) -> None:
+    broker = await stage.connect()
+    link = {"side": Side.SELL, "tif": Tif.GTC, "is_protective": True, "link": "ord_1-1"}
+    stop = stage.ticket(OrderType.STOP, stop_price=LAST_PRICE - 5, **link)
+    target = stage.ticket(OrderType.LIMIT, limit_price=LAST_PRICE + 5, **link)
+    await place(broker, stop)
+    await place(broker, target)
+    for sent in stage.heard(Ask.PLACE_ORDER):
+        assert sent[22] == "ord_1-1"
+        assert "2" in sent[44:50], "reduced, with block"
+    assert {stage.truth(each).status for each in (stop, target)} == {ReportStatus.WORKING}
+    stage.book.fill_order(OrderRef(client_order_id=target.client_order_id), Decimal(4))
+    assert stage.truth(stop).open_quantity == 6
+    stage.book.fill_order(OrderRef(client_order_id=target.client_order_id))
+    assert stage.truth(stop).status is ReportStatus.CANCELLED
+    late = stage.ticket(OrderType.STOP, stop_price=LAST_PRICE - 5, **link)
+    with pytest.raises(OrderRefused, match="linked to is done"):
+        await place(broker, late)
+    assert stage.truth(late).status is ReportStatus.REJECTED

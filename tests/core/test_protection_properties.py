@@ -1,0 +1,212 @@
+"""Whatever fills, is annulled, exits, is traded by hand or dies in between: stops add up to what is held, and no two exits exceed it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from brokers.base import Side
+from execution_service.core.orders.protective import Protective, ProtectiveRole
+from execution_service.core.protection.plan import (
+    Abilities,
+    Ending,
+    Place,
+    ProtectedEntry,
+    ProtectedPosition,
+    ProtectiveOrder,
+    Stage,
+    protection_plan,
+)
+
+ZERO = Decimal(0)
+START = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
+
+
+@dataclass
+class Venue:
+    """One position with its entries, and a broker that keeps what it promises about links, and nothing about time."""
+
+    luck: random.Random
+    abilities: Abilities
+    target: Decimal | None
+    filled: dict[str, Decimal] = field(default_factory=dict)
+    exited: dict[str, Decimal] = field(default_factory=dict)
+    orders: dict[str, ProtectiveOrder] = field(default_factory=dict)
+    leaving: Decimal = ZERO
+    """Of an exit without a name, at the broker."""
+    waiting: Decimal = ZERO
+    """Of an exit without a name that waits for protection to make way."""
+    sold: Decimal = ZERO
+    """By exits without a name."""
+    by_hand: Decimal = ZERO
+    """Sold by a person at the broker, and not known to our books."""
+    now: datetime = START
+
+    @property
+    def held(self) -> Decimal:
+        children = sum((o.filled for o in self.orders.values()), ZERO)
+        return sum(self.filled.values(), ZERO) - self.sold - children
+
+    @property
+    def at_risk(self) -> Decimal:
+        """What protective orders that are, or may be, at the broker can still sell, by the venue's own rule of links."""
+        most: dict[str, Decimal] = {}
+        for order in self.orders.values():
+            if order.is_alive:
+                name = order.protective.link or order.order_id
+                most[name] = max(most.get(name, ZERO), self.left(order))
+        return sum(most.values(), ZERO)
+
+    def left(self, order: ProtectiveOrder) -> Decimal:
+        link = order.protective.link
+        linked = [o for o in self.orders.values() if link is not None and o.protective.link == link]
+        filled = sum((o.filled for o in linked), ZERO) if link else order.filled
+        return max(ZERO, max((o.quantity for o in linked), default=order.quantity) - filled)
+
+    def position(self) -> ProtectedPosition:
+        entries = []
+        for name, quantity in self.filled.items():
+            own = tuple(o for o in self.orders.values() if o.protective.entry_order_id == name)
+            taken = sum((o.filled for o in own), ZERO)
+            entries.append(
+                ProtectedEntry(
+                    order_id=name,
+                    open_quantity=max(ZERO, quantity - taken),
+                    stop=Decimal(9),
+                    target=self.target,
+                    orders=own,
+                )
+            )
+        return ProtectedPosition(
+            side=Side.BUY,
+            held=max(ZERO, self.held),
+            shown=max(ZERO, self.held - self.by_hand) if self.by_hand else None,
+            leaving=self.leaving + self.waiting,
+            entries=tuple(entries),
+            abilities=self.abilities,
+            now=self.now,
+        )
+
+    # --- what happens -------------------------------------------------------------------------------------------
+
+    def turn(self, *, dies: bool = False) -> int:
+        """What is planned is done, up to where a death ends it; how much that was."""
+        plan = protection_plan(self.position())
+        actions = [*plan.take_back, *plan.place]
+        done = actions[: self.luck.randrange(len(actions) + 1)] if dies else actions
+        for action in done:
+            if isinstance(action, Place):
+                self.place(action)
+            else:
+                order = self.orders[action.order_id]
+                unsent = order.stage is Stage.UNSENT
+                self.orders[action.order_id] = (
+                    self.gone(order, Ending.TAKEN_BACK) if unsent else replace(order, is_asked_to_end=True)
+                )
+        return len(actions)
+
+    def place(self, place: Place) -> None:
+        protective = Protective(
+            entry_order_id=place.entry_order_id, role=place.role, piece=place.piece, is_linked=place.is_linked
+        )
+        # The same name again is the same order, whoever died in between.
+        self.orders.setdefault(
+            protective.signal_id,
+            ProtectiveOrder(
+                order_id=protective.signal_id, protective=protective, quantity=place.quantity, stage=Stage.UNSENT
+            ),
+        )
+
+    def gone(self, order: ProtectiveOrder, ending: Ending) -> ProtectiveOrder:
+        return replace(order, stage=Stage.GONE, ending=ending, ended_at=self.now)
+
+    def sends(self) -> None:
+        """An order leaves if what is held covers it beside all others, as the check before leaving has it."""
+        for name, order in list(self.orders.items()):
+            if order.stage is not Stage.UNSENT:
+                continue
+            others = replace(order, stage=Stage.GONE)
+            self.orders[name] = others
+            link = order.protective.link
+            linked = any(o.is_alive and o.protective.link == link for o in self.orders.values()) if link else False
+            room = self.held - self.by_hand - self.leaving - (ZERO if linked else self.at_risk)
+            fits = order.quantity <= room or (linked and order.quantity <= self.left(order))
+            stage = self.luck.choice([Stage.WORKING, Stage.WORKING, Stage.UNCERTAIN])
+            self.orders[name] = replace(order, stage=stage) if fits else self.gone(order, Ending.REFUSED)
+
+    def venue_does(self) -> None:
+        """One thing that brokers and people do."""
+        alive = [o for o in self.orders.values() if o.stage in (Stage.WORKING, Stage.UNCERTAIN)]
+        match self.luck.randrange(9):
+            case 0:
+                name = self.luck.choice(["e1", "e2"])
+                self.filled[name] = self.filled.get(name, ZERO) + self.luck.choice([1, 10, 40])
+            case 1 if self.filled and not alive and not self.leaving:
+                name = self.luck.choice(list(self.filled))  # an execution is annulled that nothing was built upon
+                own = sum((o.filled for o in self.orders.values() if o.protective.entry_order_id == name), ZERO)
+                self.filled[name] = max(own, self.filled[name] - 5) if self.held >= 5 else self.filled[name]
+            case 2 if alive:
+                order = self.luck.choice(alive)
+                left = self.left(order)
+                part = left if self.luck.random() < 0.5 else min(left, Decimal(3))
+                self.orders[order.order_id] = replace(order, filled=order.filled + part)
+                self.settle_links()
+            case 3 if alive:
+                order = self.luck.choice(alive)
+                self.orders[order.order_id] = self.gone(order, self.luck.choice([Ending.REMOVED, Ending.EXPIRED]))
+            case 4 if self.held > 0 and not self.waiting and not self.leaving:
+                self.waiting = min(self.held, Decimal(self.luck.choice([5, 20, 1000])))
+            case 5 if self.leaving:
+                part = self.leaving if self.luck.random() < 0.5 else min(self.leaving, Decimal(2))
+                self.sold, self.leaving = self.sold + part, self.leaving - part
+            case 6:
+                self.leaving = ZERO  # cancelled
+            case 7 if self.held - self.by_hand > self.at_risk + self.leaving:
+                self.by_hand += 1
+            case _:
+                self.confirms()
+        if self.waiting and self.held - self.by_hand - self.at_risk >= min(self.waiting, self.held):
+            self.leaving, self.waiting = min(self.waiting, self.held), ZERO
+        self.now += timedelta(seconds=self.luck.choice([1, 5, 60, 700]))
+
+    def confirms(self) -> None:
+        for name, order in list(self.orders.items()):
+            if order.is_alive and order.is_asked_to_end:
+                self.orders[name] = self.gone(order, Ending.TAKEN_BACK)
+            elif order.stage is Stage.UNCERTAIN:
+                self.orders[name] = replace(order, stage=Stage.WORKING)
+
+    def settle_links(self) -> None:
+        for name, order in list(self.orders.items()):
+            if order.is_alive and not self.left(order):
+                whole = order.filled >= order.quantity
+                self.orders[name] = self.gone(order, Ending.FILLED if whole else Ending.TAKEN_BACK)
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("seed", range(60))
+def test_stops_add_up_to_what_is_held_and_never_exceed_it(seed: int, links: bool) -> None:
+    luck = random.Random(f"{seed}-{links}")
+    venue = Venue(luck, Abilities(links=links), luck.choice([None, Decimal(12)]))
+    for _ in range(60):
+        venue.venue_does()
+        venue.turn(dies=luck.random() < 0.3)
+        venue.sends()
+        most = max(ZERO, venue.held - venue.by_hand)
+        assert venue.at_risk + venue.leaving <= most or any(o.is_asked_to_end for o in venue.orders.values())
+    venue.waiting = ZERO
+    for _ in range(40):  # nothing happens any more but what was asked for
+        venue.now += timedelta(seconds=700)
+        venue.confirms()
+        if not venue.turn() and not any(o.stage is Stage.UNSENT for o in venue.orders.values()):
+            break
+        venue.sends()
+    venue.confirms()
+    wanted = max(ZERO, venue.held - venue.by_hand - venue.leaving)
+    stops = [o for o in venue.orders.values() if o.role is ProtectiveRole.STOP and o.is_alive]
+    assert sum((venue.left(o) for o in stops), ZERO) == wanted
+    assert not [o for o in venue.orders.values() if o.is_alive and not wanted]

@@ -1,0 +1,65 @@
+"""The process dies before and after each step of placing, growing, shrinking and ending protection; restarted, it must end as if it had not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from brokers.base import OrderType, ReportStatus
+from execution_service.core.orders.protective import ProtectionState, ProtectiveRole
+from execution_service.core.orders.request import Purpose
+from tests.fakes import BY_HAND, RESTING, Moment, World, world_of
+from tests.service.audit import audit
+from tests.service.test_protection import STOP_AT, at_broker, children, hit, resting, state
+
+STEPS = ("broker.", "store.execution_orders.insert", "store.execution_orders.update", "store.execution_orders.bulk")
+"""Of the calls of a calm life those at which it dies in turn: what is made durable of orders, and what the broker is asked for."""
+
+
+async def goes_on(world: World, seconds: float = 12.0) -> None:
+    """A turn of the monitor, with the next life if this one has ended."""
+    await world.run(seconds)
+    if world.gate.is_dead:
+        await world.restart()
+        await world.run(seconds)
+
+
+async def live(world: World) -> None:
+    """An entry fills in two parts, a part of it is closed by an exit, and a target takes the rest."""
+    world.send("in", **STOP_AT, take_profit=12)
+    await goes_on(world)
+    world.fill("in", 40)
+    await goes_on(world)
+    assert (resting(world), resting(world, OrderType.LIMIT)) == (40, 40)
+    world.fill("in")
+    await goes_on(world)
+    assert (resting(world), resting(world, OrderType.LIMIT)) == (100, 100)
+    world.exit("out", "in", quantity=70)
+    await goes_on(world)
+    assert (resting(world), resting(world, OrderType.LIMIT)) == (30, 30)
+    world.fill("out", purpose=Purpose.EXIT)
+    await goes_on(world)
+    assert (resting(world), state(world)) == (30, ProtectionState.PROTECTED)
+    for target in children(world, ProtectiveRole.TARGET):
+        if not target.status.is_final:
+            hit(world, target)
+    await goes_on(world)
+    assert (at_broker(world), state(world)) == ([], ProtectionState.CLOSED)
+    assert world.book().positions() == ()
+    assert not [p for p in world.placed() if p.status is ReportStatus.WORKING]
+    audit(world)
+
+
+@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
+async def test_death_at_any_step_leaves_the_position_protected_within_one_turn(tmp_path: Path, moment: Moment) -> None:
+    async with world_of(tmp_path / "calm", market=BY_HAND, rules=RESTING) as world:
+        before = len(world.gate.names)
+        await live(world)
+        calls = world.gate.names[before:]
+    numbers = [number for number, name in enumerate(calls, 1) if name.startswith(STEPS)]
+    assert {"broker.place_order", "broker.cancel_order"} <= {calls[number - 1] for number in numbers}
+    for number in numbers:
+        async with world_of(tmp_path / f"{number}", market=BY_HAND, rules=RESTING) as world:
+            world.gate.dies_at = (len(world.gate.names) + number, moment)
+            await live(world)
