@@ -1634,6 +1634,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.commands",
     },
     "execution_service.execution_manager": {"execution_service.app.service"},
+    "execution_service.execution_plan": set(),
 }
 
 
