@@ -686,7 +686,7 @@ class RiskGate:
 
     def booked(self, order: Order) -> None:
         """All fills of the order, as it is here, are in the ledger: what it reserves shrinks to what it may still fill."""
-        if self._ledger is not None and order.fills:
+        if (order.fills or order.busted_fill_ids) and self._rules.limits.results_wanted(self.account_id):
             self._booked.add(key_of(order))
             self._to_value.tell()
         reserved = self._reserved.get(order.order_id)
