@@ -188,6 +188,10 @@ class RiskGate:
         self._booked: set[LedgerKey] = set()
         """Entries that have changed since."""
         self._has_read_results = False
+        self._is_result_missing = False
+        """A price or rate was missing for one of them."""
+        self._awaits_values = False
+        """Prices of what is held were asked for, and are not told yet."""
         self._to_value = WakeUp(clock)
         self._equity: Reading | None = None
         self._cash: Reading | None = None
@@ -472,8 +476,9 @@ class RiskGate:
         return bool(self.quotes.missing(wanted, good_for))
 
     def quotes_answered(self) -> None:
-        """Orders that stand aside are looked at again."""
-        if self._ledger is not None:
+        """Orders that stand aside are looked at again; and results where their prices were asked for, or one was missing."""
+        if self._is_result_missing or self._awaits_values:
+            self._awaits_values = False
             self._to_value.tell()
         for order_id in tuple(self._aside_until):
             self._bring_back(order_id)
@@ -708,7 +713,7 @@ class RiskGate:
 
     def booked(self, order: Order) -> None:
         """All fills of the order, as it is here, are in the ledger: what it reserves shrinks to what it may still fill."""
-        if self._ledger is not None and order.fills:
+        if (order.fills or order.busted_fill_ids) and self._rules.limits.results_wanted(self.account_id):
             self._booked.add(key_of(order))
             self._to_value.tell()
         reserved = self._reserved.get(order.order_id)
@@ -887,18 +892,18 @@ class RiskGate:
     async def keep_values(self) -> None:
         """Until cancelled: the prices of all that is held stay young, where a written limit adds up what it is worth or what it has made; and what
         strategies and symbols have made is read, also after each booking."""
-        pause = VALUES_AGAIN_SECONDS
+        pause, ask_at = VALUES_AGAIN_SECONDS, self._clock.monotonic()
         while True:
-            is_wanted = self._needs_worth
-            if self._connection.is_connected and is_wanted:
+            if self._connection.is_connected and self._needs_worth:
                 try:
-                    is_complete = await self._look_at_holdings()
+                    if self._clock.monotonic() >= ask_at:
+                        is_complete = await self._look_at_holdings()
+                        pause = self._values_seconds if is_complete else min(pause * 2, self._values_seconds)
+                        ask_at = self._clock.monotonic() + pause
                     await self._read_results()
                 except (StoreUnavailable, UnreadableRecord) as exc:
                     log.info(f"What is held is not known: {exc}", action="values_wait", account_id=self.account_id)
-                    is_complete = False
-                pause = self._values_seconds if is_complete else min(pause * 2, self._values_seconds)
-            await self._to_value.wait(pause if is_wanted else VALUES_SECONDS)
+            await self._to_value.wait(max(VALUES_AGAIN_SECONDS, ask_at - self._clock.monotonic()))
             await self._clock.sleep(LINGER_SECONDS)
 
     @property
@@ -927,11 +932,14 @@ class RiskGate:
         if unclear or self._store.unreadable_ledgers(self.account_id):
             return
         profits, now = [self._profit(entry) for entry in self._ledger.values()], self._clock.now()
+        self._is_result_missing = False
         for scope in scopes:
             made = result_of(scope, profits)
-            if made is not None:
-                self._counted.append(Measured(at=now, scope=scope, value=made))
-                self._to_write.tell()
+            if made is None:
+                self._is_result_missing = True
+                continue
+            self._counted.append(Measured(at=now, scope=scope, value=made))
+            self._to_write.tell()
         self._has_read_results = True
 
     def _profit(self, entry: LedgerEntry) -> Profit:
@@ -957,6 +965,7 @@ class RiskGate:
         held = {key.instrument_key: entry.instrument for key, entry in entries.items() if entry.position.is_open}
         self._held_instruments = held
         missing = self.quotes.missing(held, Decimal(str(self._values_seconds / 2)))
+        self._awaits_values = bool(missing)
         self.quotes.ask_for(missing)
         return not missing
 

@@ -162,3 +162,17 @@ async def test_a_strategy_s_loss_engages_its_switch_where_the_file_says_so(tmp_p
         (switch,) = world.documents("execution_kill_switches")
         assert switch["_id"] == "account:acct-1+strategy:momentum"
         assert [change["level"] for change in switch["history"]] == ["reduce_only"]
+
+
+async def test_a_loss_that_the_venue_annuls_is_none(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, limits=loss()) as world:
+        world.quote(bid="20", ask="20", last="20")
+        await trade(world, "in", "BUY", "20")
+        world.send("out", side="SELL", price=20)
+        await world.run(1)
+        fill_id = world.fill("out", price="18.90")
+        await world.run(3)
+        assert await used(world) == {"account:acct-1+strategy:momentum": 110}
+        world.book().bust_fill(fill_id)
+        await world.run(30)
+        assert await used(world) == {"account:acct-1+strategy:momentum": 0}

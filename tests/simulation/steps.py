@@ -451,7 +451,10 @@ def _drawn_limits(luck: random.Random) -> dict[str, int]:
     if luck.random() < 0.6:
         return {}
     limits = {"max_open_orders": luck.choice([1, 2, 4]), "max_position_quantity": luck.choice([50, 100, 150])}
-    return {name: value for name, value in limits.items() if luck.random() < 0.7}
+    drawn = {name: value for name, value in limits.items() if luck.random() < 0.7}
+    if luck.random() < 0.4:
+        drawn["max_order_value"] = 1_000_000  # nothing comes near it; but the broker is asked for quotes
+    return drawn
 
 
 def _moment(luck: random.Random, earliest: float = 0.0) -> float:

@@ -202,7 +202,8 @@ def judge(order: Order, facts: Facts, limits: RiskLimits) -> Verdict:
     case = _case(order, facts, limits)
     room = _exit_room(case)
     is_exit = order.cash_quantity is None and ZERO < case.reservation.quantity <= room
-    found = [f for check, needed in _CHECKS if not needed or case.limits.is_on(*needed) for f in check(case)]
+    on = case.limits.on
+    found = [f for check, needed in _CHECKS if not needed or not on.isdisjoint(needed) for f in check(case)]
     if is_exit:
         found = [finding for finding in found if isinstance(finding, Use | Trip)]
     findings: list[_Finding] = [*_kill_switches(case, is_exit), *_closed_market(case, is_exit), *found]

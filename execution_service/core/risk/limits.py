@@ -6,17 +6,19 @@ Which one counts, `RiskLimits.bounds` says; there are three kinds of limits (`Ki
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from enum import Enum, StrEnum
 from functools import cached_property
 from itertools import product
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from brokers.base import AssetClass, OrderType
 from execution_service.core.risk.prices import Rate
+
+T = TypeVar("T")
 
 
 class LimitType(StrEnum):
@@ -420,9 +422,10 @@ class Applicable:
         found = (bound for limit in _OF_PRICES for bound in self.bounds(limit))
         return any(bound.is_written and bound.value is not False for bound in found)
 
-    def is_on(self, *limits: LimitType) -> bool:
-        """Whether any of them is, so that it needs to be judged."""
-        return any(map(self.bounds, limits))
+    @cached_property
+    def on(self) -> frozenset[LimitType]:
+        """Those that are not switched off, and so need to be judged."""
+        return frozenset(limit for limit in LimitType if self.bounds(limit))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -433,6 +436,7 @@ class RiskLimits:
     rates: tuple[Rate, ...] = ()
     """Of exchange, as somebody has written them down."""
     _known: dict[Scope, Applicable] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _answers: dict[tuple[str, ...], object] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def of(self, where: Scope) -> Applicable:
         """Those for an order of `where`, of which all three parts are named."""
@@ -455,6 +459,9 @@ class RiskLimits:
     def adds_up(self, account_id: str) -> bool:
         """Whether a table that may bind the account's orders has a limit that compares more than the order itself, so that each order must be
         reserved for."""
+        return self._once(("adds up", account_id), lambda: self._adds_up(account_id))
+
+    def _adds_up(self, account_id: str) -> bool:
         return any(
             value is not None and value is not OFF
             for scope, table in self.tables.items()
@@ -466,6 +473,17 @@ class RiskLimits:
 
     def writes(self, account_id: str, *limits: LimitType) -> bool:
         """Whether a table that may bind the account's orders has one of these, and does not switch it off."""
+        return self._once((account_id, *limits), lambda: self._writes(account_id, limits))
+
+    def _once(self, question: tuple[str, ...], answer: Callable[[], T]) -> T:
+        """The limits do not change, and each order asks the same: it is worked out once for each account."""
+        if question not in self._answers:
+            if len(self._answers) >= SCOPES_REMEMBERED:
+                self._answers.clear()
+            self._answers[question] = answer()
+        return self._answers[question]  # type: ignore[return-value]
+
+    def _writes(self, account_id: str, limits: tuple[LimitType, ...]) -> bool:
         return any(
             table.of(limit) not in (None, OFF, False)
             for scope, table in self.tables.items()
@@ -475,6 +493,9 @@ class RiskLimits:
 
     def results_wanted(self, account_id: str) -> tuple[Scope, ...]:
         """The strategies and symbols of the account of which somebody has limited the loss or drawdown, so that their profit is to be read."""
+        return self._once(("results", account_id), lambda: self._results_wanted(account_id))
+
+    def _results_wanted(self, account_id: str) -> tuple[Scope, ...]:
         return tuple(
             replace(scope, account_id=account_id)
             for scope, table in self.tables.items()

@@ -27,6 +27,9 @@ class PriceSource(StrEnum):
     """The price that the order's author saw."""
 
 
+_TRUST = {source: n for n, source in enumerate(PriceSource)}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferencePrice:
     price: Decimal
@@ -85,9 +88,10 @@ def best_reference(
     candidates: Iterable[ReferencePrice], now: datetime, max_age_seconds: Decimal | None
 ) -> ReferencePrice | None:
     """The most trusted of those that are fresh, the younger of two; None: there is none, and none is made up."""
-    trust = {source: n for n, source in enumerate(PriceSource)}
     fresh = [c for c in candidates if c.is_usable and is_fresh(c.at, now, max_age_seconds)]
-    return min(fresh, key=lambda c: (trust[c.source], age_seconds(c.at, now)), default=None)
+    if len(fresh) < 2:
+        return fresh[0] if fresh else None
+    return min(fresh, key=lambda c: (_TRUST[c.source], age_seconds(c.at, now)))
 
 
 def price_of_quote(quote: Quote) -> ReferencePrice | str:
