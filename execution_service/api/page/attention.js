@@ -9,6 +9,8 @@ import { titleOf } from "./orders.js";
 import { openStory } from "./story.js";
 import { scopeWords } from "./switches.js";
 
+/** The service tells no more of each kind. */
+const MOST_TOLD = 50;
 const RECENT_SECONDS = 24 * 3600;
 const NOT_KNOWN = "Press again: it is the same action, and is done once.";
 let onDone = () => {};
@@ -31,7 +33,7 @@ export function showAttention(body) {
   const urgent = found.filter((kind) => kind.weight === "bad").reduce((count, kind) => count + kind.items.length, 0);
   const count = found.reduce((all, kind) => all + kind.items.length, 0);
   parts.empty.hidden = count > 0;
-  setText(parts.count, count ? String(count) : "");
+  setText(parts.count, count ? `${count}${found.some((kind) => kind.items.length >= MOST_TOLD) ? "+" : ""}` : "");
   if (counted >= 0 && urgent > counted) announce(`${many(urgent, "thing needs", "things need")} attention`);
   counted = urgent;
   return urgent;
@@ -67,7 +69,7 @@ function kindView() {
   let isWhole = false;
   let latest = null;
   const show = () => {
-    setText(title, `${latest.title} (${latest.items.length})`);
+    setText(title, `${latest.title} (${latest.items.length >= MOST_TOLD ? `the latest ${MOST_TOLD}` : latest.items.length})`);
     setText(sign, latest.weight === "bad" ? "✕" : "▲");
     node.dataset.weight = latest.weight;
     keyed(list, isWhole ? latest.items : latest.items.slice(0, 5), (item) => item.key, itemView);

@@ -96,7 +96,7 @@ function listen() {
 function loggedIn() {
   forget();
   polling.start();
-  listen();
+  if (!document.hidden) listen();
 }
 
 function loggedOut() {
@@ -148,7 +148,17 @@ async function start() {
   const came = () => { startedAt = performance.now(); loggedIn(); };
   whenLoggedOut(() => session.ended(came, out));
   setInterval(tick, 500);
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) { polling.askAll(); tick(); } });
+  document.addEventListener("visibilitychange", () => {
+    // A browser has six connections to a service: pages that nobody looks at must not hold them all.
+    if (document.hidden) {
+      stream?.close();
+      stream = null;
+      return;
+    }
+    if (polling.isRunning) listen();
+    polling.askAll();
+    tick();
+  });
   for (let isKnown = false; !isKnown;) {
     try {
       await session.begin(came, out);

@@ -49,8 +49,10 @@ function positionRow() {
       setText(name, each.symbol);
       name.title = each.instrument;
       setText(quantity, `${each.side} ${figure(each.quantity)}`);
-      setText(average, figure(each.average_price));
+      setText(average, cut(each.average_price));
       setText(last, cut(each.last_price));
+      average.title = figure(each.average_price);
+      last.title = figure(each.last_price);
       money(open, each.unrealized_pnl, each.currency);
       money(realized, each.realized_pnl, each.currency);
       setText(account, each.account_id);
