@@ -115,7 +115,7 @@ def test_what_happens_is_shown_without_a_reload_and_hostile_text_is_text(service
         place(service, "live-1", "SPY", price=235.15, strategy_name=HOSTILE)
         expect(row(page, "SPY")).to_contain_text("submitted")
         expect(row(page, "SPY")).to_contain_text(HOSTILE)
-        expect(page.locator("#accounts")).to_contain_text("DU000001, mock, connected", use_inner_text=True)
+        expect(page.locator("#accounts")).to_contain_text("DU000001, mock, PAPER connected", use_inner_text=True)
         fill(service, "live-1", "235.25")
         expect(row(page, "SPY", "positions")).to_contain_text("LONG 10")
         expect(row(page, "SPY")).to_have_count(0)

@@ -30,13 +30,18 @@ const polling = new Polling({
   orders: { path: orders.path, every: 3, staleAfter: STALE_SECONDS, show: listed },
   positions: { path: () => "api/execution/holdings", every: 3, staleAfter: STALE_SECONDS, show: holdings },
   switches: { path: () => "api/execution/kill", every: 2, staleAfter: STALE_SECONDS, show: switches.showSwitches },
-  limits: { path: () => "api/execution/limits", every: 3, staleAfter: STALE_SECONDS, show: limits.showLimits },
+  limits: { path: () => "api/execution/limits", every: 3, staleAfter: STALE_SECONDS, show: limitsTold },
   pace: { path: () => "api/execution/pace", every: 10, staleAfter: 25, show: showPace },
 });
 
 function accounts(body) {
   showAccounts(body);
   for (const each of body.accounts) switches.learn("account", each.account_id);
+}
+
+function limitsTold(body) {
+  limits.showLimits(body);
+  urgent = attention.showBroken(body.off_until_enabled);
 }
 
 function listed(body) {
