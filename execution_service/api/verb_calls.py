@@ -15,7 +15,7 @@ from execution_service.api.problems import Problem, reason
 from execution_service.control.commands import Commands
 from execution_service.control.requests import LONGEST_REMARK, LONGEST_SCOPE, Kind, read_request
 from execution_service.control.results import Done, Refused
-from execution_service.core.messages.fields import UnreadableMessage, object_of, text_of
+from execution_service.core.messages.fields import RepeatedNames, UnreadableMessage, object_of, shown, text_of
 from execution_service.core.risk.kill import scope_from_text
 from execution_service.core.risk.limits import Scope
 from execution_service.core.texts.values import plain
@@ -87,6 +87,8 @@ async def fields_of(request: Request, *known: str, is_body_needed: bool = True) 
         fields = object_of(text_of(body))
     except UnreadableMessage as exc:
         raise Problem(400, "unreadable", str(exc), reasons=[reason("INVALID_REQUEST", str(exc))]) from exc
+    if isinstance(fields, RepeatedNames):
+        raise invalid_request(f"{', '.join(map(shown, fields.names[:10]))} stands more than once in the call")
     unknown = sorted(set(fields) - set(known))
     if unknown:
         raise invalid_request(
@@ -100,13 +102,13 @@ def invalid_request(words: str) -> Problem:
 
 
 def optional_text(fields: Mapping[str, Any], name: str) -> str | None:
-    """None: it is absent, null or blank. Raises Problem for what is no text, or not on one line, or too long."""
+    """None: it is absent, or null. Raises Problem for what is no text, blank, not on one line, or too long."""
     value = fields.get(name)
     if value is None:
         return None
-    if type(value) is not str or len(value) > LONGEST_REMARK or not value.isprintable():
+    if type(value) is not str or len(value) > LONGEST_REMARK or not (value.strip() and value.isprintable()):
         raise invalid_request(f"{name} has to be a text of at most {LONGEST_REMARK} characters, on one line")
-    return value.strip() or None
+    return value.strip()
 
 
 def required_text(fields: Mapping[str, Any], name: str) -> str:
@@ -136,10 +138,9 @@ def token_name(caller: Caller) -> str | None:
     return None if caller.name == "local" else caller.name
 
 
-def named(caller: Caller, by: object) -> str:
+def named(caller: Caller, by: str | None) -> str:
     """For the record: whom the call names, and whose token it has."""
-    given = by.strip() if isinstance(by, str) else ""
-    return f"{given} (API, {caller.name})" if given else f"API ({caller.name})"
+    return f"API ({caller.name})" if by is None else f"{by} (API, {caller.name})"
 
 
 def named_person(caller: Caller, fields: Mapping[str, Any]) -> str:

@@ -179,8 +179,12 @@ def test_the_service_goes_on_after_what_is_no_http(running: Service) -> None:
 
 def front_of(service: Service) -> psutil.Process:
     assert service.process is not None
-    children = psutil.Process(service.process.pid).children()
-    (front,) = [child for child in children if any("front_process" in word for word in child.cmdline())]
+    parent = psutil.Process(service.process.pid)
+
+    def fronts() -> list[psutil.Process]:
+        return [child for child in parent.children() if any("front_process" in word for word in child.cmdline())]
+
+    (front,) = wait_until(fronts, "the process for callers runs")
     return front
 
 

@@ -19,6 +19,7 @@ from execution_service.api.verb_calls import (
     fields_of,
     named,
     named_person,
+    optional_text,
     refused_problem,
     required_text,
     scope_of_call,
@@ -72,7 +73,7 @@ class ControlRoutes:
             methods=["POST"],
             summary="Let trade again, in two steps",
             openapi_extra=_ARM,
-            responses=documented(400, 401, 403, 409, 413, 415, 503),
+            responses=_FIRST_STEP | documented(400, 401, 403, 409, 413, 415, 503),
         )
         router.add_api_route(
             "/flatten",
@@ -133,10 +134,11 @@ class ControlRoutes:
         if not isinstance(fields.get("cancel_entries", False), bool):
             words = "cancel_entries has to be true or false"
             raise Problem(400, "invalid-request", words, reasons=[reason("INVALID_REQUEST", words)])
+        by = fields.get("by")  # whoever stops is not turned away for want of a name or of words
         body = {
             "scope": fields.get("scope"),
             "level": fields.get("level", KillLevel.REDUCE_ONLY.value),
-            "by": named(caller, fields.get("by")),
+            "by": named(caller, by.strip() if isinstance(by, str) and by.strip() else None),
             "reason": fields.get("reason"),
             "cancel_entries": fields.get("cancel_entries", False),
         }
@@ -171,7 +173,7 @@ class ControlRoutes:
         fields = await fields_of(request, "scope", "person", "reason", "nonce")
         body = {
             "scope": fields.get("scope"),
-            "person": fields.get("person") or token_name(caller),
+            "person": optional_text(fields, "person") or token_name(caller),
             "reason": fields.get("reason"),
             "nonce": fields.get("nonce"),
         }
@@ -185,7 +187,7 @@ class ControlRoutes:
         fields = await fields_of(request, "scope", "person", "reason")
         body = {
             "scope": fields.get("scope"),
-            "person": fields.get("person") or token_name(caller),
+            "person": optional_text(fields, "person") or token_name(caller),
             "reason": fields.get("reason"),
         }
         return done(await self._calls.carried_out(request, Kind.FLATTEN, body))
@@ -216,7 +218,13 @@ def _uses_shown(found: LimitUses) -> Mapping[str, Any]:
 
 # --- described ------------------------------------------------------------------------------------------------------
 
-_SCOPE = {"type": "string", "description": "all, account:ID, strategy:NAME, symbol:SYMBOL, or some joined by +"}
+_ONE_SCOPE = r"(account|strategy|symbol):[A-Za-z0-9._-]+"
+_SCOPE_PATTERN = rf"^(all|{_ONE_SCOPE}(\+{_ONE_SCOPE})*)$"
+_SCOPE = {
+    "type": "string",
+    "pattern": _SCOPE_PATTERN,
+    "description": "all, account:ID, strategy:NAME, symbol:SYMBOL, or some joined by +",
+}
 _TEXT = {"type": "string", "minLength": 1}
 
 
@@ -231,12 +239,12 @@ def _body(required: list[str], properties: Mapping[str, Any], example: Mapping[s
 
 
 _KILL = _body(
-    ["scope", "reason"],
+    ["scope"],
     {
         "scope": _SCOPE,
         "level": {"type": "string", "enum": [level.value for level in KillLevel], "default": "reduce_only"},
-        "reason": _TEXT,
-        "by": {"type": "string", "description": "Who says so; the token's name is added"},
+        "reason": {"description": "Why, as text; nobody is turned away for want of it"},
+        "by": {"description": "Who says so, as text; the token's name is added"},
         "cancel_entries": {"type": "boolean", "default": False},
     },
     {"scope": "all", "level": "reduce_only", "reason": "the model runs away", "cancel_entries": True},
@@ -265,6 +273,14 @@ _ENABLE = _body(
     },
     {"scope": "account:DU000001", "person": "Ada", "reason": "the feed is mended"},
 )
+_FIRST_STEP: dict[int | str, dict[str, Any]] = {
+    202: {
+        "description": "The first step is made: the same again with this nonce, not before that moment",
+        "content": {
+            "application/json": {"example": {"nonce": "64e00de58427", "not_before": "2026-01-02T03:05:05.678+00:00"}}
+        },
+    }
+}
 _KILLED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The switch is engaged, for every order that has not left",

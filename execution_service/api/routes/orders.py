@@ -104,7 +104,7 @@ class OrderRoutes:
             methods=["POST"],
             summary="Ask for an order to be cancelled",
             openapi_extra=_CANCEL,
-            responses=documented(400, 401, 403, 404, 409, 415, 503),
+            responses=_CANCELLING | documented(400, 401, 403, 404, 409, 413, 415, 503),
         )
         return router
 
@@ -247,7 +247,7 @@ def _reason_given(body: bytes) -> str:
 
 # --- described ------------------------------------------------------------------------------------------------------
 
-_NUMBER = {"oneOf": [{"type": "number"}, {"type": "string", "pattern": r"^\d+(\.\d+)?$"}]}
+_NUMBER = {"oneOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}]}
 _PLACE: dict[str, Any] = {
     "parameters": [
         {
@@ -266,7 +266,12 @@ _PLACE: dict[str, Any] = {
                     "type": "object",
                     "required": ["symbol", "side", "quantity"],
                     "properties": {
-                        "symbol": {"type": "string", "maxLength": 32},
+                        "symbol": {
+                            "type": "string",
+                            "minLength": 1,
+                            "maxLength": 32,
+                            "pattern": r"^[A-Za-z0-9._/&:-][A-Za-z0-9._/&: -]*$",
+                        },
                         "side": {"type": "string", "enum": ["buy", "sell", "long", "short"]},
                         "quantity": _NUMBER,
                         "price": {**_NUMBER, "description": "The limit; without one the order is at the market"},
@@ -342,9 +347,12 @@ _FILTERS: dict[str, Any] = {
         _query("cursor", "As `next` of the page before has it", {"type": "string"}),
     ]
 }
+_CANCELLING: dict[int | str, dict[str, Any]] = {
+    202: {"description": "Stored; whoever works the account carries it out"}
+}
 _CANCEL: dict[str, Any] = {
     "requestBody": {
-        "required": False,
+        "required": True,
         "content": {
             "application/json": {
                 "schema": {"type": "object", "properties": {"reason": {"type": "string"}}},

@@ -91,7 +91,7 @@ class RepairRoutes:
             methods=["POST"],
             summary="Say what became of an order in doubt",
             openapi_extra=_RESOLVE,
-            responses=documented(400, 401, 403, 404, 409, 413, 415, 503),
+            responses=_NOT_YET | documented(400, 401, 403, 404, 409, 413, 415, 503),
         )
         router.add_api_route(
             "/reconcile",
@@ -99,7 +99,7 @@ class RepairRoutes:
             methods=["POST"],
             summary="Have our books compared with the brokers' now",
             openapi_extra=_RECONCILE,
-            responses=documented(400, 401, 403, 404, 413, 415, 503),
+            responses=_NOT_YET | documented(400, 401, 403, 404, 413, 415, 503),
         )
         router.add_api_route(
             "/discrepancies",
@@ -121,7 +121,7 @@ class RepairRoutes:
             methods=["POST"],
             summary="Take a dead letter again, as if it had just come",
             openapi_extra=_EMPTY,
-            responses=documented(400, 401, 403, 404, 409, 413, 415, 503),
+            responses=_NOT_YET | documented(400, 401, 403, 404, 409, 413, 415, 503),
         )
         router.add_api_route(
             "/dead-letters/{message_id:path}",
@@ -303,6 +303,9 @@ def _query(name: str, words: str, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _TEXT = {"type": "string", "minLength": 1, "maxLength": 500}
+_NOT_YET: dict[int | str, dict[str, Any]] = {
+    202: {"description": "Stored, and not carried out yet; `command_id` leads to what comes of it"}
+}
 _RESOLVE = _body(
     {
         "required": ["decision", "note"],
@@ -319,9 +322,9 @@ _RESOLVE = _body(
 _RECONCILE = _body(
     {"properties": {"account_id": {**_TEXT, "description": "Only this account"}}},
     {"account_id": "DU000001"},
-    is_needed=False,
+    is_needed=True,
 )
-_EMPTY = _body({"properties": {}}, {}, is_needed=False)
+_EMPTY = _body({"properties": {}}, {}, is_needed=True)
 _LIMIT = _query("limit", "At most so many", {"type": "integer", "minimum": 1, "maximum": 1000, "default": ROWS})
 _CURSOR = _query("cursor", "As `next` of the page before has it", {"type": "string"})
 _PAGES: dict[str, Any] = {"parameters": [_LIMIT, _CURSOR]}
