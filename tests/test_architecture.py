@@ -985,6 +985,7 @@ ARROWS: Mapping[str, set[str]] = {
         CORE,
         "execution_service.api.problems",
         "execution_service.intake.intake",
+        "execution_service.recording.live_orders",
         "execution_service.runtime.clock",
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.orders",

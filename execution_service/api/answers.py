@@ -8,7 +8,7 @@ import binascii
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
@@ -26,7 +26,10 @@ from execution_service.storage.ports.queries import Place
 
 MOST_ROWS = 1000
 LONGEST_CURSOR = 512
-RECENT_SECONDS = 1.0
+RECENT_SECONDS, OLDEST_SECONDS = 1.0, 10.0
+LEAST_TIMES = 50
+"""A list is kept at least so many times as long as it took to draw it up: no list takes more than a fiftieth of the time, however slow the machine
+or the store is. At most for `OLDEST_SECONDS`."""
 ANSWERS_KEPT = 32
 
 
@@ -58,21 +61,25 @@ def answer(request: Request, body: object, *, headers: Mapping[str, str] | None 
 class Recent:
     """Answers that many ask for: drawn up once a second at most, whoever asks, and away from the event loop.
 
-    So a hundred boards cost the store and the interpreter as much as one. An answer is at most a second older than its question.
+    So a hundred boards cost the store and the interpreter as much as one. An answer is at most a second older than its question, unless it took long;
+    `Age` tells.
     """
 
     def __init__(self, clock: Clock, threads: Blocking) -> None:
         self._clock = clock
         self._threads = threads
         self._kept: OrderedDict[str, tuple[float, asyncio.Task[Drawn]]] = OrderedDict()
+        self._took: OrderedDict[str, float] = OrderedDict()
 
     async def answer(self, request: Request, question: Coroutine[Any, Any, Body]) -> Response:
         """The answer to `question`, or to the same one that was asked just now. Raises what the question raises."""
         key = f"{request.url.path}?{urlencode(sorted(request.query_params.multi_items()))}"
         made_at, task = self._kept.get(key, (float("-inf"), None))
         now = self._clock.monotonic()
-        if task is None or now - made_at >= RECENT_SECONDS or (task.done() and not _is_well(task)):
-            task = asyncio.create_task(self._drawn(question))
+        lasts = min(max(RECENT_SECONDS, LEAST_TIMES * self._took.get(key, 0.0)), OLDEST_SECONDS)
+        if task is None or (task.done() and (now - made_at >= lasts or not _is_well(task))):
+            made_at = now
+            task = asyncio.create_task(self._drawn(key, question))
             self._kept.pop(key, None)
             self._kept[key] = (now, task)
             if len(self._kept) > ANSWERS_KEPT:
@@ -80,11 +87,18 @@ class Recent:
         else:
             question.close()
         drawn = await asyncio.shield(task)  # others may wait for it
-        return _tagged(request, drawn)
+        age = {"Age": str(int(self._clock.monotonic() - made_at))}
+        return _tagged(request, replace(drawn, headers={**drawn.headers, **age}))
 
-    async def _drawn(self, question: Coroutine[Any, Any, Body]) -> Drawn:
+    async def _drawn(self, key: str, question: Coroutine[Any, Any, Body]) -> Drawn:
+        began = self._clock.monotonic()
         body = await question
-        return await self._threads.run(lambda: drawn_up(body.draw(), body.headers))
+        drawn = await self._threads.run(lambda: drawn_up(body.draw(), body.headers))
+        self._took.pop(key, None)
+        self._took[key] = self._clock.monotonic() - began
+        if len(self._took) > ANSWERS_KEPT:
+            self._took.popitem(last=False)
+        return drawn
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from execution_service.core.messages.inbound import ParsedOrder, Unusable, parse
 from execution_service.core.orders.order import Order, new_order
 from execution_service.core.orders.status import Status
 from execution_service.intake.intake import Intake, means_the_same
+from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import OrderStore
@@ -41,6 +42,12 @@ STRATEGY = "manual"
 """Under which an order is booked that names no strategy."""
 HIGHEST_LEVERAGE = 125
 LOOK_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 10
+"""So long a caller may prefer to wait for what becomes of an order."""
+GLANCE_SECONDS, READ_SECONDS = 0.02, 0.2
+"""How often such an order is looked at, in memory and, where another process works it, in the store."""
+_UNDECIDED = frozenset({Status.PENDING, Status.SUBMITTING})
+_PREFERRED = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,4})\"?\s*(?:[,;]|$)", re.IGNORECASE)
 _KEY = re.compile(r"[\x21\x23-\x7e]{1,200}")
 _QUOTED_KEY = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,200})"')
 
@@ -82,7 +89,9 @@ class Placing:
         queries: QueryStore,
         accounts: Accounts,
         clock: Clock,
+        live_orders: LiveOrders,
     ) -> None:
+        self._live = live_orders
         self._intake = intake
         self._orders = orders
         self._queries = queries
@@ -106,6 +115,20 @@ class Placing:
         task = self._begin(self._durable(message, parsed))
         order, is_replayed = await asyncio.shield(task)
         return Placed(order, key, is_replayed, has_own_key, side_word, _remarks(fields))
+
+    async def decided(self, order: Order, seconds: float) -> Order:
+        """The order once it has been refused, or is at the broker, or has ended; or as it is after so long."""
+        end, next_read = self._clock.monotonic() + seconds, self._clock.monotonic() + READ_SECONDS
+        while order.status in _UNDECIDED and self._clock.monotonic() < end:
+            await self._clock.sleep(GLANCE_SECONDS)
+            live = self._live.by_id.get(order.order_id)
+            if live is not None:
+                order = live.order
+            elif self._clock.monotonic() >= next_read:
+                next_read = self._clock.monotonic() + READ_SECONDS
+                with contextlib.suppress(Problem):
+                    order = await self._found(order.order_id) or order
+        return order
 
     async def drain(self) -> None:
         """Returns when nothing is being stored."""
@@ -241,6 +264,12 @@ class Placing:
             problems.append(f"account {shown(given)} is not configured")
             return ""
         return given
+
+
+def preferred_wait(header: str | None) -> int:
+    """Of a header Prefer (RFC 7240): the seconds of `wait`, within our bound; 0: the caller does not wait."""
+    found = None if header is None else _PREFERRED.search(header)
+    return 0 if found is None else min(int(found.group(1)), LONGEST_WAIT_SECONDS)
 
 
 def _read(body: bytes) -> dict[str, object]:

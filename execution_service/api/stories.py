@@ -44,12 +44,19 @@ def brief(stored: Stored) -> dict[str, Any]:
         "currency": currency_of(order),
         "broker_order_id": order.broker_order_id,
         "reason": None if order.reason is None else {"code": order.reason.code, "message": plain(order.reason.message)},
+        "reasons": reasons_of(order),
         "received_at": order.received_at,
         "submitted_at": order.submitted_at,
         "filled_at": order.filled_at,
         "finished_at": order.finished_at,
         "version": order.version,
     }
+
+
+def reasons_of(order: Order) -> list[dict[str, Any]]:
+    """All that the risk gate found where it refused the order: `limit_type`, `limit_value`, `actual_value`, `message`; else none."""
+    breaches = () if order.reason is None else order.reason.breaches or ()
+    return [{**breach.told, "message": plain(breach.message)} for breach in breaches]
 
 
 def story(stored: Stored) -> dict[str, Any]:

@@ -78,7 +78,12 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
     access = Access(tokens=parts.store, clock=parts.clock, environment_token=settings.token, sessions=sessions)
     pace = Pace(parts.clock)
     placing = Placing(
-        intake=rooms.intake, orders=parts.store, queries=parts.store, accounts=directory, clock=parts.clock
+        intake=rooms.intake,
+        orders=parts.store,
+        queries=parts.store,
+        accounts=directory,
+        clock=parts.clock,
+        live_orders=rooms.live_orders,
     )
     measures = Measures(
         live_orders=rooms.live_orders,

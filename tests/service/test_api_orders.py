@@ -13,7 +13,8 @@ from pymongo.errors import AutoReconnect
 from execution_service.api.answers import RECENT_SECONDS
 from execution_service.core.orders.status import Status
 from execution_service.storage.mongo.queries import WINDOWS
-from tests.fakes import ACCOUNT, BY_HAND, RESTING, world_of
+from tests.core.risk_cases import written
+from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, world_of
 from tests.service.audit import audit
 from tests.service.http_calls import ORDER, ORDER_PATH, ORDERS, api_of, client_of, http_world
 
@@ -395,3 +396,72 @@ async def test_what_wants_a_person_is_in_one_answer(tmp_path: Path) -> None:
         assert [letter["text"] for letter in body["dead_letters"]] == ["no order at all"]
         assert (body["in_doubt"], body["discrepancies"], body["parts_not_running"]) == ([], [], [])
         assert body["counts"]["dead_letters"] == 1
+
+
+# --- refused orders -------------------------------------------------------------------------------------------------
+
+
+async def waited_for(world: World, http: httpx.AsyncClient, seconds: float, **asked: Any) -> httpx.Response:
+    call = asyncio.create_task(http.post(ORDER_PATH, **asked))
+    await world.run(seconds)
+    assert call.done()
+    return await call
+
+
+async def test_an_order_that_the_gate_refuses_is_a_problem_with_all_reasons_and_so_is_the_call_again(
+    tmp_path: Path,
+) -> None:
+    limits = written(max_order_quantity=5, max_order_value=50)
+    async with http_world(tmp_path, limits=limits) as (world, http):
+        headers = {"Idempotency-Key": "large", "Prefer": "respond-async, wait=5"}
+        first = await waited_for(world, http, 1, json=ORDER, headers=headers)
+        assert (first.status_code, codes(first)) == (422, ["RISK_LIMIT", "RISK_LIMIT"])
+        assert first.headers["preference-applied"] == "wait=5"
+        body = first.json()
+        kinds = {each["limit_type"]: (each["limit_value"], each["actual_value"]) for each in body["reasons"]}
+        assert set(kinds) == {"max_order_quantity", "max_order_value"}
+        assert kinds["max_order_quantity"] == ("5", "100")
+        assert all(each["message"] for each in body["reasons"])
+        again = await http.post(ORDER_PATH, json=ORDER, headers={"Idempotency-Key": "large"})
+        assert (again.status_code, again.json()["reasons"]) == (422, body["reasons"])
+        assert again.headers["idempotency-replayed"] == "true"
+        (shown,) = (await http.get(f"{ORDERS}/large")).json()["orders"]
+        assert [each["limit_type"] for each in shown["reasons"]] == [each["limit_type"] for each in body["reasons"]]
+        assert (shown["order_id"], shown["status"]) == (body["order_id"], "REJECTED")
+        assert world.placed() == []
+
+
+async def test_who_prefers_to_wait_is_told_what_became_of_the_order_and_others_are_not_held_up(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as (world, http):
+        waited = await waited_for(world, http, 1, json=ORDER, headers={"Prefer": "wait=9"})
+        assert (waited.status_code, waited.json()["status"] in ("placed", "filled")) == (200, True)
+        world.broker_faults.holds["place_order"] = asyncio.Event()
+        bounded = await waited_for(world, http, 2.5, json=ORDER, headers={"Prefer": "wait=2"})
+        assert (bounded.status_code, bounded.json()["status"]) == (200, "pending")
+        at_once = await http.post(ORDER_PATH, json=ORDER, headers={"Prefer": "wait=no"})
+        assert "preference-applied" not in at_once.headers
+        world.broker_faults.holds.pop("place_order").set()
+
+
+async def test_a_list_that_takes_long_is_kept_longer_and_tells_its_age(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as (world, http):
+        store = type(world.service.commands._store)
+        page_of_orders, asked = store.page_of_orders, 0
+
+        async def slow(self: Any, *arguments: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            await world.clock.sleep(0.1)
+            return await page_of_orders(self, *arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "page_of_orders", slow)
+            call = asyncio.create_task(http.get(ORDERS))
+            await world.run(0.5)
+            assert (await call).headers["age"] == "0"
+            await world.run(3.5)
+            assert ((await http.get(ORDERS)).headers["age"], asked) == ("4", 1)
+            await world.run(1.5)
+            call = asyncio.create_task(http.get(ORDERS))
+            await world.run(0.5)
+            assert ((await call).headers["age"], asked) == ("0", 2)

@@ -26,7 +26,7 @@ export async function begin(onIn, onOut) {
     await remove(PATH).catch(() => {});
     ended(onIn, onOut);
   });
-  take(await get(PATH, { always: true }), onIn, onOut);
+  take(await get(PATH), onIn, onOut);
 }
 
 /** Nobody may look any more. The page begins anew, so that nothing of what was shown stays behind the question for a token. */

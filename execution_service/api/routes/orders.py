@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -23,9 +25,9 @@ from execution_service.api.answers import (
     place_of,
     whole_number,
 )
-from execution_service.api.placing import Placed, Placing
+from execution_service.api.placing import Placed, Placing, preferred_wait
 from execution_service.api.problems import Problem, documented, reason
-from execution_service.api.stories import brief, story
+from execution_service.api.stories import brief, reasons_of, story
 from execution_service.control.commands import Commands
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused
@@ -111,12 +113,19 @@ class OrderRoutes:
     async def place(self, request: Request) -> Response:
         """Answers as soon as the order is durable; what becomes of it is asked of `/api/execution/orders/{signal_id}`. The order's name is the
         header `Idempotency-Key`, or `signal_id` in the body or its `metadata`: repeated with the same content the answer is the same order,
-        with other content 422. Without a name one is made."""
+        with other content 422. Without a name one is made. With `Prefer: wait=N` (seconds, at most 10) it waits until the order is refused, at the
+        broker or ended. An order that is refused by then is answered 422, with all reasons."""
         await self._access.caller(request, Role.OPERATOR)
         placed = await self._placing.place(await request.body(), request.headers.get("idempotency-key"))
         headers = {"Idempotency-Key": placed.key, "Idempotency-Replayed": str(placed.is_replayed).lower()}
         if not placed.has_own_key:
             headers["Warning"] = f'199 - "{_NO_KEY}"'
+        seconds = preferred_wait(request.headers.get("prefer"))
+        if seconds:
+            headers["Preference-Applied"] = f"wait={seconds}"
+            placed = replace(placed, order=await self._placing.decided(placed.order, seconds))
+        if placed.order.status is Status.REJECTED:
+            raise _refused(placed.order, headers)
         return done(self._placed_fields(placed), headers=headers)
 
     def _placed_fields(self, placed: Placed) -> dict[str, Any]:
@@ -216,6 +225,15 @@ def _meant(name: str, orders: list[Order]) -> dict[str, object]:
     return {"order_id": orders[0].order_id}
 
 
+def _refused(order: Order, headers: Mapping[str, str]) -> Problem:
+    """It is in the record, and will not be placed: a new name is needed."""
+    code = "REFUSED" if order.reason is None else order.reason.code.value
+    words = "refused" if order.reason is None else plain(order.reason.message)
+    reasons = [reason(code, **each) for each in reasons_of(order)] or [reason(code, words)]
+    told = {"order_id": order.order_id, "signal_id": order.signal_id, "order_status": order.status.value}
+    return Problem(422, "order-refused", words, reasons=reasons, headers=headers, **told)
+
+
 def _what_became(order: Order) -> str:
     if order.reason is not None:
         return f"{order.status}: {plain(order.reason.message)}"
@@ -256,7 +274,14 @@ _PLACE: dict[str, Any] = {
             "required": False,
             "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[\x21-\x7e]+$"},
             "description": "The order's name",
-        }
+        },
+        {
+            "name": "Prefer",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": "wait=N: for up to N seconds, what becomes of the order is waited for",
+        },
     ],
     "requestBody": {
         "required": True,
