@@ -81,6 +81,10 @@ def row(page: Page, symbol: str, section: str = "orders") -> Any:
     return page.locator(f"#{section} tbody tr").filter(has_text=symbol)
 
 
+def test_the_service_says_where_its_page_is(service: Service) -> None:
+    assert f"page     {address(service)}/\n" in service.console()
+
+
 def test_a_person_logs_in_with_a_token_and_out_again(service: Service, browser: Browser) -> None:
     with visit(browser, service, token=None, expected=("401",)) as page:
         dialog = page.get_by_role("dialog", name="Log in")
@@ -111,12 +115,48 @@ def test_what_happens_is_shown_without_a_reload_and_hostile_text_is_text(service
         place(service, "live-1", "SPY", price=235.15, strategy_name=HOSTILE)
         expect(row(page, "SPY")).to_contain_text("submitted")
         expect(row(page, "SPY")).to_contain_text(HOSTILE)
-        expect(page.locator("#accounts")).to_contain_text("DU000001, mock, connected", use_inner_text=True)
+        expect(page.locator("#accounts")).to_contain_text("DU000001, mock, PAPER connected", use_inner_text=True)
         fill(service, "live-1", "235.25")
         expect(row(page, "SPY", "positions")).to_contain_text("LONG 10")
         expect(row(page, "SPY")).to_have_count(0)
         assert page.locator("img").count() == 0
         assert page.locator("script").count() == 1
+
+
+def test_the_browser_itself_turns_no_text_into_markup(service: Service, browser: Browser) -> None:
+    with visit(browser, service, expected=("TrustedHTML", "Content Security Policy")) as page:
+        expect(page.locator("#freshness")).to_contain_text("Updated")
+        tried = (
+            """() => { try { document.body.innerHTML = "<p>"; return "done"; } catch (error) { return error.name; } }"""
+        )
+        assert page.evaluate(tried) == "TypeError"
+        page.evaluate(
+            "document.head.append(Object.assign(document.createElement('style'), {textContent: 'body {color: red}'}))"
+        )
+        assert page.evaluate("document.styleSheets.length") == 1
+
+
+def test_amounts_are_shown_as_the_decimals_that_they_are(service: Service, browser: Browser) -> None:
+    with visit(browser, service) as page:
+        shown = page.evaluate(
+            """async () => {
+                const { cut, figure, percent, profit, sum } = await import("/page/format.js");
+                return [
+                    figure("9007199254740993.10"), figure("-1234567.5"), figure(null), figure("abc"),
+                    cut("0.00001234567891"), cut("1234.123456"), cut("1234.1234"), cut("0.1234567"),
+                    percent("99.99"), percent("1234.5678"),
+                    profit("12.50", "USD"), profit("-0.30", null), profit("0.00", "EUR"), profit(null, "USD"),
+                    sum(["0.10", "0.20", "-9007199254740993.31"]), sum(["1.00", null]),
+                ];
+            }"""
+        )
+    assert shown == [
+        *("9,007,199,254,740,993.10", "−1,234,567.5", "–", "abc"),
+        *("0.0000123456…", "1,234.1234…", "1,234.1234", "0.123456…"),
+        *("99.9 %", "1,234.5 %"),
+        *("+12.50 USD", "−0.30", "0.00 EUR", "not known"),
+        *("-9007199254740993.01", None),
+    ]
 
 
 def test_the_story_of_an_order_is_a_time_line_and_the_focus_comes_back(service: Service, browser: Browser) -> None:

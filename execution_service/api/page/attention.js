@@ -9,11 +9,15 @@ import { titleOf } from "./orders.js";
 import { openStory } from "./story.js";
 import { scopeWords } from "./switches.js";
 
+/** The service tells no more of each kind. */
+const MOST_TOLD = 50;
 const RECENT_SECONDS = 24 * 3600;
 const NOT_KNOWN = "Press again: it is the same action, and is done once.";
 let onDone = () => {};
 let parts = null;
 let counted = -1;
+let latest = null;
+let broken = [];
 
 /** `done`: has what is shown asked for again. */
 export function begin(done) {
@@ -25,13 +29,21 @@ export function begin(done) {
   byId("attention-title").append(" ", parts.count);
 }
 
+/** Limits that were broken and let nothing pass until a person enables them. Gives how many things need a person at once. */
+export function showBroken(limits) {
+  broken = limits;
+  return latest === null ? 0 : showAttention(latest);
+}
+
+/** As above. */
 export function showAttention(body) {
+  latest = body;
   const found = kindsOf(body).filter((kind) => kind.items.length);
   keyed(parts.kinds, found, (kind) => kind.name, kindView);
   const urgent = found.filter((kind) => kind.weight === "bad").reduce((count, kind) => count + kind.items.length, 0);
   const count = found.reduce((all, kind) => all + kind.items.length, 0);
   parts.empty.hidden = count > 0;
-  setText(parts.count, count ? String(count) : "");
+  setText(parts.count, count ? `${count}${found.some((kind) => kind.items.length >= MOST_TOLD) ? "+" : ""}` : "");
   if (counted >= 0 && urgent > counted) announce(`${many(urgent, "thing needs", "things need")} attention`);
   counted = urgent;
   return urgent;
@@ -44,6 +56,7 @@ function kindsOf(body) {
     { name: "unprotected", title: "Held without the protection that is asked for, or it is in doubt", weight: "bad", items: (body.unprotected ?? []).map((order) => ({ key: order.order_id, ...ofOrder(order), text: `${titleOf(order)}: ${words(order.protection?.state)}${order.protection?.reason ? `, ${order.protection.reason}` : ""} (account ${order.account_id})`, actions: [] })) },
     { name: "discrepancies", title: "Our books and a broker's differ", weight: "bad", items: body.discrepancies.map((each) => ({ key: each.discrepancy_id, text: `${words(each.kind)}: ${each.words} (account ${each.account_id})`, since: each.opened_at, story: each.order_id, actions: [action("operator", "Compare again", () => askToReconcile(each.account_id))] })) },
     { name: "parts", title: "Parts that do not run", weight: "bad", items: body.parts_not_running.map((each) => ({ key: each.part, text: `${each.part}: ${each.reason}`, actions: [] })) },
+    { name: "broken", title: "Off until a person enables it", weight: "bad", items: broken.map((each) => ({ key: [each.account_id, each.limit_type, each.scope].join("\n"), text: `${words(each.limit_type)}: ${scopeWords(each.scope)} (account ${each.account_id})`, since: each.since, actions: [action("admin", "Enable…", () => askToEnable(each))] })) },
     { name: "commands", title: "Commands that nobody has carried out yet", weight: "warn", items: body.commands_waiting.map((each) => ({ key: each.command_id, text: `${words(each.kind)} (${each.command_id})`, since: each.received_at, actions: [] })) },
     { name: "dead letters", title: "Messages that could not be taken for orders", weight: "warn", items: body.dead_letters.map((each) => ({ key: each.message_id, text: each.reason, since: each.received_at, actions: [action(null, "Look…", () => lookAt(each)), action("operator", "Replay…", () => askToReplay(each))] })) },
     { name: "refused", title: "Refused in the last day", weight: "warn", items: body.refused.filter(isRecent).map((order) => ({ key: order.order_id, ...ofOrder(order), since: order.finished_at, actions: [] })) },
@@ -67,7 +80,7 @@ function kindView() {
   let isWhole = false;
   let latest = null;
   const show = () => {
-    setText(title, `${latest.title} (${latest.items.length})`);
+    setText(title, `${latest.title} (${latest.items.length >= MOST_TOLD ? `the latest ${MOST_TOLD}` : latest.items.length})`);
     setText(sign, latest.weight === "bad" ? "✕" : "▲");
     node.dataset.weight = latest.weight;
     keyed(list, isWhole ? latest.items : latest.items.slice(0, 5), (item) => item.key, itemView);
@@ -148,20 +161,20 @@ function askToResolve(order) {
 }
 
 /** What a broken limit has switched off trades again. */
-export function askToEnable(broken) {
+export function askToEnable(limit) {
   let key = newKey();
-  open(`Enable ${words(broken.limit_type)} again`, (close) => {
+  open(`Enable ${words(limit.limit_type)} again`, (close) => {
     const person = field("Your name", { value: ownName(), required: true });
     const reason = field("Reason", { required: true, maxlength: 500 });
     const told = outcome();
     const go = h("button", { type: "submit", text: "Let it trade again" });
     const back = h("button", { type: "button", text: "Back", on: { click: close } });
-    const form = h("form", {}, h("p", { class: "hint", text: `Ends what is off for ${scopeWords(broken.scope)}.` }), h("div", { class: "fields" }, person.node, reason.node), told.node, h("div", { class: "buttons" }, back, go));
+    const form = h("form", {}, h("p", { class: "hint", text: `Ends what is off for ${scopeWords(limit.scope)}.` }), h("div", { class: "fields" }, person.node, reason.node), told.node, h("div", { class: "buttons" }, back, go));
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       go.disabled = true;
       try {
-        const said = await post("api/execution/limits/enable", { scope: broken.scope, person: person.input.value.trim(), reason: reason.input.value.trim() }, { key });
+        const said = await post("api/execution/limits/enable", { scope: limit.scope, person: person.input.value.trim(), reason: reason.input.value.trim() }, { key });
         told.tell("good", h("p", { text: `${many(said.enabled, "limit lets", "limits let")} orders pass again.` }));
         go.hidden = true;
         back.textContent = "Close";

@@ -14,9 +14,12 @@ export function figure(text) {
   return (sign === "-" ? MINUS : "") + whole.replace(/\B(?=(\d{3})+$)/g, ",") + rest;
 }
 
-/** A figure that may have no end of places: eight of them, and a sign that there are more. */
+/** A figure that may have no end of places: four of them, or six digits of what is smaller than one, and a sign that there are more. */
 export function cut(text) {
-  return figure(text).replace(/(\.\d{8})\d+$/, "$1…");
+  return figure(text).replace(/(?<=^\D?)(0\.0*[1-9]\d{5})\d+$|(\.\d{4})\d+$/, (all, small, places) => {
+    if (small !== undefined) return `${small}…`;
+    return /^\D?0\./.test(figure(text)) ? all : `${places}…`;
+  });
 }
 
 /** A profit, with its sign: never told by a colour alone. */

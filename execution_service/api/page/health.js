@@ -56,17 +56,18 @@ export function showAccounts(body) {
 function account() {
   const sign = h("span", { class: "sign", "aria-hidden": "true" });
   const name = h("span");
-  const live = h("span", { class: "live", text: "LIVE" });
+  const mode = h("span");
   const state = h("span");
-  const node = h("li", {}, sign, name, live, state);
+  const node = h("li", {}, sign, h("span", {}, name, " ", mode, " ", state));
   return {
     node,
     update(each) {
       const status = each.state === "CONNECTED" || each.state === "ELSEWHERE" ? "OK" : "DOWN";
       setData(node, "status", status);
       setText(sign, SIGNS[status]);
-      setText(name, `${each.account_id}${each.broker ? `, ${each.broker.toLowerCase()},` : ""}`);
-      live.hidden = each.mode !== "LIVE";
+      setText(name, `${each.account_id}${each.broker ? `, ${each.broker.toLowerCase()},` : ","}`);
+      setText(mode, each.mode);
+      mode.className = each.mode === "LIVE" ? "live" : "";
       const where = each.state === "ELSEWHERE" && each.worked_by ? ` by ${each.worked_by.host}, process ${each.worked_by.pid}` : "";
       setText(state, `${STATES[each.state] ?? each.state.toLowerCase().replaceAll("_", " ")}${where}${each.trouble ? `: ${each.trouble}` : ""}`);
       node.title = each.name;

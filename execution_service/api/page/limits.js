@@ -14,7 +14,7 @@ let latest = null;
 
 export function begin() {
   const uses = h("ul", { class: "uses" });
-  const off = h("ul", { class: "uses" });
+  const off = h("ul", { class: "uses off" });
   const empty = h("p", { class: "empty", text: "No limit is used yet: they are counted from an account's first order." });
   const more = h("button", { type: "button", class: "quiet", on: { click: () => { isWhole = !isWhole; if (latest) showLimits(latest); } } });
   byId("limits").querySelector(".content").append(off, uses, empty, more);
@@ -60,7 +60,7 @@ function offRow() {
     node: h("li", { class: "use outcome", data: { weight: "bad" } }, h("div", { class: "line" }, text, button)),
     update(each) {
       broken = each;
-      setText(text, `Off until enabled: ${words(each.limit_type)}, ${scopeWords(each.scope)}, account ${each.account_id}, since ${moment(each.since, now())}`);
+      setText(text, `Off until enabled: ${words(each.limit_type)}, ${scopeWords(each.scope)}${each.scope.startsWith("account:") ? "" : `, account ${each.account_id}`}, since ${moment(each.since, now())}`);
       button.hidden = !may("admin");
     },
   };

@@ -24,19 +24,24 @@ let stream = null;
 let isLive = false;
 
 const polling = new Polling({
-  health: { path: () => "health", every: 2, staleAfter: STALE_SECONDS, show: showHealth },
-  accounts: { path: () => "api/execution/accounts", every: 3, staleAfter: STALE_SECONDS, show: accounts },
-  attention: { path: () => "api/execution/attention", every: 3, staleAfter: STALE_SECONDS, show: (body) => { urgent = attention.showAttention(body); } },
-  orders: { path: orders.path, every: 3, staleAfter: STALE_SECONDS, show: listed },
-  positions: { path: () => "api/execution/holdings", every: 3, staleAfter: STALE_SECONDS, show: holdings },
-  switches: { path: () => "api/execution/kill", every: 2, staleAfter: STALE_SECONDS, show: switches.showSwitches },
-  limits: { path: () => "api/execution/limits", every: 3, staleAfter: STALE_SECONDS, show: limits.showLimits },
-  pace: { path: () => "api/execution/pace", every: 10, staleAfter: 25, show: showPace },
+  health: { path: () => "health", every: 2, silentAfter: STALE_SECONDS, show: showHealth },
+  accounts: { path: () => "api/execution/accounts", every: 3, silentAfter: STALE_SECONDS, show: accounts },
+  attention: { path: () => "api/execution/attention", every: 3, silentAfter: STALE_SECONDS, show: (body) => { urgent = attention.showAttention(body); } },
+  orders: { path: orders.path, every: 3, silentAfter: STALE_SECONDS, show: listed },
+  positions: { path: () => "api/execution/holdings", every: 3, silentAfter: STALE_SECONDS, show: holdings },
+  switches: { path: () => "api/execution/kill", every: 2, silentAfter: STALE_SECONDS, show: switches.showSwitches },
+  limits: { path: () => "api/execution/limits", every: 3, silentAfter: STALE_SECONDS, show: limitsTold },
+  pace: { path: () => "api/execution/pace", every: 10, silentAfter: 25, show: showPace },
 });
 
 function accounts(body) {
   showAccounts(body);
   for (const each of body.accounts) switches.learn("account", each.account_id);
+}
+
+function limitsTold(body) {
+  limits.showLimits(body);
+  urgent = attention.showBroken(body.off_until_enabled);
 }
 
 function listed(body) {
@@ -96,7 +101,7 @@ function listen() {
 function loggedIn() {
   forget();
   polling.start();
-  listen();
+  if (!document.hidden) listen();
 }
 
 function loggedOut() {
@@ -111,13 +116,13 @@ function tick() {
   let isStale = false;
   let age = 0;
   for (const name of names) {
-    const stale = polling.isRunning && polling.age(name) !== Infinity && polling.isStale(name);
+    const stale = polling.isRunning && polling.isStale(name);
     isStale ||= stale;
     if (name !== "pace") age = Math.max(age, polling.age(name));
     if (SECTIONS.includes(name)) mark(name, stale);
   }
   const isLost = polling.isRunning && isStale;
-  const isAnswering = polling.age("health") <= STALE_SECONDS;
+  const isAnswering = !polling.isStale("health") && !hasNeverAnswered();
   const why = names.map((name) => (polling.isStale(name) ? polling.failure(name)?.message : null)).find(Boolean) ?? "no answer";
   showFreshness({ age: polling.isRunning ? age : Infinity, isStale: isLost || hasNeverAnswered(), isAnswering, why, isLive, attention: urgent });
 }
@@ -148,7 +153,17 @@ async function start() {
   const came = () => { startedAt = performance.now(); loggedIn(); };
   whenLoggedOut(() => session.ended(came, out));
   setInterval(tick, 500);
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) { polling.askAll(); tick(); } });
+  document.addEventListener("visibilitychange", () => {
+    // A browser has six connections to a service: pages that nobody looks at must not hold them all.
+    if (document.hidden) {
+      stream?.close();
+      stream = null;
+      return;
+    }
+    if (polling.isRunning) listen();
+    polling.askAll();
+    tick();
+  });
   for (let isKnown = false; !isKnown;) {
     try {
       await session.begin(came, out);

@@ -183,7 +183,7 @@ async function allOf(meant) {
     const query = new URLSearchParams({ limit: "1000" });
     for (const [name, value] of Object.entries(meant)) if (value) query.set(name, value);
     if (cursor) query.set("cursor", cursor);
-    const page = await get(`api/execution/orders?${query}`, { always: true });
+    const page = await get(`api/execution/orders?${query}`);
     found.push(...page.orders.filter((order) => !ENDED.has(order.status)));
     cursor = page.next === null ? null : new URLSearchParams(page.next.split("?")[1]).get("cursor");
   } while (cursor);

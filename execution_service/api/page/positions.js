@@ -14,10 +14,10 @@ export function begin() {
   const flatten = h("button", { type: "button", text: "Close positions…", on: { click: () => askToFlatten(null) } });
   const empty = h("p", { class: "empty", text: "Nothing is held." });
   const totals = h("p", { class: "pager" });
+  const notes = h("div", {}, h("p", { class: "hint", text: "Last is the price of our last execution in the position, and the open profit follows from it. Profits are before fees." }), h("div", { class: "buttons" }, flatten));
   byId("positions").querySelector(".content").append(h("div", { class: "scroll" }, table), empty, totals,
-    h("p", { class: "hint", text: "Last is the price of our last execution in the position, and the open profit follows from it. Profits are before fees." }),
-    h("div", { class: "buttons" }, flatten));
-  parts = { rows, table, empty, totals, flatten, count: h("span", { class: "count" }) };
+    notes);
+  parts = { rows, table, empty, totals, flatten, notes, count: h("span", { class: "count" }) };
   byId("positions-title").append(" ", parts.count);
 }
 
@@ -25,7 +25,8 @@ export function showPositions(body) {
   held = body.holdings;
   keyed(parts.rows, held, (each) => `${each.account_id}\n${each.strategy}\n${each.instrument}`, positionRow);
   parts.table.hidden = held.length === 0;
-  parts.flatten.hidden = !may("admin") || held.length === 0;
+  parts.notes.hidden = held.length === 0;
+  parts.flatten.hidden = !may("admin");
   parts.empty.hidden = held.length > 0;
   setText(parts.count, held.length ? String(held.length) : "");
   const byCurrency = new Map();
@@ -49,8 +50,10 @@ function positionRow() {
       setText(name, each.symbol);
       name.title = each.instrument;
       setText(quantity, `${each.side} ${figure(each.quantity)}`);
-      setText(average, figure(each.average_price));
+      setText(average, cut(each.average_price));
       setText(last, cut(each.last_price));
+      average.title = figure(each.average_price);
+      last.title = figure(each.last_price);
       money(open, each.unrealized_pnl, each.currency);
       money(realized, each.realized_pnl, each.currency);
       setText(account, each.account_id);

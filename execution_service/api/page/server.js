@@ -28,14 +28,20 @@ export function now() {
   return Date.now() + ahead;
 }
 
-/** What is there; null: nothing has changed since the last time. */
-export async function get(path, { always = false } = {}) {
+/** What is there. */
+export async function get(path) {
+  return (await poll(path, { always: true })).body;
+}
+
+/** What is there, and how old it is, in seconds; a body of null: nothing has changed since the last time. */
+export async function poll(path, { always = false } = {}) {
   const tag = always ? undefined : tags.get(path);
   const response = await asked(path, { headers: tag ? { "If-None-Match": tag } : {} }, ANSWER_SECONDS);
-  if (response.status === 304) return null;
+  const age = Number(response.headers.get("age") ?? 0) || 0;
+  if (response.status === 304) return { body: null, age };
   const body = await understood(response);
   if (response.headers.has("etag")) tags.set(path, response.headers.get("etag"));
-  return body;
+  return { body, age };
 }
 
 /** Has something done; `key`: repeated with it, it is the same action. Refused: it was not done; Unreachable: that is not known. */

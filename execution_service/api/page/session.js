@@ -2,7 +2,7 @@
 
 import { field, open, outcome } from "./dialogs.js";
 import { announce, byId, h, setText } from "./dom.js";
-import { forget, get, post, remove } from "./server.js";
+import { get, post, remove } from "./server.js";
 
 const PATH = "api/execution/session";
 const ROLES = ["viewer", "operator", "admin"];
@@ -26,13 +26,14 @@ export async function begin(onIn, onOut) {
     await remove(PATH).catch(() => {});
     ended(onIn, onOut);
   });
-  take(await get(PATH, { always: true }), onIn, onOut);
+  take(await get(PATH), onIn, onOut);
 }
 
+/** Nobody may look any more. The page begins anew, so that nothing of what was shown stays behind the question for a token. */
 export function ended(onIn, onOut) {
   if (shownLogIn !== null) return;
-  forget();
-  take({ role: null, name: null, is_open: false }, onIn, onOut);
+  if (session.role !== null) location.reload();
+  else take(session, onIn, onOut);
 }
 
 function take(found, onIn, onOut) {

@@ -25,7 +25,7 @@ export function storyTold(orderId) {
 async function refresh() {
   const mine = shown;
   try {
-    const found = await get(`api/execution/orders/${encodeURIComponent(mine.name)}`, { always: true });
+    const found = await get(`api/execution/orders/${encodeURIComponent(mine.name)}`);
     if (shown !== mine) return;
     mine.ids = new Set(found.orders.map((order) => order.order_id));
     if (!mine.list) {
