@@ -48,7 +48,7 @@ def watcher() -> Iterator[ThreadingHTTPServer]:
     listening.server_close()
 
 
-def test_a_kill_key_outlives_a_flush_and_a_restart_and_is_waited_for_while_redis_is_away(
+def test_a_kill_key_outlives_a_flush_and_is_waited_for_while_redis_is_away(
     server: RedisServer, watcher: ThreadingHTTPServer, tmp_path: Path
 ) -> None:
     memory = tmp_path / "memory"
@@ -100,10 +100,5 @@ def test_a_kill_key_outlives_a_flush_and_a_restart_and_is_waited_for_while_redis
         server.client.flushall()
         place("two")
         wait_until(lambda: status_of("two") == "REJECTED", "a flush lets nothing trade")
-        service.kill()
-        service.start()
-        base = str(service.endpoints()["api"])
-        place("three")
-        wait_until(lambda: status_of("three") == "REJECTED", "nor does a restart")
         assert service.book.placed() == 2
         assert service.stop()[0] == 0

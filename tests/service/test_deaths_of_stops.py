@@ -18,7 +18,7 @@ from execution_service.storage.ports.commands import Command
 from tests.core.risk_cases import written
 from tests.fakes import BY_HAND, RESTING, Moment, World, world_of
 from tests.service.audit import audit
-from tests.service.test_kill_switches import LIMIT, SWITCHES, answer, give, hold
+from tests.service.test_kill_switches import LIMIT, SWITCHES, answer, give, hold, kill
 from tests.service.test_kill_switches import switch as switch_document
 
 SMALL = written(max_order_quantity=100)
@@ -54,7 +54,7 @@ async def _resting(world: World) -> None:
 
 
 async def _kill(world: World) -> None:
-    await leave(world, Kind.KILL, "kill-1", cancel_entries=True)
+    kill(world, cancel_entries=True)
 
 
 async def _is_killed(world: World) -> None:

@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from pymongo.errors import AutoReconnect
 
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.core.risk.kill_key import means_kill
 from tests.fakes import BY_HAND, RESTING, Moment, World, two_worlds, world_of
 from tests.fakes.keys import FakeKey
 
@@ -46,16 +44,6 @@ def made(folder: Path) -> Path:
 
 def said(world: World, words: str) -> int:
     return sum(words in text for text in world.notifier.texts)
-
-
-@pytest.mark.parametrize("text", [None, "", "0", " 0\n", "false", "OFF", "no"])
-def test_what_says_no_stop(text: str | None) -> None:
-    assert not means_kill(text)
-
-
-@pytest.mark.parametrize("text", ["1", "true", "kill", "(no text)", "0.0", "\x00", "{}", "1" * 64])
-def test_whatever_else_stands_there_stops(text: str) -> None:
-    assert means_kill(text)
 
 
 async def test_the_key_engages_the_switch_by_a_command_with_audit_and_alert(tmp_path: Path) -> None:

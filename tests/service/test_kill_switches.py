@@ -23,7 +23,7 @@ from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.switch_record import record_from_document
 from execution_service.storage.ports.commands import Command
 from execution_service.storage.ports.errors import StoreUnavailable
-from tests.fakes import BY_HAND, DATABASE, RESTING, Moment, World, two_worlds, world_of
+from tests.fakes import BY_HAND, DATABASE, RESTING, World, two_worlds, world_of
 from tests.service.audit import audit
 
 SWITCHES = "execution_kill_switches"
@@ -454,81 +454,6 @@ async def test_a_person_gets_out_of_an_unreadable_switch_by_killing_and_arming(t
         world.send("free")
         await world.run(1)
         assert placed_of(world, "free")
-
-
-# --- death at each write ----------------------------------------------------------------------------------------------
-
-
-WRITES = [
-    "execution_commands.insert_many",
-    f"{SWITCHES}.insert_one",
-    "execution_orders.update_one",
-    "execution_commands.update_one",
-]
-
-
-@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
-@pytest.mark.parametrize("place", WRITES)
-async def test_a_death_at_any_write_of_a_kill_ends_killed_and_with_one_change_in_the_audit(
-    tmp_path: Path, place: str, moment: Moment
-) -> None:
-    number = 0
-    for name in ("rehearsal", "death"):
-        folder = tmp_path / name
-        folder.mkdir()
-        async with world_of(folder, market=BY_HAND, rules=RESTING) as world:
-            world.send("rests", **LIMIT)
-            await world.run(3)
-            count = len(world.gate.names)
-            if name == "death":
-                world.gate.dies_at = number, moment
-            kill(world, cancel_entries=True)
-            await world.run(4)
-            if name == "rehearsal":
-                number = next(n for n, each in enumerate(world.gate.names, 1) if n > count and each == place)
-                continue
-            assert world.gate.is_dead
-            await world.restart()
-            await world.run(6)
-            document = switch(world)
-            assert record_from_document(document).switch.is_engaged
-            assert len(document["history"]) == document["version"] == 1
-            assert world.record("rests").status is Status.CANCELLED
-            world.send("late", symbol="MSFT")
-            await world.run(1)
-            assert world.record("late").status is Status.REJECTED
-
-
-@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
-@pytest.mark.parametrize(
-    "place", ["execution_commands.insert_many", f"{SWITCHES}.replace_one", "execution_commands.update_one"]
-)
-async def test_a_death_at_any_write_of_the_second_step_leaves_state_and_audit_of_one_mind(
-    tmp_path: Path, place: str, moment: Moment
-) -> None:
-    number = 0
-    for name in ("rehearsal", "death"):
-        folder = tmp_path / name
-        folder.mkdir()
-        async with world_of(folder, market=BY_HAND) as world:
-            await give(world, Kind.KILL, "k", by="ann")
-            first = answer(await give(world, Kind.ARM, "a1", person="bob", reason="mended"))
-            await world.run(61)
-            count = len(world.gate.names)
-            if name == "death":
-                world.gate.dies_at = number, moment
-            say(world, "ARM", person="bob", nonce=first["nonce"])
-            await world.run(1)
-            if name == "rehearsal":
-                number = next(n for n, each in enumerate(world.gate.names, 1) if n > count and each == place)
-                continue
-            assert world.gate.is_dead
-            await world.restart()
-            await world.run(2)
-            record = record_from_document(switch(world))
-            assert not record.switch.is_engaged
-            assert [change.deed.value for change in record.history] == ["engaged", "arming_asked", "armed"]
-            assert record.history[-1].level is record.switch.level
 
 
 async def test_the_projected_side_of_a_short_position_is_the_purchase(tmp_path: Path) -> None:

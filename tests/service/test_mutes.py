@@ -8,11 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from brokers.errors import OutcomeUnknown
 from execution_service.core.orders.status import Status
-from execution_service.core.texts.mutes import LONGEST_MUTE, length_of, mutes_from_text
+from execution_service.core.texts.mutes import LONGEST_MUTE, mutes_from_text
 from execution_service.core.texts.notices import NoticeKind
 from execution_service.telegram.asked import MuteAsked, mute_asked
 from simulators.telegram import read_html
@@ -44,18 +42,6 @@ def told(world: World, words: str) -> int:
 # --- what is asked for ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "minutes"), [("30m", 30), ("2h", 120), ("1H30min", 90), ("24h", 24 * 60), ("1440m", 24 * 60)]
-)
-def test_a_length_is_hours_and_minutes(text: str, minutes: int) -> None:
-    assert length_of(text) == timedelta(minutes=minutes)
-
-
-@pytest.mark.parametrize("text", ["", "0m", "25h", "1441m", "30", "m", "-1h", "1d", "99999h", "1h 30m", "٣h30"])
-def test_a_length_that_is_none_or_too_long_is_not_guessed(text: str) -> None:
-    assert length_of(text) is None
-
-
 def test_kinds_and_length_are_read_and_nothing_is_guessed() -> None:
     fills = frozenset({NoticeKind.FILLS})
     assert mute_asked(("Fills", "2h")) == MuteAsked(fills, timedelta(hours=2))
@@ -65,13 +51,6 @@ def test_kinds_and_length_are_read_and_nothing_is_guessed() -> None:
     assert mute_asked(("off", "fills")) == MuteAsked(fills, None)
     for unclear in (("fills",), ("2h",), ("kills", "2h"), ("fills", "for", "ever"), ("fills", "48h"), ("off", "kills")):
         assert mute_asked(unclear) is None, unclear
-
-
-@pytest.mark.parametrize(
-    "text", ["", "nonsense", "{}", "[1]", '[{"kind": "fills"}]', '[{"kind": "kills", "until": "2025-01-01", "by": ""}]']
-)
-def test_what_cannot_be_understood_mutes_nothing(text: str) -> None:
-    assert mutes_from_text(text) == ()
 
 
 # --- what is left out -----------------------------------------------------------------------------------------------
