@@ -393,6 +393,8 @@ class Capabilities:
     order_types: frozenset[OrderType] = frozenset(OrderType)
     tifs: frozenset[Tif] = frozenset(Tif)
     asset_classes: frozenset[AssetClass] = frozenset(AssetClass)
+    varieties: frozenset[str] | None = None
+    """The order varieties that it has besides `regular`, in lower case. None: the adapter itself refuses others."""
     refuses_repeated_client_id: bool = False
     """True only if the broker itself refuses a second order under a client order id for ever: then sending again is
     safe."""

@@ -193,6 +193,7 @@ class AlpacaBroker:
             order_types=frozenset(OrderType),
             tifs=frozenset(Tif),
             asset_classes=dialect.asset_classes(account),
+            varieties=frozenset(dialect.VARIETIES),
             refuses_repeated_client_id=Fact.REFUSES_REPEATED_IDS in MANIFEST.facts,
             needs_reservation=True,
             fits_tickets=True,

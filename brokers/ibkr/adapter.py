@@ -354,6 +354,7 @@ class IbkrBroker:
     def capabilities(self) -> Capabilities:
         return Capabilities(
             asset_classes=TRADED,
+            varieties=frozenset(),
             refuses_repeated_client_id=Fact.REFUSES_REPEATED_IDS in MANIFEST.facts,
             needs_reservation=True,
             fits_tickets=True,

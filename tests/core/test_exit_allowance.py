@@ -239,6 +239,15 @@ def test_each_thing_a_broker_does_not_take_is_named() -> None:
     assert unsupported_reason(order(), one, "KITE") is None, "none was asked for"
 
 
+def test_a_variety_that_the_broker_does_not_have_is_never_left_away() -> None:
+    none, some = Capabilities(varieties=frozenset()), Capabilities(varieties=frozenset({"fok"}))
+    assert unsupported_reason(order(variety="fok"), none, "IBKR") == "IBKR does not take the variety fok"
+    assert unsupported_reason(order(variety="regular"), none, "IBKR") is None
+    assert unsupported_reason(order(variety="fok"), some, "ALPACA") is None
+    assert unsupported_reason(order(variety="amo"), some, "ALPACA") == "ALPACA does not take the variety amo"
+    assert unsupported_reason(order(variety="amo"), Capabilities(), "KITE") is None
+
+
 def test_an_option_leg_alone_is_refused_only_as_an_entry_where_it_would_stand_naked() -> None:
     option = instrument("SPY", asset_class=AssetClass.OPTION)
     whole = Capabilities(splits_option_combinations=False)

@@ -629,6 +629,7 @@ def test_wrong_values_are_refused_by_field_and_value(name: str, value: object) -
 def test_handling_instructions_are_read() -> None:
     request = accepted(SPEC, tif="gtc", timeout_seconds="0", product="mis", variety="AMO")
     assert (request.tif, request.product, request.variety) == (Tif.GTC, "MIS", "amo")
+    assert accepted(SPEC, variety="extended hours").variety == "extended_hours"
     assert request.timeout_seconds == Decimal(0)
 
 

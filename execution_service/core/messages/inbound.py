@@ -44,7 +44,12 @@ _DIRECTIONS = MappingProxyType({"LONG": "LONG", "SHORT": "SHORT"})
 _ORDER_TYPES = MappingProxyType({order_type.value: order_type for order_type in OrderType})
 _TIFS = MappingProxyType({tif.value: tif for tif in Tif})
 _PRODUCTS = MappingProxyType({word: word for word in ("MIS", "NRML", "CNC")})
-_VARIETIES = MappingProxyType({word.upper(): word for word in ("regular", "amo", "co", "iceberg", "auction")})
+_VARIETIES = MappingProxyType(
+    {
+        word.upper(): word
+        for word in ("regular", "amo", "co", "iceberg", "auction", "extended_hours", "opg", "cls", "fok")
+    }
+)
 _RIGHTS = MappingProxyType(
     {"CALL": OptionRight.CALL, "C": OptionRight.CALL, "PUT": OptionRight.PUT, "P": OptionRight.PUT}
 )

@@ -45,6 +45,13 @@ def unsupported_reason(order: Order, capabilities: Capabilities, broker: str) ->
         problems.append(f"time in force {request.tif}")
     if request.instrument.asset_class not in capabilities.asset_classes:
         problems.append(f"{request.instrument.asset_class} instruments")
+    variety = request.variety
+    if (
+        variety not in (None, "regular")
+        and capabilities.varieties is not None
+        and variety not in capabilities.varieties
+    ):
+        problems.append(f"the variety {variety}")
     is_leg = request.total_legs > 1 and order.identity.purpose is Purpose.ENTRY
     if is_leg and request.instrument.asset_class is AssetClass.OPTION and not capabilities.splits_option_combinations:
         problems.append(f"an option alone that is one of {request.total_legs} legs: it would stand naked")
