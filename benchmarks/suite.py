@@ -16,6 +16,7 @@ from benchmarks.cost import measure_acceptance, measure_cost
 from benchmarks.fairness import measure_fairness
 from benchmarks.figures import Figure, Say, median, milliseconds, percentile
 from benchmarks.gateways import measure_adapters
+from benchmarks.simulated import measure_simulation
 from benchmarks.traffic import (
     MANY_LANES,
     ONE_LANE,
@@ -457,6 +458,11 @@ def cost(plan: Plan) -> list[Figure]:
     return measure_cost(plan.folder, plan.burst, plan.pairs, plan.say)
 
 
+def simulation(plan: Plan) -> list[Figure]:
+    """The batch simulation, and the planner."""
+    return measure_simulation(plan.folder, plan.say)
+
+
 def acceptance(plan: Plan) -> list[Figure]:
     """One order alone, from the store's word to the broker's."""
     return measure_acceptance(plan.folder / "acceptance", plan.pairs, plan.say)
@@ -481,4 +487,5 @@ MEASUREMENTS: Mapping[str, Callable[[Plan], Sequence[Figure]]] = {
     "cancel": cancel,
     "fairness": fairness,
     "api": api,
+    "simulation": simulation,
 }

@@ -29,7 +29,6 @@ class Series:
     symbol: str
     where: list[str] = field(default_factory=list)
     """The file of each row, where there are several; else the one."""
-    row: array[int] = field(default_factory=lambda: array("q"))
     open_time: array[int] = field(default_factory=lambda: array("q"))
     open: array[int] = field(default_factory=lambda: array("q"))
     high: array[int] = field(default_factory=lambda: array("q"))
@@ -224,6 +223,23 @@ class BarReader:
         series.volume.append(amounts[0])
         series.pool.append(amounts[1])
         series.trading.append(0 if is_halted or not amounts[0] else 1)
+
+    @property
+    def rate(self) -> tuple[int, int]:
+        """The part of a volume that the simulation may have, in lots: a fraction."""
+        return self._rate
+
+    @property
+    def shift(self) -> int:
+        """How long before its stamp a bar opens, in microseconds."""
+        return self._shift
+
+    def has(self, symbol: str) -> bool:
+        return symbol in self._series
+
+    def add_checked(self, series: Series) -> None:
+        """All bars of an instrument that has none yet, by somebody who has checked what `add` checks."""
+        self._series[series.symbol] = series
 
     def _overlaps(self, before: int, opens: int) -> bool:
         interval = self._settings.interval

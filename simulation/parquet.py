@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -10,10 +11,10 @@ from typing import Any
 
 import polars
 
-from simulation.bars import COLUMNS, BarReader
+from simulation.bars import COLUMNS, LARGEST, BarReader, Series
 from simulation.settings import Settings
 from simulation.tables import NUMBER, TIME, Table
-from simulation.units import microseconds
+from simulation.units import DAY, microseconds
 
 NEAR = 1e-6
 """So near to a whole number of ticks must a binary float be to be taken for it."""
@@ -76,6 +77,8 @@ def read_bars(path: Path, reader: BarReader, settings: Settings) -> None:
     prices = [_whole(frame[name], settings.tick, path.name, reader) for name in COLUMNS[2:6]]
     volumes = frame["volume"].cast(polars.Float64).to_list()
     halted = frame["halted"].cast(polars.Boolean).fill_null(False).to_list() if "halted" in frame.columns else None
+    if _are_taken_at_once(frame, prices, reader, settings, path.name):
+        return
     stamps: dict[Any, int] = {}
     lots: dict[float, tuple[int, int]] = {}
     for n, (symbol, time, volume) in enumerate(zip(frame["symbol"].to_list(), times, volumes, strict=True)):
@@ -96,6 +99,73 @@ def read_bars(path: Path, reader: BarReader, settings: Settings) -> None:
         if o is None or h is None or low is None or c is None:
             continue
         reader.add(symbol, at, (o, h, low, c), amounts, bool(halted and halted[n]), path.name, row)
+
+
+def _are_taken_at_once(
+    frame: Any, prices: list[list[int | None]], reader: BarReader, settings: Settings, where: str
+) -> bool:
+    """Whether nothing at all is wrong with the file, so that its columns could be taken whole. False: nothing was taken; row by row it is found
+    out what is wrong, or how a figure of an uncommon kind is meant."""
+    if settings.lot != 1 or not frame.schema["volume"].is_integer() or frame.schema["time"] == polars.Date:
+        return False
+    up, down = reader.rate
+    o, h, low, c = (polars.Series(column, dtype=polars.Int64) for column in prices)
+    table = polars.DataFrame(
+        {
+            "symbol": frame["symbol"].cast(polars.String),
+            "at": frame["time"].dt.epoch("us") - reader.shift,
+            "open": o,
+            "high": h,
+            "low": low,
+            "close": c,
+            "volume": frame["volume"].cast(polars.Int64),
+        }
+    )
+    halted = frame["halted"].cast(polars.Boolean).fill_null(False) if "halted" in frame.columns else polars.lit(False)
+    table = table.with_columns(
+        pool=polars.col("volume") * up // down,
+        trading=(polars.col("volume") > 0) & ~halted,
+        day=polars.col("at") // DAY,
+    )
+    # Of one instrument the rows follow each other as they stand, also where others are between them.
+    behind = polars.col("at") - polars.col("at").shift(1).over("symbol")
+    is_new_day = polars.col("day") != polars.col("day").shift(1).over("symbol")
+    is_later = (behind > 0) & is_new_day if settings.interval >= DAY else behind >= settings.interval
+    is_good = (
+        (polars.col("symbol") != "")
+        & (polars.col("low") > 0)
+        & (polars.col("low") <= polars.min_horizontal("open", "close"))
+        & (polars.col("high") >= polars.max_horizontal("open", "close"))
+        & (polars.col("high") < LARGEST)
+        & (polars.col("volume") >= 0)
+        & (polars.col("volume") < LARGEST // max(1, up))
+        & is_later.fill_null(True)
+    )
+    if table.null_count().sum_horizontal()[0] or not table.select(is_good.fill_null(False).all()).item():
+        return False
+    parts = table.partition_by("symbol", maintain_order=True, as_dict=True)
+    if any(reader.has(str(symbol)) for (symbol,) in parts):
+        return False
+    for (symbol,), part in parts.items():
+        columns = {name: array("q", part[name].to_numpy().astype("int64").tobytes()) for name in _TAKEN}
+        reader.add_checked(
+            Series(
+                symbol=str(symbol),
+                where=[where],
+                open_time=columns["at"],
+                open=columns["open"],
+                high=columns["high"],
+                low=columns["low"],
+                close=columns["close"],
+                volume=columns["volume"],
+                pool=columns["pool"],
+                trading=array("b", part["trading"].to_list()),
+            )
+        )
+    return True
+
+
+_TAKEN = ("at", "open", "high", "low", "close", "volume", "pool")
 
 
 def _moment(time: date) -> datetime:

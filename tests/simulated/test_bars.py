@@ -190,6 +190,29 @@ def test_parquet_is_as_csv(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(find_spec("polars") is None, reason="polars is not installed")
+@pytest.mark.parametrize(("second", "rule"), [
+    ("A,2024-01-02T00:00:00Z,10,11,9,10,100", "DUPLICATE"),
+    ("A,2024-01-01T00:00:00Z,10,11,9,10,100", "SEQUENCE"),
+    ("A,2024-01-02T20:00:00Z,10,11,9,10,100", "OVERLAP"),
+    ("A,2024-01-03T00:00:00Z,10,9,11,10,100", "CROSSED"),
+    ("A,2024-01-03T00:00:00Z,-1,11,-2,10,100", "NEGATIVE"),
+    ("A,2024-01-03T00:00:00Z,10,11,9,10,-5", "VOLUME"),
+])  # fmt: skip
+def test_a_bad_row_of_parquet_is_refused_as_one_of_csv(tmp_path: Path, second: str, rule: str) -> None:
+    import polars
+
+    between = "B,2024-01-02T00:00:00Z,10,11,9,10,100"
+    (tmp_path / "bars.csv").write_text("\n".join([HEADER, GOOD, between, second]) + "\n")
+    polars.read_csv(tmp_path / "bars.csv", try_parse_dates=True).write_parquet(tmp_path / "bars.parquet")
+    known = settings_of(DAILY)
+    reader = BarReader(known)
+    read_bars(tmp_path / "bars.parquet", reader, known)
+    with pytest.raises(InputRefused) as refused:
+        reader.history()
+    assert [(each.row, each.rule) for each in refused.value.problems] == [(4, rule)]
+
+
+@pytest.mark.skipif(find_spec("polars") is None, reason="polars is not installed")
 def test_a_float_off_the_tick_is_refused_by_row(tmp_path: Path) -> None:
     import polars
 

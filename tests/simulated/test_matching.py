@@ -33,6 +33,9 @@ def price_of(bars: list[str], order: str, **settings: object) -> Decimal | None:
     ("103 106 102 104", "BUY 10 STOP_LIMIT stop=100 limit=105", {}, "103"),
     ("99 101.50 99 101", "BUY 10 STOP_LIMIT stop=100 limit=100.25", {}, "100"),
     ("99 101.50 99 101", "BUY 10 STOP_LIMIT stop=100 limit=100", {"slippage": {"model": "ticks", "ticks": 3}}, "100"),
+    ("102 103 102 103", "BUY 10 LIMIT limit=102", {}, "102"),
+    ("99 100 98 99", "BUY 10 STOP stop=100", {}, "100"),
+    ("100 101 99 99", "BUY 10 STOP stop=100 tif=IOC", {}, "100"),
     ("99.80 101 99.30 99.40", "BUY 10 STOP_LIMIT stop=100 limit=99.50", {}, "99.50"),
     ("99.80 101 99.30 100", "BUY 10 STOP_LIMIT stop=100 limit=99.50", {}, None),
     ("99.80 101 99.30 99.50", "BUY 10 STOP_LIMIT stop=100 limit=99.50", {}, None),
@@ -133,6 +136,15 @@ def test_an_order_fills_only_in_bars_that_open_after_it_arrived() -> None:
 def test_a_day_order_has_one_daily_bar() -> None:
     result = simulated([CALM, "99 101 99 101"], ["BUY 1 STOP stop=100", "BUY 1 STOP stop=100 at=2"])
     assert ends(result) == ["EXPIRED DAY_ENDED", "FILLED"]
+
+
+@pytest.mark.parametrize(("order", "bar", "price"), [
+    ("BUY 1 STOP stop=100 tif=GTC", "99 100 99 99", "100"),
+    ("SELL 1 STOP stop=98 tif=GTC", "99 99 98 99", "98"),
+    ("BUY 1 LIMIT limit=98 tif=GTC", "98 99 98 99", "98"),
+])  # fmt: skip
+def test_what_rests_is_met_by_the_very_price_that_it_waits_for(order: str, bar: str, price: str) -> None:
+    assert fills(simulated([CALM, CALM, bar], [order])) == [("o1", 1, D(price))]
 
 
 def test_the_last_day_ends_too_and_what_came_after_it_works_on() -> None:
