@@ -187,6 +187,10 @@ class Protection:
         """Entries whose protection has not ended."""
         return len(self._entries)
 
+    def connected(self) -> None:
+        """A connection stands."""
+        self._wake_up.tell()
+
     def note_record(self, live: LiveOrder) -> None:
         """Called after each record, and for each order that comes in hand."""
         order, request = live.order, live.order.request
@@ -342,6 +346,8 @@ class Protection:
             return None
         if not self._ownership.holds(self._connection.account_id):
             return 1.0
+        if not self._connection.is_connected:
+            return None  # what the broker can do is not known before, and nothing could be done: `connected` says when
         if not self._is_loaded:
             for stored in await self._store.find([protected_in(self._connection.account_id)]):
                 order = self._live.latest(stored)

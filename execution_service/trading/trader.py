@@ -419,6 +419,7 @@ class Trader:
 
     def connected(self) -> None:
         self.reconciliation.connected()
+        self.protection.connected()
         self._timers.wake()
 
     async def reject_pending(self, message: str) -> None:
