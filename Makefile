@@ -88,10 +88,8 @@ mutants: .venv/installed
 
 # Needs uv; writes exact versions with hashes, for every supported Python, and no index address.
 lock:
-	uv pip compile pyproject.toml --universal --python-version 3.11 --extra embedded --extra dev --extra ibkr --extra zerodha --extra alpaca --extra binance --extra redis \
-		--extra calendars --extra opentelemetry --extra simulators \
-	uv pip compile pyproject.toml --universal --python-version 3.11 --extra embedded --extra dev --extra ibkr --extra zerodha --extra redis \
-		--extra calendars --extra opentelemetry --extra simulators --extra simulation \
+	uv pip compile pyproject.toml --universal --python-version 3.11 --extra embedded --extra dev --extra ibkr --extra zerodha \
+		--extra alpaca --extra binance --extra redis --extra calendars --extra opentelemetry --extra simulators --extra simulation \
 		--prerelease if-necessary-or-explicit --no-annotate --no-header --generate-hashes --upgrade -o requirements.lock
 	uv pip compile pyproject.toml --extra ibkr-async --extra simulators --group pyproject.toml:ib-async-tests \
 		--universal --python-version 3.11 \

@@ -864,7 +864,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.store",
         "execution_service.transport.ports",
     },
-    # Plans of target positions, worked until they end.
     # The verbs that a person may call.
     "execution_service.control.adoption_books": {
         *VOCABULARY,
@@ -1621,6 +1620,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings.problems",
         "execution_service.app.wiring",
     },
+    "execution_service.execution_plan": set(),
     "execution_service.alpaca_client": {
         *VOCABULARY,
         "brokers.errors",
@@ -1636,7 +1636,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.commands",
     },
     "execution_service.execution_manager": {"execution_service.app.service"},
-    "execution_service.execution_plan": set(),
 }
 
 
