@@ -29,10 +29,10 @@ from execution_service.core.views.record import order_to_document
 from execution_service.storage.mongo.names import KILL_SWITCHES
 from tests.builders import identity, order_in
 from tests.fakes import DATABASE, Died
+from tests.fakes.mongo import MISSING
 from tests.simulation import judge
 from tests.simulation.faults import open_inside
 from tests.simulation.loop import OWNER, NothingLeft, SimulatedLoop, Spins, run
-from tests.simulation.mongo import MISSING
 from tests.simulation.steps import STEPS, VENUE_REFUSES, History, draw, odd_value, ref_of
 from tests.simulation.world import Outside, Replica
 

@@ -31,9 +31,9 @@ from notifications.base import NotificationFailed
 from tests.core.risk_cases import written
 from tests.fakes import ACCOUNT, DATABASE, Died, GatedBroker, RecordingNotifier, RecordingPublisher, World
 from tests.fakes.broker import BookInPlace
+from tests.fakes.mongo import Collection, Mongo
 from tests.simulation.faults import Action, Armed, Broken, Plan
 from tests.simulation.loop import OWNER, LoopClock, SimulatedLoop, SimulatedTask
-from tests.simulation.mongo import Collection, Mongo
 
 T = TypeVar("T")
 WRITES = frozenset({"insert_one", "insert_many", "update_one", "replace_one", "update_many", "bulk_write"})
