@@ -206,7 +206,9 @@ class Life:
 
     async def _stop(self, number: int, down: float) -> None:
         replica = self.replicas[number]
-        if not replica.is_up:
+        if replica.is_ending:
+            replica.end_at_once()
+        if replica.is_ending or not replica.is_up:
             return
         kept = await replica.end_in_order()
         if kept:
