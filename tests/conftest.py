@@ -10,7 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 import pytest
 
 with contextlib.suppress(ModuleNotFoundError):  # the environment for ib_async is without it
-    import hypothesis  # noqa: F401  early: its plugin does it at the very end, so deep in calls that CPython 3.11.7 cannot compile it there
+    import hypothesis  # early: its plugin does it at the very end, so deep in calls that CPython 3.11.7 cannot compile it there
+
+    # How long one example takes, and how quickly they are drawn, says how busy the machine is.
+    hypothesis.settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("any machine")
 
 
 def pytest_report_header() -> str:
