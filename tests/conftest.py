@@ -19,6 +19,19 @@ with contextlib.suppress(ModuleNotFoundError):  # the environment for ib_async i
     hypothesis.settings.load_profile("any machine")
 
 
+BEGUN_FIRST = ("test_demo.py", "test_operations.py", "test_matrix.py", "test_crash_at_every_step.py", "test_kill.py")
+"""The longest files: a worker takes whole ones, and one that is begun last is waited for by all."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, then what starts processes, since that mostly waits; the quick ones fill up what is left."""
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        return item.path.name not in BEGUN_FIRST, item.path.parent.name not in ("external", "faults")
+
+    items.sort(key=place)
+
+
 def pytest_report_header() -> str:
     """Which of the two client libraries for IBKR this run has: they exclude each other, so there is a run for each."""
     found = []
