@@ -11,7 +11,7 @@ IB_ASYNC_BIN := .venv-ib-async/bin
 WORKERS ?= 3
 IBKR_TESTS := tests/contract/ibkr tests/contract/test_broker.py
 
-.PHONY: help setup run test check format bench faults soak simulate fuzz mutants lock clean
+.PHONY: help setup run test ib-async-tests check format bench faults soak simulate fuzz mutants lock clean
 .DEFAULT_GOAL := help
 
 NEEDS_PYTHON = @test -n '$(PYTHON)' || \
@@ -49,10 +49,16 @@ setup: .venv/installed .venv-ib-async/installed
 run: .venv/installed
 	@exec $(BIN)/python execution_service/execution_main.py --use-mock-broker
 
-# Hundreds of processes are started: what one of them has compiled, the next need not compile.
-test: setup
-	@echo '=== Every test, IBKR with ib_insync (.venv)'
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Hundreds of processes are started: what one of them has compiled, the next need not compile. The tests with the other library, which mostly
+# wait, run beside the others, their installation too; what they have to say comes last.
+test: .venv/installed
+	@$(MAKE) --no-print-directory ib-async-tests > .ib-async-tests.txt 2>&1 & beside=$$!; \
+	trap 'kill $$beside 2>/dev/null; exit 130' INT TERM; \
+	echo '=== Every test, IBKR with ib_insync (.venv)'; \
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder; status=$$?; \
+	wait $$beside || status=1; cat .ib-async-tests.txt; rm -f .ib-async-tests.txt; exit $$status
+
+ib-async-tests: .venv/installed .venv-ib-async/installed
 	@echo '=== The tests of IBKR, with ib_async (.venv-ib-async)'
 	$(IB_ASYNC_BIN)/python -m pytest -p no:cacheprovider -k 'ibkr or tws' $(IBKR_TESTS)
 	@echo '=== The whole service at IBKR, with ib_async'

@@ -10,7 +10,26 @@ from importlib.metadata import PackageNotFoundError, version
 import pytest
 
 with contextlib.suppress(ModuleNotFoundError):  # the environment for ib_async is without it
-    import hypothesis  # noqa: F401  early: its plugin does it at the very end, so deep in calls that CPython 3.11.7 cannot compile it there
+    import hypothesis  # early: its plugin does it at the very end, so deep in calls that CPython 3.11.7 cannot compile it there
+
+    # How long one example takes, and how quickly they are drawn, says how busy the machine is.
+    hypothesis.settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("any machine")
+
+
+BEGUN_FIRST = ("test_demo.py", "test_operations.py", "test_matrix.py", "test_crash_at_every_step.py", "test_kill.py")
+"""The longest files: a worker takes whole ones, and one that is begun last is waited for by all."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, then what starts processes, since that mostly waits; the quick ones fill up what is left."""
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        return item.path.name not in BEGUN_FIRST, item.path.parent.name not in ("external", "faults")
+
+    items.sort(key=place)
 
 
 def pytest_report_header() -> str:

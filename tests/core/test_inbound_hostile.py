@@ -29,6 +29,14 @@ def test_hostile_messages_become_orders_that_mean_what_they_say_or_nothing(seed:
         check_command(commands.message())
 
 
+def test_a_number_beyond_all_decimals_in_a_field_that_nobody_reads_changes_nothing() -> None:
+    beyond = b"1e" + b"9" * 30
+    assert check_command(b'{"command":"CANCEL","signal_id":"s","note":' + beyond + b"}") == "cancel"
+    assert check_command(b'{"command":"CANCEL","signal_id":"s","leg_index":' + beyond + b"}") != "cancel"
+    assert check_order(GOOD[:-1] + b',"note":' + beyond + b"}") == "order"
+    assert check_order(GOOD.replace(b'"quantity":100', b'"quantity":' + beyond)) != "order"
+
+
 def test_mutations_reach_every_outcome() -> None:
     orders, commands = Mutator(1), Mutator(1, list(COMMANDS))
     assert {check_order(orders.message()) for _ in range(300)} == {"order", "refusal", "dead letter"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import bson
@@ -90,10 +90,18 @@ def _naive(data: bytes) -> dict[str, Any]:
             found["\0twice"] = True
         return found
 
-    said = json.loads(data.decode("utf-8"), parse_float=Decimal, parse_int=Decimal, object_pairs_hook=unique)
+    said = json.loads(data.decode("utf-8"), parse_float=_exact, parse_int=_exact, object_pairs_hook=unique)
     _demand(isinstance(said, dict), "only an object is an order")
     _demand("\0twice" not in said, "a name that stands twice is refused")
     return said
+
+
+def _exact(words: str) -> Decimal:
+    """NaN, which is equal to nothing, where the exponent is beyond all decimals: whoever reads such a field must not have taken it."""
+    try:
+        return Decimal(words)
+    except InvalidOperation:
+        return Decimal("NaN")
 
 
 def _text(value: Any) -> str | None:

@@ -125,6 +125,37 @@ async def test_each_writer_puts_back_what_it_had_taken(made: Callable[[], Schedu
     await asyncio.gather(*writers, return_exceptions=True)
 
 
+async def test_what_was_taken_in_the_moment_the_writer_fails_is_written_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schedule, written = SideBySide[Update](), []
+    taken = [[update := Update("one", "busy")], cut()]
+
+    def take(limit: int) -> list[Update]:
+        found = taken.pop(0) if taken else []
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    async def write(take: Callable[[], Sequence[Update]], turn: Turn) -> None:
+        for each in take():
+            written.append(each)
+            each.is_settled = True
+
+    schedule.put(update, "busy")
+    monkeypatch.setattr(schedule._queue, "take", take)
+    (part,) = schedule.parts(write)
+    with pytest.raises(asyncio.CancelledError):
+        await part.run()  # before the task that is to write has taken its first step
+    assert written == []
+    writer = asyncio.create_task(part.run())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert written == [update]
+    writer.cancel()
+    await asyncio.gather(writer, return_exceptions=True)
+
+
 async def test_people_learn_of_a_part_that_was_begun_anew_and_the_state_tells_it(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         world.store_faults.breaks["execution_orders.update_one"] = [cut(), cut()]

@@ -30,10 +30,10 @@ from execution_service.core.views.record import order_to_document
 from execution_service.storage.mongo.names import KILL_SWITCHES
 from tests.builders import identity, order_in
 from tests.fakes import DATABASE, Died
+from tests.fakes.mongo import MISSING
 from tests.simulation import judge
 from tests.simulation.faults import open_inside
 from tests.simulation.loop import OWNER, NothingLeft, SimulatedLoop, Spins, run
-from tests.simulation.mongo import MISSING
 from tests.simulation.steps import STEPS, VENUE_REFUSES, History, draw, odd_value, ref_of
 from tests.simulation.world import Outside, Replica
 
@@ -228,7 +228,9 @@ class Life:
 
     async def _stop(self, number: int, down: float) -> None:
         replica = self.replicas[number]
-        if not replica.is_up:
+        if replica.is_ending:
+            replica.end_at_once()
+        if replica.is_ending or not replica.is_up:
             return
         kept = await replica.end_in_order()
         if kept:

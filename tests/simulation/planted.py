@@ -22,8 +22,10 @@ from execution_service.intake.intake import PROBE_SECONDS, Receiver
 from execution_service.ownership.account_ownership import AccountOwnership
 from execution_service.ownership.alone import Alone
 from execution_service.ownership.orphans import GATHERED_SECONDS, Orphans
+from execution_service.storage.mongo.commits import Commit
 from execution_service.storage.mongo.documents import command_from_document
 from execution_service.storage.mongo.names import ALERTS, COMMANDS, LEASES, ORDERS
+from execution_service.storage.mongo.schedule import SideBySide
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import Stored, Unsettled
@@ -253,3 +255,14 @@ def lines_are_read_once(patch: Patch) -> None:
         return None
 
     patch.setattr(Ledger, "_read_lines", no_lines)
+
+
+@plants("a record update that was taken as its writer failed is never made")
+def cancelled_batches_are_lost(patch: Patch) -> None:
+    whole = SideBySide._ended
+
+    def ended(self: SideBySide[Commit], batch: Sequence[Commit], task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            whole(self, batch, task)
+
+    patch.setattr(SideBySide, "_ended", ended)

@@ -19,8 +19,8 @@ from brokers.errors import BrokerError
 from brokers.paper.model import Action as BookAction
 from brokers.paper.model import Fault, Operation, PaperOrder
 from execution_service.core.orders.request import Identity, Purpose
+from tests.fakes.mongo import BEYOND_TIME, MISSING
 from tests.simulation.faults import INSIDE, Action, Armed
-from tests.simulation.mongo import BEYOND_TIME, MISSING
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life

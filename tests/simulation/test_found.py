@@ -220,8 +220,28 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
             (20.0, "bust", {"signal": "s0"}),
         ],
     ),
+    "a record update that was taken as its writer failed is never made": (
+        BY_LEASES,
+        [broken(5.0, "inside.take_turns", skips=1), order(6.0, "s0")],
+    ),
     "each order that is stored reads every cancel there ever was": (BY_LEASES | {"past": 12}, [order(5.0, "s0")]),
 }
+
+
+SECOND_SIGNAL: list[tuple[float, str, dict[str, Any]]] = [
+    (5.5, "away", {"port": "publish", "replica": 0, "seconds": 20.0}),
+    order(13.6, "s3", order_type="STOP_LIMIT", limit_price=10, stop_price=10),
+    (21.5, "venue_cancels", {"signal": "s3"}),
+    (29.4, "stop", {"replica": 0, "down": 3.0}),
+    (29.6, "stop", {"replica": 0, "down": 0.5}),
+]
+
+
+def test_a_second_signal_to_stop_ends_a_replica_at_once_and_loses_nothing() -> None:
+    """The world once stopped the same service twice at the same time, which no process does."""
+    lived = replay(History(1, ALONE, tuple(Step(*step) for step in SECOND_SIGNAL)))
+    assert not lived.complaints
+    assert any("told to stop once more" in line for line in lived.trace)
 
 
 def verdict(name: str) -> Verdict:

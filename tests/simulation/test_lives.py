@@ -17,10 +17,10 @@ from execution_service.delivery.notifications import Notifications
 from execution_service.trading.kill_switches import KillSwitches
 from execution_service.trading.risk_gate import RiskGate
 from tests.fakes import RecordingNotifier
+from tests.fakes.mongo import MISSING
 from tests.simulation import judge
 from tests.simulation.known import NOT_MENDED
 from tests.simulation.life import Spoilt, replay
-from tests.simulation.mongo import MISSING
 from tests.simulation.steps import STEPS, History, Step, draw
 from tests.simulation.test_found import TWO
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
 
-from tests.simulation.mongo import Collection, Mongo
+from tests.fakes.mongo import Collection, Mongo
 
 NOW = datetime(2025, 3, 3, 15, 0, tzinfo=UTC)
 IDS = st.sampled_from(["a", "b", "c"])

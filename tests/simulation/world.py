@@ -31,9 +31,9 @@ from notifications.base import NotificationFailed
 from tests.core.risk_cases import written
 from tests.fakes import ACCOUNT, DATABASE, Died, GatedBroker, RecordingNotifier, RecordingPublisher, World
 from tests.fakes.broker import BookInPlace
+from tests.fakes.mongo import Collection, Mongo
 from tests.simulation.faults import Action, Armed, Broken, Plan
 from tests.simulation.loop import OWNER, LoopClock, SimulatedLoop, SimulatedTask
-from tests.simulation.mongo import Collection, Mongo
 
 T = TypeVar("T")
 WRITES = frozenset({"insert_one", "insert_many", "update_one", "replace_one", "update_many", "bulk_write"})
@@ -553,6 +553,7 @@ class Replica(World):
         self.is_up = False
         self._is_ending = False
         self._has_died = asyncio.Event()
+        self._has_to_end_at_once = asyncio.Event()
 
     # --- the gate of every call -----------------------------------------------------------------------------------
 
@@ -714,18 +715,33 @@ class Replica(World):
         if not self.is_up:
             return []
         self._is_ending = True
+        self._has_to_end_at_once.clear()
         self.say("stops")
         self.outside.trouble("process", self.number)
         pulls = (self.orders, self.commands)
+        loop = self.outside.loop
+        at_once = loop.create_task(self._has_to_end_at_once.wait())
         token = OWNER.set(self)
         try:
-            await asyncio.wait([self.outside.loop.create_task(self._end(pulls))], timeout=60.0)
+            ending = loop.create_task(self._end(pulls))
+            await asyncio.wait([ending, at_once], timeout=60.0, return_when=asyncio.FIRST_COMPLETED)
         finally:
             OWNER.reset(token)
-        kept = [message_id for pull in pulls for message_id in pull.kept]
+            at_once.cancel()
+        is_killed = self._has_to_end_at_once.is_set()
+        kept = [] if is_killed else [message_id for pull in pulls for message_id in pull.kept]
         await self.kill()
         self.say("has stopped")
         return kept
+
+    @property
+    def is_ending(self) -> bool:
+        return self.is_up and self._is_ending
+
+    def end_at_once(self) -> None:
+        """As a second SIGTERM does, while the first one is obeyed."""
+        self.say("is told to stop once more")
+        self._has_to_end_at_once.set()
 
     async def _end(self, pulls: tuple[Pull, Pull]) -> None:
         """In the sequence of `execution_service.app.service.serve`."""

@@ -149,8 +149,9 @@ class SideBySide(Schedule[U]):
                     under_way.discard(task)
                     task.result()
                 while len(under_way) < self._at_once and (batch := self._take()):
-                    task = asyncio.create_task(self._write(write, batch))
-                    task.add_done_callback(lambda _: self._woken.set())
+                    task = asyncio.create_task(write(_already(batch), contextlib.nullcontext))
+                    # And not within the task: one that is cancelled before its first step runs no line of its own.
+                    task.add_done_callback(partial(self._ended, batch))
                     under_way.add(task)
         finally:
             for task in under_way:
@@ -163,12 +164,10 @@ class SideBySide(Schedule[U]):
             return batch
         return self._queue.take(COMMIT)
 
-    async def _write(self, write: Write[U], batch: Sequence[U]) -> None:
-        try:
-            await write(lambda: batch, contextlib.nullcontext)
-        finally:
-            self._put_back += [update for update in batch if not update.is_settled]
-            self._let_pass(update for update in batch if update.is_settled)
+    def _ended(self, batch: Sequence[U], task: asyncio.Task[None]) -> None:
+        self._put_back += [update for update in batch if not update.is_settled]
+        self._let_pass(update for update in batch if update.is_settled)
+        self._woken.set()
 
     def _let_pass(self, settled: Iterable[U]) -> None:
         """What has waited for one of these is next."""
@@ -179,3 +178,8 @@ class SideBySide(Schedule[U]):
                 self._queue.put(order_steps, account_id, is_leaving=is_leaving)
             else:
                 del self._behind[update.order_id]
+
+
+def _already(batch: Sequence[U]) -> Callable[[], Sequence[U]]:
+    """Takes what has been taken."""
+    return lambda: batch
