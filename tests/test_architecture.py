@@ -864,7 +864,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.store",
         "execution_service.transport.ports",
     },
-    # Plans of target positions, worked until they end.
     # The verbs that a person may call.
     "execution_service.control.adoption_books": {
         *VOCABULARY,
