@@ -27,6 +27,7 @@ NEEDED = {
     "/api/execution/flatten": Role.ADMIN,
     "/api/execution/limits/enable": Role.ADMIN,
     "/api/execution/orders/{name}/resolve": Role.ADMIN,
+    "/api/execution/orders/{name}/allow": Role.ADMIN,
     "/api/execution/reconcile": Role.OPERATOR,
     "/api/execution/dead-letters/{message_id}/replay": Role.OPERATOR,
 }

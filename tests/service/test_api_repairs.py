@@ -106,6 +106,26 @@ async def test_a_decision_about_an_order_that_there_is_not_is_404(tmp_path: Path
             assert response.status_code == 404
 
 
+async def test_an_order_that_a_limit_refused_comes_once_more_when_an_admin_allows_it(tmp_path: Path) -> None:
+    async with http_world(tmp_path, limits=written(max_order_quantity=5)) as (world, http):
+        world.send()
+        await world.run(3)
+        assert world.record().status is Status.REJECTED
+        path, body = f"{ORDERS}/sig/allow", {"person": "Ada", "reason": "the size is meant"}
+        for wrong in ({}, {"person": "Ada"}, body | {"seconds": 0}, body | {"seconds": 1.5}, body | {"seconds": "all"}):
+            assert (await http.post(path, json=wrong)).status_code == 400, wrong
+        assert (await http.post(f"{ORDERS}/nobody/allow", json=body)).status_code == 404
+        response = await http.post(path, json=body | {"seconds": 60})
+        assert response.status_code == 200, response.text
+        told = response.json()
+        assert (told["limits"], told["person"]) == (["max_order_quantity"], "Ada (API, local)")
+        for name, end in (("again", Status.FILLED), ("and-again", Status.REJECTED)):
+            world.send(name)
+            await world.run(3)
+            assert world.record(name).status is end
+        assert (await http.post(f"{ORDERS}/again/allow", json=body)).status_code == 409
+
+
 # --- dead letters ---------------------------------------------------------------------------------------------------
 
 

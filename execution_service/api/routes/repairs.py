@@ -35,10 +35,12 @@ from execution_service.api.verb_calls import (
     refused_problem,
     required_text,
 )
-from execution_service.control.requests import Decision, Kind
+from execution_service.control.requests import ALLOWED_SECONDS, LONGEST_ALLOWED_SECONDS, Decision, Kind
 from execution_service.control.results import Done, Refused
 from execution_service.control.shown import command_fields, dead_letter_fields, discrepancy_fields
 from execution_service.core.errors import UnreadableRecord
+from execution_service.core.messages.fields import Number, exact_decimal
+from execution_service.core.orders.order import Order
 from execution_service.core.texts.values import plain
 from execution_service.storage.ports.commands import Command, CommandStatus, CommandStore
 from execution_service.storage.ports.queries import Place, QueryStore
@@ -62,7 +64,7 @@ class ConfiguredAccounts(Protocol):
 
 
 class RepairRoutes:
-    """The verbs that `execctl resolve`, `replay` and `reconcile` call, and the lists that they are about."""
+    """The verbs that `execctl resolve`, `allow`, `replay` and `reconcile` call, and the lists that they are about."""
 
     def __init__(
         self,
@@ -92,6 +94,14 @@ class RepairRoutes:
             summary="Say what became of an order in doubt",
             openapi_extra=_RESOLVE,
             responses=_NOT_YET | documented(400, 401, 403, 404, 409, 413, 415, 503),
+        )
+        router.add_api_route(
+            "/orders/{name}/allow",
+            self.allow,
+            methods=["POST"],
+            summary="Let one order that limits of risk refused come once more, under a new name",
+            openapi_extra=_ALLOW,
+            responses=documented(400, 401, 403, 404, 409, 413, 415, 503),
         )
         router.add_api_route(
             "/reconcile",
@@ -149,20 +159,39 @@ class RepairRoutes:
         if (decision == Decision.PLACED) != (broker_order_id is not None):
             raise invalid_request("broker_order_id goes with the decision placed, which needs it")
         person, note = named_person(caller, fields), required_text(fields, "note")
-        found = await self._queries.orders_named(name) if len(name) <= LONGEST_NAME else []
-        orders = [stored.order for stored in found if stored.order.adoption is None]
-        if not orders:
-            words = f"no order is called {plain(name)[:80]!r}"
-            raise Problem(404, "unknown-order", words, reasons=[reason("UNKNOWN_ORDER", words)])
+        orders = await self._orders_called(name)
         if len(orders) > 1:
             ids = ", ".join(order.order_id for order in orders[:10])
             words = f"{plain(name)[:80]!r} names {len(orders)} orders; name one of {ids}"
             raise Problem(409, "ambiguous-order", words, reasons=[reason("AMBIGUOUS_ORDER", words)])
         order_id = orders[0].order_id
-        body = {"order_id": order_id, "decision": decision, "by": person, "note": note}
+        body: dict[str, object] = {"order_id": order_id, "decision": decision, "by": person, "note": note}
         body |= {} if broker_order_id is None else {"broker_order_id": broker_order_id}
         command = self._calls.command(request, Kind.RESOLVE, body)
         return await self._answered(command, order_id)
+
+    async def allow(self, request: Request, name: str) -> Response:
+        """For `seconds` (300 unless told), an order of the same content passes the limits, once, under a name of its own; the refused one stays as it
+        is. Who let it through, and past what, stands in its record. 409: it was not refused by a limit."""
+        caller = await self._access.caller(request, Role.ADMIN)
+        fields = await fields_of(request, "person", "reason", "seconds")
+        given = fields.get("seconds", Number(ALLOWED_SECONDS))
+        seconds = exact_decimal(given) if isinstance(given, Number) else None
+        if seconds is None or seconds != seconds.to_integral_value() or not 1 <= seconds <= LONGEST_ALLOWED_SECONDS:
+            raise invalid_request(f"seconds has to be a whole number from 1 to {LONGEST_ALLOWED_SECONDS}")
+        person, why = named_person(caller, fields), required_text(fields, "reason")
+        await self._orders_called(name)
+        body = {"order_id": name, "person": person, "reason": why, "seconds": int(seconds)}
+        return done(await self._calls.carried_out(request, Kind.ALLOW, body))
+
+    async def _orders_called(self, name: str) -> list[Order]:
+        """Raises Problem where there is none."""
+        found = await self._queries.orders_named(name) if len(name) <= LONGEST_NAME else []
+        orders = [stored.order for stored in found if stored.order.adoption is None]
+        if not orders:
+            words = f"no order is called {plain(name)[:80]!r}"
+            raise Problem(404, "unknown-order", words, reasons=[reason("UNKNOWN_ORDER", words)])
+        return orders
 
     # --- dead letters -------------------------------------------------------------------------------------------
 
@@ -317,6 +346,24 @@ _RESOLVE = _body(
         },
     },
     {"decision": "not-placed", "person": "Ada", "note": "the broker's own page does not show it"},
+    is_needed=True,
+)
+_ALLOW = _body(
+    {
+        "required": ["reason"],
+        "properties": {
+            "person": {**_TEXT, "description": "Who answers for it; the token's name is added"},
+            "reason": _TEXT,
+            "seconds": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": LONGEST_ALLOWED_SECONDS,
+                "default": ALLOWED_SECONDS,
+                "description": "How long it may come",
+            },
+        },
+    },
+    {"person": "Ada", "reason": "the size is meant", "seconds": 120},
     is_needed=True,
 )
 _RECONCILE = _body(
