@@ -9,6 +9,7 @@ import { titleOf } from "./orders.js";
 import { openStory } from "./story.js";
 import { scopeWords } from "./switches.js";
 
+const ALLOWED_SECONDS = 300;
 /** The service tells no more of each kind. */
 const MOST_TOLD = 50;
 const RECENT_SECONDS = 24 * 3600;
@@ -59,7 +60,7 @@ function kindsOf(body) {
     { name: "broken", title: "Off until a person enables it", weight: "bad", items: broken.map((each) => ({ key: [each.account_id, each.limit_type, each.scope].join("\n"), text: `${words(each.limit_type)}: ${scopeWords(each.scope)} (account ${each.account_id})`, since: each.since, actions: [action("admin", "Enable…", () => askToEnable(each))] })) },
     { name: "commands", title: "Commands that nobody has carried out yet", weight: "warn", items: body.commands_waiting.map((each) => ({ key: each.command_id, text: `${words(each.kind)} (${each.command_id})`, since: each.received_at, actions: [] })) },
     { name: "dead letters", title: "Messages that could not be taken for orders", weight: "warn", items: body.dead_letters.map((each) => ({ key: each.message_id, text: each.reason, since: each.received_at, actions: [action(null, "Look…", () => lookAt(each)), action("operator", "Replay…", () => askToReplay(each))] })) },
-    { name: "refused", title: "Refused in the last day", weight: "warn", items: body.refused.filter(isRecent).map((order) => ({ key: order.order_id, ...ofOrder(order), since: order.finished_at, actions: [] })) },
+    { name: "refused", title: "Refused in the last day", weight: "warn", items: body.refused.filter(isRecent).map((order) => ({ key: order.order_id, ...ofOrder(order), since: order.finished_at, actions: order.reason?.code === "RISK_LIMIT" ? [action("admin", "Allow once…", () => askToAllow(order))] : [] })) },
   ];
 }
 
@@ -176,6 +177,39 @@ export function askToEnable(limit) {
       try {
         const said = await post("api/execution/limits/enable", { scope: limit.scope, person: person.input.value.trim(), reason: reason.input.value.trim() }, { key });
         told.tell("good", h("p", { text: `${many(said.enabled, "limit lets", "limits let")} orders pass again.` }));
+        go.hidden = true;
+        back.textContent = "Close";
+        back.focus();
+      } catch (error) {
+        told.fail(error, NOT_KNOWN);
+        if (error.status) key = newKey();
+        go.disabled = false;
+      } finally {
+        onDone();
+      }
+    });
+    return form;
+  });
+}
+
+/** An order that limits of risk refused may come once more. */
+function askToAllow(order) {
+  let key = newKey();
+  open("Let an order past its limits", (close) => {
+    const person = field("Your name", { value: ownName(), required: true, hint: "Who answers for it." });
+    const reason = field("Reason", { required: true, maxlength: 500 });
+    const told = outcome();
+    const go = h("button", { type: "submit", class: "danger", text: `Allow it for ${duration(ALLOWED_SECONDS)}` });
+    const back = h("button", { type: "button", text: "Back", on: { click: close } });
+    const form = h("form", {}, h("p", { class: "hint", text: `${titleOf(order)}: ${order.reason.message}. An order of this content passes these limits, once, if it comes within ${duration(ALLOWED_SECONDS)} under a name of its own. This one stays refused, and nothing is sent by this.` }),
+      h("div", { class: "fields" }, person.node, reason.node), told.node, h("div", { class: "buttons" }, back, go));
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      go.disabled = true;
+      try {
+        await post(`api/execution/orders/${encodeURIComponent(order.order_id)}/allow`, { person: person.input.value.trim(), reason: reason.input.value.trim(), seconds: ALLOWED_SECONDS }, { key });
+        told.tell("good", h("p", { text: "Allowed: it may be sent again under a new name." }));
+        announce("Allowed");
         go.hidden = true;
         back.textContent = "Close";
         back.focus();
