@@ -1,4 +1,4 @@
-"""As much of a MongoDB server as the store uses, in memory and quick; `test_mongo.py` holds it against mongomock."""
+"""As much of a MongoDB server as the store uses, in memory and quick; `simulation/test_mongo.py` holds it against mongomock."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from types import NoneType, SimpleNamespace
 from typing import Any, TypeAlias
 
+import mongomock
 from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
 from pymongo import InsertOne, ReplaceOne, UpdateMany
@@ -45,8 +46,26 @@ class Database:
     def names(self) -> list[str]:
         return sorted(self._collections)
 
+    def list_collection_names(self) -> list[str]:
+        return self.names
+
     def command(self, name: str) -> Mapping[str, Any]:
         return {"ok": 1.0}
+
+
+class Found(list[Document]):
+    """What a query finds, in the sequence of making; what else a cursor can, mongomock does."""
+
+    def __init__(self, documents: Iterable[Document], anew: Callable[[], Any]) -> None:
+        """`anew`: the same question to mongomock."""
+        super().__init__(documents)
+        self._anew = anew
+
+    def sort(self, *keys: Any) -> Any:  # type: ignore[override]
+        return self._anew().sort(*keys)
+
+    def limit(self, number: int) -> Found:
+        return Found(self[:number] if number else self, self._anew)
 
 
 class Collection:
@@ -62,6 +81,8 @@ class Collection:
         self._indexes: list[dict[str, Any]] = []
         self._answers: dict[str, Sequence[Document]] = {}
         """By the query: what it finds, for as long as nothing is written. Most of what a service asks it asks again and again."""
+        self._at_mongomock: Any = None
+        """The same documents there, for as long as nothing is written; made when something is asked that this server does not know."""
 
     def create_index(self, keys: Any, unique: bool = False, **options: Any) -> None:
         pairs = [(keys, 1)] if isinstance(keys, str) else list(keys)
@@ -92,19 +113,52 @@ class Collection:
 
     def remove(self, document_id: Any) -> None:
         self.documents.pop(document_id, None)
-        self._answers.clear()
+        self._forget_answers()
 
     # --- reading ------------------------------------------------------------------------------------------------
 
-    def find(self, query: Mapping[str, Any] | None = None, fields: Mapping[str, int] | None = None) -> list[Document]:
-        return [_read(document, fields) for document in self._matching(query or {})]
+    def find(
+        self, query: Mapping[str, Any] | None = None, fields: Mapping[str, int] | None = None, **options: Any
+    ) -> Any:
+        wanted = {name: value for name, value in options.items() if value and name != "max_time_ms"}
+        if wanted:
+            return self._rarely_asked().find(query, fields, **wanted)
+        found = (_read(document, fields) for document in self._matching(query or {}))
+        return Found(found, lambda: self._rarely_asked().find(query, fields))
 
-    def find_one(self, query: Mapping[str, Any], fields: Mapping[str, int] | None = None) -> Document | None:
-        for document in self._matching(query):
+    def find_one(
+        self, query: Mapping[str, Any] | None = None, fields: Mapping[str, int] | None = None
+    ) -> Document | None:
+        for document in self._matching(query or {}):
             return _read(document, fields)
         return None
 
+    def count_documents(self, query: Mapping[str, Any], **options: Any) -> int:
+        return len(self._matching(query))
+
+    def distinct(self, field: str, query: Mapping[str, Any] | None = None) -> Any:
+        return self._rarely_asked().distinct(field, query)
+
+    def aggregate(self, pipeline: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+        return self._rarely_asked().aggregate(pipeline)
+
+    def _rarely_asked(self) -> Any:
+        """Mongomock with the same documents, for questions that are asked so rarely that they are not worth an answer of our own."""
+        if self._at_mongomock is None:
+            collection = self._at_mongomock = mongomock.MongoClient(tz_aware=True)["copy"][self.name]
+            if self.documents:
+                collection.insert_many([_read(document, None) for document in self.documents.values()])
+        return self._at_mongomock
+
     def _matching(self, query: Mapping[str, Any]) -> Sequence[Document]:
+        try:
+            return self._looked_up(query)
+        except NotImplementedError:
+            found = self._rarely_asked().find(query, {"_id": 1})
+            return tuple(self.documents[_hashable(document["_id"])] for document in found)
+
+    def _looked_up(self, query: Mapping[str, Any]) -> Sequence[Document]:
+        """Raises NotImplementedError for an operator that this server does not know."""
         wanted = query.get("_id", MISSING)
         if wanted is MISSING:
             key = repr(query)
@@ -115,12 +169,12 @@ class Collection:
                 found = self._answers[key] = _those(self.documents.values(), query)
             return found
         if not isinstance(wanted, Mapping):
-            document = self.documents.get(wanted)
+            document = self.documents.get(_hashable(wanted))
             if document is None or len(query) == 1:
                 return () if document is None else (document,)
             return _those((document,), query)
         if "$in" in wanted:
-            ids = {each for each in wanted["$in"] if each in self.documents}
+            ids = {key for each in wanted["$in"] if (key := _hashable(each)) in self.documents}
             return _those((self.documents[each] for each in sorted(ids, key=self._places.__getitem__)), query)
         return _those(self.documents.values(), query)
 
@@ -156,6 +210,19 @@ class Collection:
             self._put({"_id": found["_id"], **_copied(document)}, found)
             return SimpleNamespace(matched_count=1)
         return SimpleNamespace(matched_count=0)
+
+    def delete_one(self, query: Mapping[str, Any]) -> Any:
+        return self._delete(self._matching(query)[:1])
+
+    def delete_many(self, query: Mapping[str, Any]) -> Any:
+        return self._delete(self._matching(query))
+
+    def _delete(self, found: Sequence[Document]) -> Any:
+        for document in found:
+            for index in self._unique:
+                index.keep(_hashable(document["_id"]), None)
+            self.remove(_hashable(document["_id"]))
+        return SimpleNamespace(deleted_count=len(found))
 
     def bulk_write(self, requests: Sequence[Any], ordered: bool = True) -> Any:
         matched, inserted, errors = 0, 0, []
@@ -200,7 +267,7 @@ class Collection:
 
     def _put(self, document: Document, before: Document | None) -> None:
         """In the place of `before`. Raises DuplicateKeyError, and then nothing has changed."""
-        document_id = document["_id"]
+        document_id = _hashable(document["_id"])
         if before is None and document_id in self.documents:
             raise DuplicateKeyError(f"E11000 duplicate key: {self.name} _id {document_id!r}", 11000)
         keys = [index.key_for(document) for index in self._unique]
@@ -214,7 +281,11 @@ class Collection:
     def _place(self, document_id: Any, document: Document) -> None:
         self._places.setdefault(document_id, len(self._places))
         self.documents[document_id] = document
+        self._forget_answers()
+
+    def _forget_answers(self) -> None:
         self._answers.clear()
+        self._at_mongomock = None
 
 
 class _UniqueIndex:
@@ -317,6 +388,8 @@ def _tests_of(query: Mapping[str, Any]) -> list[Test]:
 
 
 def _test_of(name: str, wanted: Any) -> Test:
+    if name.startswith("$") and name != "$or":
+        raise NotImplementedError(name)
     if name == "$or":
         ways = [_tests_of(each) for each in wanted]
         return lambda document: any(all(test(document) for test in tests) for tests in ways)
@@ -324,6 +397,8 @@ def _test_of(name: str, wanted: Any) -> Test:
     value_of = partial(_value, path=name) if "." in name else lambda document: document.get(name)
     if isinstance(wanted, Mapping) and any(str(key).startswith("$") for key in wanted):
         operators = list(wanted.items())
+        if not wanted.keys() <= KNOWN_OPERATORS:
+            raise NotImplementedError(str(wanted))
         return lambda document: all(_holds(value_of(document), operator, operand) for operator, operand in operators)
 
     def equals(document: Document) -> bool:
@@ -341,6 +416,9 @@ _ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
+KNOWN_OPERATORS = frozenset({"$in", "$not", "$ne", *_ORDERINGS})
+
+
 def _holds(value: Any, operator: str, operand: Any) -> bool:
     if operator == "$in":
         return any(each in operand for each in value) if type(value) is list else value in operand
@@ -348,8 +426,6 @@ def _holds(value: Any, operator: str, operand: Any) -> bool:
         return not all(_holds(value, inner, wanted) for inner, wanted in operand.items())
     if operator == "$ne":
         return not (value == operand or (isinstance(value, list) and operand in value))
-    if operator == "$exists":
-        raise NotImplementedError(operator)
     if isinstance(operand, datetime) and isinstance(value, DatetimeMS):
         return _ORDERINGS[operator](value, DatetimeMS(operand))
     return _is_comparable(value, operand) and _ORDERINGS[operator](value, operand)
@@ -379,6 +455,10 @@ def _apply(document: Document, update: Mapping[str, Any], *, is_new: bool) -> No
                 case "$setOnInsert":
                     if is_new:
                         _set(document, name, _copied(operand))
+                case "$unset":
+                    if "." in name:
+                        raise NotImplementedError(name)
+                    document.pop(name, None)
                 case "$inc":
                     value = _found(document, name)
                     if value is not MISSING and (isinstance(value, bool) or not isinstance(value, int | float)):

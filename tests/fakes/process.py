@@ -23,6 +23,8 @@ class Gate:
         self.names: list[str] = []
         self.dies_at: tuple[int, Moment] | None = None
         self.is_dead = False
+        self.passed: list[tuple[int, Moment] | None] = []
+        """Each moment at which it could have died, in their sequence; None where the outside world has moved on by itself in between."""
 
     def enter(self, name: str) -> int:
         self._raise_if_dead()
@@ -39,9 +41,16 @@ class Gate:
         return self.dies_at == (number, Moment.HALFWAY)
 
     def dies_if(self, here: tuple[int, Moment]) -> None:
+        self.passed.append(here)
         if self.dies_at == here:
             self.is_dead = True
         self._raise_if_dead()
+
+    def shows_more_after(self, number: int) -> bool:
+        """Whether to die after this call is another thing than to die before the next one: it has come to its end, and the outside world
+        has moved on before the next one began."""
+        here, next_one = (number, Moment.AFTER), (number + 1, Moment.BEFORE)
+        return here in self.passed and self.passed[self.passed.index(here) + 1 :][:1] != [next_one]
 
     def revive(self) -> None:
         self.is_dead, self.dies_at = False, None

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-import mongomock
 from pymongo import InsertOne
 from pymongo.errors import AutoReconnect
 
-from tests.fakes.mongomock_gaps import bulk_write, has_index
 from tests.fakes.process import Died, Gate
 
 T = TypeVar("T")
@@ -54,10 +51,8 @@ class _Collection:
         self._inner, self._gate, self._faults = inner, gate, faults
 
     def __getattr__(self, method: str) -> Any:
-        call = partial(bulk_write, self._inner) if method == "bulk_write" else getattr(self._inner, method)
+        call = getattr(self._inner, method)
         name = f"{self._inner.name}.{method}"
-        if method == "create_index":
-            return self._create_index
         if method not in self.WRITES:
             self._faults.reads[name] += 1
 
@@ -89,7 +84,7 @@ class _Collection:
         return write
 
     def _counted(self, answer: Any) -> Any:
-        if not isinstance(answer, mongomock.collection.Cursor):
+        if not isinstance(answer, Iterable) or isinstance(answer, Mapping):
             return answer
 
         def documents() -> Iterator[Any]:
@@ -98,10 +93,6 @@ class _Collection:
                 yield document
 
         return documents()
-
-    def _create_index(self, keys: Any, **options: Any) -> None:
-        if not has_index(self._inner, keys):
-            self._reachable(self._inner.create_index)(keys, **options)
 
     def _reachable(self, call: Callable[..., T]) -> Callable[..., T]:
         if self._gate.is_dead:
@@ -132,7 +123,7 @@ class _Database:
 
 
 class FakeMongoClient:
-    """As much of a MongoClient as the store uses, on a mongomock that survives."""
+    """As much of a MongoClient as the store uses, on a server in memory that survives."""
 
     def __init__(self, inner: Any, gate: Gate, faults: StoreFaults) -> None:
         self._inner, self._gate, self._faults = inner, gate, faults

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import mongomock
 import structlog
 
 from brokers.base import Capabilities, OrderRef
@@ -43,6 +42,7 @@ from execution_service.transport.ports import EventPublisher, ReadsKey
 from simulators.control import quote_of
 from tests.fakes.broker import BookInPlace, BrokerFaults, GatedBroker, Reservations
 from tests.fakes.clock import HandClock
+from tests.fakes.mongo import Mongo
 from tests.fakes.people import RecordingNotifier
 from tests.fakes.process import Died, Gate
 from tests.fakes.pubsub import RecordingPublisher, Subscription
@@ -132,12 +132,12 @@ class World:
         """`beside`: another process's world, with which this one shares time, store and the broker's book; it has its own way to each, its
         own messages in, and what it told. `limits` are those of the risk gate (None: what is built in), `switches` its kill switches.
         With `lease_seconds` they share the accounts out. `clock` and `mongo`: others than the
-        hand-moved clock and mongomock."""
+        hand-moved clock and the server in memory."""
         self.clock = clock or (HandClock() if beside is None else beside.clock)
         self.gate = Gate()
         self.store_faults = StoreFaults()
         self.broker_faults = BrokerFaults()
-        self.mongo: Any = mongo or (mongomock.MongoClient(tz_aware=True) if beside is None else beside.mongo)
+        self.mongo: Any = mongo or (Mongo() if beside is None else beside.mongo)
         self.orders = Subscription("orders", self.gate)
         self.commands = Subscription("commands", self.gate)
         self.events = Subscription("events", self.gate)
@@ -180,6 +180,7 @@ class World:
         """By account id: whom the service's present life speaks to."""
         self.reservations = Reservations()
         self._books: dict[str, PaperExchange] = {}
+        self._orders_read: dict[str, tuple[dict[str, Any], Order]] = {}
 
     # --- life and death -----------------------------------------------------------------------------------------
 
@@ -427,12 +428,25 @@ class World:
         return list(self.mongo[DATABASE][collection].find(query))
 
     def records(self) -> list[Order]:
-        return [order_from_document(d) for d in self.documents("execution_orders")]
+        return [self._order_of(document) for document in self._order_documents.values()]
 
     def record(self, signal_id: str = "sig", purpose: Purpose = Purpose.ENTRY, leg_index: int = 0) -> Order:
         order_id = Identity(signal_id=signal_id, leg_index=leg_index, purpose=purpose).order_id
-        (document,) = self.documents("execution_orders", _id=order_id)
-        return order_from_document(document)
+        (document,) = (self._order_documents[order_id],) if order_id in self._order_documents else ()
+        return self._order_of(document)
+
+    @property
+    def _order_documents(self) -> Mapping[str, dict[str, Any]]:
+        documents: Mapping[str, dict[str, Any]] = self.mongo[DATABASE]["execution_orders"].documents
+        return documents
+
+    def _order_of(self, document: dict[str, Any]) -> Order:
+        """Made anew only when another document has come in its place: the server changes none."""
+        read, order = self._orders_read.get(document["_id"], (None, None))
+        if order is None or read is not document:
+            order = order_from_document(document)
+            self._orders_read[document["_id"]] = document, order
+        return order
 
     def exit_record(self, signal_id: str) -> Order:
         return self.record(signal_id, Purpose.EXIT)

@@ -155,7 +155,8 @@ class MongoViews(MongoPort):
 
     def _note_view(self, name: str, write: ViewWrite, why: object) -> None:
         words = f"{name} {write.document_id!s} is not brought up to date, for what stands there: {why}"
-        self._unreadable.note(name, {"_id": write.document_id}, f"{words}; mend it, then rebuild-views")
+        # Under a name of its own: that it can be read, as most such documents can, must not have it said again with each write.
+        self._unreadable.note(f"{name} to write", {"_id": write.document_id}, f"{words}; mend it, then rebuild-views")
 
     def _still_behind(self, name: str, refused: Sequence[ViewWrite]) -> list[ViewWrite]:
         """Of the writes refused as duplicates, those whose document is not further on already.
