@@ -37,7 +37,9 @@ from execution_service.transport.ports import Message, Publisher, PublishFailed
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS, IDLE_SECONDS = 0.5, 60.0
+"""Between two looks: while a plan is open, and while none is. A plan is stored by the process that works its account, which wakes itself; idle looks
+are for accounts that were taken over."""
 
 
 class TakesSignals(Protocol):
@@ -89,15 +91,17 @@ class Plans:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
+            has_open = True
             try:
-                await self.work()
+                has_open = await self.work()
             except StoreUnavailable as exc:
                 log.debug(f"Plans wait for the store: {exc}", action="plans_waiting")
-            await self.wake.wait(LOOK_SECONDS)
+            await self.wake.wait(LOOK_SECONDS if has_open else IDLE_SECONDS)
 
-    async def work(self) -> None:
-        """Takes every open plan of our accounts one step further. Raises StoreUnavailable."""
-        for record in await self._store.open_plans():
+    async def work(self) -> bool:
+        """Takes every open plan of our accounts one step further; whether there is any. Raises StoreUnavailable."""
+        found = await self._store.open_plans()
+        for record in found:
             if not self._ownership.is_ours(record.plan.targets.account_id):
                 continue
             try:
@@ -110,6 +114,7 @@ class Plans:
                 log.error(f"Plan {plan_id} failed: {exc}", action="plan_failed", plan_id=plan_id, exc_info=exc)
                 words = plan_set_aside(plan_id=plan_id, reason=f"{type(exc).__name__}: {exc}")
                 await self._alerts.raise_alert_once(f"plan_failed:{plan_id}", "plan_failed", words)
+        return bool(found)
 
     async def is_at_work(self, record: PlanRecord) -> bool:
         """Whether orders of the plan may still fill. Raises StoreUnavailable."""

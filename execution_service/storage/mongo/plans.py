@@ -30,8 +30,9 @@ class MongoPlans(MongoPort):
         return None if found is None else plan_from_document(found)
 
     async def open_plans(self) -> list[PlanRecord]:
-        found = await self._calls.ask(lambda: list(self._db[PLANS].find({"is_open": True}, sort=[("as_of", 1)])))
-        return self._readable(PLANS, found, plan_from_document)
+        found = await self._calls.ask(lambda: list(self._db[PLANS].find({"is_open": True})))
+        records = self._readable(PLANS, found, plan_from_document)
+        return sorted(records, key=lambda record: record.plan.targets.as_of)
 
     async def latest_plan(self, account_id: str, strategy_id: str) -> PlanRecord | None:
         asked = {"account_id": account_id, "strategy_id": strategy_id}
