@@ -51,7 +51,7 @@ def execctl(service: Service, *arguments: str) -> Any:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service for all tests that leave it open to this machine."""
-    with Service(tmp_path_factory.mktemp("api"), **OWN_PROCESS) as service:
+    with Service(tmp_path_factory.mktemp("api"), POSITION_MONITOR_INTERVAL_SEC="0", **OWN_PROCESS) as service:
         service.start()
         yield service
 

@@ -81,7 +81,9 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 def service_on(server: RedisServer, folder: Path, **settings: str) -> Service:
-    settings = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(server.port), "EVENTS_ACCOUNT": "Mock_Paper"} | settings
+    """What it places is what decisions ask for alone: nothing is protected."""
+    usual = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(server.port), "EVENTS_ACCOUNT": "Mock_Paper"}
+    settings = usual | {"POSITION_MONITOR_INTERVAL_SEC": "0"} | settings
     return Service(folder, **settings)
 
 
