@@ -74,5 +74,5 @@ SIMULATOR = Simulator(
     hasty={**HASTY, "find_window_seconds": 60},
     short_search={"find_window_seconds": 8},
     demo_account_id="Binance_Demo",
-    samples=("crypto_perpetual_1.json",),
+    samples=("crypto_perpetual_1.json --account Binance_Demo",),
 )
