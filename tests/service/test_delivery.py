@@ -10,7 +10,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import mongomock
 import pytest
 from pymongo.errors import WriteError
 
@@ -36,6 +35,7 @@ from execution_service.storage.ports.views import View, ViewWrite
 from execution_service.trading.trader import TradingRules
 from tests.builders import accepted, filled_by, identity, instrument, order, submit_started
 from tests.fakes import BY_HAND, RESTING, Gate, HandClock, RecordingNotifier, RecordingPublisher, World, world_of
+from tests.fakes.mongo import Collection
 from tests.service.audit import audit
 
 MANY = 2000
@@ -785,18 +785,21 @@ async def test_people_hear_of_a_fill_though_pubsub_is_away_for_hours(tmp_path: P
 async def test_record_that_the_server_will_never_take_stops_no_other_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    refused = []
     async with world_of(tmp_path) as world:
-        update_one = mongomock.collection.Collection.update_one
+        update = Collection._update
 
-        def refusing(self: Any, query: Any, update: Any, *args: Any, **kwargs: Any) -> Any:
+        def refusing(self: Any, query: Any, changes: Any, **how: Any) -> Any:
             if str(query.get("_id")) == Identity(signal_id="bad").order_id:
+                refused.append(query)
                 raise WriteError("too large", 17419)
-            return update_one(self, query, update, *args, **kwargs)
+            return update(self, query, changes, **how)
 
-        monkeypatch.setattr(mongomock.collection.Collection, "update_one", refusing)
+        monkeypatch.setattr(Collection, "_update", refusing)
         world.send("bad")
         world.send("good", symbol="MSFT")
         await world.run(60)
+        assert refused
         assert world.record("good").status is Status.FILLED
 
 
