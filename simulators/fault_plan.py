@@ -107,6 +107,7 @@ class PlannedBook(PaperExchange):
     """A book whose gateway plays the faults of a plan, if there is one, besides those that were armed."""
 
     fault_plan: FaultPlan | None = None
+    stops_rest = True
 
     def draw(
         self, operation: Operation, client_order_id: str = "", symbol: str | None = None, now: datetime | None = None

@@ -45,6 +45,8 @@ from brokers.rate import limit
 
 _log = logging.getLogger(__name__)
 CURRENCY = "USDT"
+STOP_PASSED_WORDS = ("would immediately trigger",)
+"""Of the refusal -2021: the price is through the stop."""
 _FIND_WINDOW_SECONDS = 120.0
 """An order that was accepted, and even filled, has been seen to be unknown to GET order for more than 13 seconds."""
 _POLL_SECONDS = 1.0
@@ -174,6 +176,7 @@ class BinanceBroker:
             find_window_seconds=self._configuration.find_window_seconds,
             is_paper=is_paper({"base_url": self._configuration.address}),
             poll_seconds=_POLL_SECONDS,
+            stop_passed_words=STOP_PASSED_WORDS,
             notes=(
                 *self._notes,
                 "Exits leave as reduce-only: they cannot open a position."

@@ -63,6 +63,10 @@ class PaperExchange:
     tag). `faults` are armed once per book, however often it is opened with them.
     """
 
+    stops_rest = False
+    """Whether a stop that the latest execution has not reached waits for one that does. Without any execution there is no
+    price to wait for, and it is filled at once."""
+
     def __init__(
         self,
         path: Path | str,
@@ -117,6 +121,8 @@ class PaperExchange:
         moment = self._moment(now)
         with self._writing() as db:
             faults = self._faults_in_the_book(db, Operation.PLACE, ticket, moment)
+            if self._has_to_wait(db, ticket):
+                ticket = replace(ticket, is_protective=True)  # the book's mark of what rests until a price reaches it
             number = self._accept(db, ticket, moment)
             self._plan(db, number, ticket, faults, moment)
             self._apply_due(db, moment)
@@ -466,6 +472,12 @@ class PaperExchange:
             paper_book.touch(db, number, moment, ReportStatus.REJECTED, decision.rejection)
         for planned in decision.plan:
             paper_book.schedule(db, self.account_id, number, planned)
+
+    def _has_to_wait(self, db: sqlite3.Connection, ticket: Ticket) -> bool:
+        if not self.stops_rest or ticket.is_protective or ticket.stop_price is None:
+            return False
+        last = paper_book.last_price(db, ticket.instrument)
+        return last is not None and not paper_market.is_reached(ticket, last)
 
     def _refused_protection(self, db: sqlite3.Connection, number: int, ticket: Ticket) -> str | None:
         """Why a protective order cannot rest: what it is linked to is done, or the price has passed its stop."""

@@ -300,3 +300,17 @@ async def test_a_stop_that_cannot_be_read_spoils_no_other(server: SimulatedBinan
     answer = await broker.reports()
     assert {report.client_order_id for report in answer.reports} == {TAG, other}
     assert [odd.client_order_id for odd in answer.unreadable] == [TAG]
+
+
+async def test_a_stop_waits_for_its_price_and_is_filled_when_that_comes(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    entry = "t000000000000000009"
+    await broker.place_order(ticket(client_order_id=entry))
+    await reported(broker, lambda report: report.status is ReportStatus.FILLED, tag=entry)
+    await broker.place_order(stop("95", is_exit=True))
+    assert (await reported(broker)).status is ReportStatus.WORKING
+    (bought,) = server.book.orders(entry)
+    server.book.trade_by_hand(bought.ticket.instrument, Decimal(1), Decimal(94))
+    report = await reported(broker, lambda report: report.status is ReportStatus.FILLED)
+    assert [fill.price for fill in report.fills] == [Decimal(94)]
