@@ -147,7 +147,8 @@ def fitted(ticket: Ticket, listing: Listing) -> Ticket:
     is_market = ticket.order_type in (OrderType.MARKET, OrderType.STOP)
     step = listing.market_step if is_market else listing.step
     least, most = (listing.market_least, listing.market_most) if is_market else (listing.least, listing.most)
-    quantity = (ticket.quantity // step) * step
+    rounded = (ticket.quantity // step) * step
+    quantity = ticket.quantity if rounded == ticket.quantity else rounded.normalize()
     if quantity <= 0 or quantity < least:
         raise OrderRefused(
             f"{ticket.quantity:f} {listing.symbol} is less than the smallest order of {max(least, step):f}"

@@ -116,9 +116,9 @@ def test_a_second_start_says_that_it_runs_already(people: People) -> None:
 
 
 def test_a_broker_that_this_version_has_not_is_refused(people: People) -> None:
-    said = people.call(START, "--broker", "alpaca")
+    said = people.call(START, "--broker", "nobody")
     assert said.status == 2
-    assert "this version has: mock, ibkr, zerodha" in said.err
+    assert "this version has: mock, alpaca, binance, ibkr, zerodha" in said.err
 
 
 def test_a_start_that_fails_shows_the_last_lines_of_the_log(people: People, tmp_path: Path) -> None:
