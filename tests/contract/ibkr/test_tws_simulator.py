@@ -60,7 +60,7 @@ async def test_the_librarys_own_client_synchronises_and_trades(gateway: TwsSimul
     again = await connected(library, gateway.port)
     assert [fill.execution.orderRef for fill in again.fills()] == ["mine"]
     assert [position.position for position in again.positions()] == [10]
-    assert {value.tag for value in again.accountValues()} == {"CashBalance", "NetLiquidationByCurrency"}
+    assert {value.tag for value in again.accountValues()} == {"CashBalance", "ExchangeRate", "NetLiquidationByCurrency"}
     assert again.client.getReqId() >= 2
     again.disconnect()
 
