@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import uuid
 from abc import ABC, abstractmethod
@@ -25,6 +26,10 @@ from tests.external.service_process import Server, Service, free_port, wide_limi
 from tests.waits import wait_until
 
 BROKERS = tuple(name for name, manifest in manifests().items() if manifest.simulator is not None)
+CRASHED_EACH_TIME = (
+    BROKERS if os.environ.get("EVERY_BROKER") else tuple(b for b in BROKERS if b not in ("alpaca", "binance"))
+)
+"""Where every run of the tests plays some crashes and outages. EVERY_BROKER=1 plays them at all, and so does `make faults`."""
 LIMITED = "zerodha with limits"
 """Zerodha with its own limits on both sides: the adapter's default budget, and a server that answers too many calls with 429."""
 ACCOUNTS = {LIMITED: "Zerodha_Limited", "ibkr": "IBKR_One"}

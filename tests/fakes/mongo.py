@@ -127,8 +127,14 @@ class Collection:
         return Found(found, lambda: self._rarely_asked().find(query, fields))
 
     def find_one(
-        self, query: Mapping[str, Any] | None = None, fields: Mapping[str, int] | None = None
+        self,
+        query: Mapping[str, Any] | None = None,
+        fields: Mapping[str, int] | None = None,
+        sort: Sequence[tuple[str, int]] | None = None,
     ) -> Document | None:
+        if sort is not None:
+            found: Document | None = self._rarely_asked().find_one(query or {}, fields, sort=list(sort))
+            return found
         for document in self._matching(query or {}):
             return _read(document, fields)
         return None

@@ -35,10 +35,11 @@ class _FakeInbox(Inbox):
 class Subscription:
     """Keeps a message until it is acknowledged, and delivers what is left again to the next life."""
 
-    def __init__(self, name: str, gate: Gate) -> None:
+    def __init__(self, name: str, gate: Gate, *, first: int = 1) -> None:
+        """`first`: the number of its first message. No two messages of a topic have one id, whichever process gets them."""
         self._name, self._gate = name, gate
         self._messages: dict[str, tuple[bytes, datetime, Mapping[str, str], str | None]] = {}
-        self._count = itertools.count(1)
+        self._count = itertools.count(first)
         self.handed_back: list[str] = []
         """Ids of messages that came back unacknowledged because no more were wanted."""
         self.queue: Inbox = _FakeInbox(self)

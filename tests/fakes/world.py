@@ -50,6 +50,8 @@ from tests.fakes.store import DATABASE, FakeMongoClient, StoreFaults
 
 ACCOUNT = "acct-1"
 
+SECOND_PROCESS_FROM = 1001
+"""The number of the first message that a second process gets."""
 BY_HAND = Market(fill_delay_seconds=None)
 """Where nothing fills but by `World.fill`."""
 ONLY_A_TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
@@ -138,11 +140,12 @@ class World:
         self.store_faults = StoreFaults()
         self.broker_faults = BrokerFaults()
         self.mongo: Any = mongo or (Mongo() if beside is None else beside.mongo)
-        self.orders = Subscription("orders", self.gate)
-        self.commands = Subscription("commands", self.gate)
-        self.events = Subscription("events", self.gate)
+        first = 1 if beside is None else SECOND_PROCESS_FROM
+        self.orders = Subscription("orders", self.gate, first=first)
+        self.commands = Subscription("commands", self.gate, first=first)
+        self.events = Subscription("events", self.gate, first=first)
         self.publisher = RecordingPublisher(self.gate)
-        self.targets = Subscription("targets", self.gate)
+        self.targets = Subscription("targets", self.gate, first=first)
         self.plan_results = RecordingPublisher(self.gate)
         self.notifier = RecordingNotifier(self.gate, self.clock)
         if beside is not None:  # the world hears both

@@ -24,6 +24,7 @@ NEEDED = {
     "/api/execution/orders/{name}/cancel": Role.OPERATOR,
     "/api/execution/kill": Role.OPERATOR,
     "/api/execution/heartbeat": Role.OPERATOR,
+    "/api/execution/targets": Role.OPERATOR,
     "/api/execution/arm": Role.ADMIN,
     "/api/execution/flatten": Role.ADMIN,
     "/api/execution/limits/enable": Role.ADMIN,
