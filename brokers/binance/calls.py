@@ -71,8 +71,9 @@ class Access:
     """It counts orders by account."""
 
 
-class Refusal(Exception):
-    """An answer that is no success, as Binance gave it: with its code, if it has one, and its text."""
+class Refusal(BrokerUnavailable):
+    """An answer that is no success, as Binance gave it: with its code, if it has one, and its text. Only queries, and cancels of
+    orders that are not there, end with it: nothing was carried out."""
 
     def __init__(self, meaning: Meaning, code: int | None, text: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(text if code is None else f"{text} ({code})")
@@ -209,7 +210,7 @@ class BinanceCalls:
         if is_signed:
             await self._read_clock()
         for is_last in (False, True):
-            if kind is not CallKind.EXIT:
+            if kind not in (CallKind.EXIT, CallKind.CANCEL):
                 self._breaker.check()
             await self._wait_for_budget(kind, weight)
             try:
@@ -333,7 +334,7 @@ class BinanceCalls:
                 return HeldBack(
                     f"Binance is overloaded and did not carry it out: {refusal}", wait_seconds=_AFTER_FAILURE_SECONDS
                 )
-            case Meaning.NOT_THERE:
+            case Meaning.NOT_THERE if kind not in PLACING:
                 return refusal
             case Meaning.UNKNOWN:
                 return _unclear(kind, words)

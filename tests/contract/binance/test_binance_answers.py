@@ -69,7 +69,17 @@ async def test_an_unclear_answer_is_an_unknown_outcome_and_is_not_sent_again(
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [(400, -2019), (400, -2021), (400, -2022), (400, -4131), (400, -4411), (400, -9999), (404, -4000)],
+    [
+        (400, -2011),
+        (400, -2013),
+        (400, -2019),
+        (400, -2021),
+        (400, -2022),
+        (400, -4131),
+        (400, -4411),
+        (400, -9999),
+        (404, -4000),
+    ],
 )
 async def test_a_refusal_with_a_code_is_one_in_its_words(
     server: SimulatedBinance, broker: BinanceBroker, status: int, code: int
@@ -272,3 +282,23 @@ async def test_placing_waits_for_nothing_but_its_own_call(server: SimulatedBinan
     made = [call.route for call in server.calls()[asked:] if "listenKey" not in call.path]  # which the stream makes
     assert made == ["POST /fapi/v1/order"]
     assert time.monotonic() - begun < 1.0
+
+
+@pytest.mark.parametrize("route", ["GET /fapi/v1/allOrders", "GET /fapi/v1/openOrders", "GET /fapi/v1/openAlgoOrders"])
+async def test_a_question_that_binance_refuses_is_an_error_of_the_account(
+    server: SimulatedBinance, broker: BinanceBroker, route: str
+) -> None:
+    server.faults.add(HttpFault(kind=FaultKind.ERROR, route=route, status=400, code=-1100, text="Illegal characters"))
+    with pytest.raises(BrokerUnavailable, match="Illegal characters"):
+        await broker.reports()
+
+
+async def test_a_cancel_is_sent_though_the_circuit_is_open(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    hold(server)
+    placed = await broker.place_order(limit())
+    server.faults.add(HttpFault(kind=FaultKind.ERROR, route="GET *", status=500, times=5))
+    for _ in range(5):
+        with pytest.raises(BrokerUnavailable):
+            await broker.balances()
+    await broker.cancel_order(OrderRef(client_order_id=TAG, broker_order_id=placed.broker_order_id))
+    assert server.book.orders()[0].status is ReportStatus.CANCELLED
