@@ -16,6 +16,7 @@ from scripts.mvp_demo_status import accounts_shown
 from simulators.catalogue import programs, simulator_of
 from tests.external.service_process import end
 from tests.external.test_scripts import EXECCTL, SEND, START, STATUS, People
+from tests.external.venues import PLAYED_EACH_TIME
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -37,7 +38,7 @@ def is_of(process: psutil.Process, data_dir: Path) -> bool:
     return (process.info["environ"] or {}).get("DATA_DIR") == str(data_dir) and process.pid != os.getpid()
 
 
-@pytest.mark.parametrize("broker", programs())
+@pytest.mark.parametrize("broker", [broker for broker in programs() if broker in PLAYED_EACH_TIME])
 def test_the_demo_trades_through_the_real_adapter_and_ends_whole(people: People, broker: str) -> None:
     simulator = simulator_of(broker)
     said = people.call(START, "--broker", broker)

@@ -26,10 +26,11 @@ from tests.external.service_process import Server, Service, free_port, wide_limi
 from tests.waits import wait_until
 
 BROKERS = tuple(name for name, manifest in manifests().items() if manifest.simulator is not None)
-CRASHED_EACH_TIME = (
+PLAYED_EACH_TIME = (
     BROKERS if os.environ.get("EVERY_BROKER") else tuple(b for b in BROKERS if b not in ("alpaca", "binance"))
 )
-"""Where every run of the tests plays some crashes and outages. EVERY_BROKER=1 plays them at all, and so does `make faults`."""
+"""Where every run of the tests plays faults, crashes, outages and the demo. EVERY_BROKER=1 plays them at all, and so does
+`make faults`; the contract suite, and the service at each broker, are always for all."""
 LIMITED = "zerodha with limits"
 """Zerodha with its own limits on both sides: the adapter's default budget, and a server that answers too many calls with 429."""
 ACCOUNTS = {LIMITED: "Zerodha_Limited", "ibkr": "IBKR_One"}

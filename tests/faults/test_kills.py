@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from brokers.registry import manifests
-from tests.external.venues import CRASHED_EACH_TIME
+from tests.external.venues import PLAYED_EACH_TIME
 from tests.faults.crashes import play_kills, play_kills_at
 from tests.faults.stage import said
 
@@ -21,7 +21,7 @@ CRASH_POINTS = {True: 8, False: 3}
 SEED = 1
 
 
-@pytest.mark.parametrize("broker", CRASHED_EACH_TIME)
+@pytest.mark.parametrize("broker", PLAYED_EACH_TIME)
 def test_a_kill_at_any_crossing_of_a_port_leaves_one_order_a_signal(tmp_path: Path, broker: str) -> None:
     outcomes = play_kills(broker, tmp_path, points=CRASH_POINTS[manifests()[broker].is_stand_in], rounds=0, seed=SEED)
     assert len(outcomes) == CRASH_POINTS[manifests()[broker].is_stand_in] + 1

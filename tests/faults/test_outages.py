@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.external.venues import CRASHED_EACH_TIME
+from tests.external.venues import PLAYED_EACH_TIME
 from tests.faults.outages import play_outages, quick_outages
 from tests.faults.stage import said
 
@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("broker", [broker for broker in CRASHED_EACH_TIME if quick_outages(broker)])
+@pytest.mark.parametrize("broker", [broker for broker in PLAYED_EACH_TIME if quick_outages(broker)])
 def test_an_outage_loses_nothing_and_doubles_nothing(tmp_path: Path, broker: str) -> None:
     outcomes = play_outages(broker, tmp_path, quick_outages(broker))
     assert len(outcomes) == len(quick_outages(broker)) + 1
