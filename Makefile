@@ -8,7 +8,7 @@ BIN := .venv/bin
 # in which only the tests that concern it are run.
 IB_ASYNC_BIN := .venv-ib-async/bin
 # So many files of tests at once: most of the long ones wait for processes to start, end and be killed.
-WORKERS ?= 3
+WORKERS ?= 4
 IBKR_TESTS := tests/contract/ibkr tests/contract/test_broker.py
 
 .PHONY: help setup run test ib-async-tests check format bench faults soak simulate fuzz mutants lock clean

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,9 @@ async def test_the_days_result_is_of_the_day_and_after_midnight_begins_anew(tmp_
         world.fill("out", 100, "12.5", purpose=world.exit_record("out").identity.purpose)
         await world.run(2)
         assert "realised $250.00" in await answer_to(world, written, "/daily")
-        await world.run(24 * 3600)
+        now = world.clock.now()
+        midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+        await world.run((midnight - now).total_seconds() + 60)
         assert "no orders" in await answer_to(world, written, "/daily")
 
 
