@@ -1,4 +1,4 @@
-"""Faults of a simulated HTTP API: which calls go wrong and how, whatever the API."""
+"""Faults of a simulated HTTP API: which calls go wrong, and how the ways work that every API has. An API's own kinds are its own."""
 
 from __future__ import annotations
 
@@ -7,25 +7,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, ClassVar, Self
 
 
-class FaultKind(StrEnum):
-    ERROR = "error"
-    """An error in the API's own form, with `status`, `code`, `text` and, if set, the header Retry-After."""
-    HTML = "html"
-    """`status` with a page that is not JSON, as from a proxy."""
-    EMPTY = "empty"
-    """`status` without a body."""
-    NO_ID = "no_id"
-    """Success, with an answer that has none of the expected fields."""
+class Wire(StrEnum):
+    """What may happen to the answer of any API. An API's kinds of faults have those of these that it can play, under the same values."""
+
     SLOW = "slow"
     """The proper answer, `seconds` late."""
     DROP = "drop"
     """The connection is closed without an answer."""
     NEVER_ANSWER = "never_answer"
     TRICKLE = "trickle"
-    """An endless answer, one byte at a time."""
+    """An endless answer, one byte at a time, so that no single read times out."""
     TRUNCATED = "truncated"
     """The first half of the proper answer, as if it were complete."""
 
@@ -35,22 +29,22 @@ class HttpFault:
     """The fault of the next `times` calls (None: of all) whose `METHOD /path` matches the shell pattern `route`.
     With `accepted` the call is carried out nevertheless, `late_seconds` after its answer."""
 
-    kind: FaultKind
+    kinds: ClassVar[type[StrEnum]] = Wire
+
+    kind: StrEnum
     route: str
     times: int | None = 1
     seconds: float = 0.0
     status: int = 500
-    code: int | None = None
     text: str = "Internal error"
-    retry_after: int | None = None
     accepted: bool = False
     late_seconds: float = 0.0
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> HttpFault:
+    def from_json(cls, said: Mapping[str, Any]) -> Self:
         """Raises ValueError for anything but a fault's fields."""
         try:
-            return cls(**{**said, "kind": FaultKind(said["kind"])})
+            return cls(**{**said, "kind": cls.kinds(said["kind"])})
         except (KeyError, TypeError, ValueError) as exc:
             raise ValueError(f"not a fault: {exc}") from exc
 
@@ -59,7 +53,7 @@ class HttpFaults:
     """The armed faults. Thread-safe."""
 
     def __init__(self) -> None:
-        self._faults: list[HttpFault] = []
+        self._faults: list[Any] = []
         self._lock = threading.Lock()
 
     def add(self, *faults: HttpFault) -> None:
@@ -70,8 +64,8 @@ class HttpFaults:
         with self._lock:
             self._faults.clear()
 
-    def draw(self, route: str) -> HttpFault | None:
-        """The fault of this call; it counts as used."""
+    def draw(self, route: str) -> Any:
+        """The fault of this call, which counts as used; None: none."""
         with self._lock:
             for index, fault in enumerate(self._faults):
                 if not fnmatchcase(route, fault.route):

@@ -17,30 +17,22 @@ Besides the API's own routes, for tests and people:
     wash_trades     on: whether orders that might trade with a resting one of the other side are refused, as at Alpaca (at first not)
     market          opens_in_seconds: the market is closed for so long (nothing: it is open), and orders wait for it
     lag             orders, fills: how many seconds later the lists show what is new
-    drop_stream     mute_stream (muted)     the stream is disconnected, or silent
+    drop_feed       mute_feed (muted)       the stream is disconnected, or silent
     show_oddly      route, order, fields: from now on the rows of this order (its id or tag; a position's symbol) in the answers of
                     that route (`GET /v2/orders`) have these fields instead of their own
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
-import signal
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from starlette.responses import Response
@@ -62,12 +54,11 @@ from simulators.alpaca.book import (
     status_of,
 )
 from simulators.alpaca.market import ASSETS, Asset, Refused, find_asset, read_order
+from simulators.http_faults import HttpFault
+from simulators.http_gateway import HttpGateway, run_program
 from simulators.listener import Listener
-from simulators.loopback_http import Dropped, HttpCall, LoopbackServer, Trickled, json_response
+from simulators.loopback_http import HttpCall, json_response
 
-_LOOK_SECONDS = 0.01
-_ANSWER_FIRST_SECONDS = 0.2
-_CALLS_REMEMBERED = 100_000
 _ORDERS_A_PAGE, _MOST_ORDERS_A_PAGE = 50, 500
 _MOST_FILLS_A_PAGE = 100
 _MINUTE = 60.0
@@ -104,26 +95,11 @@ class FaultKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HttpFault:
-    """The fault of the next `times` calls (None: of all) whose `METHOD /path` matches the shell pattern `route`. With
-    `accepted` the call is carried out nevertheless, `late_seconds` after its answer."""
+class AlpacaFault(HttpFault):
+    kinds = FaultKind
 
-    kind: FaultKind
     route: str = "POST /v2/orders"
-    times: int | None = 1
-    seconds: float = 0.0
-    status: int = 500
     text: str = "internal server error occurred"
-    accepted: bool = False
-    late_seconds: float = 0.0
-
-    @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> HttpFault:
-        """Raises ValueError for anything but a fault's fields."""
-        try:
-            return cls(**{**said, "kind": FaultKind(said["kind"])})
-        except (KeyError, TypeError, ValueError) as exc:
-            raise ValueError(f"not a fault: {exc}") from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +131,19 @@ class _Chain:
         return {"replaced_by": self.replaced_by, "replaces": self.replaces, "status": status}
 
 
-class SimulatedAlpaca:
+class SimulatedAlpaca(HttpGateway[Call, Response]):
     """The server, in threads of its own: `with SimulatedAlpaca(path) as server: ... server.base_url, server.book`.
 
     One account. With `calls_per_minute`, more calls within a minute are answered with 429. The book survives the server.
     Port 0 takes any free port. Raises ValueError for a host other than loopback, OSError for a port in use.
     """
+
+    thread_name = "simulated-alpaca"
+    fault_type = AlpacaFault
+    refused = Refused
+    placings = ("POST /v2/orders",)
+    cancels = ("DELETE /v2/orders/*",)
+    book: AlpacaBook
 
     def __init__(
         self,
@@ -176,10 +159,7 @@ class SimulatedAlpaca:
         port: int = 0,
         calls_per_minute: int | None = None,
     ) -> None:
-        self._host = host
-        self._server = self._new_server(port)
-        self.port = self._server.port
-        """Stays the same over restarts."""
+        super().__init__(host, port)
         self.api_key, self.secret_key = api_key, secret_key
         self.are_keys_good = True
         self.book = AlpacaBook(path, account_id=account_id, market=market or Market())
@@ -195,57 +175,12 @@ class SimulatedAlpaca:
         self.refuses_wash_trades = False
         """Alpaca's rule against orders of one account that might trade with each other; off, since other brokers' scenarios are played here too."""
         self._limit = calls_per_minute
-        self._too_many = 0
-        self._calls: deque[Call] = deque(maxlen=_CALLS_REMEMBERED)
-        self._faults: list[HttpFault] = []
-        self._distortions: list[tuple[str, str, Mapping[str, Any]]] = []
-        self._listeners: set[Listener] = set()
-        self._lock = threading.RLock()
-        self.stopping = threading.Event()
-        self._wake_up = threading.Event()
-        self._timers: list[threading.Timer] = []
-        self._serving = threading.Lock()
-        self._streaming: threading.Thread | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        self._busted: dict[str, int] = {}
 
     @property
     def base_url(self) -> str:
         """For `ALPACA_BASE_URL`."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def listeners(self) -> int:
-        """The number of authorised listeners on the stream."""
-        with self._lock:
-            return len(self._listeners)
-
-    def calls(self, route: str = "*") -> list[Call]:
-        """The calls whose `METHOD /path` matches the shell pattern, oldest first, including failed ones."""
-        with self._lock:
-            return [call for call in self._calls if fnmatchcase(call.route, route)]
-
-    def add_fault(self, *faults: HttpFault) -> None:
-        with self._lock:
-            self._faults.extend(faults)
-
-    def clear_faults(self) -> None:
-        """The HTTP faults; the book's faults are kept."""
-        with self._lock:
-            self._faults.clear()
-            self._distortions.clear()
-
-    def show_oddly(self, route: str, order: str, fields: Mapping[str, Any]) -> None:
-        """In the answers of this route, rows of this order or position get these fields instead of their own."""
-        with self._lock:
-            self._distortions.append((route, order, fields))
+        return self.url
 
     def show_as(self, order: str, status: str) -> None:
         """The order's status, in Alpaca's words, until it is shown as something else (empty: as it is)."""
@@ -260,68 +195,9 @@ class SimulatedAlpaca:
     def set_keys_good(self, good: bool) -> None:
         self.are_keys_good = good
 
-    def drop_stream(self) -> None:
-        """Disconnects every listener."""
-        with self._lock:
-            listeners = tuple(self._listeners)
-        for listener in listeners:
-            listener.drop()
-
-    def mute_stream(self, muted: bool = True) -> None:
-        """Connected listeners get nothing any more, not even answers to pings, and stay connected."""
-        with self._lock:
-            for listener in self._listeners:
-                listener.mute(muted)
-
-    def push(self, frame: str | bytes) -> None:
-        """Sends a frame to every listener."""
-        with self._lock:
-            for listener in self._listeners:
-                listener.send(frame)
-
-    def start(self) -> None:
-        self._server.begin("simulated-alpaca")
-        self._streaming = threading.Thread(target=self._stream, name="simulated-alpaca-stream", daemon=True)
-        self._streaming.start()
-
-    def stop(self) -> None:
-        """Ends every open call and every listener. Idempotent."""
-        self.stopping.set()
-        self._wake_up.set()
-        for timer in self._timers:
-            timer.cancel()
-        with self._serving:
-            self._server.end()
-        if self._streaming is not None:
-            self._streaming.join()
-            self._streaming = None
-        self.book.close()
-
-    def restart(self, closed_seconds: float = 0.0) -> None:
-        """Cuts every call and listener, and closes the port for so long; the book is kept."""
-        with self._serving:
-            if self.stopping.is_set():
-                return
-            self._server.end()
-            self.stopping.wait(closed_seconds)
-            if not self.stopping.is_set():
-                self._server = self._new_server(self.port)
-                self._server.begin("simulated-alpaca")
-
     # Calls
 
-    def _new_server(self, port: int) -> LoopbackServer:
-        return LoopbackServer(
-            self._host,
-            port,
-            self._answer,
-            lambda status, words: json_response(status, {"message": words}),
-            self._serve_stream,
-        )
-
     def _answer(self, http_call: HttpCall) -> Response:
-        if http_call.path.startswith(control.PATH):
-            return control.answer_control(http_call, self)
         try:
             body = json.loads(http_call.body) if http_call.body else {}
         except ValueError:
@@ -344,27 +220,19 @@ class SimulatedAlpaca:
         response.headers.update(self._rate_headers())
         return response
 
-    def answer(self, call: Call) -> Response:
-        """The answer to one call. Raises Refused, or Dropped if none is to be given."""
-        with self._lock:
-            too_often = self._is_too_often(call)
-            self._calls.append(call)
-            fault = None if too_often else self._next_fault(call)
-        if too_often:
-            self._too_many += 1
-            raise Refused(429, None, "too many requests.")
-        if fault is None:
-            return self._after_book_faults(call)
-        if fault.accepted and not fault.late_seconds:
-            with contextlib.suppress(Refused):
-                self._carry_out(call)
-        elif fault.accepted:
-            later = threading.Timer(fault.late_seconds, self._carry_out_late, (call,))
-            self._timers.append(later)
-            later.start()
-        return self._fail(fault, call)
+    def _refuse(self, status: int, words: str) -> Response:
+        return json_response(status, {"message": words})
 
-    def _fail(self, fault: HttpFault, call: Call) -> Response:
+    def _refusal_of(self, fault: Fault, *, is_order: bool) -> Exception:
+        if fault.action is Action.REFUSE:
+            return Refused(403, 40310000, fault.reason)
+        return Refused(429, None, fault.reason) if is_order else Refused(503, 50010000, fault.reason)
+
+    def _truncated(self, answer: Response) -> Response:
+        whole = bytes(answer.body)
+        return Response(whole[: len(whole) // 2], media_type="application/json")
+
+    def _fail(self, fault: AlpacaFault, call: Call) -> Response:
         match fault.kind:
             case FaultKind.FORBIDDEN:
                 raise Refused(403, None, "forbidden.")
@@ -378,41 +246,7 @@ class SimulatedAlpaca:
                 return Response(status_code=301, headers={"Location": f"{self.base_url}/elsewhere"})
             case FaultKind.NO_ID:
                 return json_response(200, {"status": "ok"})
-            case FaultKind.SLOW:
-                self._server.stopping.wait(fault.seconds)
-                return self._after_book_faults(call)
-            case FaultKind.NEVER_ANSWER:
-                self._server.stopping.wait()
-            case FaultKind.TRICKLE:
-                raise Trickled
-            case FaultKind.TRUNCATED:
-                whole = bytes(self._carry_out(call).body)
-                return Response(whole[: len(whole) // 2], media_type="application/json")
-        raise Dropped
-
-    def _after_book_faults(self, call: Call) -> Response:
-        """Carries out the book's faults on the way to it, then the call."""
-        operations, tag, symbol = self._concerned(call)
-        faults = [fault for operation in operations for fault in self.book.draw(operation, tag, symbol)]
-        for fault in faults:
-            if fault.action is Action.REFUSE:
-                raise Refused(403, 40310000, fault.reason)
-            if fault.action is Action.UNAVAILABLE:
-                is_order = Operation.PLACE in operations or Operation.CANCEL in operations
-                raise Refused(429, None, fault.reason) if is_order else Refused(503, 50010000, fault.reason)
-            if fault.action is Action.SLOW:
-                if fault.accepted:
-                    answer = self._carry_out(call)
-                    self._server.stopping.wait(fault.seconds)
-                    return answer
-                self._server.stopping.wait(fault.seconds)
-                continue
-            if fault.action is not Action.DROP_BEFORE_ACCEPT and fault.accepted:
-                self._carry_out(call)
-            if fault.action is Action.NEVER_ANSWER:
-                self._server.stopping.wait()
-            raise Dropped
-        return self._carry_out(call)
+        raise AssertionError(fault.kind)
 
     def _concerned(self, call: Call) -> tuple[tuple[Operation, ...], str, str]:
         if call.route == "POST /v2/orders":
@@ -427,10 +261,6 @@ class SimulatedAlpaca:
         if call.route == "GET /v2/orders" and call.query.get("status") != "all":
             return (), "", ""
         return _OPERATIONS.get(call.route, ()), "", ""
-
-    def _carry_out_late(self, call: Call) -> None:
-        with contextlib.suppress(Refused, BrokerUnavailable):
-            self._carry_out(call)
 
     def _carry_out(self, call: Call) -> Response:
         if not self.are_keys_good or call.keys != (self.api_key, self.secret_key):
@@ -662,23 +492,16 @@ class SimulatedAlpaca:
                 return self._position(each, route)
         raise Refused(404, 40410000, "position does not exist")
 
-    def _distorted_fields(self, route: str, *names: str) -> dict[str, Any]:
-        with self._lock:
-            wanted = [fields for where, name, fields in self._distortions if where == route and name in names]
-        return {key: value for fields in wanted for key, value in fields.items()}
-
     # Faults and limits
 
     def _is_too_often(self, call: Call) -> bool:
         return self._limit is not None and self._within_a_minute(call.at) >= self._limit
 
+    def _too_often(self) -> Exception:
+        return Refused(429, None, "too many requests.")
+
     def _within_a_minute(self, now: float) -> int:
-        recent = 0
-        for earlier in reversed(self._calls):
-            if now - earlier.at >= _MINUTE:
-                break
-            recent += 1
-        return recent
+        return sum(1 for _ in self._calls_within(_MINUTE, now))
 
     def _rate_headers(self) -> dict[str, str]:
         limit = self._limit or 1_000_000
@@ -691,20 +514,9 @@ class SimulatedAlpaca:
             "X-RateLimit-Reset": str(reset),
         }
 
-    def _next_fault(self, call: Call) -> HttpFault | None:
-        for index, fault in enumerate(self._faults):
-            if not fnmatchcase(call.route, fault.route):
-                continue
-            if fault.times == 1:
-                del self._faults[index]
-            elif fault.times is not None:
-                self._faults[index] = replace(fault, times=fault.times - 1)
-            return fault
-        return None
-
     # Stream
 
-    async def _serve_stream(self, websocket: WebSocket) -> None:
+    async def _serve_feed(self, websocket: WebSocket) -> None:
         """Serves one listener until it disconnects or is dropped; it hears nothing before it is authorised."""
         await websocket.accept()
         listener = Listener(websocket)
@@ -731,30 +543,11 @@ class SimulatedAlpaca:
         elif action == "listen":
             listener.send(_frame("listening", {"streams": ["trade_updates"]}))
 
-    def _stream(self) -> None:
-        mark = self.book.mark()
-        busted: dict[str, int] = {}
-        while not self.stopping.is_set():
-            self._wake_up.wait(_LOOK_SECONDS)
-            self._wake_up.clear()
-            if self.stopping.is_set():
-                return
-            try:
-                self.book.advance()
-                changed = self.book.changed_since(mark)
-            except BrokerUnavailable:
-                # If the book is busy, it is read again in a moment.
-                continue
-            mark = changed[-1].change if changed else mark
-            with self._lock:
-                listeners = tuple(self._listeners)
-            for order in changed if listeners else ():
-                annulled = sum(fill.busted for fill in order.fills)
-                is_bust = annulled > busted.get(order.broker_order_id, 0)
-                busted[order.broker_order_id] = annulled
-                frame = _frame("trade_updates", self._event(order, is_bust))
-                for listener in listeners:
-                    listener.send(frame)
+    def _frames_of(self, order: PaperOrder) -> Iterable[bytes]:
+        annulled = sum(fill.busted for fill in order.fills)
+        is_bust = annulled > self._busted.get(order.broker_order_id, 0)
+        self._busted[order.broker_order_id] = annulled
+        yield _frame("trade_updates", self._event(order, is_bust))
 
     def _event(self, order: PaperOrder, is_bust: bool) -> dict[str, Any]:
         row = self._row(order, "stream")
@@ -770,35 +563,11 @@ class SimulatedAlpaca:
 
     # The operator's side
 
-    def state(self) -> dict[str, Any]:
-        """The answer to `GET /_control`."""
-        with self._lock:
-            return {
-                "keys_are_good": self.are_keys_good,
-                "calls": len(self._calls),
-                "placings": len(self.calls("POST /v2/orders")),
-                "cancels": len(self.calls("DELETE /v2/orders/*")),
-                "too_many": self._too_many,
-                "listeners": len(self._listeners),
-                "faults": [asdict(fault) for fault in self._faults],
-                "book_faults": [
-                    asdict(fault) for operation in Operation for fault in self.book.armed_faults(operation)
-                ],
-                "fault_plan": control.plan_state(self.book),
-                "orders": len(self.book.orders()),
-            }
+    def _own_state(self) -> Mapping[str, Any]:
+        return {"keys_are_good": self.are_keys_good}
 
-    def book_orders(self) -> list[dict[str, Any]]:
-        """The answer to `GET /_control/orders`."""
-        return [control.order_as_json(order) for order in self.book.orders()]
-
-    def control(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        """Carries out a `POST /_control`; returns the state after it, with whatever the command created. Raises one
-        of control.BAD_REQUEST."""
-        commands: dict[str, control.Command] = {
-            **control.book_commands(self.book),
-            "http_fault": lambda fault: self.add_fault(HttpFault.from_json(fault)),
-            "clear_faults": self._clear_all_faults,
+    def _own_commands(self) -> Mapping[str, control.Command]:
+        return {
             "kill_keys": lambda: self.set_keys_good(False),
             "new_keys": lambda: self.set_keys_good(True),
             "price": lambda symbol, price: self.set_price(str(symbol), Decimal(str(price))),
@@ -808,14 +577,7 @@ class SimulatedAlpaca:
             "lag": self.set_lag,
             "wash_trades": self.refuse_wash_trades,
             "market": self.set_market,
-            "show_oddly": self.show_oddly,
-            "drop": self._drop_soon,
-            "restart": self._restart_soon,
-            "drop_stream": self.drop_stream,
-            "mute_stream": lambda muted=True: self.mute_stream(bool(muted)),
         }
-        made = control.carry_out(commands, command)
-        return self.state() | (made if isinstance(made, dict) else {})
 
     def refuse_wash_trades(self, on: bool = True) -> None:
         self.refuses_wash_trades = bool(on)
@@ -838,20 +600,6 @@ class SimulatedAlpaca:
             raise ValueError(str(exc)) from exc
         return {"order_id": new.broker_order_id}
 
-    def _clear_all_faults(self) -> None:
-        self.clear_faults()
-        self.book.clear_faults()
-
-    def _drop_soon(self) -> None:
-        self._restart_soon(0.0)
-
-    def _restart_soon(self, closed_seconds: float = 0.0) -> None:
-        """In another thread, so that the call that requests it is answered first."""
-        later = threading.Timer(_ANSWER_FIRST_SECONDS, self.restart, (float(closed_seconds),))
-        later.daemon = True
-        self._timers.append(later)
-        later.start()
-
 
 def _frame(stream: str, data: Mapping[str, Any]) -> bytes:
     """Alpaca's frames are binary."""
@@ -859,51 +607,23 @@ def _frame(stream: str, data: Mapping[str, Any]) -> bytes:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m simulators.alpaca", description="Alpaca's trading API on loopback over a paper exchange."
-    )
-    parser.add_argument("--port", type=int, default=8084, help="0 takes any free port (default: %(default)s)")
-    parser.add_argument("--data", type=Path, required=True, help="the file of the book; made if there is none")
-    parser.add_argument("--notice", type=Path, help="a file to say in, while it runs, where it is to be found")
-    parser.add_argument("--account", default=DEFAULT_ACCOUNT, help="the account's number (default: %(default)s)")
-    parser.add_argument("--fill-delay-seconds", type=float, default=0.0)
-    parser.add_argument("--partial-fill-rate", type=float, default=0.0)
-    parser.add_argument("--rejection-rate", type=float, default=0.0)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--calls-per-minute", type=int, help="more are answered with 429 (default: no limit)")
-    control.add_fault_plan_option(parser)
-    chosen = parser.parse_args(argv)
-    market = Market(
-        fill_delay_seconds=chosen.fill_delay_seconds,
-        partial_fill_rate=chosen.partial_fill_rate,
-        rejection_rate=chosen.rejection_rate,
-        seed=chosen.seed,
-    )
-    try:
-        server = SimulatedAlpaca(
+    return run_program(
+        argv,
+        name="alpaca",
+        title="Simulated Alpaca",
+        port=8084,
+        account=DEFAULT_ACCOUNT,
+        make=lambda chosen, market: SimulatedAlpaca(
             chosen.data,
             account_id=chosen.account,
             market=market,
             port=chosen.port,
             calls_per_minute=chosen.calls_per_minute,
-        )
-    except (OSError, OverflowError, BrokerUnavailable) as exc:
-        print(f"Cannot serve on 127.0.0.1:{chosen.port}: {exc}", file=sys.stderr)
-        return 1
-    server.book.fault_plan = chosen.faults
-    stop_asked = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop_asked.set())
-    with server:
-        print(
-            f"Simulated Alpaca on {server.base_url}; Ctrl-C ends it. Settings for the service:\n"
-            f"  ALPACA_BASE_URL={server.base_url}\n  ALPACA_API_KEY={server.api_key}\n"
-            f"  ALPACA_SECRET_KEY={server.secret_key}\n",
-            flush=True,
-        )
-        if chosen.notice is not None:
-            control.leave_notice(chosen.notice, gateway=server.base_url, control=server.base_url + control.PATH)
-        stop_asked.wait()
-        if chosen.notice is not None:
-            control.take_back_notice(chosen.notice)
-    return 0
+        ),
+        settings=lambda server: {
+            "ALPACA_BASE_URL": server.base_url,
+            "ALPACA_API_KEY": server.api_key,
+            "ALPACA_SECRET_KEY": server.secret_key,
+        },
+        limits={"--calls-per-minute": "calls a minute"},
+    )

@@ -25,26 +25,18 @@ Not simulated: errors about a working order, which Kite's API does not have.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import hashlib
 import json
 import os
 import secrets
-import signal
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, parse_qsl
 
 from starlette.responses import Response
@@ -52,10 +44,12 @@ from starlette.websockets import WebSocket
 
 from brokers.base import OrderRef, ReportStatus
 from brokers.errors import BrokerUnavailable, OrderRefused
-from brokers.paper.model import Action, Fault, Market, Operation, ScriptedQuote
-from simulators import control
+from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder, ScriptedQuote
+from simulators.control import Command
+from simulators.http_faults import HttpFault
+from simulators.http_gateway import HttpGateway, run_program
 from simulators.listener import Listener
-from simulators.loopback_http import Dropped, HttpCall, LoopbackServer, Trickled, json_response
+from simulators.loopback_http import HttpCall, json_response
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY, DEFAULT_API_SECRET
 from simulators.zerodha.book import (
     KiteBook,
@@ -71,9 +65,6 @@ from simulators.zerodha.market import EXCHANGES, LISTINGS, Listing, Refused, as_
 
 HEARTBEAT = b"\x00"
 HEARTBEAT_SECONDS = 1.0
-_LOOK_SECONDS = 0.01
-_ANSWER_FIRST_SECONDS = 0.05
-_CALLS_REMEMBERED = 100_000
 _OPERATIONS = {
     "GET /user/profile": (Operation.CONNECT,),
     "GET /orders": (Operation.REPORTS, Operation.FIND),
@@ -111,27 +102,12 @@ class FaultKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HttpFault:
-    """The fault of the next `times` calls (None: of all) whose `METHOD /path` matches the shell pattern `route`.
-    With `accepted` the call is carried out nevertheless, `late_seconds` after its answer."""
+class KiteFault(HttpFault):
+    kinds = FaultKind
 
-    kind: FaultKind
     route: str = "POST /orders/*"
-    times: int | None = 1
-    seconds: float = 0.0
-    status: int = 500
     error: str = "GeneralException"
     text: str = "Something unexpected happened. Please try again."
-    accepted: bool = False
-    late_seconds: float = 0.0
-
-    @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> HttpFault:
-        """Raises ValueError for anything but a fault's fields."""
-        try:
-            return cls(**{**said, "kind": FaultKind(said["kind"])})
-        except (KeyError, TypeError, ValueError) as exc:
-            raise ValueError(f"not a fault: {exc}") from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +136,7 @@ class Page:
     status: int = 200
 
 
-class SimulatedKite:
+class SimulatedKite(HttpGateway[Call, object]):
     """The server, in threads of its own: `with SimulatedKite(path) as server: ... server.root_url, server.book`.
 
     One account, one user. `prices` are last prices by trading symbol. With `order_calls_per_second` or
@@ -169,6 +145,14 @@ class SimulatedKite:
     server (the session in a file beside the book). Port 0 takes any free port. Raises ValueError for a host other than
     loopback, OSError for a port in use.
     """
+
+    thread_name = "simulated-kite"
+    fault_type = KiteFault
+    refused = Refused
+    placings = ("POST /orders/*",)
+    cancels = ("DELETE /orders/*",)
+    exchange = EXCHANGES[0]
+    book: KiteBook
 
     def __init__(
         self,
@@ -186,10 +170,7 @@ class SimulatedKite:
         other_calls_per_second: int | None = None,
         quote_calls_per_second: int | None = 1,
     ) -> None:
-        self._host = host
-        self._server = self._new_server(port)
-        self.port = self._server.port
-        """Stays the same over restarts."""
+        super().__init__(host, port)
         self.api_key = api_key
         self._api_secret = api_secret
         self.user_id = account_id
@@ -202,36 +183,17 @@ class SimulatedKite:
         self._session = self._read_session()
         self._request_tokens: set[str] = set()
         self.is_line_down = False
+        self._beat_at = time.monotonic()
         self._limits = {
             "order": order_calls_per_second,
             "other": other_calls_per_second,
             "quote": quote_calls_per_second,
         }
-        self._too_many = 0
-        self._calls: deque[Call] = deque(maxlen=_CALLS_REMEMBERED)
-        self._faults: list[HttpFault] = []
-        self._distortions: list[tuple[str, str, Mapping[str, Any]]] = []
-        self._listeners: set[Listener] = set()
-        self._lock = threading.RLock()
-        self.stopping = threading.Event()
-        self._wake_up = threading.Event()
-        self._timers: list[threading.Timer] = []
-        self._serving = threading.Lock()
-        self._feeding: threading.Thread | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     @property
     def root_url(self) -> str:
         """For `KITE_ROOT_URL`."""
-        return f"http://127.0.0.1:{self.port}"
+        return self.url
 
     @property
     def ticker_url(self) -> str:
@@ -242,33 +204,6 @@ class SimulatedKite:
     def access_token(self) -> str:
         """The only valid token; empty if there is none."""
         return str(self._session["access_token"])
-
-    @property
-    def listeners(self) -> int:
-        """The number of listeners on the order feed."""
-        with self._lock:
-            return len(self._listeners)
-
-    def calls(self, route: str = "*") -> list[Call]:
-        """The calls whose `METHOD /path` matches the shell pattern, oldest first, including failed ones."""
-        with self._lock:
-            return [call for call in self._calls if fnmatchcase(call.route, route)]
-
-    def add_fault(self, *faults: HttpFault) -> None:
-        with self._lock:
-            self._faults.extend(faults)
-
-    def clear_faults(self) -> None:
-        """The HTTP faults; the book's faults are kept."""
-        with self._lock:
-            self._faults.clear()
-            self._distortions.clear()
-
-    def show_oddly(self, route: str, order: str, fields: Mapping[str, Any]) -> None:
-        """In the lists of this route (`GET /orders`), rows of this order or position get these fields instead of
-        their own."""
-        with self._lock:
-            self._distortions.append((route, order, fields))
 
     def kill_token(self) -> None:
         """As at six in the morning, or when the user logs in elsewhere."""
@@ -296,69 +231,9 @@ class SimulatedKite:
         """Whether placed orders reach the exchange."""
         self.is_line_down = is_down
 
-    def drop_feed(self) -> None:
-        """Disconnects every listener."""
-        with self._lock:
-            listeners = tuple(self._listeners)
-        for listener in listeners:
-            listener.drop()
-
-    def mute_feed(self, muted: bool = True) -> None:
-        """Connected listeners get nothing any more, not even heartbeats, and stay connected."""
-        with self._lock:
-            for listener in self._listeners:
-                listener.mute(muted)
-
-    def push(self, text: str) -> None:
-        """Sends a text to every listener."""
-        with self._lock:
-            for listener in self._listeners:
-                listener.send(text)
-
-    def start(self) -> None:
-        self._server.begin("simulated-kite")
-        self._feeding = threading.Thread(target=self._feed, name="simulated-kite-feed", daemon=True)
-        self._feeding.start()
-
-    def stop(self) -> None:
-        """Ends every open call and every listener. Idempotent."""
-        self.stopping.set()
-        self._wake_up.set()
-        for timer in self._timers:
-            timer.cancel()
-        with self._serving:
-            self._server.end()
-        if self._feeding is not None:
-            self._feeding.join()
-            self._feeding = None
-        self.book.close()
-
-    def restart(self, closed_seconds: float = 0.0) -> None:
-        """Cuts every call and listener, and closes the port for so long; the book and the session are kept."""
-        with self._serving:
-            if self.stopping.is_set():
-                return
-            self._server.end()
-            self.stopping.wait(closed_seconds)
-            if not self.stopping.is_set():
-                self._server = self._new_server(self.port)
-                self._server.begin("simulated-kite")
-
     # Calls
 
-    def _new_server(self, port: int) -> LoopbackServer:
-        kinds = {403: "PermissionException", 413: "InputException"}
-        return LoopbackServer(
-            self._host,
-            port,
-            self._answer,
-            lambda status, words: _refusal(Refused(status, kinds[status], words)),
-            self._serve_feed,
-        )
-
     def _answer(self, http_call: HttpCall) -> Response:
-        if http_call.path.startswith(control.PATH):
-            return control.answer_control(http_call, self)
         form = dict(parse_qsl(http_call.query))
         if http_call.content_type == "application/x-www-form-urlencoded":
             form |= dict(parse_qsl(http_call.body.decode("utf-8", "replace"), keep_blank_values=True))
@@ -374,27 +249,20 @@ class SimulatedKite:
             return Response(answer.content, answer.status, media_type=answer.content_type)
         return json_response(200, {"status": "success", "data": answer}, _plain)
 
-    def answer(self, call: Call) -> object:
-        """The `data` of one call's answer, or a Page. Raises Refused, or Dropped if no answer is to be given."""
-        with self._lock:
-            too_often = self._is_too_often(call)
-            self._calls.append(call)
-            fault = None if too_often else self._next_fault(call)
-        if too_often:
-            self._too_many += 1
-            raise Refused(429, "NetworkException", "Too many requests")
-        if fault is None:
-            return self._after_book_faults(call)
-        if fault.accepted and not fault.late_seconds:
-            with contextlib.suppress(Refused):
-                self._carry_out(call)
-        elif fault.accepted:
-            later = threading.Timer(fault.late_seconds, self._carry_out_late, (call,))
-            self._timers.append(later)
-            later.start()
-        return self._fail(fault, call)
+    def _refuse(self, status: int, words: str) -> Response:
+        return _refusal(Refused(status, {403: "PermissionException", 413: "InputException"}[status], words))
 
-    def _fail(self, fault: HttpFault, call: Call) -> object:
+    def _refusal_of(self, fault: Fault, *, is_order: bool) -> Exception:
+        if fault.action is Action.REFUSE:
+            return Refused(400, "InputException", fault.reason)
+        return Refused(429 if is_order else 503, "NetworkException", fault.reason)
+
+    def _truncated(self, answer: object) -> Page:
+        whole = "" if isinstance(answer, Page) else json.dumps({"status": "success", "data": answer}, default=_plain)
+        page = answer if isinstance(answer, Page) else Page(whole, "application/json")
+        return replace(page, content=page.content[: len(page.content) // 2])
+
+    def _fail(self, fault: KiteFault, call: Call) -> object:
         match fault.kind:
             case FaultKind.TOKEN_EXPIRED:
                 raise Refused(403, "TokenException", "Incorrect `api_key` or `access_token`.")
@@ -414,43 +282,7 @@ class SimulatedKite:
             case FaultKind.MARGIN:
                 words = "Insufficient funds. Required margin is 1000.00 but available margin is 0.00."
                 raise Refused(400, "MarginException", words)
-            case FaultKind.SLOW:
-                self._server.stopping.wait(fault.seconds)
-                return self._after_book_faults(call)
-            case FaultKind.NEVER_ANSWER:
-                self._server.stopping.wait()
-            case FaultKind.TRICKLE:
-                raise Trickled
-            case FaultKind.TRUNCATED:
-                answer = self._carry_out(call)
-                if not isinstance(answer, Page):
-                    answer = Page(json.dumps({"status": "success", "data": answer}, default=_plain), "application/json")
-                return replace(answer, content=answer.content[: len(answer.content) // 2])
-        raise Dropped
-
-    def _after_book_faults(self, call: Call) -> object:
-        """Carries out the book's faults on the way to it, then the call."""
-        operations, tag, symbol = self._concerned(call)
-        faults = [fault for operation in operations for fault in self.book.draw(operation, tag, symbol)]
-        for fault in faults:
-            if fault.action is Action.REFUSE:
-                raise Refused(400, "InputException", fault.reason)
-            if fault.action is Action.UNAVAILABLE:
-                is_order = Operation.PLACE in operations or Operation.CANCEL in operations
-                raise Refused(429 if is_order else 503, "NetworkException", fault.reason)
-            if fault.action is Action.SLOW:
-                if fault.accepted:
-                    answer = self._carry_out(call)
-                    self._server.stopping.wait(fault.seconds)
-                    return answer
-                self._server.stopping.wait(fault.seconds)
-                continue
-            if fault.action is not Action.DROP_BEFORE_ACCEPT and fault.accepted:
-                self._carry_out(call)
-            if fault.action is Action.NEVER_ANSWER:
-                self._server.stopping.wait()
-            raise Dropped
-        return self._carry_out(call)
+        raise AssertionError(fault.kind)
 
     def _concerned(self, call: Call) -> tuple[tuple[Operation, ...], str, str]:
         if call.method == "POST" and call.path.startswith("/orders/"):
@@ -461,10 +293,6 @@ class SimulatedKite:
                 return (Operation.CANCEL,), "", ""
             return (Operation.CANCEL,), order.ticket.client_order_id, order.ticket.instrument.symbol
         return _OPERATIONS.get(call.route, ()), "", ""
-
-    def _carry_out_late(self, call: Call) -> None:
-        with contextlib.suppress(Refused, BrokerUnavailable):
-            self._carry_out(call)
 
     def _carry_out(self, call: Call) -> object:
         parts = call.path.strip("/").split("/")
@@ -538,11 +366,6 @@ class SimulatedKite:
         if order.broker_order_id in self._session["amo"]:
             return {"status": "AMO REQ RECEIVED"}
         return {"status": "OPEN PENDING"} if self.is_line_down else {}
-
-    def _distorted_fields(self, route: str, *names: str) -> dict[str, Any]:
-        with self._lock:
-            wanted = [fields for where, name, fields in self._distortions if where == route and name in names]
-        return {key: value for fields in wanted for key, value in fields.items()}
 
     def _place(self, variety: str, form: Mapping[str, str]) -> dict[str, str]:
         ticket = read_order(variety, form, self._listings)
@@ -705,23 +528,10 @@ class SimulatedKite:
         limit = self._limits[kind]
         if limit is None:
             return False
-        recent = 0
-        for earlier in reversed(self._calls):
-            if call.at - earlier.at >= 1.0:
-                break
-            recent += _kind(earlier) == kind
-        return recent >= limit
+        return sum(_kind(earlier) == kind for earlier in self._calls_within(1.0, call.at)) >= limit
 
-    def _next_fault(self, call: Call) -> HttpFault | None:
-        for index, fault in enumerate(self._faults):
-            if not fnmatchcase(call.route, fault.route):
-                continue
-            if fault.times == 1:
-                del self._faults[index]
-            elif fault.times is not None:
-                self._faults[index] = replace(fault, times=fault.times - 1)
-            return fault
-        return None
+    def _too_often(self) -> Exception:
+        return Refused(429, "NetworkException", "Too many requests")
 
     # Order feed
 
@@ -732,73 +542,25 @@ class SimulatedKite:
             await websocket.send_denial_response(_refusal(refusal))
             return
         await websocket.accept()
-        listener = Listener(websocket)
-        with self._lock:
-            self._listeners.add(listener)
-        try:
-            await listener.serve()
-        finally:
-            with self._lock:
-                self._listeners.discard(listener)
+        await self._serve_listener(websocket)
 
-    def _feed(self) -> None:
-        mark = self.book.mark()
-        heartbeat_at = time.monotonic()
-        while not self.stopping.is_set():
-            self._wake_up.wait(_LOOK_SECONDS)
-            self._wake_up.clear()
-            if self.stopping.is_set():
-                return
-            try:
-                self.book.advance()
-                changed = self.book.changed_since(mark)
-            except BrokerUnavailable:
-                # If the book is busy, it is read again in a moment.
-                continue
-            mark = changed[-1].change if changed else mark
-            with self._lock:
-                listeners = tuple(self._listeners)
-            for order in changed if listeners else ():
-                for item in order_items(order, order.report(), self._token(order)):
-                    text = json.dumps({"type": "order", "id": "", "data": {**item, "checksum": ""}}, default=_plain)
-                    for listener in listeners:
-                        listener.send(text)
-            if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
-                heartbeat_at = time.monotonic()
-                for listener in listeners:
-                    listener.send(HEARTBEAT)
+    def _frames_of(self, order: PaperOrder) -> Iterable[str]:
+        for item in order_items(order, order.report(), self._token(order)):
+            yield json.dumps({"type": "order", "id": "", "data": {**item, "checksum": ""}}, default=_plain)
+
+    def _beat(self, listeners: Sequence[Listener]) -> None:
+        if time.monotonic() - self._beat_at >= HEARTBEAT_SECONDS:
+            self._beat_at = time.monotonic()
+            for listener in listeners:
+                listener.send(HEARTBEAT)
 
     # The operator's side
 
-    def state(self) -> dict[str, Any]:
-        """The answer to `GET /_control`."""
-        with self._lock:
-            return {
-                "token_is_good": bool(self.access_token),
-                "calls": len(self._calls),
-                "placings": len(self.calls("POST /orders/*")),
-                "cancels": len(self.calls("DELETE /orders/*")),
-                "too_many": self._too_many,
-                "listeners": len(self._listeners),
-                "faults": [asdict(fault) for fault in self._faults],
-                "book_faults": [
-                    asdict(fault) for operation in Operation for fault in self.book.armed_faults(operation)
-                ],
-                "fault_plan": control.plan_state(self.book),
-                "orders": len(self.book.orders()),
-            }
+    def _own_state(self) -> Mapping[str, Any]:
+        return {"token_is_good": bool(self.access_token)}
 
-    def book_orders(self) -> list[dict[str, Any]]:
-        """The answer to `GET /_control/orders`."""
-        return [control.order_as_json(order) for order in self.book.orders()]
-
-    def control(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        """Carries out a `POST /_control`; returns the state after it, with whatever the command created. Raises one
-        of control.BAD_REQUEST."""
-        commands: dict[str, control.Command] = {
-            **control.book_commands(self.book, EXCHANGES[0]),
-            "http_fault": lambda fault: self.add_fault(HttpFault.from_json(fault)),
-            "clear_faults": self._clear_all_faults,
+    def _own_commands(self) -> Mapping[str, Command]:
+        return {
             "kill_token": self.kill_token,
             "new_token": lambda: {"access_token": self.new_token()},
             "request_token": lambda: {"request_token": self.log_in()},
@@ -806,28 +568,7 @@ class SimulatedKite:
             "new_day": self.new_day,
             "pass_on_amo": self.pass_on_amo,
             "line_down": lambda on=True: self.set_line(is_down=bool(on)),
-            "show_oddly": self.show_oddly,
-            "drop": self._drop_soon,
-            "restart": self._restart_soon,
-            "drop_feed": self.drop_feed,
-            "mute_feed": lambda muted=True: self.mute_feed(bool(muted)),
         }
-        made = control.carry_out(commands, command)
-        return self.state() | (made if isinstance(made, dict) else {})
-
-    def _clear_all_faults(self) -> None:
-        self.clear_faults()
-        self.book.clear_faults()
-
-    def _drop_soon(self) -> None:
-        self._restart_soon(0.0)
-
-    def _restart_soon(self, closed_seconds: float = 0.0) -> None:
-        """In another thread, so that the call that requests it is answered first."""
-        later = threading.Timer(_ANSWER_FIRST_SECONDS, self.restart, (float(closed_seconds),))
-        later.daemon = True
-        self._timers.append(later)
-        later.start()
 
 
 def _kind(call: Call) -> str:
@@ -850,53 +591,24 @@ def _plain(value: object) -> int | float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m simulators.zerodha", description="A Kite Connect API on loopback over a paper exchange."
-    )
-    parser.add_argument("--port", type=int, default=8083, help="0 takes any free port (default: %(default)s)")
-    parser.add_argument("--data", type=Path, required=True, help="the file of the book; made if there is none")
-    parser.add_argument("--notice", type=Path, help="a file to say in, while it runs, where it is to be found")
-    parser.add_argument("--account", default="AB1234", help="the user's id (default: %(default)s)")
-    parser.add_argument("--fill-delay-seconds", type=float, default=0.0)
-    parser.add_argument("--partial-fill-rate", type=float, default=0.0)
-    parser.add_argument("--rejection-rate", type=float, default=0.0)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--order-calls-per-second", type=int, help="more are answered with 429 (default: no limit)")
-    parser.add_argument("--other-calls-per-second", type=int, help="more are answered with 429 (default: no limit)")
-    control.add_fault_plan_option(parser)
-    chosen = parser.parse_args(argv)
-    market = Market(
-        fill_delay_seconds=chosen.fill_delay_seconds,
-        partial_fill_rate=chosen.partial_fill_rate,
-        rejection_rate=chosen.rejection_rate,
-        seed=chosen.seed,
-    )
-    try:
-        server = SimulatedKite(
+    return run_program(
+        argv,
+        name="zerodha",
+        title="Simulated Kite",
+        port=8083,
+        account="AB1234",
+        make=lambda chosen, market: SimulatedKite(
             chosen.data,
             account_id=chosen.account,
             market=market,
             port=chosen.port,
             order_calls_per_second=chosen.order_calls_per_second,
             other_calls_per_second=chosen.other_calls_per_second,
-        )
-    except (OSError, OverflowError, BrokerUnavailable) as exc:
-        print(f"Cannot serve on 127.0.0.1:{chosen.port}: {exc}", file=sys.stderr)
-        return 1
-    server.book.fault_plan = chosen.faults
-    stop_asked = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop_asked.set())
-    with server:
-        print(
-            f"Simulated Kite on {server.root_url}; Ctrl-C ends it. Settings for the service:\n"
-            f"  KITE_ROOT_URL={server.root_url}\n  KITE_API_KEY={server.api_key}\n"
-            f"  KITE_ACCESS_TOKEN={server.access_token}\n",
-            flush=True,
-        )
-        if chosen.notice is not None:
-            control.leave_notice(chosen.notice, gateway=server.root_url, control=server.root_url + control.PATH)
-        stop_asked.wait()
-        if chosen.notice is not None:
-            control.take_back_notice(chosen.notice)
-    return 0
+        ),
+        settings=lambda server: {
+            "KITE_ROOT_URL": server.root_url,
+            "KITE_API_KEY": server.api_key,
+            "KITE_ACCESS_TOKEN": server.access_token,
+        },
+        limits={"--order-calls-per-second": "order calls a second", "--other-calls-per-second": "other calls a second"},
+    )

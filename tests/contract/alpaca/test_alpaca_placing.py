@@ -18,26 +18,26 @@ from brokers.errors import (
     OutcomeUnknown,
     RateLimited,
 )
-from simulators.alpaca.server import FaultKind, HttpFault, SimulatedAlpaca
+from simulators.alpaca.server import AlpacaFault, FaultKind, SimulatedAlpaca
 from simulators.stage_alpaca import config_for
 from tests.contract.alpaca.stage import ref, report_of, ticket
 
 UNKNOWN = [
-    HttpFault(kind=FaultKind.HTML, status=504, accepted=True),
-    HttpFault(kind=FaultKind.HTML, status=503),
-    HttpFault(kind=FaultKind.SERVER_ERROR, status=500, accepted=True),
-    HttpFault(kind=FaultKind.MOVED),
-    HttpFault(kind=FaultKind.MOVED, accepted=True),
-    HttpFault(kind=FaultKind.NO_ID, accepted=True),
-    HttpFault(kind=FaultKind.TRUNCATED),
-    HttpFault(kind=FaultKind.DROP, accepted=True),
-    HttpFault(kind=FaultKind.HTML, status=403),
+    AlpacaFault(kind=FaultKind.HTML, status=504, accepted=True),
+    AlpacaFault(kind=FaultKind.HTML, status=503),
+    AlpacaFault(kind=FaultKind.SERVER_ERROR, status=500, accepted=True),
+    AlpacaFault(kind=FaultKind.MOVED),
+    AlpacaFault(kind=FaultKind.MOVED, accepted=True),
+    AlpacaFault(kind=FaultKind.NO_ID, accepted=True),
+    AlpacaFault(kind=FaultKind.TRUNCATED),
+    AlpacaFault(kind=FaultKind.DROP, accepted=True),
+    AlpacaFault(kind=FaultKind.HTML, status=403),
 ]
 
 
 @pytest.mark.parametrize("fault", UNKNOWN, ids=lambda fault: f"{fault.kind}-{fault.status}-{fault.accepted}")
 async def test_an_answer_that_says_nothing_is_an_unknown_outcome_of_one_sending(
-    server: SimulatedAlpaca, broker: AlpacaBroker, fault: HttpFault
+    server: SimulatedAlpaca, broker: AlpacaBroker, fault: AlpacaFault
 ) -> None:
     server.add_fault(fault)
     order = ticket()
@@ -51,7 +51,7 @@ async def test_an_answer_that_says_nothing_is_an_unknown_outcome_of_one_sending(
 async def test_an_order_that_had_arrived_is_refused_under_its_id_and_found(
     server: SimulatedAlpaca, broker: AlpacaBroker
 ) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.HTML, status=504, accepted=True))
+    server.add_fault(AlpacaFault(kind=FaultKind.HTML, status=504, accepted=True))
     order = ticket()
     with pytest.raises(OutcomeUnknown):
         await broker.place_order(order)
@@ -68,7 +68,7 @@ async def test_an_order_that_had_arrived_is_refused_under_its_id_and_found(
 async def test_an_answer_without_end_is_cut_off(server: SimulatedAlpaca) -> None:
     broker = create({**config_for(server), "answer_timeout_seconds": 0.3})
     await broker.connect()
-    server.add_fault(HttpFault(kind=FaultKind.TRICKLE, accepted=True))
+    server.add_fault(AlpacaFault(kind=FaultKind.TRICKLE, accepted=True))
     order = ticket()
     with pytest.raises(OutcomeUnknown):
         await broker.place_order(order)
@@ -92,7 +92,7 @@ async def test_keys_that_are_not_accepted_any_more_are_a_matter_for_people_and_n
 
 async def test_too_many_calls_pause_all_calls_of_the_account(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
     await broker.fitted(ticket())
-    server.add_fault(HttpFault(kind=FaultKind.RATE_LIMITED))
+    server.add_fault(AlpacaFault(kind=FaultKind.RATE_LIMITED))
     with pytest.raises(RateLimited) as caught:
         await broker.place_order(ticket())
     assert 0 < caught.value.wait_seconds <= 65
@@ -140,7 +140,7 @@ async def test_a_symbol_that_is_not_listed_is_refused_before_it_is_sent(
 
 
 async def test_while_nothing_is_said_of_an_asset_its_orders_wait(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.HTML, status=404, route="GET /v2/assets/*"))
+    server.add_fault(AlpacaFault(kind=FaultKind.HTML, status=404, route="GET /v2/assets/*"))
     with pytest.raises(HeldBack):
         await broker.fitted(ticket())
     await broker.fitted(ticket())
@@ -149,7 +149,7 @@ async def test_while_nothing_is_said_of_an_asset_its_orders_wait(server: Simulat
 
 
 async def test_an_exit_waits_for_no_facts_of_its_asset(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.HTML, status=503, route="GET /v2/assets/*", times=None))
+    server.add_fault(AlpacaFault(kind=FaultKind.HTML, status=503, route="GET /v2/assets/*", times=None))
     leaving = ticket(side=Side.SELL, is_exit=True)
     await broker.place_order(await broker.fitted(leaving))
     assert len(server.book.orders(leaving.client_order_id)) == 1
@@ -161,7 +161,7 @@ async def test_what_alpaca_repeats_of_the_keys_goes_into_no_message(
     server: SimulatedAlpaca, broker: AlpacaBroker
 ) -> None:
     words = f"bad request by {server.api_key} with {server.secret_key}"
-    server.add_fault(HttpFault(kind=FaultKind.SERVER_ERROR, status=422, text=words))
+    server.add_fault(AlpacaFault(kind=FaultKind.SERVER_ERROR, status=422, text=words))
     with pytest.raises(OrderRefused, match=r"bad request by \*\*\* with \*\*\*"):
         await broker.place_order(ticket())
 
@@ -235,7 +235,7 @@ async def test_while_the_position_in_coins_is_not_told_its_exit_waits(
 ) -> None:
     await _coins_held(server, broker)
     leaving = ticket(OrderType.MARKET, instrument=COIN, quantity=Decimal("0.1"), side=Side.SELL, is_exit=True)
-    server.add_fault(HttpFault(kind=FaultKind.HTML, status=404, route="GET /v2/positions/*"))
+    server.add_fault(AlpacaFault(kind=FaultKind.HTML, status=404, route="GET /v2/positions/*"))
     with pytest.raises(NotAnswered):
         await broker.fitted(leaving)
     assert (await broker.fitted(leaving)).quantity == Decimal("0.0997")
@@ -275,7 +275,7 @@ async def test_no_answer_to_a_cancel_is_unknown_and_one_that_cannot_leave_was_no
     server: SimulatedAlpaca, broker: AlpacaBroker
 ) -> None:
     placed = await broker.place_order(ticket())
-    server.add_fault(HttpFault(kind=FaultKind.HTML, status=502, route="DELETE /v2/orders/*"))
+    server.add_fault(AlpacaFault(kind=FaultKind.HTML, status=502, route="DELETE /v2/orders/*"))
     with pytest.raises(OutcomeUnknown):
         await broker.cancel_order(ref(placed))
     server.stop()

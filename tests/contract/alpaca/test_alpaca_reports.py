@@ -14,7 +14,7 @@ from brokers.base import AssetClass, FillsShown, Instrument, OptionRight, OrderR
 from brokers.errors import AnswerUnclear, BrokerUnavailable
 from brokers.paper.model import Market
 from brokers.settled_reports import SettledTracker
-from simulators.alpaca.server import FaultKind, HttpFault, SimulatedAlpaca
+from simulators.alpaca.server import AlpacaFault, FaultKind, SimulatedAlpaca
 from simulators.stage_alpaca import config_for
 from tests.contract.alpaca.stage import PRICE, ref, report_of, ticket
 
@@ -69,7 +69,7 @@ async def test_a_late_execution_of_an_order_that_is_over_is_seen_without_the_str
 ) -> None:
     monkeypatch.setattr(orders_module, "_ORDERS_A_PAGE", 1)
     monkeypatch.setattr(orders_module, "_WHOLE_SECONDS", 0.0)
-    server.drop_stream()
+    server.drop_feed()
     order = ticket()
     placed = await broker.place_order(order)
     server.book.cancel(ref(placed))
@@ -181,7 +181,7 @@ async def test_a_corrected_price_is_a_new_execution_in_the_place_of_the_old_one_
     order = ticket()
     old = server.book.fill_order(ref(await broker.place_order(order)))
     assert [fill.fill_id for fill in (await report_of(broker, order)).fills] == [old.fill_id]
-    server.drop_stream()
+    server.drop_feed()
     new = server.book.correct_fill(old.fill_id, price=Decimal("99.50"))
     report = await report_of(broker, order)
     assert [(fill.fill_id, fill.price) for fill in report.fills] == [(new.fill_id, Decimal("99.50"))]
@@ -368,7 +368,7 @@ async def test_a_list_that_is_no_list_is_no_statement_about_any_order(
 ) -> None:
     await broker.place_order(ticket())
     await broker.reports()
-    server.add_fault(HttpFault(kind=kind, status=502, route="GET /v2/orders"))
+    server.add_fault(AlpacaFault(kind=kind, status=502, route="GET /v2/orders"))
     with pytest.raises((BrokerUnavailable, AnswerUnclear)):
         await broker.reports()
 
@@ -377,7 +377,7 @@ async def test_a_list_that_is_no_list_is_no_statement_about_any_order(
 async def test_an_order_is_absent_only_by_alpacas_own_word(
     server: SimulatedAlpaca, broker: AlpacaBroker, kind: FaultKind
 ) -> None:
-    server.add_fault(HttpFault(kind=kind, status=404, route="GET /v2/orders:*"))
+    server.add_fault(AlpacaFault(kind=kind, status=404, route="GET /v2/orders:*"))
     with pytest.raises((BrokerUnavailable, AnswerUnclear)):
         await broker.find("a000000000000000000")
     assert await broker.find("a000000000000000000") is None

@@ -44,7 +44,7 @@ async def test_a_stream_that_was_cut_is_connected_again_and_hints(
     server: SimulatedAlpaca, broker: AlpacaBroker, hints: list[int]
 ) -> None:
     hints.clear()
-    server.drop_stream()
+    server.drop_feed()
     await until(lambda: hints)
     await until(lambda: server.listeners == 1)
 
@@ -61,7 +61,7 @@ async def test_a_half_open_stream_is_noticed(server: SimulatedAlpaca) -> None:
     broker = create({**config_for(server), "stream_silence_seconds": 0.2})
     await broker.connect()
     await until(lambda: server.listeners == 1)
-    server.mute_stream()
+    server.mute_feed()
     hints: list[int] = []
     broker.on_hint(lambda: hints.append(1))
     await until(lambda: hints)
@@ -72,7 +72,7 @@ async def test_keys_that_the_stream_does_not_take_are_tried_again_and_orders_go_
     server: SimulatedAlpaca, broker: AlpacaBroker, hints: list[int]
 ) -> None:
     server.set_keys_good(False)
-    server.drop_stream()
+    server.drop_feed()
     await until(lambda: server.listeners == 0)
     server.set_keys_good(True)
     await broker.place_order(ticket())

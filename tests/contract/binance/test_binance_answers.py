@@ -22,16 +22,15 @@ from brokers.errors import (
     OutcomeUnknown,
     RateLimited,
 )
-from simulators.binance.server import SimulatedBinance
-from simulators.http_faults import FaultKind, HttpFault
+from simulators.binance.server import BinanceFault, FaultKind, SimulatedBinance
 from simulators.stage_binance import config_for
 from tests.contract.binance.stage import PRICE, TAG, found, hold, limit, ticket
 
 ORDER = "POST /fapi/v1/order"
 
 
-def error(status: int, code: int | None = None, text: str = "Something", **more: object) -> HttpFault:
-    return HttpFault(kind=FaultKind.ERROR, route=ORDER, status=status, code=code, text=text, **more)
+def error(status: int, code: int | None = None, text: str = "Something", **more: object) -> BinanceFault:
+    return BinanceFault(kind=FaultKind.ERROR, route=ORDER, status=status, code=code, text=text, **more)
 
 
 @pytest.mark.parametrize(
@@ -47,19 +46,19 @@ def error(status: int, code: int | None = None, text: str = "Something", **more:
         error(400, -1006, accepted=True),
         error(400, -1007, accepted=True),
         error(400, None, accepted=True),
-        HttpFault(kind=FaultKind.HTML, route=ORDER, status=502, accepted=True),
-        HttpFault(kind=FaultKind.HTML, route=ORDER, status=200, accepted=True),
-        HttpFault(kind=FaultKind.EMPTY, route=ORDER, status=301, accepted=True),
-        HttpFault(kind=FaultKind.NO_ID, route=ORDER, accepted=True),
-        HttpFault(kind=FaultKind.TRUNCATED, route=ORDER),
-        HttpFault(kind=FaultKind.DROP, route=ORDER, accepted=True),
+        BinanceFault(kind=FaultKind.HTML, route=ORDER, status=502, accepted=True),
+        BinanceFault(kind=FaultKind.HTML, route=ORDER, status=200, accepted=True),
+        BinanceFault(kind=FaultKind.EMPTY, route=ORDER, status=301, accepted=True),
+        BinanceFault(kind=FaultKind.NO_ID, route=ORDER, accepted=True),
+        BinanceFault(kind=FaultKind.TRUNCATED, route=ORDER),
+        BinanceFault(kind=FaultKind.DROP, route=ORDER, accepted=True),
     ],
     ids=lambda fault: f"{fault.kind}-{fault.status}-{fault.code}",
 )
 async def test_an_unclear_answer_is_an_unknown_outcome_and_is_not_sent_again(
-    server: SimulatedBinance, broker: BinanceBroker, fault: HttpFault
+    server: SimulatedBinance, broker: BinanceBroker, fault: BinanceFault
 ) -> None:
-    server.faults.add(fault)
+    server.add_fault(fault)
     with pytest.raises(OutcomeUnknown):
         await broker.place_order(ticket())
     assert len(server.calls(ORDER)) == 1
@@ -84,16 +83,16 @@ async def test_an_unclear_answer_is_an_unknown_outcome_and_is_not_sent_again(
 async def test_a_refusal_with_a_code_is_one_in_its_words(
     server: SimulatedBinance, broker: BinanceBroker, status: int, code: int
 ) -> None:
-    server.faults.add(error(status, code, "Words that nobody knows"))
+    server.add_fault(error(status, code, "Words that nobody knows"))
     with pytest.raises(OrderRefused, match=f"Words that nobody knows \\({code}\\)"):
         await broker.place_order(ticket())
 
 
 @pytest.mark.parametrize("fault", [error(503, -1008, "Request throttled"), error(503, None, "Service Unavailable.")])
 async def test_an_overload_that_says_so_is_certainly_not_sent(
-    server: SimulatedBinance, broker: BinanceBroker, fault: HttpFault
+    server: SimulatedBinance, broker: BinanceBroker, fault: BinanceFault
 ) -> None:
-    server.faults.add(fault)
+    server.add_fault(fault)
     with pytest.raises(HeldBack, match="did not carry it out"):
         await broker.place_order(ticket())
     await broker.place_order(ticket())
@@ -127,7 +126,7 @@ async def test_a_filled_orders_id_is_taken_again_so_both_orders_are_told(
 async def test_a_dead_key_is_a_state_and_not_an_error_of_the_order(
     server: SimulatedBinance, broker: BinanceBroker, code: int
 ) -> None:
-    server.faults.add(error(401, code, "Invalid API-key, IP, or permissions for action"))
+    server.add_fault(error(401, code, "Invalid API-key, IP, or permissions for action"))
     with pytest.raises(AuthRequired, match="API key"):
         await broker.place_order(ticket())
 
@@ -135,13 +134,13 @@ async def test_a_dead_key_is_a_state_and_not_an_error_of_the_order(
 async def test_a_page_of_a_firewall_means_that_nothing_was_sent(
     server: SimulatedBinance, broker: BinanceBroker
 ) -> None:
-    server.faults.add(HttpFault(kind=FaultKind.HTML, route=ORDER, status=403))
+    server.add_fault(BinanceFault(kind=FaultKind.HTML, route=ORDER, status=403))
     with pytest.raises(BrokerUnavailable):
         await broker.place_order(ticket())
 
 
 async def test_too_many_calls_wait_for_as_long_as_binance_says(server: SimulatedBinance, broker: BinanceBroker) -> None:
-    server.faults.add(error(429, -1003, "Too many requests", retry_after=7))
+    server.add_fault(error(429, -1003, "Too many requests", retry_after=7))
     with pytest.raises(RateLimited) as caught:
         await broker.place_order(ticket())
     assert caught.value.wait_seconds == 7
@@ -154,7 +153,7 @@ async def test_too_many_calls_wait_for_as_long_as_binance_says(server: Simulated
 async def test_a_ban_stops_every_call_and_is_told(
     server: SimulatedBinance, broker: BinanceBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.faults.add(error(418, -1003, "Way too many requests; IP banned", retry_after=130))
+    server.add_fault(error(418, -1003, "Way too many requests; IP banned", retry_after=130))
     with caplog.at_level(logging.ERROR), pytest.raises(HeldBack, match="130 s") as caught:
         await broker.place_order(ticket())
     assert not isinstance(caught.value, RateLimited)
@@ -185,7 +184,7 @@ async def test_an_answer_that_never_comes_is_an_unknown_outcome(server: Simulate
     broker = create({**config_for(server), "answer_timeout_seconds": 0.3})
     await broker.connect()
     for kind in (FaultKind.NEVER_ANSWER, FaultKind.TRICKLE):
-        server.faults.add(HttpFault(kind=kind, route=ORDER))
+        server.add_fault(BinanceFault(kind=kind, route=ORDER))
         with pytest.raises(OutcomeUnknown):
             await broker.place_order(ticket())
     assert len(server.calls(ORDER)) == 2
@@ -223,7 +222,7 @@ def test_the_circuit_opens_after_failures_and_lets_one_call_try() -> None:
 
 async def test_an_exit_is_sent_though_the_circuit_is_open(server: SimulatedBinance, broker: BinanceBroker) -> None:
     await broker.place_order(ticket())
-    server.faults.add(HttpFault(kind=FaultKind.ERROR, route="GET *", status=500, times=5))
+    server.add_fault(BinanceFault(kind=FaultKind.ERROR, route="GET *", status=500, times=5))
     for _ in range(5):
         with pytest.raises(BrokerUnavailable):
             await broker.balances()
@@ -288,7 +287,7 @@ async def test_placing_waits_for_nothing_but_its_own_call(server: SimulatedBinan
 async def test_a_question_that_binance_refuses_is_an_error_of_the_account(
     server: SimulatedBinance, broker: BinanceBroker, route: str
 ) -> None:
-    server.faults.add(HttpFault(kind=FaultKind.ERROR, route=route, status=400, code=-1100, text="Illegal characters"))
+    server.add_fault(BinanceFault(kind=FaultKind.ERROR, route=route, status=400, code=-1100, text="Illegal characters"))
     with pytest.raises(BrokerUnavailable, match="Illegal characters"):
         await broker.reports()
 
@@ -296,7 +295,7 @@ async def test_a_question_that_binance_refuses_is_an_error_of_the_account(
 async def test_a_cancel_is_sent_though_the_circuit_is_open(server: SimulatedBinance, broker: BinanceBroker) -> None:
     hold(server)
     placed = await broker.place_order(limit())
-    server.faults.add(HttpFault(kind=FaultKind.ERROR, route="GET *", status=500, times=5))
+    server.add_fault(BinanceFault(kind=FaultKind.ERROR, route="GET *", status=500, times=5))
     for _ in range(5):
         with pytest.raises(BrokerUnavailable):
             await broker.balances()

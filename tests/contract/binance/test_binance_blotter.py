@@ -13,8 +13,7 @@ from brokers.base import FillsShown, OrderRef, OrderType, Report, ReportStatus, 
 from brokers.binance.adapter import BinanceBroker, create
 from brokers.errors import AnswerUnclear
 from brokers.paper.model import Action, Fault, Operation
-from simulators.binance.server import SimulatedBinance
-from simulators.http_faults import FaultKind, HttpFault
+from simulators.binance.server import BinanceFault, FaultKind, SimulatedBinance
 from simulators.stage_binance import config_for
 from tests.contract.binance.stage import TAG, found, hold, limit, reported, stop, ticket
 from tests.waits import until
@@ -81,7 +80,7 @@ async def test_an_order_of_days_ago_that_ends_is_told(server: SimulatedBinance, 
 async def test_an_execution_that_the_trades_do_not_show_yet_is_no_fill_yet(
     server: SimulatedBinance, broker: BinanceBroker
 ) -> None:
-    server.faults.add(HttpFault(kind=FaultKind.ERROR, route="GET /fapi/v1/userTrades", status=200, code=0))
+    server.add_fault(BinanceFault(kind=FaultKind.ERROR, route="GET /fapi/v1/userTrades", status=200, code=0))
     await broker.place_order(ticket())
     with pytest.raises(Exception, match="trades"):
         await broker.reports()

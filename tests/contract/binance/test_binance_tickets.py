@@ -11,8 +11,7 @@ import pytest
 from brokers.base import AssetClass, Instrument, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.binance.adapter import BinanceBroker, create
 from brokers.errors import AuthRequired, BrokerUnavailable, OrderRefused
-from simulators.binance.server import SimulatedBinance
-from simulators.http_faults import FaultKind, HttpFault
+from simulators.binance.server import BinanceFault, FaultKind, SimulatedBinance
 from simulators.stage_binance import config_for
 from tests.contract.binance.stage import SOL, TAG, last_form, limit, reported, stop, ticket
 
@@ -144,8 +143,8 @@ async def test_a_stop_leaves_for_the_conditional_orders(server: SimulatedBinance
 async def test_a_price_on_another_tick_makes_the_list_be_read_again(
     server: SimulatedBinance, broker: BinanceBroker
 ) -> None:
-    refused = HttpFault(kind=FaultKind.ERROR, route="POST /fapi/v1/order", status=400, code=-4014, text="tick size")
-    server.faults.add(refused)
+    refused = BinanceFault(kind=FaultKind.ERROR, route="POST /fapi/v1/order", status=400, code=-4014, text="tick size")
+    server.add_fault(refused)
     with pytest.raises(OrderRefused):
         await broker.place_order(limit())
     read = len(server.calls("GET /fapi/v1/exchangeInfo"))
@@ -195,10 +194,10 @@ async def test_an_entry_is_refused_where_its_leverage_cannot_be_set_and_an_exit_
 ) -> None:
     broker = create({**config_for(server), "leverage": 3})
     await broker.connect()
-    refused = HttpFault(
+    refused = BinanceFault(
         kind=FaultKind.ERROR, route="POST /fapi/v1/leverage", times=None, status=400, code=-4161, text="no"
     )
-    server.faults.add(refused)
+    server.add_fault(refused)
     with pytest.raises(OrderRefused, match="leverage 3"):
         await broker.fitted(ticket())
     await broker.fitted(ticket(is_exit=True))

@@ -24,7 +24,7 @@ from brokers.base import OrderRef, ReportStatus
 from brokers.paper.model import Action, Fault, Market, Operation
 from brokers.zerodha.feed import _run_reactor
 from simulators.zerodha import DEFAULT_API_KEY, DEFAULT_API_SECRET
-from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
+from simulators.zerodha.server import FaultKind, KiteFault, SimulatedKite
 from tests.waits import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -239,7 +239,7 @@ def test_the_book_and_the_session_outlive_the_server(tmp_path: Path) -> None:
 def test_a_fault_hits_once_and_the_call_is_carried_out_if_so_armed(
     server: SimulatedKite, kite: KiteConnect, kind: FaultKind, error: type[Exception], code: int, accepted: bool
 ) -> None:
-    server.add_fault(HttpFault(kind=kind, accepted=accepted))
+    server.add_fault(KiteFault(kind=kind, accepted=accepted))
     with pytest.raises(error) as failure:
         kite.place_order(**form())
     assert failure.value.code == code
@@ -249,7 +249,7 @@ def test_a_fault_hits_once_and_the_call_is_carried_out_if_so_armed(
 
 
 def test_an_answer_without_a_content_type_is_an_error_of_the_library(server: SimulatedKite, kite: KiteConnect) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.NO_CONTENT_TYPE, status=200))
+    server.add_fault(KiteFault(kind=FaultKind.NO_CONTENT_TYPE, status=200))
     with pytest.raises(KeyError):
         kite.place_order(**form())
 
@@ -258,7 +258,7 @@ def test_an_answer_without_a_content_type_is_an_error_of_the_library(server: Sim
 def test_a_dropped_call_is_not_sent_again_by_the_library(
     server: SimulatedKite, kite: KiteConnect, accepted: bool
 ) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.DROP, accepted=accepted))
+    server.add_fault(KiteFault(kind=FaultKind.DROP, accepted=accepted))
     with pytest.raises(requests.ConnectionError):
         kite.place_order(**form())
     assert len(server.calls("POST /orders/*")) == 1
@@ -266,7 +266,7 @@ def test_a_dropped_call_is_not_sent_again_by_the_library(
 
 
 def test_an_order_may_come_into_the_book_after_its_answer(server: SimulatedKite, kite: KiteConnect) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.CHECK_ORDER_BOOK, accepted=True, late_seconds=0.2))
+    server.add_fault(KiteFault(kind=FaultKind.CHECK_ORDER_BOOK, accepted=True, late_seconds=0.2))
     with pytest.raises(kite_errors.OrderException, match="check the order book"):
         kite.place_order(**form())
     assert kite.orders() == []
@@ -274,11 +274,11 @@ def test_an_order_may_come_into_the_book_after_its_answer(server: SimulatedKite,
 
 
 def test_slow_and_unanswered_calls(server: SimulatedKite, kite: KiteConnect) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.SLOW, seconds=0.2))
+    server.add_fault(KiteFault(kind=FaultKind.SLOW, seconds=0.2))
     begun = time.monotonic()
     kite.place_order(**form())
     assert time.monotonic() - begun >= 0.2
-    server.add_fault(HttpFault(kind=FaultKind.NEVER_ANSWER, route="GET /orders"))
+    server.add_fault(KiteFault(kind=FaultKind.NEVER_ANSWER, route="GET /orders"))
     kite.timeout = 0.2
     with pytest.raises(requests.ReadTimeout):
         kite.orders()

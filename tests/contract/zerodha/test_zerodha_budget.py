@@ -20,7 +20,7 @@ from brokers.zerodha import rows
 from brokers.zerodha.adapter import ZerodhaBroker, create
 from brokers.zerodha.calls import Access, KiteCalls
 from simulators.stage_zerodha import config_for
-from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
+from simulators.zerodha.server import FaultKind, KiteFault, SimulatedKite
 from tests.contract.zerodha.stage import INFY, TAG, hold, last_form, limit, ticket
 from tests.waits import PATIENCE_SECONDS, until
 
@@ -153,7 +153,7 @@ async def test_a_hanging_placing_call_holds_up_neither_questions_nor_cancels(
 ) -> None:
     hold(server)
     placed = await broker.place_order(limit())
-    server.add_fault(HttpFault(kind=FaultKind.NEVER_ANSWER, times=8))
+    server.add_fault(KiteFault(kind=FaultKind.NEVER_ANSWER, times=8))
     hanging = [asyncio.create_task(broker.place_order(ticket())) for _ in range(8)]
     await until(lambda: len(server.calls("POST /orders/*")) == 9)
     async with asyncio.timeout(3.0):

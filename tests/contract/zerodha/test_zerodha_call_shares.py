@@ -16,7 +16,7 @@ from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown, Rate
 from brokers.paper.model import Market
 from brokers.zerodha.adapter import ZerodhaBroker, create
 from simulators.stage_zerodha import config_for, serving_kite
-from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
+from simulators.zerodha.server import FaultKind, KiteFault, SimulatedKite
 
 
 def ticket(number: int, *, is_exit: bool = False) -> Ticket:
@@ -97,7 +97,7 @@ async def test_repeated_cancels_use_their_share_and_nothing_else(tmp_path: Path)
 async def test_cancels_that_hang_hold_up_no_exit_and_are_known_not_to_have_left(tmp_path: Path) -> None:
     async with kite_and_broker(tmp_path, read_timeout_seconds=30, answer_timeout_seconds=6) as (server, broker):
         refs = [await placed(broker, n) for n in range(5)]
-        server.add_fault(HttpFault(kind=FaultKind.NEVER_ANSWER, route="DELETE /orders/*", times=None))
+        server.add_fault(KiteFault(kind=FaultKind.NEVER_ANSWER, route="DELETE /orders/*", times=None))
         began = time.monotonic()
         cancels = [asyncio.ensure_future(broker.cancel_order(ref)) for ref in refs]
         await asyncio.sleep(0.5)

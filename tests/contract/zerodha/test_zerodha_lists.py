@@ -18,7 +18,7 @@ from brokers.settled_reports import SettledTracker
 from brokers.zerodha import dialect, rows
 from brokers.zerodha.adapter import ZerodhaBroker, create
 from simulators.stage_zerodha import config_for
-from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
+from simulators.zerodha.server import FaultKind, KiteFault, SimulatedKite
 from tests.contract.zerodha.stage import INFY, TAG, found, hold, limit, never, order_row, orders_of, ticket
 
 
@@ -224,7 +224,7 @@ async def test_an_orders_commission_is_spread_over_its_fills_as_its_notes_grow(
 async def test_a_contract_note_that_fails_hides_no_fill_and_is_asked_for_again(
     server: SimulatedKite, broker: ZerodhaBroker, kind: FaultKind
 ) -> None:
-    server.add_fault(HttpFault(kind=kind, route="POST /charges/orders"))
+    server.add_fault(KiteFault(kind=kind, route="POST /charges/orders"))
     await broker.place_order(ticket())
     report = await found(broker)
     assert report.filled_quantity == Decimal(10)

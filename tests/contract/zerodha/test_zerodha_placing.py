@@ -16,7 +16,7 @@ from brokers.zerodha import codes
 from brokers.zerodha.adapter import ZerodhaBroker, create
 from brokers.zerodha.calls import Access, KiteCalls
 from simulators.stage_zerodha import config_for
-from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
+from simulators.zerodha.server import FaultKind, KiteFault, SimulatedKite
 from tests.contract.zerodha.stage import TAG, found, hold, limit, ticket
 from tests.waits import PATIENCE_SECONDS, until
 
@@ -24,27 +24,27 @@ from tests.waits import PATIENCE_SECONDS, until
 @pytest.mark.parametrize(
     "fault",
     [
-        HttpFault(kind=FaultKind.CHECK_ORDER_BOOK, accepted=True),
-        HttpFault(kind=FaultKind.SERVER_ERROR, status=500, accepted=True),
-        HttpFault(kind=FaultKind.SERVER_ERROR, status=503, accepted=True),
-        HttpFault(kind=FaultKind.SERVER_ERROR, status=408, accepted=True),
-        HttpFault(kind=FaultKind.SERVER_ERROR, status=409, accepted=True),
-        HttpFault(kind=FaultKind.SERVER_ERROR, status=499, accepted=True),
-        HttpFault(kind=FaultKind.SERVER_ERROR, status=502, accepted=True),
-        HttpFault(kind=FaultKind.SERVER_ERROR, status=504, accepted=True),
-        HttpFault(kind=FaultKind.HTML, status=502, accepted=True),
-        HttpFault(kind=FaultKind.HTML, status=403, accepted=True),
-        HttpFault(kind=FaultKind.HTML, status=200, accepted=True),
-        HttpFault(kind=FaultKind.NO_CONTENT_TYPE, status=200, accepted=True),
-        HttpFault(kind=FaultKind.NO_DATA, accepted=True),
-        HttpFault(kind=FaultKind.SERVER_ERROR, status=400, error="NetworkException", accepted=True),
-        HttpFault(kind=FaultKind.SERVER_ERROR, status=500, error="OrderException", text="No margin", accepted=True),
-        HttpFault(kind=FaultKind.DROP, accepted=True),
+        KiteFault(kind=FaultKind.CHECK_ORDER_BOOK, accepted=True),
+        KiteFault(kind=FaultKind.SERVER_ERROR, status=500, accepted=True),
+        KiteFault(kind=FaultKind.SERVER_ERROR, status=503, accepted=True),
+        KiteFault(kind=FaultKind.SERVER_ERROR, status=408, accepted=True),
+        KiteFault(kind=FaultKind.SERVER_ERROR, status=409, accepted=True),
+        KiteFault(kind=FaultKind.SERVER_ERROR, status=499, accepted=True),
+        KiteFault(kind=FaultKind.SERVER_ERROR, status=502, accepted=True),
+        KiteFault(kind=FaultKind.SERVER_ERROR, status=504, accepted=True),
+        KiteFault(kind=FaultKind.HTML, status=502, accepted=True),
+        KiteFault(kind=FaultKind.HTML, status=403, accepted=True),
+        KiteFault(kind=FaultKind.HTML, status=200, accepted=True),
+        KiteFault(kind=FaultKind.NO_CONTENT_TYPE, status=200, accepted=True),
+        KiteFault(kind=FaultKind.NO_DATA, accepted=True),
+        KiteFault(kind=FaultKind.SERVER_ERROR, status=400, error="NetworkException", accepted=True),
+        KiteFault(kind=FaultKind.SERVER_ERROR, status=500, error="OrderException", text="No margin", accepted=True),
+        KiteFault(kind=FaultKind.DROP, accepted=True),
     ],
     ids=lambda fault: f"{fault.kind}-{fault.status}-{fault.error}",
 )
 async def test_an_unclear_answer_is_an_unknown_outcome_and_is_not_sent_again(
-    server: SimulatedKite, broker: ZerodhaBroker, fault: HttpFault
+    server: SimulatedKite, broker: ZerodhaBroker, fault: KiteFault
 ) -> None:
     server.add_fault(fault)
     with pytest.raises(OutcomeUnknown):
@@ -62,7 +62,7 @@ async def test_an_unclear_answer_is_an_unknown_outcome_and_is_not_sent_again(
 async def test_a_no_of_kite_is_one_in_its_words_whatever_they_are(
     server: SimulatedKite, broker: ZerodhaBroker, status: int, error: str
 ) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.SERVER_ERROR, status=status, error=error, text="Words that nobody knows"))
+    server.add_fault(KiteFault(kind=FaultKind.SERVER_ERROR, status=status, error=error, text="Words that nobody knows"))
     with pytest.raises(OrderRefused, match="Words that nobody knows"):
         await broker.place_order(ticket())
 
@@ -101,7 +101,7 @@ async def test_an_answer_that_does_not_come_is_an_unknown_outcome_within_the_rea
 ) -> None:
     broker = create(config_for(server) | {"read_timeout_seconds": 0.3})
     await broker.connect()
-    server.add_fault(HttpFault(kind=FaultKind.NEVER_ANSWER, accepted=True))
+    server.add_fault(KiteFault(kind=FaultKind.NEVER_ANSWER, accepted=True))
     begun = time.monotonic()
     with pytest.raises(OutcomeUnknown):
         await broker.place_order(ticket())
@@ -113,8 +113,8 @@ async def test_an_answer_that_does_not_come_is_an_unknown_outcome_within_the_rea
 async def test_an_answer_that_trickles_for_ever_is_given_up(server: SimulatedKite) -> None:
     broker = create(config_for(server) | {"answer_timeout_seconds": 0.3})
     await broker.connect()
-    server.add_fault(HttpFault(kind=FaultKind.TRICKLE, accepted=True))
-    server.add_fault(HttpFault(kind=FaultKind.TRICKLE, route="GET /orders"))
+    server.add_fault(KiteFault(kind=FaultKind.TRICKLE, accepted=True))
+    server.add_fault(KiteFault(kind=FaultKind.TRICKLE, route="GET /orders"))
     async with asyncio.timeout(5.0):
         with pytest.raises(OutcomeUnknown):
             await broker.place_order(ticket())
@@ -128,7 +128,7 @@ async def test_an_answer_that_trickles_for_ever_is_given_up(server: SimulatedKit
 async def test_answers_that_never_end_take_no_thread_for_good(server: SimulatedKite, kind: FaultKind) -> None:
     impatient = create(config_for(server) | {"answer_timeout_seconds": 0.3, "read_timeout_seconds": 60})
     await impatient.connect()
-    server.add_fault(HttpFault(kind=kind, route="GET /orders", times=6))
+    server.add_fault(KiteFault(kind=kind, route="GET /orders", times=6))
     async with asyncio.timeout(PATIENCE_SECONDS):
         answers = await asyncio.gather(*(impatient.find(TAG) for _ in range(6)), return_exceptions=True)
         assert all(isinstance(answer, BrokerUnavailable) for answer in answers)
@@ -142,7 +142,7 @@ async def test_a_cut_placing_call_is_an_unknown_outcome_and_later_calls_have_lin
 ) -> None:
     impatient = create(config_for(server) | {"answer_timeout_seconds": 0.3, "read_timeout_seconds": 60})
     await impatient.connect()
-    server.add_fault(HttpFault(kind=FaultKind.TRICKLE, accepted=True))
+    server.add_fault(KiteFault(kind=FaultKind.TRICKLE, accepted=True))
     with pytest.raises(OutcomeUnknown):
         await impatient.place_order(ticket())
     assert (await found(impatient)).broker_order_id == server.book.orders()[0].broker_order_id
@@ -179,7 +179,7 @@ async def test_a_call_that_does_not_end_when_it_is_cut_leaves_its_thread_to_othe
 async def test_an_order_that_comes_into_the_book_late_is_found_later(
     server: SimulatedKite, broker: ZerodhaBroker
 ) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.CHECK_ORDER_BOOK, accepted=True, late_seconds=0.3))
+    server.add_fault(KiteFault(kind=FaultKind.CHECK_ORDER_BOOK, accepted=True, late_seconds=0.3))
     with pytest.raises(OutcomeUnknown, match="check the order book"):
         await broker.place_order(ticket())
     assert await broker.find(TAG) is None
@@ -207,7 +207,7 @@ async def test_a_cancel_without_a_clear_answer_is_an_unknown_outcome(
 ) -> None:
     hold(server)
     placed = await broker.place_order(limit())
-    server.add_fault(HttpFault(kind=FaultKind.SERVER_ERROR, route="DELETE /orders/*", status=status))
+    server.add_fault(KiteFault(kind=FaultKind.SERVER_ERROR, route="DELETE /orders/*", status=status))
     with pytest.raises(OutcomeUnknown):
         await broker.cancel_order(OrderRef(client_order_id=TAG, broker_order_id=placed.broker_order_id))
 
@@ -215,7 +215,7 @@ async def test_a_cancel_without_a_clear_answer_is_an_unknown_outcome(
 async def test_a_kind_of_error_that_the_library_does_not_know_is_a_refusal_with_its_words(
     server: SimulatedKite, broker: ZerodhaBroker
 ) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.MARGIN))
+    server.add_fault(KiteFault(kind=FaultKind.MARGIN))
     with pytest.raises(OrderRefused, match="Insufficient funds"):
         await broker.place_order(ticket())
     assert server.book.orders() == []
@@ -224,7 +224,7 @@ async def test_a_kind_of_error_that_the_library_does_not_know_is_a_refusal_with_
 async def test_too_many_calls_is_a_pause_in_which_nothing_was_sent(
     server: SimulatedKite, broker: ZerodhaBroker
 ) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.RATE_LIMITED))
+    server.add_fault(KiteFault(kind=FaultKind.RATE_LIMITED))
     with pytest.raises(BrokerUnavailable) as unavailable:
         await broker.place_order(ticket())
     assert unavailable.value.known_pause
@@ -250,10 +250,10 @@ async def test_a_query_that_fails_is_never_an_empty_answer(
 ) -> None:
     await broker.place_order(ticket())
     for route in ("GET /orders", "GET /trades"):
-        server.add_fault(HttpFault(kind=kind, route=route))
+        server.add_fault(KiteFault(kind=kind, route=route))
         with pytest.raises(BrokerUnavailable):
             await broker.reports()
-    server.add_fault(HttpFault(kind=kind, route="GET /portfolio/*"))
+    server.add_fault(KiteFault(kind=kind, route="GET /portfolio/*"))
     with pytest.raises(BrokerUnavailable):
         await broker.positions()
 

@@ -15,7 +15,7 @@ from brokers.zerodha.adapter import ZerodhaBroker
 from brokers.zerodha.rows import Malformed, read_quote
 from execution_service.core.risk.prices import ReferencePrice, price_of_quote
 from simulators.control import quote_of
-from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
+from simulators.zerodha.server import FaultKind, KiteFault, SimulatedKite
 from tests.contract.zerodha.stage import INFY, hold, ticket
 
 RELIANCE = Instrument(symbol="RELIANCE", exchange="NSE")
@@ -64,22 +64,22 @@ async def test_a_quote_has_the_exchange_s_times(server: SimulatedKite, broker: Z
 @pytest.mark.parametrize(
     "fault",
     [
-        HttpFault(
+        KiteFault(
             kind=FaultKind.SERVER_ERROR,
             route="GET /quote",
             status=403,
             error="PermissionException",
             text="Insufficient permission for that call.",
         ),
-        HttpFault(kind=FaultKind.RATE_LIMITED, route="GET /quote"),
-        HttpFault(kind=FaultKind.HTML, route="GET /quote"),
-        HttpFault(kind=FaultKind.DROP, route="GET /quote"),
-        HttpFault(kind=FaultKind.TRUNCATED, route="GET /quote"),
+        KiteFault(kind=FaultKind.RATE_LIMITED, route="GET /quote"),
+        KiteFault(kind=FaultKind.HTML, route="GET /quote"),
+        KiteFault(kind=FaultKind.DROP, route="GET /quote"),
+        KiteFault(kind=FaultKind.TRUNCATED, route="GET /quote"),
     ],
     ids=lambda fault: fault.kind,
 )
 async def test_a_call_that_fails_says_nothing_about_orders(
-    server: SimulatedKite, broker: ZerodhaBroker, fault: HttpFault
+    server: SimulatedKite, broker: ZerodhaBroker, fault: KiteFault
 ) -> None:
     server.add_fault(fault)
     with pytest.raises(BrokerUnavailable):
@@ -90,7 +90,7 @@ async def test_a_call_that_fails_says_nothing_about_orders(
 
 
 async def test_a_call_that_hangs_holds_up_no_other(server: SimulatedKite, broker: ZerodhaBroker) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.NEVER_ANSWER, route="GET /quote"))
+    server.add_fault(KiteFault(kind=FaultKind.NEVER_ANSWER, route="GET /quote"))
     asked = asyncio.ensure_future(broker.quotes([INFY]))
     hold(server)
     await broker.place_order(ticket())

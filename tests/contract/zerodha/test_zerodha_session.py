@@ -13,7 +13,7 @@ from brokers.errors import BrokerUnavailable
 from brokers.zerodha.adapter import ZerodhaBroker, create
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.market import LISTINGS
-from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
+from simulators.zerodha.server import FaultKind, KiteFault, SimulatedKite
 from tests.contract.zerodha.stage import TAG, ticket
 from tests.waits import until
 
@@ -37,7 +37,7 @@ async def test_a_dead_token_is_a_state_of_the_account_with_words_on_what_to_do(
 async def test_a_token_that_was_refused_by_mistake_is_tried_again_after_a_while(
     server: SimulatedKite, broker: ZerodhaBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.TOKEN_EXPIRED, route="GET /orders"))
+    server.add_fault(KiteFault(kind=FaultKind.TOKEN_EXPIRED, route="GET /orders"))
     with pytest.raises(BrokerUnavailable, match="AUTH_REQUIRED"):
         await broker.reports()
     with pytest.raises(BrokerUnavailable, match="AUTH_REQUIRED"):

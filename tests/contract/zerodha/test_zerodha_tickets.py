@@ -17,7 +17,7 @@ from brokers.zerodha import dialect, rows
 from brokers.zerodha.adapter import ZerodhaBroker, create
 from execution_service.core.reconcile.positions import Holding, compare_positions
 from simulators.stage_zerodha import config_for
-from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
+from simulators.zerodha.server import FaultKind, KiteFault, SimulatedKite
 from tests.contract.zerodha.stage import INFY, TAG, found, hold, last_form, limit, order_row, orders_of, ticket
 from tests.waits import until
 
@@ -352,15 +352,15 @@ async def test_instruments_are_read_once_a_day_and_exchange(server: SimulatedKit
 
 
 BAD_LISTS = [
-    HttpFault(kind=FaultKind.SERVER_ERROR, route="GET /instruments/*", status=502, times=None),
-    HttpFault(kind=FaultKind.HTML, route="GET /instruments/*", times=None),
-    HttpFault(kind=FaultKind.TRUNCATED, route="GET /instruments/*", times=None),
+    KiteFault(kind=FaultKind.SERVER_ERROR, route="GET /instruments/*", status=502, times=None),
+    KiteFault(kind=FaultKind.HTML, route="GET /instruments/*", times=None),
+    KiteFault(kind=FaultKind.TRUNCATED, route="GET /instruments/*", times=None),
 ]
 
 
 @pytest.mark.parametrize("fault", BAD_LISTS, ids=lambda fault: str(fault.kind))
 async def test_without_a_list_orders_are_held_with_growing_pauses_and_nothing_else_is(
-    server: SimulatedKite, fault: HttpFault, monkeypatch: pytest.MonkeyPatch
+    server: SimulatedKite, fault: KiteFault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("brokers.zerodha.adapter._LIST_PAUSES_SECONDS", (0.05, 0.2))
     broker = create(config_for(server))
@@ -398,7 +398,7 @@ async def test_a_symbol_that_may_be_new_is_held_and_not_refused_while_the_list_c
 async def test_a_list_that_hangs_holds_up_no_order_of_another_exchange(
     server: SimulatedKite, broker: ZerodhaBroker
 ) -> None:
-    server.add_fault(HttpFault(kind=FaultKind.NEVER_ANSWER, route="GET /instruments/BSE"))
+    server.add_fault(KiteFault(kind=FaultKind.NEVER_ANSWER, route="GET /instruments/BSE"))
     waiting = asyncio.create_task(broker.fitted(ticket(instrument=replace(INFY, exchange="BSE"))))
     await until(lambda: len(server.calls("GET /instruments/BSE")) == 1)
     async with asyncio.timeout(3.0):
