@@ -16,11 +16,13 @@ from execution_service.core.orders.events import Filled
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectiveRole
 from execution_service.core.orders.request import OrderRequest, Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, key_of
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.queries import PositionRow
 
 ZERO = Decimal(0)
+_AT_THE_BROKER = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
 DOLLARS = frozenset({None, "USD", "USDT"})
 """Currencies that count as dollars; None: nobody has named one, and dollars are what this service assumes everywhere."""
 
@@ -133,8 +135,9 @@ def leaving_of(unsettled: Iterable[Stored]) -> set[tuple[str, str, str]]:
     }
 
 
-def position_fields(entry: LedgerEntry, orders: Sequence[Stored]) -> dict[str, Any]:
-    """An open position. We receive no market prices: the current one is that of our last execution in it."""
+def position_fields(entry: LedgerEntry, orders: Sequence[Stored], unsettled: Sequence[Stored] = ()) -> dict[str, Any]:
+    """An open position. We receive no market prices: the current one is that of our last execution in it. `unsettled`: where the orders
+    are looked for that rest at the broker to protect it."""
     position = entry.position
     average = position.average_price or ZERO
     last = parts_of(entry.key.ledger_id, position.episode, orders).last_price
@@ -143,6 +146,9 @@ def position_fields(entry: LedgerEntry, orders: Sequence[Stored]) -> dict[str, A
     gain = None if worth is None else (current - average) * position.quantity * worth
     cost = None if worth is None else abs(position.cost) * worth
     is_dollars = entry.currency in DOLLARS
+    ledger_id = entry.key.ledger_id
+    targets = _resting(ProtectiveRole.TARGET, ledger_id, unsettled)
+    stops = _resting(ProtectiveRole.STOP, ledger_id, unsettled)
     return {
         "symbol": entry.instrument.symbol,
         "side": "LONG" if position.is_long else "SHORT",
@@ -154,10 +160,27 @@ def position_fields(entry: LedgerEntry, orders: Sequence[Stored]) -> dict[str, A
         "leverage": 1,
         "margin_usd": _float(cost) if is_dollars else None,
         "liquidation_price": 0.0,
-        "has_tp_sl": False,
-        "tp_orders": [],
-        "sl_orders": [],
+        "has_tp_sl": bool(targets or stops),
+        "tp_orders": targets,
+        "sl_orders": stops,
     }
+
+
+def _resting(role: ProtectiveRole, ledger_id: str, unsettled: Iterable[Stored]) -> list[dict[str, Any]]:
+    """The protective orders of this ledger that rest at the broker."""
+    return [
+        {
+            "order_id": order.order_id,
+            "price": _float(request.limit_price if request.stop_price is None else request.stop_price),
+            "quantity": float(order.remaining_quantity),
+        }
+        for order in (stored.order for stored in unsettled)
+        if order.protective is not None
+        and order.protective.role is role
+        and order.status in _AT_THE_BROKER
+        and isinstance(request := order.request, OrderRequest)
+        and key_of(order).ledger_id == ledger_id
+    ]
 
 
 def totals(positions: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectionState, ProtectiveRole
 from execution_service.core.orders.status import Status
 from tests.fakes import BY_HAND, RESTING, World, world_of
+from tests.service.http_calls import http_world
 from tests.service.test_flatten import give
 
 STOP_AT = {"order_type": "LIMIT", "limit_price": 10, "stop_loss": 9}
@@ -295,3 +296,13 @@ async def test_without_a_link_the_target_is_watched_and_closed_when_the_stop_is_
         hit(world, close, price="12")
         await world.run(3)
         assert (at_broker(world), state(world)) == ([], ProtectionState.CLOSED)
+
+
+async def test_positions_over_http_name_the_orders_that_protect_them(tmp_path: Path) -> None:
+    async with http_world(tmp_path, market=BY_HAND, rules=RESTING) as (world, http):
+        await entered(world, 4, take_profit=12)
+        (position,) = (await http.get("/api/execution/positions")).json()["positions"]
+        (stop,), (target,) = children(world, ProtectiveRole.STOP), children(world, ProtectiveRole.TARGET)
+        assert position["has_tp_sl"] is True
+        assert position["sl_orders"] == [{"order_id": stop.order_id, "price": 9.0, "quantity": 4.0}]
+        assert position["tp_orders"] == [{"order_id": target.order_id, "price": 12.0, "quantity": 4.0}]

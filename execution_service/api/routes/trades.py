@@ -31,7 +31,7 @@ from execution_service.storage.ports.tokens import Role
 
 ROWS = 100
 LOOKED_AT_MOST = 1000
-"""Unfinished orders that are looked through for working exits."""
+"""Unfinished orders that are looked through for working exits and for what protects a position."""
 _STATUSES = {"open": True, "closed": False, "pending_exit": True}
 
 
@@ -67,9 +67,10 @@ class TradeRoutes:
     async def _held(self) -> Body:
         entries = await self._queries.held_positions()
         orders = await self._orders(shown for entry in entries for shown in entry.position.order_ids[-3:])
+        unsettled = await self._unsettled()
 
         def draw() -> object:
-            positions = [position_fields(entry, orders) for entry in entries]
+            positions = [position_fields(entry, orders, unsettled) for entry in entries]
             return {"positions": positions, "total_positions": len(positions), **totals(positions)}
 
         return Body(draw)
@@ -116,8 +117,11 @@ class TradeRoutes:
     async def _around(self, rows: Sequence[PositionRow]) -> tuple[Sequence[Stored], set[tuple[str, str, str]]]:
         """The orders that made them, and which positions exits are at work for."""
         orders = await self._orders(shown for row in rows for shown in row.shown_order_ids)
+        return orders, leaving_of(await self._unsettled())
+
+    async def _unsettled(self) -> Sequence[Stored]:
         chosen = OrderFilter(statuses=frozenset(Status) - FINAL)
-        return orders, leaving_of(await self._queries.page_of_orders(chosen, None, LOOKED_AT_MOST))
+        return await self._queries.page_of_orders(chosen, None, LOOKED_AT_MOST)
 
     async def _orders(self, shown_ids: Iterable[str]) -> Sequence[Stored]:
         wanted = sorted(set(shown_ids))
@@ -154,9 +158,11 @@ _POSITIONS: dict[int | str, dict[str, Any]] = {
                             "leverage": 1,
                             "margin_usd": 50.0,
                             "liquidation_price": 0.0,
-                            "has_tp_sl": False,
+                            "has_tp_sl": True,
                             "tp_orders": [],
-                            "sl_orders": [],
+                            "sl_orders": [
+                                {"order_id": "ord_0123456789abcdef01234567", "price": 49000.0, "quantity": 0.001}
+                            ],
                         }
                     ],
                     "total_positions": 1,
