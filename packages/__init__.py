@@ -1,1 +1,1 @@
-"""The import paths of spec 001; everything is in `execution_service.alpaca_client`."""
+"""The import paths of spec 001; everything is in `services.execution.alpaca`."""

@@ -16,7 +16,17 @@ import pytest
 from brokers.registry import manifests
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("execution_service", "simulation", "brokers", "notifications", "simulators", "scripts", "benchmarks")
+PACKAGES = (
+    "execution_service",
+    "simulation",
+    "brokers",
+    "notifications",
+    "simulators",
+    "scripts",
+    "benchmarks",
+    "services",
+    "packages",
+)
 OUR_NAMES = {*PACKAGES, "tests"}
 
 STANDARD_LIBRARY = set(sys.stdlib_module_names)
@@ -1621,20 +1631,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.wiring",
     },
     "execution_service.execution_plan": set(),
-    "execution_service.alpaca_client": {
-        *VOCABULARY,
-        "brokers.errors",
-        "brokers.factory",
-        "brokers.registry",
-        "execution_service.app.service",
-        "execution_service.app.settings.accounts",
-        "execution_service.app.settings.loading",
-        "execution_service.app.settings.problems",
-        "execution_service.app.wiring",
-        "execution_service.control.requests",
-        "execution_service.control.results",
-        "execution_service.storage.ports.commands",
-    },
     "execution_service.execution_manager": {"execution_service.app.service"},
 }
 

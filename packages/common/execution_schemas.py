@@ -1,5 +1,5 @@
 """`from packages.common.execution_schemas import OrderRequest`, as programs of spec 001 write it."""
 
-from execution_service.alpaca_client import OrderRequest
+from services.execution.alpaca import OrderRequest
 
 __all__ = ["OrderRequest"]

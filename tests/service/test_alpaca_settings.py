@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from execution_service.alpaca_client import AlpacaClient
 from execution_service.app.settings.loading import Settings, load_settings
 from execution_service.app.settings.problems import ConfigurationError
+from services.execution.alpaca import AlpacaClient
 
 KEYS = {"ALPACA_API_KEY": "PKABC", "ALPACA_SECRET_KEY": "secret"}
 LIVE_KEYS = {"ALPACA_API_KEY": "AKABC", "ALPACA_SECRET_KEY": "secret"}

@@ -9,10 +9,10 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import BrokerPosition, Instrument
-from execution_service.alpaca_client import OrderManagementSystem, OrderRequest, PositionTracker
 from execution_service.core.messages.inbound import ParsedOrder, parse_order_fields
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
+from services.execution.alpaca import OrderManagementSystem, OrderRequest, PositionTracker
 from tests.builders import order_in
 
 
