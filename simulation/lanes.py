@@ -152,7 +152,7 @@ class InstrumentLane:
 
     def close(self, k: int, money: Money | None) -> None:
         """The inside of the bar, and its end."""
-        reached = [i for i in self.at_work() if kernel.is_reached(i, k, self.bars, self.orders, self.rules)]
+        reached = [i for i in self.at_work() if kernel.is_due_at(i, k, self.bars, self.orders, self.rules)]
         if reached:
             self._reached[: len(reached)] = reached
             kernel.inside(

@@ -144,7 +144,7 @@ class Blotter:
             symbol = self._symbols.get(tag)
             row = None if symbol is None else await self.one_order(symbol, tag=tag)
             if row is not None and not row.is_triggered:
-                return await self._told([tag], {row.key: row}, {}, malformed)
+                return await self._reports_on([tag], {row.key: row}, {}, malformed)
         for tag in wanted:
             algo = await self.one_algo(tag=tag)
             if algo is not None:
@@ -161,7 +161,7 @@ class Blotter:
                 missing -= {row.tag for row in found}
                 if not missing or begin_ms < now_ms - _DAY_MS or not self._may_be_older(missing):
                     break
-        return await self._told(tags, rows, algos, malformed)
+        return await self._reports_on(tags, rows, algos, malformed)
 
     async def one_order(self, symbol: str, number: int | None = None, *, tag: str = "") -> OrderRow | None:
         """None: Binance does not show it now."""
@@ -356,7 +356,7 @@ class Blotter:
         fills = [] if child is None else self._fills_of(child)
         return report_of_algo(algo, child, fills, self._reasons.get(algo.tag))
 
-    async def _told(
+    async def _reports_on(
         self,
         tags: Iterable[str],
         rows: Mapping[Key, OrderRow],

@@ -106,9 +106,9 @@ class UserStream:
         async for message in socket:
             if message.type is not aiohttp.WSMsgType.TEXT:
                 return
-            self._heard(message.data)
+            self._receive(message.data)
 
-    def _heard(self, data: str) -> None:
+    def _receive(self, data: str) -> None:
         event = json.loads(data)
         if not isinstance(event, dict):
             raise ValueError("an event is no object")

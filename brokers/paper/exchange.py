@@ -477,7 +477,7 @@ class PaperExchange:
         if not self.stops_rest or ticket.is_protective or ticket.stop_price is None:
             return False
         last = paper_book.last_price(db, ticket.instrument)
-        return last is not None and not paper_market.is_reached(ticket, last)
+        return last is not None and not paper_market.is_due_at(ticket, last)
 
     def _refused_protection(self, db: sqlite3.Connection, number: int, ticket: Ticket) -> str | None:
         """Why a protective order cannot rest: what it is linked to is done, or the price has passed its stop."""
@@ -488,7 +488,7 @@ class PaperExchange:
         if not ticket.is_protective or ticket.stop_price is None or self.market.fill_delay_seconds is None:
             return None
         last = paper_book.last_price(db, ticket.instrument)
-        return STOP_PASSED if last is not None and paper_market.is_reached(ticket, last) else None
+        return STOP_PASSED if last is not None and paper_market.is_due_at(ticket, last) else None
 
     def _take_off_linked(self, db: sqlite3.Connection, order: PaperOrder, quantity: Decimal, moment: int) -> None:
         """What one of several linked orders has filled, the others may not."""
@@ -517,7 +517,7 @@ class PaperExchange:
             is_same = replace(ticket.instrument, exchange=None, currency=None) == replace(
                 instrument, exchange=None, currency=None
             )
-            if order.number == executed.number or not is_same or not paper_market.is_reached(ticket, price):
+            if order.number == executed.number or not is_same or not paper_market.is_due_at(ticket, price):
                 continue
             paper_book.unschedule_order(db, order.number)
             paid = price if ticket.order_type is OrderType.STOP else paper_market.price_of(ticket, self.market)

@@ -75,7 +75,7 @@ def decide(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], momen
     return Decision(None, tuple(plan))
 
 
-def is_reached(ticket: Ticket, price: Decimal) -> bool:
+def is_due_at(ticket: Ticket, price: Decimal) -> bool:
     """Whether a protective order is due at that price of the market."""
     if ticket.order_type is OrderType.LIMIT:
         return ticket.limit_price is not None and (price - ticket.limit_price) * ticket.side.sign <= 0

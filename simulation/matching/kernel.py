@@ -247,7 +247,7 @@ def at_open(
         end(i, CANCELLED, OF_IOC, orders)
 
 
-def is_reached(i: int, k: int, bars: Bars, orders: Orders, rules: Rules) -> bool:
+def is_due_at(i: int, k: int, bars: Bars, orders: Orders, rules: Rules) -> bool:
     """Whether the bar comes, after its open, to what the resting order `i` waits for."""
     side = orders.side[i]
     kind = orders.kind[i]
@@ -463,7 +463,7 @@ def match(
         count = 0
         for n in range(state[ACTIVE]):
             i = active[n]
-            if orders.status[i] == WORKING and is_reached(i, k, bars, orders, rules):
+            if orders.status[i] == WORKING and is_due_at(i, k, bars, orders, rules):
                 reached[count] = i
                 count += 1
         if count:

@@ -521,12 +521,12 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
         await websocket.accept()
         listener = Listener(websocket)
         try:
-            await listener.serve(lambda said: self._hear(listener, said))
+            await listener.serve(lambda said: self._receive(listener, said))
         finally:
             with self._lock:
                 self._listeners.discard(listener)
 
-    def _hear(self, listener: Listener, said: str | bytes) -> None:
+    def _receive(self, listener: Listener, said: str | bytes) -> None:
         try:
             message = json.loads(said)
             action, data = message["action"], message["data"]

@@ -200,9 +200,9 @@ class RepairRoutes:
         await self._access.caller(request, Role.VIEWER)
         known_query(request, "limit", "cursor")
         limit, place = whole_number(request, "limit", ROWS), place_of(request.query_params.get("cursor"))
-        return await self._recent.answer(request, self._page_of_letters(request, place, limit))
+        return await self._recent.answer(request, self._page_of_dead_letters(request, place, limit))
 
-    async def _page_of_letters(self, request: Request, place: Place | None, limit: int) -> Body:
+    async def _page_of_dead_letters(self, request: Request, place: Place | None, limit: int) -> Body:
         found = await self._queries.latest_dead_letters(limit + 1, place)
         page, following = found[:limit], None
         if len(found) > limit:
@@ -218,7 +218,7 @@ class RepairRoutes:
             words = f"the record of the dead letter {plain(message_id)[:80]!r} cannot be read"
             raise Problem(500, "unreadable-record", words) from exc
         if letter is None:
-            raise _no_letter(message_id)
+            raise _unknown_dead_letter(message_id)
         return answer(request, dead_letter_fields(letter))
 
     async def replay(self, request: Request, message_id: str) -> Response:
@@ -226,7 +226,7 @@ class RepairRoutes:
         await self._access.caller(request, Role.OPERATOR)
         await fields_of(request, is_body_needed=False)
         if len(message_id) > LONGEST_MESSAGE_ID or await self._store.dead_letter(message_id) is None:
-            raise _no_letter(message_id)
+            raise _unknown_dead_letter(message_id)
         return await self._answered(self._calls.command(request, Kind.REPLAY, {"message_id": message_id}))
 
     # --- books that differ --------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ class RepairRoutes:
         return done(body, status=200 if isinstance(result, Done) else 202)
 
 
-def _no_letter(message_id: str) -> Problem:
+def _unknown_dead_letter(message_id: str) -> Problem:
     words = f"there is no dead letter {plain(message_id)[:80]!r}"
     return Problem(404, "unknown-dead-letter", words, reasons=[reason("UNKNOWN_DEAD_LETTER", words)])
 
