@@ -4,13 +4,14 @@ of changes, the control side, and the program around it. No particular API."""
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import signal
 import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -403,6 +404,16 @@ class HttpGateway(ABC, Generic[C, A]):
 
 
 G = TypeVar("G", bound=HttpGateway[Any, Any])
+
+
+@contextlib.asynccontextmanager
+async def serving(gateway: G) -> AsyncIterator[G]:
+    """The gateway while it serves in this process."""
+    gateway.start()
+    try:
+        yield gateway
+    finally:
+        await asyncio.to_thread(gateway.stop)
 
 
 def run_program(

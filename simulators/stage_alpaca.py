@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 
 from brokers.paper.model import Market
 from simulators.alpaca import DEFAULT_API_KEY, DEFAULT_SECRET_KEY
 from simulators.alpaca.server import SimulatedAlpaca
+from simulators.http_gateway import serving
 from simulators.simulator import Place, Simulator, Stage
 
 SYMBOL = "AAPL"
@@ -37,14 +37,10 @@ def config_for(server: SimulatedAlpaca) -> dict[str, object]:
     }
 
 
-@asynccontextmanager
-async def serving_alpaca(folder: Path, account: str, market: Market) -> AsyncIterator[SimulatedAlpaca]:
-    server = SimulatedAlpaca(folder / "alpaca.db", account_id=account, market=market, prices={SYMBOL: LAST_PRICE})
-    server.start()
-    try:
-        yield server
-    finally:
-        await asyncio.to_thread(server.stop)
+def serving_alpaca(folder: Path, account: str, market: Market) -> AbstractAsyncContextManager[SimulatedAlpaca]:
+    return serving(
+        SimulatedAlpaca(folder / "alpaca.db", account_id=account, market=market, prices={SYMBOL: LAST_PRICE})
+    )
 
 
 @asynccontextmanager

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from brokers.base import AssetClass
 from brokers.paper.model import Market
 from simulators.binance import DEFAULT_API_KEY, DEFAULT_API_SECRET
 from simulators.binance.server import SimulatedBinance
+from simulators.http_gateway import serving
 from simulators.simulator import Place, Simulator, Stage
 
 API_KEY_NAME = "DEMO_BINANCE_API_KEY"
@@ -34,14 +34,8 @@ def config_for(server: SimulatedBinance) -> dict[str, object]:
     }
 
 
-@asynccontextmanager
-async def serving_binance(folder: Path, account: str, market: Market) -> AsyncIterator[SimulatedBinance]:
-    server = SimulatedBinance(folder / "binance.db", account_id=account, market=market)
-    server.start()
-    try:
-        yield server
-    finally:
-        await asyncio.to_thread(server.stop)
+def serving_binance(folder: Path, account: str, market: Market) -> AbstractAsyncContextManager[SimulatedBinance]:
+    return serving(SimulatedBinance(folder / "binance.db", account_id=account, market=market))
 
 
 @asynccontextmanager

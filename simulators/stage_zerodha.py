@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from brokers.paper.model import Market
+from simulators.http_gateway import serving
 from simulators.simulator import Place, Simulator, Stage
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from simulators.zerodha.server import SimulatedKite
@@ -35,14 +35,8 @@ def config_for(server: SimulatedKite) -> dict[str, object]:
     }
 
 
-@asynccontextmanager
-async def serving_kite(folder: Path, account: str, market: Market) -> AsyncIterator[SimulatedKite]:
-    server = SimulatedKite(folder / "kite.db", account_id=account, market=market, prices={SYMBOL: LAST_PRICE})
-    server.start()
-    try:
-        yield server
-    finally:
-        await asyncio.to_thread(server.stop)
+def serving_kite(folder: Path, account: str, market: Market) -> AbstractAsyncContextManager[SimulatedKite]:
+    return serving(SimulatedKite(folder / "kite.db", account_id=account, market=market, prices={SYMBOL: LAST_PRICE}))
 
 
 @asynccontextmanager

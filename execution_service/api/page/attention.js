@@ -1,9 +1,9 @@
 // What wants a person, the worst first, each with what can be done about it beside it.
 
-import { choice, confirm, field, open, outcome } from "./dialogs.js";
+import { choice, confirm, field, open, outcome, sends } from "./dialogs.js";
 import { announce, byId, h, keyed, setText } from "./dom.js";
 import { duration, many, sinceSeconds, words } from "./format.js";
-import { newKey, now, post } from "./server.js";
+import { now, post } from "./server.js";
 import { may, ownName } from "./session.js";
 import { titleOf } from "./orders.js";
 import { openStory } from "./story.js";
@@ -116,7 +116,6 @@ function itemView(first) {
 
 /** What a person has found out about an order in doubt; it is recorded with their name. */
 function askToResolve(order) {
-  let key = newKey();
   open(`What became of ${titleOf(order)}?`, (close) => {
     const decision = choice("What is known", [
       ["not-placed", "It is not at the broker", "It ends as rejected, and is not sent."],
@@ -137,24 +136,12 @@ function askToResolve(order) {
       go.classList.toggle("danger", decision.value() === "send-again");
     };
     for (const input of decision.inputs) input.addEventListener("change", update);
-    form.addEventListener("submit", async (event) => {
-      event.preventDefault();
-      go.disabled = true;
-      const body = { decision: decision.value(), person: person.input.value.trim(), note: note.input.value.trim(), ...(decision.value() === "placed" ? { broker_order_id: broker.input.value.trim() } : {}) };
-      try {
-        const said = await post(`api/execution/orders/${encodeURIComponent(order.order_id)}/resolve`, body, { key });
-        told.tell("good", h("p", { text: said.message }));
-        announce(said.message);
-        go.hidden = true;
-        back.textContent = "Close";
-        back.focus();
-      } catch (error) {
-        told.fail(error, NOT_KNOWN);
-        if (error.status) key = newKey();
-        go.disabled = false;
-      } finally {
-        onDone();
-      }
+    sends({
+      form, go, back, told, whenNotKnown: NOT_KNOWN,
+      send: (key) => afterwards(async () => {
+        const body = { decision: decision.value(), person: person.input.value.trim(), note: note.input.value.trim(), ...(decision.value() === "placed" ? { broker_order_id: broker.input.value.trim() } : {}) };
+        return { text: (await post(`api/execution/orders/${encodeURIComponent(order.order_id)}/resolve`, body, { key })).message };
+      }),
     });
     update();
     return form;
@@ -163,7 +150,6 @@ function askToResolve(order) {
 
 /** What a broken limit has switched off trades again. */
 export function askToEnable(limit) {
-  let key = newKey();
   open(`Enable ${words(limit.limit_type)} again`, (close) => {
     const person = field("Your name", { value: ownName(), required: true });
     const reason = field("Reason", { required: true, maxlength: 500 });
@@ -171,22 +157,12 @@ export function askToEnable(limit) {
     const go = h("button", { type: "submit", text: "Let it trade again" });
     const back = h("button", { type: "button", text: "Back", on: { click: close } });
     const form = h("form", {}, h("p", { class: "hint", text: `Ends what is off for ${scopeWords(limit.scope)}.` }), h("div", { class: "fields" }, person.node, reason.node), told.node, h("div", { class: "buttons" }, back, go));
-    form.addEventListener("submit", async (event) => {
-      event.preventDefault();
-      go.disabled = true;
-      try {
+    sends({
+      form, go, back, told, whenNotKnown: NOT_KNOWN,
+      send: (key) => afterwards(async () => {
         const said = await post("api/execution/limits/enable", { scope: limit.scope, person: person.input.value.trim(), reason: reason.input.value.trim() }, { key });
-        told.tell("good", h("p", { text: `${many(said.enabled, "limit lets", "limits let")} orders pass again.` }));
-        go.hidden = true;
-        back.textContent = "Close";
-        back.focus();
-      } catch (error) {
-        told.fail(error, NOT_KNOWN);
-        if (error.status) key = newKey();
-        go.disabled = false;
-      } finally {
-        onDone();
-      }
+        return { text: `${many(said.enabled, "limit lets", "limits let")} orders pass again.` };
+      }),
     });
     return form;
   });
@@ -194,7 +170,6 @@ export function askToEnable(limit) {
 
 /** An order that limits of risk refused may come once more. */
 function askToAllow(order) {
-  let key = newKey();
   open("Let an order past its limits", (close) => {
     const person = field("Your name", { value: ownName(), required: true, hint: "Who answers for it." });
     const reason = field("Reason", { required: true, maxlength: 500 });
@@ -203,23 +178,12 @@ function askToAllow(order) {
     const back = h("button", { type: "button", text: "Back", on: { click: close } });
     const form = h("form", {}, h("p", { class: "hint", text: `${titleOf(order)}: ${order.reason.message}. An order of this content passes these limits, once, if it comes within ${duration(ALLOWED_SECONDS)} under a name of its own. This one stays refused, and nothing is sent by this.` }),
       h("div", { class: "fields" }, person.node, reason.node), told.node, h("div", { class: "buttons" }, back, go));
-    form.addEventListener("submit", async (event) => {
-      event.preventDefault();
-      go.disabled = true;
-      try {
+    sends({
+      form, go, back, told, whenNotKnown: NOT_KNOWN,
+      send: (key) => afterwards(async () => {
         await post(`api/execution/orders/${encodeURIComponent(order.order_id)}/allow`, { person: person.input.value.trim(), reason: reason.input.value.trim(), seconds: ALLOWED_SECONDS }, { key });
-        told.tell("good", h("p", { text: "Allowed: it may be sent again under a new name." }));
-        announce("Allowed");
-        go.hidden = true;
-        back.textContent = "Close";
-        back.focus();
-      } catch (error) {
-        told.fail(error, NOT_KNOWN);
-        if (error.status) key = newKey();
-        go.disabled = false;
-      } finally {
-        onDone();
-      }
+        return { text: "Allowed: it may be sent again under a new name." };
+      }),
     });
     return form;
   });
@@ -229,23 +193,24 @@ function lookAt(letter) {
   open("A message that could not be taken for an order", () => h("div", {}, h("p", { text: letter.reason }), h("p", { class: "hint", text: `Message ${letter.message_id}` }), h("pre", { tabindex: "0", text: letter.text })), { hasClose: true });
 }
 
+/** What is shown is asked for again, whatever came of it. */
+async function afterwards(act) {
+  try {
+    return await act();
+  } finally {
+    onDone();
+  }
+}
+
 function askToReplay(letter) {
-  confirm("Replay this message?", `It is taken in as if it had just come; an order in it is placed once, however often it is replayed. It was not taken because: ${letter.reason}`, "Replay", async (_, key) => {
-    try {
-      return { text: (await post(`api/execution/dead-letters/${encodeURIComponent(letter.message_id)}/replay`, {}, { key })).message };
-    } finally {
-      onDone();
-    }
-  }, NOT_KNOWN);
+  confirm("Replay this message?", `It is taken in as if it had just come; an order in it is placed once, however often it is replayed. It was not taken because: ${letter.reason}`, "Replay", (_, key) => afterwards(async () => ({
+    text: (await post(`api/execution/dead-letters/${encodeURIComponent(letter.message_id)}/replay`, {}, { key })).message,
+  })), NOT_KNOWN);
 }
 
 function askToReconcile(account) {
-  confirm(`Compare the books of account ${account}?`, "The broker is asked now; nothing is traded or cancelled by it.", "Compare", async (_, key) => {
-    try {
-      const said = await post("api/execution/reconcile", { account_id: account }, { key });
-      return { text: said.all_agree ? "The books agree." : said.accounts.map((each) => each.outcome || "still being compared").join("; "), weight: said.all_agree ? "good" : "warn" };
-    } finally {
-      onDone();
-    }
-  }, NOT_KNOWN);
+  confirm(`Compare the books of account ${account}?`, "The broker is asked now; nothing is traded or cancelled by it.", "Compare", (_, key) => afterwards(async () => {
+    const said = await post("api/execution/reconcile", { account_id: account }, { key });
+    return { text: said.all_agree ? "The books agree." : said.accounts.map((each) => each.outcome || "still being compared").join("; "), weight: said.all_agree ? "good" : "warn" };
+  }), NOT_KNOWN);
 }

@@ -69,31 +69,39 @@ function sentence(text) {
   return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 }
 
-/** Asks once more before something is done. `action(progress, key)` gives `{text, weight, list}`; the key is another one after a refusal. */
+/**
+ * Has a dialog's form sent, and tells in it what came of it. `send(key)` gives `{text, weight, list}`; the key is another one after a refusal, and
+ * the same while the answer is not known, so that pressing again is the same action.
+ */
+export function sends({ form, go, back, told, whenNotKnown, send }) {
+  let key = newKey();
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    go.disabled = true;
+    try {
+      const said = await send(key);
+      told.tell(said.weight ?? "good", h("p", { text: said.text }), said.list ? h("ul", {}, said.list.map((each) => h("li", { text: each }))) : null);
+      announce(said.text);
+      go.hidden = true;
+      back.textContent = "Close";
+      back.focus();
+    } catch (error) {
+      told.fail(error, whenNotKnown);
+      if (error.status) key = newKey();
+      go.disabled = false;
+    }
+  });
+}
+
+/** Asks once more before something is done. `action(progress, key)` as `send` above. */
 export function confirm(title, text, label, action, whenNotKnown) {
   open(title, (close) => {
-    let key = newKey();
     const told = outcome();
     const form = h("form", {}, h("p", { text }), told.node);
-    const cancel = h("button", { type: "button", text: "Back", on: { click: close } });
-    const yes = h("button", { type: "submit", class: "danger", text: label });
-    form.append(h("div", { class: "buttons" }, cancel, yes));
-    form.addEventListener("submit", async (event) => {
-      event.preventDefault();
-      yes.disabled = true;
-      try {
-        const said = await action((progress) => told.tell("", h("p", { text: progress })), key);
-        told.tell(said.weight ?? "good", h("p", { text: said.text }), said.list ? h("ul", {}, said.list.map((each) => h("li", { text: each }))) : null);
-        announce(said.text);
-        yes.hidden = true;
-        cancel.textContent = "Close";
-        cancel.focus();
-      } catch (error) {
-        told.fail(error, whenNotKnown);
-        if (error.status) key = newKey();
-        yes.disabled = false;
-      }
-    });
+    const back = h("button", { type: "button", text: "Back", on: { click: close } });
+    const go = h("button", { type: "submit", class: "danger", text: label });
+    form.append(h("div", { class: "buttons" }, back, go));
+    sends({ form, go, back, told, whenNotKnown, send: (key) => action((progress) => told.tell("", h("p", { text: progress })), key) });
     return form;
   });
 }
