@@ -1,1 +1,1 @@
-"""The import paths of spec 001; everything is in `services.execution.alpaca`."""
+"""The import paths of spec 001, which name no room of the service: what they lead to is in `services.execution`."""

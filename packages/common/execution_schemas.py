@@ -1,5 +1,5 @@
 """`from packages.common.execution_schemas import OrderRequest`, as programs of spec 001 write it."""
 
-from services.execution.alpaca import OrderRequest
+from services.execution import OrderRequest
 
 __all__ = ["OrderRequest"]

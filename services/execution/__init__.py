@@ -1,5 +1,5 @@
 """`from services.execution import …`, as programs of spec 001 write it."""
 
-from services.execution.alpaca import AlpacaClient, OrderManagementSystem, PositionTracker
+from services.execution.alpaca import AlpacaClient, OrderManagementSystem, OrderRequest, PositionTracker
 
-__all__ = ["AlpacaClient", "OrderManagementSystem", "PositionTracker"]
+__all__ = ["AlpacaClient", "OrderManagementSystem", "OrderRequest", "PositionTracker"]
