@@ -32,6 +32,7 @@ class LiveOrder:
         "_tries",
         "age_from",
         "first_sent_at",
+        "handing_over",
         "is_let_go",
         "known_from",
         "lock",
@@ -59,6 +60,8 @@ class LiveOrder:
         self.must_read_lines = bool(order.fills)
         """Its ledger lines may have been kept since it was read from the store: they are asked for before anything is booked."""
         # The trading's.
+        self.handing_over: asyncio.Future[None] | None = None
+        """While a call hands it over; done when that call is not to be waited for any longer."""
         self._sending = Sending.of(order)
         self._tries = Tries.of(order)
 

@@ -62,6 +62,10 @@ class Conversation(Protocol):
         """The broker has news, and has not said which."""
 
 
+class NoLongerWaitedFor(Exception):
+    """What a call would answer has become known by another way."""
+
+
 class Connection:
     """How one account stands with its broker, and the way there."""
 
@@ -119,17 +123,28 @@ class Connection:
         """As LimitsCalls says it; of a broker that limits none, nothing."""
         return self._broker.calls_left() if isinstance(self._broker, LimitsCalls) else {}
 
-    async def ask(self, question: Awaitable[T], timeout_seconds: float | None = None) -> T:
+    async def ask(
+        self,
+        question: Awaitable[T],
+        timeout_seconds: float | None = None,
+        *,
+        until: asyncio.Future[None] | None = None,
+    ) -> T:
         """Every call to the broker ends in bounded time, whatever the adapter does, even one that ignores its cancellation. None: QUERY_SECONDS.
-        Raises TimeoutError."""
-        return await self._bounded(question, QUERY_SECONDS if timeout_seconds is None else timeout_seconds)
+        Raises TimeoutError, and NoLongerWaitedFor when `until` is done first."""
+        return await self._bounded(question, QUERY_SECONDS if timeout_seconds is None else timeout_seconds, until)
 
-    async def _bounded(self, call: Awaitable[T], timeout_seconds: float) -> T:
+    async def _bounded(
+        self, call: Awaitable[T], timeout_seconds: float, until: asyncio.Future[None] | None = None
+    ) -> T:
         """What has not ended in time is cancelled, and left behind where it does not end by that either."""
         under_way = asyncio.ensure_future(call)
+        awaited: set[asyncio.Future[Any]] = {under_way} if until is None else {under_way, until}
         try:
-            await asyncio.wait({under_way}, timeout=timeout_seconds)
+            await asyncio.wait(awaited, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
             if not under_way.done():
+                if until is not None and until.done():
+                    raise NoLongerWaitedFor
                 raise TimeoutError(f"no answer within {timeout_seconds:g} s")
             if under_way.cancelled():
                 raise TimeoutError("the call was given up, and not by us")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
-from brokers.base import Report
+from brokers.base import Report, Ticket
 from brokers.errors import (
     BrokerUnavailable,
     HeldBack,
@@ -31,7 +32,7 @@ from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.trading.connection import Connection, reason_of
+from execution_service.trading.connection import Connection, NoLongerWaitedFor, reason_of
 from execution_service.trading.instrument_queues import InstrumentQueue, InstrumentQueues
 from execution_service.trading.pre_trade_checks import LATE_EXIT
 from execution_service.trading.report_poller import ReportPoller
@@ -101,8 +102,9 @@ class Placement:
             unsent = self.nothing_was_sent(live, stopped, counts=False, again=again, sent=order)
             return Handed(unsent, is_clear=False)
         try:
-            placement = self._connection.broker.place_order(replace(order.ticket(), is_repetition=again))
-            report = await self._connection.ask(placement, PLACE_SECONDS)
+            report = await self._handed_over(live, replace(order.ticket(), is_repetition=again))
+        except NoLongerWaitedFor:
+            return Handed(self._was_told_of(live), is_clear=True)
         except HeldBack as exc:
             self.rest(order, exc)
             live.sending = live.sending.unclear(was_repeated=again)
@@ -136,6 +138,17 @@ class Placement:
                 return Handed(self._was_refused_again(live, order, said, answer=exc.words), is_clear=False)
             return Handed(self._is_unclear(live, exc), is_clear=False)
         return Handed(self._was_taken(live, report), is_clear=True)
+
+    async def _handed_over(self, live: LiveOrder, ticket: Ticket) -> Report:
+        """Raises NoLongerWaitedFor where the call hangs and a report has told of the order meanwhile: neither its exit nor another order of its
+        instrument waits for the end of such a call."""
+        live.handing_over = asyncio.get_running_loop().create_future()
+        try:
+            call = self._connection.broker.place_order(ticket)
+            return await self._connection.ask(call, PLACE_SECONDS, until=live.handing_over)
+        finally:
+            live.handing_over.cancel()
+            live.handing_over = None
 
     async def place_again(self, live: LiveOrder) -> None:
         """Under the same id, where the broker takes it only once."""
@@ -204,6 +217,10 @@ class Placement:
     async def _was_taken(self, live: LiveOrder, report: Report) -> None:
         self._queues.goes(live.order)
         await self._report_poller.learn(live, report)
+
+    async def _was_told_of(self, live: LiveOrder) -> None:
+        """A report came before the call's own answer, and is recorded already."""
+        self._queues.goes(live.order)
 
     async def _is_stopped_again(self, live: LiveOrder) -> None:
         """It was looked for during the whole window, and what would bring certainty may not be done: others of its instrument, exits among them,

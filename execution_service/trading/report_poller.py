@@ -48,6 +48,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 MISSING_FILLS_ALERT_SECONDS = 30.0
+ANSWER_SECONDS = 1.0
+"""How long the call that hands an order over may still take when a report has told of that order."""
 """After so long the broker's count is taken at its word: fills that it has not shown are missing, and an order that it calls complete with
 less than was ordered has ended."""
 IDLE_CHECK_SECONDS = 5.0
@@ -471,6 +473,8 @@ class ReportPoller:
         now = self._clock.monotonic()
         live.sending = replace(live.sending, asked_at=now)
         self._note_change(live, report)
+        if live.handing_over is not None and live.order.status is not Status.SUBMITTING:
+            self._clock.call_later(ANSWER_SECONDS, partial(_end_of_waiting, live.handing_over))
         hold = live.order.hold
         if hold is not None and any(isinstance(event, Held) and event.at == hold.since for event in events):
             self._alert_of_hold(live.order)  # not where the broker only names another time
@@ -562,6 +566,11 @@ class ReportPoller:
 
 def _unless_known(order: Order, note: Noted) -> Sequence[Event]:
     return () if order.status.is_final or was_noted(order, note.message) else (note,)
+
+
+def _end_of_waiting(call: asyncio.Future[None]) -> None:
+    if not call.done():
+        call.set_result(None)
 
 
 def _gist(report: Report) -> tuple[object, ...]:

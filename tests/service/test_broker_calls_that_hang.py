@@ -36,7 +36,9 @@ class HandMovedWaits:
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
 
-    async def wait(self, calls: set[asyncio.Future[Any]], *, timeout: float) -> None:
+    async def wait(
+        self, calls: set[asyncio.Future[Any]], *, timeout: float, return_when: str = asyncio.ALL_COMPLETED
+    ) -> None:
         bound = asyncio.ensure_future(self._world.clock.sleep(timeout))
         try:
             await asyncio.wait({*calls, bound}, return_when=asyncio.FIRST_COMPLETED)

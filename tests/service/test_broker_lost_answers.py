@@ -15,7 +15,7 @@ from brokers.base import Capabilities, Fill, Report, ReportStatus
 from brokers.errors import AnswerUnclear, BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.status import Status
-from execution_service.trading import placement
+from execution_service.trading import placement, report_poller
 from execution_service.trading.trader import TradingRules
 from tests.fakes import BY_HAND, DOWN, IN_SEQUENCE, ONLY_A_TAG, World, world_of
 from tests.service.audit import audit
@@ -198,6 +198,36 @@ async def test_placing_that_never_answers_ends_in_bounded_time(tmp_path: Path, m
         await world.run(2)
         assert world.record().status is Status.SUBMITTED
         assert len(world.placed()) == 1
+
+
+async def test_a_call_whose_order_the_broker_tells_of_meanwhile_holds_up_nobody(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.broker_faults.holds_answer["place_order"] = asyncio.Event()
+        world.send("first")
+        await world.run(0.3)
+        world.broker_faults.holds_answer.clear()
+        world.fill("first")
+        world.send("second")
+        await world.run(8)
+        assert world.record("first").status is Status.FILLED
+        assert world.record("second").status is Status.SUBMITTED
+        assert len(world.calls("place_order")) == 2
+        audit(world)
+
+
+async def test_an_answer_that_may_be_on_its_way_is_waited_for_though_the_order_is_known(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        hold = world.broker_faults.holds_answer["place_order"] = asyncio.Event()
+        world.send("first")
+        await world.run(0.3)
+        world.broker_faults.holds_answer.clear()
+        world.send("second")
+        await world.run_until(lambda: world.record("first").status is Status.SUBMITTED, 10)
+        await world.run(report_poller.ANSWER_SECONDS / 2)
+        assert world.record("second").status is Status.PENDING
+        hold.set()
+        await world.run(0.2)
+        assert world.record("second").status is Status.SUBMITTED
 
 
 def with_a_twin(reports: Sequence[Report]) -> list[Report]:
