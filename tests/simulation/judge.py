@@ -154,7 +154,7 @@ def _ill_protected_line(symbol: str, orders: list[Order], placed: dict[str, list
         yield f"over-protected: {total} {symbol} by stops at the broker, held is {held}"
     is_overfilled = any(p.filled_quantity > p.ticket.quantity for each in placed.values() for p in each)
     opened = {o.accepted_request.side for o in orders if o.identity.purpose is Purpose.ENTRY and o.filled_quantity}
-    if is_overfilled or len(opened) > 1:
+    if is_overfilled or len(opened) > 1 or _exits_exceed_their_entry(orders, placed):
         return  # whose quantity of a netted position it is, names alone do not tell
     entries = [
         o for o in orders if o.wants_protection and o.accepted_request.side.sign * held > 0 and o.filled_quantity
@@ -163,11 +163,24 @@ def _ill_protected_line(symbol: str, orders: list[Order], placed: dict[str, list
         o.wants_protection for o in orders if o.identity.purpose is Purpose.ENTRY and o.filled_quantity
     )
     states = {o.protection.state if o.protection is not None else None for o in entries}
-    is_explained = bool(states & _EXPLAINED) or any(o.status is Status.IN_DOUBT for o in orders)
+    is_sought = any(o.protective is not None and o.status is Status.SUBMITTING for o in orders)
+    is_explained = is_sought or bool(states & _EXPLAINED) or any(o.status is Status.IN_DOUBT for o in orders)
     if entries and is_all_of_them and not is_explained and total + others < abs(held):
         pending = [o.signal_id for o in orders if o.status is Status.PENDING and o.identity.purpose is Purpose.EXIT]
         if not pending:
             yield f"under-protected: {total} {symbol} by stops at the broker, held is {held}, {sorted(map(str, states))}"
+
+
+def _exits_exceed_their_entry(orders: list[Order], placed: dict[str, list[PaperOrder]]) -> bool:
+    """By the broker's book, as after an annulment of what had been closed: the rest is held by an exit, and belongs to no entry."""
+    entered, closed = defaultdict[str, Decimal](Decimal), defaultdict[str, Decimal](Decimal)
+    for order in orders:
+        filled = sum((p.filled_quantity for p in placed[order.order_id]), Decimal(0))
+        if order.identity.purpose is Purpose.ENTRY:
+            entered[order.signal_id] += filled
+        for name in order.accepted_request.entry_refs[:1]:
+            closed[name] += filled
+    return any(quantity > entered[name] for name, quantity in closed.items())
 
 
 _EXPLAINED = {ProtectionState.UNPROTECTED, ProtectionState.IN_DOUBT, ProtectionState.CLOSING}
