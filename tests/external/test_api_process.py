@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.external.service_process import REPOSITORY, Service, free_port
+from tests.external.scripts_run import execctl
+from tests.external.service_process import Service, free_port
 from tests.waits import wait_until
 
 BODY = """{
@@ -35,17 +33,10 @@ def address(service: Service) -> str:
     return str(service.endpoints()["api"])
 
 
-def execctl(service: Service, *arguments: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "scripts" / "execctl.py"), *arguments, "--json"],
-        env=service.environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def shown(service: Service, *arguments: str) -> Any:
+    said = execctl(service, *arguments, "--json", within=60)
+    assert said.status == 0, said.err
+    return said.json
 
 
 @pytest.fixture(scope="module")
@@ -104,17 +95,17 @@ def test_an_address_that_others_reach_is_served_to_those_with_a_token(tmp_path: 
         assert httpx.get(f"{base}/api/execution/orders").status_code == 401
         with_token = {"Authorization": f"Bearer {canary}"}
         assert httpx.get(f"{base}/api/execution/orders", headers=with_token).status_code == 200
-        made = execctl(service, "token", "create", "--role", "viewer", "--name", "the board")
+        made = shown(service, "token", "create", "--role", "viewer", "--name", "the board")
         board = {"Authorization": f"Bearer {made['token']}"}
         wait_until(
             lambda: httpx.get(f"{base}/api/execution/orders", headers=board).status_code == 200, "the token is known"
         )
         assert httpx.post(f"{base}/api/execution/order", content=BODY, headers=JSON | board).status_code == 403
-        execctl(service, "token", "revoke", made["token_id"])
+        shown(service, "token", "revoke", made["token_id"])
         wait_until(
             lambda: httpx.get(f"{base}/api/execution/orders", headers=board).status_code == 401, "the token is refused"
         )
-        (listed,) = execctl(service, "token", "list")
+        (listed,) = shown(service, "token", "list")
         assert (listed["name"], listed["revoked_at"] is None) == ("the board", False)
         assert service.book.placed() == 0
         service.stop()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from tests.external.scripts_run import execctl
 from tests.external.service_process import Service, free_port
 from tests.external.venues import GatewayVenue, kite_server, tws_server
 from tests.waits import wait_until
@@ -38,7 +36,6 @@ root_url = "http://127.0.0.1:{kite_port}"
 find_window_seconds = 5
 """
 PATIENCE = 90.0
-EXECCTL = Path(__file__).resolve().parents[2] / "scripts" / "execctl.py"
 
 
 class VenueStage:
@@ -265,7 +262,7 @@ def test_what_a_lot_of_a_commodity_is_worth_is_told_once_kite_has_and_mended_bef
     out = stage.filled(stage.send("GOLDM26DECFUT", "121600", "SELL", multiplier=10, signal_type="EXIT", **gold))
     assert (out["total_value"], out["realized_pnl"]) == (1_216_000.0, 1_000.0)
     assert [each["status"] for each in stage.positions("GOLDM26DECFUT")] == ["CLOSED"]
-    code, said = execctl(stage.service, "rebuild-views")
+    code, said = said_by_execctl(stage.service, "rebuild-views")
     assert (code, "known now of 1 order" in said) == (0, True), said
     assert stage.filled(first)["total_value"] == 1_215_000.0
 
@@ -278,17 +275,10 @@ def test_after_a_restart_the_holdings_are_the_same_and_the_books_agree(stage: Ve
     out = stage.filled(stage.send("SI", "30.5", "SELL", multiplier=1000, signal_type="EXIT", expiry="202709"))
     assert out["realized_pnl"] == 500.0
     assert [each["status"] for each in stage.positions("SI", expiry="202709")] == ["CLOSED"]
-    code, said = execctl(stage.service, "reconcile", "desk")
+    code, said = said_by_execctl(stage.service, "reconcile", "desk")
     assert (code, "Reconciled" in said) == (0, True), said
 
 
-def execctl(service: Service, *arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, str(EXECCTL), *arguments],
-        env=service.environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE + 30,
-        check=False,
-    )
-    return done.returncode, " ".join((done.stdout + done.stderr).split())
+def said_by_execctl(service: Service, *arguments: str) -> tuple[int, str]:
+    said = execctl(service, *arguments, within=PATIENCE + 30)
+    return said.status, " ".join((said.out + said.err).split())

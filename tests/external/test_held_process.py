@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +11,8 @@ from typing import Any
 import pytest
 
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
-from tests.external.service_process import COMMANDS_TOPIC, REPOSITORY, Service, free_port
+from tests.external.scripts_run import execctl
+from tests.external.service_process import COMMANDS_TOPIC, Service, free_port
 from tests.external.venues import API_KEY_NAME, GatewayVenue, VenueStage, events, kite_server, tws_server
 from tests.waits import wait_until
 
@@ -94,16 +92,10 @@ def told(stage: VenueStage, words: str) -> list[str]:
         return [alert["text"] for alert in db["execution_alerts"].find() if words in alert["text"]]
 
 
-def execctl(stage: VenueStage, *arguments: str) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "scripts" / "execctl.py"), *arguments, "--json"],
-        env=stage.service.environment(),
-        cwd=stage.service.folder,
-        stdout=subprocess.PIPE,
-        check=True,
-        timeout=PATIENCE_SECONDS,
-    )
-    found: list[dict[str, Any]] = json.loads(done.stdout)
+def shown(stage: VenueStage, *arguments: str) -> list[dict[str, Any]]:
+    said = execctl(stage.service, *arguments, "--json", within=PATIENCE_SECONDS)
+    assert said.status == 0, said.err
+    found: list[dict[str, Any]] = said.json
     return found
 
 
@@ -154,7 +146,7 @@ def test_what_is_held_for_the_opening_waits_for_it(stage: VenueStage) -> None:
         within=PATIENCE_SECONDS,
     )
     wait_until(lambda: len(told(stage, "held until")) >= 2, "people are told", within=PATIENCE_SECONDS)
-    held = {row["signal_id"]: row["held"] for row in execctl(stage, "orders", "--status", "SUBMITTED") if row["held"]}
+    held = {row["signal_id"]: row["held"] for row in shown(stage, "orders", "--status", "SUBMITTED") if row["held"]}
     assert {body["signal_id"] for body in (*markets, evening)} <= held.keys()
     assert held[markets[0]["signal_id"]]["until"].startswith("2099-11-30T14:30:00")
     assert held[evening["signal_id"]] == held[evening["signal_id"]] | {"until": None, "message": "AMO REQ RECEIVED"}

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.external.scripts_run import run_script
 from tests.external.service_process import REPOSITORY, PubSub, Service
 
 OPERATIONS = REPOSITORY / "docs" / "operations.md"
@@ -39,6 +40,12 @@ fill_delay_seconds = 3600
 
 # These only look: what was just asked for may need a moment until it can be seen.
 ONLY_LOOKS = re.compile(r"execctl\.py (orders?|positions|dead-letters)\b|mvp_demo_status\.py|^(grep|tail) ")
+
+
+# A script alone, without anything that the shell does with its words or its output; the one that starts the service begins as it would.
+SCRIPT = re.compile(
+    r"python (?P<path>(?!scripts/mvp_demo_start)(scripts|tests/signals_testing)/\w+\.py)(?P<arguments>[^|<>&;$`*?~()#]*)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +98,20 @@ class Stage:
         self.names: dict[str, str] = {}
 
     def run(self, command: str) -> tuple[int, str]:
+        command = self.filled(command)
+        script = SCRIPT.fullmatch(command)
+        if script is not None:
+            said = run_script(
+                self.folder / script["path"],
+                *shlex.split(script["arguments"]),
+                environment=self.environment,
+                folder=self.folder,
+                within=COMMAND_SECONDS,
+                goes_one_way=True,
+            )
+            return said.status, said.out
         done = subprocess.run(
-            ["bash", "-c", self.filled(command)],
+            ["bash", "-c", command],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,11 +10,10 @@ import pytest
 
 from brokers.base import Instrument, OrderType, Side, Ticket
 from brokers.paper.exchange import PaperExchange
-from tests.external.service_process import REPOSITORY, Service, wait_until_settled
+from tests.external.scripts_run import STATUS, Said, execctl, run_script
+from tests.external.service_process import Service, wait_until_settled
 from tests.waits import wait_until
 
-EXECCTL = REPOSITORY / "scripts" / "execctl.py"
-STATUS = REPOSITORY / "scripts" / "mvp_demo_status.py"
 ACCOUNT = "acc_one"
 BOUGHT = {
     "signal_id": "sig_1",
@@ -49,36 +45,14 @@ def trade_by_hand(service: Service, side: Side, quantity: int, name: str) -> Non
         book.close()
 
 
-def execctl(service: Service, *arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, str(EXECCTL), *arguments],
-        env=service.environment(),
-        cwd=service.folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
-
-
 def status_table(service: Service) -> str:
-    done = subprocess.run(
-        [sys.executable, str(STATUS)],
-        env=service.environment(),
-        cwd=service.folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    return done.stdout.decode()
+    return run_script(STATUS, environment=service.environment(), folder=service.folder, within=120).out
 
 
 def listed(service: Service, *arguments: str) -> list[dict[str, Any]]:
-    status, out, err = execctl(service, "discrepancies", "--json", *arguments)
-    assert status == 0, err
-    found: list[dict[str, Any]] = json.loads(out)
+    said = execctl(service, "discrepancies", "--json", *arguments)
+    assert said.status == 0, said.err
+    found: list[dict[str, Any]] = said.json
     return found
 
 
@@ -102,28 +76,25 @@ def test_book_changed_behind_the_services_back_is_said_once_shown_and_closed_whe
         with service.pubsub() as pubsub:
             pubsub.publish([BOUGHT])
         wait_until_settled(service, 1)
-        assert execctl(service, "reconcile") == (
-            0,
-            f"{ACCOUNT}: Reconciled: 0 open orders, 1 execution, 1 position agree\n",
-            "",
-        )
+        words = f"{ACCOUNT}: Reconciled: 0 open orders, 1 execution, 1 position agree\n"
+        assert execctl(service, "reconcile") == Said(status=0, out=words, err="")
         trade_by_hand(service, Side.BUY, 50, "by-hand-1")
         wait_until(lambda: rows(service, "OPEN"), "the difference is open", within=120, more=service.log)
         (row,) = listed(service)
         assert (row["kind"], row["ours"], row["theirs"]) == ("POSITION_DIFFERS", "100", "150")
         assert (row["state"], row["owner"], row["account_id"]) == ("OPEN", "OPERATOR", ACCOUNT)
-        status, out, _ = execctl(service, "reconcile", ACCOUNT)
-        assert status == 1
-        assert "Not reconciled" in out
-        assert "open: Position differs: SPY|STOCK: ours 100; the broker's 150" in out
+        said = execctl(service, "reconcile", ACCOUNT)
+        assert said.status == 1
+        assert "Not reconciled" in said.out
+        assert "open: Position differs: SPY|STOCK: ours 100; the broker's 150" in said.out
         assert alerts(service) == 1
         assert "1 open; see execctl discrepancies" in status_table(service)
 
-        said = service.log().count("Not reconciled")
+        times = service.log().count("Not reconciled")
         service.kill()
         service.start()
         wait_until(
-            lambda: service.log().count("Not reconciled") > said, "it is seen again", within=120, more=service.log
+            lambda: service.log().count("Not reconciled") > times, "it is seen again", within=120, more=service.log
         )
         assert rows(service, "OPEN") == 1
         assert alerts(service) == 1
@@ -137,6 +108,6 @@ def test_book_changed_behind_the_services_back_is_said_once_shown_and_closed_whe
         assert service.log().count("Discrepancy closed") == 1
         service.stop()
 
-        status, out, err = execctl(service, "reconcile", ACCOUNT)
-        assert (status, out) == (1, "")
-        assert "nothing was compared" in err
+        said = execctl(service, "reconcile", ACCOUNT)
+        assert (said.status, said.out) == (1, "")
+        assert "nothing was compared" in said.err

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +14,9 @@ from typing import Any
 import pytest
 
 from execution_service.ownership.ownership import UNASSIGNED
+from tests.external.scripts_run import execctl
 from tests.external.service_process import (
     COMMANDS_TOPIC,
-    REPOSITORY,
     Listener,
     PubSub,
     Server,
@@ -83,14 +80,9 @@ class Fleet:
         self.asked += fresh
 
     def execctl(self, *arguments: str) -> Any:
-        done = subprocess.run(
-            [sys.executable, str(REPOSITORY / "scripts" / "execctl.py"), *arguments],
-            env=self.any.environment(),
-            stdout=subprocess.PIPE,
-            check=True,
-            timeout=40,
-        )
-        return json.loads(done.stdout)
+        said = execctl(self.any, *arguments)
+        assert said.status == 0, said.err
+        return said.json
 
     def leases(self) -> dict[str, dict[str, Any]]:
         with self.any.database() as db:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,27 +15,14 @@ from bson import ObjectId
 
 from scripts.send_test_signal import next_december
 from simulators.telegram import SimulatedTelegram
+from tests.external.scripts_run import EXECCTL, SEND, STATUS, Said, run_script
 from tests.external.service_process import REPOSITORY, Service, end
 from tests.waits import wait_until
 
 START = REPOSITORY / "scripts" / "mvp_demo_start.py"
-STATUS = REPOSITORY / "scripts" / "mvp_demo_status.py"
-EXECCTL = REPOSITORY / "scripts" / "execctl.py"
-SEND = REPOSITORY / "tests" / "signals_testing" / "send_test_signal.py"
 SHOWN = ("execution_confirmations", "positions", "signal_store", "trading_orders", "trading_accounts")
 WRITTEN_AT = ("updated_at", "sequence")
 """When, and after which line of the ledger, a document was last written: not the same after a rebuild."""
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 class People:
@@ -48,9 +33,12 @@ class People:
         self.ever: list[psutil.Process] = []
 
     def call(self, script: Path, *arguments: str, python: str = sys.executable, **settings: str) -> Said:
+        environment = self.service.environment() | settings
+        if python == sys.executable and script != START:
+            return run_script(script, *arguments, environment=environment, folder=self.service.folder)
         done = subprocess.run(
             [python, str(script), *arguments],
-            env=self.service.environment() | settings,
+            env=environment,
             cwd=self.service.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,

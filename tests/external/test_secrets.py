@@ -8,8 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +22,8 @@ import psutil
 import pytest
 from bson import json_util
 
-from tests.external.service_process import COMMANDS_TOPIC, REPOSITORY, Listener, Service, embedded_address, free_port
+from tests.external.scripts_run import execctl
+from tests.external.service_process import COMMANDS_TOPIC, Listener, Service, embedded_address, free_port
 from tests.waits import wait_until
 
 pytestmark = [
@@ -163,17 +162,9 @@ def assert_places_are_clean(service: Service) -> None:
                 assert_no_canary(path.read_bytes(), str(path))
 
 
-def execctl(service: Service, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "scripts" / "execctl.py"), *arguments],
-        env=service.environment(),
-        cwd=service.folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=60,
-        check=False,
-    )
-    return done.stdout.decode(errors="replace")
+def said_by_execctl(service: Service, *arguments: str) -> str:
+    said = execctl(service, *arguments)
+    return said.out + said.err
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
@@ -224,7 +215,7 @@ def test_no_credential_leaves_the_process_but_to_whom_it_belongs(tmp_path: Path,
             ("orders", "--json"),
             ("order", "s-own", "--json"),
         ):
-            assert_no_canary(execctl(service, *arguments), f"execctl {arguments}")
+            assert_no_canary(said_by_execctl(service, *arguments), f"execctl {arguments}")
         status, _ = service.stop()
         assert status == 0
         assert_places_are_clean(service)
@@ -246,7 +237,7 @@ def test_a_password_in_the_stores_address_is_told_to_nobody(tmp_path: Path, argu
                 assert_no_canary(b"\0".join(part.encode() for part in member.cmdline()), f"the arguments of {member}")
             service.stop()
         assert_places_are_clean(service)
-        assert_no_canary(execctl(service, "orders"), "execctl")
+        assert_no_canary(said_by_execctl(service, "orders"), "execctl")
 
 
 def test_wrong_settings_are_listed_without_their_secrets(tmp_path: Path) -> None:

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from tests.external.scripts_run import STATUS, run_script
 from tests.external.service_process import PROGRAM, REPOSITORY, Service, is_alive, make_orders
 from tests.waits import wait_until
 
 ENTRY = REPOSITORY / "tests" / "external" / "failing_execution_service.py"
-STATUS = REPOSITORY / "scripts" / "mvp_demo_status.py"
 FOR_EVER = "1000000"
 
 
 def status_of(service: Service) -> tuple[int, dict[str, Any]]:
     """Exit status of the status table, and its rows by name."""
-    done = subprocess.run(
-        [sys.executable, str(STATUS), "--json"],
-        env=service.environment(),
-        cwd=service.folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, {row["name"]: row for row in json.loads(done.stdout)["parts"]}
+    said = run_script(STATUS, "--json", environment=service.environment(), folder=service.folder)
+    return said.status, {row["name"]: row for row in said.json["parts"]}
 
 
 def test_a_part_that_was_begun_anew_works_and_is_shown(tmp_path: Path) -> None:

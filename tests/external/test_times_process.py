@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,7 +11,8 @@ import pytest
 
 from brokers.paper.model import Action, Operation
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
-from tests.external.service_process import REPOSITORY, Service, free_port
+from tests.external.scripts_run import execctl
+from tests.external.service_process import Service, free_port
 from tests.external.venues import API_KEY_NAME, GatewayVenue, kite_server, tws_server
 from tests.waits import wait_until
 
@@ -126,15 +124,7 @@ def test_a_time_that_cannot_be_read_loses_neither_fill_nor_account(stand: Stand,
     assert abs((fill["time"].replace(tzinfo=UTC) - truth).total_seconds()) < 60
     tag = stand.record(signal_id)["client_order_id"]
     assert [line for line in stand.service.console().splitlines() if tag in line and fill["fill_id"] in line]
-    shown = subprocess.run(
-        [sys.executable, str(REPOSITORY / "scripts" / "execctl.py"), "order", signal_id],
-        env={**os.environ, **stand.service.environment(), "COLUMNS": "250"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert "(estimated)" in shown.stdout
+    assert "(estimated)" in execctl(stand.service, "order", signal_id, COLUMNS="250").out
     assert "Broker connection lost" not in stand.service.console()
 
 

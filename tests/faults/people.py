@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.request import urlopen
 
-from tests.external.service_process import REPOSITORY, Server, free_port
+from tests.external.scripts_run import execctl
+from tests.external.service_process import Server, free_port
 from tests.faults.stage import Play, Signal
 
 CALL_SECONDS = 10.0
@@ -71,21 +71,13 @@ class Person:
         assert record is not None
         service = self._play.stage.service
         arguments = ("--as", "not-placed", "--by", "the test", "--note", "not in the order book")
-        command = [sys.executable, "-W", "ignore", str(REPOSITORY / "scripts" / "execctl.py"), "resolve"]
-        said = subprocess.run(
-            [*command, str(record["_id"]), *arguments],
-            # The service is started by the tests' own program here, so its notice is not taken for a service's.
-            env=service.environment() | {"MONGODB_URI": self._play.stage.store_uri},
-            cwd=self._play.stage.folder,
-            capture_output=True,
-            text=True,
-            timeout=DECIDE_SECONDS,
-            check=False,
-        )
+        # The service is started by the tests' own program here, so its notice is not taken for a service's.
+        store = {"MONGODB_URI": self._play.stage.store_uri}
+        said = execctl(service, "resolve", str(record["_id"]), *arguments, within=DECIDE_SECONDS, **store)
         if service.exit_status() is not None:
             return  # it died meanwhile: the decision may not have arrived, and is taken again in the next life
-        if said.returncode != 0:
-            self.wrong.append(f"the decision was not taken: {said.stdout}{said.stderr}")
+        if said.status != 0:
+            self.wrong.append(f"the decision was not taken: {said.out}{said.err}")
         self.decided.add(signal.client_order_id)
 
     def _is_told(self, signal: Signal) -> bool:
