@@ -999,6 +999,9 @@ class _Brokers:
             return account.broker.upper()
         return "MOCK" if self._context.options.use_mock_broker else None
 
+    def mode_of(self, account_id: str | None) -> str | None:
+        return None if account_id is None or self._context.settings.account(account_id) is None else "PRODUCTION"
+
     def broker_shown(self, document_id: str) -> str | None:
         document = self._context.view.confirmation(document_id)
         return None if document is None else document.get("broker")
@@ -1030,7 +1033,7 @@ async def _rebuild_views(context: CommandContext) -> int:
     else:
         context.console.print(
             f"Shown again: {counted(rebuilt.orders, 'order')}, {counted(rebuilt.positions, 'position')}, "
-            f"{counted(rebuilt.accounts, 'trading account')}; "
+            f"{counted(rebuilt.accounts, 'trading account')}, {counted(rebuilt.trades, 'trade')}; "
             f"not told yet, and left to the service: {counted(rebuilt.never_told, 'order')}."
         )
         if rebuilt.unknown_brokers:

@@ -90,7 +90,7 @@ from notifications.telegram import TelegramNotifier
 
 ACCOUNTS_REMEMBERED = 4096
 """More than anybody configures; of accounts that somebody made up no more are kept in memory."""
-NOBODY = AccountNames(None, "NONE")
+NOBODY = AccountNames(None, "NONE", None)
 TARGETS_TOPIC, PLAN_RESULTS_TOPIC = "target-positions", "execution-plan-results"
 TARGETS_SUBSCRIPTION = f"{TARGETS_TOPIC}-sub"
 _TARGET_SUBSCRIPTIONS = (

@@ -85,6 +85,9 @@ class AllAt:
     def broker_shown(self, document_id: str) -> str | None:
         return self.shown
 
+    def mode_of(self, account_id: str | None) -> str | None:
+        return "PRODUCTION"
+
     def is_of_the_mock(self, order: Order) -> bool:
         return self.broker == "MOCK"
 
