@@ -58,7 +58,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import StoreReader
-from scripts import adopt, limits, switches, tokens
+from scripts import adopt, limits, switches, tokens, trades
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
 from scripts.locate import NotFound, opened_store, running_service, settings_or_exit, view_of
 from scripts.waits import waits_for
@@ -151,6 +151,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("name", metavar="SIGNAL_ID", help="or an order's id: ours, upstream's or the broker's")
     sub = verb("positions", "what is held, exactly", _positions)
     sub.add_argument("--account", help="only this account's")
+    sub = verb("trades", "the latest executions, or all of them in a file: trades export", trades.show)
+    trades.add_options(sub, _positive)
+    sub = verb("cash", "what trading has changed of the cash, by account and currency", trades.show_cash)
+    sub.add_argument("--account", help="only this account's")
     verb("leases", "which process works which account, where several share the store", _leases)
     sub = verb("dead-letters", "messages that could not be taken as orders", _dead_letters)
     sub.add_argument("message_id", metavar="MESSAGE_ID", nargs="?", help="show this one whole")
@@ -234,6 +238,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.word == "resolve" and (options.decision == "placed") != (options.broker_order_id is not None):
         parser.error("--broker-order-id goes with --as placed, and --as placed needs it")
     if options.word == "adopt" and (problem := adopt.problem_with(options)) is not None:
+        parser.error(problem)
+    if options.word == "trades" and (problem := trades.problem_with(options)) is not None:
         parser.error(problem)
     if options.word == "limits" and options.enable is not None and not (options.by and options.reason):
         parser.error("--enable needs --by and --reason: people are told who did it, and why")

@@ -286,6 +286,12 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.mongo.port",
         "execution_service.storage.ports.tokens",
     },
+    "execution_service.storage.mongo.trades": {
+        CORE,
+        "execution_service.storage.mongo.names",
+        "execution_service.storage.mongo.port",
+        "execution_service.storage.ports.queries",
+    },
     "execution_service.storage.mongo.views": {
         CORE,
         "execution_service.runtime.concurrency",
@@ -348,6 +354,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.mongo.schedule",
         "execution_service.storage.mongo.switches",
         "execution_service.storage.mongo.tokens",
+        "execution_service.storage.mongo.trades",
         "execution_service.storage.mongo.unreadable",
         "execution_service.storage.mongo.views",
         "execution_service.storage.ports.unreadable",

@@ -19,7 +19,7 @@ from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, key_of
 from execution_service.storage.ports.orders import Stored
-from execution_service.storage.ports.queries import PositionRow
+from execution_service.storage.ports.queries import Cash, PositionRow
 
 ZERO = Decimal(0)
 _AT_THE_BROKER = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
@@ -189,6 +189,18 @@ def totals(positions: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {
         "total_margin_usd": sum(position["margin_usd"] for position in in_dollars),
         "total_unrealized_pnl": sum(position["unrealized_pnl"] or 0.0 for position in in_dollars),
+    }
+
+
+def cash_fields(cash: Cash) -> dict[str, Any]:
+    """Exact. `unknown_amounts`: so many trades have no known amount, and `traded` and `change` are without them."""
+    return {
+        "account_id": cash.account_id,
+        "currency": cash.currency,
+        "change": cash.change,
+        "traded": cash.traded,
+        "commissions": cash.commissions,
+        "unknown_amounts": cash.unknown,
     }
 
 

@@ -35,13 +35,12 @@ def trade_writes(events: Iterable[AppliedEvent], mode: str | None) -> list[ViewW
         ViewWrite(
             View.TRADES,
             row.trade_id,
-            trade_to_document(row, mode),
-            creates=True,
+            trade_to_document(row),
             is_probably_new=True,
             is_for_ever=True,
         )
         for event in events
-        for row in rows_of(event)
+        for row in rows_of(event, mode)
     ]
 
 

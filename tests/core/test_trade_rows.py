@@ -49,7 +49,7 @@ def working(*events: Event, signal_id: str = "signal-1", **changes: Any) -> Orde
 
 
 def rows(*orders: Order) -> list[TradeRow]:
-    return [row for each in orders for applied in applied_events(each) for row in rows_of(applied)]
+    return [row for each in orders for applied in applied_events(each) for row in rows_of(applied, "PRODUCTION")]
 
 
 def shown(found: Sequence[TradeRow]) -> list[tuple[str, str, Decimal | None]]:
@@ -184,7 +184,7 @@ def test_a_transfer_moves_no_cash() -> None:
 
 def test_the_columns_of_the_specification_come_first_and_in_their_order() -> None:
     (row,) = rows(working(filled_by("f1", 40, "10.50")))
-    document = trade_to_document(row, "PRODUCTION")
+    document = trade_to_document(row)
     assert tuple(document)[:12] == FIRST_COLUMNS
     assert [document[name] for name in FIRST_COLUMNS[2:6]] == ["AAPL", "BUY", 40.0, 10.5]
     assert [document[name] for name in FIRST_COLUMNS[8:]] == [None] * 4
@@ -201,14 +201,14 @@ def test_the_columns_of_the_specification_come_first_and_in_their_order() -> Non
 )
 def test_a_row_is_read_as_it_was_written(about: Order) -> None:
     for row in rows(about):
-        assert trade_from_document(trade_to_document(row, None)) == row
+        assert trade_from_document(trade_to_document(row)) == row
 
 
 @pytest.mark.parametrize("change", [{"exact": {}}, {"exact": None}, {"size": 1, "exact": {"size": 1, "price": "1"}}])
 def test_a_row_that_was_not_written_by_us_is_unreadable(change: dict[str, Any]) -> None:
     (row,) = rows(working(filled_by("f1")))
     with pytest.raises(UnreadableRecord):
-        trade_from_document(trade_to_document(row, None) | change)
+        trade_from_document(trade_to_document(row) | change)
 
 
 # --- double entry ---------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_every_posting_adds_up_and_equity_from_trades_alone_is_that_of_the_ledge
     chance.shuffle(arrived)
     sums = Balances()
     for row in arrived:
-        sums.add(trade_from_document(trade_to_document(row, None)))
+        sums.add(trade_from_document(trade_to_document(row)))
         assert not any(sums.imbalance.values()), "of each account and currency, after each row"
     entries: dict[str, LedgerEntry] = {}
     for about in orders:
@@ -278,7 +278,7 @@ def test_rows_are_the_same_whenever_they_are_worked_out(orders: list[Order], cut
     for about in orders:
         before = replace(order(of=about.identity), request=about.request)
         early = apply_all(before, about.events[: min(cut, about.version)])
-        later = [row for applied in applied_events(about, early.version) for row in rows_of(applied)]
+        later = [row for applied in applied_events(about, early.version) for row in rows_of(applied, "PRODUCTION")]
         assert [*rows(early), *later] == rows(about)
         assert len({row.trade_id for row in rows(about)}) == len(rows(about))
 

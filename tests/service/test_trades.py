@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from execution_service.core.exact import EXACT
 from execution_service.core.trades.documents import FIRST_COLUMNS
 from execution_service.delivery.past_trades import BOOKMARK, DONE, ORDERS_AT_ONCE, START_SECONDS
 from execution_service.delivery.rebuild import Rebuild
@@ -15,6 +16,7 @@ from execution_service.runtime.threads import InPlace
 from execution_service.storage.mongo.store import MongoStore
 from tests.fakes import DATABASE, AllAt, FakeMongoClient, Gate, World, world_of
 from tests.service.audit import audit
+from tests.service.http_calls import http_world
 
 DECISION = {"decision_id": "d-1", "profile_version_id": "p-3", "regime_id": 7, "universe_id": "us", "plan_id": "plan_1"}
 
@@ -187,3 +189,61 @@ async def test_fees_of_the_trade_that_the_api_shows_are_those_of_its_rows(tmp_pa
         (shown,) = world.documents("positions")
         cash = sum(Decimal(row["exact"]["cash"]) for row in trades(world))
         assert float(cash) == shown["realized_pnl"] == 100
+
+
+# --- as the API shows them ------------------------------------------------------------------------------------------
+
+
+async def test_rows_and_cash_are_told_exactly(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as (world, http):
+        world.send(price="10.01", quantity="0.3", **DECISION)
+        await world.run(3)
+        (row,) = (await http.get("/api/execution/trade-rows")).json()["trades"]
+        assert tuple(row)[:12] == FIRST_COLUMNS
+        assert (row["size"], row["price"], row["cash"], row["decision_id"]) == ("0.3", "10.01", "-3.003", "d-1")
+        (cash,) = (await http.get("/api/execution/cash")).json()["cash"]
+        assert (cash["account_id"], cash["currency"], cash["traded"]) == ("acct-1", "USD", "-3.003")
+        assert (cash["commissions"], cash["change"], cash["unknown_amounts"]) == ("1.00", "-4.003", 0)
+
+
+async def test_pages_of_rows_follow_each_other(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as (world, http):
+        for number in range(5):
+            world.send(f"s{number}", symbol=f"S{number}")
+            await world.run(1)
+        shown: list[str] = []
+        address: str | None = "/api/execution/trade-rows?limit=2"
+        while address is not None:
+            page = await http.get(address)
+            shown += [row["ticker"] for row in page.json()["trades"]]
+            address = page.headers["Link"][1:].partition(">")[0] if "Link" in page.headers else None
+        assert shown == ["S4", "S3", "S2", "S1", "S0"]
+        assert (await http.get("/api/execution/trade-rows?cursor=nonsense")).status_code == 400
+
+
+async def test_amounts_that_no_server_adds_up_are_in_the_sum_and_those_of_strangers_are_not(tmp_path: Path) -> None:
+    long = "1.00000000000000001"
+    async with http_world(tmp_path) as (world, http):
+        world.send(price=long, quantity=long, multiplier=long)
+        world.send("more", price=2, quantity=3, symbol="MSFT")
+        await world.run(3)
+        collection = world.mongo[DATABASE]["trades"]
+        for stranger in ({}, {"exact": 1}, {"exact": {"cash": "5"}, "account_id": 3, "currency": "USD"}):
+            collection.leave({"_id": f"trade_{len(collection.documents)}", **stranger})
+        assert [row.get("unsummed") for row in trades(world) if "unsummed" in row] == [True]
+        (cash,) = (await http.get("/api/execution/cash")).json()["cash"]
+        assert Decimal(cash["traded"]) == -6 - EXACT.power(Decimal(long), 3)
+        assert len((await http.get("/api/execution/trade-rows")).json()["trades"]) == 2
+
+
+async def test_an_amount_that_is_not_known_is_counted_and_not_guessed(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as (world, http):
+        world.send(price=10)
+        await world.run(3)
+        (row,) = trades(world)
+        unknown = {name: text for name, text in row["exact"].items() if name not in ("cash", "money_per_point")}
+        world.mongo[DATABASE]["trades"].alter(row["_id"], "exact", unknown)
+        (cash,) = (await http.get("/api/execution/cash")).json()["cash"]
+        assert (cash["traded"], cash["commissions"], cash["unknown_amounts"]) == ("0", "1.00", 1)
+        (shown,) = (await http.get("/api/execution/trade-rows")).json()["trades"]
+        assert (shown["cash"], shown["money_per_point"]) == (None, None)

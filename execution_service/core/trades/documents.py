@@ -9,6 +9,7 @@ from typing import Any
 from brokers.base import Side
 from execution_service.core.codec import read_decimal, read_moment, read_text, read_whole, storable
 from execution_service.core.errors import UnreadableRecord
+from execution_service.core.exact import ZERO
 from execution_service.core.orders.request import Decision
 from execution_service.core.trades.rows import TradeKind, TradeRow
 
@@ -17,11 +18,12 @@ FIRST_COLUMNS = (
     *("profile_version_id", "regime_id", "universe_id", "decision_id"),
 )
 """In this order, in documents and in every export."""
+UNSUMMED, SUMMED_DIGITS = "unsummed", 34
+"""The mark of a row with an amount that has more digits than a server adds up exactly, and that number."""
 
 
-def trade_to_document(row: TradeRow, mode: str | None) -> dict[str, Any]:
-    """`mode`: the account's, PRODUCTION or TRAINING; None: the account is not configured any more. Without what is None, but for the first
-    columns."""
+def trade_to_document(row: TradeRow) -> dict[str, Any]:
+    """Without what is None, but for the first columns."""
     decision, value = row.decision, row.value
     document: dict[str, Any] = {
         "trade_id": row.trade_id,
@@ -51,7 +53,9 @@ def trade_to_document(row: TradeRow, mode: str | None) -> dict[str, Any]:
     if row.money_per_point is not None:
         exact["money_per_point"] = str(row.money_per_point)
     if value is not None:
-        exact["cash"] = str(-value if row.moves_cash else Decimal(0))
+        exact["cash"] = str(-value if row.moves_cash else ZERO)
+    if max(map(_digits, (value, row.commission))) > SUMMED_DIGITS:
+        document[UNSUMMED] = True
     if row.commission is not None:
         document["commission"] = float(row.commission)
         exact["commission"] = str(row.commission)
@@ -60,7 +64,7 @@ def trade_to_document(row: TradeRow, mode: str | None) -> dict[str, Any]:
         "broker_order_id": row.broker_order_id,
         "plan_id": decision.plan_id,
         "fill_reason": row.reason,
-        "mode": mode,
+        "mode": row.mode,
     }
     document.update((name, found) for name, found in more.items() if found is not None)
     if not row.moves_cash:
@@ -105,9 +109,51 @@ def trade_from_document(document: Mapping[str, Any]) -> TradeRow:
             reason=_text(document, "fill_reason"),
             moves_cash=not document.get("is_transfer", False),
             recorded_at=read_moment(document["recorded_at"]),
+            mode=_text(document, "mode"),
         )
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"trade {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
+
+
+def trade_fields(row: TradeRow) -> dict[str, Any]:
+    """For whoever shows or exports it: exact amounts, and null for what is not known, the columns always the same."""
+    decision, value = row.decision, row.value
+    return {
+        "trade_id": row.trade_id,
+        "timestamp": row.at,
+        "ticker": row.ticker,
+        "direction": row.side.value,
+        "size": row.size,
+        "price": row.price,
+        "order_id": row.order_id,
+        "strategy_id": row.strategy_id,
+        "profile_version_id": decision.profile_version_id,
+        "regime_id": decision.regime_id,
+        "universe_id": decision.universe_id,
+        "decision_id": decision.decision_id,
+        "kind": row.kind.value,
+        "execution_trade_id": row.execution_trade_id,
+        "fill_reason": row.reason,
+        "commission": row.commission,
+        "commission_currency": row.commission_currency,
+        "currency": row.currency,
+        "money_per_point": row.money_per_point,
+        "cash": None if value is None else -value if row.moves_cash else ZERO,
+        "plan_id": decision.plan_id,
+        "mode": row.mode,
+        "account_id": row.account_id,
+        "signal_id": row.signal_id,
+        "leg_index": row.leg_index,
+        "broker_order_id": row.broker_order_id,
+        "fill_id": row.fill_id,
+        "instrument": row.instrument_key,
+        "ledger_id": row.ledger_id,
+        "recorded_at": row.recorded_at,
+    }
+
+
+def _digits(amount: Decimal | None) -> int:
+    return 0 if amount is None else len(amount.as_tuple().digits)
 
 
 def _text(document: Mapping[str, Any], name: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -79,6 +79,8 @@ class TradeRow:
     moves_cash: bool
     """Whether units were exchanged for money; False of a transfer."""
     recorded_at: datetime
+    mode: str | None = None
+    """The account's, PRODUCTION or TRAINING; None: the account is not configured any more."""
 
     @property
     def value(self) -> Decimal | None:
@@ -91,8 +93,12 @@ class TradeRow:
         return EXACT.multiply(EXACT.multiply(signed, self.price), self.money_per_point)
 
 
-def rows_of(applied_event: AppliedEvent) -> Iterator[TradeRow]:
-    """The rows that the event makes: of most events none."""
+def rows_of(applied_event: AppliedEvent, mode: str | None) -> Iterator[TradeRow]:
+    """The rows that the event makes: of most events none. `mode` is the account's."""
+    return (row if mode is None else replace(row, mode=mode) for row in _rows_of(applied_event))
+
+
+def _rows_of(applied_event: AppliedEvent) -> Iterator[TradeRow]:
     event, before, after = applied_event.event, applied_event.before, applied_event.after
     match event:
         case Filled() if applied_event.moves_position:
@@ -118,6 +124,10 @@ def trade_id_of(order_id: str, fill: Fill) -> str:
 def id_from(at: datetime) -> str:
     """Not above the id of any row from that moment on, and above the id of every row before it."""
     return f"trade_{max(0, (at - _EPOCH) // _MILLISECOND):012x}"
+
+
+FIRST_ID = "trade_"
+"""Below the id of every row."""
 
 
 def _trade_id(order_id: str, fill_id: str, kind: TradeKind, change: str, at: datetime) -> str:

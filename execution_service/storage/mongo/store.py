@@ -33,6 +33,7 @@ from execution_service.storage.mongo.risk import MongoRisk
 from execution_service.storage.mongo.schedule import COMMITS_AT_ONCE, OneAtATime, Schedule, SideBySide
 from execution_service.storage.mongo.switches import MongoSwitches
 from execution_service.storage.mongo.tokens import MongoTokens
+from execution_service.storage.mongo.trades import MongoTrades
 from execution_service.storage.mongo.unreadable import UnreadableDocuments
 from execution_service.storage.mongo.views import MongoViews
 from execution_service.storage.ports.unreadable import UnreadableDocument
@@ -58,6 +59,7 @@ class MongoStore(
     MongoTokens,
     MongoRisk,
     MongoPlans,
+    MongoTrades,
 ):
     """The Store on any server that speaks MongoDB's protocol: all ports on one database."""
 
