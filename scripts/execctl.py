@@ -1006,7 +1006,9 @@ class _Brokers:
         return "MOCK" if self._context.options.use_mock_broker else None
 
     def mode_of(self, account_id: str | None) -> str | None:
-        return None if account_id is None or self._context.settings.account(account_id) is None else "PRODUCTION"
+        is_known = account_id in self._at_work or self._context.options.use_mock_broker
+        is_known |= account_id is not None and self._context.settings.account(account_id) is not None
+        return "PRODUCTION" if is_known else None
 
     def broker_shown(self, document_id: str) -> str | None:
         document = self._context.view.confirmation(document_id)
