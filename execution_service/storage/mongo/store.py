@@ -19,6 +19,7 @@ from execution_service.storage.mongo.bookmarks import MongoBookmarks
 from execution_service.storage.mongo.calls import Calls
 from execution_service.storage.mongo.commands import MongoCommands
 from execution_service.storage.mongo.commits import Commit
+from execution_service.storage.mongo.decisions import MongoDecisions
 from execution_service.storage.mongo.discrepancies import MongoDiscrepancies
 from execution_service.storage.mongo.gate import Gate
 from execution_service.storage.mongo.leases import MongoLeases
@@ -60,6 +61,7 @@ class MongoStore(
     MongoRisk,
     MongoPlans,
     MongoTrades,
+    MongoDecisions,
 ):
     """The Store on any server that speaks MongoDB's protocol: all ports on one database."""
 
