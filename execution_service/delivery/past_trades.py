@@ -9,7 +9,7 @@ import structlog
 
 from execution_service.core.orders.effects import AppliedEvent, applied_events
 from execution_service.core.trades.documents import trade_to_document
-from execution_service.core.trades.rows import rows_of
+from execution_service.core.trades.rows import TradeRow, rows_of
 from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
@@ -30,26 +30,21 @@ AFTER_FAILURE_SECONDS = 5.0
 
 
 def trade_writes(events: Iterable[AppliedEvent], mode: str | None) -> list[ViewWrite]:
-    """Of these events of one order, in their sequence. Each may be made again without harm."""
-    return [
-        ViewWrite(
-            View.TRADES,
-            row.trade_id,
-            trade_to_document(row),
-            is_probably_new=True,
-            is_for_ever=True,
-        )
-        for event in events
-        for row in rows_of(event, mode)
-    ]
+    """Of these events of one order, in their sequence. `mode`: the account's."""
+    return [trade_write(row) for event in events for row in rows_of(event, mode)]
 
 
-def all_trade_writes(stored: Stored, mode: str | None) -> list[ViewWrite]:
+def trade_write(row: TradeRow) -> ViewWrite:
+    """May be made again without harm."""
+    return ViewWrite(View.TRADES, row.trade_id, trade_to_document(row), is_probably_new=True, is_for_ever=True)
+
+
+def booked_trades(stored: Stored, mode: str | None) -> list[TradeRow]:
     """Of all that the ledger has of the order: what came after is delivered in the ordinary way."""
-    if not stored.order.events:
+    if not stored.order.fills and not stored.order.busted_fill_ids:
         return []
     booked = (each for each in applied_events(stored.order) if each.number <= stored.told.ledger)
-    return trade_writes(booked, mode)
+    return [row for event in booked for row in rows_of(event, mode)]
 
 
 class PastTrades:
@@ -97,9 +92,8 @@ class PastTrades:
     async def _write(self, order_ids: Sequence[str]) -> int:
         writes: list[ViewWrite] = []
         for stored in await self._store.load(order_ids):
-            if stored.order.fills or stored.order.busted_fill_ids:
-                mode = self._parties.account_names_of(stored.order.request.account_id).mode
-                writes += all_trade_writes(stored, mode)
+            mode = self._parties.account_names_of(stored.order.request.account_id).mode
+            writes += map(trade_write, booked_trades(stored, mode))
         if writes:
             await self._store.write_views(writes)
         return len(writes)

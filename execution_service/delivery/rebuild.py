@@ -18,7 +18,7 @@ from execution_service.core.views.shared import (
     position_documents,
     signal_document_id,
 )
-from execution_service.delivery.past_trades import all_trade_writes
+from execution_service.delivery.past_trades import booked_trades, trade_write
 from execution_service.delivery.signals import Relations, trading_order_write
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.orders import Stored
@@ -75,6 +75,7 @@ class Rebuild:
         self._unknown: set[str] = set()
         self._never_told: set[str] = set()
         self._trades: set[str] = set()
+        self._contradicted: dict[str, str] = {}
 
     async def run(self, order_ids: Sequence[str], entries: Sequence[LedgerEntry]) -> Rebuilt:
         """`entries`: the whole ledger; `order_ids`: all orders, oldest first, read after it. Raises StoreUnavailable; may then be run
@@ -105,7 +106,7 @@ class Rebuild:
             trades=len(self._trades),
             never_told=len(self._never_told),
             unknown_brokers=tuple(sorted(self._unknown)),
-            contradictions=contradictions,
+            contradictions=(*contradictions, *self._contradicted.values()),
         )
 
     async def _moved(self, stored: Sequence[Stored]) -> list[str]:
@@ -128,10 +129,21 @@ class Rebuild:
                 writes.append(trading_order_write(booked.order, now))
             writes += relations.signal_writes(booked.order, now)
         await self._store.write_views([replace(write, rewrites=True, is_probably_new=False) for write in writes])
-        trades = [w for s in stored for w in all_trade_writes(s, self._brokers.mode_of(s.order.request.account_id))]
-        if trades:
-            await self._store.write_views(trades)
-            self._trades |= {write.document_id for write in trades}
+        await self._show_trades(stored)
+
+    async def _show_trades(self, stored: Sequence[Stored]) -> None:
+        """Writes the rows that are missing. Those that are there stay, as they never change; one that is not what the record gives is told of."""
+        rows = [r for s in stored for r in booked_trades(s, self._brokers.mode_of(s.order.request.account_id))]
+        if not rows:
+            return
+        await self._store.write_views(list(map(trade_write, rows)))
+        kept = {row.trade_id: row for row in await self._store.trades_named([row.trade_id for row in rows])}
+        for row in rows:
+            self._trades.add(row.trade_id)
+            found = kept.get(row.trade_id)
+            if found is None or replace(found, mode=row.mode) != row:
+                words = "is not as its record gives it" if found else "cannot be read"
+                self._contradicted[row.trade_id] = f"{row.trade_id}: the row of order {row.order_id} {words}"
 
     def _confirmation(self, booked: BookedOrder, now: datetime) -> ViewWrite:
         account_id = booked.order.request.account_id

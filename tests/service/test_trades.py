@@ -11,7 +11,7 @@ import pytest
 from execution_service.core.exact import EXACT
 from execution_service.core.trades.documents import FIRST_COLUMNS
 from execution_service.delivery.past_trades import BOOKMARK, DONE, ORDERS_AT_ONCE, START_SECONDS
-from execution_service.delivery.rebuild import Rebuild
+from execution_service.delivery.rebuild import Rebuild, Rebuilt
 from execution_service.runtime.threads import InPlace
 from execution_service.storage.mongo.store import MongoStore
 from tests.fakes import DATABASE, AllAt, FakeMongoClient, Gate, World, world_of
@@ -29,6 +29,19 @@ def lose_trades(world: World, *ids: str) -> None:
     for document in world.documents("trades"):
         if not ids or document["_id"] in ids:
             world.mongo[DATABASE]["trades"].remove(document["_id"])
+
+
+async def rebuilt(world: World) -> Rebuilt:
+    """`execctl rebuild-views`."""
+    client: Any = FakeMongoClient(world.mongo, Gate(), world.store_faults)
+    store = MongoStore(client, DATABASE, nonce="ctl", clock=world.clock, threads=InPlace())
+    await store.open()
+    try:
+        order_ids = [str(document["_id"]) for document in world.documents("execution_orders")]
+        entries = await store.ledgers_of_account("acct-1", ["AAPL"])
+        return await Rebuild(store, world.clock, brokers=AllAt("MOCK", shown="MOCK")).run(order_ids, entries)
+    finally:
+        await store.close()
 
 
 async def test_an_execution_is_a_row_with_the_ids_of_its_decision(tmp_path: Path) -> None:
@@ -167,16 +180,22 @@ async def test_a_rebuild_writes_the_rows_that_are_missing_as_they_were(tmp_path:
         before = trades(world)
         assert len(before) == 2
         lose_trades(world, before[0]["_id"])
-        client: Any = FakeMongoClient(world.mongo, Gate(), world.store_faults)
-        store = MongoStore(client, DATABASE, nonce="ctl", clock=world.clock, threads=InPlace())
-        await store.open()
-        order_ids = [str(document["_id"]) for document in world.documents("execution_orders")]
-        rebuilt = await Rebuild(store, world.clock, brokers=AllAt("MOCK", shown="MOCK")).run(
-            order_ids, await store.ledgers_of_account("acct-1", ["AAPL"])
-        )
-        await store.close()
-        assert (rebuilt.trades, rebuilt.contradictions) == (2, ())
+        done = await rebuilt(world)
+        assert (done.trades, done.contradictions) == (2, ())
         assert trades(world) == before
+
+
+async def test_a_rebuild_tells_of_a_row_that_a_hand_has_changed_and_leaves_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(price=10)
+        await world.run(3)
+        (row,) = trades(world)
+        world.mongo[DATABASE]["trades"].alter(row["_id"], "exact", row["exact"] | {"size": "101"})
+        changed = trades(world)
+        (words,) = (await rebuilt(world)).contradictions
+        assert row["_id"] in words
+        assert row["order_id"] in words
+        assert trades(world) == changed
 
 
 async def test_fees_of_the_trade_that_the_api_shows_are_those_of_its_rows(tmp_path: Path) -> None:
@@ -189,6 +208,16 @@ async def test_fees_of_the_trade_that_the_api_shows_are_those_of_its_rows(tmp_pa
         (shown,) = world.documents("positions")
         cash = sum(Decimal(row["exact"]["cash"]) for row in trades(world))
         assert float(cash) == shown["realized_pnl"] == 100
+
+
+async def test_the_trade_that_the_api_shows_names_its_rows(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as (world, http):
+        world.send(price=10)
+        world.exit("out", "sig", price=11)
+        await world.run(3)
+        (shown,) = (await http.get("/api/execution/trades")).json()["trades"]
+        assert shown["metadata"]["trade_ids"] == [row["trade_id"] for row in trades(world)]
+        assert len(shown["metadata"]["trade_ids"]) == 2
 
 
 # --- as the API shows them ------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -56,6 +56,10 @@ class MongoTrades(MongoPort):
             return rows
 
         return await self._calls.look(read)
+
+    async def trades_named(self, trade_ids: Collection[str]) -> list[TradeRow]:
+        query = {"_id": {"$in": list(trade_ids)}}
+        return await self._calls.look(lambda: list(readable_trades(self._db[TRADES_VIEW].find(query))))
 
     async def cash_by_trades(self) -> Sequence[Cash]:
         def read() -> Sequence[Cash]:

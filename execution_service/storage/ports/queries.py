@@ -111,6 +111,9 @@ class QueryStore(Protocol):
     async def latest_trades(self, after: Place | None, limit: int) -> list[TradeRow]:
         """The latest first; without what others have written there."""
 
+    async def trades_named(self, trade_ids: Collection[str]) -> list[TradeRow]:
+        """In no order; without those that are not there, or cannot be read."""
+
     async def cash_by_trades(self) -> Sequence[Cash]:
         """Of all rows of `trades`, by account and currency."""
 
