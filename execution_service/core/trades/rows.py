@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -95,25 +95,21 @@ class TradeRow:
 
 def rows_of(applied_event: AppliedEvent, mode: str | None) -> Iterator[TradeRow]:
     """The rows that the event makes: of most events none. `mode` is the account's."""
-    return (row if mode is None else replace(row, mode=mode) for row in _rows_of(applied_event))
-
-
-def _rows_of(applied_event: AppliedEvent) -> Iterator[TradeRow]:
     event, before, after = applied_event.event, applied_event.before, applied_event.after
     match event:
         case Filled() if applied_event.moves_position:
-            yield _row(after, event.fill, TradeKind.FILL, event.fill.time, event.at)
+            yield _row(after, event.fill, TradeKind.FILL, event.fill.time, event.at, mode)
         case Busted() if applied_event.moves_position:
             fill = before.fill_of(event.fill_id)
             assert fill is not None
-            yield _row(after, fill, TradeKind.REVERSAL, event.at, event.at, change="bust")
+            yield _row(after, fill, TradeKind.REVERSAL, event.at, event.at, mode, change="bust")
         case CommissionReported():
-            yield from _commission(applied_event, event)
+            yield from _commission(applied_event, event, mode)
         case ContractDeclared() if _worth(before) != _worth(after):
             for fill in after.fills:
                 change = f"declared {applied_event.number}"
-                yield _row(before, fill, TradeKind.REVERSAL, event.at, event.at, change=change, reason=DECLARED)
-                yield _row(after, fill, TradeKind.FILL, event.at, event.at, change=change, reason=DECLARED)
+                yield _row(before, fill, TradeKind.REVERSAL, event.at, event.at, mode, change=change, reason=DECLARED)
+                yield _row(after, fill, TradeKind.FILL, event.at, event.at, mode, change=change, reason=DECLARED)
 
 
 def trade_id_of(order_id: str, fill: Fill) -> str:
@@ -135,7 +131,7 @@ def _trade_id(order_id: str, fill_id: str, kind: TradeKind, change: str, at: dat
     return f"{id_from(at)}_{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:20]}"
 
 
-def _commission(applied_event: AppliedEvent, event: CommissionReported) -> Iterator[TradeRow]:
+def _commission(applied_event: AppliedEvent, event: CommissionReported, mode: str | None) -> Iterator[TradeRow]:
     """The difference to what was known; in another currency what was known is taken back, and all of it comes anew."""
     fill, now_known = applied_event.before.fill_of(event.fill_id), applied_event.after.fill_of(event.fill_id)
     if fill is None or now_known is None or now_known.commission is None:
@@ -152,6 +148,7 @@ def _commission(applied_event: AppliedEvent, event: CommissionReported) -> Itera
             TradeKind.COMMISSION,
             event.at,
             event.at,
+            mode,
             change=f"commission {applied_event.number}.{place}",
             commission=(commission, currency),
         )
@@ -163,6 +160,7 @@ def _row(
     kind: TradeKind,
     at: datetime,
     recorded_at: datetime,
+    mode: str | None,
     *,
     change: str = "",
     reason: str | None = None,
@@ -203,6 +201,7 @@ def _row(
         reason=reason or (None if adopted is None else adopted.occasion.value),
         moves_cash=adopted is None or adopted.occasion not in WITHOUT_CASH,
         recorded_at=_as_kept(recorded_at),
+        mode=mode,
     )
 
 
