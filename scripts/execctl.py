@@ -58,7 +58,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import StoreReader
-from scripts import adopt, limits, switches, tokens
+from scripts import adopt, limits, switches, tokens, trades
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
 from scripts.locate import NotFound, opened_store, running_service, settings_or_exit, view_of
 from scripts.waits import waits_for
@@ -151,6 +151,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("name", metavar="SIGNAL_ID", help="or an order's id: ours, upstream's or the broker's")
     sub = verb("positions", "what is held, exactly", _positions)
     sub.add_argument("--account", help="only this account's")
+    sub = verb("trades", "the latest executions, or all of them in a file: trades export", trades.show)
+    trades.add_options(sub, _positive)
+    sub = verb("cash", "what trading has changed of the cash, by account and currency", trades.show_cash)
+    sub.add_argument("--account", help="only this account's")
     verb("leases", "which process works which account, where several share the store", _leases)
     sub = verb("dead-letters", "messages that could not be taken as orders", _dead_letters)
     sub.add_argument("message_id", metavar="MESSAGE_ID", nargs="?", help="show this one whole")
@@ -234,6 +238,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.word == "resolve" and (options.decision == "placed") != (options.broker_order_id is not None):
         parser.error("--broker-order-id goes with --as placed, and --as placed needs it")
     if options.word == "adopt" and (problem := adopt.problem_with(options)) is not None:
+        parser.error(problem)
+    if options.word == "trades" and (problem := trades.problem_with(options)) is not None:
         parser.error(problem)
     if options.word == "limits" and options.enable is not None and not (options.by and options.reason):
         parser.error("--enable needs --by and --reason: people are told who did it, and why")
@@ -999,6 +1005,11 @@ class _Brokers:
             return account.broker.upper()
         return "MOCK" if self._context.options.use_mock_broker else None
 
+    def mode_of(self, account_id: str | None) -> str | None:
+        is_known = account_id in self._at_work or self._context.options.use_mock_broker
+        is_known |= account_id is not None and self._context.settings.account(account_id) is not None
+        return "PRODUCTION" if is_known else None
+
     def broker_shown(self, document_id: str) -> str | None:
         document = self._context.view.confirmation(document_id)
         return None if document is None else document.get("broker")
@@ -1030,7 +1041,7 @@ async def _rebuild_views(context: CommandContext) -> int:
     else:
         context.console.print(
             f"Shown again: {counted(rebuilt.orders, 'order')}, {counted(rebuilt.positions, 'position')}, "
-            f"{counted(rebuilt.accounts, 'trading account')}; "
+            f"{counted(rebuilt.accounts, 'trading account')}, {counted(rebuilt.trades, 'trade')}; "
             f"not told yet, and left to the service: {counted(rebuilt.never_told, 'order')}."
         )
         if rebuilt.unknown_brokers:

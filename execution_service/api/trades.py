@@ -18,8 +18,9 @@ from execution_service.core.orders.protective import ProtectiveRole
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, key_of
+from execution_service.core.trades.rows import trade_id_of
 from execution_service.storage.ports.orders import Stored
-from execution_service.storage.ports.queries import PositionRow
+from execution_service.storage.ports.queries import Cash, PositionRow
 
 ZERO = Decimal(0)
 _AT_THE_BROKER = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
@@ -40,6 +41,8 @@ class Parts:
     """Money per point of the price."""
     last_price: Decimal | None = None
     orders: list[Order] = field(default_factory=list)
+    trade_ids: list[str] = field(default_factory=list)
+    """Of its executions, in the collection `trades`."""
 
     @property
     def entry_price(self) -> Decimal | None:
@@ -72,6 +75,7 @@ def parts_of(ledger_id: str, episode: int, orders: Iterable[Stored]) -> Parts:
                 parts.received += line.closed * event.fill.price
             if (opened and line.episode == episode) or (line.closed and closed_in == episode):
                 is_part = True
+                parts.trade_ids.append(trade_id_of(order.order_id, event.fill))
                 parts.last_price = event.fill.price
         if is_part:
             parts.orders.append(order)
@@ -118,6 +122,7 @@ def trade_fields(
             "open_quantity": row.quantity,
             "order_count": row.order_count,
             "order_ids": [order.order_id for order in parts.orders],
+            "trade_ids": sorted(parts.trade_ids),
             "is_complete": is_complete,
         },
     }
@@ -189,6 +194,18 @@ def totals(positions: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {
         "total_margin_usd": sum(position["margin_usd"] for position in in_dollars),
         "total_unrealized_pnl": sum(position["unrealized_pnl"] or 0.0 for position in in_dollars),
+    }
+
+
+def cash_fields(cash: Cash) -> dict[str, Any]:
+    """Exact. `unknown_amounts`: so many trades have no known amount, and `traded` and `change` are without them."""
+    return {
+        "account_id": cash.account_id,
+        "currency": cash.currency,
+        "change": cash.change,
+        "traded": cash.traded,
+        "commissions": cash.commissions,
+        "unknown_amounts": cash.unknown,
     }
 
 

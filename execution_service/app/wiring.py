@@ -47,6 +47,7 @@ from execution_service.control.resolve import ResolveOrder
 from execution_service.control.runner import CommandRunner
 from execution_service.control.switches import Switches
 from execution_service.control.verbs import Verbs
+from execution_service.core.orders.decisions import VerifyDecisions
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind
 from execution_service.delivery.account_names import AccountNames
@@ -54,6 +55,7 @@ from execution_service.delivery.confirmations import Confirmations
 from execution_service.delivery.dispatch import Delivery
 from execution_service.delivery.stream import Sink
 from execution_service.delivery.unreadable import UnreadableRecords
+from execution_service.intake.decisions import Decisions
 from execution_service.intake.events import EventReader
 from execution_service.intake.intake import Intake
 from execution_service.ownership.account_ownership import AccountOwnership
@@ -90,7 +92,7 @@ from notifications.telegram import TelegramNotifier
 
 ACCOUNTS_REMEMBERED = 4096
 """More than anybody configures; of accounts that somebody made up no more are kept in memory."""
-NOBODY = AccountNames(None, "NONE")
+NOBODY = AccountNames(None, "NONE", None)
 TARGETS_TOPIC, PLAN_RESULTS_TOPIC = "target-positions", "execution-plan-results"
 TARGETS_SUBSCRIPTION = f"{TARGETS_TOPIC}-sub"
 _TARGET_SUBSCRIPTIONS = (
@@ -158,6 +160,7 @@ class Parts:
     """Lists of target positions; None: none come as messages."""
     plan_results: Publisher | None = None
     """Where the results of plans are published."""
+    verify_decisions: VerifyDecisions = VerifyDecisions.OFF
 
 
 class ConfiguredAccounts:
@@ -287,6 +290,7 @@ def build(parts: Parts) -> Rooms:
         ownership=ownership,
         events=event_reader,
         takes_sized=parts.rules.risk_per_trade is not None,
+        decisions=Decisions(store, parts.verify_decisions),
     )
     commands, plans = _commands(
         parts,
@@ -578,6 +582,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             notices=settings.notices,
             targets=None if targets is None else targets.messages,
             plan_results=plan_results,
+            verify_decisions=settings.verify_decisions,
         )
         yield World(
             parts=parts,

@@ -10,6 +10,8 @@ from typing import Protocol
 class AccountNames:
     account_name: str | None
     broker: str
+    mode: str | None = "PRODUCTION"
+    """PRODUCTION or TRAINING; None: nobody knows."""
 
 
 class NamesOfAccounts(Protocol):

@@ -15,6 +15,7 @@ from execution_service.delivery.ledger import Ledger, LinesOfOrders
 from execution_service.delivery.ledger_and_views import LedgerAndViews
 from execution_service.delivery.mutes import Mutes
 from execution_service.delivery.notifications import Notifications
+from execution_service.delivery.past_trades import PastTrades
 from execution_service.delivery.signals import trading_order_write
 from execution_service.delivery.stream import Sink, Stream
 from execution_service.delivery.views import Views
@@ -100,6 +101,7 @@ class Delivery:
             mutes=self.mutes,
             notices=notices,
         )
+        self._past_trades = PastTrades(store=store, clock=clock, parties=parties)
         live_orders.on_recorded.append(self.wake)
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -113,6 +115,7 @@ class Delivery:
             Part(self.notifications.name, self.notifications.send_for_ever),
             Part("delivery cursors", self._cursors.run),
             *self.alerts.parts(),
+            *self._past_trades.parts(),
             Part("muted notices", lambda: self.mutes.watch(self.alerts), is_vital=False),
         ]
 

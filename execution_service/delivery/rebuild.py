@@ -18,6 +18,7 @@ from execution_service.core.views.shared import (
     position_documents,
     signal_document_id,
 )
+from execution_service.delivery.past_trades import booked_trades, trade_write
 from execution_service.delivery.signals import Relations, trading_order_write
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.orders import Stored
@@ -35,6 +36,8 @@ class Rebuilt:
     orders: int
     positions: int
     accounts: int
+    trades: int
+    """Rows of `trades` that are there, those that were missing among them."""
     never_told: int
     """Orders that nobody has been told of yet: the service shows them when it tells."""
     unknown_brokers: tuple[str, ...]
@@ -47,6 +50,9 @@ class BrokersOfAccounts(Protocol):
 
     def broker_of(self, account_id: str) -> str | None:
         """The account's now, for documents that are lost; None: nobody knows."""
+
+    def mode_of(self, account_id: str | None) -> str | None:
+        """PRODUCTION or TRAINING; None: nobody knows."""
 
     def broker_shown(self, document_id: str) -> str | None:
         """What the confirmation of that id names, which is kept, since the account may have been at another broker then."""
@@ -68,6 +74,8 @@ class Rebuild:
         self._brokers = brokers
         self._unknown: set[str] = set()
         self._never_told: set[str] = set()
+        self._trades: set[str] = set()
+        self._contradicted: dict[str, str] = {}
 
     async def run(self, order_ids: Sequence[str], entries: Sequence[LedgerEntry]) -> Rebuilt:
         """`entries`: the whole ledger; `order_ids`: all orders, oldest first, read after it. Raises StoreUnavailable; may then be run
@@ -95,9 +103,10 @@ class Rebuild:
             orders=shown - len(self._never_told),
             positions=len(entries),
             accounts=accounts,
+            trades=len(self._trades),
             never_told=len(self._never_told),
             unknown_brokers=tuple(sorted(self._unknown)),
-            contradictions=contradictions,
+            contradictions=(*contradictions, *self._contradicted.values()),
         )
 
     async def _moved(self, stored: Sequence[Stored]) -> list[str]:
@@ -120,6 +129,21 @@ class Rebuild:
                 writes.append(trading_order_write(booked.order, now))
             writes += relations.signal_writes(booked.order, now)
         await self._store.write_views([replace(write, rewrites=True, is_probably_new=False) for write in writes])
+        await self._show_trades(stored)
+
+    async def _show_trades(self, stored: Sequence[Stored]) -> None:
+        """Writes the rows that are missing. Those that are there stay, as they never change; one that is not what the record gives is told of."""
+        rows = [r for s in stored for r in booked_trades(s, self._brokers.mode_of(s.order.request.account_id))]
+        if not rows:
+            return
+        await self._store.write_views(list(map(trade_write, rows)))
+        kept = {row.trade_id: row for row in await self._store.trades_named([row.trade_id for row in rows])}
+        for row in rows:
+            self._trades.add(row.trade_id)
+            found = kept.get(row.trade_id)
+            if found is None or replace(found, mode=row.mode) != row:
+                words = "is not as its record gives it" if found else "cannot be read"
+                self._contradicted[row.trade_id] = f"{row.trade_id}: the row of order {row.order_id} {words}"
 
     def _confirmation(self, booked: BookedOrder, now: datetime) -> ViewWrite:
         account_id = booked.order.request.account_id

@@ -17,6 +17,7 @@ from execution_service.core.views.shared import (
 )
 from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.ledger import Parcel
+from execution_service.delivery.past_trades import trade_writes
 from execution_service.delivery.signals import Relations, related_names, trading_order_write
 from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.clock import Clock
@@ -81,6 +82,7 @@ class Views:
             if order.request.request_order_id is not None:
                 writes.append(trading_order_write(order, now))
             writes += relations.signal_writes(parcel.order, now)
+            writes += trade_writes(parcel.applied_events, self._parties.account_names_of(order.request.account_id).mode)
         for entry in touched:
             shown = self._shown_episodes.get(entry.key)
             for episode, (document_id, fields) in position_documents(entry):

@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import structlog
 
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.messages.inbound import ParsedOrder, Unusable, parse_order
 from execution_service.core.messages.trace import traceparent_in
+from execution_service.core.orders.decisions import (
+    decision_of,
+    is_refused_without,
+    unknown_decision,
+    unread_decision,
+)
 from execution_service.core.orders.events import CancelRequested, Event, Noted, Rejected
 from execution_service.core.orders.order import Order, apply_all, new_order
-from execution_service.core.orders.request import OrderRequest, RefusedRequest
+from execution_service.core.orders.request import OrderRequest, Purpose, RefusedRequest
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.texts.log import log_line, order_received
-from execution_service.core.texts.orders import conflict
+from execution_service.core.texts.orders import conflict, decision_unknown
 from execution_service.core.texts.service import dead_letters, messages_handed_back
+from execution_service.intake.decisions import Decisions
 from execution_service.intake.events import EventReader, ReadOrder
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels
@@ -43,6 +50,9 @@ PROBE_SECONDS = 5.0
 RELAPSE_SECONDS = 60.0
 """A store that fails again so soon is not trusted at its first answer."""
 LONGEST_REST_SECONDS = 60.0
+
+
+Received: TypeAlias = tuple[Message, ParsedOrder, Order]
 
 
 class Accounts(Protocol):
@@ -76,6 +86,7 @@ class Intake:
         alerts: RaisesAlerts,
         ownership: Ownership,
         events: EventReader,
+        decisions: Decisions,
         takes_sized: bool = False,
     ) -> None:
         """`events` reads the messages that came as events. `takes_sized`: an entry that names a stop need not name a quantity."""
@@ -88,6 +99,7 @@ class Intake:
         self._ownership = ownership
         self._events = events
         self._takes_sized = takes_sized
+        self._decisions = decisions
 
     async def run(self, inbox: Inbox) -> None:
         """Until cancelled."""
@@ -100,19 +112,20 @@ class Intake:
         Raises StoreUnavailable: then nothing was acknowledged, and doing it again is harmless.
         """
         letters: list[DeadLetter] = []
-        received: list[tuple[Message, ParsedOrder, Order]] = []
+        read_orders: list[Received] = []
         for message in messages:
             read = self._read(message)
             if isinstance(read, Unusable):
                 letters.append(self._dead_letter(message, read.reason))
             elif isinstance(read, ParsedOrder):
-                received.append((message, read, self._order(read, message.publish_time, message)))
+                read_orders.append((message, read, self._order(read, message.publish_time, message)))
             elif read is not None:
-                received.append((message, read.parsed, self._order(read.parsed, read.published_at, message)))
-        if received:
+                read_orders.append((message, read.parsed, self._order(read.parsed, read.published_at, message)))
+        if read_orders:
             # Those that are to be cancelled are stored as well: they stay until that is done.
-            await self._cancels.named_by_cancels([order for _, _, order in received])
-        meant = [(message, self._at_the_door(parsed, order)) for message, parsed, order in received]
+            await self._cancels.named_by_cancels([order for _, _, order in read_orders])
+        received, unknown, unverified = await self._verified(read_orders)
+        meant = [(message, self._at_the_door(parsed, order, unknown)) for message, parsed, order in received]
         unusable = len(letters)
         conflicts = await self._store_orders(meant)
         letters += [letter for _, letter in conflicts]
@@ -126,9 +139,35 @@ class Intake:
             signal_id, letter = conflicts[-1]
             words = conflict(count=1, signal_id=signal_id, detail=letter.reason)
             await self._alerts.raise_alert_durably("conflict", words, len(conflicts))
+        await self._tell_unknown([order for _, order in meant], unknown)
+        left = {id(message) for message, _, _ in unverified}
         for message in messages:
-            message.ack()
+            if id(message) not in left:
+                message.ack()
+        if unverified:
+            raise StoreUnavailable("whether the decisions of orders exist cannot be told")
         return [order.order_id for _, order in meant]
+
+    async def _verified(
+        self, received: Sequence[Received]
+    ) -> tuple[Sequence[Received], frozenset[str], Sequence[Received]]:
+        """Those that can be taken now, the decisions among theirs that do not exist, and those that cannot be taken while that is not known: what
+        is not known is no reason to refuse an order, and none to keep others from being taken."""
+        try:
+            return received, await self._decisions.unknown(order for _, _, order in received), ()
+        except StoreUnavailable as exc:
+            log.warning(f"Decisions of orders are not verified: {exc}", action="decisions_unverified")
+        left = [r for r in received if is_refused_without(r[2], self._decisions.verify) and decision_of(r[2])]
+        return [r for r in received if r not in left], frozenset(), left
+
+    async def _tell_unknown(self, orders: Sequence[Order], unknown: frozenset[str]) -> None:
+        """Once for each decision, of orders that go on. Raises StoreUnavailable."""
+        for order in orders if unknown else ():
+            decision_id = decision_of(order)
+            if decision_id in unknown and not is_refused_without(order, self._decisions.verify):
+                is_exit = order.identity.purpose is Purpose.EXIT
+                words = decision_unknown(decision_id=str(decision_id), signal_id=order.signal_id, is_exit=is_exit)
+                await self._alerts.raise_alert_once(f"unknown_decision:{decision_id}", "unknown_decision", words)
 
     def _read(self, message: Message) -> ParsedOrder | Unusable | ReadOrder | None:
         if message.event_type is None:
@@ -146,7 +185,7 @@ class Intake:
             traceparent=traceparent_in(message.attributes),
         )
 
-    def _at_the_door(self, parsed: ParsedOrder, order: Order) -> Order:
+    def _at_the_door(self, parsed: ParsedOrder, order: Order, unknown: frozenset[str]) -> Order:
         """The order as it is first recorded: PENDING, or ended at the door."""
         now = self._clock.now()
         first: tuple[Event, ...] = ()
@@ -156,11 +195,19 @@ class Intake:
         elif not self._accounts.is_known(str(parsed.request.account_id)):
             words = f"account {parsed.request.account_id} is not configured"
             first = (Rejected(at=now, reason=Reason(ReasonCode.UNKNOWN_ACCOUNT, words)),)
+        elif (refused := self._refused_for_its_decision(parsed, order, unknown)) is not None:
+            first = (Rejected(at=now, reason=refused),)
         elif cancelled is not None:
             first = (CancelRequested(at=now, reason=cancelled, requested_by="order-commands"),)
         if parsed.warning is not None:
             first = (Noted(at=now, message=parsed.warning), *first)
         return apply_all(order, first)
+
+    def _refused_for_its_decision(self, parsed: ParsedOrder, order: Order, unknown: frozenset[str]) -> Reason | None:
+        if not is_refused_without(order, self._decisions.verify):
+            return None
+        decision_id = decision_of(order)
+        return unknown_decision(decision_id) if decision_id in unknown else unread_decision(parsed.unread_ids)
 
     async def _store_orders(self, meant: Sequence[tuple[Message, Order]]) -> list[tuple[str, DeadLetter]]:
         """Inserts the new ones and hands them over; returns dead letters, with their signal, for those that contradict what is stored, or

@@ -16,6 +16,8 @@ from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyState
+from execution_service.core.trades.documents import trade_from_document
+from execution_service.core.trades.rows import TradeRow, id_from
 from execution_service.core.views.record import Document, discrepancy_from_document, ledger_from_document
 from execution_service.storage.mongo.calls import in_short
 from execution_service.storage.mongo.documents import (
@@ -35,6 +37,7 @@ from execution_service.storage.mongo.names import (
     LEASES,
     ORDERS,
     POSITIONS,
+    TRADES_VIEW,
     UNSETTLED,
 )
 from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
@@ -118,6 +121,23 @@ class StoreReader:
         with _watched():
             found = self._db[ORDERS].find(query).sort([("received_at", -1), ("_id", 1)])
             return self._readable(found.limit(limit) if limit else found, _seen)
+
+    def trades(
+        self, *, since: datetime | None = None, until: datetime | None = None, account: str | None = None
+    ) -> Iterator[TradeRow]:
+        """As they happened, from that moment on and before the other. They are read as they are asked for, and not kept."""
+        with _watched():
+            found = self._db[TRADES_VIEW].find(_trades_query(since, until, account)).sort("_id", 1)
+            for document in found:
+                yield from self._readable([document], trade_from_document)
+
+    def latest_trades(
+        self, limit: int, *, since: datetime | None = None, until: datetime | None = None, account: str | None = None
+    ) -> list[TradeRow]:
+        """The latest first."""
+        with _watched():
+            found = self._db[TRADES_VIEW].find(_trades_query(since, until, account)).sort("_id", -1).limit(limit)
+            return self._readable(found, trade_from_document)
 
     def order_ids(self) -> list[str]:
         """All of ours, oldest order first."""
@@ -278,3 +298,8 @@ def _watched() -> Iterator[None]:
         yield
     except PyMongoError as exc:
         raise StoreUnavailable(in_short(exc)) from exc
+
+
+def _trades_query(since: datetime | None, until: datetime | None, account: str | None) -> Document:
+    bounds = {name: id_from(at) for name, at in (("$gte", since), ("$lt", until)) if at is not None}
+    return ({"_id": bounds} if bounds else {}) | ({} if account is None else {"account_id": account})

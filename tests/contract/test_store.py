@@ -38,18 +38,22 @@ from execution_service.core.risk.exposure import Reservation
 from execution_service.core.risk.kill import KillLevel, Switch
 from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.switch_record import SwitchRecord, with_engaged
+from execution_service.core.trades.rows import TradeRow, rows_of
 from execution_service.core.views.shared import HexId
+from execution_service.delivery.past_trades import trade_write
 from execution_service.storage.mongo.documents import command_from_document, with_ids
 from execution_service.storage.mongo.names import (
     ALERTS,
     COMMANDS,
     CONFIRMATIONS_VIEW,
     DEAD_LETTERS,
+    DECISIONS_OF_OTHERS,
     DISCREPANCIES,
     KILL_SWITCHES,
     ORDERS,
     POSITIONS_VIEW,
     SIGNALS_VIEW,
+    TRADES_VIEW,
     TRADING_ACCOUNTS_VIEW,
     TRADING_ORDERS_VIEW,
 )
@@ -1768,3 +1772,64 @@ async def test_a_lost_answer_of_a_risk_document_is_said_and_the_document_is_ther
     with pytest.raises(StoreUnavailable):
         await store.save_risk_book(replace(book, version=2, fence=7))
     assert (await store.risk_book("acct-1")).fence == 7
+
+
+# --- trades ---------------------------------------------------------------------------------------------------------
+
+
+def trade_rows(number: int, price: str = "10.1", **changes: Any) -> list[TradeRow]:
+    """Of an order that bought 3 at so many seconds after NOW, for a commission of 0.1."""
+    paid = {"commission": Decimal("0.1"), "commission_currency": "USD"}
+    events = (submit_started(), accepted(), filled_by("f1", 3, price, time=at(number), **paid))
+    about = order(of=identity(f"traded-{number}"), events=events, **changes)
+    return [row for event in applied_events(about) for row in rows_of(event, "PRODUCTION")]
+
+
+async def test_a_trade_is_kept_once_and_never_changed(store: MongoStore, server: Server) -> None:
+    (first,), (second,) = trade_rows(1), trade_rows(2)
+    confirmation = ViewWrite(View.CONFIRMATIONS, "exec_1", {"signal_id": "s"}, "event_number", 1, is_probably_new=True)
+    await store.write_views([trade_write(first), confirmation])
+    server.collection(TRADES_VIEW).update_one({"_id": first.trade_id}, {"$set": {"note": "of a reader"}})
+    await store.write_views([trade_write(first), confirmation, trade_write(second)])
+    assert await store.latest_trades(None, 10) == [second, first]
+    assert server.collection(TRADES_VIEW).find_one({"_id": first.trade_id})["note"] == "of a reader"
+
+
+async def test_pages_of_trades_are_the_latest_first_and_those_that_are_named_are_found(store: MongoStore) -> None:
+    rows = [row for number in (5, 90_000, 1, 4_000_000) for row in trade_rows(number)]
+    await store.write_views(list(map(trade_write, rows)))
+    first = await store.latest_trades(None, 3)
+    assert [row.at for row in first] == [at(4_000_000), at(90_000), at(5)]
+    place = Place(moment=first[-1].at, row_id=first[-1].trade_id)
+    assert [row.at for row in await store.latest_trades(place, 3)] == [at(1)]
+    assert await store.trades_named([rows[0].trade_id, "trade_unheard_of"]) == [rows[0]]
+
+
+async def test_cash_is_added_up_exactly_by_account_and_currency(store: MongoStore) -> None:
+    euro = instrument("SAP", currency="EUR")
+    many = [row for number in range(30) for row in trade_rows(number)]
+    rows = [*many, *trade_rows(50, "7", instrument=euro), *trade_rows(60, "1", account_id="other")]
+    await store.write_views(list(map(trade_write, rows)))
+    found = {(cash.account_id, cash.currency): cash for cash in await store.cash_by_trades()}
+    assert {place: (cash.traded, cash.commissions) for place, cash in found.items()} == {
+        ("acct-1", "EUR"): (Decimal(-21), Decimal(0)),
+        ("acct-1", "USD"): (Decimal("-909.0"), Decimal("3.1")),
+        ("other", "USD"): (Decimal(-3), Decimal("0.1")),
+    }
+    assert found["acct-1", "USD"].change == Decimal("-912.1")
+
+
+async def test_decisions_are_known_by_either_id(store: MongoStore, server: Server) -> None:
+    documents = [{"_id": "a"}, {"_id": bson.ObjectId(HEX)}, {"_id": 1, "decision_id": "b"}, {"_id": 2}]
+    server.collection(DECISIONS_OF_OTHERS).insert_many(documents)
+    wanted = ["a", "b", "c", "2", HEX, "0" * 24, "9" * 40]
+    assert await store.known_decisions(wanted) == {"a", "b", "2", HEX}
+
+
+async def test_all_records_are_gone_through_by_their_ids(store: MongoStore) -> None:
+    orders = [numbered(number) for number in range(5)]
+    await store.insert_orders(orders)
+    found: list[str] = []
+    while more := await store.order_ids_after(found[-1] if found else "", 2):
+        found += more
+    assert found == sorted(each.order_id for each in orders)

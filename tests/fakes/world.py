@@ -25,6 +25,7 @@ from execution_service.app.service import ExecutionService
 from execution_service.app.settings.accounts import Account
 from execution_service.app.wiring import Parts
 from execution_service.core.messages.events_out import EVENTS_OUT, EXECUTION_RESULT
+from execution_service.core.orders.decisions import VerifyDecisions
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.risk.limits import RiskLimits
@@ -85,6 +86,9 @@ class AllAt:
     def broker_shown(self, document_id: str) -> str | None:
         return self.shown
 
+    def mode_of(self, account_id: str | None) -> str | None:
+        return "PRODUCTION"
+
     def is_of_the_mock(self, order: Order) -> bool:
         return self.broker == "MOCK"
 
@@ -125,6 +129,7 @@ class World:
         switches: Switches | None = None,
         safety: AsksSafetyService | None = None,
         is_safety_fail_open: bool = False,
+        verify_decisions: VerifyDecisions = VerifyDecisions.OFF,
         kill_key: ReadsKey | None = None,
         dead_man_seconds: float | None = None,
         clock: Any = None,
@@ -166,6 +171,7 @@ class World:
         self._events_out, self._events_account = events_out, events_account
         self.risk_rules = RiskRules(limits, switches)
         self.safety, self.is_safety_fail_open = safety, is_safety_fail_open
+        self.verify_decisions = verify_decisions
         self.kill_key = kill_key
         self._dead_man_seconds = dead_man_seconds
         self._accounts = {
@@ -243,6 +249,7 @@ class World:
                 risk_rules=self.risk_rules,
                 safety=self.safety,
                 is_safety_fail_open=self.is_safety_fail_open,
+                verify_decisions=self.verify_decisions,
                 dead_man_seconds=self._dead_man_seconds,
                 notices=self._notices,
                 targets=self.targets.queue,

@@ -19,6 +19,9 @@ from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import key_of
 from execution_service.core.reconcile.orders import is_our_tag
 from execution_service.core.texts.orders import order_alert, outcome_line
+from execution_service.core.trades.documents import trade_from_document
+from execution_service.core.trades.postings import Balances, Leg
+from execution_service.core.trades.rows import rows_of
 from execution_service.core.views.record import ledger_from_document
 from tests.fakes import World
 
@@ -43,6 +46,7 @@ def audit(world: World, *, may_wait: Collection[str] = (), is_booked_by_time: bo
     records = [o for o in records if o not in waiting]
     _audit_book(world, records)
     _audit_ledger(world, records, is_booked_by_time)
+    _audit_trades(world, records)
     for order in records:
         _audit_confirmation_view(world, order)
         _audit_signal(world, order)
@@ -134,6 +138,30 @@ def _audit_ledger(world: World, records: list[Order], is_booked_by_time: bool) -
             # one of executions in another sequence. But no money is lost or made by that: profit and cost together are what was spent.
             multiplier = entries[ledger_id].instrument.multiplier or Decimal(1)
             assert abs(told - float((position.cost - spent[ledger_id]) * multiplier)) < 1e-6
+
+
+def _audit_trades(world: World, records: list[Order]) -> None:
+    """Each execution and each change of it is one row; double entry adds up, and makes the same equity as the ledger."""
+    expected = {
+        row.trade_id: row for o in records for event in applied_events(o) for row in rows_of(event, _mode(world, o))
+    }
+    kept = {document["_id"]: trade_from_document(document) for document in world.documents("trades")}
+    assert kept == expected, f"rows that are missing, or too many: {kept.keys() ^ expected.keys()}"
+    sums = Balances().add_all(kept.values())
+    assert not any(sums.imbalance.values())
+    entries = [ledger_from_document(d) for d in world.documents("execution_positions")]
+    held = {ledger_id: holding.units for (_, ledger_id), holding in sums.holdings.items()}
+    assert {e.key.ledger_id: e.position.quantity for e in entries if e.position.quantity} == {
+        ledger_id: units for ledger_id, units in held.items() if units
+    }
+    gains = sum((e.realized - e.position.cost * (e.money_per_point or 1) for e in entries), ZERO)
+    fees = sum((o.commission for o in records), ZERO)
+    cash = sum((*sums.of(Leg.CASH).values(), *sums.of(Leg.TRANSFERS).values()), ZERO)
+    assert cash == gains - fees, "what was paid and had, by the trades and by the ledger"
+
+
+def _mode(world: World, order: Order) -> str | None:
+    return "PRODUCTION" if order.request.account_id in world.account_ids else None
 
 
 def _entries_with_a_late_execution(records: list[Order]) -> set[str]:

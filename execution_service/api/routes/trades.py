@@ -22,9 +22,10 @@ from execution_service.api.answers import (
     whole_number,
 )
 from execution_service.api.problems import Problem, documented, reason
-from execution_service.api.trades import leaving_of, position_fields, totals, trade_fields
+from execution_service.api.trades import cash_fields, leaving_of, position_fields, totals, trade_fields
 from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.texts.values import plain
+from execution_service.core.trades.documents import trade_fields as row_fields
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.queries import OrderFilter, Place, PositionRow, QueryStore
 from execution_service.storage.ports.tokens import Role
@@ -54,6 +55,19 @@ class TradeRoutes:
             summary="Trades, from flat to flat, the latest first",
             openapi_extra=_FILTERS,
             responses=_TRADES | documented(400, 401, 503),
+        )
+        router.add_api_route(
+            "/trade-rows",
+            self.rows,
+            summary="Executions and what was changed of them, the latest first",
+            openapi_extra={"parameters": [_FILTERS["parameters"][0], _FILTERS["parameters"][2]]},
+            responses=_ROWS | documented(400, 401, 503),
+        )
+        router.add_api_route(
+            "/cash",
+            self.cash,
+            summary="What trading has changed of the cash of each account",
+            responses=_CASH | documented(400, 401, 503),
         )
         router.add_api_route("/trades/{trade_id}", self.trade, summary="One trade", responses=documented(401, 404, 503))
         return router
@@ -114,6 +128,33 @@ class TradeRoutes:
         orders, leaving = await self._around([row])
         return answer(request, trade_fields(row, orders, leaving))
 
+    async def rows(self, request: Request) -> Response:
+        """The rows of the collection `trades`; amounts are exact decimals as text."""
+        await self._access.caller(request, Role.VIEWER)
+        known_query(request, "limit", "cursor")
+        limit = whole_number(request, "limit", ROWS)
+        place = place_of(request.query_params.get("cursor"))
+        return await self._recent.answer(request, self._rows(request, place, limit))
+
+    async def _rows(self, request: Request, place: Place | None, limit: int) -> Body:
+        found = await self._queries.latest_trades(place, limit + 1)
+        rows = found[:limit]
+        headers = {}
+        if len(found) > limit:
+            following = next_link(request, cursor_of(rows[-1].at, rows[-1].trade_id))
+            headers["Link"] = f'<{following}>; rel="next"'
+        return Body(lambda: {"trades": [row_fields(row) for row in rows]}, headers)
+
+    async def cash(self, request: Request) -> Response:
+        """By account and currency, from all trades: no deposits, interest or dividends, and nothing of before the first trade."""
+        await self._access.caller(request, Role.VIEWER)
+        known_query(request)
+        return await self._recent.answer(request, self._cash())
+
+    async def _cash(self) -> Body:
+        found = await self._queries.cash_by_trades()
+        return Body(lambda: {"cash": [cash_fields(each) for each in found]})
+
     async def _around(self, rows: Sequence[PositionRow]) -> tuple[Sequence[Stored], set[tuple[str, str, str]]]:
         """The orders that made them, and which positions exits are at work for."""
         orders = await self._orders(shown for row in rows for shown in row.shown_order_ids)
@@ -139,6 +180,58 @@ _FILTERS: dict[str, Any] = {
             "description": "From the header `Link` of the page before",
         },
     ]
+}
+_ROWS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A page of rows",
+        "content": {
+            "application/json": {
+                "example": {
+                    "trades": [
+                        {
+                            "trade_id": "trade_019b7c1d2e3f_0123456789abcdef0123",
+                            "timestamp": "2026-01-02T03:04:05.678Z",
+                            "ticker": "AAPL",
+                            "direction": "BUY",
+                            "size": "100",
+                            "price": "235.15",
+                            "order_id": "ord_0123456789abcdef01234567",
+                            "strategy_id": "momentum",
+                            "profile_version_id": None,
+                            "regime_id": None,
+                            "universe_id": None,
+                            "decision_id": "2026-01-01-close",
+                            "kind": "FILL",
+                            "commission": "1.00",
+                            "currency": "USD",
+                            "cash": "-23515.00",
+                        }
+                    ]
+                }
+            }
+        },
+    }
+}
+_CASH: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Cash by account and currency",
+        "content": {
+            "application/json": {
+                "example": {
+                    "cash": [
+                        {
+                            "account_id": "DU000001",
+                            "currency": "USD",
+                            "change": "-23516.00",
+                            "traded": "-23515.00",
+                            "commissions": "1.00",
+                            "unknown_amounts": 0,
+                        }
+                    ]
+                }
+            }
+        },
+    }
 }
 _POSITIONS: dict[int | str, dict[str, Any]] = {
     200: {

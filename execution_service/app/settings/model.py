@@ -26,6 +26,7 @@ from brokers.variables import (
     lower,
     upper,
 )
+from execution_service.core.orders.decisions import VerifyDecisions
 from execution_service.core.texts.notices import NoticeKind
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[3]
@@ -143,6 +144,10 @@ class Environment(Variables):
     exit_position_check: Annotated[
         ExitPositionCheck, BeforeValidator(lower), Allowed("when_differs, always or off")
     ] = ExitPositionCheck.WHEN_DIFFERS
+
+    verify_decisions: Annotated[VerifyDecisions, BeforeValidator(lower), Allowed("off, warn or refuse")] = (
+        VerifyDecisions.OFF
+    )
 
     risk_safety_service_url: Annotated[WebAddress | None, WEB_ADDRESS] = None
     ess_fail_open: Flag = False

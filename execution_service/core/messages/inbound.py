@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
@@ -14,6 +14,7 @@ from types import MappingProxyType
 from brokers.base import AssetClass, Instrument, OptionRight, OrderType, Side, Tif
 from execution_service.core.messages.fields import (
     Fields,
+    NotFinite,
     UnreadableMessage,
     object_of,
     shown,
@@ -21,12 +22,13 @@ from execution_service.core.messages.fields import (
     without_not_finite,
     written,
 )
-from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
+from execution_service.core.orders.request import NO_DECISION, Decision, Identity, OrderRequest, Purpose, RefusedRequest
 
 MOST_LEGS = 1000
 HIGHEST_CON_ID = 2**31 - 1
 LONGEST_TIMEOUT_SECONDS = 366 * 24 * 3600
 LONGEST_REASON = 1000
+LONGEST_DECISION_ID = 128
 
 _SYMBOL = re.compile(r"[A-Z0-9._\-/&: ]{1,32}")
 _SYMBOL_MUST = "1 to 32 of letters, digits and . _ - / & : space"
@@ -121,6 +123,7 @@ _FACTS_BY_WHOLE_NAME = frozenset(
 _NO_FACTS = frozenset(
     {"contracts", "numcontracts", "expiresat", "expiresin", "exchangetimestamp", "exchangeorderid", "underlyingprice"}
 )
+_DECISION_IDS = ("decision_id", "profile_version_id", "regime_id", "universe_id", "plan_id")
 _MOST_NAMED = 10
 _LONGEST_REMEMBERED_NAME = 64
 _SIDE_OF_DIRECTION = MappingProxyType({"LONG": Side.BUY, "SHORT": Side.SELL})
@@ -137,6 +140,8 @@ class ParsedOrder:
     """The JSON text as received, with null for NaN and infinities."""
     warning: str | None = None
     """What people should know, although the order can be executed."""
+    unread_ids: frozenset[str] = frozenset()
+    """Ids of its decision that are there and cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,13 +275,39 @@ def _order(text: str, *, may_be_sized: bool = False) -> ParsedOrder | Unusable:
     draft = _Draft(fields, may_be_sized=may_be_sized)
     identity = Identity(signal_id=signal_id, leg_index=draft.leg_index, purpose=draft.purpose)
     request = draft.request() if not fields.problems else draft.refused(text)
+    warnings = [words for words in (_ignored_facts(fields), _unread(fields, draft.unread_ids)) if words is not None]
     return ParsedOrder(
         identity=identity,
         request=request,
         problems=tuple(fields.problems),
         raw=without_not_finite(text),
-        warning=_ignored_facts(fields),
+        warning="; ".join(warnings) or None,
+        unread_ids=frozenset(draft.unread_ids),
     )
+
+
+def _decision(fields: Fields, unread: list[str]) -> Decision | None:
+    """Ids of others, which refuse no order by themselves: one that cannot be read is as if it were not there, and named in `unread`."""
+    if not any(name in fields.names for name in _DECISION_IDS):
+        return None  # nearly always
+    found: dict[str, str] = {}
+    for name in _DECISION_IDS:
+        value = fields.get(name)
+        if value is None or isinstance(value, NotFinite):
+            continue
+        if isinstance(value, str) and len(value) <= LONGEST_DECISION_ID and value.isprintable():
+            found[name] = str(value)  # a number as it is written
+        else:
+            unread.append(name)
+    decision = Decision(**found)
+    return None if decision == NO_DECISION else decision
+
+
+def _unread(fields: Fields, names: Sequence[str]) -> str | None:
+    if not names:
+        return None
+    named = ", ".join(f"{name} ({shown(fields.get(name))})" for name in names)
+    return f"not read, since it is no text of 1 to {LONGEST_DECISION_ID} characters: {named}"
 
 
 def _confidence(fields: Fields) -> Decimal | None:
@@ -323,6 +354,7 @@ class _Draft:
 
     __slots__ = (
         "account_id",
+        "decision",
         "direction",
         "entry_refs",
         "fields",
@@ -346,6 +378,7 @@ class _Draft:
         "tif",
         "timeout_seconds",
         "total_legs",
+        "unread_ids",
         "variety",
     )
 
@@ -370,6 +403,8 @@ class _Draft:
         self.request_order_id = fields.text("order_id")
         stored_id = fields.pattern("mathematricks_signal_id", _OBJECT_ID, "24 hexadecimal digits")
         self.mathematricks_signal_id = None if stored_id is None else stored_id.lower()
+        self.unread_ids: list[str] = []
+        self.decision = _decision(fields, self.unread_ids)
 
     def request(self) -> OrderRequest:
         """The order. To be called only if nothing was wrong: then nothing required is missing."""
@@ -401,6 +436,7 @@ class _Draft:
             total_legs=self.total_legs,
             request_order_id=self.request_order_id,
             mathematricks_signal_id=self.mathematricks_signal_id,
+            decision=self.decision,
         )
 
     def refused(self, text: str) -> RefusedRequest:

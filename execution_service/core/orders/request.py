@@ -11,6 +11,9 @@ from enum import StrEnum
 from brokers.base import Instrument, OrderType, Side, Tif
 from execution_service.core.orders.protective import Protective
 
+INDIAN_PRODUCTS = frozenset({"MIS", "NRML", "CNC"})
+"""An order in one of these is in rupees, if nothing else names a currency."""
+
 
 class Purpose(StrEnum):
     ENTRY = "ENTRY"
@@ -49,6 +52,21 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Which decision an order comes of: ids of other systems, that mean nothing here and are kept as they came. None: not named."""
+
+    decision_id: str | None = None
+    profile_version_id: str | None = None
+    regime_id: str | None = None
+    universe_id: str | None = None
+    plan_id: str | None = None
+    """Of the plan of target positions that released the order."""
+
+
+NO_DECISION = Decision()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OrderRequest:
     """What upstream requested, normalised from either message dialect. Every field is valid."""
 
@@ -82,6 +100,8 @@ class OrderRequest:
     mathematricks_signal_id: str | None = None
     protective: Protective | None = None
     """Not None: this service made the order by itself, to protect what an entry has filled. No message can ask for that."""
+    decision: Decision | None = None
+    """None: the message named none."""
 
     @property
     def content(self) -> tuple[object, ...]:
@@ -99,6 +119,7 @@ class OrderRequest:
             stop,
             self.entry_refs,
             *(() if self.quantity is not None else (self.stop_loss,)),
+            *(() if self.decision is None else (self.decision,)),
         )
 
 

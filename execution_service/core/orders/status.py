@@ -46,6 +46,7 @@ class ReasonCode(StrEnum):
     RISK_LIMIT = "RISK_LIMIT"
     KILL_SWITCH = "KILL_SWITCH"
     SAFETY_SERVICE = "SAFETY_SERVICE"
+    UNKNOWN_DECISION = "UNKNOWN_DECISION"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

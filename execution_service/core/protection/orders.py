@@ -118,6 +118,7 @@ def protective_order(entry: Order, place: Place, capabilities: Capabilities, now
         signal_type="EXIT",
         entry_refs=entry.names,
         protective=protective,
+        decision=request.decision,
     )
     identity = Identity(signal_id=protective.signal_id, purpose=Purpose.EXIT)
     return new_order(identity, made, received_at=now, published_at=now)

@@ -351,6 +351,17 @@ def conflict(*, count: int, signal_id: str, detail: str) -> str:
     )
 
 
+def decision_unknown(*, decision_id: str, signal_id: str, is_exit: bool) -> str:
+    """An order was taken that names a decision which does not exist; `signal_id` is that of the first."""
+    return html_message(
+        "⚠️ Unknown Decision",
+        ("Decision", decision_id),
+        ("Signal", signal_id),
+        ("Reason", "it is not in pipeline_decisions" + ("; its exit is sent all the same" if is_exit else "")),
+        ("To do", "ask who publishes decisions; trades of it refer to nothing until it is there"),
+    )
+
+
 def account_not_configured(account_id: str, signal_ids: Sequence[str]) -> str:
     """Unfinished orders of an account that is no longer configured: nobody watches them."""
     named = ", ".join(signal_ids[:5]) + (f" and {len(signal_ids) - 5} more" if len(signal_ids) > 5 else "")

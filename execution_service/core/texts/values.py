@@ -7,14 +7,13 @@ from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 
 from brokers.base import ONE, ContractTerms, Side
 from execution_service.core.orders.order import Order
-from execution_service.core.orders.request import OrderRequest
+from execution_service.core.orders.request import INDIAN_PRODUCTS, OrderRequest
 
 UNKNOWN = "?"
 LONGEST_VALUE = 600
 PRICE_DECIMALS = 8
 
 _SIGNS = {"USD": "$", "INR": "₹", "EUR": "€", "GBP": "£"}
-_INDIAN_PRODUCTS = frozenset({"MIS", "NRML", "CNC"})
 # Precise enough for any product of two numbers of 18 digits: a total for people must not raise.
 EXACT = Context(prec=60)
 
@@ -79,7 +78,7 @@ def currency_of(order: Order) -> str:
         return order.instrument.currency
     if order.commission_currency is not None:
         return order.commission_currency
-    is_indian = isinstance(request, OrderRequest) and request.product in _INDIAN_PRODUCTS
+    is_indian = isinstance(request, OrderRequest) and request.product in INDIAN_PRODUCTS
     return "INR" if is_indian else "USD"
 
 

@@ -20,6 +20,8 @@ SIGNALS_VIEW = "signal_store"
 POSITIONS_VIEW = "positions"
 TRADING_ORDERS_VIEW = "trading_orders"
 TRADING_ACCOUNTS_VIEW = "trading_accounts"
+TRADES_VIEW = "trades"
+DECISIONS_OF_OTHERS = "pipeline_decisions"
 UNSETTLED = "unsettled"
 """A word in `lookup` for as long as the record is unfinished or owes the world something: one index serves all questions, and on the
 embedded store each further index makes every update of a record about a third dearer."""

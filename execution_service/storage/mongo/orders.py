@@ -200,6 +200,13 @@ class MongoOrders(MongoPort):
     async def load(self, order_ids: Sequence[str]) -> list[Stored]:
         return await self._find({"_id": {"$in": list(order_ids)}})
 
+    async def order_ids_after(self, order_id: str, limit: int) -> list[str]:
+        def read() -> list[str]:
+            found = self._db[ORDERS].find({"_id": {"$gt": order_id}}, {"_id": 1}, sort=[("_id", 1)], limit=limit)
+            return [str(document["_id"]) for document in found]
+
+        return await self._calls.look(read)
+
     async def find(self, names: Sequence[str]) -> list[Stored]:
         return await self._find({"lookup": {"$in": list(names)}})
 

@@ -19,6 +19,7 @@ from execution_service.storage.mongo.bookmarks import MongoBookmarks
 from execution_service.storage.mongo.calls import Calls
 from execution_service.storage.mongo.commands import MongoCommands
 from execution_service.storage.mongo.commits import Commit
+from execution_service.storage.mongo.decisions import MongoDecisions
 from execution_service.storage.mongo.discrepancies import MongoDiscrepancies
 from execution_service.storage.mongo.gate import Gate
 from execution_service.storage.mongo.leases import MongoLeases
@@ -33,6 +34,7 @@ from execution_service.storage.mongo.risk import MongoRisk
 from execution_service.storage.mongo.schedule import COMMITS_AT_ONCE, OneAtATime, Schedule, SideBySide
 from execution_service.storage.mongo.switches import MongoSwitches
 from execution_service.storage.mongo.tokens import MongoTokens
+from execution_service.storage.mongo.trades import MongoTrades
 from execution_service.storage.mongo.unreadable import UnreadableDocuments
 from execution_service.storage.mongo.views import MongoViews
 from execution_service.storage.ports.unreadable import UnreadableDocument
@@ -58,6 +60,8 @@ class MongoStore(
     MongoTokens,
     MongoRisk,
     MongoPlans,
+    MongoTrades,
+    MongoDecisions,
 ):
     """The Store on any server that speaks MongoDB's protocol: all ports on one database."""
 

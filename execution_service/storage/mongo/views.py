@@ -26,6 +26,7 @@ from execution_service.storage.mongo.names import (
     CONFIRMATIONS_VIEW,
     POSITIONS_VIEW,
     SIGNALS_VIEW,
+    TRADES_VIEW,
     TRADING_ACCOUNTS_VIEW,
     TRADING_ORDERS_VIEW,
 )
@@ -40,6 +41,7 @@ COLLECTION_OF = {
     View.POSITIONS: POSITIONS_VIEW,
     View.TRADING_ORDERS: TRADING_ORDERS_VIEW,
     View.TRADING_ACCOUNTS: TRADING_ACCOUNTS_VIEW,
+    View.TRADES: TRADES_VIEW,
 }
 
 VIEW_ATTEMPTS = 3
@@ -106,7 +108,7 @@ class MongoViews(MongoPort):
             try:
                 self._db[name].insert_many([view_document(w) for w in fresh], ordered=False)
             except BulkWriteError as exc:
-                others += self._duplicates(name, fresh, exc)
+                others += [w for w in self._duplicates(name, fresh, exc) if not w.is_for_ever]
         for _ in range(VIEW_ATTEMPTS):
             if not others:
                 break

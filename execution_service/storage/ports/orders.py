@@ -140,6 +140,9 @@ class OrderStore(Protocol):
     async def load(self, order_ids: Sequence[str]) -> list[Stored]:
         """Records by our id, oldest first; without those that cannot be read."""
 
+    async def order_ids_after(self, order_id: str, limit: int) -> list[str]:
+        """Of all records, sorted, those behind this one."""
+
     async def find(self, names: Sequence[str]) -> list[Stored]:
         """Records by what they may be called: `client:…`, `broker:…`, `request:…`, `signal:…` (what was adopted in the place of that
         signal's entry too), `exit_of:…`, `discrepancy:…` (adoptions that are to close it). Those that cannot be read are left out, as

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Protocol
 
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import Discrepancy
+from execution_service.core.trades.rows import TradeRow
 from execution_service.storage.ports.commands import Command, DeadLetter
 from execution_service.storage.ports.orders import Stored
 
@@ -59,6 +61,24 @@ class PositionRow:
     order_count: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cash:
+    """What trading has changed of the money of one account in one currency, exactly."""
+
+    account_id: str
+    currency: str
+    traded: Decimal
+    """Had for what was sold, less what was paid; without commissions."""
+    commissions: Decimal
+    """Paid."""
+    unknown: int
+    """Executions, and reversals of such, of which it is not known what a unit is worth: as long as there are any, `traded` is not all."""
+
+    @property
+    def change(self) -> Decimal:
+        return self.traded - self.commissions
+
+
 class QueryStore(Protocol):
     """Questions, answered in threads of their own. Each raises StoreUnavailable."""
 
@@ -87,6 +107,15 @@ class QueryStore(Protocol):
 
     async def counts_of_positions(self) -> Mapping[str, int]:
         """How many there are OPEN and CLOSED."""
+
+    async def latest_trades(self, after: Place | None, limit: int) -> list[TradeRow]:
+        """The latest first; without what others have written there."""
+
+    async def trades_named(self, trade_ids: Collection[str]) -> list[TradeRow]:
+        """In no order; without those that are not there, or cannot be read."""
+
+    async def cash_by_trades(self) -> Sequence[Cash]:
+        """Of all rows of `trades`, by account and currency."""
 
     async def unprotected_entries(self) -> list[Stored]:
         """Entries that are held without the protection that they ask for, or it is in doubt; the oldest first."""

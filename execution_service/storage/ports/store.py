@@ -8,6 +8,7 @@ from execution_service.runtime.supervision import Keeper
 from execution_service.storage.ports.alerts import AlertStore
 from execution_service.storage.ports.bookmarks import BookmarkStore
 from execution_service.storage.ports.commands import CommandStore
+from execution_service.storage.ports.decisions import DecisionStore
 from execution_service.storage.ports.discrepancies import DiscrepancyStore
 from execution_service.storage.ports.leases import LeaseStore
 from execution_service.storage.ports.ledger import LedgerStore
@@ -36,6 +37,7 @@ class Store(
     QueryStore,
     TokenStore,
     PlanStore,
+    DecisionStore,
     Protocol,
 ):
     """All that is kept, for whoever opens it and hands it on; a part asks for no more of it than it needs.

@@ -16,6 +16,7 @@ class View(StrEnum):
     POSITIONS = "POSITIONS"
     TRADING_ORDERS = "TRADING_ORDERS"
     TRADING_ACCOUNTS = "TRADING_ACCOUNTS"
+    TRADES = "TRADES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class ViewWrite:
     adds_to_sets: Mapping[str, Any] = field(default_factory=dict)
     is_probably_new: bool = False
     """Tried as an insert first, which costs the store a fraction of an upsert."""
+    is_for_ever: bool = False
+    """Made once and never changed: where the document is there already, nothing is done, and nothing is wrong. Such a write `is_probably_new`."""
     rewrites: bool = False
     """A document of the same number is written again, too: for repair."""
 
