@@ -108,6 +108,7 @@ MANIFEST = Manifest(
             Fact.EXACT_COMMISSIONS,
             Fact.REJECTS_AT_ONCE,
             Fact.SILENT_ENDINGS,
+            Fact.REFUSALS_UNLISTED,
         }
     ),
     simulator="simulators.stage_binance:SIMULATOR",
