@@ -32,14 +32,14 @@ from brokers.base import (
 )
 from brokers.binance.blotter import Blotter
 from brokers.binance.calls import ANSWER_SECONDS, CONNECT_SECONDS, Access, BinanceCalls, Refusal
-from brokers.binance.codes import MARGIN_TYPE_AS_ASKED
+from brokers.binance.codes import MARGIN_TYPE_AS_ASKED, NOTHING_LEFT_TO_REDUCE, PASSING
 from brokers.binance.manifest import MANIFEST, STREAM_URLS, base_url, is_paper
 from brokers.binance.market import CONDITIONAL, Listing, Listings, OrderDefaults, fitted, order_form
 from brokers.binance.rows import Malformed, read_algo, read_balance, read_position, read_rows
 from brokers.binance.stream import UserStream
 from brokers.call_kinds import CallKind
 from brokers.configuration import AccountConfiguration, Calls, TimeOut, Whole, Wrong
-from brokers.errors import AnswerUnclear, AuthRequired, BrokerUnavailable, OrderRefused, OutcomeUnknown
+from brokers.errors import AnswerUnclear, AuthRequired, BrokerUnavailable, HeldBack, OrderRefused, OutcomeUnknown
 from brokers.manifest import Fact
 from brokers.rate import limit
 
@@ -52,6 +52,7 @@ _FIND_WINDOW_SECONDS = 120.0
 _POLL_SECONDS = 1.0
 _CONCURRENT_CALLS = 8
 _LIST_AGAIN_SECONDS = 600.0
+_EXIT_AGAIN_SECONDS = 5.0
 _STALE_LIST_CODES = frozenset({-1111, -4014, -4023})
 """Refusals by a tick or step that is not what our list says."""
 
@@ -224,7 +225,8 @@ class BinanceBroker:
         return None
 
     async def place_order(self, ticket: Ticket) -> Report:
-        """The report has no fills: Binance returns only the order's id."""
+        """The report has no fills: Binance returns only the order's id. Raises HeldBack for an exit of what other open orders
+        would close first, or whose price is too far from the mark price now."""
         self._check_session()
         listing = await self._listed(ticket)
         ticket = fitted(ticket, listing)
@@ -237,6 +239,8 @@ class BinanceBroker:
             cause = refused.__cause__
             if isinstance(cause, Refusal) and cause.code in _STALE_LIST_CODES:
                 self._listed_at = float("-inf")
+            if isinstance(cause, Refusal) and ticket.is_exit:
+                await self._check_exit_is_refused_for_good(ticket, listing, cause)
             raise
         try:
             if is_conditional:
@@ -361,6 +365,25 @@ class BinanceBroker:
         if stream is not None:
             await stream.close()
         await self._calls.close()
+
+    async def _check_exit_is_refused_for_good(self, ticket: Ticket, listing: Listing, refusal: Refusal) -> None:
+        """Raises HeldBack if a refused exit may leave later: by the state of the market, or because open orders would close the position
+        before it."""
+        if refusal.code in PASSING:
+            raise HeldBack(f"Binance: {refusal}", wait_seconds=_EXIT_AGAIN_SECONDS) from refusal
+        if refusal.code not in NOTHING_LEFT_TO_REDUCE:
+            return
+        try:
+            others = await self._blotter.closing(listing.symbol, ticket.side)
+        except (Malformed, BrokerUnavailable) as exc:
+            words = f"Binance: {refusal}; what other orders would close is not told now ({exc})"
+            raise HeldBack(words, wait_seconds=_EXIT_AGAIN_SECONDS) from exc
+        if others:
+            names = ", ".join(row.broker_order_id for row in others)
+            words = (
+                f"The position in {listing.symbol} is not left to this order: {names} would take it first ({refusal})"
+            )
+            raise HeldBack(words, wait_seconds=_EXIT_AGAIN_SECONDS) from refusal
 
     # Calls
 

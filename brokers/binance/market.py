@@ -16,6 +16,7 @@ from brokers.errors import OrderRefused
 from brokers.ticks import limit_on_tick, stop_on_tick
 
 PERPETUAL = "PERPETUAL"
+"""Part of every contract type that is not delivered: also TRADIFI_PERPETUAL, PERPETUAL_DELIVERING."""
 CONDITIONAL = frozenset({OrderType.STOP, OrderType.STOP_LIMIT})
 """Order types that only the service for conditional orders takes."""
 _LIMITED = frozenset({OrderType.LIMIT, OrderType.STOP_LIMIT})
@@ -237,9 +238,10 @@ def _listing(row: object) -> Listing:
     }
     price, lot = filters.get("PRICE_FILTER", {}), filters.get("LOT_SIZE", {})
     market = filters.get("MARKET_LOT_SIZE", lot)
+    step, most = _step(lot, "stepSize"), amount(lot, "maxQty")
     kind = text(row, "contractType")
     delivery = None
-    if kind != PERPETUAL and not kind.startswith(PERPETUAL + "_"):
+    if PERPETUAL not in kind:
         delivery = datetime.fromtimestamp(whole(row, "deliveryDate") / 1000, UTC).strftime("%Y%m%d")
     return Listing(
         symbol=text(row, "symbol"),
@@ -249,12 +251,13 @@ def _listing(row: object) -> Listing:
         delivery=delivery,
         is_trading=row.get("status") == "TRADING",
         tick=_step(price, "tickSize"),
-        step=_step(lot, "stepSize"),
+        step=step,
         least=amount(lot, "minQty"),
-        most=amount(lot, "maxQty"),
-        market_step=_step(market, "stepSize"),
+        most=most,
+        # For orders at the market both filters hold, and a 0 says nothing.
+        market_step=max(step, amount(market, "stepSize")),
         market_least=amount(market, "minQty"),
-        market_most=amount(market, "maxQty"),
+        market_most=amount(market, "maxQty") or most,
         least_value=amount(filters["MIN_NOTIONAL"], "notional") if "MIN_NOTIONAL" in filters else Decimal(0),
     )
 

@@ -18,8 +18,16 @@ from brokers.errors import BrokerError, BrokerUnavailable
 
 _log = logging.getLogger(__name__)
 _KEY = "/fapi/v1/listenKey"
+_EVENTS = (
+    *("ORDER_TRADE_UPDATE", "ALGO_UPDATE", "ACCOUNT_UPDATE", "MARGIN_CALL", "ACCOUNT_CONFIG_UPDATE"),
+    "listenKeyExpired",
+)
+"""Since 2026-04 a socket that does not name the events it wants is connected and told nothing, and likewise one with the key in
+its path."""
 _RENEW_SECONDS = 1800.0
 """A listen key lives for an hour after its last renewal."""
+_RENEW_AGAIN_SECONDS = 60.0
+"""After a renewal that has failed."""
 _PAUSES_SECONDS = (1.0, 60.0)
 """Before connecting again: the first pause, which doubles, and the longest."""
 _STEADY_SECONDS = 60.0
@@ -88,7 +96,9 @@ class UserStream:
         answer = await self._calls.ask("POST", _KEY, is_signed=False)
         key = answer["listenKey"]
         async with self._calls.session.ws_connect(
-            f"{self._stream_url}/private/ws/{key}", heartbeat=self._silence_seconds, max_msg_size=1_000_000
+            f"{self._stream_url}/private/ws?listenKey={key}&events={'/'.join(_EVENTS)}",
+            heartbeat=self._silence_seconds,
+            max_msg_size=1_000_000,
         ) as socket:
             self._on_event({})
             # Whichever ends first ends both: a key that is known no more keeps a socket open that says nothing.
@@ -118,8 +128,10 @@ class UserStream:
 
     async def _renew(self) -> None:
         """Keeps the key alive. Raises _KeyExpired if Binance does not know it any more."""
+        pause_seconds = _RENEW_SECONDS
         while True:
-            await asyncio.sleep(_RENEW_SECONDS)
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = _RENEW_SECONDS
             try:
                 await self._calls.ask("PUT", _KEY, is_signed=False)
             except Refusal as refusal:
@@ -128,4 +140,5 @@ class UserStream:
                 raise
             except BrokerUnavailable as exc:
                 # It lives for half an hour more: the next renewal may succeed.
+                pause_seconds = _RENEW_AGAIN_SECONDS
                 _log.info("The listen key of Binance could not be renewed: %s", exc)

@@ -68,9 +68,13 @@ class BinanceBook(PlannedBook):
         if any(order.status is ReportStatus.WORKING for order in own):
             raise Refused(-4116, "ClientOrderId is duplicated.")
         if ticket.product == REDUCE_ONLY and ticket.variety != ALGO:
-            ticket = replace(ticket, quantity=min(ticket.quantity, self._reducible(ticket)))
-            if not ticket.quantity:
+            reducible = self._reducible(ticket)
+            if not reducible:
                 raise Refused(-2022, "ReduceOnly Order is rejected.")
+            resting = self._reducing(ticket)
+            if resting and ticket.quantity > reducible - resting:
+                raise Refused(-4118, "ReduceOnly Order Failed. Please check your existing position and open orders.")
+            ticket = replace(ticket, quantity=min(ticket.quantity, reducible))
         if ticket.variety == ALGO:
             number = len(self.orders()) + 1
             ticket = replace(ticket, reserved_order_id=f"{ticket.instrument.symbol}:{ALGO}:{2_000_000 + number}")
@@ -85,6 +89,18 @@ class BinanceBook(PlannedBook):
     def _reducible(self, ticket: Ticket) -> Decimal:
         held = self.position(ticket.instrument.symbol).quantity
         return max(-held * ticket.side.sign, Decimal(0))
+
+    def _reducing(self, ticket: Ticket) -> Decimal:
+        """What resting orders of this side would take off the position. Those that wait for their trigger do not count."""
+        resting = [
+            order.open_quantity
+            for order in self.orders()
+            if order.ticket.product == ticket.product
+            and order.ticket.side is ticket.side
+            and order.ticket.instrument.symbol == ticket.instrument.symbol
+            and (not is_algo(order) or is_triggered(order))
+        ]
+        return sum(resting, Decimal(0))
 
     # What lists show
 

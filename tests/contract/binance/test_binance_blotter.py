@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from brokers.base import FillsShown, OrderRef, OrderType, Report, ReportStatus, Side
+from brokers.binance import blotter
 from brokers.binance.adapter import BinanceBroker, create
 from brokers.errors import AnswerUnclear
 from brokers.paper.model import Action, Fault, Operation
@@ -97,7 +98,45 @@ async def test_the_commission_is_that_of_the_execution_in_its_asset(
     assert (report.fills[0].commission, report.fills[0].commission_currency) == (Decimal("-0.002"), "BNB")
 
 
+async def test_an_execution_that_is_listed_after_a_later_one_is_not_lost(
+    server: SimulatedBinance, broker: BinanceBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.hide_trade(1)
+    await broker.place_order(ticket())
+    await broker.place_order(ticket(client_order_id="t000000000000000002"))
+    await reported(broker, lambda report: bool(report.fills), tag="t000000000000000002")
+    late = await reported(broker)
+    assert (late.filled_quantity, late.fills, late.fills_shown) == (Decimal(10), (), FillsShown.SOME)
+    server.hide_trade(None)
+    monkeypatch.setattr(blotter, "_BY_ITSELF_SECONDS", 0.0)
+    late = await reported(broker, lambda report: bool(report.fills))
+    assert late.fills_shown is FillsShown.ALL
+
+
 # Conditional orders
+
+
+@pytest.mark.parametrize(
+    "shown", [{"origType": "MARKET"}, {"clientOrderId": "web_child"}, {"origType": "MARKET", "clientOrderId": "x"}]
+)
+async def test_a_stop_is_one_order_however_the_order_that_it_becomes_is_shown(
+    server: SimulatedBinance, broker: BinanceBroker, shown: dict[str, str]
+) -> None:
+    for route in ("GET /fapi/v1/allOrders", "GET /fapi/v1/order", "GET /fapi/v1/openOrders"):
+        server.show_oddly(route, TAG, shown)
+    hold(server)
+    placed = await broker.place_order(stop())
+    server.book.fill_order(OrderRef(client_order_id=TAG), Decimal(4))
+    later = create(config_for(server))
+    await later.connect()
+    for each in (broker, later):
+        asked = await each.find(TAG)
+        (told,) = (await each.reports()).reports
+        for report in (asked, told, await each.find(TAG)):
+            assert report is not None
+            assert (report.client_order_id, report.broker_order_id) == (TAG, placed.broker_order_id)
+            assert (report.filled_quantity, len(report.fills), report.orders_under_tag) == (Decimal(4), 1, ())
+    await later.close()
 
 
 async def test_a_stop_is_followed_through_the_order_that_it_becomes(

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from brokers.base import AssetClass, Instrument, OrderType, ReportStatus, Side, Ticket, Tif
+from brokers.base import AssetClass, Instrument, OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.binance.adapter import BinanceBroker, create
-from brokers.errors import AuthRequired, BrokerUnavailable, OrderRefused
+from brokers.errors import AuthRequired, BrokerUnavailable, HeldBack, OrderRefused
 from simulators.binance.server import BinanceFault, FaultKind, SimulatedBinance
 from simulators.stage_binance import config_for
-from tests.contract.binance.stage import SOL, TAG, last_form, limit, reported, stop, ticket
+from tests.contract.binance.stage import SOL, TAG, hold, last_form, limit, reported, stop, ticket
 
 
 def crypto(symbol: str, **more: Any) -> Instrument:
@@ -78,6 +78,21 @@ async def test_prices_are_put_on_the_tick_and_never_to_the_orders_disadvantage(
     assert fitted.stop_price == (None if stop_price is None else Decimal(stop_price))
 
 
+async def test_a_perpetual_contract_on_metal_is_one_too(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    """Binance has several words for perpetual contracts."""
+    await broker.place_order(await broker.fitted(ticket(instrument=crypto("XAUUSDT"))))
+    assert last_form(server)["symbol"] == "XAUUSDT"
+    (position,) = await broker.positions()
+    assert position.instrument.asset_class is AssetClass.CRYPTO
+
+
+async def test_a_step_of_0_for_orders_at_the_market_means_that_the_ordinary_one_holds(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    fitted = await broker.fitted(ticket(instrument=crypto("EOSUSDT"), quantity=Decimal("1.23456")))
+    assert fitted.quantity == Decimal("1.234")
+
+
 async def test_a_quantity_is_rounded_down_and_recorded_so(server: SimulatedBinance, broker: BinanceBroker) -> None:
     fitted = await broker.fitted(ticket(quantity=Decimal("1.23456")))
     assert fitted.quantity == Decimal("1.234")
@@ -127,6 +142,48 @@ async def test_an_exit_never_opens_a_position(server: SimulatedBinance, broker: 
     assert await broker.positions() == []
 
 
+async def test_an_exit_whose_position_another_order_would_close_waits_and_says_which(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    await broker.place_order(ticket())
+    await reported(broker, lambda report: report.status is ReportStatus.FILLED)
+    hold(server)
+    resting = limit("110", side=Side.SELL, is_exit=True, client_order_id="t000000000000000002")
+    placed = await broker.place_order(resting)
+    leaving = ticket(side=Side.SELL, is_exit=True, client_order_id="t000000000000000003")
+    with pytest.raises(HeldBack, match=f"{placed.broker_order_id} would take it first"):
+        await broker.place_order(leaving)
+    server.book.cancel(OrderRef(client_order_id="", broker_order_id=placed.broker_order_id))
+    await broker.place_order(leaving)
+
+
+async def test_an_exit_of_nothing_is_refused_for_good(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    hold(server)
+    await broker.place_order(limit("90", client_order_id="t000000000000000002"))  # an entry takes nothing off
+    with pytest.raises(OrderRefused, match="ReduceOnly"):
+        await broker.place_order(ticket(side=Side.SELL, is_exit=True))
+
+
+async def test_while_it_is_not_told_what_rests_a_refused_exit_waits(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    server.add_fault(BinanceFault(kind=FaultKind.ERROR, route="GET /fapi/v1/openOrders", status=500))
+    with pytest.raises(HeldBack):
+        await broker.place_order(ticket(side=Side.SELL, is_exit=True))
+
+
+async def test_an_exit_at_a_price_too_far_from_the_mark_waits_for_it(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    words = "The counterparty's best price does not meet the PERCENT_PRICE filter limit."
+    far = BinanceFault(kind=FaultKind.ERROR, route="POST /fapi/v1/order", status=400, code=-4131, text=words, times=2)
+    server.add_fault(far)
+    with pytest.raises(HeldBack, match="PERCENT_PRICE"):
+        await broker.place_order(ticket(side=Side.SELL, is_exit=True))
+    with pytest.raises(OrderRefused, match="PERCENT_PRICE"):
+        await broker.place_order(ticket())
+
+
 async def test_an_entry_is_never_reduce_only(server: SimulatedBinance, broker: BinanceBroker) -> None:
     await broker.place_order(ticket())
     assert "reduceOnly" not in last_form(server)
@@ -160,6 +217,17 @@ async def test_an_account_that_keeps_positions_otherwise_than_configured_is_refu
     with pytest.raises(BrokerUnavailable):
         await broker.place_order(ticket())
     await broker.close()
+
+
+async def test_a_position_mode_that_a_person_changed_meanwhile_is_a_matter_for_people(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    server.is_hedged = True
+    with pytest.raises(AuthRequired, match="position mode"):
+        await broker.place_order(ticket())
+    with pytest.raises(AuthRequired, match="position mode at Binance is hedge"):
+        await broker.connect()
+    assert server.book.orders() == []
 
 
 @pytest.mark.parametrize(
