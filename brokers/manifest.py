@@ -86,7 +86,7 @@ class Manifest:
     quiet_loggers: tuple[str, ...] = ()
     """Loggers whose lines below WARNING may contain secrets or whole answers: these lines are dropped."""
     products: tuple[str, ...] = ()
-    """The products by which it may keep positions in one instrument apart."""
+    """The products by which it may keep positions in one instrument apart; the sides, where an account may hold both of them at once."""
     facts: frozenset[Fact] = frozenset()
     simulator: str | None = None
     """`module:name` of the `simulators.simulator.Simulator` for this broker, used by the demo and tests."""

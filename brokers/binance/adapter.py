@@ -34,7 +34,7 @@ from brokers.binance.blotter import Blotter
 from brokers.binance.calls import ANSWER_SECONDS, CONNECT_SECONDS, Access, BinanceCalls, Refusal
 from brokers.binance.codes import MARGIN_TYPE_AS_ASKED, NOTHING_LEFT_TO_REDUCE, PASSING
 from brokers.binance.manifest import MANIFEST, STREAM_URLS, base_url, is_paper
-from brokers.binance.market import CONDITIONAL, Listing, Listings, OrderDefaults, fitted, order_form
+from brokers.binance.market import CONDITIONAL, LONG, SHORT, Listing, Listings, OrderDefaults, fitted, order_form
 from brokers.binance.rows import Malformed, read_algo, read_balance, read_position, read_rows
 from brokers.binance.stream import UserStream
 from brokers.call_kinds import CallKind
@@ -178,13 +178,19 @@ class BinanceBroker:
             is_paper=is_paper({"base_url": self._configuration.address}),
             poll_seconds=_POLL_SECONDS,
             stop_passed_words=STOP_PASSED_WORDS,
+            derivative_products=(LONG, SHORT) if self._configuration.order_defaults.is_hedged else (),
             notes=(
                 *self._notes,
-                "Exits leave as reduce-only: they cannot open a position."
-                if self._configuration.reduce_only_exits and not self._configuration.order_defaults.is_hedged
-                else "Exits do not leave as reduce-only.",
+                self._note_of_exits(),
             ),
         )
+
+    def _note_of_exits(self) -> str:
+        if self._configuration.order_defaults.is_hedged:
+            return "Orders name the side of the position as their product, LONG or SHORT; exits close that side and cannot open the other."
+        if self._configuration.reduce_only_exits:
+            return "Exits leave as reduce-only: they cannot open a position."
+        return "Exits do not leave as reduce-only."
 
     async def connect(self) -> None:
         """Verifies that the key is valid, that the account may trade, and that it keeps positions as configured. May be called
@@ -308,7 +314,7 @@ class BinanceBroker:
             raise AnswerUnclear(str(exc)) from exc
 
     async def positions(self) -> Sequence[BrokerPosition]:
-        """With long and short ones of one contract added up, where the account keeps them apart."""
+        """Where the account keeps long and short positions apart, each is one by itself, with its side as its product."""
         self._check_session()
         listings = await self._all_listings()
         try:
@@ -317,22 +323,23 @@ class BinanceBroker:
             )
         except Malformed as exc:
             raise AnswerUnclear(str(exc)) from exc
-        found: dict[str, BrokerPosition] = {}
+        positions: list[BrokerPosition] = []
         for row in rows:
             listing = listings.by_symbol(row.symbol)
+            if not row.quantity:
+                continue
             if listing is None:
                 _log.warning("Binance shows a position in %s, which is not in its list of contracts", row.symbol)
-                found[row.symbol] = BrokerPosition(instrument=_unlisted(row.symbol), quantity=row.quantity)
-                continue
-            before = found.get(row.symbol)
-            found[row.symbol] = BrokerPosition(
-                instrument=listing.instrument,
-                quantity=row.quantity + (before.quantity if before else Decimal(0)),
-                average_price=row.entry_price if before is None or not before.quantity else None,
-                also_called=listing.also_called,
-                terms=listing.terms,
+            positions.append(
+                BrokerPosition(
+                    instrument=_unlisted(row.symbol) if listing is None else listing.instrument,
+                    quantity=row.quantity,
+                    average_price=row.entry_price,
+                    also_called=frozenset() if listing is None else listing.also_called,
+                    terms=None if listing is None else listing.terms,
+                    product=row.side if row.side in (LONG, SHORT) else None,
+                )
             )
-        positions = [position for position in found.values() if position.quantity]
         for malformed_row in malformed:
             _log.warning("%s: it is not compared", malformed_row.words)
             positions.append(BrokerPosition(instrument=_unlisted(""), quantity=Decimal(0), is_unclear=True))

@@ -100,6 +100,7 @@ MANIFEST = Manifest(
     paper_hint="a host of Binance's test environment (demo-fapi.binance.com, testnet.binancefuture.com)",
     remedy=remedy,
     quiet_loggers=("aiohttp.client",),
+    products=("LONG", "SHORT"),
     facts=frozenset(
         {
             Fact.EXTERNAL_ORDERS,

@@ -21,6 +21,9 @@ CONDITIONAL = frozenset({OrderType.STOP, OrderType.STOP_LIMIT})
 """Order types that only the service for conditional orders takes."""
 _LIMITED = frozenset({OrderType.LIMIT, OrderType.STOP_LIMIT})
 _SEPARATORS = str.maketrans("", "", "/-:_")
+LONG, SHORT = "LONG", "SHORT"
+"""The sides of a position, as products, where the account keeps them apart."""
+_CLOSES = {LONG: Side.SELL, SHORT: Side.BUY}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,12 +216,33 @@ def order_form(ticket: Ticket, listing: Listing, defaults: OrderDefaults) -> dic
 
 def _position_fields(ticket: Ticket, defaults: OrderDefaults) -> dict[str, object]:
     if defaults.is_hedged:
-        # An exit closes the position of the other direction; reduceOnly is forbidden here, and needless.
-        is_long = (ticket.side is Side.BUY) is not ticket.is_exit
-        return {"positionSide": "LONG" if is_long else "SHORT"}
+        # What closes a side can open nothing here; reduceOnly is forbidden, and needless.
+        return {"positionSide": _side_of(ticket)}
+    if ticket.product in _CLOSES:
+        raise OrderRefused(
+            f"The order names the product {ticket.product}, and this account keeps no sides apart", unsupported=True
+        )
     if ticket.is_exit and defaults.reduce_only_exits:
         return {"reduceOnly": "true"}
     return {}
+
+
+def _side_of(ticket: Ticket) -> str:
+    """The side of the position that the order is about: the long one where it names none, and buys to open or sells to close. Raises
+    OrderRefused for any other that names none, since it might be meant either way."""
+    side = ticket.product or LONG
+    if side not in _CLOSES:
+        raise OrderRefused(f"Binance keeps positions apart by LONG and SHORT, not by {side}", unsupported=True)
+    is_closing = ticket.side is _CLOSES[side]
+    if ticket.is_exit and not is_closing:
+        words = f"An exit of the {side} position does not {ticket.side.lower()}"
+        raise OrderRefused(words if ticket.product else f"{words}: one of the SHORT position names that as its product")
+    if ticket.product is None and is_closing and not ticket.is_exit:
+        raise OrderRefused(
+            "This account holds long and short positions at once: a sale that is no exit names SHORT as its product to open a "
+            "short position, or LONG to reduce the long one"
+        )
+    return side
 
 
 def _on_tick(price: Decimal | None, name: str, listing: Listing, side: Side, *, is_stop: bool) -> Decimal:

@@ -122,6 +122,8 @@ class PositionRow:
     symbol: str
     quantity: Decimal
     entry_price: Decimal
+    side: str
+    """LONG or SHORT where the account keeps these apart, else BOTH."""
 
 
 def read_rows(
@@ -205,7 +207,10 @@ def read_trade(row: Row) -> TradeRow:
 
 def read_position(row: Row) -> PositionRow:
     return PositionRow(
-        symbol=text(row, "symbol"), quantity=amount(row, "positionAmt"), entry_price=amount(row, "entryPrice")
+        symbol=text(row, "symbol"),
+        quantity=amount(row, "positionAmt"),
+        entry_price=amount(row, "entryPrice"),
+        side=text(row, "positionSide"),
     )
 
 

@@ -15,6 +15,8 @@ _PLAIN_TYPES = {"MARKET": OrderType.MARKET, "LIMIT": OrderType.LIMIT}
 ALGO = "algo"
 """The variety of a conditional order in the book."""
 REDUCE_ONLY = "reduce-only"
+"""The product of an order that may only reduce the one position of its contract; of any other, the side of its position."""
+LONG, SHORT, BOTH = "LONG", "SHORT", "BOTH"
 
 
 class Refused(Exception):
@@ -141,8 +143,9 @@ def read_order(form: Mapping[str, str], listings: Mapping[str, Listing], *, is_h
         raise Refused(-4061, "Order's position side does not match user's setting.")
     if is_hedged and "reduceOnly" in form:
         raise Refused(-1106, "Parameter 'reduceonly' sent when not required.")
+    is_closing = reduce_only or (side, form.get("side")) in ((LONG, "SELL"), (SHORT, "BUY"))
     price = limit or stop
-    if price is not None and not reduce_only and quantity * price < listing.least_value:
+    if price is not None and not is_closing and quantity * price < listing.least_value:
         raise Refused(
             -4164, f"Order's notional must be no smaller than {listing.least_value} (unless you choose reduce only)."
         )
@@ -161,7 +164,7 @@ def read_order(form: Mapping[str, str], listings: Mapping[str, Listing], *, is_h
         stop_price=stop,
         reference_price=listing.last_price,
         tif=None if tif is None else Tif(tif),
-        product=REDUCE_ONLY if reduce_only else None,
+        product=side if is_hedged else REDUCE_ONLY if reduce_only else None,
         variety=ALGO if is_algo else None,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -11,13 +12,32 @@ import pytest
 from brokers.base import AssetClass, Instrument, OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.binance.adapter import BinanceBroker, create
 from brokers.errors import AuthRequired, BrokerUnavailable, HeldBack, OrderRefused
+from execution_service.app.check import account_finding
+from execution_service.app.settings.accounts import Account
 from simulators.binance.server import BinanceFault, FaultKind, SimulatedBinance
 from simulators.stage_binance import config_for
 from tests.contract.binance.stage import SOL, TAG, hold, last_form, limit, reported, stop, ticket
+from tests.contract.test_check_accounts import says
 
 
 def crypto(symbol: str, **more: Any) -> Instrument:
     return Instrument(symbol=symbol, asset_class=AssetClass.CRYPTO, **more)
+
+
+async def test_the_check_of_an_account_tells_its_position_mode_and_where_that_is_another(
+    server: SimulatedBinance,
+) -> None:
+    def account(**more: object) -> Account:
+        return Account(account_id="acc", name="A", broker="binance", live=False, config={**config_for(server), **more})
+
+    works = await account_finding(account())
+    assert works.works
+    says(works, "Position mode one_way", "reduce-only")
+    differs = await account_finding(account(position_mode="hedge"))
+    assert not differs.works
+    says(differs, "is one_way, but position_mode is hedge", "Change one of the two")
+    server.is_hedged = True
+    says(await account_finding(account(position_mode="hedge")), "Position mode hedge", "LONG or SHORT")
 
 
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "btcusdt", "BTC/USDT", "BTC-USDT"])
@@ -230,20 +250,80 @@ async def test_a_position_mode_that_a_person_changed_meanwhile_is_a_matter_for_p
     assert server.book.orders() == []
 
 
-@pytest.mark.parametrize(
-    ("side", "is_exit", "named"),
-    [(Side.BUY, False, "LONG"), (Side.SELL, True, "LONG"), (Side.SELL, False, "SHORT"), (Side.BUY, True, "SHORT")],
-)
-async def test_where_positions_are_kept_apart_an_exit_names_the_one_that_it_closes(
-    server: SimulatedBinance, side: Side, is_exit: bool, named: str
-) -> None:
+# Long and short positions kept apart
+
+
+@pytest.fixture
+async def hedged(server: SimulatedBinance) -> AsyncIterator[BinanceBroker]:
     server.is_hedged = True
     broker = create({**config_for(server), "position_mode": "hedge"})
     await broker.connect()
-    await broker.place_order(ticket(side=side, is_exit=is_exit))
-    assert last_form(server)["positionSide"] == named
-    assert "reduceOnly" not in last_form(server)
+    yield broker
     await broker.close()
+
+
+async def test_orders_name_the_side_of_the_position_and_positions_are_told_by_side(
+    server: SimulatedBinance, hedged: BinanceBroker
+) -> None:
+    assert hedged.capabilities.products_of(SOL) == ("LONG", "SHORT")
+    await hedged.place_order(ticket(client_order_id="t000000000000000001"))
+    assert last_form(server)["positionSide"] == "LONG"
+    await hedged.place_order(
+        ticket(side=Side.SELL, product="SHORT", quantity=Decimal(4), client_order_id="t000000000000000002")
+    )
+    assert last_form(server)["positionSide"] == "SHORT"
+    held = {position.product: position.quantity for position in await hedged.positions()}
+    assert held == {"LONG": Decimal(10), "SHORT": Decimal(-4)}
+    for number, side, product in ((3, Side.SELL, None), (4, Side.BUY, "SHORT")):
+        leaving = ticket(side=side, product=product, is_exit=True, client_order_id=f"t{number:018d}")
+        quantity = abs(held[product or "LONG"])
+        await hedged.place_order(await hedged.fitted(replace(leaving, quantity=quantity)))
+        assert "reduceOnly" not in last_form(server)
+    assert await hedged.positions() == []
+
+
+@pytest.mark.parametrize(
+    ("side", "is_exit", "product", "words"),
+    [
+        (Side.SELL, False, None, "names SHORT as its product"),
+        (Side.BUY, True, None, "names that as its product"),
+        (Side.BUY, True, "LONG", "An exit of the LONG position does not buy"),
+        (Side.SELL, True, "SHORT", "An exit of the SHORT position does not sell"),
+        (Side.BUY, False, "MIS", "by LONG and SHORT, not by MIS"),
+    ],
+)
+async def test_an_order_that_might_be_meant_for_either_side_is_refused_before_it_is_sent(
+    server: SimulatedBinance, hedged: BinanceBroker, side: Side, is_exit: bool, product: str | None, words: str
+) -> None:
+    with pytest.raises(OrderRefused, match=words):
+        await hedged.fitted(ticket(side=side, is_exit=is_exit, product=product))
+    assert server.calls("POST /fapi/v1/*rder") == []
+
+
+async def test_an_account_with_one_position_a_contract_knows_no_sides(broker: BinanceBroker) -> None:
+    assert broker.capabilities.products_of(SOL) == ()
+    with pytest.raises(OrderRefused, match="keeps no sides apart"):
+        await broker.fitted(ticket(product="LONG"))
+
+
+async def test_an_exit_of_more_than_its_side_holds_is_refused_and_the_other_side_stays(
+    server: SimulatedBinance, hedged: BinanceBroker
+) -> None:
+    await hedged.place_order(ticket(quantity=Decimal(4)))
+    with pytest.raises(OrderRefused, match="ReduceOnly"):
+        await hedged.place_order(ticket(side=Side.SELL, is_exit=True, client_order_id="t000000000000000002"))
+    (position,) = await hedged.positions()
+    assert (position.product, position.quantity) == ("LONG", Decimal(4))
+
+
+async def test_a_stop_protects_its_side(server: SimulatedBinance, hedged: BinanceBroker) -> None:
+    await hedged.place_order(
+        ticket(side=Side.SELL, product="SHORT", quantity=Decimal(4), client_order_id="t000000000000000002")
+    )
+    protective = stop("120", side=Side.BUY, product="SHORT", quantity=Decimal(4), is_exit=True, is_protective=True)
+    await hedged.place_order(await hedged.fitted(protective))
+    form = last_form(server, "/fapi/v1/algoOrder")
+    assert (form["positionSide"], form["side"]) == ("SHORT", "BUY")
 
 
 async def test_leverage_and_margin_are_set_once_before_a_contracts_first_entry(server: SimulatedBinance) -> None:
