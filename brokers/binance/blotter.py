@@ -76,8 +76,8 @@ class Blotter:
         """Since when, or since the last time its own trades were asked for, an order has executed more than is known."""
         self._reasons: dict[str, str] = {}
         """By tag: why an order expired or was rejected, which only the stream tells."""
-        self._changed: set[Key] = set()
-        """What the stream named and the reading of recent orders may not show."""
+        self._changed: dict[Key, tuple[object, object]] = {}
+        """What the stream named and the reading of recent orders may not show, with the status and the executed quantity that it told."""
         self._everything_read_at = float("-inf")
         self._is_asked_by_symbol = False
         self._malformed_logged: set[str] = set()
@@ -104,7 +104,7 @@ class Blotter:
             return
         number = details.get("i")
         if isinstance(details.get("s"), str) and isinstance(number, int):
-            self._changed.add((details["s"], number))
+            self._changed[details["s"], number] = details.get("X"), details.get("z")
         client_id = str(details.get("c") or details.get("caid") or "")
         if client_id.startswith(_LIQUIDATIONS):
             _log.error("Binance itself closes a position in %s (%s)", details.get("s"), client_id)
@@ -218,8 +218,7 @@ class Blotter:
         """Every open order, however old; what was open before and is not listed is asked for by itself."""
         before = {key for key, row in self._orders.items() if row.is_working}
         rows = await self._open_orders(malformed)
-        for key in before - {row.key for row in rows}:
-            self._changed.add(key)
+        self._changed |= dict.fromkeys(before - {row.key for row in rows}, (None, None))
         answer = await self._calls.ask("GET", "/fapi/v1/openAlgoOrders", weight=40)
         algos, odd = read_rows(answer, read_algo, "conditional orders", "clientAlgoId")
         malformed += odd
@@ -282,11 +281,15 @@ class Blotter:
         return found
 
     async def _read_changed(self, since_ms: int, malformed: list[MalformedRow]) -> None:
-        """Orders that the stream named, or that are open no more, and that are older than what was just read."""
-        changed, self._changed = self._changed, set()
-        for key in sorted(changed):
+        """Orders that the stream named, or that are open no more, and that are older than what was just read, or shown there as they were
+        before."""
+        changed, self._changed = self._changed, {}
+        for key, (status, executed) in sorted(changed.items(), key=lambda each: each[0]):
             row = self._orders.get(key)
-            if row is not None and (row.created_ms < since_ms or row.is_working):
+            if row is None:
+                continue
+            is_behind = row.is_working and (row.status, str(row.executed)) != (status, executed)
+            if row.created_ms < since_ms or is_behind:
                 await _read_by_itself(self.one_order(*key), row.tag, malformed)
 
     async def _read_algos_of_the_day(self, since_ms: int, malformed: list[MalformedRow]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ from brokers.binance import blotter
 from brokers.binance.adapter import BinanceBroker, create
 from brokers.errors import AnswerUnclear
 from brokers.paper.model import Action, Fault, Operation
+from simulators.binance.book import events_of
 from simulators.binance.server import BinanceFault, FaultKind, SimulatedBinance
 from simulators.stage_binance import config_for
 from tests.contract.binance.stage import TAG, found, hold, limit, reported, stop, ticket
@@ -31,6 +33,32 @@ async def test_a_turn_without_open_orders_costs_one_call(server: SimulatedBinanc
     asked = len(server.calls())
     await broker.reports()
     assert [call.route for call in server.calls()[asked:]] == ["GET /fapi/v1/allOrders"]
+
+
+async def test_orders_that_the_stream_named_and_the_list_shows_are_not_asked_for_one_by_one(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    await until(lambda: server.listeners == 1)
+    await broker.reports()
+    hold(server)
+    for number in range(5):
+        await broker.place_order(limit(client_order_id=f"t{number:018d}"))
+    await until(lambda: len(broker._blotter._changed) == 5)
+    asked = len(server.calls())
+    assert len((await broker.reports()).reports) == 5
+    assert [call.route for call in server.calls()[asked:]] == ["GET /fapi/v1/allOrders"]
+
+
+async def test_an_order_that_the_list_shows_as_it_was_before_is_asked_for_by_itself(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    hold(server)
+    placed = await broker.place_order(limit())
+    await broker.reports()
+    server.show_oddly("GET /fapi/v1/allOrders", TAG, {"status": "NEW"})
+    server.book.cancel(ref(placed))
+    server.push(json.dumps(events_of(server.book.orders()[0])[0]))
+    assert (await reported(broker, lambda report: report.status is not ReportStatus.WORKING)).said == "CANCELED"
 
 
 async def test_ten_turns_with_orders_and_stops_stay_far_below_the_limit_of_a_minute(
