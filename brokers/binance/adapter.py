@@ -32,7 +32,7 @@ from brokers.base import (
 )
 from brokers.binance.blotter import Blotter
 from brokers.binance.calls import ANSWER_SECONDS, CONNECT_SECONDS, Access, BinanceCalls, Refusal
-from brokers.binance.codes import MARGIN_TYPE_AS_ASKED, NOTHING_LEFT_TO_REDUCE, PASSING
+from brokers.binance.codes import MARGIN_TYPE_AS_ASKED, NOTHING_LEFT_TO_REDUCE, PASSING, OtherPositionMode
 from brokers.binance.manifest import MANIFEST, STREAM_URLS, base_url, is_paper
 from brokers.binance.market import CONDITIONAL, LONG, SHORT, Listing, Listings, OrderDefaults, fitted, order_form
 from brokers.binance.rows import Malformed, read_algo, read_balance, read_position, read_rows
@@ -414,9 +414,8 @@ class BinanceBroker:
         is_hedged = account["dualSidePosition"]
         if is_hedged is not (wanted == "hedge"):
             actual = "hedge" if is_hedged else "one_way"
-            raise AuthRequired(
-                f"The account's position mode at Binance is {actual}, but position_mode is {wanted}: nothing is sent. "
-                "Change one of the two"
+            raise OtherPositionMode(
+                f"The account's position mode at Binance is {actual}, but position_mode is {wanted}"
             )
         self._notes = (
             f"Position mode {wanted}, multi-asset margin {'on' if account.get('multiAssetsMargin') else 'off'}.",

@@ -18,7 +18,7 @@ from binance_common.signature import Signers
 from binance_common.utils import encoded_string, get_signature
 from yarl import URL
 
-from brokers.binance.codes import Meaning, meaning
+from brokers.binance.codes import Meaning, OtherPositionMode, meaning
 from brokers.call_kinds import CANCELLING, PLACING, PRIORITIES, CallKind
 from brokers.errors import (
     AuthRequired,
@@ -335,9 +335,8 @@ class BinanceCalls:
                     "and that they are those of this environment (live or test)"
                 )
             case Meaning.OTHER_MODE:
-                return AuthRequired(
-                    f"The account's position mode at Binance is not the one that position_mode names ({refusal}): nothing is sent. "
-                    "Change one of the two"
+                return OtherPositionMode(
+                    f"The account's position mode at Binance is not the one that position_mode names ({refusal})"
                 )
             case Meaning.BLOCKED:
                 return BrokerUnavailable(f"Something before Binance turned the call away (403): {refusal}")

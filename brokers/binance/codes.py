@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
+from brokers.errors import AuthRequired
+
+
+class OtherPositionMode(AuthRequired):
+    """The account keeps long and short positions otherwise than its settings say: nothing is sent until a person changes one of the two."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(f"{words}: nothing is sent. Change one of the two")
+
 
 class Meaning(Enum):
     REFUSED = auto()

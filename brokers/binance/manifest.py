@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 
+from brokers.binance.codes import OtherPositionMode
 from brokers.errors import AuthRequired
 from brokers.manifest import Fact, ImpliedAccount, Manifest
 from brokers.variables import (
@@ -78,6 +79,8 @@ def is_live_unless_said(config: Mapping[str, object]) -> bool:
 
 def remedy(config: Mapping[str, object], error: Exception) -> str:
     where = base_url(config)
+    if isinstance(error, OtherPositionMode):
+        return ""
     if isinstance(error, AuthRequired):
         kind = "demo trading" if is_paper(config) else "your live account"
         return (

@@ -36,6 +36,7 @@ async def test_the_check_of_an_account_tells_its_position_mode_and_where_that_is
     differs = await account_finding(account(position_mode="hedge"))
     assert not differs.works
     says(differs, "is one_way, but position_mode is hedge", "Change one of the two")
+    assert "key" not in differs.detail.lower()
     server.is_hedged = True
     says(await account_finding(account(position_mode="hedge")), "Position mode hedge", "LONG or SHORT")
 
