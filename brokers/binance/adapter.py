@@ -76,6 +76,8 @@ class Configuration(AccountConfiguration):
     margin_type: Literal["ISOLATED", "CROSSED"] | None = None
     working_type: Literal["CONTRACT_PRICE", "MARK_PRICE"] = "CONTRACT_PRICE"
     """The price that triggers stops: of the last trade, or the mark price."""
+    protective_working_type: Literal["CONTRACT_PRICE", "MARK_PRICE"] = "MARK_PRICE"
+    """The same of stops that protect a position: a single trade far from the market triggers none."""
     reduce_only_exits: bool = True
     """Exits leave as reduce-only, so that they cannot open a position. Off only where several strategies hold opposite
     positions in one contract."""
@@ -130,6 +132,7 @@ class Configuration(AccountConfiguration):
     def order_defaults(self) -> OrderDefaults:
         return OrderDefaults(
             working_type=self.working_type,
+            protective_working_type=self.protective_working_type,
             is_hedged=self.position_mode == "hedge",
             reduce_only_exits=self.reduce_only_exits,
         )

@@ -179,6 +179,8 @@ class OrderDefaults:
 
     working_type: str = "CONTRACT_PRICE"
     """Which price triggers a conditional order: CONTRACT_PRICE (the last trade) or MARK_PRICE."""
+    protective_working_type: str = "MARK_PRICE"
+    """The same of one that protects a position."""
     is_hedged: bool = False
     """The account keeps long and short positions in one contract apart."""
     reduce_only_exits: bool = True
@@ -205,7 +207,7 @@ def order_form(ticket: Ticket, listing: Listing, defaults: OrderDefaults) -> dic
         "algoType": "CONDITIONAL",
         "type": "STOP_MARKET" if ticket.order_type is OrderType.STOP else "STOP",
         "triggerPrice": ticket.stop_price,
-        "workingType": defaults.working_type,
+        "workingType": defaults.protective_working_type if ticket.is_protective else defaults.working_type,
         "timeInForce": tif,
         "clientAlgoId": ticket.client_order_id,
     }

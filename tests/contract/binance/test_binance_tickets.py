@@ -215,7 +215,14 @@ async def test_a_stop_leaves_for_the_conditional_orders(server: SimulatedBinance
     form = last_form(server, "/fapi/v1/algoOrder")
     assert form["algoType"] == "CONDITIONAL"
     assert (form["type"], form["triggerPrice"], form["clientAlgoId"]) == ("STOP_MARKET", "90", TAG)
+    assert form["workingType"] == "CONTRACT_PRICE"
     assert report.broker_order_id.startswith("SOLUSDT:algo:")
+
+
+async def test_a_stop_that_protects_goes_by_the_mark_price(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    await broker.place_order(stop(is_exit=True, is_protective=True))
+    form = last_form(server, "/fapi/v1/algoOrder")
+    assert (form["workingType"], form["reduceOnly"]) == ("MARK_PRICE", "true")
 
 
 async def test_a_price_on_another_tick_makes_the_list_be_read_again(
