@@ -79,8 +79,8 @@ _CENT, _HUNDREDTH_OF_A_CENT = Decimal("0.01"), Decimal("0.0001")
 _FRACTION = Decimal("0.000000001")
 _MOST_FEES = Decimal("0.01")
 """Of the coins bought; Alpaca's own is a quarter of that."""
-_LEAST_PURCHASE = Decimal(1)
-"""In dollars."""
+_LEAST_PURCHASE, _LEAST_PURCHASE_OF_COINS = Decimal(1), Decimal(10)
+"""In dollars; of coins only where they are priced in dollars."""
 _BEYOND_THE_STOP = Decimal("0.05")
 """How far beyond the stop the limit of a protective stop in coins lies, as a part of it."""
 
@@ -138,7 +138,7 @@ def terms_of(asset: AssetRow, instrument: Instrument) -> ContractTerms:
     be verified."""
     terms = ContractTerms(
         multiplier=asset.multiplier,
-        currency=CURRENCY,
+        currency=_priced_in(asset),
         local_symbol=asset.symbol,
         exchange=asset.exchange or None,
         is_one_size=True,
@@ -321,10 +321,22 @@ def _quantity(ticket: Ticket, asset: AssetRow) -> Decimal:
     if quantity <= 0:
         raise OrderRefused(f"{ticket.quantity:f} of {asset.symbol} is less than one step")
     price = ticket.limit_price if ticket.limit_price is not None else ticket.reference_price
-    is_small = price is not None and quantity * price * (asset.multiplier or ONE) < _LEAST_PURCHASE
+    least_value = _least_value(asset)
+    is_small = price is not None and quantity * price * (asset.multiplier or ONE) < least_value
     if is_small and ticket.side is Side.BUY and not ticket.is_exit:
-        raise OrderRefused(f"{quantity:f} of {asset.symbol} is worth less than Alpaca's least purchase, $1")
+        raise OrderRefused(f"{quantity:f} of {asset.symbol} is worth less than Alpaca's least purchase, ${least_value}")
     return quantity
+
+
+def _least_value(asset: AssetRow) -> Decimal:
+    if asset.asset_class != CRYPTO:
+        return _LEAST_PURCHASE
+    return _LEAST_PURCHASE_OF_COINS if _priced_in(asset) == CURRENCY else Decimal(0)
+
+
+def _priced_in(asset: AssetRow) -> str:
+    """Coins may be priced in other coins."""
+    return (asset.symbol.partition("/")[2] if asset.asset_class == CRYPTO else "") or CURRENCY
 
 
 def _priced(price: Decimal | None, words: str, asset: AssetRow, side: Side, *, is_stop: bool) -> Decimal:
