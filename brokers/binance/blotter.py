@@ -66,6 +66,8 @@ class Blotter:
         self._turn = asyncio.Lock()
         self._orders: dict[Key, OrderRow] = {}
         self._algos: dict[int, AlgoRow] = {}
+        self._algo_tags: set[str] = set()
+        """Of these."""
         self._algo_of: dict[Key, int] = {}
         """By the order that it became."""
         self._symbols: dict[str, str] = {}
@@ -95,6 +97,7 @@ class Blotter:
             self._algo_of[algo.symbol, algo.child] = algo.number
         if algo.tag:
             self._symbols[algo.tag] = algo.symbol
+            self._algo_tags.add(algo.tag)
 
     def on_event(self, event: Mapping[str, Any]) -> None:
         """An event of the stream: which order it is about, and its reason if it has one. Anything that cannot be read is
@@ -451,7 +454,7 @@ class Blotter:
 
     def _may_be_triggered(self, row: OrderRow) -> bool:
         """Whether it says so, or has the tag of a conditional order."""
-        return row.is_triggered or any(algo.tag == row.tag for algo in self._algos.values())
+        return row.is_triggered or row.tag in self._algo_tags
 
     def _may_be_older(self, tags: set[str]) -> bool:
         """Whether an order with one of these tags may have been placed before the last 24 hours: not if this process itself has
@@ -471,11 +474,13 @@ class Blotter:
             self._short_since.pop(key, None)
             self._symbols.pop(row.tag, None)
             number = self._algo_of.pop(key, None)
-            if number is not None:
-                self._algos.pop(number, None)
+            algo = None if number is None else self._algos.pop(number, None)
+            if algo is not None:
+                self._algo_tags.discard(algo.tag)
         for algo in list(self._algos.values()):
             if algo.created_ms < before_ms and not algo.may_change and algo.child is None:
                 self._algos.pop(algo.number)
+                self._algo_tags.discard(algo.tag)
                 self._symbols.pop(algo.tag, None)
 
     def _log_malformed(self, words: str) -> None:

@@ -106,7 +106,8 @@ class AlgoRow:
 
     @property
     def may_change(self) -> bool:
-        return self.status in ("NEW", "TRIGGERING", "TRIGGERED") or self.status not in ALGO_STATUSES
+        is_over = self.status in ALGO_STATUSES and self.status not in ("NEW", "TRIGGERING", "TRIGGERED")
+        return not is_over or (self.status == "FINISHED" and self.child is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -189,6 +189,24 @@ async def test_a_stop_is_followed_through_the_order_that_it_becomes(
     assert [report.broker_order_id for report in reports] == [placed.broker_order_id]
 
 
+async def test_a_stop_that_has_ended_and_does_not_name_its_order_yet_is_asked_for_again(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    def under_another_id() -> None:
+        for route in ("GET /fapi/v1/allOrders", "GET /fapi/v1/order"):
+            server.show_oddly(route, TAG, {"clientOrderId": "web_child"})
+
+    under_another_id()
+    server.show_oddly("GET /fapi/v1/algoOrder", TAG, {"actualOrderId": ""})
+    hold(server)
+    await broker.place_order(stop())
+    server.book.fill_order(OrderRef(client_order_id=TAG))
+    assert (await reported(broker, lambda report: report.said == "FINISHED")).status is ReportStatus.WORKING
+    server.clear_faults()
+    under_another_id()
+    assert len((await reported(broker, lambda report: report.status is ReportStatus.FILLED)).fills) == 1
+
+
 async def test_another_life_knows_a_triggered_stop_as_one_order(
     server: SimulatedBinance, broker: BinanceBroker
 ) -> None:
