@@ -59,6 +59,8 @@ class UserStream:
         self._on_event = on_event
         self._silence_seconds = silence_seconds
         self._task: asyncio.Task[None] | None = None
+        self._key = ""
+        """Whoever has it reads the account's events: it goes into no log."""
 
     def start(self) -> None:
         """Returns before the connection is made. Idempotent."""
@@ -84,17 +86,20 @@ class UserStream:
             except _KeyExpired:
                 words = "its key has expired"
             except (BrokerError, Refusal, aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as exc:
-                words = f"{type(exc).__name__}: {exc}"
+                words = self._clean(f"{type(exc).__name__}: {exc}")
             if loop.time() - began >= _STEADY_SECONDS:
                 pause_seconds = _PAUSES_SECONDS[0]
             _log.warning("The account stream of Binance has ended (%s); connected anew in %.0f s", words, pause_seconds)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(pause_seconds * 2, longest)
 
+    def _clean(self, words: str) -> str:
+        return words.replace(self._key, "***") if self._key else words
+
     async def _listen(self) -> None:
         """Until the socket closes."""
         answer = await self._calls.ask("POST", _KEY, is_signed=False)
-        key = answer["listenKey"]
+        key = self._key = str(answer["listenKey"])
         async with self._calls.session.ws_connect(
             f"{self._stream_url}/private/ws?listenKey={key}&events={'/'.join(_EVENTS)}",
             heartbeat=self._silence_seconds,

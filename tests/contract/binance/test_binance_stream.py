@@ -7,6 +7,8 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from brokers.base import ReportStatus
 from brokers.binance import stream
@@ -76,6 +78,21 @@ async def test_a_key_that_binance_forgot_is_replaced_at_its_renewal(
         server._listen_key = ""
     issued = len(server.calls("POST /fapi/v1/listenKey"))
     await until(lambda: len(server.calls("POST /fapi/v1/listenKey")) > issued)
+
+
+async def test_the_key_of_the_stream_stands_in_no_log(
+    server: SimulatedBinance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has it reads the account's events; aiohttp names the address in its errors."""
+    refusing = TestServer(web.Application())
+    await refusing.start_server()
+    broker = create({**config_for(server), "stream_url": f"ws://{refusing.host}:{refusing.port}"})
+    await broker.connect()
+    await until(lambda: "stream of Binance has ended" in caplog.text)
+    assert server._listen_key
+    assert server._listen_key not in caplog.text
+    await broker.close()
+    await refusing.close()
 
 
 async def test_trading_goes_on_without_a_stream(server: SimulatedBinance, hasty: BinanceBroker) -> None:
