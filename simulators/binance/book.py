@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from brokers.base import OrderType, Report, ReportStatus, Side, Ticket, Tif
+from brokers.base import OrderRef, OrderType, Report, ReportStatus, Side, Ticket, Tif
 from brokers.paper.model import Fault, Market, Operation, PaperOrder
 from simulators.binance.market import ALGO, BOTH, LONG, REDUCE_ONLY, SHORT, Refused
 from simulators.fault_plan import PlannedBook
@@ -90,6 +90,14 @@ class BinanceBook(PlannedBook):
             # Never in any list: a refused order has not existed.
             raise Refused(-2019, order.reason or "Margin is insufficient.")
         return order
+
+    def expire_day(self, now: datetime | None = None) -> int:
+        """There are no orders for the day: every one that rests expires, as at the end of a contract."""
+        resting = [order for order in self.orders() if order.status is ReportStatus.WORKING]
+        for order in resting:
+            ref = OrderRef(client_order_id="", broker_order_id=order.broker_order_id)
+            self._finish(ref, ReportStatus.EXPIRED, "Expired with its contract", now)
+        return len(resting)
 
     def _reducible(self, ticket: Ticket) -> Decimal:
         held = self.position(ticket.instrument.symbol, side_of(ticket.product)).quantity

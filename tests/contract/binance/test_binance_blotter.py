@@ -141,6 +141,19 @@ async def test_an_execution_that_is_listed_after_a_later_one_is_not_lost(
     assert late.fills_shown is FillsShown.ALL
 
 
+async def test_what_expires_with_its_contract_is_told_as_expired_and_a_late_fill_of_it_too(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    hold(server)
+    await broker.place_order(limit())
+    await broker.reports()
+    assert server.book.expire_day() == 1
+    await reported(broker, lambda report: report.status is ReportStatus.EXPIRED)
+    server.book.fill_order(OrderRef(client_order_id=TAG), Decimal(10), force=True)
+    late = await reported(broker, lambda report: bool(report.fills))
+    assert late.filled_quantity == 10
+
+
 # Conditional orders
 
 
