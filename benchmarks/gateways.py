@@ -15,19 +15,24 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import aiohttp
 from alpaca.common.rest import RESTClient
+from binance_common.configuration import ConfigurationRestAPI
+from binance_common.utils import encoded_string, get_signature
 from kiteconnect import KiteConnect
 
 from benchmarks.figures import Figure, median, milliseconds
 from benchmarks.traffic import MeasurementFailed
 from benchmarks.worlds import REPOSITORY, wait_until
-from brokers.base import Broker, Instrument, OrderType, Side, Ticket
+from brokers.base import AssetClass, Broker, Instrument, OrderType, Side, Ticket, Tif
 from brokers.factory import BrokerFactory
 from brokers.ibkr.library import Library, choose
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.model import Market
 from simulators import alpaca as simulated_alpaca
+from simulators import binance as simulated_binance
 from simulators.alpaca.book import AlpacaBook
+from simulators.binance.book import BinanceBook
 from simulators.ibkr import DEFAULT_ACCOUNT
 from simulators.ibkr.book import TwsBook
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
@@ -84,6 +89,7 @@ def measure_adapters(folder: Path, pairs: int, say: Callable[[str], None]) -> li
         ("ibkr", "simulators.ibkr", _measure_ibkr),
         ("zerodha", "simulators.zerodha", _measure_zerodha),
         ("alpaca", "simulators.alpaca", _measure_alpaca),
+        ("binance", "simulators.binance", _measure_binance),
     ):
         say(f"adapters, {name}")
         with _gateway(module, folder / name) as gateway:
@@ -171,6 +177,41 @@ async def _measure_alpaca(gateway: Gateway, pairs: int) -> list[Figure]:
         return [placement, await _turn("alpaca", gateway, "calls", broker, book, [ticket] * OPEN_ORDERS, page=500)]
     finally:
         await broker.close()
+
+
+async def _measure_binance(gateway: Gateway, pairs: int) -> list[Figure]:
+    """The bare call is one over HTTP with the library's signature: the signed calls of the library itself raise a TypeError."""
+    keys = {"api_key": simulated_binance.DEFAULT_API_KEY, "api_secret": simulated_binance.DEFAULT_API_SECRET}
+    limits = {"rate_limit_rpm": 1_000_000, "orders_per_10_seconds": 100_000, "orders_per_minute": 500_000}
+    broker = BrokerFactory.create_broker(
+        {"broker": "binance", "account_id": "bench", "base_url": gateway.address, **keys, **limits}
+    )
+    signing = ConfigurationRestAPI(keys["api_key"], keys["api_secret"], base_path=gateway.address)
+    encoded: Any = encoded_string
+    signed: Any = get_signature
+    instrument = Instrument(symbol="SOLUSDT", asset_class=AssetClass.CRYPTO)
+    form = {"symbol": "SOLUSDT", "side": "BUY", "type": "LIMIT", "timeInForce": "GTC", "quantity": "10"}
+    ticket = replace(_ticket(instrument), tif=Tif.GTC)
+    async with aiohttp.ClientSession(headers={"X-MBX-APIKEY": keys["api_key"]}) as session:
+
+        async def bare(number: int) -> None:
+            own = {**form, "price": str(PRICE), "newClientOrderId": f"bare{number}"}
+            query = encoded({**own, "timestamp": time.time_ns() // 1_000_000})
+            url = f"{gateway.address}/fapi/v1/order?{query}&signature={signed(signing, query, None)}"
+            async with session.post(url) as answer:
+                if answer.status != 200:
+                    raise MeasurementFailed(f"binance answers the bare call with {await answer.text()}")
+                await answer.json()
+
+        try:
+            await broker.connect()
+            placement = await _placement("binance", pairs, bare, _through(broker, ticket))
+            market = Market(fill_delay_seconds=None)
+            book = BinanceBook(gateway.book_path, account_id="BINANCE1", market=market)
+            own = replace(ticket, instrument=replace(instrument, currency="USDT"))
+            return [placement, await _turn("binance", gateway, "calls", broker, book, [own] * OPEN_ORDERS, page=1000)]
+        finally:
+            await broker.close()
 
 
 Placement = Callable[[int], Awaitable[None]]

@@ -24,6 +24,7 @@ class Fact(StrEnum):
     REFUSES_REPEATED_IDS = "a second order under a client id is refused for ever"
     IDS_OF_A_CONNECTION = "what was perhaps sent can leave again only on behalf of the connection that sent it"
     SILENT_ENDINGS = "an order that the venue ends comes without the reason"
+    REFUSALS_UNLISTED = "an order that was refused at once is in no list"
     PAYS_THE_PRICE = "a purchase is paid for in full, and does not merely tie up a margin"
     ANNULS = "an execution may be annulled or corrected after it was told"
     EXACT_COMMISSIONS = "commissions are the venue's own figures and no estimates"
@@ -85,7 +86,7 @@ class Manifest:
     quiet_loggers: tuple[str, ...] = ()
     """Loggers whose lines below WARNING may contain secrets or whole answers: these lines are dropped."""
     products: tuple[str, ...] = ()
-    """The products by which it may keep positions in one instrument apart."""
+    """The products by which it may keep positions in one instrument apart; the sides, where an account may hold both of them at once."""
     facts: frozenset[Fact] = frozenset()
     simulator: str | None = None
     """`module:name` of the `simulators.simulator.Simulator` for this broker, used by the demo and tests."""

@@ -247,14 +247,14 @@ class AlpacaBroker:
 
     async def place_order(self, ticket: Ticket) -> Report:
         """The report has no executions: they are in the account's activities. An exit whose shares are held by other
-        orders, or whose opposite rests, raises HeldBack: it may leave once these are gone."""
+        orders, or not released yet, or whose opposite rests, raises HeldBack: it may leave once that is over."""
         self._check_session()
         asset = await self._asset(ticket)
         form = dialect.order_form(dialect.fitted(ticket, asset), asset)
         try:
             said = await self._calls.ask(lambda client: _placed(client.post("/orders", form), ticket), _kind_of(ticket))
         except Declined as exc:
-            raise self._meant(exc, ticket) from exc
+            raise await self._meant(exc, ticket) from exc
         is_rejected = said.status == "rejected"
         return Report(
             client_order_id=ticket.client_order_id,
@@ -402,17 +402,29 @@ class AlpacaBroker:
         except BrokerUnavailable as exc:
             raise NotAnswered(f"Alpaca does not tell its position in {symbol}: {exc}") from exc
 
-    def _meant(self, exc: Declined, ticket: Ticket) -> OrderRefused | HeldBack:
-        """What Alpaca's refusal means for this order."""
+    async def _meant(self, exc: Declined, ticket: Ticket) -> OrderRefused | HeldBack:
+        """What Alpaca's refusal means for this order. An exit that it refuses for want of what it shows as held waits: its positions and its
+        orders have been seen to differ for ten seconds after an execution."""
         locked = exc.refusal.locked
         if locked is not None:
             holders = ", ".join(exc.refusal.related_orders) or "other open orders"
             words = f"{locked:f} of {ticket.instrument.symbol} are held by {holders} ({exc.reason})"
         elif exc.refusal.is_wash_trade:
             words = f"An order of the other side rests in {ticket.instrument.symbol}: Alpaca takes no order that might trade with it ({exc.reason})"
+        elif ticket.is_exit and exc.refusal.is_shortage and await self._may_be_held(ticket):
+            words = f"Alpaca shows the position in {ticket.instrument.symbol} and does not let it go yet ({exc.reason})"
         else:
             return exc
         return HeldBack(words, wait_seconds=_LOCKED_SECONDS) if ticket.is_exit else OrderRefused(words)
+
+    async def _may_be_held(self, ticket: Ticket) -> bool:
+        """Whether Alpaca's positions show what the exit would close, or cannot be asked now."""
+        try:
+            position = await self._position_in(dialect.symbol_of(ticket.instrument))
+        except (NotAnswered, BrokerUnavailable):
+            return True
+        quantity = Decimal(0) if position is None else position.quantity
+        return quantity is None or -quantity * ticket.side.sign >= ticket.quantity
 
     async def _cancel(self, order_id: str, kind: CallKind) -> None:
         await self._calls.ask(lambda client: client.delete(f"/orders/{quote(order_id, safe='')}"), kind)

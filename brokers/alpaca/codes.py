@@ -46,6 +46,7 @@ STATUSES: Mapping[int, tuple[Meaning, str]] = {
 _PERHAPS_KEYS = 403
 _EXISTS = "client_order_id must be unique"
 _LOCKED = "insufficient qty available"
+_LOCKED_COINS = "insufficient balance for"
 _WASH_TRADE = "wash trade"
 
 
@@ -95,14 +96,27 @@ class Refusal:
 
     @property
     def locked(self) -> Decimal | None:
-        """How many of the shares that the order needs are held by other open orders. None: that is not the reason."""
-        if self.meaning is not Meaning.REFUSED or _LOCKED not in self.words:
+        """How many of the shares or coins that the order needs are held by other open orders. None: that is not the reason, or it is not
+        told."""
+        if not self.is_shortage:
             return None
+        of_coins = self._number("balance") - self._number("available")
+        held = of_coins if _LOCKED_COINS in self.words else self._number("held_for_orders")
+        return held if held > 0 else None
+
+    @property
+    def is_shortage(self) -> bool:
+        """The account does not have so many shares or coins to give, now."""
+        is_told = _LOCKED in self.words or _LOCKED_COINS in self.words
+        return self.meaning is Meaning.REFUSED and is_told
+
+    def _number(self, name: str) -> Decimal:
+        """0 if it is not told."""
         try:
-            held = Decimal(str(self.fields.get("held_for_orders", "0")))
+            number = Decimal(str(self.fields.get(name, "0")))
         except InvalidOperation:
-            return None
-        return held if held.is_finite() and held > 0 else None
+            return Decimal(0)
+        return number if number.is_finite() else Decimal(0)
 
     @property
     def related_orders(self) -> tuple[str, ...]:

@@ -79,8 +79,10 @@ _CENT, _HUNDREDTH_OF_A_CENT = Decimal("0.01"), Decimal("0.0001")
 _FRACTION = Decimal("0.000000001")
 _MOST_FEES = Decimal("0.01")
 """Of the coins bought; Alpaca's own is a quarter of that."""
-_LEAST_PURCHASE = Decimal(1)
-"""In dollars."""
+_LEAST_PURCHASE, _LEAST_PURCHASE_OF_COINS = Decimal(1), Decimal(10)
+"""In dollars; of coins only where they are priced in dollars."""
+_BEYOND_THE_STOP = Decimal("0.05")
+"""How far beyond the stop the limit of a protective stop in coins lies, as a part of it."""
 
 
 # Instruments
@@ -136,7 +138,7 @@ def terms_of(asset: AssetRow, instrument: Instrument) -> ContractTerms:
     be verified."""
     terms = ContractTerms(
         multiplier=asset.multiplier,
-        currency=CURRENCY,
+        currency=_priced_in(asset),
         local_symbol=asset.symbol,
         exchange=asset.exchange or None,
         is_one_size=True,
@@ -201,10 +203,11 @@ def fitted(ticket: Ticket, asset: AssetRow) -> Ticket:
         raise OrderRefused(f"{asset.symbol} is not tradable at Alpaca now: halted, or not listed any more")
     kind = asset.asset_class
     words = _CLASS_WORDS.get(kind, kind)
-    if ticket.order_type not in _TYPES_OF.get(kind, ()):
+    ticket = _with_wide_limit(ticket, asset)
+    if ticket.order_type not in _TYPES_OF.get(kind, ()) and not _leaves_as_stop_limit(ticket, asset):
         raise OrderRefused(f"Alpaca has no {ticket.order_type} orders for {words}", unsupported=True)
     limit = stop = None
-    if ticket.order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT):
+    if ticket.order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT) or _leaves_as_stop_limit(ticket, asset):
         limit = _priced(ticket.limit_price, "a limit price", asset, ticket.side, is_stop=False)
     if ticket.order_type in (OrderType.STOP, OrderType.STOP_LIMIT):
         stop = _priced(ticket.stop_price, "a stop price", asset, ticket.side, is_stop=True)
@@ -216,6 +219,17 @@ def fitted(ticket: Ticket, asset: AssetRow) -> Ticket:
         stop_price=ticket.stop_price if stop is None else stop,
         tif=tif_of(ticket, asset),
     )
+
+
+def _leaves_as_stop_limit(ticket: Ticket, asset: AssetRow) -> bool:
+    """There are no plain stops in coins: one that protects a position leaves with a limit that the market should not jump over."""
+    return ticket.is_protective and ticket.order_type is OrderType.STOP and asset.asset_class == CRYPTO
+
+
+def _with_wide_limit(ticket: Ticket, asset: AssetRow) -> Ticket:
+    if not _leaves_as_stop_limit(ticket, asset) or ticket.stop_price is None or ticket.limit_price is not None:
+        return ticket
+    return replace(ticket, limit_price=ticket.stop_price * (1 + ticket.side.sign * _BEYOND_THE_STOP))
 
 
 def without_fees(ticket: Ticket, held: PositionRow | None) -> Ticket:
@@ -235,6 +249,9 @@ def tif_of(ticket: Ticket, asset: AssetRow) -> Tif:
     if tif not in allowed:
         words = _CLASS_WORDS[asset.asset_class]
         raise OrderRefused(f"Alpaca has no {tif} orders for {words}", unsupported=True)
+    if ticket.is_protective and _is_fraction(ticket, asset):
+        # It is placed again when the day's has expired; refused, it would protect nothing at all.
+        return Tif.DAY
     if tif is not Tif.DAY and _is_fraction(ticket, asset):
         raise OrderRefused("A fraction of a share is for the day only at Alpaca", unsupported=True)
     return tif
@@ -243,10 +260,11 @@ def tif_of(ticket: Ticket, asset: AssetRow) -> Tif:
 def order_form(ticket: Ticket, asset: AssetRow) -> dict[str, object]:
     """The body of the placing call, every number as text. Raises OrderRefused. `ticket` is on its ticks and steps."""
     tif = tif_of(ticket, asset)
+    is_widened = _leaves_as_stop_limit(ticket, asset)
     form: dict[str, object] = {
         "symbol": asset.symbol,
         "side": ticket.side.value.lower(),
-        "type": _ORDER_TYPES[ticket.order_type],
+        "type": "stop_limit" if is_widened else _ORDER_TYPES[ticket.order_type],
         "time_in_force": tif.value.lower(),
         "client_order_id": ticket.client_order_id,
     }
@@ -256,7 +274,7 @@ def order_form(ticket: Ticket, asset: AssetRow) -> dict[str, object]:
         form["notional"] = _plain(ticket.cash_quantity.quantize(_CENT, ROUND_DOWN))
     else:
         form["qty"] = _plain(ticket.quantity)
-    if ticket.limit_price is not None and ticket.order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT):
+    if ticket.limit_price is not None and (is_widened or ticket.order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT)):
         form["limit_price"] = _plain(ticket.limit_price)
     if ticket.stop_price is not None and ticket.order_type in (OrderType.STOP, OrderType.STOP_LIMIT):
         form["stop_price"] = _plain(ticket.stop_price)
@@ -303,10 +321,22 @@ def _quantity(ticket: Ticket, asset: AssetRow) -> Decimal:
     if quantity <= 0:
         raise OrderRefused(f"{ticket.quantity:f} of {asset.symbol} is less than one step")
     price = ticket.limit_price if ticket.limit_price is not None else ticket.reference_price
-    is_small = price is not None and quantity * price * (asset.multiplier or ONE) < _LEAST_PURCHASE
+    least_value = _least_value(asset)
+    is_small = price is not None and quantity * price * (asset.multiplier or ONE) < least_value
     if is_small and ticket.side is Side.BUY and not ticket.is_exit:
-        raise OrderRefused(f"{quantity:f} of {asset.symbol} is worth less than Alpaca's least purchase, $1")
+        raise OrderRefused(f"{quantity:f} of {asset.symbol} is worth less than Alpaca's least purchase, ${least_value}")
     return quantity
+
+
+def _least_value(asset: AssetRow) -> Decimal:
+    if asset.asset_class != CRYPTO:
+        return _LEAST_PURCHASE
+    return _LEAST_PURCHASE_OF_COINS if _priced_in(asset) == CURRENCY else Decimal(0)
+
+
+def _priced_in(asset: AssetRow) -> str:
+    """Coins may be priced in other coins."""
+    return (asset.symbol.partition("/")[2] if asset.asset_class == CRYPTO else "") or CURRENCY
 
 
 def _priced(price: Decimal | None, words: str, asset: AssetRow, side: Side, *, is_stop: bool) -> Decimal:

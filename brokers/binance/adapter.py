@@ -32,14 +32,14 @@ from brokers.base import (
 )
 from brokers.binance.blotter import Blotter
 from brokers.binance.calls import ANSWER_SECONDS, CONNECT_SECONDS, Access, BinanceCalls, Refusal
-from brokers.binance.codes import MARGIN_TYPE_AS_ASKED
+from brokers.binance.codes import MARGIN_TYPE_AS_ASKED, NOTHING_LEFT_TO_REDUCE, PASSING, OtherPositionMode
 from brokers.binance.manifest import MANIFEST, STREAM_URLS, base_url, is_paper
-from brokers.binance.market import CONDITIONAL, Listing, Listings, OrderDefaults, fitted, order_form
+from brokers.binance.market import CONDITIONAL, LONG, SHORT, Listing, Listings, OrderDefaults, fitted, order_form
 from brokers.binance.rows import Malformed, read_algo, read_balance, read_position, read_rows
 from brokers.binance.stream import UserStream
 from brokers.call_kinds import CallKind
 from brokers.configuration import AccountConfiguration, Calls, TimeOut, Whole, Wrong
-from brokers.errors import AnswerUnclear, AuthRequired, BrokerUnavailable, OrderRefused, OutcomeUnknown
+from brokers.errors import AnswerUnclear, AuthRequired, BrokerUnavailable, HeldBack, OrderRefused, OutcomeUnknown
 from brokers.manifest import Fact
 from brokers.rate import limit
 
@@ -52,6 +52,7 @@ _FIND_WINDOW_SECONDS = 120.0
 _POLL_SECONDS = 1.0
 _CONCURRENT_CALLS = 8
 _LIST_AGAIN_SECONDS = 600.0
+_EXIT_AGAIN_SECONDS = 5.0
 _STALE_LIST_CODES = frozenset({-1111, -4014, -4023})
 """Refusals by a tick or step that is not what our list says."""
 
@@ -75,6 +76,8 @@ class Configuration(AccountConfiguration):
     margin_type: Literal["ISOLATED", "CROSSED"] | None = None
     working_type: Literal["CONTRACT_PRICE", "MARK_PRICE"] = "CONTRACT_PRICE"
     """The price that triggers stops: of the last trade, or the mark price."""
+    protective_working_type: Literal["CONTRACT_PRICE", "MARK_PRICE"] = "MARK_PRICE"
+    """The same of stops that protect a position: a single trade far from the market triggers none."""
     reduce_only_exits: bool = True
     """Exits leave as reduce-only, so that they cannot open a position. Off only where several strategies hold opposite
     positions in one contract."""
@@ -129,6 +132,7 @@ class Configuration(AccountConfiguration):
     def order_defaults(self) -> OrderDefaults:
         return OrderDefaults(
             working_type=self.working_type,
+            protective_working_type=self.protective_working_type,
             is_hedged=self.position_mode == "hedge",
             reduce_only_exits=self.reduce_only_exits,
         )
@@ -177,13 +181,19 @@ class BinanceBroker:
             is_paper=is_paper({"base_url": self._configuration.address}),
             poll_seconds=_POLL_SECONDS,
             stop_passed_words=STOP_PASSED_WORDS,
+            derivative_products=(LONG, SHORT) if self._configuration.order_defaults.is_hedged else (),
             notes=(
                 *self._notes,
-                "Exits leave as reduce-only: they cannot open a position."
-                if self._configuration.reduce_only_exits and not self._configuration.order_defaults.is_hedged
-                else "Exits do not leave as reduce-only.",
+                self._note_of_exits(),
             ),
         )
+
+    def _note_of_exits(self) -> str:
+        if self._configuration.order_defaults.is_hedged:
+            return "Orders name the side of the position as their product, LONG or SHORT; exits close that side and cannot open the other."
+        if self._configuration.reduce_only_exits:
+            return "Exits leave as reduce-only: they cannot open a position."
+        return "Exits do not leave as reduce-only."
 
     async def connect(self) -> None:
         """Verifies that the key is valid, that the account may trade, and that it keeps positions as configured. May be called
@@ -224,7 +234,8 @@ class BinanceBroker:
         return None
 
     async def place_order(self, ticket: Ticket) -> Report:
-        """The report has no fills: Binance returns only the order's id."""
+        """The report has no fills: Binance returns only the order's id. Raises HeldBack for an exit of what other open orders
+        would close first, or whose price is too far from the mark price now."""
         self._check_session()
         listing = await self._listed(ticket)
         ticket = fitted(ticket, listing)
@@ -237,6 +248,8 @@ class BinanceBroker:
             cause = refused.__cause__
             if isinstance(cause, Refusal) and cause.code in _STALE_LIST_CODES:
                 self._listed_at = float("-inf")
+            if isinstance(cause, Refusal) and ticket.is_exit:
+                await self._check_exit_is_refused_for_good(ticket, listing, cause)
             raise
         try:
             if is_conditional:
@@ -304,7 +317,7 @@ class BinanceBroker:
             raise AnswerUnclear(str(exc)) from exc
 
     async def positions(self) -> Sequence[BrokerPosition]:
-        """With long and short ones of one contract added up, where the account keeps them apart."""
+        """Where the account keeps long and short positions apart, each is one by itself, with its side as its product."""
         self._check_session()
         listings = await self._all_listings()
         try:
@@ -313,22 +326,23 @@ class BinanceBroker:
             )
         except Malformed as exc:
             raise AnswerUnclear(str(exc)) from exc
-        found: dict[str, BrokerPosition] = {}
+        positions: list[BrokerPosition] = []
         for row in rows:
             listing = listings.by_symbol(row.symbol)
+            if not row.quantity:
+                continue
             if listing is None:
                 _log.warning("Binance shows a position in %s, which is not in its list of contracts", row.symbol)
-                found[row.symbol] = BrokerPosition(instrument=_unlisted(row.symbol), quantity=row.quantity)
-                continue
-            before = found.get(row.symbol)
-            found[row.symbol] = BrokerPosition(
-                instrument=listing.instrument,
-                quantity=row.quantity + (before.quantity if before else Decimal(0)),
-                average_price=row.entry_price if before is None or not before.quantity else None,
-                also_called=listing.also_called,
-                terms=listing.terms,
+            positions.append(
+                BrokerPosition(
+                    instrument=_unlisted(row.symbol) if listing is None else listing.instrument,
+                    quantity=row.quantity,
+                    average_price=row.entry_price,
+                    also_called=frozenset() if listing is None else listing.also_called,
+                    terms=None if listing is None else listing.terms,
+                    product=row.side if row.side in (LONG, SHORT) else None,
+                )
             )
-        positions = [position for position in found.values() if position.quantity]
         for malformed_row in malformed:
             _log.warning("%s: it is not compared", malformed_row.words)
             positions.append(BrokerPosition(instrument=_unlisted(""), quantity=Decimal(0), is_unclear=True))
@@ -362,6 +376,25 @@ class BinanceBroker:
             await stream.close()
         await self._calls.close()
 
+    async def _check_exit_is_refused_for_good(self, ticket: Ticket, listing: Listing, refusal: Refusal) -> None:
+        """Raises HeldBack if a refused exit may leave later: by the state of the market, or because open orders would close the position
+        before it."""
+        if refusal.code in PASSING:
+            raise HeldBack(f"Binance: {refusal}", wait_seconds=_EXIT_AGAIN_SECONDS) from refusal
+        if refusal.code not in NOTHING_LEFT_TO_REDUCE:
+            return
+        try:
+            others = await self._blotter.closing(listing.symbol, ticket.side)
+        except (Malformed, BrokerUnavailable) as exc:
+            words = f"Binance: {refusal}; what other orders would close is not told now ({exc})"
+            raise HeldBack(words, wait_seconds=_EXIT_AGAIN_SECONDS) from exc
+        if others:
+            names = ", ".join(row.broker_order_id for row in others)
+            words = (
+                f"The position in {listing.symbol} is not left to this order: {names} would take it first ({refusal})"
+            )
+            raise HeldBack(words, wait_seconds=_EXIT_AGAIN_SECONDS) from refusal
+
     # Calls
 
     def _check_session(self) -> None:
@@ -384,9 +417,8 @@ class BinanceBroker:
         is_hedged = account["dualSidePosition"]
         if is_hedged is not (wanted == "hedge"):
             actual = "hedge" if is_hedged else "one_way"
-            raise AuthRequired(
-                f"The account's position mode at Binance is {actual}, but position_mode is {wanted}: nothing is sent. "
-                "Change one of the two"
+            raise OtherPositionMode(
+                f"The account's position mode at Binance is {actual}, but position_mode is {wanted}"
             )
         self._notes = (
             f"Position mode {wanted}, multi-asset margin {'on' if account.get('multiAssetsMargin') else 'off'}.",

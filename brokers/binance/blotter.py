@@ -12,7 +12,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from brokers.base import Fill, Report
+from brokers.base import Fill, Report, Side
 from brokers.binance.calls import BinanceCalls, Refusal
 from brokers.binance.codes import SYMBOL_MISSING, Meaning
 from brokers.binance.rows import (
@@ -41,6 +41,9 @@ _EVERYTHING_SECONDS = 60.0
 _STILL_READ_MS = 600_000
 """How long after its creation a finished order is still read at every turn."""
 _RECENT_MS = 120_000
+_BY_ITSELF_SECONDS = 10.0
+"""For how long an order may have executed more than the contract's trades show, before its own are asked for: a trade that was listed
+after a later one is missing from the sequence for good."""
 _REASONS_REMEMBERED = 10_000
 _MALFORMED_REMEMBERED = 1_000
 _LIQUIDATIONS = ("autoclose-", "adl_autoclose", "settlement_autoclose-")
@@ -63,16 +66,20 @@ class Blotter:
         self._turn = asyncio.Lock()
         self._orders: dict[Key, OrderRow] = {}
         self._algos: dict[int, AlgoRow] = {}
+        self._algo_tags: set[str] = set()
+        """Of these."""
         self._algo_of: dict[Key, int] = {}
         """By the order that it became."""
         self._symbols: dict[str, str] = {}
         """By tag."""
         self._fills: defaultdict[Key, dict[int, Fill]] = defaultdict(dict)
         self._last_trade: dict[str, int] = {}
+        self._short_since: dict[Key, float] = {}
+        """Since when, or since the last time its own trades were asked for, an order has executed more than is known."""
         self._reasons: dict[str, str] = {}
         """By tag: why an order expired or was rejected, which only the stream tells."""
-        self._changed: set[Key] = set()
-        """What the stream named and the reading of recent orders may not show."""
+        self._changed: dict[Key, tuple[object, object]] = {}
+        """What the stream named and the reading of recent orders may not show, with the status and the executed quantity that it told."""
         self._everything_read_at = float("-inf")
         self._is_asked_by_symbol = False
         self._malformed_logged: set[str] = set()
@@ -90,6 +97,7 @@ class Blotter:
             self._algo_of[algo.symbol, algo.child] = algo.number
         if algo.tag:
             self._symbols[algo.tag] = algo.symbol
+            self._algo_tags.add(algo.tag)
 
     def on_event(self, event: Mapping[str, Any]) -> None:
         """An event of the stream: which order it is about, and its reason if it has one. Anything that cannot be read is
@@ -99,7 +107,7 @@ class Blotter:
             return
         number = details.get("i")
         if isinstance(details.get("s"), str) and isinstance(number, int):
-            self._changed.add((details["s"], number))
+            self._changed[details["s"], number] = details.get("X"), details.get("z")
         client_id = str(details.get("c") or details.get("caid") or "")
         if client_id.startswith(_LIQUIDATIONS):
             _log.error("Binance itself closes a position in %s (%s)", details.get("s"), client_id)
@@ -121,9 +129,12 @@ class Blotter:
             is_whole = self._monotonic() - self._everything_read_at >= _EVERYTHING_SECONDS
             now_ms = self._calls.now_ms()
             since_ms = now_ms - _DAY_MS if is_whole else self._horizon(now_ms)
+            is_first = self._everything_read_at == float("-inf")
             if is_whole:
                 await self._read_open(malformed)
             listed, duplicates = await self._read_recent(since_ms, malformed)
+            if is_first:
+                await self._read_algos_of_the_day(now_ms - _DAY_MS, malformed)
             await self._read_changed(since_ms, malformed)
             await self._read_algos(malformed)
             await self._read_trades(malformed)
@@ -143,7 +154,7 @@ class Blotter:
             (tag,) = wanted
             symbol = self._symbols.get(tag)
             row = None if symbol is None else await self.one_order(symbol, tag=tag)
-            if row is not None and not row.is_triggered:
+            if row is not None and row.tag == tag and not self._may_be_triggered(row):
                 return await self._reports_on([tag], {row.key: row}, {}, malformed)
         for tag in wanted:
             algo = await self.one_algo(tag=tag)
@@ -162,6 +173,14 @@ class Blotter:
                 if not missing or begin_ms < now_ms - _DAY_MS or not self._may_be_older(missing):
                     break
         return await self._reports_on(tags, rows, algos, malformed)
+
+    async def closing(self, symbol: str, side: Side) -> list[OrderRow]:
+        """The open orders of this side that can only close a position. Raises Malformed and the errors of `brokers.errors`."""
+        malformed: list[MalformedRow] = []
+        rows = await self._open_orders(malformed, symbol)
+        if malformed:
+            raise Malformed(malformed[0].words)
+        return [row for row in rows if row.closing_side is side]
 
     async def one_order(self, symbol: str, number: int | None = None, *, tag: str = "") -> OrderRow | None:
         """None: Binance does not show it now."""
@@ -202,8 +221,7 @@ class Blotter:
         """Every open order, however old; what was open before and is not listed is asked for by itself."""
         before = {key for key, row in self._orders.items() if row.is_working}
         rows = await self._open_orders(malformed)
-        for key in before - {row.key for row in rows}:
-            self._changed.add(key)
+        self._changed |= dict.fromkeys(before - {row.key for row in rows}, (None, None))
         answer = await self._calls.ask("GET", "/fapi/v1/openAlgoOrders", weight=40)
         algos, odd = read_rows(answer, read_algo, "conditional orders", "clientAlgoId")
         malformed += odd
@@ -266,19 +284,40 @@ class Blotter:
         return found
 
     async def _read_changed(self, since_ms: int, malformed: list[MalformedRow]) -> None:
-        """Orders that the stream named, or that are open no more, and that are older than what was just read."""
-        changed, self._changed = self._changed, set()
-        for key in sorted(changed):
+        """Orders that the stream named, or that are open no more, and that are older than what was just read, or shown there as they were
+        before."""
+        changed, self._changed = self._changed, {}
+        for key, (status, executed) in sorted(changed.items(), key=lambda each: each[0]):
             row = self._orders.get(key)
-            if row is not None and (row.created_ms < since_ms or row.is_working):
+            if row is None:
+                continue
+            is_behind = row.is_working and (row.status, str(row.executed)) != (status, executed)
+            if row.created_ms < since_ms or is_behind:
                 await _read_by_itself(self.one_order(*key), row.tag, malformed)
+
+    async def _read_algos_of_the_day(self, since_ms: int, malformed: list[MalformedRow]) -> None:
+        """Of the contracts with orders of ours: so that what a conditional order became is known as that, however it is shown. Not told by
+        every host; then it is known where it says so itself."""
+        for symbol in sorted({row.symbol for row in self._orders.values() if row.tag}):
+            try:
+                answer = await self._calls.ask(
+                    "GET", "/fapi/v1/allAlgoOrders", {"symbol": symbol, "startTime": since_ms, "limit": _PAGE}, weight=5
+                )
+            except Refusal as refusal:
+                _log.warning("Binance does not list the conditional orders of the day (%s)", refusal)
+                return
+            algos, odd = read_rows(answer, read_algo, "conditional orders", "clientAlgoId")
+            malformed += odd
+            for algo in algos:
+                self.learn_algo(algo)
 
     async def _read_algos(self, malformed: list[MalformedRow]) -> None:
         """Of the contracts with conditional orders that may change. One that is listed no more is asked for by itself, as is the
         one that became an order which says so."""
         asked = set[str]()
         for row in list(self._orders.values()):
-            if row.is_triggered and row.tag and row.key not in self._algo_of and row.tag not in asked:
+            is_child = row.tag and row.key not in self._algo_of and self._may_be_triggered(row)
+            if is_child and row.tag not in asked:
                 asked.add(row.tag)
                 found = await _read_by_itself(self.one_algo(tag=row.tag), row.tag, malformed)
                 if found is not None and found.child is None:
@@ -307,8 +346,20 @@ class Blotter:
         for symbol, rows in sorted(short.items()):
             await self._read_trades_of(symbol, min(row.created_ms for row in rows), malformed)
             for row in rows:
-                if self._is_short(row) and row.created_ms < self._calls.now_ms() - _WEEK_MS:
+                if self._is_to_be_read_by_itself(row):
                     await self._read_trades_by_order(row, malformed)
+
+    def _is_to_be_read_by_itself(self, row: OrderRow) -> bool:
+        if not self._is_short(row):
+            self._short_since.pop(row.key, None)
+            return False
+        now = self._monotonic()
+        if row.created_ms < self._calls.now_ms() - _WEEK_MS:
+            return True
+        if now - self._short_since.setdefault(row.key, now) < _BY_ITSELF_SECONDS:
+            return False
+        self._short_since[row.key] = now
+        return True
 
     async def _read_trades_of(self, symbol: str, since_ms: int, malformed: list[MalformedRow]) -> None:
         while True:
@@ -401,6 +452,10 @@ class Blotter:
         known = self._fills.get(row.key)
         return row.executed > sum((fill.quantity for fill in known.values()), Decimal(0)) if known else row.executed > 0
 
+    def _may_be_triggered(self, row: OrderRow) -> bool:
+        """Whether it says so, or has the tag of a conditional order."""
+        return row.is_triggered or row.tag in self._algo_tags
+
     def _may_be_older(self, tags: set[str]) -> bool:
         """Whether an order with one of these tags may have been placed before the last 24 hours: not if this process itself has
         placed or seen it since it was connected."""
@@ -416,13 +471,16 @@ class Blotter:
         for key in gone:
             row = self._orders.pop(key)
             self._fills.pop(key, None)
+            self._short_since.pop(key, None)
             self._symbols.pop(row.tag, None)
             number = self._algo_of.pop(key, None)
-            if number is not None:
-                self._algos.pop(number, None)
+            algo = None if number is None else self._algos.pop(number, None)
+            if algo is not None:
+                self._algo_tags.discard(algo.tag)
         for algo in list(self._algos.values()):
             if algo.created_ms < before_ms and not algo.may_change and algo.child is None:
                 self._algos.pop(algo.number)
+                self._algo_tags.discard(algo.tag)
                 self._symbols.pop(algo.tag, None)
 
     def _log_malformed(self, words: str) -> None:

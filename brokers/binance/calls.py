@@ -18,7 +18,7 @@ from binance_common.signature import Signers
 from binance_common.utils import encoded_string, get_signature
 from yarl import URL
 
-from brokers.binance.codes import Meaning, meaning
+from brokers.binance.codes import Meaning, OtherPositionMode, meaning
 from brokers.call_kinds import CANCELLING, PLACING, PRIORITIES, CallKind
 from brokers.errors import (
     AuthRequired,
@@ -46,6 +46,7 @@ _AFTER_TOO_MANY_SECONDS = 1.0
 _AFTER_BAN_SECONDS = 120.0
 _AFTER_FAILURE_SECONDS = 1.0
 _CLOCK_AGAIN_SECONDS = 600.0
+_CLOCK_RETRY_SECONDS = 60.0
 _LONGEST_PACE_SECONDS = 1.0
 _CONNECTIONS = 16
 _TOO_LONG_FOR_THE_LOOP = 100_000
@@ -207,7 +208,7 @@ class BinanceCalls:
         """The answer, parsed, with exact decimals. Raises Refusal with a meaning of NOT_THERE, or for a query also REFUSED;
         else the errors of `brokers.errors`."""
         session = self.session
-        if is_signed:
+        if is_signed and (self._clock_read_at is None or kind is CallKind.QUERY):
             await self._read_clock()
         for is_last in (False, True):
             if kind not in (CallKind.EXIT, CallKind.CANCEL):
@@ -268,7 +269,8 @@ class BinanceCalls:
         return query + "&" + _encoded_form({"signature": _signature(self._signing, query, self._signer)})
 
     async def _read_clock(self, *, anew: bool = False) -> None:
-        """Learns how far Binance's clock is from ours: at first, every ten minutes, and when it says that we are off."""
+        """Learns how far Binance's clock is from ours: at first, every ten minutes before a query, and when it says that we are off. Where it
+        was learned before, a failure of the routine reading fails nothing."""
         read_at = self._clock_read_at
         if not anew and read_at is not None and time.monotonic() - read_at < _CLOCK_AGAIN_SECONDS:
             return
@@ -278,8 +280,14 @@ class BinanceCalls:
             answer = await self.ask("GET", "/fapi/v1/time", is_signed=False)
             middle = (before + time.time_ns()) // 2_000_000
             self._clock_offset_ms = int(answer["serverTime"]) - middle
-        except (KeyError, TypeError, ValueError, Refusal) as exc:
+        except (KeyError, TypeError, ValueError, BrokerUnavailable) as exc:
+            if not anew and read_at is not None:
+                _log.info("Binance does not tell its time now (%s): what was known of it is used", exc)
+                self._clock_read_at = time.monotonic() - _CLOCK_AGAIN_SECONDS + _CLOCK_RETRY_SECONDS
+                return
             self._clock_read_at = read_at
+            if isinstance(exc, BrokerUnavailable) and not isinstance(exc, Refusal):
+                raise
             raise BrokerUnavailable("Binance does not tell its time") from exc
         except BaseException:
             self._clock_read_at = read_at
@@ -325,6 +333,10 @@ class BinanceCalls:
                 return AuthRequired(
                     f"Binance does not accept the API key ({refusal}): check key, secret, permissions and allowed addresses, "
                     "and that they are those of this environment (live or test)"
+                )
+            case Meaning.OTHER_MODE:
+                return OtherPositionMode(
+                    f"The account's position mode at Binance is not the one that position_mode names ({refusal})"
                 )
             case Meaning.BLOCKED:
                 return BrokerUnavailable(f"Something before Binance turned the call away (403): {refusal}")

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
+from brokers.errors import AuthRequired
+
+
+class OtherPositionMode(AuthRequired):
+    """The account keeps long and short positions otherwise than its settings say: nothing is sent until a person changes one of the two."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(f"{words}: nothing is sent. Change one of the two")
+
 
 class Meaning(Enum):
     REFUSED = auto()
@@ -20,6 +29,8 @@ class Meaning(Enum):
     """The key, its rights, or the signature is not accepted."""
     BLOCKED = auto()
     """Something before Binance's API turned the call away."""
+    OTHER_MODE = auto()
+    """Not carried out: the account keeps long and short positions otherwise than the call supposed."""
     EXISTS = auto()
     """An open order has this client order id."""
     CLOCK = auto()
@@ -44,6 +55,7 @@ _BY_CODE = {
     -2015: Meaning.AUTH,
     -1021: Meaning.CLOCK,
     -5028: Meaning.CLOCK,
+    -4061: Meaning.OTHER_MODE,
     -4116: Meaning.EXISTS,
     -2011: Meaning.NOT_THERE,
     -2013: Meaning.NOT_THERE,
@@ -52,6 +64,11 @@ _THROTTLED = "service unavailable."
 LISTEN_KEY_UNKNOWN = -1125
 SYMBOL_MISSING = -1102
 MARGIN_TYPE_AS_ASKED = -4046
+NOTHING_LEFT_TO_REDUCE = frozenset({-2022, -4118})
+"""Refusals of an order that may only reduce: there is no position, or other open orders would close all of it before. Resting orders
+at a limit count, those that wait for their trigger do not."""
+PASSING = frozenset({-4131})
+"""Refusals by the market's state of a moment: its best price is too far from the mark price."""
 
 
 def meaning(status: int, code: int | None, text: str) -> Meaning:

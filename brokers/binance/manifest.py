@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 
+from brokers.binance.codes import OtherPositionMode
 from brokers.errors import AuthRequired
 from brokers.manifest import Fact, ImpliedAccount, Manifest
 from brokers.variables import (
@@ -78,6 +79,8 @@ def is_live_unless_said(config: Mapping[str, object]) -> bool:
 
 def remedy(config: Mapping[str, object], error: Exception) -> str:
     where = base_url(config)
+    if isinstance(error, OtherPositionMode):
+        return ""
     if isinstance(error, AuthRequired):
         kind = "demo trading" if is_paper(config) else "your live account"
         return (
@@ -100,6 +103,7 @@ MANIFEST = Manifest(
     paper_hint="a host of Binance's test environment (demo-fapi.binance.com, testnet.binancefuture.com)",
     remedy=remedy,
     quiet_loggers=("aiohttp.client",),
+    products=("LONG", "SHORT"),
     facts=frozenset(
         {
             Fact.EXTERNAL_ORDERS,
@@ -108,6 +112,7 @@ MANIFEST = Manifest(
             Fact.EXACT_COMMISSIONS,
             Fact.REJECTS_AT_ONCE,
             Fact.SILENT_ENDINGS,
+            Fact.REFUSALS_UNLISTED,
         }
     ),
     simulator="simulators.stage_binance:SIMULATOR",

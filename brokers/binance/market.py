@@ -16,10 +16,14 @@ from brokers.errors import OrderRefused
 from brokers.ticks import limit_on_tick, stop_on_tick
 
 PERPETUAL = "PERPETUAL"
+"""Part of every contract type that is not delivered: also TRADIFI_PERPETUAL, PERPETUAL_DELIVERING."""
 CONDITIONAL = frozenset({OrderType.STOP, OrderType.STOP_LIMIT})
 """Order types that only the service for conditional orders takes."""
 _LIMITED = frozenset({OrderType.LIMIT, OrderType.STOP_LIMIT})
 _SEPARATORS = str.maketrans("", "", "/-:_")
+LONG, SHORT = "LONG", "SHORT"
+"""The sides of a position, as products, where the account keeps them apart."""
+_CLOSES = {LONG: Side.SELL, SHORT: Side.BUY}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +179,8 @@ class OrderDefaults:
 
     working_type: str = "CONTRACT_PRICE"
     """Which price triggers a conditional order: CONTRACT_PRICE (the last trade) or MARK_PRICE."""
+    protective_working_type: str = "MARK_PRICE"
+    """The same of one that protects a position."""
     is_hedged: bool = False
     """The account keeps long and short positions in one contract apart."""
     reduce_only_exits: bool = True
@@ -201,7 +207,7 @@ def order_form(ticket: Ticket, listing: Listing, defaults: OrderDefaults) -> dic
         "algoType": "CONDITIONAL",
         "type": "STOP_MARKET" if ticket.order_type is OrderType.STOP else "STOP",
         "triggerPrice": ticket.stop_price,
-        "workingType": defaults.working_type,
+        "workingType": defaults.protective_working_type if ticket.is_protective else defaults.working_type,
         "timeInForce": tif,
         "clientAlgoId": ticket.client_order_id,
     }
@@ -212,12 +218,33 @@ def order_form(ticket: Ticket, listing: Listing, defaults: OrderDefaults) -> dic
 
 def _position_fields(ticket: Ticket, defaults: OrderDefaults) -> dict[str, object]:
     if defaults.is_hedged:
-        # An exit closes the position of the other direction; reduceOnly is forbidden here, and needless.
-        is_long = (ticket.side is Side.BUY) is not ticket.is_exit
-        return {"positionSide": "LONG" if is_long else "SHORT"}
+        # What closes a side can open nothing here; reduceOnly is forbidden, and needless.
+        return {"positionSide": _side_of(ticket)}
+    if ticket.product in _CLOSES:
+        raise OrderRefused(
+            f"The order names the product {ticket.product}, and this account keeps no sides apart", unsupported=True
+        )
     if ticket.is_exit and defaults.reduce_only_exits:
         return {"reduceOnly": "true"}
     return {}
+
+
+def _side_of(ticket: Ticket) -> str:
+    """The side of the position that the order is about: the long one where it names none, and buys to open or sells to close. Raises
+    OrderRefused for any other that names none, since it might be meant either way."""
+    side = ticket.product or LONG
+    if side not in _CLOSES:
+        raise OrderRefused(f"Binance keeps positions apart by LONG and SHORT, not by {side}", unsupported=True)
+    is_closing = ticket.side is _CLOSES[side]
+    if ticket.is_exit and not is_closing:
+        words = f"An exit of the {side} position does not {ticket.side.lower()}"
+        raise OrderRefused(words if ticket.product else f"{words}: one of the SHORT position names that as its product")
+    if ticket.product is None and is_closing and not ticket.is_exit:
+        raise OrderRefused(
+            "This account holds long and short positions at once: a sale that is no exit names SHORT as its product to open a "
+            "short position, or LONG to reduce the long one"
+        )
+    return side
 
 
 def _on_tick(price: Decimal | None, name: str, listing: Listing, side: Side, *, is_stop: bool) -> Decimal:
@@ -237,9 +264,10 @@ def _listing(row: object) -> Listing:
     }
     price, lot = filters.get("PRICE_FILTER", {}), filters.get("LOT_SIZE", {})
     market = filters.get("MARKET_LOT_SIZE", lot)
+    step, most = _step(lot, "stepSize"), amount(lot, "maxQty")
     kind = text(row, "contractType")
     delivery = None
-    if kind != PERPETUAL and not kind.startswith(PERPETUAL + "_"):
+    if PERPETUAL not in kind:
         delivery = datetime.fromtimestamp(whole(row, "deliveryDate") / 1000, UTC).strftime("%Y%m%d")
     return Listing(
         symbol=text(row, "symbol"),
@@ -249,12 +277,13 @@ def _listing(row: object) -> Listing:
         delivery=delivery,
         is_trading=row.get("status") == "TRADING",
         tick=_step(price, "tickSize"),
-        step=_step(lot, "stepSize"),
+        step=step,
         least=amount(lot, "minQty"),
-        most=amount(lot, "maxQty"),
-        market_step=_step(market, "stepSize"),
+        most=most,
+        # For orders at the market both filters hold, and a 0 says nothing.
+        market_step=max(step, amount(market, "stepSize")),
         market_least=amount(market, "minQty"),
-        market_most=amount(market, "maxQty"),
+        market_most=amount(market, "maxQty") or most,
         least_value=amount(filters["MIN_NOTIONAL"], "notional") if "MIN_NOTIONAL" in filters else Decimal(0),
     )
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
-from brokers.base import Balance, Fill, FillsShown, Report, ReportStatus
+from brokers.base import Balance, Fill, FillsShown, Report, ReportStatus, Side
 
 _T = TypeVar("_T")
 Row = Mapping[str, Any]
@@ -70,7 +70,9 @@ class OrderRow:
     executed: Decimal
     created_ms: int
     is_triggered: bool
-    """It is what a conditional order became."""
+    """It says that it is what a conditional order became."""
+    closing_side: Side | None = None
+    """Of one that can only close a position: BUY closes a short one. None: it may open one, or does not say."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -104,7 +106,8 @@ class AlgoRow:
 
     @property
     def may_change(self) -> bool:
-        return self.status in ("NEW", "TRIGGERING", "TRIGGERED") or self.status not in ALGO_STATUSES
+        is_over = self.status in ALGO_STATUSES and self.status not in ("NEW", "TRIGGERING", "TRIGGERED")
+        return not is_over or (self.status == "FINISHED" and self.child is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +123,8 @@ class PositionRow:
     symbol: str
     quantity: Decimal
     entry_price: Decimal
+    side: str
+    """LONG or SHORT where the account keeps these apart, else BOTH."""
 
 
 def read_rows(
@@ -154,7 +159,16 @@ def read_order(row: Row) -> OrderRow:
         executed=_at_least_0(row, "executedQty"),
         created_ms=_moment(row, "time", "updateTime"),
         is_triggered=original in _CONDITIONAL_TYPES and kind != original,
+        closing_side=_closing_side(row),
     )
+
+
+def _closing_side(row: Row) -> Side | None:
+    said = row.get("side")
+    side = Side(said) if said in ("BUY", "SELL") else None
+    closes = {"LONG": Side.SELL, "SHORT": Side.BUY}.get(str(row.get("positionSide")))
+    is_closing = side is not None and (row.get("reduceOnly") is True or side is closes)
+    return side if is_closing else None
 
 
 def read_algo(row: Row) -> AlgoRow:
@@ -194,7 +208,10 @@ def read_trade(row: Row) -> TradeRow:
 
 def read_position(row: Row) -> PositionRow:
     return PositionRow(
-        symbol=text(row, "symbol"), quantity=amount(row, "positionAmt"), entry_price=amount(row, "entryPrice")
+        symbol=text(row, "symbol"),
+        quantity=amount(row, "positionAmt"),
+        entry_price=amount(row, "entryPrice"),
+        side=text(row, "positionSide"),
     )
 
 

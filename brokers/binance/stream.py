@@ -18,8 +18,16 @@ from brokers.errors import BrokerError, BrokerUnavailable
 
 _log = logging.getLogger(__name__)
 _KEY = "/fapi/v1/listenKey"
+_EVENTS = (
+    *("ORDER_TRADE_UPDATE", "ALGO_UPDATE", "ACCOUNT_UPDATE", "MARGIN_CALL", "ACCOUNT_CONFIG_UPDATE"),
+    "listenKeyExpired",
+)
+"""Since 2026-04 a socket that does not name the events it wants is connected and told nothing, and likewise one with the key in
+its path."""
 _RENEW_SECONDS = 1800.0
 """A listen key lives for an hour after its last renewal."""
+_RENEW_AGAIN_SECONDS = 60.0
+"""After a renewal that has failed."""
 _PAUSES_SECONDS = (1.0, 60.0)
 """Before connecting again: the first pause, which doubles, and the longest."""
 _STEADY_SECONDS = 60.0
@@ -51,6 +59,8 @@ class UserStream:
         self._on_event = on_event
         self._silence_seconds = silence_seconds
         self._task: asyncio.Task[None] | None = None
+        self._key = ""
+        """Whoever has it reads the account's events: it goes into no log."""
 
     def start(self) -> None:
         """Returns before the connection is made. Idempotent."""
@@ -76,19 +86,24 @@ class UserStream:
             except _KeyExpired:
                 words = "its key has expired"
             except (BrokerError, Refusal, aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as exc:
-                words = f"{type(exc).__name__}: {exc}"
+                words = self._clean(f"{type(exc).__name__}: {exc}")
             if loop.time() - began >= _STEADY_SECONDS:
                 pause_seconds = _PAUSES_SECONDS[0]
             _log.warning("The account stream of Binance has ended (%s); connected anew in %.0f s", words, pause_seconds)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(pause_seconds * 2, longest)
 
+    def _clean(self, words: str) -> str:
+        return words.replace(self._key, "***") if self._key else words
+
     async def _listen(self) -> None:
         """Until the socket closes."""
         answer = await self._calls.ask("POST", _KEY, is_signed=False)
-        key = answer["listenKey"]
+        key = self._key = str(answer["listenKey"])
         async with self._calls.session.ws_connect(
-            f"{self._stream_url}/private/ws/{key}", heartbeat=self._silence_seconds, max_msg_size=1_000_000
+            f"{self._stream_url}/private/ws?listenKey={key}&events={'/'.join(_EVENTS)}",
+            heartbeat=self._silence_seconds,
+            max_msg_size=1_000_000,
         ) as socket:
             self._on_event({})
             # Whichever ends first ends both: a key that is known no more keeps a socket open that says nothing.
@@ -118,8 +133,10 @@ class UserStream:
 
     async def _renew(self) -> None:
         """Keeps the key alive. Raises _KeyExpired if Binance does not know it any more."""
+        pause_seconds = _RENEW_SECONDS
         while True:
-            await asyncio.sleep(_RENEW_SECONDS)
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = _RENEW_SECONDS
             try:
                 await self._calls.ask("PUT", _KEY, is_signed=False)
             except Refusal as refusal:
@@ -128,4 +145,5 @@ class UserStream:
                 raise
             except BrokerUnavailable as exc:
                 # It lives for half an hour more: the next renewal may succeed.
+                pause_seconds = _RENEW_AGAIN_SECONDS
                 _log.info("The listen key of Binance could not be renewed: %s", exc)

@@ -35,6 +35,6 @@ MANIFEST = Manifest(
     variables=MockVariables,
     is_stand_in=True,
     is_paper=lambda config: True,
-    facts=frozenset(Fact) - {Fact.IDS_OF_A_CONNECTION, Fact.SILENT_ENDINGS},
+    facts=frozenset(Fact) - {Fact.IDS_OF_A_CONNECTION, Fact.SILENT_ENDINGS, Fact.REFUSALS_UNLISTED},
     simulator="simulators.stage_paper:SIMULATOR",
 )

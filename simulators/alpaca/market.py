@@ -30,6 +30,7 @@ _TIFS = {
 }
 _OUR_TIFS = {"day": Tif.DAY, "gtc": Tif.GTC, "ioc": Tif.IOC}
 _FRACTION_DIGITS = 9
+_LEAST_COINS_VALUE = Decimal(10)
 _FURTHER_SHARE = re.compile(r"H[0-9A-F]{7}")
 """As many further shares as a test needs."""
 
@@ -135,6 +136,10 @@ ASSETS: tuple[Asset, ...] = (
         least_quantity=Decimal("0.001"), quantity_step=Decimal("0.0001"), price_step=Decimal("0.1"),
     ),
     Asset(
+        symbol="ETH/BTC", name="Ethereum in Bitcoin", kind="crypto", exchange="CRYPTO", last_price=Decimal("0.035"), is_shortable=False,
+        least_quantity=Decimal("0.001"), quantity_step=Decimal("0.0001"), price_step=Decimal("0.00001"),
+    ),
+    Asset(
         symbol="AAPL261218C00200000", name="AAPL Dec 18 2026 200 Call", kind="us_option", last_price=Decimal("3.15"),
         underlying="AAPL", expiry="2026-12-18", strike=Decimal(200), right="call",
     ),
@@ -159,6 +164,7 @@ def read_order(form: Mapping[str, Any], assets: Mapping[str, Asset]) -> Ticket:
     if len(client_id) > MOST_CLIENT_ID_CHARACTERS:
         raise Refused(422, 40010001, "client_order_id must be no more than 128 characters")
     order_type = _ORDER_TYPES[kind]
+    _check_value(form, asset)
     limit, stop = _price(form, "limit_price", asset), _price(form, "stop_price", asset)
     if order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT) and limit is None:
         raise Refused(422, 40010001, f"{kind} orders require limit price")
@@ -218,6 +224,16 @@ def _quantity(form: Mapping[str, Any], asset: Asset, tif: str) -> Decimal:
     if asset.quantity_step is not None and quantity % asset.quantity_step:
         raise Refused(422, 40010001, f"qty increment must be {asset.quantity_step}")
     return quantity
+
+
+def _check_value(form: Mapping[str, Any], asset: Asset) -> None:
+    """Of purchases of coins for dollars."""
+    if asset.kind != "crypto" or form.get("side") != "buy" or not asset.symbol.endswith("/USD"):
+        return
+    price = _number(form, "limit_price") if form.get("limit_price") is not None else asset.last_price
+    value = _number(form, "notional") if form.get("notional") is not None else _number(form, "qty") * price
+    if value < _LEAST_COINS_VALUE:
+        raise Refused(403, 40310000, f"cost basis must be >= minimal amount of order {_LEAST_COINS_VALUE}")
 
 
 def _price(form: Mapping[str, Any], name: str, asset: Asset) -> Decimal | None:

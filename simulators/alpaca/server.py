@@ -336,7 +336,7 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
         is_crypto = kind_of(ticket.instrument) == "crypto"
         if is_crypto and ticket.side is Side.SELL and ticket.quantity > available:
             words = f"insufficient balance for {symbol.partition('/')[0]} (requested: {ticket.quantity}, available: {available})"
-            raise Refused(403, 40310000, words)
+            raise Refused(403, 40310000, words, available=str(available), balance=str(abs(quantity)))
         if not closes or not held or ticket.quantity <= available:
             return
         words = f"insufficient qty available for order (requested: {ticket.quantity}, available: {max(available, Decimal(0))})"

@@ -10,9 +10,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from brokers.base import OrderType, Report, ReportStatus, Side, Ticket, Tif
+from brokers.base import OrderRef, OrderType, Report, ReportStatus, Side, Ticket, Tif
 from brokers.paper.model import Fault, Market, Operation, PaperOrder
-from simulators.binance.market import ALGO, REDUCE_ONLY, Refused
+from simulators.binance.market import ALGO, BOTH, LONG, REDUCE_ONLY, SHORT, Refused
 from simulators.fault_plan import PlannedBook
 
 ORDER_ID_FORMAT = "{symbol}:{number}"
@@ -38,6 +38,7 @@ class FuturesPosition:
     symbol: str
     quantity: Decimal
     entry_price: Decimal
+    side: str = BOTH
 
 
 class BinanceBook(PlannedBook):
@@ -67,10 +68,18 @@ class BinanceBook(PlannedBook):
         own = self.orders(ticket.client_order_id) if ticket.client_order_id else []
         if any(order.status is ReportStatus.WORKING for order in own):
             raise Refused(-4116, "ClientOrderId is duplicated.")
-        if ticket.product == REDUCE_ONLY and ticket.variety != ALGO:
-            ticket = replace(ticket, quantity=min(ticket.quantity, self._reducible(ticket)))
-            if not ticket.quantity:
+        if is_closing(ticket) and ticket.variety != ALGO:
+            reducible = self._reducible(ticket)
+            if not reducible:
                 raise Refused(-2022, "ReduceOnly Order is rejected.")
+            resting = self._reducing(ticket)
+            if resting and ticket.quantity > reducible - resting:
+                raise Refused(-4118, "ReduceOnly Order Failed. Please check your existing position and open orders.")
+            if ticket.product != REDUCE_ONLY and ticket.quantity > reducible:
+                raise Refused(
+                    -2022, "ReduceOnly Order is rejected."
+                )  # in so many words, though it did not ask for that
+            ticket = replace(ticket, quantity=min(ticket.quantity, reducible))
         if ticket.variety == ALGO:
             number = len(self.orders()) + 1
             ticket = replace(ticket, reserved_order_id=f"{ticket.instrument.symbol}:{ALGO}:{2_000_000 + number}")
@@ -82,9 +91,29 @@ class BinanceBook(PlannedBook):
             raise Refused(-2019, order.reason or "Margin is insufficient.")
         return order
 
+    def expire_day(self, now: datetime | None = None) -> int:
+        """There are no orders for the day: every one that rests expires, as at the end of a contract."""
+        resting = [order for order in self.orders() if order.status is ReportStatus.WORKING]
+        for order in resting:
+            ref = OrderRef(client_order_id="", broker_order_id=order.broker_order_id)
+            self._finish(ref, ReportStatus.EXPIRED, "Expired with its contract", now)
+        return len(resting)
+
     def _reducible(self, ticket: Ticket) -> Decimal:
-        held = self.position(ticket.instrument.symbol).quantity
+        held = self.position(ticket.instrument.symbol, side_of(ticket.product)).quantity
         return max(-held * ticket.side.sign, Decimal(0))
+
+    def _reducing(self, ticket: Ticket) -> Decimal:
+        """What resting orders of this side would take off the position. Those that wait for their trigger do not count."""
+        resting = [
+            order.open_quantity
+            for order in self.orders()
+            if order.ticket.product == ticket.product
+            and order.ticket.side is ticket.side
+            and order.ticket.instrument.symbol == ticket.instrument.symbol
+            and (not is_algo(order) or is_triggered(order))
+        ]
+        return sum(resting, Decimal(0))
 
     # What lists show
 
@@ -120,19 +149,20 @@ class BinanceBook(PlannedBook):
     def positions_held(self) -> list[FuturesPosition]:
         return [held for held in self._sums()[0].values() if held.quantity]
 
-    def position(self, symbol: str) -> FuturesPosition:
-        return self._sums()[0].get(symbol, FuturesPosition(symbol, Decimal(0), Decimal(0)))
+    def position(self, symbol: str, side: str = BOTH) -> FuturesPosition:
+        return self._sums()[0].get((symbol, side), FuturesPosition(symbol, Decimal(0), Decimal(0), side))
 
     def wallet(self) -> dict[str, Decimal]:
         """By asset: what was paid in, plus realised profits, less commissions. A purchase itself costs nothing."""
         return self._sums()[1]
 
-    def _sums(self) -> tuple[dict[str, FuturesPosition], dict[str, Decimal]]:
-        held: dict[str, FuturesPosition] = {}
+    def _sums(self) -> tuple[dict[tuple[str, str], FuturesPosition], dict[str, Decimal]]:
+        held: dict[tuple[str, str], FuturesPosition] = {}
         wallet = {self.market.currency: self.market.opening_cash}
         for execution in self.executions():
             symbol, quote = execution.instrument.symbol, execution.instrument.currency or self.market.currency
-            before = held.get(symbol, FuturesPosition(symbol, Decimal(0), Decimal(0)))
+            side = side_of(execution.product)
+            before = held.get((symbol, side), FuturesPosition(symbol, Decimal(0), Decimal(0), side))
             after, entry = before.quantity + execution.bought, before.entry_price
             closed = Decimal(0)
             if before.quantity * execution.bought < 0:
@@ -141,7 +171,7 @@ class BinanceBook(PlannedBook):
                     entry = execution.price
             elif after:
                 entry = (before.quantity * entry + execution.bought * execution.price) / after
-            held[symbol] = FuturesPosition(symbol, after, round(entry, 8))
+            held[symbol, side] = FuturesPosition(symbol, after, round(entry, 8), side)
             if not execution.is_transfer:
                 profit = closed * (execution.price - before.entry_price)
                 wallet[quote] = wallet.get(quote, Decimal(0)) + profit
@@ -154,6 +184,16 @@ def was_refused(order: PaperOrder) -> bool:
     """It was never accepted: no list has it."""
     is_rejected = order.status is ReportStatus.REJECTED
     return is_rejected and not is_algo(order) and not order.fills and order.changed_at == order.placed_at
+
+
+def side_of(product: str | None) -> str:
+    """Of the position that an order of this product is about."""
+    return product if product in (LONG, SHORT) else BOTH
+
+
+def is_closing(ticket: Ticket) -> bool:
+    """It can only close a position."""
+    return ticket.product == REDUCE_ONLY or (ticket.product, ticket.side) in ((LONG, Side.SELL), (SHORT, Side.BUY))
 
 
 def is_algo(order: PaperOrder) -> bool:
@@ -194,10 +234,10 @@ def order_item(order: PaperOrder, report: Report) -> dict[str, Any]:
         "cumQuote": str(paid),
         "timeInForce": "GTC" if ticket.tif is None else ticket.tif.value,
         "type": _BECOMES.get(ticket.order_type, original),
-        "reduceOnly": ticket.product == REDUCE_ONLY,
+        "reduceOnly": is_closing(ticket),
         "closePosition": False,
         "side": ticket.side.value,
-        "positionSide": "BOTH",
+        "positionSide": side_of(ticket.product),
         "stopPrice": _text(ticket.stop_price),
         "workingType": "CONTRACT_PRICE",
         "priceProtect": False,
@@ -228,7 +268,7 @@ def algo_item(order: PaperOrder, report: Report) -> dict[str, Any]:
         "orderType": _TYPES[ticket.order_type],
         "symbol": ticket.instrument.symbol,
         "side": ticket.side.value,
-        "positionSide": "BOTH",
+        "positionSide": side_of(ticket.product),
         "timeInForce": "GTC" if ticket.tif is None else ticket.tif.value,
         "quantity": str(ticket.quantity),
         "algoStatus": status,
@@ -240,7 +280,7 @@ def algo_item(order: PaperOrder, report: Report) -> dict[str, Any]:
         "workingType": "CONTRACT_PRICE",
         "closePosition": False,
         "priceProtect": False,
-        "reduceOnly": ticket.product == REDUCE_ONLY,
+        "reduceOnly": is_closing(ticket),
         "createTime": millis(order.placed_at),
         "updateTime": millis(order.changed_at),
         "triggerTime": millis(order.fills[0].time) if order.fills else 0,
@@ -255,7 +295,7 @@ def trade_items(order: PaperOrder, report: Report) -> list[dict[str, Any]]:
             "orderId": child_of(order) if is_algo(order) else number_of(order),
             "symbol": order.ticket.instrument.symbol,
             "side": order.ticket.side.value,
-            "positionSide": "BOTH",
+            "positionSide": side_of(order.ticket.product),
             "price": str(fill.price),
             "qty": str(fill.quantity),
             "quoteQty": str(fill.quantity * fill.price),
@@ -273,7 +313,7 @@ def trade_items(order: PaperOrder, report: Report) -> list[dict[str, Any]]:
 def position_item(position: FuturesPosition) -> dict[str, Any]:
     return {
         "symbol": position.symbol,
-        "positionSide": "BOTH",
+        "positionSide": position.side,
         "positionAmt": str(position.quantity),
         "entryPrice": str(position.entry_price),
         "breakEvenPrice": str(position.entry_price),
@@ -300,7 +340,7 @@ def events_of(order: PaperOrder) -> list[dict[str, Any]]:
             "o": item["orderType"],
             "s": item["symbol"],
             "S": item["side"],
-            "ps": "BOTH",
+            "ps": item["positionSide"],
             "f": item["timeInForce"],
             "q": item["quantity"],
             "X": item["algoStatus"],
@@ -338,7 +378,7 @@ def events_of(order: PaperOrder) -> list[dict[str, Any]]:
                 "L": str(last.price) if is_trade and last else "0",
                 "t": int(last.fill_id.rpartition(":")[2]) if is_trade and last else 0,
                 "ot": item["origType"],
-                "ps": "BOTH",
+                "ps": item["positionSide"],
                 "R": item["reduceOnly"],
                 "er": "0",
             },

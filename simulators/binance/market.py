@@ -15,6 +15,8 @@ _PLAIN_TYPES = {"MARKET": OrderType.MARKET, "LIMIT": OrderType.LIMIT}
 ALGO = "algo"
 """The variety of a conditional order in the book."""
 REDUCE_ONLY = "reduce-only"
+"""The product of an order that may only reduce the one position of its contract; of any other, the side of its position."""
+LONG, SHORT, BOTH = "LONG", "SHORT", "BOTH"
 
 
 class Refused(Exception):
@@ -38,6 +40,9 @@ class Listing:
     most: Decimal = Decimal(10_000)
     market_most: Decimal = Decimal(1_000)
     least_value: Decimal = Decimal(5)
+    market_step: Decimal | None = None
+    """None: as for other orders."""
+    perpetual_type: str = "PERPETUAL"
     status: str = "TRADING"
     last_price: Decimal | None = None
     """None: the book makes one up, always the same."""
@@ -56,12 +61,12 @@ class Listing:
         return Instrument(symbol=self.symbol, asset_class=AssetClass.FUTURE, currency=self.quote, expiry=expiry)
 
     def as_json(self) -> dict[str, Any]:
-        def lot(kind: str, most: Decimal) -> dict[str, str]:
+        def lot(kind: str, most: Decimal, step: Decimal) -> dict[str, str]:
             return {
                 "filterType": kind,
-                "minQty": str(self.step),
+                "minQty": str(step),
                 "maxQty": str(most),
-                "stepSize": str(self.step),
+                "stepSize": str(step),
             }
 
         perpetual = self.delivery is None
@@ -69,7 +74,7 @@ class Listing:
         return {
             "symbol": self.symbol,
             "pair": self.base + self.quote,
-            "contractType": "PERPETUAL" if perpetual else "CURRENT_QUARTER",
+            "contractType": self.perpetual_type if perpetual else "CURRENT_QUARTER",
             "deliveryDate": int(delivery.timestamp() * 1000),
             "status": self.status,
             "baseAsset": self.base,
@@ -88,8 +93,8 @@ class Listing:
                     "maxPrice": "10000000",
                     "tickSize": str(self.tick),
                 },
-                lot("LOT_SIZE", self.most),
-                lot("MARKET_LOT_SIZE", self.market_most),
+                lot("LOT_SIZE", self.most, self.step),
+                lot("MARKET_LOT_SIZE", self.market_most, self.step if self.market_step is None else self.market_step),
                 {"filterType": "MAX_NUM_ORDERS", "limit": 200},
                 {"filterType": "MIN_NOTIONAL", "notional": str(self.least_value)},
                 {"filterType": "PERCENT_PRICE", "multiplierUp": "1.05", "multiplierDown": "0.95"},
@@ -104,6 +109,8 @@ LISTINGS = (
     Listing(base="ETH", quote="USDC"),
     Listing(base="BTC", tick=Decimal("0.10"), delivery=datetime(2030, 3, 29, 8, tzinfo=UTC)),
     Listing(base="OLD", status="SETTLING"),
+    Listing(base="XAU", perpetual_type="TRADIFI_PERPETUAL"),
+    Listing(base="EOS", market_step=Decimal(0)),
 )
 
 
@@ -136,8 +143,9 @@ def read_order(form: Mapping[str, str], listings: Mapping[str, Listing], *, is_h
         raise Refused(-4061, "Order's position side does not match user's setting.")
     if is_hedged and "reduceOnly" in form:
         raise Refused(-1106, "Parameter 'reduceonly' sent when not required.")
+    is_closing = reduce_only or (side, form.get("side")) in ((LONG, "SELL"), (SHORT, "BUY"))
     price = limit or stop
-    if price is not None and not reduce_only and quantity * price < listing.least_value:
+    if price is not None and not is_closing and quantity * price < listing.least_value:
         raise Refused(
             -4164, f"Order's notional must be no smaller than {listing.least_value} (unless you choose reduce only)."
         )
@@ -156,7 +164,7 @@ def read_order(form: Mapping[str, str], listings: Mapping[str, Listing], *, is_h
         stop_price=stop,
         reference_price=listing.last_price,
         tif=None if tif is None else Tif(tif),
-        product=REDUCE_ONLY if reduce_only else None,
+        product=side if is_hedged else REDUCE_ONLY if reduce_only else None,
         variety=ALGO if is_algo else None,
     )
 

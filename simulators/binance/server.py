@@ -14,6 +14,7 @@ Besides the API's own routes, for tests and people:
     hedge_mode (on) the account keeps long and short positions apart
     expire_listen_key   drop_feed   mute_feed (muted)   the stream: its key expires, it is cut, or silent
     without_symbol (on) GET allOrders without a symbol is answered, or refused as on hosts that lag behind
+    hide_trade (number)     trades with this number are missing from the lists, while later ones are there; nothing: all are there
     show_oddly      route, order, fields: from now on the rows of this order (its number or client id; a position's symbol) in the
                     answers of that route have these fields instead of their own
 
@@ -67,9 +68,12 @@ from simulators.loopback_http import HttpCall, json_response
 _EARLY_MS = 1000
 _LONGEST_PAGE = 1000
 _NO_LIMIT = 1_000_000
-_STREAM_PATH = "/private/ws/"
+_STREAM_PATH = "/private/ws"
+_TOLD_EVENTS = frozenset({"ORDER_TRADE_UPDATE", "ALGO_UPDATE", "listenKeyExpired"})
+"""Those that this server has."""
 _WEIGHTS = {
     "GET /fapi/v1/allOrders": 5,
+    "GET /fapi/v1/allAlgoOrders": 5,
     "GET /fapi/v1/userTrades": 5,
     "GET /fapi/v3/positionRisk": 5,
     "GET /fapi/v3/balance": 5,
@@ -168,6 +172,7 @@ class SimulatedBinance(HttpGateway[Call, object]):
         self.book = BinanceBook(path, account_id=account_id, market=replace(market or Market(), currency="USDT"))
         self.listings = {each.symbol: each for each in listings}
         self.is_hedged = False
+        self._hidden_trade: int | None = None
         self.answers_without_symbol = True
         self.clock_ahead_seconds = 0.0
         self._weight_per_minute = weight_per_minute
@@ -300,6 +305,8 @@ class SimulatedBinance(HttpGateway[Call, object]):
                 return self._cancel_algo(self._named_algo(form))
             case "GET", "v1/openOrders":
                 return self._open_orders(call)
+            case "GET", "v1/allAlgoOrders":
+                return self._all_algos(call)
             case "GET", "v1/openAlgoOrders":
                 return self._open_algos(call)
             case "GET", "v1/allOrders":
@@ -445,6 +452,22 @@ class SimulatedBinance(HttpGateway[Call, object]):
             and not self.book.is_hidden(order, counts=False)
         ]
 
+    def _all_algos(self, call: Call) -> list[dict[str, Any]]:
+        form = call.form
+        if "symbol" not in form:
+            raise Refused(-1102, "Mandatory parameter 'symbol' was not sent, was empty/null, or malformed.")
+        self.book.advance()
+        rows = [
+            algo_item(order, order.report())
+            | self._distorted_fields(call.route, str(number_of(order)), order.ticket.client_order_id)
+            for order in self.book.orders()
+            if is_algo(order)
+            and order.ticket.instrument.symbol == form["symbol"]
+            and millis(order.placed_at) >= int(form.get("startTime", 0))
+            and not self.book.is_hidden(order, counts=False)
+        ]
+        return rows[: min(int(form.get("limit", 500)), _LONGEST_PAGE)]
+
     def _all_orders(self, call: Call) -> list[dict[str, Any]]:
         form = call.form
         if "symbol" not in form and not self.answers_without_symbol:
@@ -474,6 +497,7 @@ class SimulatedBinance(HttpGateway[Call, object]):
             item | self._distorted_fields(call.route, str(item["orderId"]), order.ticket.client_order_id)
             for order in self._matching(call)
             for item in trade_items(order, order.report())
+            if item["id"] != self._hidden_trade
         ]
         rows.sort(key=lambda item: int(item["id"]))
         if "orderId" in form:
@@ -518,10 +542,13 @@ class SimulatedBinance(HttpGateway[Call, object]):
     # The stream
 
     async def _serve_feed(self, websocket: WebSocket) -> None:
-        """Old paths, and those with another key, connect and never say anything."""
-        key = websocket.url.path.removeprefix(_STREAM_PATH)
+        """As at Binance, a listener on another path, with another key, or that does not name the events that it wants, is connected and
+        never told anything."""
+        query = dict(parse_qsl(websocket.url.query))
+        named = set(query.get("events", "").split("/"))
         await websocket.accept()
-        if websocket.url.path.startswith(_STREAM_PATH) and key == self._listen_key:
+        is_known = websocket.url.path == _STREAM_PATH and query.get("listenKey") == self._listen_key
+        if is_known and named >= _TOLD_EVENTS:
             await self._serve_listener(websocket)
         else:
             await Listener(websocket).serve()
@@ -539,6 +566,7 @@ class SimulatedBinance(HttpGateway[Call, object]):
             "clock_ahead": self.set_clock,
             "hedge_mode": self.keep_apart,
             "without_symbol": self.answer_without_symbol,
+            "hide_trade": self.hide_trade,
             "expire_listen_key": self.expire_listen_key,
         }
 
@@ -549,6 +577,10 @@ class SimulatedBinance(HttpGateway[Call, object]):
     def keep_apart(self, on: bool = True) -> None:
         """Whether the account keeps long and short positions apart."""
         self.is_hedged = bool(on)
+
+    def hide_trade(self, number: int | None = None) -> None:
+        """The trades with this number are not listed, while later ones are. None: all are."""
+        self._hidden_trade = number
 
     def answer_without_symbol(self, on: bool = True) -> None:
         self.answers_without_symbol = bool(on)

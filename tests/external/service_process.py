@@ -91,7 +91,10 @@ def end(processes: Sequence[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(processes, timeout=5)
+    for process in processes:
+        # psutil lets FileNotFoundError through where a process ends while it is waited for.
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired, FileNotFoundError):
+            process.wait(timeout=5)
 
 
 # --- the service ----------------------------------------------------------------------------------------------------

@@ -259,6 +259,11 @@ class Play:
     def at_broker(self, signal: Signal) -> list[dict[str, Any]]:
         return self.venue.of(signal.client_order_id)
 
+    def is_shown(self, signal: Signal) -> bool:
+        """Whether a person who looks for the order at the broker finds it."""
+        hides = tells(self.stage.broker, Fact.REFUSALS_UNLISTED)
+        return any(not hides or order["status"] != "REJECTED" or order["fills"] for order in self.at_broker(signal))
+
     def until_placed(self, signal: Signal, within: float = 40.0) -> dict[str, Any]:
         return wait_until(lambda: self.at_broker(signal), "the broker has it", within=within, pause=0.05)[0]
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from brokers.manifest import Fact
+from brokers.registry import manifests
 from tests.external.service_process import Confirmation
+from tests.external.venues import BROKERS
 from tests.faults.judgement import Placed
 from tests.faults.people import IN_DOUBT, Person, Phone
 from tests.faults.replicas import undecided
-from tests.faults.stage import Signal
+from tests.faults.stage import Lane, Play, Signal
 
 ORDER = Signal({"signal_id": "s1"}, Placed.ONCE_OR_DOUBTED, "tag1")
 CONFIRMED = Confirmation({"signal_id": "s1"}, {"status": "IN_DOUBT", "client_order_id": "tag1"})
@@ -38,7 +41,7 @@ def play_of(order: Signal, *, told: list[Confirmation], at_broker: bool = False)
     return SimpleNamespace(
         signals=[order],
         record=record,
-        at_broker=lambda _: [{}] if at_broker else [],
+        is_shown=lambda _: at_broker,
         stage=SimpleNamespace(told=lambda _: told),
     )
 
@@ -73,3 +76,19 @@ def test_a_doubt_that_must_not_be_is_left_for_the_judgement() -> None:
 
 def test_an_order_that_the_broker_shows_is_not_decided_about() -> None:
     assert undecided([Person(play_of(ORDER, told=[CONFIRMED], at_broker=True))], may_decide=True) == []
+
+
+def test_an_order_that_was_refused_at_once_is_shown_only_by_a_broker_that_lists_it() -> None:
+    refused = {"client_order_id": "tag1", "status": "REJECTED", "fills": []}
+    hiding = {name for name, manifest in manifests().items() if Fact.REFUSALS_UNLISTED in manifest.facts}
+    assert hiding
+    for broker in BROKERS:
+        assert _play_at(broker, refused).is_shown(ORDER) is (broker not in hiding)
+        assert _play_at(broker, refused | {"fills": [{"busted": False}]}).is_shown(ORDER)
+        assert _play_at(broker, refused | {"status": "CANCELLED"}).is_shown(ORDER)
+
+
+def _play_at(broker: str, *orders: dict[str, Any]) -> Play:
+    venue: Any = SimpleNamespace(of=lambda tag: [order for order in orders if order["client_order_id"] == tag])
+    stage: Any = SimpleNamespace(broker=broker)
+    return Play(stage, Lane("an account", venue), "people")

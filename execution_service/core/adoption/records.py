@@ -28,7 +28,7 @@ _STEP = timedelta(milliseconds=1)
 """Between the records of one adoption, so that what is closed is booked before what is opened."""
 _EXACT = Context(prec=80)
 _OCCASIONS = {occasion.value.upper().replace("-", "_"): occasion for occasion in Occasion}
-_PRODUCTS = {word: word for word in ("MIS", "NRML", "CNC")}
+_PRODUCTS = {word: word for word in ("MIS", "NRML", "CNC", "LONG", "SHORT")}
 _SIDES = {side.value: side for side in Side}
 
 

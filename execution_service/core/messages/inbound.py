@@ -45,7 +45,7 @@ _ACTIONS = MappingProxyType({word: word for word in ("BUY", "SELL", "ENTRY", "EX
 _DIRECTIONS = MappingProxyType({"LONG": "LONG", "SHORT": "SHORT"})
 _ORDER_TYPES = MappingProxyType({order_type.value: order_type for order_type in OrderType})
 _TIFS = MappingProxyType({tif.value: tif for tif in Tif})
-_PRODUCTS = MappingProxyType({word: word for word in ("MIS", "NRML", "CNC")})
+_PRODUCTS = MappingProxyType({word: word for word in ("MIS", "NRML", "CNC", "LONG", "SHORT")})
 _VARIETIES = MappingProxyType(
     {
         word.upper(): word

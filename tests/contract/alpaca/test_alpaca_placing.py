@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from brokers.alpaca.adapter import AlpacaBroker, create
-from brokers.base import AssetClass, Instrument, OrderRef, OrderType, Side
+from brokers.base import AssetClass, Instrument, OrderRef, OrderType, Side, Tif
 from brokers.errors import (
     AuthRequired,
     BrokerUnavailable,
@@ -187,6 +188,45 @@ async def test_an_exit_whose_shares_are_held_by_another_order_waits_and_says_by_
     assert len(server.book.orders(own_exit.client_order_id)) == 1
 
 
+SHORTAGE = "insufficient qty available for order (requested: 10, available: 0)"
+
+
+async def test_an_exit_of_shares_that_alpaca_shows_and_does_not_release_yet_waits(
+    server: SimulatedAlpaca, broker: AlpacaBroker
+) -> None:
+    await _holding(server, broker)
+    server.add_fault(AlpacaFault(kind=FaultKind.SERVER_ERROR, status=403, text=SHORTAGE, times=2))
+    own_exit = ticket(OrderType.MARKET, side=Side.SELL, is_exit=True)
+    with pytest.raises(HeldBack, match="does not let it go yet"):
+        await broker.place_order(own_exit)
+    server.add_fault(AlpacaFault(kind=FaultKind.HTML, status=502, route="GET /v2/positions/*"))
+    with pytest.raises(HeldBack, match="does not let it go yet"):
+        await broker.place_order(own_exit)
+    await broker.place_order(own_exit)
+
+
+async def test_an_exit_of_shares_that_alpaca_does_not_show_is_refused_for_good(
+    server: SimulatedAlpaca, broker: AlpacaBroker
+) -> None:
+    server.add_fault(AlpacaFault(kind=FaultKind.SERVER_ERROR, status=403, text=SHORTAGE))
+    with pytest.raises(OrderRefused, match="insufficient qty"):
+        await broker.place_order(ticket(OrderType.MARKET, side=Side.SELL, is_exit=True))
+
+
+async def test_a_stop_that_protects_a_fraction_of_a_share_is_for_the_day(
+    server: SimulatedAlpaca, broker: AlpacaBroker
+) -> None:
+    stop = ticket(OrderType.STOP, side=Side.SELL, quantity=Decimal("2.5"), tif=Tif.GTC, is_exit=True)
+    with pytest.raises(OrderRefused, match="for the day only"):
+        await broker.fitted(stop)
+    protective = replace(stop, is_protective=True)
+    await broker.place_order(await broker.fitted(protective))
+    assert server.calls("POST /v2/orders")[-1].body["time_in_force"] == "day"
+    whole = replace(protective, quantity=Decimal(2), client_order_id="a222222222222222222")
+    await broker.place_order(await broker.fitted(whole))
+    assert server.calls("POST /v2/orders")[-1].body["time_in_force"] == "gtc"
+
+
 async def test_an_exit_that_alpaca_calls_a_wash_trade_waits_and_an_entry_is_refused(
     server: SimulatedAlpaca, broker: AlpacaBroker
 ) -> None:
@@ -220,6 +260,38 @@ async def test_an_exit_in_coins_takes_what_the_fees_have_left(server: SimulatedA
     await broker.place_order(fitted)
     (order,) = server.book.orders(leaving.client_order_id)
     assert order.ticket.quantity == Decimal("0.0997")
+
+
+async def test_an_exit_in_coins_that_another_order_holds_waits(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
+    await _coins_held(server, broker)
+    half = ticket(instrument=COIN, quantity=Decimal("0.09"), side=Side.SELL, limit_price=Decimal(90000))
+    resting = await broker.place_order(await broker.fitted(half))
+    leaving = ticket(OrderType.MARKET, instrument=COIN, quantity=Decimal("0.05"), side=Side.SELL, is_exit=True)
+    with pytest.raises(HeldBack, match=r"0\.0900+ of BTC/USD are held"):
+        await broker.place_order(leaving)
+    await broker.cancel_order(ref(resting))
+    await broker.place_order(leaving)
+
+
+async def test_a_stop_that_protects_coins_leaves_with_a_limit_beyond_it(
+    server: SimulatedAlpaca, broker: AlpacaBroker
+) -> None:
+    await _coins_held(server, broker)
+    stop = ticket(
+        OrderType.STOP,
+        instrument=COIN,
+        quantity=Decimal("0.09"),
+        side=Side.SELL,
+        stop_price=Decimal(50000),
+        is_exit=True,
+    )
+    with pytest.raises(OrderRefused, match="no STOP orders for crypto"):
+        await broker.fitted(stop)
+    protective = await broker.fitted(replace(stop, is_protective=True, tif=Tif.GTC))
+    assert (protective.stop_price, protective.limit_price) == (Decimal(50000), Decimal(47500))
+    await broker.place_order(protective)
+    body = server.calls("POST /v2/orders")[-1].body
+    assert (body["type"], body["stop_price"], body["limit_price"]) == ("stop_limit", "50000", "47500")
 
 
 async def test_what_fees_do_not_explain_is_alpacas_to_refuse(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:

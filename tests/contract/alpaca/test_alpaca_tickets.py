@@ -98,6 +98,23 @@ def test_less_than_a_dollar_is_no_purchase_but_may_be_sold() -> None:
     assert form(replace(small, side=Side.SELL))["qty"] == "0.001000000"
 
 
+def test_coins_for_dollars_are_bought_for_ten_at_least_and_for_other_coins_for_any_amount() -> None:
+    small = ticket(instrument=COIN, quantity=Decimal("0.0002"), limit_price=Decimal(40000))
+    assert "least purchase, $10" in refused(small, BTC)
+    assert form(replace(small, side=Side.SELL), BTC)["qty"] == "0.0002"
+    pair = Instrument(symbol="ETH/BTC", asset_class=AssetClass.CRYPTO)
+    for_bitcoin = ticket(instrument=pair, quantity=Decimal(5), limit_price=Decimal("0.05"))
+    in_bitcoin = replace(BTC, symbol="ETH/BTC", price_step=Decimal("0.00001"))
+    assert form(for_bitcoin, in_bitcoin)["qty"] == "5"
+
+
+def test_what_coins_are_priced_in_is_told_so_that_no_profit_in_bitcoin_is_one_in_dollars() -> None:
+    pair = ticket(instrument=Instrument(symbol="ETH/BTC", asset_class=AssetClass.CRYPTO), limit_price=Decimal("0.05"))
+    in_bitcoin = dialect.fitted(pair, replace(BTC, symbol="ETH/BTC", price_step=Decimal("0.00001")))
+    in_dollars = dialect.fitted(ticket(instrument=COIN, limit_price=Decimal(40000)), BTC)
+    assert [each.terms and each.terms.currency for each in (in_bitcoin, in_dollars)] == ["BTC", "USD"]
+
+
 @pytest.mark.parametrize(
     ("variety", "changes", "sent"),
     [

@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import OrderRef, ReportStatus
-from brokers.binance import codes
+from brokers.binance import calls, codes
 from brokers.binance.adapter import BinanceBroker, create
 from brokers.binance.calls import CircuitBreaker
 from brokers.errors import (
@@ -301,3 +301,13 @@ async def test_a_cancel_is_sent_though_the_circuit_is_open(server: SimulatedBina
             await broker.balances()
     await broker.cancel_order(OrderRef(client_order_id=TAG, broker_order_id=placed.broker_order_id))
     assert server.book.orders()[0].status is ReportStatus.CANCELLED
+
+
+async def test_an_exit_does_not_wait_for_the_clock_to_be_read_again(
+    server: SimulatedBinance, broker: BinanceBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.place_order(ticket())
+    monkeypatch.setattr(calls, "_CLOCK_AGAIN_SECONDS", 0.0)
+    server.add_fault(BinanceFault(kind=FaultKind.ERROR, route="GET /fapi/v1/time", status=500, times=None))
+    await broker.place_order(ticket(side=ticket().side.opposite, is_exit=True, client_order_id="t000000000000000003"))
+    assert await broker.positions() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from brokers.base import FillsShown, OrderRef, OrderType, Report, ReportStatus, Side
+from brokers.binance import blotter
 from brokers.binance.adapter import BinanceBroker, create
 from brokers.errors import AnswerUnclear
 from brokers.paper.model import Action, Fault, Operation
+from simulators.binance.book import events_of
 from simulators.binance.server import BinanceFault, FaultKind, SimulatedBinance
 from simulators.stage_binance import config_for
 from tests.contract.binance.stage import TAG, found, hold, limit, reported, stop, ticket
@@ -30,6 +33,32 @@ async def test_a_turn_without_open_orders_costs_one_call(server: SimulatedBinanc
     asked = len(server.calls())
     await broker.reports()
     assert [call.route for call in server.calls()[asked:]] == ["GET /fapi/v1/allOrders"]
+
+
+async def test_orders_that_the_stream_named_and_the_list_shows_are_not_asked_for_one_by_one(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    await until(lambda: server.listeners == 1)
+    await broker.reports()
+    hold(server)
+    for number in range(5):
+        await broker.place_order(limit(client_order_id=f"t{number:018d}"))
+    await until(lambda: len(broker._blotter._changed) == 5)
+    asked = len(server.calls())
+    assert len((await broker.reports()).reports) == 5
+    assert [call.route for call in server.calls()[asked:]] == ["GET /fapi/v1/allOrders"]
+
+
+async def test_an_order_that_the_list_shows_as_it_was_before_is_asked_for_by_itself(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    hold(server)
+    placed = await broker.place_order(limit())
+    await broker.reports()
+    server.show_oddly("GET /fapi/v1/allOrders", TAG, {"status": "NEW"})
+    server.book.cancel(ref(placed))
+    server.push(json.dumps(events_of(server.book.orders()[0])[0]))
+    assert (await reported(broker, lambda report: report.status is not ReportStatus.WORKING)).said == "CANCELED"
 
 
 async def test_ten_turns_with_orders_and_stops_stay_far_below_the_limit_of_a_minute(
@@ -97,7 +126,58 @@ async def test_the_commission_is_that_of_the_execution_in_its_asset(
     assert (report.fills[0].commission, report.fills[0].commission_currency) == (Decimal("-0.002"), "BNB")
 
 
+async def test_an_execution_that_is_listed_after_a_later_one_is_not_lost(
+    server: SimulatedBinance, broker: BinanceBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.hide_trade(1)
+    await broker.place_order(ticket())
+    await broker.place_order(ticket(client_order_id="t000000000000000002"))
+    await reported(broker, lambda report: bool(report.fills), tag="t000000000000000002")
+    late = await reported(broker)
+    assert (late.filled_quantity, late.fills, late.fills_shown) == (Decimal(10), (), FillsShown.SOME)
+    server.hide_trade(None)
+    monkeypatch.setattr(blotter, "_BY_ITSELF_SECONDS", 0.0)
+    late = await reported(broker, lambda report: bool(report.fills))
+    assert late.fills_shown is FillsShown.ALL
+
+
+async def test_what_expires_with_its_contract_is_told_as_expired_and_a_late_fill_of_it_too(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    hold(server)
+    await broker.place_order(limit())
+    await broker.reports()
+    assert server.book.expire_day() == 1
+    await reported(broker, lambda report: report.status is ReportStatus.EXPIRED)
+    server.book.fill_order(OrderRef(client_order_id=TAG), Decimal(10), force=True)
+    late = await reported(broker, lambda report: bool(report.fills))
+    assert late.filled_quantity == 10
+
+
 # Conditional orders
+
+
+@pytest.mark.parametrize(
+    "shown", [{"origType": "MARKET"}, {"clientOrderId": "web_child"}, {"origType": "MARKET", "clientOrderId": "x"}]
+)
+async def test_a_stop_is_one_order_however_the_order_that_it_becomes_is_shown(
+    server: SimulatedBinance, broker: BinanceBroker, shown: dict[str, str]
+) -> None:
+    for route in ("GET /fapi/v1/allOrders", "GET /fapi/v1/order", "GET /fapi/v1/openOrders"):
+        server.show_oddly(route, TAG, shown)
+    hold(server)
+    placed = await broker.place_order(stop())
+    server.book.fill_order(OrderRef(client_order_id=TAG), Decimal(4))
+    later = create(config_for(server))
+    await later.connect()
+    for each in (broker, later):
+        asked = await each.find(TAG)
+        (told,) = (await each.reports()).reports
+        for report in (asked, told, await each.find(TAG)):
+            assert report is not None
+            assert (report.client_order_id, report.broker_order_id) == (TAG, placed.broker_order_id)
+            assert (report.filled_quantity, len(report.fills), report.orders_under_tag) == (Decimal(4), 1, ())
+    await later.close()
 
 
 async def test_a_stop_is_followed_through_the_order_that_it_becomes(
@@ -120,6 +200,24 @@ async def test_a_stop_is_followed_through_the_order_that_it_becomes(
     assert whole.broker_order_id == placed.broker_order_id
     reports = (await broker.reports()).reports
     assert [report.broker_order_id for report in reports] == [placed.broker_order_id]
+
+
+async def test_a_stop_that_has_ended_and_does_not_name_its_order_yet_is_asked_for_again(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    def under_another_id() -> None:
+        for route in ("GET /fapi/v1/allOrders", "GET /fapi/v1/order"):
+            server.show_oddly(route, TAG, {"clientOrderId": "web_child"})
+
+    under_another_id()
+    server.show_oddly("GET /fapi/v1/algoOrder", TAG, {"actualOrderId": ""})
+    hold(server)
+    await broker.place_order(stop())
+    server.book.fill_order(OrderRef(client_order_id=TAG))
+    assert (await reported(broker, lambda report: report.said == "FINISHED")).status is ReportStatus.WORKING
+    server.clear_faults()
+    under_another_id()
+    assert len((await reported(broker, lambda report: report.status is ReportStatus.FILLED)).fills) == 1
 
 
 async def test_another_life_knows_a_triggered_stop_as_one_order(

@@ -7,11 +7,13 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from brokers.base import ReportStatus
 from brokers.binance import stream
 from brokers.binance.adapter import BinanceBroker, create
-from simulators.binance.server import SimulatedBinance
+from simulators.binance.server import BinanceFault, FaultKind, SimulatedBinance
 from simulators.stage_binance import config_for
 from tests.contract.binance.stage import hold, limit, reported, ticket
 from tests.waits import PATIENCE_SECONDS, until
@@ -78,8 +80,42 @@ async def test_a_key_that_binance_forgot_is_replaced_at_its_renewal(
     await until(lambda: len(server.calls("POST /fapi/v1/listenKey")) > issued)
 
 
+async def test_the_key_of_the_stream_stands_in_no_log(
+    server: SimulatedBinance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has it reads the account's events; aiohttp names the address in its errors."""
+    refusing = TestServer(web.Application())
+    await refusing.start_server()
+    broker = create({**config_for(server), "stream_url": f"ws://{refusing.host}:{refusing.port}"})
+    await broker.connect()
+    await until(lambda: "stream of Binance has ended" in caplog.text)
+    assert server._listen_key
+    assert server._listen_key not in caplog.text
+    await broker.close()
+    await refusing.close()
+
+
 async def test_trading_goes_on_without_a_stream(server: SimulatedBinance, hasty: BinanceBroker) -> None:
     server._listen_key = "another"
     server.drop_feed()
     await hasty.place_order(ticket())
     await reported(hasty, lambda report: report.status is ReportStatus.FILLED)
+
+
+async def test_a_socket_names_its_key_and_the_events_that_it_wants(
+    server: SimulatedBinance, hasty: BinanceBroker
+) -> None:
+    """Binance accepts every other one, and tells it nothing."""
+    assert server.listeners == 1
+
+
+async def test_a_renewal_that_fails_is_tried_again_long_before_the_key_expires(
+    server: SimulatedBinance, hasty: BinanceBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_RENEW_SECONDS", 0.6)
+    monkeypatch.setattr(stream, "_RENEW_AGAIN_SECONDS", 0.01)
+    server.add_fault(BinanceFault(kind=FaultKind.ERROR, route="PUT /fapi/v1/listenKey", status=500))
+    server.drop_feed()
+    await until(lambda: len(server.calls("PUT /fapi/v1/listenKey")) >= 2)
+    first, second = server.calls("PUT /fapi/v1/listenKey")[:2]
+    assert second.at - first.at < 0.5

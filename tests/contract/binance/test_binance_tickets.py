@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from brokers.base import AssetClass, Instrument, OrderType, ReportStatus, Side, Ticket, Tif
+from brokers.base import AssetClass, Instrument, OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.binance.adapter import BinanceBroker, create
-from brokers.errors import AuthRequired, BrokerUnavailable, OrderRefused
+from brokers.errors import AuthRequired, BrokerUnavailable, HeldBack, OrderRefused
+from execution_service.app.check import account_finding
+from execution_service.app.settings.accounts import Account
 from simulators.binance.server import BinanceFault, FaultKind, SimulatedBinance
 from simulators.stage_binance import config_for
-from tests.contract.binance.stage import SOL, TAG, last_form, limit, reported, stop, ticket
+from tests.contract.binance.stage import SOL, TAG, hold, last_form, limit, reported, stop, ticket
+from tests.contract.test_check_accounts import says
 
 
 def crypto(symbol: str, **more: Any) -> Instrument:
     return Instrument(symbol=symbol, asset_class=AssetClass.CRYPTO, **more)
+
+
+async def test_the_check_of_an_account_tells_its_position_mode_and_where_that_is_another(
+    server: SimulatedBinance,
+) -> None:
+    def account(**more: object) -> Account:
+        return Account(account_id="acc", name="A", broker="binance", live=False, config={**config_for(server), **more})
+
+    works = await account_finding(account())
+    assert works.works
+    says(works, "Position mode one_way", "reduce-only")
+    differs = await account_finding(account(position_mode="hedge"))
+    assert not differs.works
+    says(differs, "is one_way, but position_mode is hedge", "Change one of the two")
+    assert "key" not in differs.detail.lower()
+    server.is_hedged = True
+    says(await account_finding(account(position_mode="hedge")), "Position mode hedge", "LONG or SHORT")
 
 
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "btcusdt", "BTC/USDT", "BTC-USDT"])
@@ -78,6 +99,21 @@ async def test_prices_are_put_on_the_tick_and_never_to_the_orders_disadvantage(
     assert fitted.stop_price == (None if stop_price is None else Decimal(stop_price))
 
 
+async def test_a_perpetual_contract_on_metal_is_one_too(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    """Binance has several words for perpetual contracts."""
+    await broker.place_order(await broker.fitted(ticket(instrument=crypto("XAUUSDT"))))
+    assert last_form(server)["symbol"] == "XAUUSDT"
+    (position,) = await broker.positions()
+    assert position.instrument.asset_class is AssetClass.CRYPTO
+
+
+async def test_a_step_of_0_for_orders_at_the_market_means_that_the_ordinary_one_holds(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    fitted = await broker.fitted(ticket(instrument=crypto("EOSUSDT"), quantity=Decimal("1.23456")))
+    assert fitted.quantity == Decimal("1.234")
+
+
 async def test_a_quantity_is_rounded_down_and_recorded_so(server: SimulatedBinance, broker: BinanceBroker) -> None:
     fitted = await broker.fitted(ticket(quantity=Decimal("1.23456")))
     assert fitted.quantity == Decimal("1.234")
@@ -127,6 +163,48 @@ async def test_an_exit_never_opens_a_position(server: SimulatedBinance, broker: 
     assert await broker.positions() == []
 
 
+async def test_an_exit_whose_position_another_order_would_close_waits_and_says_which(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    await broker.place_order(ticket())
+    await reported(broker, lambda report: report.status is ReportStatus.FILLED)
+    hold(server)
+    resting = limit("110", side=Side.SELL, is_exit=True, client_order_id="t000000000000000002")
+    placed = await broker.place_order(resting)
+    leaving = ticket(side=Side.SELL, is_exit=True, client_order_id="t000000000000000003")
+    with pytest.raises(HeldBack, match=f"{placed.broker_order_id} would take it first"):
+        await broker.place_order(leaving)
+    server.book.cancel(OrderRef(client_order_id="", broker_order_id=placed.broker_order_id))
+    await broker.place_order(leaving)
+
+
+async def test_an_exit_of_nothing_is_refused_for_good(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    hold(server)
+    await broker.place_order(limit("90", client_order_id="t000000000000000002"))  # an entry takes nothing off
+    with pytest.raises(OrderRefused, match="ReduceOnly"):
+        await broker.place_order(ticket(side=Side.SELL, is_exit=True))
+
+
+async def test_while_it_is_not_told_what_rests_a_refused_exit_waits(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    server.add_fault(BinanceFault(kind=FaultKind.ERROR, route="GET /fapi/v1/openOrders", status=500))
+    with pytest.raises(HeldBack):
+        await broker.place_order(ticket(side=Side.SELL, is_exit=True))
+
+
+async def test_an_exit_at_a_price_too_far_from_the_mark_waits_for_it(
+    server: SimulatedBinance, broker: BinanceBroker
+) -> None:
+    words = "The counterparty's best price does not meet the PERCENT_PRICE filter limit."
+    far = BinanceFault(kind=FaultKind.ERROR, route="POST /fapi/v1/order", status=400, code=-4131, text=words, times=2)
+    server.add_fault(far)
+    with pytest.raises(HeldBack, match="PERCENT_PRICE"):
+        await broker.place_order(ticket(side=Side.SELL, is_exit=True))
+    with pytest.raises(OrderRefused, match="PERCENT_PRICE"):
+        await broker.place_order(ticket())
+
+
 async def test_an_entry_is_never_reduce_only(server: SimulatedBinance, broker: BinanceBroker) -> None:
     await broker.place_order(ticket())
     assert "reduceOnly" not in last_form(server)
@@ -137,7 +215,14 @@ async def test_a_stop_leaves_for_the_conditional_orders(server: SimulatedBinance
     form = last_form(server, "/fapi/v1/algoOrder")
     assert form["algoType"] == "CONDITIONAL"
     assert (form["type"], form["triggerPrice"], form["clientAlgoId"]) == ("STOP_MARKET", "90", TAG)
+    assert form["workingType"] == "CONTRACT_PRICE"
     assert report.broker_order_id.startswith("SOLUSDT:algo:")
+
+
+async def test_a_stop_that_protects_goes_by_the_mark_price(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    await broker.place_order(stop(is_exit=True, is_protective=True))
+    form = last_form(server, "/fapi/v1/algoOrder")
+    assert (form["workingType"], form["reduceOnly"]) == ("MARK_PRICE", "true")
 
 
 async def test_a_price_on_another_tick_makes_the_list_be_read_again(
@@ -162,20 +247,91 @@ async def test_an_account_that_keeps_positions_otherwise_than_configured_is_refu
     await broker.close()
 
 
-@pytest.mark.parametrize(
-    ("side", "is_exit", "named"),
-    [(Side.BUY, False, "LONG"), (Side.SELL, True, "LONG"), (Side.SELL, False, "SHORT"), (Side.BUY, True, "SHORT")],
-)
-async def test_where_positions_are_kept_apart_an_exit_names_the_one_that_it_closes(
-    server: SimulatedBinance, side: Side, is_exit: bool, named: str
+async def test_a_position_mode_that_a_person_changed_meanwhile_is_a_matter_for_people(
+    server: SimulatedBinance, broker: BinanceBroker
 ) -> None:
+    server.is_hedged = True
+    with pytest.raises(AuthRequired, match="position mode"):
+        await broker.place_order(ticket())
+    with pytest.raises(AuthRequired, match="position mode at Binance is hedge"):
+        await broker.connect()
+    assert server.book.orders() == []
+
+
+# Long and short positions kept apart
+
+
+@pytest.fixture
+async def hedged(server: SimulatedBinance) -> AsyncIterator[BinanceBroker]:
     server.is_hedged = True
     broker = create({**config_for(server), "position_mode": "hedge"})
     await broker.connect()
-    await broker.place_order(ticket(side=side, is_exit=is_exit))
-    assert last_form(server)["positionSide"] == named
-    assert "reduceOnly" not in last_form(server)
+    yield broker
     await broker.close()
+
+
+async def test_orders_name_the_side_of_the_position_and_positions_are_told_by_side(
+    server: SimulatedBinance, hedged: BinanceBroker
+) -> None:
+    assert hedged.capabilities.products_of(SOL) == ("LONG", "SHORT")
+    await hedged.place_order(ticket(client_order_id="t000000000000000001"))
+    assert last_form(server)["positionSide"] == "LONG"
+    await hedged.place_order(
+        ticket(side=Side.SELL, product="SHORT", quantity=Decimal(4), client_order_id="t000000000000000002")
+    )
+    assert last_form(server)["positionSide"] == "SHORT"
+    held = {position.product: position.quantity for position in await hedged.positions()}
+    assert held == {"LONG": Decimal(10), "SHORT": Decimal(-4)}
+    for number, side, product in ((3, Side.SELL, None), (4, Side.BUY, "SHORT")):
+        leaving = ticket(side=side, product=product, is_exit=True, client_order_id=f"t{number:018d}")
+        quantity = abs(held[product or "LONG"])
+        await hedged.place_order(await hedged.fitted(replace(leaving, quantity=quantity)))
+        assert "reduceOnly" not in last_form(server)
+    assert await hedged.positions() == []
+
+
+@pytest.mark.parametrize(
+    ("side", "is_exit", "product", "words"),
+    [
+        (Side.SELL, False, None, "names SHORT as its product"),
+        (Side.BUY, True, None, "names that as its product"),
+        (Side.BUY, True, "LONG", "An exit of the LONG position does not buy"),
+        (Side.SELL, True, "SHORT", "An exit of the SHORT position does not sell"),
+        (Side.BUY, False, "MIS", "by LONG and SHORT, not by MIS"),
+    ],
+)
+async def test_an_order_that_might_be_meant_for_either_side_is_refused_before_it_is_sent(
+    server: SimulatedBinance, hedged: BinanceBroker, side: Side, is_exit: bool, product: str | None, words: str
+) -> None:
+    with pytest.raises(OrderRefused, match=words):
+        await hedged.fitted(ticket(side=side, is_exit=is_exit, product=product))
+    assert server.calls("POST /fapi/v1/*rder") == []
+
+
+async def test_an_account_with_one_position_a_contract_knows_no_sides(broker: BinanceBroker) -> None:
+    assert broker.capabilities.products_of(SOL) == ()
+    with pytest.raises(OrderRefused, match="keeps no sides apart"):
+        await broker.fitted(ticket(product="LONG"))
+
+
+async def test_an_exit_of_more_than_its_side_holds_is_refused_and_the_other_side_stays(
+    server: SimulatedBinance, hedged: BinanceBroker
+) -> None:
+    await hedged.place_order(ticket(quantity=Decimal(4)))
+    with pytest.raises(OrderRefused, match="ReduceOnly"):
+        await hedged.place_order(ticket(side=Side.SELL, is_exit=True, client_order_id="t000000000000000002"))
+    (position,) = await hedged.positions()
+    assert (position.product, position.quantity) == ("LONG", Decimal(4))
+
+
+async def test_a_stop_protects_its_side(server: SimulatedBinance, hedged: BinanceBroker) -> None:
+    await hedged.place_order(
+        ticket(side=Side.SELL, product="SHORT", quantity=Decimal(4), client_order_id="t000000000000000002")
+    )
+    protective = stop("120", side=Side.BUY, product="SHORT", quantity=Decimal(4), is_exit=True, is_protective=True)
+    await hedged.place_order(await hedged.fitted(protective))
+    form = last_form(server, "/fapi/v1/algoOrder")
+    assert (form["positionSide"], form["side"]) == ("SHORT", "BUY")
 
 
 async def test_leverage_and_margin_are_set_once_before_a_contracts_first_entry(server: SimulatedBinance) -> None:
