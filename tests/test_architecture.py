@@ -477,6 +477,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.switches",
     },
     "execution_service.trading.market_hours": {CORE},
+    "execution_service.trading.price_watch": {
+        *VOCABULARY,
+        "execution_service.runtime.clock",
+        "execution_service.runtime.wake_up",
+    },
     "execution_service.trading.reference_prices": {*VOCABULARY},
     "execution_service.trading.safety_service": {
         CORE,
@@ -543,6 +548,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.store",
         "execution_service.trading.connection",
         "execution_service.trading.holdings",
+        "execution_service.trading.price_watch",
     },
     "execution_service.trading.quotes": {
         *VOCABULARY,

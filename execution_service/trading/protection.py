@@ -33,7 +33,7 @@ from execution_service.core.protection.plan import (
     protection_plan,
 )
 from execution_service.core.reconcile.positions import by_product, group_of
-from execution_service.core.risk.prices import PriceSource, ReferencePrice, best_reference
+from execution_service.core.risk.gate import Session
 from execution_service.core.views.record import protected_in
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
@@ -44,11 +44,10 @@ from execution_service.storage.ports.orders import Stored, Told
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection
 from execution_service.trading.holdings import AT_WORK, booked_to, entry_with_unbooked, holdings
+from execution_service.trading.price_watch import AsksForQuotes, KnowsPrices, PriceWatch
 
 log = structlog.get_logger(__name__)
 
-PRICE_SECONDS = Decimal(60)
-"""An older price tells nothing of where the market is."""
 LASTING_SECONDS = 5.0
 """What passes by itself within so long is not recorded."""
 CONFIRM_SECONDS = 3.0
@@ -80,11 +79,17 @@ class TakesStored(Protocol):
         """What it owes is delivered, and its trader brings it to its end."""
 
 
-class KnowsPrices(Protocol):
-    """Where reference prices come from."""
+class KnowsMarket(Protocol):
+    """What is known of the markets of the account's instruments."""
 
-    def of(self, instrument_key: str) -> tuple[ReferencePrice, ...]:
-        """All that is known, however old."""
+    @property
+    def prices(self) -> KnowsPrices: ...
+
+    @property
+    def quotes(self) -> AsksForQuotes: ...
+
+    async def session_of(self, order: Order) -> Session | None:
+        """Whether the order's market is open now; None: that is not known. Raises nothing."""
 
 
 def _left_of(at_work: Iterable[tuple[Order, Decimal]], entry: Order) -> Decimal:
@@ -134,7 +139,7 @@ class Protection:
         connection: Connection,
         conversation: Conversation,
         orders: TakesStored,
-        prices: KnowsPrices,
+        market: KnowsMarket,
         live_orders: LiveOrders,
         store: Store,
         clock: Clock,
@@ -145,13 +150,14 @@ class Protection:
         self._connection = connection
         self._conversation = conversation
         self._orders = orders
-        self._prices = prices
+        self._market = market
         self._live = live_orders
         self._store = store
         self._clock = clock
         self._ownership = ownership
         self._interval = interval_seconds
         self._wake_up = WakeUp(clock)
+        self.price_watch = PriceWatch(prices=market.prices, quotes=market.quotes, clock=clock, listener=self)
         self._entries: dict[str, Order] = {}
         """By our id, entries whose protection has not ended."""
         self._alive: dict[str, LiveOrder] = {}
@@ -189,6 +195,10 @@ class Protection:
 
     def connected(self) -> None:
         """A connection stands."""
+        self._wake_up.tell()
+
+    def price_reached(self) -> None:
+        """A price at which something is to be done."""
         self._wake_up.tell()
 
     def note_record(self, live: LiveOrder) -> None:
@@ -355,9 +365,10 @@ class Protection:
                     self._entries[order.order_id] = order
             self._is_loaded = True
         await self._reopen()
+        lines = self._lines()
+        self.price_watch.keep_only(lines)
         if not self._entries:
             return None
-        lines = self._lines()
         now = self._clock.monotonic()
         is_due = now - self._looked_at >= self._interval
         is_suspected = any(shown.suspected != shown.less for shown in self._shown.values())
@@ -407,6 +418,8 @@ class Protection:
             plan = await self._planned(line, entries)
             if plan is None:
                 return None
+            instrument = entries[0].accepted_request.instrument
+            self.price_watch.watch(line, line.key.instrument_key, instrument, plan.band)
             await self._carry_out(plan, entries)
             self._failed.discard(line.key.ledger_id)
             return plan.look_again_at
@@ -432,10 +445,13 @@ class Protection:
         if held is None:
             self._say_unknown(line, "what is held cannot be told")
             return None
+        capabilities = self._connection.capabilities
+        abilities = abilities_of(capabilities)
+        session = None if abilities.keeps_overnight else await self._market.session_of(latest[0])
+        opens_at = None if session is None or session.is_open else session.opens_at
         if moves != self._moves:  # something has filled meanwhile: what was read does not belong together
             self._wake_up.tell()
             return None
-        capabilities = self._connection.capabilities
         shown = self._shown.get(line)
         at_work = list(self._orders_at_work(line, latest[0])) + self._orders_waiting(line)
         protected = [protected_entry(entry, exits, capabilities, leaving=_left_of(at_work, entry)) for entry in latest]
@@ -447,8 +463,9 @@ class Protection:
                 shown=None if shown is None or not shown.less else max(ZERO, held - shown.less),
                 leaving=sum((quantity for _, quantity in at_work), ZERO),
                 entries=tuple(protected),
-                abilities=abilities_of(capabilities),
-                price=self._price(line),
+                abilities=abilities,
+                price=self.price_watch.price(line.key.instrument_key),
+                opens_at=opens_at,
                 now=self._clock.now(),
             )
         )
@@ -482,11 +499,6 @@ class Protection:
 
     def _orders_waiting(self, line: _Line) -> list[tuple[Order, Decimal]]:
         return [(each.live.order, each.quantity) for each in self._waiting.values() if each.line == line]
-
-    def _price(self, line: _Line) -> Decimal | None:
-        known = [p for p in self._prices.of(line.key.instrument_key) if p.source is not PriceSource.MESSAGE]
-        best = best_reference(known, self._clock.now(), PRICE_SECONDS)
-        return None if best is None else best.price
 
     def _say_unknown(self, line: _Line, why: str) -> None:
         if line.key.ledger_id not in self._failed:

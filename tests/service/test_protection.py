@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from brokers.base import Capabilities, OrderRef, OrderType, ReportStatus, Side
+from brokers.base import Capabilities, OrderRef, OrderType, ReportStatus, Side, Tif
 from brokers.paper.model import Action, Fault, Operation, PaperOrder
 from execution_service.control.requests import Kind
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectionState, ProtectiveRole
 from execution_service.core.orders.status import Status
+from execution_service.core.risk.gate import Session
 from tests.fakes import BY_HAND, RESTING, World, world_of
 from tests.service.http_calls import http_world
 from tests.service.test_flatten import give
@@ -296,6 +299,54 @@ async def test_without_a_link_the_target_is_watched_and_closed_when_the_stop_is_
         hit(world, close, price="12")
         await world.run(3)
         assert (at_broker(world), state(world)) == ([], ProtectionState.CLOSED)
+
+
+async def test_a_watched_target_is_reached_by_the_brokers_quote_though_nobody_of_ours_trades(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=ALONE) as world:
+        world.quote(bid="11.90", ask="11.94")
+        await entered(world, take_profit=12)
+        await world.run(15)
+        assert children(world, ProtectiveRole.CLOSE) == []
+        world.quote(bid="12.01", ask="12.03")
+        await world.run(5)
+        (close,) = children(world, ProtectiveRole.CLOSE)
+        assert (at_broker(world)[0].ticket.order_type, close.quantity) == (OrderType.MARKET, 100)
+
+
+async def test_quotes_are_asked_for_only_while_a_price_is_watched(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world, take_profit=12)  # both rest at the broker, linked
+        assert state(world) is ProtectionState.PROTECTED
+        before = len(world.calls("quotes"))
+        await world.run(60)
+        assert len(world.calls("quotes")) == before
+
+
+class Hours:
+    """Of a market that opens once."""
+
+    opens_at: datetime | None = None
+
+    async def session(self, calendar: str, now: datetime) -> Session | None:
+        closed_until = self.opens_at if self.opens_at is not None and now < self.opens_at else None
+        return Session(is_open=closed_until is None, opens_at=closed_until)
+
+
+async def test_a_stop_of_the_day_is_not_sent_into_the_night_and_leaves_as_the_market_opens(tmp_path: Path) -> None:
+    of_the_day = replace(ALONE, tifs=frozenset({Tif.DAY, Tif.IOC}))
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=of_the_day) as world:
+        world.risk_rules.hours = hours = Hours()
+        await entered(world, exchange="NSE", currency="INR", tif="DAY")
+        assert resting(world) == 100
+        hours.opens_at = world.clock.now() + timedelta(minutes=20)
+        world.book().expire_day()
+        await world.run(600)
+        assert (len(children(world)), state(world)) == (1, ProtectionState.UNPROTECTED)
+        told = world.record("in").protection
+        assert told is not None
+        assert "protected again at the opening" in told.reason
+        await world.run(605)
+        assert (resting(world), len(children(world)), state(world)) == (100, 2, ProtectionState.PROTECTED)
 
 
 async def test_positions_over_http_name_the_orders_that_protect_them(tmp_path: Path) -> None:

@@ -162,6 +162,19 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PriceBand:
+    """Prices of the market between which nothing is to be done."""
+
+    low: Decimal | None = None
+    """At this price, or below it, something is; None: never."""
+    high: Decimal | None = None
+    """Likewise, or above it."""
+
+    def holds(self, price: Decimal) -> bool:
+        return (self.low is None or price > self.low) and (self.high is None or price < self.high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProtectionPlan:
     place: tuple[Place, ...] = ()
     take_back: tuple[TakeBack, ...] = ()
@@ -169,6 +182,8 @@ class ProtectionPlan:
     """By our id of the entry."""
     look_again_at: datetime | None = None
     """When something is to be tried again."""
+    band: PriceBand | None = None
+    """The plan holds while the market's price stays within it; None: whatever that does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +224,7 @@ def protection_plan(position: ProtectedPosition) -> ProtectionPlan:
     take_back: list[TakeBack] = []
     standing: dict[str, Standing] = {}
     moments: list[datetime] = []
+    bands: list[PriceBand] = []
     for entry in position.entries:
         case = _Case(
             position=position,
@@ -222,11 +238,23 @@ def protection_plan(position: ProtectedPosition) -> ProtectionPlan:
         take_back += done.take_back
         standing |= done.standing
         moments += [done.look_again_at] if done.look_again_at is not None else []
+        bands += [done.band] if done.band is not None else []
     return ProtectionPlan(
         place=tuple(place),
         take_back=tuple(take_back),
         standing=standing,
         look_again_at=min(moments, default=None),
+        band=_narrowest(bands),
+    )
+
+
+def _narrowest(bands: Sequence[PriceBand]) -> PriceBand | None:
+    """Within which all of them hold."""
+    if not bands:
+        return None
+    return PriceBand(
+        low=max((each.low for each in bands if each.low is not None), default=None),
+        high=min((each.high for each in bands if each.high is not None), default=None),
     )
 
 
@@ -369,18 +397,34 @@ class _Case:
         price = self.position.price
         if price is None or self._paused_until is not None:
             return None
-        sign, stop, target = self.position.side.sign, self.entry.stop, self.entry.target
-        has_stop = any(piece.alive_as(ProtectiveRole.STOP) for piece in self._pieces)
-        if (
-            stop is not None
-            and not has_stop
-            and (price - stop) * sign <= 0
-            and (self._failures or not self._rests_stop)
-        ):
+        sign, stop, target = self.position.side.sign, self._watched_stop, self._watched_target
+        if stop is not None and (price - stop) * sign <= 0:
             return f"the price has passed its stop at {stop:f}, which does not rest at the broker"
-        if target is not None and (price - target) * sign >= 0 and not self._all_have_targets:
+        if target is not None and (price - target) * sign >= 0:
             return f"the price has reached its target at {target:f}, which does not rest at the broker"
         return None
+
+    @property
+    def _watched_stop(self) -> Decimal | None:
+        """At which price it is to be closed, where no stop rests at the broker."""
+        if any(piece.alive_as(ProtectiveRole.STOP) for piece in self._pieces):
+            return None
+        return self.entry.stop if self._failures or not self._rests_stop else None
+
+    @property
+    def _watched_target(self) -> Decimal | None:
+        """Likewise, where no target does."""
+        return None if self._all_have_targets else self.entry.target
+
+    @property
+    def _band(self) -> PriceBand | None:
+        if not self.wanted:
+            return None
+        stop, target = self._watched_stop, self._watched_target
+        if stop is None and target is None:
+            return None
+        is_long = self.position.side is Side.BUY
+        return PriceBand(low=stop if is_long else target, high=target if is_long else stop)
 
     @property
     def _all_have_targets(self) -> bool:
@@ -495,7 +539,11 @@ class _Case:
             state = ProtectionState.IN_DOUBT if _is_old(doubtful) else state
         standing = Standing(state=state, reason=reason, protected=min(protected, self.wanted))
         return ProtectionPlan(
-            place=place, take_back=take_back, standing={self.entry.order_id: standing}, look_again_at=again
+            place=place,
+            take_back=take_back,
+            standing={self.entry.order_id: standing},
+            look_again_at=again,
+            band=None if state is ProtectionState.CLOSING else self._band,
         )
 
 
