@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
-from brokers.base import Instrument
+from brokers.base import Instrument, Side
 from execution_service.core.protection.plan import PriceBand
 from execution_service.core.risk.prices import PriceSource, ReferencePrice, best_reference
 from execution_service.runtime.clock import Clock
@@ -60,6 +60,8 @@ class PriceWatch:
         self._clock = clock
         self._listener = listener
         self._watched: dict[Hashable, _Watched] = {}
+        self._looks: dict[str, tuple[Decimal | None, Decimal | None]] = {}
+        """By the instrument's key, what the last two looks showed, the later one last."""
         self._wake_up = WakeUp(clock)
 
     def price(self, instrument_key: str) -> Decimal | None:
@@ -67,6 +69,13 @@ class PriceWatch:
         known = [each for each in self._prices.of(instrument_key) if each.source is not PriceSource.MESSAGE]
         best = best_reference(known, self._clock.now(), FRESH_SECONDS)
         return None if best is None else best.price
+
+    def kept(self, instrument_key: str, side: Side) -> Decimal | None:
+        """The less favourable, for a position of this side, of the last two looks' prices; None: not both have shown one."""
+        earlier, latest = self._looks.get(instrument_key, (None, None))
+        if earlier is None or latest is None:
+            return None
+        return min(earlier, latest) if side is Side.BUY else max(earlier, latest)
 
     def watch(self, name: Hashable, instrument_key: str, instrument: Instrument, band: PriceBand | None) -> None:
         """From now on by this band; None: not any more. The listener is woken also where the price has left it already."""
@@ -89,6 +98,7 @@ class PriceWatch:
             await self._wake_up.wait(LOOK_SECONDS if self._watched else None)
             wanted = {each.instrument_key: each.instrument for each in self._watched.values()}
             self._quotes.ask_for(self._quotes.missing(wanted, Decimal(LOOK_SECONDS)))
+            self._looks = {key: (self._looks.get(key, (None, None))[1], self.price(key)) for key in wanted}
             if any(self._has_left(each) for each in self._watched.values()):
                 self._listener.price_reached()
 

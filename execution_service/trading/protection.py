@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
-from brokers.base import BrokerPosition, Instrument, Side
+from brokers.base import BrokerPosition, Instrument, Side, TellsQuotes
 from brokers.errors import BrokerError
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import may_be_of_one_contract
@@ -97,6 +97,19 @@ def _left_of(at_work: Iterable[tuple[Order, Decimal]], entry: Order) -> Decimal:
     return sum(
         (left for other, left in at_work if not set(other.accepted_request.entry_refs).isdisjoint(entry.names)), ZERO
     )
+
+
+def _is_of_one_entry(one: Order, other: Order) -> bool:
+    """Both are protective orders of it, by names that say which."""
+    return (
+        one.protective is not None
+        and other.protective is not None
+        and one.protective.entry_order_id == other.protective.entry_order_id
+    )
+
+
+def _said(known: ProtectionChanged) -> tuple[object, ...]:
+    return known.state, known.reason, known.quantity, known.stop_price
 
 
 class _Line(NamedTuple):
@@ -446,7 +459,7 @@ class Protection:
             self._say_unknown(line, "what is held cannot be told")
             return None
         capabilities = self._connection.capabilities
-        abilities = abilities_of(capabilities)
+        abilities = abilities_of(capabilities, tells_quotes=isinstance(self._connection.broker, TellsQuotes))
         session = None if abilities.keeps_overnight else await self._market.session_of(latest[0])
         opens_at = None if session is None or session.is_open else session.opens_at
         if moves != self._moves:  # something has filled meanwhile: what was read does not belong together
@@ -465,6 +478,7 @@ class Protection:
                 entries=tuple(protected),
                 abilities=abilities,
                 price=self.price_watch.price(line.key.instrument_key),
+                kept_price=self.price_watch.kept(line.key.instrument_key, line.side),
                 opens_at=opens_at,
                 now=self._clock.now(),
             )
@@ -542,6 +556,8 @@ class Protection:
     async def _carry_out(self, plan: ProtectionPlan, entries: Sequence[Order]) -> None:
         """Shrinks first."""
         by_id = {entry.order_id: self._latest(entry) for entry in entries}
+        for order_id, standing in plan.standing.items():
+            await self._record_move(by_id[order_id], standing)
         for back in plan.take_back:
             await self._take_back(back)
         for place in plan.place:
@@ -571,7 +587,7 @@ class Protection:
                 order_id=order.order_id,
             )
             self._orders.take(Stored(order, Told()))
-        elif not isinstance(found, Order) or found.protective != order.protective:
+        elif not isinstance(found, Order) or not _is_of_one_entry(found, order):
             # Somebody has given an order of theirs this name: it is nothing to us, and the next number is free.
             if place.role is not ProtectiveRole.TARGET:
                 self._used[entry.order_id] = place.piece
@@ -581,20 +597,31 @@ class Protection:
             if stored.is_unsettled:
                 self._orders.take(stored)
 
-    async def _record(self, entry: Order, standing: Standing) -> None:
+    async def _record_move(self, entry: Order, standing: Standing) -> None:
+        """Where a trailing stop is to stand is durable before anything is done about it, so that no fall of the price meanwhile, and no death, leaves
+        it further away."""
         known = entry.protection
-        told = (standing.state, standing.reason, standing.protected)
-        if known is not None and (known.state, known.reason, known.quantity) == told:
+        if known is None or standing.trailed_to in (None, known.stop_price):
+            return
+        before = Standing(state=known.state, reason=known.reason, protected=known.quantity)
+        await self._record(entry, replace(before, trailed_to=standing.trailed_to), is_lasting=True)
+
+    async def _record(self, entry: Order, standing: Standing, *, is_lasting: bool = False) -> None:
+        """`is_lasting`: also what may pass by itself."""
+        entry = self._latest(entry)
+        known = entry.protection
+        told = (standing.state, standing.reason, standing.protected, standing.trailed_to)
+        if known is not None and _said(known) == told:
             self._passing.pop(entry.order_id, None)
             if standing.state is not ProtectionState.CLOSED or known.filled_quantity == entry.filled_quantity:
                 return
-        if standing.state in _PASSING and not self._has_lasted(entry.order_id, standing.state):
+        if standing.state in _PASSING and not is_lasting and not self._has_lasted(entry.order_id, standing.state):
             return
         self._passing.pop(entry.order_id, None)
 
         def change(order: Order) -> Sequence[Event]:
             found = order.protection
-            is_known = found is not None and (found.state, found.reason, found.quantity) == told
+            is_known = found is not None and _said(found) == told
             if is_known and found is not None and found.filled_quantity == order.filled_quantity:
                 return ()
             return (
@@ -604,6 +631,7 @@ class Protection:
                     reason=standing.reason,
                     quantity=standing.protected,
                     filled_quantity=entry.filled_quantity,
+                    stop_price=standing.trailed_to,
                 ),
             )
 

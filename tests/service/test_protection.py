@@ -349,6 +349,62 @@ async def test_a_stop_of_the_day_is_not_sent_into_the_night_and_leaves_as_the_ma
         assert (resting(world), len(children(world)), state(world)) == (100, 2, ProtectionState.PROTECTED)
 
 
+async def test_a_trailing_stop_follows_the_market_and_neither_a_fall_nor_a_death_loosens_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, stop_loss=None, trail_percent=10)
+        assert [p.ticket.stop_price for p in at_broker(world)] == [9]
+        world.quote(bid="11.99", ask="12.01")
+        await world.run(8)
+        assert ([p.ticket.stop_price for p in at_broker(world)], resting(world)) == ([Decimal("10.8")], 100)
+        world.quote(bid="11.09", ask="11.11")
+        await world.run(15)
+        await world.restart()
+        await world.run(15)
+        assert ([p.ticket.stop_price for p in at_broker(world)], resting(world)) == ([Decimal("10.8")], 100)
+        assert state(world) is ProtectionState.PROTECTED
+        (document,) = world.documents("execution_confirmations", signal_id="in")
+        assert (document["protection"]["stop_price"], document["protection"]["trail_percent"]) == (10.8, 10.0)
+
+
+async def test_a_fall_while_the_trailing_stop_is_being_moved_leaves_it_where_it_was_to_be(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, stop_loss=None, trail_percent=10)
+        world.book().add_fault(Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=None))
+        world.quote(bid="11.99", ask="12.01")
+        await world.run(7)
+        assert [p.ticket.stop_price for p in at_broker(world)] == [9]  # the broker has not ended it yet
+        world.quote(bid="10.99", ask="11.01")
+        world.book().clear_faults()
+        await world.restart()
+        await world.run(30)
+        assert ([p.ticket.stop_price for p in at_broker(world)], resting(world)) == ([Decimal("10.8")], 100)
+
+
+async def test_a_price_that_was_shown_once_moves_no_stop(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, stop_loss=None, trail_amount=1)
+        await world.run(6)
+        world.quote(bid="19.99", ask="20.01")
+        await world.run(2)
+        world.quote(bid="9.99", ask="10.01")
+        await world.run(15)
+        assert [p.ticket.stop_price for p in at_broker(world)] == [9]
+
+
+async def test_how_a_stop_trails_is_said_in_one_way_and_in_per_cent(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("share", **(STOP_AT | {"trail_percent": "0.02"}))
+        world.send("both", **(STOP_AT | {"trail_percent": 2, "trail_amount": 1}))
+        await world.run(2)
+        for name, words in (("share", "per cent"), ("both", "either says")):
+            reason = world.record(name).reason
+            assert reason is not None
+            assert words in reason.message
+
+
 async def test_positions_over_http_name_the_orders_that_protect_them(tmp_path: Path) -> None:
     async with http_world(tmp_path, market=BY_HAND, rules=RESTING) as (world, http):
         await entered(world, 4, take_profit=12)
