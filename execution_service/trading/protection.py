@@ -178,6 +178,8 @@ class Protection:
         self._waiting: dict[str, _Waiting] = {}
         """By our id."""
         self._shown: dict[_Line, _Shown] = {}
+        self._adopted: dict[str, Decimal] = {}
+        """By our id, what an adoption has booked."""
         self._moves = 0
         """Counts the fills of the account that were recorded, and annulled."""
         self._passing: dict[str, tuple[ProtectionState, float]] = {}
@@ -229,6 +231,8 @@ class Protection:
             self._wake_up.tell()
             return
         self._note_annulled(order)
+        if order.adoption is not None:
+            self._note_adoption(order)
         if self._ended and order.fills and order.identity.purpose is Purpose.EXIT:
             self._reopen_ended(order, order.accepted_request.side)  # the exit of one entry may leave what another has
         if order.wants_protection:
@@ -251,6 +255,17 @@ class Protection:
                 self._wake_up.tell()
         elif before is not None:
             self._forget(order)
+
+    def _note_adoption(self, order: Order) -> None:
+        """Our books follow what the broker shows already: by so much less do they differ from it now, or by more where it was taken back."""
+        before = self._adopted.get(order.order_id, ZERO)
+        self._adopted[order.order_id] = order.filled_quantity
+        moved = (order.filled_quantity - before) * order.accepted_request.side.sign
+        key = booked_to(order) if moved and self._shown else None
+        for line, shown in self._shown.items():
+            if line.key == key:
+                shown.less = max(ZERO, shown.less + moved * line.side.sign)
+                shown.suspected = max(ZERO, shown.suspected + moved * line.side.sign)
 
     def _forget(self, order: Order) -> None:
         """Its protection has ended."""
@@ -339,6 +354,7 @@ class Protection:
             self._passing,
             self._ended,
             self._annulled,
+            self._adopted,
         ):
             kept.clear()
         self._is_loaded = False

@@ -140,7 +140,7 @@ class ProtectedPosition:
     kept_price: Decimal | None = None
     """The less favourable of the market's prices in the last two looks: a price that was shown once moves no stop. None: it is not known."""
     opens_at: datetime | None = None
-    """By the calendar the market is closed until then; None: it is open, or that is not known. A first order is sent all the same, since a calendar
+    """By the calendar the market is closed until then; None: it is open, or that is not known. It counts for what has expired alone, since a calendar
     does not know every session."""
     now: datetime
 
@@ -520,7 +520,8 @@ class _Case:
             words = f"the broker does not keep its protective order: {failure.why or failure.ending}"
             return self._standing_with(state=ProtectionState.UNPROTECTED, reason=words, again=paused)
         opens_at = self.position.opens_at
-        if opens_at is not None and not self.position.abilities.keeps_overnight and self._failures:
+        has_expired = bool(self._failures) and self._failures[0].ending is Ending.EXPIRED
+        if opens_at is not None and not self.position.abilities.keeps_overnight and has_expired:
             words = (
                 "the market is closed, and the broker keeps no order overnight: it is protected again at the opening"
             )
