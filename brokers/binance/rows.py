@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
-from brokers.base import Balance, Fill, FillsShown, Report, ReportStatus
+from brokers.base import AssetClass, Balance, Fill, FillsShown, Instrument, Report, ReportStatus, Side
 
 _T = TypeVar("_T")
 Row = Mapping[str, Any]
@@ -71,6 +71,7 @@ class OrderRow:
     created_ms: int
     is_triggered: bool
     """It is what a conditional order became."""
+    side: str = ""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -154,6 +155,7 @@ def read_order(row: Row) -> OrderRow:
         executed=_at_least_0(row, "executedQty"),
         created_ms=_moment(row, "time", "updateTime"),
         is_triggered=original in _CONDITIONAL_TYPES and kind != original,
+        side=str(row.get("side", "")),
     )
 
 
@@ -221,6 +223,9 @@ def report_of(order: OrderRow, fills: Sequence[Fill], reason: str | None = None)
         fills_shown=FillsShown.ALL if adds_up else FillsShown.SOME,
         reason=reason,
         said=order.status,
+        # Not of what has a delivery: its date stands in the list of symbols.
+        instrument=None if "_" in order.symbol else Instrument(symbol=order.symbol, asset_class=AssetClass.CRYPTO),
+        side={"BUY": Side.BUY, "SELL": Side.SELL}.get(order.side),
     )
 
 
