@@ -1095,12 +1095,12 @@ class IbkrBroker:
         if execution.acctNumber == self._account:
             if moment.is_estimated:
                 self._log_estimate(execution, moment)
+            tag = execution.orderRef or self._unacknowledged.tag_of(f"{execution.clientId}:{execution.orderId}")
             entry = self._blotter.note_execution(
                 client_id=execution.clientId,
                 order_id=_checked_order_id(execution.orderId),
                 perm_id=execution.permId,
-                client_order_id=execution.orderRef
-                or self._unacknowledged.tag_of(f"{execution.clientId}:{execution.orderId}"),
+                client_order_id=tag,
                 execution=Execution(
                     exec_id=execution.execId,
                     quantity=amount(execution.shares, least=0),
@@ -1108,7 +1108,7 @@ class IbkrBroker:
                     time=moment.at,
                     is_time_estimated=moment.is_estimated,
                 ),
-                traded=None if execution.orderRef else _traded(contract, execution),
+                traded=None if tag else _traded(contract, execution),
             )
             self._acknowledged(entry)
             self._answer_placing(entry, "Submitted")
