@@ -280,6 +280,9 @@ class Report:
     """If several orders bear this tag: the broker's ids of all of them, oldest first. Only one can be ours."""
     is_unclear: bool = False
     """Part of it could not be read. What it says is valid, but the order's end must not be concluded from it."""
+    instrument: Instrument | None = None
+    side: Side | None = None
+    """What the order is about, where the broker says so; of an order of ours the record knows it. None: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

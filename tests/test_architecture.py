@@ -501,6 +501,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.switches",
     },
     "execution_service.trading.market_hours": {CORE},
+    "execution_service.trading.price_watch": {
+        *VOCABULARY,
+        "execution_service.runtime.clock",
+        "execution_service.runtime.wake_up",
+    },
     "execution_service.trading.reference_prices": {*VOCABULARY},
     "execution_service.trading.safety_service": {
         CORE,
@@ -567,6 +572,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.store",
         "execution_service.trading.connection",
         "execution_service.trading.holdings",
+        "execution_service.trading.price_watch",
     },
     "execution_service.trading.quotes": {
         *VOCABULARY,
@@ -1083,6 +1089,17 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
     },
+    "execution_service.control.broker_exits": {
+        *VOCABULARY,
+        "execution_service.control.adoption_books",
+        "execution_service.control.commands",
+        "execution_service.control.results",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.commands",
+        "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.store",
+    },
     "execution_service.control.dead_man": {
         CORE,
         "execution_service.control.commands",
@@ -1530,6 +1547,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.control.allow",
         "execution_service.control.ask_broker",
         "execution_service.control.background",
+        "execution_service.control.broker_exits",
         "execution_service.control.cancel",
         "execution_service.control.commands",
         "execution_service.control.dead_man",
@@ -2153,6 +2171,7 @@ BROKERS_WORDS: Mapping[str, tuple[str, ...]] = {
 NAMED_ALLOWED = {
     "services/execution/__init__.py": "the names of spec 001, which is one broker's",
     "benchmarks/gateways.py": "measures two client libraries bare, beside their adapters",
+    "tests/faults/protected.py": "how each refuses a stop, and which of them link two orders, is their dialect",
     "tests/faults/scenarios.py": "some of its scenarios are about one broker's dialect, and are tests of that broker",
     "tests/faults/test_kills.py": "two of its tests are about one broker's ids, and are tests of that broker",
     "tests/faults/test_program.py": "looks at what is played at which",

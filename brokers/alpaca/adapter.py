@@ -67,6 +67,9 @@ from brokers.errors import (
 from brokers.manifest import Fact
 
 _log = logging.getLogger(__name__)
+STOP_PASSED_WORDS = ("base_price",)
+"""Of the refusal of a stop that the price is through, in small letters: that it must be less, or greater, than the base price, which is the
+market's."""
 _FIND_WINDOW_SECONDS = 30.0
 _POLL_SECONDS = 2.0
 _CONCURRENT_CALLS = 8
@@ -202,6 +205,7 @@ class AlpacaBroker:
             find_window_seconds=self._configuration.find_window_seconds,
             is_paper=self._is_paper(),
             poll_seconds=_POLL_SECONDS,
+            stop_passed_words=STOP_PASSED_WORDS,
             concern=None if account is None else dialect.concern_of(account),
             notes=(
                 *(() if account is None else dialect.account_notes(account)),

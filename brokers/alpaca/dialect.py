@@ -415,6 +415,8 @@ def report_of(
         is_held=is_held,
         held_until=opens_at if is_held else None,
         is_unclear=is_unclear,
+        instrument=instrument_of(first.symbol, first.asset_class)[0] if first.symbol else None,
+        side={"buy": Side.BUY, "sell": Side.SELL}.get(first.side),
     )
 
 

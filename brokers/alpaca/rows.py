@@ -36,6 +36,8 @@ class OrderRow:
     average_price: Decimal | None = None
     """Of its executions. None: there are none, or it cannot be read."""
     symbol: str = ""
+    asset_class: str = ""
+    side: str = ""
     tif: str = ""
     submitted_at: datetime | None = None
     replaced_by: str | None = None
@@ -129,6 +131,8 @@ def read_order(row: object) -> OrderRow:
         filled=number(order, "filled_qty", least=0),
         average_price=_number_or_none(order, "filled_avg_price"),
         symbol=_text_or_none(order.get("symbol")) or "",
+        asset_class=_text_or_none(order.get("asset_class")) or "us_equity",
+        side=_text_or_none(order.get("side")) or "",
         tif=_text_or_none(order.get("time_in_force")) or "",
         submitted_at=moment(order.get("submitted_at")) or moment(order.get("created_at")),
         replaced_by=_text_or_none(order.get("replaced_by")),

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
-from brokers.base import Balance, Fill, FillsShown, Report, ReportStatus, Side
+from brokers.base import AssetClass, Balance, Fill, FillsShown, Instrument, Report, ReportStatus, Side
 
 _T = TypeVar("_T")
 Row = Mapping[str, Any]
@@ -73,6 +73,7 @@ class OrderRow:
     """It says that it is what a conditional order became."""
     closing_side: Side | None = None
     """Of one that can only close a position: BUY closes a short one. None: it may open one, or does not say."""
+    side: str = ""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -160,6 +161,7 @@ def read_order(row: Row) -> OrderRow:
         created_ms=_moment(row, "time", "updateTime"),
         is_triggered=original in _CONDITIONAL_TYPES and kind != original,
         closing_side=_closing_side(row),
+        side=str(row.get("side", "")),
     )
 
 
@@ -238,6 +240,9 @@ def report_of(order: OrderRow, fills: Sequence[Fill], reason: str | None = None)
         fills_shown=FillsShown.ALL if adds_up else FillsShown.SOME,
         reason=reason,
         said=order.status,
+        # Not of what has a delivery: its date stands in the list of symbols.
+        instrument=None if "_" in order.symbol else Instrument(symbol=order.symbol, asset_class=AssetClass.CRYPTO),
+        side={"BUY": Side.BUY, "SELL": Side.SELL}.get(order.side),
     )
 
 

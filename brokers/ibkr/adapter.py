@@ -34,6 +34,7 @@ from brokers.base import (
     Quote,
     Report,
     Reports,
+    Side,
     Ticket,
     Tif,
 )
@@ -1090,16 +1091,16 @@ class IbkrBroker:
             )
             self._acknowledged(entry)
 
-    def on_execution(self, execution: Any, moment: Moment) -> None:
+    def on_execution(self, execution: Any, moment: Moment, contract: Any) -> None:
         if execution.acctNumber == self._account:
             if moment.is_estimated:
                 self._log_estimate(execution, moment)
+            tag = execution.orderRef or self._unacknowledged.tag_of(f"{execution.clientId}:{execution.orderId}")
             entry = self._blotter.note_execution(
                 client_id=execution.clientId,
                 order_id=_checked_order_id(execution.orderId),
                 perm_id=execution.permId,
-                client_order_id=execution.orderRef
-                or self._unacknowledged.tag_of(f"{execution.clientId}:{execution.orderId}"),
+                client_order_id=tag,
                 execution=Execution(
                     exec_id=execution.execId,
                     quantity=amount(execution.shares, least=0),
@@ -1107,6 +1108,7 @@ class IbkrBroker:
                     time=moment.at,
                     is_time_estimated=moment.is_estimated,
                 ),
+                traded=None if tag else _traded(contract, execution),
             )
             self._acknowledged(entry)
             self._answer_placing(entry, "Submitted")
@@ -1272,6 +1274,15 @@ def _price_of_cost(cost: Decimal | None, held: Instrument, terms: ContractTerms 
     if terms is not None and not terms.is_size_unknown:
         worth = terms.money_per_point
     return None if cost is None or worth is None else cost / worth
+
+
+def _traded(contract: Any, execution: Any) -> tuple[Instrument, Side] | None:
+    """What somebody else has traded, and on which side; None: that cannot be read."""
+    side = {"BOT": Side.BUY, "SLD": Side.SELL}.get(str(execution.side))
+    try:
+        return None if side is None else (instrument_of(contract), side)
+    except (ValueError, ArithmeticError):
+        return None
 
 
 def _checked_order_id(order_id: int) -> int:

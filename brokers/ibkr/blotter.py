@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from brokers.base import Fill, Report, ReportStatus, Unreadable
+from brokers.base import Fill, Instrument, Report, ReportStatus, Side, Unreadable
 
 _VERSIONED = re.compile(r"(?P<base>.+)\.(?P<version>\d{1,3})", re.ASCII | re.DOTALL)
 """More digits are no version number: every version below it would be reported as busted."""
@@ -80,6 +80,8 @@ class Entry:
     unclear: int = -1
     """The latest round in which something about it could not be read."""
     unclear_words: str = ""
+    traded: tuple[Instrument, Side] | None = None
+    """Of an order of somebody else: what its executions are of, and their side."""
 
     @property
     def is_held(self) -> bool | None:
@@ -303,10 +305,18 @@ class Blotter:
         return entry
 
     def note_execution(
-        self, *, client_id: int, order_id: int, perm_id: int, client_order_id: str, execution: Execution
+        self,
+        *,
+        client_id: int,
+        order_id: int,
+        perm_id: int,
+        client_order_id: str,
+        execution: Execution,
+        traded: tuple[Instrument, Side] | None = None,
     ) -> Entry:
         """An execution, or a later version that replaces an earlier one."""
         entry = self._entry(client_id, order_id, perm_id)
+        entry.traded = traded or entry.traded
         changed = bool(client_order_id) and entry.client_order_id != client_order_id
         self._tag(entry, client_order_id)
         first = entry.first_versions.get(execution.base)
@@ -419,6 +429,8 @@ class Blotter:
             is_held=entry.is_held,
             held_until=entry.hold.until if entry.hold is not None and entry.is_held else None,
             orders_under_tag=tuple(twin.broker_order_id for twin in duplicates),
+            instrument=None if entry.traded is None else entry.traded[0],
+            side=None if entry.traded is None else entry.traded[1],
         )
 
     def duplicates(self, client_order_id: str) -> list[Entry]:

@@ -46,7 +46,7 @@ class Listener(Protocol):
 
     def on_completed_order(self, order: Any, state: Any) -> None: ...
 
-    def on_execution(self, execution: Any, moment: Moment) -> None:
+    def on_execution(self, execution: Any, moment: Moment, contract: Any) -> None:
         """`moment` is the execution's time; the time in the library's object must not be used."""
 
     def on_commission(self, report: Any) -> None: ...
@@ -488,7 +488,7 @@ class Session:
 
     def execDetails(self, number: int, contract: Any, execution: Any) -> None:
         assert self._moment is not None, "an execution is decoded here only"
-        self._listener.on_execution(execution, self._moment)
+        self._listener.on_execution(execution, self._moment, contract)
 
     def execDetailsEnd(self, number: int) -> None:
         self._answer(number)

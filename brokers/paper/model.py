@@ -208,6 +208,8 @@ class PaperOrder:
 
     def report(self) -> Report:
         return Report(
+            instrument=self.ticket.instrument,
+            side=self.ticket.side,
             client_order_id=self.ticket.client_order_id,
             broker_order_id=self.broker_order_id,
             status=self.status,

@@ -417,6 +417,9 @@ def _report(
         is_held=is_held,
         held_until=held_until,
         orders_under_tag=tuple(under_tag) if len(under_tag) > 1 else (),
+        # Of shares alone: what a derivative is follows from the list of instruments.
+        instrument=Instrument(symbol=last.symbol) if last.symbol and last.exchange in ("NSE", "BSE") else None,
+        side={"BUY": Side.BUY, "SELL": Side.SELL}.get(last.side),
     )
 
 

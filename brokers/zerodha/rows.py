@@ -63,7 +63,9 @@ class OrderRow:
     noted: Mapping[str, str] | None = None
     """The fields with which a contract note is requested. None if the row lacks any."""
     exchange: str = ""
-    """Empty if the row does not say it legibly."""
+    symbol: str = ""
+    side: str = ""
+    """Empty if the row does not say them legibly."""
 
     @property
     def is_waiting_amo(self) -> bool:
@@ -347,6 +349,8 @@ def _order(row: Row) -> OrderRow:
         leg=_leg(row) if variety == ICEBERG else None,
         placed_at=_moment(row.get("order_timestamp")),
         exchange=_text_or_none(row.get("exchange")) or "",
+        symbol=_text_or_none(row.get("tradingsymbol")) or "",
+        side=_text_or_none(row.get("transaction_type")) or "",
         noted={name: str(reported) for name, reported in noted.items()} if all(map(_is_word, noted.values())) else None,
     )
 

@@ -300,8 +300,8 @@ def _remarks(fields: Mapping[str, object]) -> list[str]:
     exits = [name for name in ("stop_loss", "take_profit") if fields.get(name) is not None]
     if exits:
         remarks.append(f"{', '.join(exits)} placed at the broker for what has filled")
-    if fields.get("trail_percent") is not None:
-        remarks.append("trail_percent recorded, not placed at the broker")
+    if fields.get("trail_percent") is not None or fields.get("trail_amount") is not None:
+        remarks.append("the stop follows the market as far as its price is known")
     return remarks
 
 

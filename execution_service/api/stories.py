@@ -103,7 +103,8 @@ def protection(order: Order) -> dict[str, Any] | None:
     known = order.protection
     if known is None:
         return {"state": ProtectionState.NOT_PLACED, "reason": "", "quantity": None} if order.wants_protection else None
-    return {"state": known.state, "reason": plain(known.reason), "quantity": known.quantity, "since": known.at}
+    told = {"state": known.state, "reason": plain(known.reason), "quantity": known.quantity, "since": known.at}
+    return told if known.stop_price is None else told | {"stop_price": known.stop_price}
 
 
 def _events(order: Order) -> tuple[Sequence[AppliedEvent], int]:

@@ -34,6 +34,7 @@ from execution_service.control.adopt import AdoptPositions
 from execution_service.control.allow import AllowOrder
 from execution_service.control.ask_broker import CompareBooks, ShowPositions
 from execution_service.control.background import Background
+from execution_service.control.broker_exits import BrokerExits
 from execution_service.control.cancel import CancelOrders
 from execution_service.control.commands import Commands
 from execution_service.control.dead_man import DeadMan
@@ -151,6 +152,8 @@ class Parts:
     """The outside safety service; None: there is none."""
     is_safety_fail_open: bool = False
     dead_man_seconds: float | None = None
+    books_broker_exits: bool = False
+    """Exits that a broker made without us are booked without a person where its executions prove them."""
     """So long nobody outside may be silent; None: nobody has to say that all is well."""
     events: EventSources = NO_EVENTS
     """Where events of the systems around us come from, and go to."""
@@ -222,6 +225,7 @@ class Rooms:
     safety: SafetyService | None
     kill_key: KillKey | None
     dead_man: DeadMan | None
+    broker_exits: BrokerExits | None
     confirmations: Confirmations
     plans: Plans
 
@@ -320,6 +324,9 @@ def build(parts: Parts) -> Rooms:
         safety=safety,
         kill_key=_kill_key(parts, kill_switches, commands, alerts),
         dead_man=_dead_man(parts, kill_switches, commands, alerts),
+        broker_exits=BrokerExits(accounts=accounts, commands=commands, store=store, clock=clock)
+        if parts.books_broker_exits
+        else None,
         confirmations=confirmations,
         plans=plans,
     )
@@ -579,6 +586,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             safety=safety,
             is_safety_fail_open=settings.ess_fail_open,
             dead_man_seconds=settings.dead_man_seconds,
+            books_broker_exits=settings.book_broker_exits,
             notices=settings.notices,
             targets=None if targets is None else targets.messages,
             plan_results=plan_results,

@@ -19,7 +19,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.store import Store
-from execution_service.trading.reconciliation import CONNECTING_LOOKS, CONNECTING_SECONDS
+from execution_service.trading.reconciliation import CONNECTING_LOOKS, CONNECTING_SECONDS, Reconciliation
 from execution_service.trading.risk_rules import RiskRules
 from execution_service.trading.traded_account import AccountDirectory, TradedAccount
 from execution_service.trading.trader import Trader, TradingRules
@@ -174,6 +174,10 @@ class Accounts:
         return ReconciliationOutcome(
             is_compared=False, words="Not compared: whoever trades the account has not answered"
         )
+
+    def compared(self) -> Mapping[str, Reconciliation]:
+        """Of each account that has a trader: whoever compares its books with the broker's."""
+        return {account_id: trader.reconciliation for account_id, trader in self.traders.items()}
 
     def compare_soon(self, account_id: str) -> None:
         """What was adopted is to be seen in the comparison now, and not only at the next that is due."""

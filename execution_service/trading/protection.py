@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
-from brokers.base import BrokerPosition, Instrument, Side
+from brokers.base import BrokerPosition, Instrument, Side, TellsQuotes
 from brokers.errors import BrokerError
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import may_be_of_one_contract
@@ -33,7 +33,7 @@ from execution_service.core.protection.plan import (
     protection_plan,
 )
 from execution_service.core.reconcile.positions import by_product, group_of
-from execution_service.core.risk.prices import PriceSource, ReferencePrice, best_reference
+from execution_service.core.risk.gate import Session
 from execution_service.core.views.record import protected_in
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
@@ -44,11 +44,10 @@ from execution_service.storage.ports.orders import Stored, Told
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection
 from execution_service.trading.holdings import AT_WORK, booked_to, entry_with_unbooked, holdings
+from execution_service.trading.price_watch import AsksForQuotes, KnowsPrices, PriceWatch
 
 log = structlog.get_logger(__name__)
 
-PRICE_SECONDS = Decimal(60)
-"""An older price tells nothing of where the market is."""
 LASTING_SECONDS = 5.0
 """What passes by itself within so long is not recorded."""
 CONFIRM_SECONDS = 3.0
@@ -80,11 +79,17 @@ class TakesStored(Protocol):
         """What it owes is delivered, and its trader brings it to its end."""
 
 
-class KnowsPrices(Protocol):
-    """Where reference prices come from."""
+class KnowsMarket(Protocol):
+    """What is known of the markets of the account's instruments."""
 
-    def of(self, instrument_key: str) -> tuple[ReferencePrice, ...]:
-        """All that is known, however old."""
+    @property
+    def prices(self) -> KnowsPrices: ...
+
+    @property
+    def quotes(self) -> AsksForQuotes: ...
+
+    async def session_of(self, order: Order) -> Session | None:
+        """Whether the order's market is open now; None: that is not known. Raises nothing."""
 
 
 def _left_of(at_work: Iterable[tuple[Order, Decimal]], entry: Order) -> Decimal:
@@ -92,6 +97,19 @@ def _left_of(at_work: Iterable[tuple[Order, Decimal]], entry: Order) -> Decimal:
     return sum(
         (left for other, left in at_work if not set(other.accepted_request.entry_refs).isdisjoint(entry.names)), ZERO
     )
+
+
+def _is_of_one_entry(one: Order, other: Order) -> bool:
+    """Both are protective orders of it, by names that say which."""
+    return (
+        one.protective is not None
+        and other.protective is not None
+        and one.protective.entry_order_id == other.protective.entry_order_id
+    )
+
+
+def _said(known: ProtectionChanged) -> tuple[object, ...]:
+    return known.state, known.reason, known.quantity, known.stop_price
 
 
 class _Line(NamedTuple):
@@ -134,7 +152,7 @@ class Protection:
         connection: Connection,
         conversation: Conversation,
         orders: TakesStored,
-        prices: KnowsPrices,
+        market: KnowsMarket,
         live_orders: LiveOrders,
         store: Store,
         clock: Clock,
@@ -145,13 +163,14 @@ class Protection:
         self._connection = connection
         self._conversation = conversation
         self._orders = orders
-        self._prices = prices
+        self._market = market
         self._live = live_orders
         self._store = store
         self._clock = clock
         self._ownership = ownership
         self._interval = interval_seconds
         self._wake_up = WakeUp(clock)
+        self.price_watch = PriceWatch(prices=market.prices, quotes=market.quotes, clock=clock, listener=self)
         self._entries: dict[str, Order] = {}
         """By our id, entries whose protection has not ended."""
         self._alive: dict[str, LiveOrder] = {}
@@ -159,6 +178,8 @@ class Protection:
         self._waiting: dict[str, _Waiting] = {}
         """By our id."""
         self._shown: dict[_Line, _Shown] = {}
+        self._adopted: dict[str, Decimal] = {}
+        """By our id, what an adoption has booked."""
         self._moves = 0
         """Counts the fills of the account that were recorded, and annulled."""
         self._passing: dict[str, tuple[ProtectionState, float]] = {}
@@ -191,6 +212,10 @@ class Protection:
         """A connection stands."""
         self._wake_up.tell()
 
+    def price_reached(self) -> None:
+        """A price at which something is to be done."""
+        self._wake_up.tell()
+
     def note_record(self, live: LiveOrder) -> None:
         """Called after each record, and for each order that comes in hand."""
         order, request = live.order, live.order.request
@@ -206,6 +231,8 @@ class Protection:
             self._wake_up.tell()
             return
         self._note_annulled(order)
+        if order.adoption is not None:
+            self._note_adoption(order)
         if self._ended and order.fills and order.identity.purpose is Purpose.EXIT:
             self._reopen_ended(order, order.accepted_request.side)  # the exit of one entry may leave what another has
         if order.wants_protection:
@@ -228,6 +255,17 @@ class Protection:
                 self._wake_up.tell()
         elif before is not None:
             self._forget(order)
+
+    def _note_adoption(self, order: Order) -> None:
+        """Our books follow what the broker shows already: by so much less do they differ from it now, or by more where it was taken back."""
+        before = self._adopted.get(order.order_id, ZERO)
+        self._adopted[order.order_id] = order.filled_quantity
+        moved = (order.filled_quantity - before) * order.accepted_request.side.sign
+        key = booked_to(order) if moved and self._shown else None
+        for line, shown in self._shown.items():
+            if line.key == key:
+                shown.less = max(ZERO, shown.less + moved * line.side.sign)
+                shown.suspected = max(ZERO, shown.suspected + moved * line.side.sign)
 
     def _forget(self, order: Order) -> None:
         """Its protection has ended."""
@@ -316,6 +354,7 @@ class Protection:
             self._passing,
             self._ended,
             self._annulled,
+            self._adopted,
         ):
             kept.clear()
         self._is_loaded = False
@@ -355,9 +394,10 @@ class Protection:
                     self._entries[order.order_id] = order
             self._is_loaded = True
         await self._reopen()
+        lines = self._lines()
+        self.price_watch.keep_only(lines)
         if not self._entries:
             return None
-        lines = self._lines()
         now = self._clock.monotonic()
         is_due = now - self._looked_at >= self._interval
         is_suspected = any(shown.suspected != shown.less for shown in self._shown.values())
@@ -407,6 +447,8 @@ class Protection:
             plan = await self._planned(line, entries)
             if plan is None:
                 return None
+            instrument = entries[0].accepted_request.instrument
+            self.price_watch.watch(line, line.key.instrument_key, instrument, plan.band)
             await self._carry_out(plan, entries)
             self._failed.discard(line.key.ledger_id)
             return plan.look_again_at
@@ -432,10 +474,13 @@ class Protection:
         if held is None:
             self._say_unknown(line, "what is held cannot be told")
             return None
+        capabilities = self._connection.capabilities
+        abilities = abilities_of(capabilities, tells_quotes=isinstance(self._connection.broker, TellsQuotes))
+        session = None if abilities.keeps_overnight else await self._market.session_of(latest[0])
+        opens_at = None if session is None or session.is_open else session.opens_at
         if moves != self._moves:  # something has filled meanwhile: what was read does not belong together
             self._wake_up.tell()
             return None
-        capabilities = self._connection.capabilities
         shown = self._shown.get(line)
         at_work = list(self._orders_at_work(line, latest[0])) + self._orders_waiting(line)
         protected = [protected_entry(entry, exits, capabilities, leaving=_left_of(at_work, entry)) for entry in latest]
@@ -447,8 +492,10 @@ class Protection:
                 shown=None if shown is None or not shown.less else max(ZERO, held - shown.less),
                 leaving=sum((quantity for _, quantity in at_work), ZERO),
                 entries=tuple(protected),
-                abilities=abilities_of(capabilities),
-                price=self._price(line),
+                abilities=abilities,
+                price=self.price_watch.price(line.key.instrument_key),
+                kept_price=self.price_watch.kept(line.key.instrument_key, line.side),
+                opens_at=opens_at,
                 now=self._clock.now(),
             )
         )
@@ -482,11 +529,6 @@ class Protection:
 
     def _orders_waiting(self, line: _Line) -> list[tuple[Order, Decimal]]:
         return [(each.live.order, each.quantity) for each in self._waiting.values() if each.line == line]
-
-    def _price(self, line: _Line) -> Decimal | None:
-        known = [p for p in self._prices.of(line.key.instrument_key) if p.source is not PriceSource.MESSAGE]
-        best = best_reference(known, self._clock.now(), PRICE_SECONDS)
-        return None if best is None else best.price
 
     def _say_unknown(self, line: _Line, why: str) -> None:
         if line.key.ledger_id not in self._failed:
@@ -530,6 +572,8 @@ class Protection:
     async def _carry_out(self, plan: ProtectionPlan, entries: Sequence[Order]) -> None:
         """Shrinks first."""
         by_id = {entry.order_id: self._latest(entry) for entry in entries}
+        for order_id, standing in plan.standing.items():
+            await self._record_move(by_id[order_id], standing)
         for back in plan.take_back:
             await self._take_back(back)
         for place in plan.place:
@@ -559,7 +603,7 @@ class Protection:
                 order_id=order.order_id,
             )
             self._orders.take(Stored(order, Told()))
-        elif not isinstance(found, Order) or found.protective != order.protective:
+        elif not isinstance(found, Order) or not _is_of_one_entry(found, order):
             # Somebody has given an order of theirs this name: it is nothing to us, and the next number is free.
             if place.role is not ProtectiveRole.TARGET:
                 self._used[entry.order_id] = place.piece
@@ -569,20 +613,31 @@ class Protection:
             if stored.is_unsettled:
                 self._orders.take(stored)
 
-    async def _record(self, entry: Order, standing: Standing) -> None:
+    async def _record_move(self, entry: Order, standing: Standing) -> None:
+        """Where a trailing stop is to stand is durable before anything is done about it, so that no fall of the price meanwhile, and no death, leaves
+        it further away."""
         known = entry.protection
-        told = (standing.state, standing.reason, standing.protected)
-        if known is not None and (known.state, known.reason, known.quantity) == told:
+        if known is None or standing.trailed_to in (None, known.stop_price):
+            return
+        before = Standing(state=known.state, reason=known.reason, protected=known.quantity)
+        await self._record(entry, replace(before, trailed_to=standing.trailed_to), is_lasting=True)
+
+    async def _record(self, entry: Order, standing: Standing, *, is_lasting: bool = False) -> None:
+        """`is_lasting`: also what may pass by itself."""
+        entry = self._latest(entry)
+        known = entry.protection
+        told = (standing.state, standing.reason, standing.protected, standing.trailed_to)
+        if known is not None and _said(known) == told:
             self._passing.pop(entry.order_id, None)
             if standing.state is not ProtectionState.CLOSED or known.filled_quantity == entry.filled_quantity:
                 return
-        if standing.state in _PASSING and not self._has_lasted(entry.order_id, standing.state):
+        if standing.state in _PASSING and not is_lasting and not self._has_lasted(entry.order_id, standing.state):
             return
         self._passing.pop(entry.order_id, None)
 
         def change(order: Order) -> Sequence[Event]:
             found = order.protection
-            is_known = found is not None and (found.state, found.reason, found.quantity) == told
+            is_known = found is not None and _said(found) == told
             if is_known and found is not None and found.filled_quantity == order.filled_quantity:
                 return ()
             return (
@@ -592,6 +647,7 @@ class Protection:
                     reason=standing.reason,
                     quantity=standing.protected,
                     filled_quantity=entry.filled_quantity,
+                    stop_price=standing.trailed_to,
                 ),
             )
 

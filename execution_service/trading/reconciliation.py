@@ -204,6 +204,7 @@ class Reconciliation:
         """From then on the next answer is a whole one."""
         self._wants_telling = True
         self._said_not_ours: tuple[str, ...] = ()
+        self._of_others: tuple[Report, ...] = ()
         self._unclear: set[str] = set()
         """Positions that cannot be read, by the latest answer."""
         self._incomparable: set[str] = set()
@@ -216,6 +217,17 @@ class Reconciliation:
         self._is_silence_logged = False
         self._said_without_positions = False
         """Whether the latest line about a comparison said that it was one without positions."""
+
+    @property
+    def position_differences(self) -> Sequence[Discrepancy]:
+        """Those that are open, by the latest comparison."""
+        rows = () if self._open is None else tuple(self._open.values())
+        return [row for row in rows if row.finding.kind is DiscrepancyKind.POSITION_DIFFERS]
+
+    @property
+    def orders_of_others(self) -> Sequence[Report]:
+        """All orders that the broker showed in its latest whole answer and that bear no tag of our kind."""
+        return self._of_others
 
     def connected(self) -> None:
         """A connection stands: what may have happened without us is looked at now."""
@@ -455,6 +467,7 @@ class Reconciliation:
             of_tag = read.in_hand.get(tag, ())
             shown[order.order_id] += of_tag
             read.executions += sum(len(report.fills) for report in of_tag)
+        self._of_others = tuple(report for report in read.not_ours if not is_our_tag(report.client_order_id))
         findings = list(read.unknown.values())
         for order_id, of_order in shown.items():
             findings += self._findings(orders[order_id], of_order, was_asked=order_id in missing) or ()

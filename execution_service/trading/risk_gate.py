@@ -441,10 +441,12 @@ class RiskGate:
         where = Scope(account_id=request.account_id, strategy=request.strategy, symbol=request.instrument.symbol)
         rule = limits.of(where).bound(LimitType.SESSION)
         if rule is not None and rule.value is not SessionRule.IGNORE:
-            calendar = self._calendar_of(order)
-            self._sessions[calendar] = (
-                None if calendar is None else await self._rules.hours.session(calendar, self._clock.now())
-            )
+            self._sessions[self._calendar_of(order)] = await self.session_of(order)
+
+    async def session_of(self, order: Order) -> Session | None:
+        """Whether the order's market is open now; None: that is not known. Raises nothing."""
+        calendar = self._calendar_of(order)
+        return None if calendar is None else await self._rules.hours.session(calendar, self._clock.now())
 
     # --- quotes -------------------------------------------------------------------------------------------------
 

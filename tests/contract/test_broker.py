@@ -645,6 +645,32 @@ async def test_somebody_elses_order_carries_no_tag_of_ours(bench: Bench) -> None
     assert [report.client_order_id for report in reports if report.broker_order_id == theirs.broker_order_id] == [""]
 
 
+async def test_what_somebody_else_has_traded_is_told_with_its_instrument_and_side(bench: Bench) -> None:
+    bench.needs(Fact.EXTERNAL_ORDERS)
+    broker = await bench.connect()
+    ours = bench.ticket()
+    await place(broker, ours)
+    await reported(broker, ours, is_now(ReportStatus.FILLED))
+    exchange = bench.stage.exchange
+    (placed,) = exchange.orders(ours.client_order_id)
+    theirs = exchange.trade_by_hand(placed.ticket.instrument, Decimal(-4), PRICE, product=placed.ticket.product)
+    report = await reported_under(broker, theirs.broker_order_id)
+    assert report.instrument is not None
+    assert report.instrument.could_be(replace(ours.instrument, exchange=None, currency=None))
+    assert (report.side, report.filled_quantity) == (Side.SELL, 4)
+    assert [fill.quantity for fill in report.fills] == [4]
+
+
+async def reported_under(broker: Broker, broker_order_id: str) -> Report:
+    """The report of this order once its execution is told."""
+
+    async def look() -> Report | None:
+        answer = await broker.reports()
+        return next((each for each in answer.reports if each.broker_order_id == broker_order_id), None)
+
+    return await until(look, lambda report: bool(report.fills))
+
+
 async def test_positions_and_cash_follow_the_fills(bench: Bench) -> None:
     pays_the_price = Fact.PAYS_THE_PRICE in bench.adapter.facts
     broker = await bench.connect()

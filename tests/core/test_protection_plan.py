@@ -23,6 +23,7 @@ from execution_service.core.protection.plan import (
     Stage,
     protection_plan,
 )
+from execution_service.core.protection.trailing import Trail
 
 NOW = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
 STOP, TARGET, CLOSE = ProtectiveRole.STOP, ProtectiveRole.TARGET, ProtectiveRole.CLOSE
@@ -70,7 +71,9 @@ def state(plan: ProtectionPlan) -> ProtectionState:
 
 def test_what_has_filled_gets_a_stop_of_exactly_that_quantity() -> None:
     plan = planned(entry(filled=40, is_working=True))
-    assert plan.place == (Place(entry_order_id="ord_e", role=STOP, piece=1, quantity=Decimal(40)),)
+    assert plan.place == (
+        Place(entry_order_id="ord_e", role=STOP, piece=1, quantity=Decimal(40), stop_price=Decimal(9)),
+    )
     assert state(plan) is ProtectionState.PLACING
 
 
@@ -263,6 +266,57 @@ def test_an_order_of_the_day_is_placed_again_at_the_next_opening() -> None:
     plan = planned(expired, now=NOW + timedelta(hours=1), **night)
     assert (placed(plan), state(plan), plan.look_again_at) == ([], ProtectionState.UNPROTECTED, opens_at)
     assert placed(planned(expired, now=opens_at)) == [(STOP, 2, 100)]
+    assert placed(planned(entry(), **night)) == [(STOP, 1, 100)]  # something has filled: the calendar may be wrong
+
+
+TEN_PERCENT = {"trail": Trail(percent=Decimal(10)), "average_price": Decimal(10), "stop": None}
+
+
+def test_a_trailing_stop_begins_behind_what_the_entry_paid_and_needs_no_other() -> None:
+    (place,) = planned(entry(**TEN_PERCENT)).place
+    assert (place.role, place.stop_price) == (STOP, 9)
+    (place,) = planned(entry(**TEN_PERCENT | {"stop": Decimal("9.5")})).place
+    assert place.stop_price == Decimal("9.5")  # the entry's own is nearer, until the market has gone far enough
+    (place,) = planned(entry(**TEN_PERCENT), side=Side.SELL).place
+    assert place.stop_price == 11
+
+
+def test_a_trailing_stop_follows_by_steps_and_is_never_moved_away_from_the_market() -> None:
+    trailing = entry(order(stop_price=Decimal(9)), **TEN_PERCENT)
+    assert taken_back(planned(trailing, kept_price=Decimal("10.05"))) == []
+    assert taken_back(planned(trailing, kept_price=Decimal("9.2"))) == []
+    moved = planned(trailing, kept_price=Decimal(11))
+    assert (taken_back(moved), moved.standing["ord_e"].trailed_to) == (["stop-1"], Decimal("9.9"))
+    going = order(stop_price=Decimal(9), is_asked_to_end=True)
+    assert taken_back(planned(entry(going, **TEN_PERCENT), kept_price=Decimal(12))) == []
+    gone = order(stop_price=Decimal(9), ending=Ending.TAKEN_BACK)
+    for price in ("11", "10.2", "9.5"):  # it has stood at 9.9 by its record, wherever the market is by now
+        (place,) = planned(entry(gone, trailed_to=Decimal("9.9"), **TEN_PERCENT), kept_price=Decimal(price)).place
+        assert (place.piece, place.stop_price) == (2, Decimal("9.9"))
+
+
+def test_of_several_stops_one_is_moved_after_the_other() -> None:
+    pieces = [order(piece=n, quantity=50, stop_price=Decimal(9)) for n in (1, 2)]
+    assert taken_back(planned(entry(*pieces, **TEN_PERCENT), kept_price=Decimal(11))) == ["stop-1"]
+
+
+def test_a_trailing_stop_that_rests_nowhere_is_watched_where_it_stood() -> None:
+    watched = entry(**TEN_PERCENT | {"trailed_to": Decimal("9.9")})
+    nothing_rests = Abilities(rests_stops=False)
+    plan = planned(watched, abilities=nothing_rests, kept_price=Decimal(10), price=10)
+    assert (state(plan), plan.standing["ord_e"].trailed_to) == (ProtectionState.WATCHED, Decimal("9.9"))
+    assert plan.band is not None
+    assert (plan.band.low, plan.band.high) == (Decimal("9.9"), Decimal("11.12359551"))
+    assert placed(planned(watched, abilities=nothing_rests, price="9.9")) == [(CLOSE, 1, 100)]
+
+
+@pytest.mark.parametrize("side", list(Side))
+@pytest.mark.parametrize("trail", [Trail(percent=Decimal("2.5")), Trail(amount=Decimal("0.4"))])
+def test_a_stop_is_moved_at_the_price_that_is_said_and_not_before(trail: Trail, side: Side) -> None:
+    stop = trail.stop_at(Decimal(20), side)
+    moves_at = trail.moves_at(stop, side)
+    assert trail.moved(stop, moves_at + side.sign * Decimal("0.0001"), side) != stop
+    assert trail.moved(stop, moves_at - side.sign * Decimal("0.0001"), side) == stop
 
 
 @pytest.mark.parametrize("piece", [1, 2])

@@ -21,6 +21,7 @@ from execution_service.core.protection.plan import (
     Stage,
     protection_plan,
 )
+from execution_service.core.protection.trailing import Trail
 
 ZERO = Decimal(0)
 START = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
@@ -45,6 +46,10 @@ class Venue:
     by_hand: Decimal = ZERO
     """Sold by a person at the broker, and not known to our books."""
     now: datetime = START
+    trail: Trail | None = None
+    price: Decimal = Decimal(10)
+    trailed_to: dict[str, Decimal] = field(default_factory=dict)
+    """As the records of the entries have it."""
 
     @property
     def held(self) -> Decimal:
@@ -79,6 +84,9 @@ class Venue:
                     stop=Decimal(9),
                     target=self.target,
                     orders=own,
+                    trail=self.trail,
+                    average_price=Decimal(10),
+                    trailed_to=self.trailed_to.get(name),
                 )
             )
         return ProtectedPosition(
@@ -88,6 +96,7 @@ class Venue:
             leaving=self.leaving + self.waiting,
             entries=tuple(entries),
             abilities=self.abilities,
+            kept_price=self.price if self.trail is not None else None,
             now=self.now,
         )
 
@@ -96,6 +105,12 @@ class Venue:
     def turn(self, *, dies: bool = False) -> int:
         """What is planned is done, up to where a death ends it; how much that was."""
         plan = protection_plan(self.position())
+        if self.trail is not None:
+            for name, standing in plan.standing.items():
+                stood = self.trailed_to.get(name)
+                assert standing.trailed_to is not None
+                assert stood is None or standing.trailed_to >= stood
+                self.trailed_to[name] = standing.trailed_to
         actions = [*plan.take_back, *plan.place]
         done = actions[: self.luck.randrange(len(actions) + 1)] if dies else actions
         for action in done:
@@ -117,7 +132,11 @@ class Venue:
         self.orders.setdefault(
             protective.signal_id,
             ProtectiveOrder(
-                order_id=protective.signal_id, protective=protective, quantity=place.quantity, stage=Stage.UNSENT
+                order_id=protective.signal_id,
+                protective=protective,
+                quantity=place.quantity,
+                stage=Stage.UNSENT,
+                stop_price=place.stop_price,
             ),
         )
 
@@ -171,6 +190,7 @@ class Venue:
                 self.confirms()
         if self.waiting and self.held - self.by_hand - self.at_risk >= min(self.waiting, self.held):
             self.leaving, self.waiting = min(self.waiting, self.held), ZERO
+        self.price = max(Decimal(5), self.price + self.luck.choice([Decimal("-0.7"), Decimal("0.1"), Decimal("0.6")]))
         self.now += timedelta(seconds=self.luck.choice([1, 5, 60, 700]))
 
     def confirms(self) -> None:
@@ -187,11 +207,12 @@ class Venue:
                 self.orders[name] = self.gone(order, Ending.FILLED if whole else Ending.TAKEN_BACK)
 
 
+@pytest.mark.parametrize("trail", [None, Trail(percent=Decimal(8)), Trail(amount=Decimal("0.9"))])
 @pytest.mark.parametrize("links", [True, False])
-@pytest.mark.parametrize("seed", range(60))
-def test_stops_add_up_to_what_is_held_and_never_exceed_it(seed: int, links: bool) -> None:
+@pytest.mark.parametrize("seed", range(40))
+def test_stops_add_up_to_what_is_held_and_never_exceed_it(seed: int, links: bool, trail: Trail | None) -> None:
     luck = random.Random(f"{seed}-{links}")
-    venue = Venue(luck, Abilities(links=links), luck.choice([None, Decimal(12)]))
+    venue = Venue(luck, Abilities(links=links), luck.choice([None, Decimal(12)]), trail=trail)
     for _ in range(60):
         venue.venue_does()
         venue.turn(dies=luck.random() < 0.3)
@@ -209,4 +230,6 @@ def test_stops_add_up_to_what_is_held_and_never_exceed_it(seed: int, links: bool
     wanted = max(ZERO, venue.held - venue.by_hand - venue.leaving)
     stops = [o for o in venue.orders.values() if o.role is ProtectiveRole.STOP and o.is_alive]
     assert sum((venue.left(o) for o in stops), ZERO) == wanted
+    for stop in stops if trail is not None else ():
+        assert stop.stop_price == venue.trailed_to[stop.protective.entry_order_id]
     assert not [o for o in venue.orders.values() if o.is_alive and not wanted]

@@ -132,6 +132,7 @@ class World:
         verify_decisions: VerifyDecisions = VerifyDecisions.OFF,
         kill_key: ReadsKey | None = None,
         dead_man_seconds: float | None = None,
+        books_broker_exits: bool = False,
         clock: Any = None,
         notices: frozenset[NoticeKind] = ALL_NOTICES,
         mongo: Any = None,
@@ -174,6 +175,7 @@ class World:
         self.verify_decisions = verify_decisions
         self.kill_key = kill_key
         self._dead_man_seconds = dead_man_seconds
+        self._books_broker_exits = books_broker_exits
         self._accounts = {
             a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
             for a in (*accounts, *unnamed_accounts)
@@ -251,6 +253,7 @@ class World:
                 is_safety_fail_open=self.is_safety_fail_open,
                 verify_decisions=self.verify_decisions,
                 dead_man_seconds=self._dead_man_seconds,
+                books_broker_exits=self._books_broker_exits,
                 notices=self._notices,
                 targets=self.targets.queue,
                 plan_results=self.plan_results,

@@ -23,6 +23,7 @@ from rich.console import Console
 from brokers.registry import manifests
 from tests.external.long_run import ending_with_all
 from tests.external.venues import BROKERS
+from tests.faults import protected as protected  # enters its scenarios into the table
 from tests.faults import table
 from tests.faults.crashes import (
     HAND_TRADE_CROSSINGS,
@@ -82,7 +83,8 @@ def play_matrix(
         outcomes.append(outcome)
         done(outcome)
 
-    with set_stage(broker, folder, lanes=LANES, MAX_ORDER_AGE_SECONDS="600", ORDER_TIMEOUT_SECONDS="0") as stage:
+    settings = {"MAX_ORDER_AGE_SECONDS": "600", "ORDER_TIMEOUT_SECONDS": "0", "POSITION_MONITOR_INTERVAL_SEC": "2"}
+    with set_stage(broker, folder, lanes=LANES, **settings) as stage:
         together = [(s.name, s.steps, s.within_seconds) for s in order if not s.is_alone(broker)]
         play_side_by_side(stage, together, take)
         for each in (s for s in order if s.is_alone(broker)):

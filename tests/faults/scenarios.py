@@ -43,6 +43,7 @@ class Family(StrEnum):
     SESSION = "session and limits"
     CLOCK = "the clock jumps"
     POSITION = "positions that change past us"
+    PROTECTION = "protective orders"
     INTAKE = "what comes in"
     ODD = "odd values"
 

@@ -192,7 +192,17 @@ class Play:
         self.broker = stage.broker
         self.strategy = f"{name[:40]}-{uuid.uuid4().hex[:8]}"
         self.signals: list[Signal] = []
+        self.also_judged: list[Callable[[], list[str]]] = []
+        """What else may disagree, each a sentence."""
+        self._beside = contextlib.ExitStack()
         self.trouble_ended = time.monotonic()
+
+    def while_it_lasts(self, beside: contextlib.AbstractContextManager[None]) -> None:
+        """Entered now, and left when the play is over."""
+        self._beside.enter_context(beside)
+
+    def end(self) -> None:
+        self._beside.close()
 
     # Sending
 
@@ -339,7 +349,15 @@ class Play:
             found += [f"{signal.signal_id}: {each}" for each in disagreements(evidence)]
         ledgers = list(self.stage.db["execution_positions"].find({"strategy": self.strategy}))
         shown = list(self.stage.db["positions"].find({"strategy_name": self.strategy, "status": "OPEN"}))
-        return found + position_disagreements(book, ledgers, shown)
+        protective = {
+            str(record["client_order_id"])
+            for record in self.stage.db["execution_orders"].find(
+                {"request.strategy": self.strategy, "request.protective": {"$exists": True}}, {"client_order_id": 1}
+            )
+        }
+        ours = book + [order for order in self.venue.orders() if order["client_order_id"] in protective]
+        found += position_disagreements(ours, ledgers, shown)
+        return found + [each for judge in self.also_judged for each in judge()]
 
     def placed(self) -> list[int]:
         """Orders at the broker for each signal."""
@@ -388,6 +406,8 @@ def run_play(play: Play, name: str, steps: Callable[[Play], None], within: float
         outcome.placed = play.placed()
     except Exception as exc:  # noqa: BLE001  whatever stopped the play is its outcome, and the others go on
         outcome.wrong = [f"{type(exc).__name__}: {exc}"[:1500]]
+    finally:
+        play.end()
     return outcome
 
 

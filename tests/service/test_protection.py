@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from brokers.base import Capabilities, OrderRef, OrderType, ReportStatus, Side
+from brokers.base import Capabilities, OrderRef, OrderType, ReportStatus, Side, Tif
 from brokers.paper.model import Action, Fault, Operation, PaperOrder
 from execution_service.control.requests import Kind
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectionState, ProtectiveRole
 from execution_service.core.orders.status import Status
+from execution_service.core.risk.gate import Session
 from tests.fakes import BY_HAND, RESTING, World, world_of
 from tests.service.http_calls import http_world
 from tests.service.test_flatten import give
@@ -296,6 +299,110 @@ async def test_without_a_link_the_target_is_watched_and_closed_when_the_stop_is_
         hit(world, close, price="12")
         await world.run(3)
         assert (at_broker(world), state(world)) == ([], ProtectionState.CLOSED)
+
+
+async def test_a_watched_target_is_reached_by_the_brokers_quote_though_nobody_of_ours_trades(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=ALONE) as world:
+        world.quote(bid="11.90", ask="11.94")
+        await entered(world, take_profit=12)
+        await world.run(15)
+        assert children(world, ProtectiveRole.CLOSE) == []
+        world.quote(bid="12.01", ask="12.03")
+        await world.run(5)
+        (close,) = children(world, ProtectiveRole.CLOSE)
+        assert (at_broker(world)[0].ticket.order_type, close.quantity) == (OrderType.MARKET, 100)
+
+
+async def test_quotes_are_asked_for_only_while_a_price_is_watched(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world, take_profit=12)  # both rest at the broker, linked
+        assert state(world) is ProtectionState.PROTECTED
+        before = len(world.calls("quotes"))
+        await world.run(60)
+        assert len(world.calls("quotes")) == before
+
+
+class Hours:
+    """Of a market that opens once."""
+
+    opens_at: datetime | None = None
+
+    async def session(self, calendar: str, now: datetime) -> Session | None:
+        closed_until = self.opens_at if self.opens_at is not None and now < self.opens_at else None
+        return Session(is_open=closed_until is None, opens_at=closed_until)
+
+
+async def test_a_stop_of_the_day_is_not_sent_into_the_night_and_leaves_as_the_market_opens(tmp_path: Path) -> None:
+    of_the_day = replace(ALONE, tifs=frozenset({Tif.DAY, Tif.IOC}))
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=of_the_day) as world:
+        world.risk_rules.hours = hours = Hours()
+        await entered(world, exchange="NSE", currency="INR", tif="DAY")
+        assert resting(world) == 100
+        hours.opens_at = world.clock.now() + timedelta(minutes=20)
+        world.book().expire_day()
+        await world.run(600)
+        assert (len(children(world)), state(world)) == (1, ProtectionState.UNPROTECTED)
+        told = world.record("in").protection
+        assert told is not None
+        assert "protected again at the opening" in told.reason
+        await world.run(605)
+        assert (resting(world), len(children(world)), state(world)) == (100, 2, ProtectionState.PROTECTED)
+
+
+async def test_a_trailing_stop_follows_the_market_and_neither_a_fall_nor_a_death_loosens_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, stop_loss=None, trail_percent=10)
+        assert [p.ticket.stop_price for p in at_broker(world)] == [9]
+        world.quote(bid="11.99", ask="12.01")
+        await world.run(8)
+        assert ([p.ticket.stop_price for p in at_broker(world)], resting(world)) == ([Decimal("10.8")], 100)
+        world.quote(bid="11.09", ask="11.11")
+        await world.run(15)
+        await world.restart()
+        await world.run(15)
+        assert ([p.ticket.stop_price for p in at_broker(world)], resting(world)) == ([Decimal("10.8")], 100)
+        assert state(world) is ProtectionState.PROTECTED
+        (document,) = world.documents("execution_confirmations", signal_id="in")
+        assert (document["protection"]["stop_price"], document["protection"]["trail_percent"]) == (10.8, 10.0)
+
+
+async def test_a_fall_while_the_trailing_stop_is_being_moved_leaves_it_where_it_was_to_be(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, stop_loss=None, trail_percent=10)
+        world.book().add_fault(Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=None))
+        world.quote(bid="11.99", ask="12.01")
+        await world.run(7)
+        assert [p.ticket.stop_price for p in at_broker(world)] == [9]  # the broker has not ended it yet
+        world.quote(bid="10.99", ask="11.01")
+        world.book().clear_faults()
+        await world.restart()
+        await world.run(30)
+        assert ([p.ticket.stop_price for p in at_broker(world)], resting(world)) == ([Decimal("10.8")], 100)
+
+
+async def test_a_price_that_was_shown_once_moves_no_stop(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, stop_loss=None, trail_amount=1)
+        await world.run(6)
+        world.quote(bid="19.99", ask="20.01")
+        await world.run(2)
+        world.quote(bid="9.99", ask="10.01")
+        await world.run(15)
+        assert [p.ticket.stop_price for p in at_broker(world)] == [9]
+
+
+async def test_how_a_stop_trails_is_said_in_one_way_and_in_per_cent(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("share", **(STOP_AT | {"trail_percent": "0.02"}))
+        world.send("both", **(STOP_AT | {"trail_percent": 2, "trail_amount": 1}))
+        await world.run(2)
+        for name, words in (("share", "per cent"), ("both", "either says")):
+            reason = world.record(name).reason
+            assert reason is not None
+            assert words in reason.message
 
 
 async def test_positions_over_http_name_the_orders_that_protect_them(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,42 @@ async def live(world: World) -> None:
     assert world.book().positions() == ()
     assert not [p for p in world.placed() if p.status is ReportStatus.WORKING]
     audit(world)
+
+
+async def entered_trailing(world: World) -> None:
+    world.quote(bid="9.99", ask="10.01")
+    world.send("in", order_type="LIMIT", limit_price=10, trail_percent=10)
+    await world.run(1)
+    world.fill("in")
+    await world.run(6)
+    assert _stops(world) == [(9, 100)]
+
+
+async def followed(world: World) -> None:
+    """The stop follows a rise of the market, and stays where it stood when that falls."""
+    for bid, ask in (("10.99", "11.01"), ("10.49", "10.51")):
+        world.quote(bid=bid, ask=ask)
+        await goes_on(world, 8)
+        assert _stops(world) == [(Decimal("9.9"), 100)]
+    audit(world)
+
+
+def _stops(world: World) -> list[tuple[Decimal | None, Decimal]]:
+    return [(placed.ticket.stop_price, placed.open_quantity) for placed in at_broker(world)]
+
+
+async def test_death_at_any_step_of_moving_a_trailing_stop_neither_loosens_nor_doubles_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path / "calm", market=BY_HAND, rules=RESTING) as world:
+        await entered_trailing(world)
+        before = len(world.gate.names)
+        await followed(world)
+        calls = world.gate.names[before:]
+    numbers = [number for number, name in enumerate(calls, 1) if name in (*AFTER_THESE, *BEFORE_THESE)]
+    for number in numbers:
+        async with world_of(tmp_path / f"{number}", market=BY_HAND, rules=RESTING) as world:
+            await entered_trailing(world)
+            world.gate.dies_at = (len(world.gate.names) + number, Moment.AFTER)
+            await followed(world)
 
 
 @pytest.mark.parametrize(

@@ -421,6 +421,7 @@ def draw(seed: int) -> History:
     steps += _drawn_switches(random.Random(f"switches:{seed}"), accounts)
     options["limits"] = _drawn_limits(random.Random(f"limits:{seed}"))
     steps = _with_protection(random.Random(f"protection:{seed}"), steps)
+    steps = _with_trails(random.Random(f"trails:{seed}"), steps)
     return History(seed, options, tuple(sorted(steps, key=lambda s: s.at)))
 
 
@@ -443,6 +444,18 @@ def _with_protection(luck: random.Random, steps: list[Step]) -> list[Step]:
                 found.append(Step(_moment(luck, each.at), "hit", what | {"part": luck.choice([0.3, 1.0])}))
             else:
                 found.append(Step(_moment(luck, each.at), "removed", what))
+    return found
+
+
+def _with_trails(luck: random.Random, steps: list[Step]) -> list[Step]:
+    """Some stops follow the market, which is known by executions, with the entry's own beside it or without."""
+    found: list[Step] = []
+    for each in steps:
+        if each.do == "order" and "stop_loss" in each.args and luck.random() < 0.4:
+            trail = luck.choice([{"trail_percent": 5}, {"trail_percent": 20}, {"trail_amount": 1}])
+            kept = {name: value for name, value in each.args.items() if name != "stop_loss" or luck.random() < 0.5}
+            each = Step(each.at, "order", kept | trail)
+        found.append(each)
     return found
 
 

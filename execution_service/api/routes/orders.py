@@ -308,7 +308,11 @@ _PLACE: dict[str, Any] = {
                         },
                         "stop_loss": _NUMBER,
                         "take_profit": _NUMBER,
-                        "trail_percent": {**_NUMBER, "description": "Recorded, not placed"},
+                        "trail_percent": {
+                            **_NUMBER,
+                            "description": "The stop follows the best price, so many per cent behind",
+                        },
+                        "trail_amount": {**_NUMBER, "description": "The same, in units of the price"},
                         "metadata": {"type": "object"},
                         "signal_id": {"type": "string"},
                         "account_id": {"type": "string", "description": "Needed where several accounts are configured"},

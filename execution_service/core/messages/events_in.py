@@ -52,7 +52,7 @@ _FLAGS = MappingProxyType({"TRUE": True, "1": True, "YES": True, "FALSE": False,
 _PAID_IN_COINS = ("USDT", "USDC", "BUSD", "FDUSD", "TUSD")
 """What the names of coins that are traded against a dollar coin end with."""
 _NAMED_IN_EVENTS = ("instrument_type", "secType", "exchange", "currency")
-_NOT_OF_AN_ORDER = frozenset({"side", "price", "leverage", "trail_percent", "metadata", "timestamp"})
+_NOT_OF_AN_ORDER = frozenset({"side", "price", "leverage", "metadata", "timestamp"})
 _NAMED_IN_METADATA = ("signal_id", "account_id", "strategy_name", "strategy_id", "instrument_type", "exchange")
 
 

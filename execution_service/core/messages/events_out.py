@@ -305,6 +305,8 @@ def _closed(applied: AppliedEvent, line: Line, held: Held, lines: Mapping[int, L
 
 
 def _why_closed(order: Order) -> str:
+    if order.adoption is not None:
+        return order.adoption.occasion.value
     own = order.protective
     if own is None or own.role is ProtectiveRole.CLOSE:
         return order.identity.purpose.value.lower()

@@ -22,7 +22,16 @@ from execution_service.core.messages.fields import (
     without_not_finite,
     written,
 )
-from execution_service.core.orders.request import NO_DECISION, Decision, Identity, OrderRequest, Purpose, RefusedRequest
+from execution_service.core.orders.request import (
+    LEAST_TRAIL_PERCENT,
+    MOST_TRAIL_PERCENT,
+    NO_DECISION,
+    Decision,
+    Identity,
+    OrderRequest,
+    Purpose,
+    RefusedRequest,
+)
 
 MOST_LEGS = 1000
 HIGHEST_CON_ID = 2**31 - 1
@@ -378,6 +387,8 @@ class _Draft:
         "tif",
         "timeout_seconds",
         "total_legs",
+        "trail_amount",
+        "trail_percent",
         "unread_ids",
         "variety",
     )
@@ -393,6 +404,7 @@ class _Draft:
         self._read_legs()
         self.stop_loss = fields.positive_or_absent("stop_loss")
         self.take_profit = fields.positive_or_absent("take_profit")
+        self._read_trail()
         self._check_quantity(may_be_sized)
         self.tif = fields.word("tif", _TIFS)
         self.timeout_seconds = self._timeout()
@@ -428,6 +440,8 @@ class _Draft:
             product=self.product,
             variety=self.variety,
             stop_loss=self.stop_loss,
+            trail_percent=self.trail_percent,
+            trail_amount=self.trail_amount,
             take_profit=self.take_profit,
             confidence=_confidence(self.fields),
             direction=self.direction,
@@ -453,6 +467,19 @@ class _Draft:
             mathematricks_signal_id=self.mathematricks_signal_id,
             fingerprint=hashlib.sha256(text.encode()).hexdigest(),
         )
+
+    def _read_trail(self) -> None:
+        self.trail_percent = self.fields.positive_or_absent("trail_percent")
+        self.trail_amount = self.fields.positive_or_absent("trail_amount")
+        percent = self.trail_percent
+        if percent is not None and not LEAST_TRAIL_PERCENT <= percent <= MOST_TRAIL_PERCENT:
+            self.fields.problems.append(
+                f"trail_percent must be from {LEAST_TRAIL_PERCENT} to {MOST_TRAIL_PERCENT}: it is in per cent of the price"
+            )
+        if self.trail_percent is not None and self.trail_amount is not None:
+            self.fields.problems.append(
+                "trail_amount does not go with trail_percent: either says how far the stop trails"
+            )
 
     def _check_quantity(self, may_be_sized: bool) -> None:
         """One that is missing is worked out from the stop, where that is allowed: of an order that stands alone and

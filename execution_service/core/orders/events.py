@@ -299,6 +299,8 @@ class ProtectionChanged(_Event):
     """What protective orders that the broker has taken cover."""
     filled_quantity: Decimal = ZERO
     """The entry's, as it was judged by: a later fill opens again what is closed."""
+    stop_price: Decimal | None = None
+    """Where its trailing stop stands, at the broker or as it is watched; None: the stop does not trail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

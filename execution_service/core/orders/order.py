@@ -254,11 +254,14 @@ class Order:
 
     @property
     def wants_protection(self) -> bool:
-        """It is an entry that names a stop or a target."""
+        """It is an entry that names a stop, fixed or trailing, or a target."""
         request = self.request
         return (
             isinstance(request, OrderRequest)
-            and (request.stop_loss is not None or request.take_profit is not None)
+            and any(
+                named is not None
+                for named in (request.stop_loss, request.take_profit, request.trail_percent, request.trail_amount)
+            )
             and self.identity.purpose is Purpose.ENTRY
             and self.adoption is None
         )

@@ -13,6 +13,8 @@ from execution_service.core.orders.protective import Protective
 
 INDIAN_PRODUCTS = frozenset({"MIS", "NRML", "CNC"})
 """An order in one of these is in rupees, if nothing else names a currency."""
+LEAST_TRAIL_PERCENT, MOST_TRAIL_PERCENT = Decimal("0.1"), Decimal(50)
+"""A stop that trails its market more closely, or further behind, is a mistake of its author: 0.02 is a share of one, and not per cent."""
 
 
 class Purpose(StrEnum):
@@ -86,6 +88,10 @@ class OrderRequest:
     variety: str | None = None
     stop_loss: Decimal | None = None
     take_profit: Decimal | None = None
+    trail_percent: Decimal | None = None
+    """Its stop follows the market at this distance, in per cent of the best price; None: it does not, or at `trail_amount`."""
+    trail_amount: Decimal | None = None
+    """The same in units of the price."""
     confidence: Decimal | None = None
     """How sure its signal says it is, from 0 to 1; None: it does not say."""
     direction: str | None = None

@@ -14,6 +14,7 @@ from execution_service.core.orders.protective import Protective, ProtectiveRole
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.protection.plan import Abilities, Ending, Place, ProtectedEntry, ProtectiveOrder, Stage
+from execution_service.core.protection.trailing import Trail, tightest
 
 TRIGGERED_AFTER_SECONDS = 10.0
 """A stop that the broker had taken for so long, and that is then rejected, was triggered, and the market refused what that made of it."""
@@ -26,11 +27,12 @@ _STAGES = {
 }
 
 
-def abilities_of(capabilities: Capabilities) -> Abilities:
+def abilities_of(capabilities: Capabilities, *, tells_quotes: bool) -> Abilities:
     return Abilities(
         rests_stops=OrderType.STOP in capabilities.order_types,
         rests_targets=OrderType.LIMIT in capabilities.order_types,
         links=capabilities.links_exits,
+        tells_quotes=tells_quotes,
         keeps_overnight=Tif.GTC in capabilities.tifs,
     )
 
@@ -50,7 +52,17 @@ def protected_entry(
         orders=tuple(_protective_order(x, capabilities) for x in own),
         leaving=leaving,
         is_working=not entry.status.is_final,
+        trail=trail_of(request),
+        average_price=entry.average_price,
+        trailed_to=None if entry.protection is None else entry.protection.stop_price,
     )
+
+
+def trail_of(request: OrderRequest) -> Trail | None:
+    """How the entry's stop trails; None: it does not."""
+    if request.trail_percent is None and request.trail_amount is None:
+        return None
+    return Trail(percent=request.trail_percent, amount=request.trail_amount)
 
 
 def _protective_order(order: Order, capabilities: Capabilities) -> ProtectiveOrder:
@@ -67,6 +79,7 @@ def _protective_order(order: Order, capabilities: Capabilities) -> ProtectiveOrd
         ending=_ending(order, capabilities) if stage is Stage.GONE else None,
         ended_at=order.finished_at,
         why=why if stage is Stage.GONE or order.status is Status.IN_DOUBT else "",
+        stop_price=order.accepted_request.stop_price,
     )
 
 
@@ -101,7 +114,7 @@ def protective_order(entry: Order, place: Place, capabilities: Capabilities, now
         role=place.role,
         piece=place.piece,
         is_linked=place.is_linked,
-        stop_loss=request.stop_loss,
+        stop_loss=_first_stop(entry),
     )
     rests = place.role is not ProtectiveRole.CLOSE
     made = OrderRequest(
@@ -112,7 +125,7 @@ def protective_order(entry: Order, place: Place, capabilities: Capabilities, now
         quantity=place.quantity,
         order_type=_TYPES[place.role],
         limit_price=request.take_profit if place.role is ProtectiveRole.TARGET else None,
-        stop_price=request.stop_loss if place.role is ProtectiveRole.STOP else None,
+        stop_price=place.stop_price,
         tif=(Tif.GTC if Tif.GTC in capabilities.tifs else Tif.DAY) if rests else None,
         product=request.product,
         signal_type="EXIT",
@@ -122,6 +135,13 @@ def protective_order(entry: Order, place: Place, capabilities: Capabilities, now
     )
     identity = Identity(signal_id=protective.signal_id, purpose=Purpose.EXIT)
     return new_order(identity, made, received_at=now, published_at=now)
+
+
+def _first_stop(entry: Order) -> Decimal | None:
+    """The entry's stop, or where it began to trail: by that the result of the trade is measured."""
+    request, trail = entry.accepted_request, trail_of(entry.accepted_request)
+    begun = None if trail is None or entry.average_price is None else trail.stop_at(entry.average_price, request.side)
+    return tightest([request.stop_loss, begun], request.side)
 
 
 _TYPES = {

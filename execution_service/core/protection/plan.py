@@ -17,6 +17,7 @@ from enum import StrEnum, auto
 from brokers.base import Side
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.protective import ProtectionState, Protective, ProtectiveRole
+from execution_service.core.protection.trailing import Trail, tightest
 
 MOST_PIECES = 4
 """An entry that fills in parts gets a stop for each, so that none has to be changed; from so many on the smallest is taken back and placed anew
@@ -69,6 +70,8 @@ class ProtectiveOrder:
     ended_at: datetime | None = None
     why: str = ""
     """Why it ended, for people."""
+    stop_price: Decimal | None = None
+    """Of a stop, as it was made."""
 
     @property
     def role(self) -> ProtectiveRole:
@@ -93,6 +96,12 @@ class ProtectedEntry:
     """What other exits that name it may still fill: those at the broker, and those that wait for protective orders to make way."""
     is_working: bool = False
     """It may still fill."""
+    trail: Trail | None = None
+    """Its stop follows the market."""
+    average_price: Decimal | None = None
+    """What it paid, or got, for a unit; from there its stop begins to trail."""
+    trailed_to: Decimal | None = None
+    """Where its trailing stop stood, by its record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +112,8 @@ class Abilities:
     rests_targets: bool = True
     links: bool = False
     """It takes what one of two orders fills off the other by itself."""
+    tells_quotes: bool = True
+    """It can be asked where the market stands."""
     keeps_overnight: bool = True
     """Resting orders outlive the day."""
 
@@ -126,8 +137,11 @@ class ProtectedPosition:
     abilities: Abilities = field(default_factory=Abilities)
     price: Decimal | None = None
     """Of the market, and fresh; None: it is not known."""
+    kept_price: Decimal | None = None
+    """The less favourable of the market's prices in the last two looks: a price that was shown once moves no stop. None: it is not known."""
     opens_at: datetime | None = None
-    """The market is closed until then; None: it is open, or that is not known."""
+    """By the calendar the market is closed until then; None: it is open, or that is not known. It counts for what has expired alone, since a calendar
+    does not know every session."""
     now: datetime
 
 
@@ -140,6 +154,8 @@ class Place:
     piece: int
     quantity: Decimal
     is_linked: bool = False
+    stop_price: Decimal | None = None
+    """Of a stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +175,21 @@ class Standing:
     """For people; says nothing that changes by itself, since a change is told."""
     protected: Decimal = ZERO
     """What stops that the broker has taken cover; without a stop what targets cover."""
+    trailed_to: Decimal | None = None
+    """Where its trailing stop stands; None: it does not trail."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceBand:
+    """Prices of the market between which nothing is to be done."""
+
+    low: Decimal | None = None
+    """At this price, or below it, something is; None: never."""
+    high: Decimal | None = None
+    """Likewise, or above it."""
+
+    def holds(self, price: Decimal) -> bool:
+        return (self.low is None or price > self.low) and (self.high is None or price < self.high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +200,8 @@ class ProtectionPlan:
     """By our id of the entry."""
     look_again_at: datetime | None = None
     """When something is to be tried again."""
+    band: PriceBand | None = None
+    """The plan holds while the market's price stays within it; None: whatever that does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +242,7 @@ def protection_plan(position: ProtectedPosition) -> ProtectionPlan:
     take_back: list[TakeBack] = []
     standing: dict[str, Standing] = {}
     moments: list[datetime] = []
+    bands: list[PriceBand] = []
     for entry in position.entries:
         case = _Case(
             position=position,
@@ -222,11 +256,23 @@ def protection_plan(position: ProtectedPosition) -> ProtectionPlan:
         take_back += done.take_back
         standing |= done.standing
         moments += [done.look_again_at] if done.look_again_at is not None else []
+        bands += [done.band] if done.band is not None else []
     return ProtectionPlan(
         place=tuple(place),
         take_back=tuple(take_back),
         standing=standing,
         look_again_at=min(moments, default=None),
+        band=_narrowest(bands),
+    )
+
+
+def _narrowest(bands: Sequence[PriceBand]) -> PriceBand | None:
+    """Within which all of them hold."""
+    if not bands:
+        return None
+    return PriceBand(
+        low=max((each.low for each in bands if each.low is not None), default=None),
+        high=min((each.high for each in bands if each.high is not None), default=None),
     )
 
 
@@ -271,12 +317,16 @@ class _Case:
             return self._closed(why, at_risk)
         if not wanted:
             return self._without_position()
-        orphans = [piece for piece in pieces if self.entry.stop is not None and self._is_orphan(piece)]
+        orphans = [piece for piece in pieces if self._stop is not None and self._is_orphan(piece)]
         if orphans:
             orders = [order for piece in orphans for order in piece.alive if not order.is_asked_to_end]
             return self._standing_with(take_back=_taken_back(orders, "the stop that it was linked to is gone"))
         if at_risk < wanted:
             return self._grown(wanted - at_risk)
+        behind = self._behind()
+        if behind is not None:
+            orders = [order for order in behind.alive if not order.is_asked_to_end]
+            return self._standing_with(take_back=_taken_back(orders, f"the stop is moved to {self._stop:f}"))
         return self._standing_with(place=tuple(self._missing_targets()))
 
     # --- what there is ------------------------------------------------------------------------------------------
@@ -297,12 +347,36 @@ class _Case:
         return self._rests_stop and self.entry.target is not None and self.position.abilities.links
 
     @property
+    def _stop(self) -> Decimal | None:
+        """Where its stop is to stand now: a trailing one never further from the market than it has stood."""
+        entry, side, trail = self.entry, self.position.side, self.entry.trail
+        if trail is None:
+            return entry.stop
+        begun = None if entry.average_price is None else trail.stop_at(entry.average_price, side)
+        stood = tightest([entry.stop, begun, entry.trailed_to, *(order.stop_price for order in entry.orders)], side)
+        price = self.position.kept_price
+        return stood if stood is None or price is None else trail.moved(stood, price, side)
+
+    def _behind(self) -> _Piece | None:
+        """The piece whose stop has to follow next, where none is on its way: one after the other, so that most of it stays protected."""
+        stop, side = self._stop, self.position.side
+        if self.entry.trail is None or stop is None or any(o.is_asked_to_end for p in self._pieces for o in p.alive):
+            return None
+        resting = [
+            (found.stop_price, p) for p in self._pieces if (found := p.alive_as(ProtectiveRole.STOP)) is not None
+        ]
+        if not all(found.stage is Stage.WORKING for p in self._pieces for found in p.alive):
+            return None
+        behind = [(price, p) for price, p in resting if price is not None and (stop - price) * side.sign > 0]
+        return min(behind, key=lambda each: (each[0] * side.sign, each[1].number))[1] if behind else None
+
+    @property
     def _rests_stop(self) -> bool:
-        return self.entry.stop is not None and self.position.abilities.rests_stops
+        return self._stop is not None and self.position.abilities.rests_stops
 
     @property
     def _rests_target_alone(self) -> bool:
-        return self.entry.stop is None and self.entry.target is not None and self.position.abilities.rests_targets
+        return self._stop is None and self.entry.target is not None and self.position.abilities.rests_targets
 
     @staticmethod
     def _is_orphan(piece: _Piece) -> bool:
@@ -314,7 +388,7 @@ class _Case:
         """The latest tries that came to nothing, the last one first."""
         found: list[ProtectiveOrder] = []
         for order in sorted(self.entry.orders, key=lambda o: o.protective.piece, reverse=True):
-            if order.role is ProtectiveRole.TARGET and self.entry.stop is not None:
+            if order.role is ProtectiveRole.TARGET and self._stop is not None:
                 continue  # the price is watched in its place
             if order.ending not in _FAILED:
                 break
@@ -369,18 +443,38 @@ class _Case:
         price = self.position.price
         if price is None or self._paused_until is not None:
             return None
-        sign, stop, target = self.position.side.sign, self.entry.stop, self.entry.target
-        has_stop = any(piece.alive_as(ProtectiveRole.STOP) for piece in self._pieces)
-        if (
-            stop is not None
-            and not has_stop
-            and (price - stop) * sign <= 0
-            and (self._failures or not self._rests_stop)
-        ):
+        sign, stop, target = self.position.side.sign, self._watched_stop, self._watched_target
+        if stop is not None and (price - stop) * sign <= 0:
             return f"the price has passed its stop at {stop:f}, which does not rest at the broker"
-        if target is not None and (price - target) * sign >= 0 and not self._all_have_targets:
+        if target is not None and (price - target) * sign >= 0:
             return f"the price has reached its target at {target:f}, which does not rest at the broker"
         return None
+
+    @property
+    def _watched_stop(self) -> Decimal | None:
+        """At which price it is to be closed, where no stop rests at the broker."""
+        if any(piece.alive_as(ProtectiveRole.STOP) for piece in self._pieces):
+            return None
+        return self._stop if self._failures or not self._rests_stop else None
+
+    @property
+    def _watched_target(self) -> Decimal | None:
+        """Likewise, where no target does."""
+        return None if self._all_have_targets else self.entry.target
+
+    @property
+    def _band(self) -> PriceBand | None:
+        if not self.wanted:
+            return None
+        side, stop, moves_at = self.position.side, self._watched_stop, None
+        if self.entry.trail is not None and self._stop is not None:
+            moves_at = self.entry.trail.moves_at(self._stop, side)
+        ahead = [price for price in (self._watched_target, moves_at) if price is not None]
+        if stop is None and not ahead:
+            return None
+        if side is Side.BUY:
+            return PriceBand(low=stop, high=min(ahead, default=None))
+        return PriceBand(low=max(ahead, default=None), high=stop)
 
     @property
     def _all_have_targets(self) -> bool:
@@ -426,7 +520,8 @@ class _Case:
             words = f"the broker does not keep its protective order: {failure.why or failure.ending}"
             return self._standing_with(state=ProtectionState.UNPROTECTED, reason=words, again=paused)
         opens_at = self.position.opens_at
-        if opens_at is not None and not self.position.abilities.keeps_overnight:
+        has_expired = bool(self._failures) and self._failures[0].ending is Ending.EXPIRED
+        if opens_at is not None and not self.position.abilities.keeps_overnight and has_expired:
             words = (
                 "the market is closed, and the broker keeps no order overnight: it is protected again at the opening"
             )
@@ -445,6 +540,7 @@ class _Case:
             piece=self._next_piece,
             quantity=missing,
             is_linked=self._is_linked,
+            stop_price=self._stop if role is ProtectiveRole.STOP else None,
         )
         return self._standing_with(place=(*self._missing_targets(), new))
 
@@ -467,7 +563,7 @@ class _Case:
     # --- how it stands ------------------------------------------------------------------------------------------
 
     def _watched_words(self) -> str:
-        what = "stop" if self.entry.stop is not None and not self._rests_stop else "target"
+        what = "stop" if self._stop is not None and not self._rests_stop else "target"
         return f"the {what} does not rest at the broker: the price is watched, as far as it is known"
 
     def _standing_with(
@@ -491,11 +587,22 @@ class _Case:
                 state, reason = ProtectionState.WATCHED, self._watched_words()
             else:
                 state = ProtectionState.PROTECTED
+                if self.entry.trail is not None and not self.position.abilities.tells_quotes:
+                    reason = "the broker tells no quotes: its stop follows executions of ours alone"
         if doubtful and state in (ProtectionState.PLACING, ProtectionState.UNPROTECTED):
             state = ProtectionState.IN_DOUBT if _is_old(doubtful) else state
-        standing = Standing(state=state, reason=reason, protected=min(protected, self.wanted))
+        standing = Standing(
+            state=state,
+            reason=reason,
+            protected=min(protected, self.wanted),
+            trailed_to=None if self.entry.trail is None else self._stop,
+        )
         return ProtectionPlan(
-            place=place, take_back=take_back, standing={self.entry.order_id: standing}, look_again_at=again
+            place=place,
+            take_back=take_back,
+            standing={self.entry.order_id: standing},
+            look_again_at=again,
+            band=None if state is ProtectionState.CLOSING else self._band,
         )
 
 

@@ -136,9 +136,14 @@ def _notes(order: Order) -> str:
 def _protection(order: Order) -> Fields | None:
     """Of an order that names a stop or a target: what it names, how it is protected and why, and how much of it."""
     request, known = order.request, order.protection
-    if not isinstance(request, OrderRequest) or (request.stop_loss is None and request.take_profit is None):
+    if not isinstance(request, OrderRequest):
+        return None
+    trail = {"trail_percent": number(request.trail_percent), "trail_amount": number(request.trail_amount)}
+    is_trailing = any(value is not None for value in trail.values())
+    if request.stop_loss is None and request.take_profit is None and not is_trailing:
         return None
     return {
+        **({**trail, "stop_price": None if known is None else number(known.stop_price)} if is_trailing else {}),
         "state": (ProtectionState.NOT_PLACED if known is None else known.state).value,
         "stop_loss": number(request.stop_loss),
         "take_profit": number(request.take_profit),

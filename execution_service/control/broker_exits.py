@@ -1,0 +1,145 @@
+"""Exits that a broker made without us (a square-off, a liquidation, a trade by hand): where its own executions prove them, they are booked by the
+verb to adopt; what they do not prove is left to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import structlog
+
+from brokers.base import BrokerPosition, Report
+from execution_service.control.adoption_books import read_books
+from execution_service.control.commands import Commands
+from execution_service.control.results import Done
+from execution_service.core.adoption.broker_exits import ExitToBook, NotProven, booking_id, candidates, exits_to_book
+from execution_service.core.adoption.plan import plan
+from execution_service.core.adoption.records import Refused, read_adoption_request
+from execution_service.core.reconcile.discrepancies import Discrepancy
+from execution_service.core.views.record import plan_to_document
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.supervision import Part
+from execution_service.storage.ports.commands import Command, CommandStatus
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.store import Store
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 2.0
+MOST_TRIES = 3
+"""A booking is refused where the books have changed since it was planned: it is planned anew, under a name of its own."""
+
+
+class ComparedBooks(Protocol):
+    """What the latest comparison of an account's books with its broker's has shown."""
+
+    @property
+    def position_differences(self) -> Sequence[Discrepancy]:
+        """Those that are open."""
+
+    @property
+    def orders_of_others(self) -> Sequence[Report]:
+        """All that the broker shows of orders that are none of ours."""
+
+
+class ComparedAccounts(Protocol):
+    """The accounts that are traded here."""
+
+    def compared(self) -> Mapping[str, ComparedBooks]:
+        """By account."""
+
+    async def positions_of(self, account_id: str) -> Sequence[BrokerPosition] | None:
+        """By its broker; None where that does not show them now."""
+
+
+class BrokerExits:
+    """Books each execution once: the command's id follows from it, and what is stored under that counts, taken back or not."""
+
+    def __init__(self, *, accounts: ComparedAccounts, commands: Commands, store: Store, clock: Clock) -> None:
+        self._accounts = accounts
+        self._commands = commands
+        self._store = store
+        self._clock = clock
+        self._judged: dict[str, tuple[object, ...]] = {}
+        """By discrepancy, what was known when it was looked at last: it is looked at again when that has changed."""
+
+    def parts(self) -> Sequence[Part]:
+        """What runs for as long as the process."""
+        return (Part("exits made at brokers", self.watch),)
+
+    async def watch(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._clock.sleep(LOOK_SECONDS)
+            compared = self._accounts.compared()
+            is_open = {row.discrepancy_id for books in compared.values() for row in books.position_differences}
+            self._judged = {name: known for name, known in self._judged.items() if name in is_open}
+            try:
+                for account_id, books in compared.items():
+                    for row in books.position_differences:
+                        await self._look(account_id, row, books.orders_of_others)
+            except StoreUnavailable as exc:
+                log.debug(f"Exits made at brokers wait for the store: {exc}", action="broker_exits_waiting")
+
+    async def _look(self, account_id: str, row: Discrepancy, trades: Sequence[Report]) -> None:
+        """Raises StoreUnavailable: what is not done by then is done at the next look."""
+        found = candidates(row, trades)
+        known = (row.finding.steady, tuple((report.broker_order_id, fill.fill_id) for report, fill in found))
+        if not found or self._judged.get(row.discrepancy_id) == known:
+            return
+        names = {booking_id(account_id, report, fill) for report, fill in found}
+        booked = [name for name in names if await self._next_try(name) is None]
+        ledgers = await self._store.ledgers_of_account(account_id, ())
+        exits = exits_to_book(row, ledgers, trades, booked, self._clock.now())
+        if isinstance(exits, NotProven):
+            log.info(
+                f"An exit at the broker is left to a person: {row.finding.subject}: {exits.reason}",
+                action="broker_exit_not_proven",
+                account_id=account_id,
+            )
+        else:
+            for each in exits:
+                if not await self._book(account_id, each):
+                    return  # planned anew at the next look
+        self._judged[row.discrepancy_id] = known
+
+    async def _next_try(self, name: str) -> str | None:
+        """The id of the command by which it is to be booked; None: it has been, taken back or not, or it was tried in vain. A command that was
+        refused has recorded nothing, so that no two of them ever book one execution."""
+        for number in range(1, MOST_TRIES + 1):
+            command_id = name if number == 1 else f"{name}-{number}"
+            known = await self._store.command(command_id)
+            if known is None or known.status is CommandStatus.NEW:
+                return command_id
+            if known.status is CommandStatus.DONE:
+                return None
+        return None
+
+    async def _book(self, account_id: str, exit_: ExitToBook) -> bool:
+        """By the same plan, shown and carried out, as a person's. Raises StoreUnavailable."""
+        command_id = await self._next_try(exit_.name)
+        if command_id is None:
+            return False
+        wish = read_adoption_request(exit_.body)
+        if isinstance(wish, Refused):
+            return self._say_refused(account_id, wish.words)
+        theirs = await self._accounts.positions_of(account_id)
+        now = self._clock.now()
+        shown = plan(wish, await read_books(self._store, wish, theirs), now)
+        if isinstance(shown, Refused):
+            return self._say_refused(account_id, shown.words)
+        command = Command(
+            command_id=command_id,
+            kind="ADOPT",
+            body=exit_.body | {"shown": plan_to_document(shown)},
+            published_at=now,
+            received_at=now,
+        )
+        result = await self._commands.give(command)
+        return isinstance(result, Done) or self._say_refused(account_id, str(result))
+
+    def _say_refused(self, account_id: str, why: str) -> bool:
+        log.warning(
+            f"An exit at the broker is left to a person: {why}", action="broker_exit_refused", account_id=account_id
+        )
+        return False

@@ -1,0 +1,116 @@
+"""Which executions of others closed what we hold, and whether they prove it: then they are booked without a person. Values in, values out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+
+from brokers.base import Fill, Report, Side
+from execution_service.core.exact import ZERO
+from execution_service.core.orders.events import Occasion
+from execution_service.core.positions.ledger import LedgerEntry
+from execution_service.core.reconcile.discrepancies import Discrepancy
+from execution_service.core.reconcile.instruments import may_be_the_same
+from execution_service.core.texts.values import plain, quantity
+
+BY = "execution-service"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitToBook:
+    """One execution of somebody else that closed a part of what we hold."""
+
+    name: str
+    """Follows from the execution, so that it is booked once, by whomever and however often."""
+    body: dict[str, object]
+    """Of the command ADOPT, in the words of a person's, without what was shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotProven:
+    """Why a person has to say what happened, without a full stop."""
+
+    reason: str
+
+
+def booking_id(account_id: str, report: Report, fill: Fill) -> str:
+    """The name under which this execution is booked."""
+    named = "\n".join((account_id, report.broker_order_id, fill.fill_id))
+    return "broker-exit-" + sha256(named.encode()).hexdigest()[:24]
+
+
+def candidates(row: Discrepancy, trades: Sequence[Report]) -> list[tuple[Report, Fill]]:
+    """The executions of others in what the difference is about."""
+    return [
+        (report, fill)
+        for report in trades
+        if report.instrument is not None
+        and any(may_be_the_same(report.instrument, mine) for mine in row.finding.instruments)
+        for fill in report.fills
+        if fill.fill_id not in report.busted_fill_ids
+    ]
+
+
+def exits_to_book(
+    row: Discrepancy,
+    ledgers: Sequence[LedgerEntry],
+    trades: Sequence[Report],
+    booked: Collection[str],
+    now: datetime,
+) -> tuple[ExitToBook, ...] | NotProven:
+    """`ledgers`: all entries of the account. `trades`: all orders of others that the broker shows. `booked`: the names of bookings that were made,
+    taken back or not.
+
+    Proven is an exit where one strategy alone holds it, the broker holds less of it and not the other side, and executions of others since it was
+    opened, all of the closing side and all of them told, come to exactly the difference.
+    """
+    holders = [
+        entry
+        for entry in ledgers
+        if entry.position.is_open and any(may_be_the_same(entry.instrument, mine) for mine in row.finding.instruments)
+    ]
+    if len(holders) != 1:
+        return NotProven(f"it is held by {len(holders)} of our books")
+    (held,) = holders
+    position, amount = held.position, row.finding.amount
+    if amount is None or amount * position.quantity >= 0 or abs(amount) > abs(position.quantity):
+        return NotProven("the broker does not hold a part of what we hold")
+    closing = Side.SELL if position.quantity > 0 else Side.BUY
+    found: list[tuple[Report, Fill]] = []
+    for report, fill in candidates(row, trades):
+        if position.opened_at is not None and fill.time < position.opened_at:
+            continue
+        if booking_id(row.account_id, report, fill) in booked:
+            continue
+        if report.side is not closing:
+            return NotProven("executions of others have also opened or added to it")
+        if report.is_unclear or sum((each.quantity for each in report.fills), ZERO) != report.filled_quantity:
+            return NotProven("not all executions of an order of others are told yet")
+        found.append((report, fill))
+    total = sum((fill.quantity for _, fill in found), ZERO)
+    if total != abs(amount):
+        return NotProven(f"executions of others come to {quantity(total)}, and {quantity(abs(amount))} is missing")
+    found.sort(key=lambda each: (each[1].time, each[1].fill_id))
+    return tuple(_exit(row, held, report, fill, now) for report, fill in found)
+
+
+def _exit(row: Discrepancy, held: LedgerEntry, report: Report, fill: Fill, now: datetime) -> ExitToBook:
+    execution = plain(f"{fill.fill_id} of order {report.broker_order_id}")
+    return ExitToBook(
+        name=booking_id(row.account_id, report, fill),
+        body={
+            "occasion": Occasion.SQUARE_OFF.value.upper().replace("-", "_"),
+            "account_id": row.account_id,
+            "strategy": held.key.strategy,
+            "by": BY,
+            "reason": f"the broker shows execution {execution}, which is none of ours",
+            "holding": held.key.instrument_key,
+            "quantity": str(fill.quantity),
+            "price": str(fill.price),
+            "happened_at": min(fill.time, now).isoformat(),
+            "discrepancy_id": row.discrepancy_id,
+            "is_forced": True,
+        },
+    )

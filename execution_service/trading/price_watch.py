@@ -1,0 +1,107 @@
+"""Prices of an account's instruments in which something waits for a price: the broker is asked for them, and whoever waits is woken; what is then
+done is decided elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Protocol
+
+from brokers.base import Instrument, Side
+from execution_service.core.protection.plan import PriceBand
+from execution_service.core.risk.prices import PriceSource, ReferencePrice, best_reference
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.wake_up import WakeUp
+
+FRESH_SECONDS = Decimal(60)
+"""An older price says nothing of where the market is."""
+LOOK_SECONDS = 2.0
+"""Between two looks at the prices that are watched."""
+
+
+class KnowsPrices(Protocol):
+    """Where reference prices come from."""
+
+    def of(self, instrument_key: str) -> tuple[ReferencePrice, ...]:
+        """All that is known, however old."""
+
+
+class AsksForQuotes(Protocol):
+    """Who asks the broker for its quotes, beside everything else and as seldom as will do."""
+
+    def missing(self, wanted: Mapping[str, Instrument], good_for_seconds: Decimal) -> dict[str, Instrument]:
+        """Those of these instruments that the broker would be asked about now."""
+
+    def ask_for(self, wanted: Mapping[str, Instrument]) -> None:
+        """What the broker answers is among the reference prices soon."""
+
+
+class WaitsForPrices(Protocol):
+    """Who is woken."""
+
+    def price_reached(self) -> None:
+        """A watched price has left its band. Raises nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    instrument_key: str
+    instrument: Instrument
+    band: PriceBand
+
+
+class PriceWatch:
+    """While nothing is watched nobody is asked anything."""
+
+    def __init__(self, *, prices: KnowsPrices, quotes: AsksForQuotes, clock: Clock, listener: WaitsForPrices) -> None:
+        self._prices = prices
+        self._quotes = quotes
+        self._clock = clock
+        self._listener = listener
+        self._watched: dict[Hashable, _Watched] = {}
+        self._looks: dict[str, tuple[Decimal | None, Decimal | None]] = {}
+        """By the instrument's key, what the last two looks showed, the later one last."""
+        self._wake_up = WakeUp(clock)
+
+    def price(self, instrument_key: str) -> Decimal | None:
+        """Where the market stands, by the broker's quote or an execution of ours; None: that is not known, or was long ago."""
+        known = [each for each in self._prices.of(instrument_key) if each.source is not PriceSource.MESSAGE]
+        best = best_reference(known, self._clock.now(), FRESH_SECONDS)
+        return None if best is None else best.price
+
+    def kept(self, instrument_key: str, side: Side) -> Decimal | None:
+        """The less favourable, for a position of this side, of the last two looks' prices; None: not both have shown one."""
+        earlier, latest = self._looks.get(instrument_key, (None, None))
+        if earlier is None or latest is None:
+            return None
+        return min(earlier, latest) if side is Side.BUY else max(earlier, latest)
+
+    def watch(self, name: Hashable, instrument_key: str, instrument: Instrument, band: PriceBand | None) -> None:
+        """From now on by this band; None: not any more. The listener is woken also where the price has left it already."""
+        if band is None:
+            self._watched.pop(name, None)
+            return
+        known = self._watched.get(name)
+        self._watched[name] = _Watched(instrument_key, instrument, band)
+        if known is None:
+            self._wake_up.tell()
+
+    def keep_only(self, names: Collection[Hashable]) -> None:
+        """Whatever has another name is not watched any more."""
+        for name in [name for name in self._watched if name not in names]:
+            del self._watched[name]
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._wake_up.wait(LOOK_SECONDS if self._watched else None)
+            wanted = {each.instrument_key: each.instrument for each in self._watched.values()}
+            self._quotes.ask_for(self._quotes.missing(wanted, Decimal(LOOK_SECONDS)))
+            self._looks = {key: (self._looks.get(key, (None, None))[1], self.price(key)) for key in wanted}
+            if any(self._has_left(each) for each in self._watched.values()):
+                self._listener.price_reached()
+
+    def _has_left(self, watched: _Watched) -> bool:
+        price = self.price(watched.instrument_key)
+        return price is not None and not watched.band.holds(price)
