@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ BARS = 500
 BEGIN = datetime(2024, 1, 2, tzinfo=UTC)
 FASTEST = 200.0
 """Bars a second."""
+DAYS, SATURDAY = 730, 5
 PART = 6
 """So many units a bar has where orders are to be filled in parts."""
 
@@ -57,8 +59,39 @@ def account_keys(folder: Path, market: Market) -> dict[str, object]:
 
 
 def account_of(place: Place) -> dict[str, object]:
+    """Two years of made-up days for the demo, always the same ones, with costs."""
     place.folder.mkdir(parents=True, exist_ok=True)
-    return account_keys(place.folder, Market())
+    bars, settings = place.folder / "bars.csv", place.folder / "simulation.toml"
+    bars.write_text("\n".join(["symbol,time,open,high,low,close,volume", *made_up_days()]) + "\n", encoding="utf-8")
+    settings.write_text(
+        'stamp = "open"\ninterval = "1d"\ncash = 1000000\nmargin = 0.5\nslippage = { model = "bps", bps = 5 }\n'
+        'commission = { model = "per_share", per_share = 0.005, minimum = 1.00 }\n',
+        encoding="utf-8",
+    )
+    return {"mode": "TRAINING", "bars": str(bars), "simulation": str(settings)}
 
 
-SIMULATOR = Simulator(open_stage=open_stage, symbols=SYMBOLS, account=account_of)
+def made_up_days() -> Iterator[str]:
+    """Rows of a bars file: a random walk of each symbol from a seed, by day."""
+    luck = random.Random(20240102)
+    at = {"SPY": 45_000, "AAPL": 15_000, "MSFT": 30_000}
+    for n in range(DAYS):
+        day = BEGIN + timedelta(days=n)
+        if day.weekday() >= SATURDAY:
+            continue
+        for symbol, before in at.items():
+            opens = before + luck.randint(-before, before) // 200
+            closes = at[symbol] = opens + luck.randint(-opens, opens) // 100
+            high = max(opens, closes) + luck.randint(0, opens) // 200
+            low = min(opens, closes) - luck.randint(0, opens) // 200
+            prices = ",".join(f"{price / 100:.2f}" for price in (opens, high, low, closes))
+            yield f"{symbol},{day:%Y-%m-%d},{prices},{luck.randint(20, 90) * 10_000}"
+
+
+SIMULATOR = Simulator(
+    open_stage=open_stage,
+    symbols=SYMBOLS,
+    account=account_of,
+    demo_account_id="Training_Demo",
+    samples=("equity_simple_signal_1.json --account Training_Demo",),
+)

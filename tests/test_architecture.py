@@ -1587,6 +1587,7 @@ ARROWS: Mapping[str, set[str]] = {
         "notifications.telegram_updates",
     },
     "execution_service.app.check": {
+        CORE,
         "brokers.errors",
         "brokers.factory",
         "brokers.registry",

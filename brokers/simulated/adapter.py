@@ -100,11 +100,14 @@ class SimulatedBroker(ExchangeBroker):
             concurrent_calls=16,
             find_window_seconds=0.5,
             links_exits=True,
-            notes=(
-                "This is a market of the past: no order leaves this machine, and its clock moves by "
-                f"{self._configuration.pace}.",
-            ),
+            notes=(f"This is a market of the past: no order leaves this machine. It goes on {self._when_it_goes_on}.",),
         )
+
+    @property
+    def _when_it_goes_on(self) -> str:
+        pace = self._configuration.pace
+        by_words = {BY_SETTLING: "when everything has settled", BY_COMMAND: "by command"}
+        return by_words.get(pace, f"by {pace} bars a second")
 
     async def connect(self) -> None:
         """Opens the book and reads the bars. Raises BrokerUnavailable."""

@@ -98,6 +98,7 @@ class HistoricalExchange(PaperExchange):
             file=file,
         )
         self._past = past
+        self._digest = past.digest()
         self._ticks, self._lots = Whole(settings.tick), Whole(settings.lot)
         self._symbols = {symbol.upper(): symbol for symbol in past.history.series}
         self._historical: HistoricalMarket | None = HistoricalMarket(past.history, settings, past.start)
@@ -110,12 +111,18 @@ class HistoricalExchange(PaperExchange):
             self._keep_clock(db, self._caught_up(db), moved=0)
 
     def _claim(self, db: sqlite3.Connection) -> None:
-        digest = self._past.digest()
-        row = db.execute("SELECT digest FROM market_made_of WHERE account = ?", (self.account_id,)).fetchone()
-        if row is None:
-            made_of = json.dumps(self._past.made_of(), sort_keys=True, default=str)
-            db.execute("INSERT INTO market_made_of VALUES (?, ?, ?)", (self.account_id, made_of, digest))
-        elif row[0] != digest:
+        """The book is theirs from the first thing on that is put into the market."""
+        has_begun = db.execute("SELECT 1 FROM market_inputs WHERE account = ? LIMIT 1", (self.account_id,)).fetchone()
+        if has_begun is not None:
+            self._check_claim(db)
+            return
+        made_of = json.dumps(self._past.made_of(), sort_keys=True, default=str)
+        row = (self.account_id, made_of, self._digest)
+        db.execute("INSERT OR REPLACE INTO market_made_of (account, inputs, digest) VALUES (?, ?, ?)", row)
+
+    def _check_claim(self, db: sqlite3.Connection) -> None:
+        (digest,) = db.execute("SELECT digest FROM market_made_of WHERE account = ?", (self.account_id,)).fetchone()
+        if digest != self._digest:
             raise BrokerUnavailable(
                 f"The book {self.path} of account {self.account_id} was begun with other bars or settings, and its fills are theirs: "
                 "give these back, or take another account id, or move the book away to begin anew"
@@ -227,6 +234,7 @@ class HistoricalExchange(PaperExchange):
     def _put_down(
         self, db: sqlite3.Connection, what: str, number: int | None = None, lots: int | None = None, arrival: int = 0
     ) -> int:
+        self._check_claim(db)  # another process may have opened it with other bars while nothing had happened yet
         done = db.execute(
             "INSERT INTO market_inputs (account, what, order_number, lots, arrival) VALUES (?, ?, ?, ?, ?)",
             (self.account_id, what, number, lots, arrival),
