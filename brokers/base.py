@@ -389,6 +389,18 @@ class TellsQuotes(Protocol):
         says anything about the account's connection."""
 
 
+@runtime_checkable
+class HasMarketClock(Protocol):
+    """An adapter whose market is one of the past: it stands still until it is told to go on."""
+
+    async def wants_to_move(self) -> bool:
+        """Whether an order waits for the next bar, or a person has asked for it, and there is one. Raises BrokerUnavailable."""
+
+    async def move_on(self) -> bool:
+        """To be called when everything that the market has brought so far is dealt with. It goes on by one bar if that is wanted; whether it did.
+        Raises BrokerUnavailable: then it did not."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """What a broker and this account can do, so that an unsupported order is refused before it is sent."""

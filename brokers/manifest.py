@@ -28,6 +28,9 @@ class Fact(StrEnum):
     PAYS_THE_PRICE = "a purchase is paid for in full, and does not merely tie up a margin"
     ANNULS = "an execution may be annulled or corrected after it was told"
     EXACT_COMMISSIONS = "commissions are the venue's own figures and no estimates"
+    SHARED_VOLUME = (
+        "all orders share the volume that is traded, so that into how many fills one is cut depends on the others"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +71,17 @@ class Manifest:
     implied_account: ImpliedAccount | None = None
     secret_keys: frozenset[str] = frozenset()
     """Account keys that must not be in the accounts file, besides those whose names say so."""
+    path_keys: frozenset[str] = frozenset()
+    """Account keys that are paths, besides `path` and those that end in `_file`: relative ones start from the root."""
     command_keys: frozenset[str] = frozenset()
     """Account keys that no adapter reads, but a command of this broker does."""
     is_stand_in: bool = False
-    """It serves every account, including unknown ones, when the process is told to use no real broker. None of its
-    accounts is live."""
+    """It serves every account, including unknown ones, when the process is told to use no real broker."""
+    is_simulated: bool = False
+    """No order that it takes leaves this machine, whatever its settings say: none of its accounts is live, and an account
+    in mode TRAINING may be served by it."""
+    is_for_training_alone: bool = False
+    """Its market is one of the past: an account at it is in mode TRAINING, and no order of it is timed by the wall clock."""
     is_paper: Callable[[Mapping[str, object]], bool | None] = _unknown_if_paper
     """Whether an account's settings name a paper account. False: they name a real one, even if its address is on
     this machine. None: they do not tell; then an address on this machine counts as paper."""

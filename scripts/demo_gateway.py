@@ -145,15 +145,27 @@ def stop_gateway(settings: Settings) -> int | None:
 def environment_for(settings: Settings, gateway: Gateway) -> dict[str, str]:
     """This process's environment, but with the demo's own accounts and database: trades of the mock broker for an
     account of the same name are not in the gateway's book. Raises GatewayFailed."""
+    place = Place(address=gateway.address, folder=folder_of(settings), ask=gateway.do)
+    return environment_at(settings, gateway.broker, place)
+
+
+def environment_in_process(settings: Settings, broker: str) -> dict[str, str]:
+    """The same for a broker that needs no gateway."""
+    return environment_at(settings, broker, Place(address="", folder=folder_of(settings) / broker))
+
+
+def environment_at(settings: Settings, broker: str, place: Place) -> dict[str, str]:
+    """With one account at that broker. Raises GatewayFailed."""
     accounts = folder_of(settings) / "accounts.toml"
-    simulator, manifest = simulator_of(gateway.broker), manifests()[gateway.broker]
-    keys = simulator.account(Place(address=gateway.address, folder=folder_of(settings), ask=gateway.do))
-    named = {"name": f"{manifest.title} demo (simulated)", "broker": gateway.broker}
+    accounts.parent.mkdir(parents=True, exist_ok=True)
+    simulator, manifest = simulator_of(broker), manifests()[broker]
+    keys = simulator.account(place)
+    named = {"name": f"{manifest.title} demo (simulated)", "broker": broker}
     accounts.write_text(account_table(simulator.demo_account_id, {**named, **keys}), encoding="utf-8")
     return {
         **os.environ,
         "ACCOUNTS_FILE": str(accounts),
-        "MONGODB_DATABASE": _database(settings, gateway.broker),
+        "MONGODB_DATABASE": _database(settings, broker),
         "USE_MOCK_BROKER": "false",
         **simulator.environment,
     }

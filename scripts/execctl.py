@@ -58,7 +58,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import StoreReader
-from scripts import adopt, limits, switches, tokens, trades
+from scripts import adopt, limits, market, switches, tokens, trades
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
 from scripts.locate import NotFound, opened_store, running_service, settings_or_exit, view_of
 from scripts.waits import waits_for
@@ -213,6 +213,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("account", metavar="ACCOUNT", nargs="?", help="only this account")
     sub = verb("limits", "each limit of risk: its value, where it is written, and how much of it is used", limits.show)
     limits.add_options(sub, _nonblank)
+    sub = verb("market", "where the market of an account on historical bars stands; lets it go on", market.run)
+    market.add_options(sub, _positive)
     sub = verb("rebuild-views", "write the shared collections anew from our own", _rebuild_views)
     sub.add_argument(
         "--use-mock-broker",

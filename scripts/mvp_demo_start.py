@@ -27,6 +27,7 @@ from scripts.demo_gateway import (
     Gateway,
     GatewayFailed,
     environment_for,
+    environment_in_process,
     left_gateway,
     running_gateway,
     start_gateway,
@@ -34,7 +35,7 @@ from scripts.demo_gateway import (
 )
 from scripts.display import new_console, print_table
 from scripts.locate import Notice, is_service, running_service, settings_or_exit
-from simulators.catalogue import programs, simulator_of
+from simulators.catalogue import in_process, programs, simulator_of
 from simulators.fault_plan import FaultPlan
 
 READY_SECONDS = 150.0
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0 if the service runs (or, with --stop, does not), 1 if it could not be started or stopped, 2 for
     wrong arguments or settings."""
     mock, simulated = stand_in().name, programs()
-    brokers = (mock, *simulated)
+    brokers = (mock, *simulated, *in_process())
     parser = argparse.ArgumentParser(
         description="Starts the execution service with all it needs in the background. "
         f"{' and '.join(simulated)} are the real adapters and libraries, against a simulated gateway on this machine: no order leaves it."
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if notice is None:
             gateway, notice = _start(settings, options.broker, running_gateway(settings), console, options.faults)
         else:
-            runs = mock if gateway is None else gateway.broker
+            runs = _broker_started(settings) if gateway is None else gateway.broker
             console.print(f"Already running: process {notice.pid}.")
             if runs != options.broker:
                 print(
@@ -128,7 +129,10 @@ def _start(
     settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if broker == stand_in().name:
         stop_gateway(settings)
-        return None, _start_service(settings, ["--use-mock-broker"], None, console)
+        return None, _start_service(settings, broker, ["--use-mock-broker"], None, console)
+    if broker in in_process():
+        stop_gateway(settings)
+        return None, _start_service(settings, broker, [], environment_in_process(settings, broker), console)
     if running is not None and (running.broker != broker or faults is not None):
         stop_gateway(settings)
         running = None
@@ -136,7 +140,7 @@ def _start(
         gateway = running or start_gateway(settings, broker, faults)
     notice = None
     try:
-        notice = _start_service(settings, [], environment_for(settings, gateway), console)
+        notice = _start_service(settings, broker, [], environment_for(settings, gateway), console)
     finally:
         if notice is None:
             stop_gateway(settings)
@@ -144,7 +148,7 @@ def _start(
 
 
 def _start_service(
-    settings: Settings, arguments: Sequence[str], environment: dict[str, str] | None, console: Console
+    settings: Settings, broker: str, arguments: Sequence[str], environment: dict[str, str] | None, console: Console
 ) -> Notice | None:
     """The notice of the service once it is ready. None: the start failed, and the reason was printed."""
     output = settings.log_dir / "execution_service.console.log"
@@ -163,7 +167,7 @@ def _start_service(
         while process.poll() is None and time.monotonic() < end:
             notice = running_service(settings)
             if notice is not None and notice.pid == process.pid:
-                _started(settings).write_text(f"{process.pid}\n", encoding="utf-8")
+                _started(settings).write_text(f"{process.pid} {broker}\n", encoding="utf-8")
                 return notice
             time.sleep(LOOK_SECONDS)
     notice = running_service(settings)
@@ -202,15 +206,24 @@ def _stop(settings: Settings, notice: Notice | None, console: Console) -> int:
 
 
 def _started(settings: Settings) -> Path:
-    """The file with the id of the process that was last started here."""
+    """The file with the id of the process that was last started here, and its broker."""
     return settings.data_dir / "mvp_demo_start.pid"
 
 
 def _is_started_here(settings: Settings, notice: Notice) -> bool:
     try:
-        return _started(settings).read_text(encoding="utf-8").strip() == str(notice.pid)
+        return _started(settings).read_text(encoding="utf-8").split()[:1] == [str(notice.pid)]
     except FileNotFoundError:
         return False
+
+
+def _broker_started(settings: Settings) -> str:
+    """What the service was started with here, where no gateway runs."""
+    try:
+        told = _started(settings).read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        told = []
+    return told[1] if len(told) > 1 else stand_in().name
 
 
 def _has_stopped(notice: Notice, console: Console) -> bool:
@@ -226,7 +239,7 @@ def _has_stopped(notice: Notice, console: Console) -> bool:
 
 
 def _show(settings: Settings, notice: Notice, gateway: Gateway | None, console: Console) -> None:
-    broker = stand_in().name if gateway is None else gateway.broker
+    broker = _broker_started(settings) if gateway is None else gateway.broker
     project = notice.google_cloud_project
     print_table(
         console,

@@ -8,8 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,15 @@ from rich.table import Table as ShownTable
 from simulation.actions import read_actions
 from simulation.bars import BarReader, History, digests, files_of
 from simulation.files import FORMATS, default_format, write, write_manifest
+from simulation.history import ENDINGS, inputs_of, parquet_for, read_bars
 from simulation.orders import OrderColumns, OrderReader
-from simulation.problems import Collected, InputRefused
+from simulation.problems import InputRefused
 from simulation.report import write_report
 from simulation.run import Result, simulate_orders
 from simulation.settings import Settings, read_settings
 from simulation.tables import plain, tables_of
 from simulation.targets import read_targets, simulate_targets
 
-ENDINGS = (".csv", ".parquet")
 REFUSED = 2
 
 
@@ -98,14 +96,6 @@ def run(chosen: argparse.Namespace, errors: Console) -> None:
     Console(highlight=False).print(summary_of(result, history, time.perf_counter() - begun))
 
 
-def read_bars(path: Path, reader: BarReader, settings: Settings) -> None:
-    """Raises InputRefused where the format needs what is not installed."""
-    if path.suffix.lower() == ".parquet":
-        parquet_for(path).read_bars(path, reader, settings)
-    else:
-        reader.csv(path)
-
-
 def read_orders(path: Path, settings: Settings, history: History) -> OrderColumns:
     reader = OrderReader(settings, history)
     if path.suffix.lower() == ".parquet":
@@ -128,28 +118,12 @@ def _progressed(progress: Progress, task: TaskID, done: int) -> None:
     progress.update(task, completed=done)
 
 
-def parquet_for(path: Path) -> Any:
-    if find_spec("polars") is None:
-        problems = Collected()
-        problems.add(path.name, 0, "FORMAT", "Parquet needs polars: install the extra simulation, or give CSV")
-        problems.raise_if_any()
-    return import_module("simulation.parquet")
-
-
 def manifest_of(result: Result, history: History, written: Sequence[str]) -> dict[str, Any]:
     """What a repetition needs, and what it must come to. The same inputs give the same manifest."""
     account = result.account
     cash, value = account.equity()[-1]
     return {
-        "version": 1,
-        "inputs": dict(history.files),
-        "settings": result.settings.source,
-        "seed": result.settings.seed,
-        "conventions": {
-            "stamp": result.settings.stamp,
-            "interval_microseconds": result.settings.interval,
-            "session": "UTC date of the bar's opening",
-        },
+        **inputs_of(history, result.settings),
         "counts": {"bars": history.count, "orders": len(result.orders), "trades": len(result.trades)},
         "end": {
             "cash": plain(account.unit * cash),

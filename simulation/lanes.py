@@ -113,14 +113,30 @@ class InstrumentLane:
         self._make_room(len(rows))
 
     def add(
-        self, *, side: int, quantity: int, arrival: int, session: int, book: int, row: int, tif: int, reduce_only: int
+        self,
+        *,
+        side: int,
+        quantity: int,
+        arrival: int,
+        session: int,
+        book: int,
+        row: int,
+        tif: int,
+        reduce_only: int,
+        kind: int = MARKET,
+        limit: int = 0,
+        stop: int = 0,
+        partner: int | None = None,
     ) -> int:
-        """A market order that comes later than all before it; returns its number in the lane."""
+        """An order that comes later than all before it; returns its number in the lane. `partner`: an order of the group that it joins."""
         n = len(self.orders.side)
-        values = (side, MARKET, 0, 0, tif, arrival, session, quantity, 0, 0, n, reduce_only, book, -1)
+        values = (side, kind, limit, stop, tif, arrival, session, quantity, 0, 0, n, reduce_only, book, -1)
         columns: Sequence[Any] = self.orders
         for column, value in zip(columns, values, strict=True):
             column.append(value)
+        if partner is not None:
+            ring: Any = self.orders.partner
+            ring[n], ring[partner] = ring[partner], n
         self.rows.append(row)
         self._make_room(n + 1)
         return n

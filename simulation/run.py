@@ -135,7 +135,8 @@ def simulate_orders(
 
 
 class Together:
-    """Instruments that share one account, bar by bar: opens first, reductions before the rest, each by arrival; then the insides."""
+    """Instruments that share one account, bar by bar: opens first, by arrival, where money bounds fills reductions before the rest; then the
+    insides."""
 
     def __init__(self, lanes: Sequence[InstrumentLane], history: History, settings: Settings, account: Account) -> None:
         self.lanes = lanes
@@ -145,6 +146,7 @@ class Together:
         """The bar that each instrument had last."""
         self._monies: Sequence[LanePurse | None] = [None] * len(lanes) if settings.cash is None else self.purses
         """What bounds fills; None: nothing does."""
+        self._has_money = settings.cash is not None
         self._history = history
 
     def run(self, told: Told | None = None) -> None:
@@ -174,7 +176,8 @@ class Together:
             if can_fill:
                 looked.append((n, lane, k))
                 waiting += [
-                    (not lane.reduces(i), lane.orders.arrival[i], lane.rows[i], n, i, k) for i in lane.at_work()
+                    (self._has_money and not lane.reduces(i), lane.orders.arrival[i], lane.rows[i], n, i, k)
+                    for i in lane.at_work()
                 ]
         for _, _, _, n, i, k in sorted(waiting):
             self.lanes[n].open(i, k, self._monies[n])

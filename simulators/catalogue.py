@@ -16,6 +16,15 @@ def simulator_of(broker: str) -> Simulator:
     return found
 
 
+def in_process() -> tuple[str, ...]:
+    """The brokers that need no program, since the service has them in itself, but an account of their own."""
+    return tuple(
+        name
+        for name, manifest in manifests().items()
+        if manifest.simulator is not None and not manifest.is_stand_in and simulator_of(name).program is None
+    )
+
+
 def programs() -> tuple[str, ...]:
     """The brokers that a program on this machine can simulate."""
     return tuple(

@@ -505,6 +505,14 @@ ARROWS: Mapping[str, set[str]] = {
         *VOCABULARY,
         "execution_service.runtime.clock",
         "execution_service.runtime.wake_up",
+    "execution_service.trading.market_turns": {
+        CORE,
+        "brokers.errors",
+        "execution_service.recording.live_orders",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+        "execution_service.runtime.wake_up",
+        "execution_service.storage.ports.errors",
     },
     "execution_service.trading.reference_prices": {*VOCABULARY},
     "execution_service.trading.safety_service": {
@@ -516,7 +524,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.wake_up",
     },
     "execution_service.trading.timers": {"execution_service.runtime.clock", "execution_service.runtime.wake_up"},
-    "execution_service.trading.traded_account": {"brokers.base"},
+    "execution_service.trading.traded_account": {*VOCABULARY},
     "execution_service.trading.connection": {
         *VOCABULARY,
         "brokers.errors",
@@ -1496,6 +1504,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.risk_rules",
     },
     "execution_service.app.settings.accounts": {
+        CORE,
         "brokers.factory",
         "brokers.manifest",
         "brokers.registry",
@@ -1591,6 +1600,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.store",
         "execution_service.trading.accounts",
         "execution_service.trading.kill_switches",
+        "execution_service.trading.market_turns",
         "execution_service.trading.risk_rules",
         "execution_service.trading.safety_service",
         "execution_service.trading.trader",
@@ -1632,6 +1642,7 @@ ARROWS: Mapping[str, set[str]] = {
         "notifications.telegram_updates",
     },
     "execution_service.app.check": {
+        CORE,
         "brokers.errors",
         "brokers.factory",
         "brokers.registry",
@@ -1691,7 +1702,7 @@ ARROWS: Mapping[str, set[str]] = {
 }
 
 
-PAPER_BROKER = {"brokers.paper.adapter", "brokers.paper.manifest"}
+PAPER_BROKER = {"brokers.paper.adapter", "brokers.paper.broker", "brokers.paper.manifest"}
 
 PAPER_ARROWS: Mapping[str, set[str]] = {
     # The rooms of the paper exchange and the rooms that they may import, from the ground up.
@@ -1837,10 +1848,14 @@ def test_the_brokers_vocabulary_is_as_pure_as_the_core() -> None:
     assert {name for name in base.imports() if name.split(".")[0] not in PURE_LIBRARY} == set()
 
 
+ON_BARS = {f"brokers/simulated/{room}.py" for room in ("adapter", "exchange", "market")}
+"""The broker whose market is the simulation's matcher, a library that knows no service."""
+
+
 @pytest.mark.parametrize("package", ["brokers", "notifications"])
 def test_brokers_and_notifications_know_nothing_of_anybody_else(package: str) -> None:
     wrong = {(s.path, name) for s in of(package) for name in s.our_imports() if not is_within(name, {package})}
-    assert wrong == set()
+    assert {(path, name) for path, name in wrong if not (path in ON_BARS and is_within(name, {"simulation"}))} == set()
 
 
 @pytest.mark.parametrize(
@@ -1856,7 +1871,7 @@ def test_a_room_of_the_paper_exchange_imports_only_the_rooms_below_it(source: So
 def test_only_the_paper_exchange_comes_into_the_rooms_of_its_book() -> None:
     inner = {"brokers.paper.book", "brokers.paper.faults", "brokers.paper.market"}
     found = {s.name for s in of(*PACKAGES) if s.name not in inner and s.our_imports() & inner}
-    assert found == {"brokers.paper.exchange"}
+    assert found == {"brokers.paper.exchange", "brokers.simulated.exchange"}
 
 
 def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
@@ -1873,7 +1888,7 @@ def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
 @pytest.mark.parametrize(
     ("room", "doors"),
     [
-        (TRADING, {"accounts", "kill_switches", "risk_rules", "safety_service", "trader"}),
+        (TRADING, {"accounts", "kill_switches", "market_turns", "risk_rules", "safety_service", "trader"}),
         (
             "execution_service.delivery",
             {
@@ -1932,6 +1947,7 @@ def test_simulators_know_only_the_brokers_vocabulary_and_their_order_book() -> N
     of_one = {
         "simulators.catalogue": {"brokers.registry"},
         "simulators.stage_paper": {"brokers.paper.manifest"},
+        "simulators.stage_simulated": {"brokers.simulated.manifest"},
     }
     wrong = {
         (s.path, name)
@@ -2012,8 +2028,8 @@ def test_few_rooms_load_modules_by_name() -> None:
         "execution_service/app/events.py",
         "execution_service/app/service.py",
         "execution_service/calendars/hours.py",
-        "simulation/__main__.py",
         "simulation/files.py",
+        "simulation/history.py",
         "simulation/run.py",
     }
 
@@ -2158,7 +2174,7 @@ def _asks_for_the_time(source: Source) -> bool:
 # --- a broker is one package ----------------------------------------------------------------------------------------
 
 BROKERS_WORDS: Mapping[str, tuple[str, ...]] = {
-    # By a broker's package, the words that name it: its manifest's, its variables', its client's. The broker that stands in for all others is
+    # By a broker's package, the words that name it: its manifest's, its variables', its client's. Those at which nothing real is traded are
     # part of the command line's and the settings' contract, and may be named.
     package: (manifest.name, manifest.variables.prefix.strip("_"), *more)
     for package, manifest, more in (
@@ -2188,8 +2204,8 @@ def _files_of_nobody() -> list[Path]:
     return [path for path in files if not any(word in path.relative_to(ROOT).as_posix() for word in own)]
 
 
-def test_every_broker_but_the_one_that_stands_in_for_all_has_its_words_here() -> None:
-    assert set(BROKERS_WORDS) == {name for name, manifest in manifests().items() if not manifest.is_stand_in}
+def test_every_broker_at_which_something_real_is_traded_has_its_words_here() -> None:
+    assert set(BROKERS_WORDS) == {name for name, manifest in manifests().items() if not manifest.is_simulated}
 
 
 def test_no_file_names_a_broker_but_its_own() -> None:

@@ -34,6 +34,7 @@ MANIFEST = Manifest(
     adapter="brokers.paper.adapter",
     variables=MockVariables,
     is_stand_in=True,
+    is_simulated=True,
     is_paper=lambda config: True,
     facts=frozenset(Fact) - {Fact.IDS_OF_A_CONNECTION, Fact.SILENT_ENDINGS, Fact.REFUSALS_UNLISTED},
     simulator="simulators.stage_paper:SIMULATOR",

@@ -21,6 +21,7 @@ from execution_service.app.notice import ENDPOINTS, endpoints_writer
 from execution_service.app.settings.accounts import Account
 from execution_service.app.settings.loading import Settings
 from execution_service.app.wiring import CannotStart, World, notifier_of, real_world
+from execution_service.core.planning.targets import Mode
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.transport.ports import PublishFailed, TopicMissing
 from notifications.base import NotificationFailed
@@ -161,7 +162,7 @@ async def account_finding(account: Account) -> Finding:
     notes = " ".join(able.notes)
     if able.is_paper and account.live:
         notes += " live = true, but the broker's account is one for practice."
-    kind = "LIVE" if account.live else "paper"
+    kind = "LIVE" if account.live else "paper" if account.mode is Mode.PRODUCTION else account.mode.value
     return Finding(part, True, f"{broker.name}, {kind}, {account.name}: {money}. {trades} {notes}".strip())
 
 

@@ -89,6 +89,7 @@ class ExecutionService:
         self.dead_man = rooms.dead_man
         self._broker_exits = rooms.broker_exits
         self.plans = rooms.plans
+        self.market_turns = rooms.market_turns
         self._is_begun = False
 
     @property
@@ -121,7 +122,7 @@ class ExecutionService:
         self._keep(*(() if self._broker_exits is None else self._broker_exits.parts()))
         self._keep(Part(ORDERS_IN, lambda: self.intake.run(self._parts.orders)), *self._events_in())
         self._keep(*self.commands.parts(self._parts.commands))
-        self._keep(*self._targets_in(), *self.plans.parts())
+        self._keep(*self._targets_in(), *self.plans.parts(), *self._markets())
         self._keep(*self.outbox.parts())
         self._keep(*self.accounts.parts(), *self.orphans.parts(), *self.unreadable.parts())
 
@@ -131,6 +132,7 @@ class ExecutionService:
             *self._events_in(),
             *self._targets_in(),
             *self.plans.parts(),
+            *self._markets(),
             *self.commands.parts(self._parts.commands),
         )
         await self.supervisor.end(ORDERS_IN, *self._names_of(others))
@@ -181,6 +183,9 @@ class ExecutionService:
     def _targets_in(self) -> Sequence[Part]:
         inbox = self._parts.targets
         return () if inbox is None else (Part("targets in", functools.partial(self.commands.run_targets, inbox)),)
+
+    def _markets(self) -> Sequence[Part]:
+        return () if self.market_turns is None else self.market_turns.parts()
 
     def _keep(self, *parts: Part) -> None:
         for part in parts:

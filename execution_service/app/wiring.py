@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from brokers.base import Broker
 from brokers.factory import BrokerFactory
-from brokers.registry import stand_in
+from brokers.registry import manifests, stand_in
 from execution_service.app.clock import SystemClock
 from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
 from execution_service.app.events import (
@@ -50,6 +50,7 @@ from execution_service.control.switches import Switches
 from execution_service.control.verbs import Verbs
 from execution_service.core.orders.decisions import VerifyDecisions
 from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.core.planning.targets import Mode
 from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind
 from execution_service.delivery.account_names import AccountNames
 from execution_service.delivery.confirmations import Confirmations
@@ -81,6 +82,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 from execution_service.trading.accounts import Accounts
 from execution_service.trading.kill_switches import KillSwitches
+from execution_service.trading.market_turns import MarketTurns
 from execution_service.trading.risk_rules import RiskRules
 from execution_service.trading.safety_service import AsksSafetyService, SafetyService
 from execution_service.trading.trader import TradingRules
@@ -172,6 +174,11 @@ class ConfiguredAccounts:
     def __init__(self, parts: Parts) -> None:
         self.named: Sequence[str] = tuple(parts.accounts.accounts)
         """Those whose brokers are connected from the start."""
+        self.are_on_bars = any(
+            account is not None and manifests()[account.broker].is_for_training_alone
+            for account in map(parts.accounts.account, self.named)
+        )
+        """Whether the market of any of them is one of the past."""
         self._parts = parts
         self.account = lru_cache(ACCOUNTS_REMEMBERED)(self._account)
         """By its id; None: it is not configured."""
@@ -183,6 +190,11 @@ class ConfiguredAccounts:
     def is_known(self, account_id: str) -> bool:
         """Whether it is configured."""
         return self.account(account_id) is not None
+
+    def mode_of(self, account_id: str) -> Mode | None:
+        """None: it is not configured."""
+        account = self.account(account_id)
+        return None if account is None else account.mode
 
     def account_names_of(self, account_id: str | None) -> AccountNames:
         """Of an account that is not configured: nobody, at no broker."""
@@ -198,6 +210,8 @@ class ConfiguredAccount:
         self.name = account.name
         self.broker_name = account.broker.upper()
         self.is_live = account.live
+        self.mode = account.mode
+        self.is_of_the_past = manifests()[account.broker].is_for_training_alone
         self.makes_up_prices = account.broker == stand_in().name
         self.account_names = AccountNames(self.name, self.broker_name)
         self._config = account.config
@@ -228,6 +242,7 @@ class Rooms:
     broker_exits: BrokerExits | None
     confirmations: Confirmations
     plans: Plans
+    market_turns: MarketTurns | None
 
 
 def build(parts: Parts) -> Rooms:
@@ -329,6 +344,9 @@ def build(parts: Parts) -> Rooms:
         else None,
         confirmations=confirmations,
         plans=plans,
+        market_turns=MarketTurns(accounts=accounts, live_orders=live_orders, plans=plans, clock=clock)
+        if directory.are_on_bars
+        else None,
     )
 
 

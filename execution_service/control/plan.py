@@ -32,8 +32,8 @@ from execution_service.storage.ports.store import Store
 class KnowsAccounts(Protocol):
     """The accounts that there are."""
 
-    def is_known(self, account_id: str) -> bool:
-        """Whether it is configured."""
+    def mode_of(self, account_id: str) -> Mode | None:
+        """Whether it trades at a broker, or in TRAINING; None: it is not configured."""
 
 
 class PlanPositions:
@@ -102,11 +102,12 @@ class PlanPositions:
     def _check_account(self, targets: TargetPositions) -> None:
         """Raises PlanRefused."""
         refusals = []
-        if not self._accounts.is_known(targets.account_id):
+        mode = self._accounts.mode_of(targets.account_id)
+        if mode is None:
             words = f"account {targets.account_id} is not configured"
             refusals.append(Refusal(RefusalCode.UNKNOWN_ACCOUNT, words))
-        elif targets.mode is not Mode.PRODUCTION:
-            words = f"account {targets.account_id} is in mode {Mode.PRODUCTION.value}, the plan in {targets.mode.value}"
+        elif targets.mode is not mode:
+            words = f"account {targets.account_id} is in mode {mode.value}, the plan in {targets.mode.value}"
             refusals.append(Refusal(RefusalCode.WRONG_MODE, words))
         if refusals:
             raise PlanRefused(refusals)

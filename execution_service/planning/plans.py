@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -81,6 +82,7 @@ class Plans:
         self._alerts = alerts
         self._clock = clock
         self._results = results
+        self._turn = asyncio.Lock()
         self.wake = WakeUp(clock)
         """To be told when a plan was stored."""
 
@@ -99,7 +101,11 @@ class Plans:
             await self.wake.wait(LOOK_SECONDS if has_open else IDLE_SECONDS)
 
     async def work(self) -> bool:
-        """Takes every open plan of our accounts one step further; whether there is any. Raises StoreUnavailable."""
+        """Takes every open plan of our accounts one step further; whether there is any. One call after the other. Raises StoreUnavailable."""
+        async with self._turn:
+            return await self._work_all()
+
+    async def _work_all(self) -> bool:
         found = await self._store.open_plans()
         for record in found:
             if not self._ownership.is_ours(record.plan.targets.account_id):

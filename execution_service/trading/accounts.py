@@ -10,6 +10,7 @@ import structlog
 from brokers.base import BrokerPosition
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
+from execution_service.core.planning.targets import Mode
 from execution_service.core.reconcile.discrepancies import ReconciliationOutcome
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels
@@ -143,6 +144,10 @@ class Accounts:
         """Whether it is configured."""
         return self._directory.is_known(account_id)
 
+    def mode_of(self, account_id: str) -> Mode | None:
+        """None: it is not configured."""
+        return self._directory.mode_of(account_id)
+
     async def positions_of(self, account_id: str) -> Sequence[BrokerPosition] | None:
         """By its broker; None where that does not tell them now."""
         trader = self.trader_of(account_id)
@@ -184,6 +189,11 @@ class Accounts:
         trader = self.traders.get(account_id)
         if trader is not None:
             trader.reconciliation.connected()
+
+    @property
+    def on_bars(self) -> Mapping[str, Trader]:
+        """By their ids, those whose market is one of the past."""
+        return {account_id: trader for account_id, trader in self.traders.items() if trader.is_of_the_past}
 
     def states(self) -> Mapping[str, Mapping[str, str]]:
         """Of each account that has a trader: its broker, its state there, and what the trouble is."""

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from brokers.base import Broker
+from execution_service.core.planning.targets import Mode
 
 
 class TradedAccount(Protocol):
@@ -27,6 +28,14 @@ class TradedAccount(Protocol):
         """Whether real money may be traded; else the broker must not say that the account is a real one."""
 
     @property
+    def mode(self) -> Mode:
+        """Whether it trades at a broker, or in TRAINING."""
+
+    @property
+    def is_of_the_past(self) -> bool:
+        """Whether its broker's market is one of the past, with a clock of its own: no order waits there by the wall clock."""
+
+    @property
     def makes_up_prices(self) -> bool:
         """Whether its broker is a stand-in, which trades at a price of its own where an order names none."""
 
@@ -46,3 +55,6 @@ class AccountDirectory(Protocol):
 
     def is_known(self, account_id: str) -> bool:
         """Whether it is configured."""
+
+    def mode_of(self, account_id: str) -> Mode | None:
+        """None: it is not configured."""

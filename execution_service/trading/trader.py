@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from brokers.base import Balance, BrokerPosition, Instrument, Report
+from brokers.base import Balance, BrokerPosition, HasMarketClock, Instrument, Report
 from brokers.errors import BrokerError, NotAnswered
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.next_step import Limits, cancel_request
@@ -86,6 +86,7 @@ class Trader:
         """`orders` takes in hand what is made here. `ownership`: whether this process surely holds the account at this moment. Nothing new is begun
         at the broker otherwise."""
         account_id = account.account_id
+        self.is_of_the_past = account.is_of_the_past
         self._live = live_orders
         self._clock = clock
         self._ownership = ownership
@@ -97,7 +98,7 @@ class Trader:
         self._connection = Connection(
             account=account,
             limits=Limits(
-                order_timeout_seconds=rules.order_timeout_seconds,
+                order_timeout_seconds=0.0 if account.is_of_the_past else rules.order_timeout_seconds,
                 max_order_age_seconds=rules.max_order_age_seconds,
                 counts_while_held=rules.counts_while_held,
             ),
@@ -329,6 +330,17 @@ class Trader:
     async def read_balances(self) -> Sequence[Balance]:
         """Raises BrokerError, TimeoutError."""
         return await self._connection.ask(self._connection.broker.balances())
+
+    async def move_market(self) -> bool:
+        """Where the market is one of the past: lets it go on by a bar, if that is wanted; whether it did. Raises BrokerError, TimeoutError."""
+        broker = self._connection.broker
+        return isinstance(broker, HasMarketClock) and await self._connection.ask(broker.move_on())
+
+    async def wants_market_to_move(self) -> bool:
+        """Where the market is one of the past: whether an order waits for its next bar, or a person has asked for it. Raises BrokerError,
+        TimeoutError."""
+        broker = self._connection.broker
+        return isinstance(broker, HasMarketClock) and await self._connection.ask(broker.wants_to_move())
 
     def known_prices(self, instrument_key: str) -> Sequence[ReferencePrice]:
         """Of an instrument by its key in the ledger: all that is known, however old."""

@@ -837,6 +837,8 @@ class Child:
 
 @pytest.mark.parametrize("market", [Market(fill_delay_seconds=0.2, partial_fill_rate=1.0, seed=7)])
 async def test_what_a_killed_process_had_placed_is_found_and_goes_on(bench: Bench) -> None:
+    if Fact.SHARED_VOLUME in bench.adapter.facts:
+        pytest.skip(f"{bench.adapter.name}: {Fact.SHARED_VOLUME}")
     ids = [f"k{number:018d}" for number in range(4000)]
     child = await asyncio.to_thread(Child, bench, ids)
     try:

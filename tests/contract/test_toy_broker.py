@@ -54,7 +54,7 @@ def test_nobody_knows_of_it_where_its_folder_is_not_on_the_path() -> None:
     program = "from brokers.factory import BrokerFactory; print(BrokerFactory.supported())"
     said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "toy" not in said.stdout
-    assert list(manifests()) == ["alpaca", "binance", "ibkr", "mock", "toy", "zerodha"]
+    assert list(manifests()) == ["alpaca", "binance", "ibkr", "mock", "simulated", "toy", "zerodha"]
 
 
 def test_its_variables_are_settings_and_make_its_account(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_listed(tmp_path: Path
 
 
 def test_every_supported_name_has_an_adapter_in_the_package_of_its_manifest() -> None:
-    assert list(registry.manifests()) == ["alpaca", "binance", "ibkr", "mock", "zerodha"]
+    assert list(registry.manifests()) == ["alpaca", "binance", "ibkr", "mock", "simulated", "zerodha"]
     for name, manifest in registry.manifests().items():
         assert manifest.name == name
         assert (ROOT / f"{manifest.adapter.replace('.', '/')}.py").is_file()

@@ -25,7 +25,12 @@ from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import Server, Service, free_port, wide_limits
 from tests.waits import wait_until
 
-BROKERS = tuple(name for name, manifest in manifests().items() if manifest.simulator is not None)
+BROKERS = tuple(
+    name
+    for name, manifest in manifests().items()
+    if manifest.simulator is not None and not manifest.is_for_training_alone
+)
+"""At which orders leave the process, or may be told to; a market of the past has neither a way to break nor a time to wait."""
 PLAYED_EACH_TIME = (
     BROKERS if os.environ.get("EVERY_BROKER") else tuple(b for b in BROKERS if b not in ("alpaca", "binance"))
 )

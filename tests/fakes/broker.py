@@ -22,14 +22,15 @@ from brokers.base import (
     Unreadable,
 )
 from brokers.errors import AnswerUnclear, BrokerUnavailable, ReservationLost
-from brokers.paper.adapter import MockBroker, Venue
+from brokers.paper.adapter import MockBroker
+from brokers.paper.broker import Venue
 from brokers.paper.exchange import PaperExchange
 from tests.fakes.process import Gate
 
 T = TypeVar("T")
 
 
-class _InlineExecutor(ThreadPoolExecutor):
+class InlineExecutor(ThreadPoolExecutor):
     """Makes each call on the spot, so that a run is the same each time."""
 
     def __init__(self) -> None:
@@ -53,7 +54,7 @@ class BookInPlace(MockBroker):
 
     async def connect(self) -> None:
         if self._venue is None:
-            self._venue = Venue(self._path, _InlineExecutor())
+            self._venue = Venue(self._path, InlineExecutor())
             self._venue.accounts = 1
         await super().connect()
 

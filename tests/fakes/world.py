@@ -28,6 +28,7 @@ from execution_service.core.messages.events_out import EVENTS_OUT, EXECUTION_RES
 from execution_service.core.orders.decisions import VerifyDecisions
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
+from execution_service.core.planning.targets import Mode
 from execution_service.core.risk.limits import RiskLimits
 from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind
 from execution_service.core.views.record import order_from_document
@@ -117,6 +118,7 @@ class World:
         is_unique: bool = True,
         rules: TradingRules | None = None,
         accounts: Sequence[str] = (ACCOUNT,),
+        in_training: Sequence[str] = (),
         unnamed_accounts: Sequence[str] = (),
         uses_ordering_keys: bool = False,
         lease_seconds: float | None = None,
@@ -138,7 +140,8 @@ class World:
         mongo: Any = None,
     ) -> None:
         """`beside`: another process's world, with which this one shares time, store and the broker's book; it has its own way to each, its
-        own messages in, and what it told. `limits` are those of the risk gate (None: what is built in), `switches` its kill switches.
+        own messages in, and what it told. `in_training`: which of the accounts are in that mode.
+        `limits` are those of the risk gate (None: what is built in), `switches` its kill switches.
         With `lease_seconds` they share the accounts out. `clock` and `mongo`: others than the
         hand-moved clock and the server in memory."""
         self.clock = clock or (HandClock() if beside is None else beside.clock)
@@ -177,7 +180,14 @@ class World:
         self._dead_man_seconds = dead_man_seconds
         self._books_broker_exits = books_broker_exits
         self._accounts = {
-            a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
+            a: Account(
+                account_id=a,
+                name=f"{a} by name",
+                broker="mock",
+                live=False,
+                config={"account_id": a},
+                mode=Mode.TRAINING if a in in_training else Mode.PRODUCTION,
+            )
             for a in (*accounts, *unnamed_accounts)
         }
         self._named_accounts = tuple(accounts)

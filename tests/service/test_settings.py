@@ -495,7 +495,7 @@ def test_all_that_is_wrong_with_an_account_is_told_at_once(tmp_path: Path) -> No
         "Account 'i': ibkr_account refers to the variable ABSENT, which is not set.",
         "Account 'i': hots is no key of an account at ibkr; was host meant?",
         "Account 'i': port must be 65535 or less, not 70000.",
-        "Account 'n': broker 'nobody' is not known; known brokers: alpaca, binance, ibkr, mock, zerodha.",
+        "Account 'n': broker 'nobody' is not known; known brokers: alpaca, binance, ibkr, mock, simulated, zerodha.",
         "Account 'n': api_key refers to the variable ABSENT, which is not set.",
         "Account 'z': access_token refers to the variable ABSENT, which is not set.",
         "Account 'z': api_key is missing.",
@@ -727,7 +727,7 @@ def test_accounts_example_loads_with_its_comments_taken_away(tmp_path: Path) -> 
     keys = {"ALPACA_API_KEY": "mnopqr", "ALPACA_SECRET_KEY": "stuvwx"}
     keys |= {"BINANCE_API_KEY": "yzabcd", "BINANCE_API_SECRET": "efghij"}
     settings = load(tmp_path, **MONGODB, **KITE, KITE_API_SECRET="ghijkl", **keys)
-    names = ["Mock_Paper", "acc_abc123", "zerodha_main", "alpaca_paper", "binance_main"]
+    names = ["Mock_Paper", "Training", "acc_abc123", "zerodha_main", "alpaca_paper", "binance_main"]
     assert list(settings.accounts) == names
     assert not settings.accounts["binance_main"].live
 

@@ -18,7 +18,7 @@ from pymongo.errors import AutoReconnect
 
 from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
-from brokers.paper.adapter import Venue
+from brokers.paper.broker import Venue
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.file import BookFile
 from brokers.paper.model import Market

@@ -25,11 +25,12 @@ from brokers.variables import (
 from execution_service.app.settings.model import Environment, setting_names
 from execution_service.app.settings.problems import Problems, cause
 from execution_service.app.settings.sources import Sources
+from execution_service.core.planning.targets import Mode
 
 _SECRET_KEY = re.compile(r"secret|token|password|passphrase|api_?key|private_?key", re.IGNORECASE)
 _NEAR_KEY_RATIO = 0.6
 """Lower, since an account has few keys and one that is none is refused anyhow."""
-_OWN_KEYS = frozenset({"name", "broker", "live", "day_timezone"})
+_OWN_KEYS = frozenset({"name", "broker", "live", "mode", "day_timezone"})
 _STAND_IN = "(not known)"
 
 
@@ -54,7 +55,9 @@ class BrokerConfig(Mapping[str, object]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One account and the broker that serves it. `live`: its orders move real money. `zone`: of its trading day."""
+    """One account and the broker that serves it. `live`: its orders move real money. `zone`: of its trading day.
+
+    An account in TRAINING at a broker that may be a real one cannot be made, wherever it comes from: ValueError."""
 
     account_id: str
     name: str
@@ -62,6 +65,12 @@ class Account:
     live: bool
     config: Mapping[str, object] = field(repr=False)
     zone: tzinfo = UTC
+    mode: Mode = Mode.PRODUCTION
+
+    def __post_init__(self) -> None:
+        manifest = manifests().get(self.broker)
+        if self.mode is Mode.TRAINING and (manifest is None or not manifest.is_simulated or self.live):
+            raise ValueError(f"account {self.account_id} is in mode TRAINING, and {self.broker} may be a real broker")
 
 
 class AccountReading:
@@ -135,18 +144,21 @@ class AccountReading:
             self._problems.add(f"{where}: name must be text.")
             name = account_id
         zone = self._zone(where, table.get("day_timezone", "UTC"))
-        is_practice = manifest is not None and manifest.is_stand_in
+        mode = self._mode(where, table, manifest)
+        is_practice = manifest is not None and manifest.is_simulated
         live = table.get("live", not is_practice)
         if not isinstance(live, bool):
             self._problems.add(f"{where}: live must be true or false.")
         elif manifest is not None and is_practice and live:
             self._problems.add(f"{where}: live is true, but {manifest.title} has no live account.")
-        if self._environment.use_mock_broker and not is_practice:
-            return replace(self._account_at(stand_in(), account_id, name, {}, live=False), zone=zone)
+        if self._environment.use_mock_broker and not (manifest is not None and manifest.is_stand_in):
+            return replace(self._account_at(stand_in(), account_id, name, {}, live=False), zone=zone, mode=mode)
         resolved = self._resolved(where, own, manifest)
         if manifest is None:
             return None
         account = replace(self._account_at(manifest, account_id, name, resolved, live=live is True, own=own), zone=zone)
+        if is_practice and live is False:
+            account = replace(account, mode=mode)
         if not is_practice and "live" not in table:
             live = manifest.is_live_unless_said(account.config)
             account = replace(account, live=live)
@@ -169,6 +181,23 @@ class AccountReading:
             f"{where}: day_timezone {given!r} is not known here; allowed: a name of the tz database, as in America/New_York."
         )
         return UTC
+
+    def _mode(self, where: str, table: Mapping[str, object], manifest: Manifest | None) -> Mode:
+        """As the account's table says, else as its broker needs it."""
+        is_for_training = manifest is not None and manifest.is_for_training_alone
+        given = table.get("mode", Mode.TRAINING if is_for_training else Mode.PRODUCTION)
+        if not isinstance(given, str) or given not in tuple(Mode):
+            self._problems.add(f"{where}: mode must be {' or '.join(Mode)}.")
+            return Mode.PRODUCTION
+        mode = Mode(given)
+        if manifest is not None and mode is Mode.TRAINING and not manifest.is_simulated:
+            simulated = ", ".join(name for name, each in manifests().items() if each.is_simulated)
+            self._problems.add(
+                f"{where}: mode is TRAINING, but {manifest.title} is no simulated broker; allowed: {simulated}."
+            )
+        elif manifest is not None and mode is Mode.PRODUCTION and is_for_training:
+            self._problems.add(f"{where}: mode is PRODUCTION, but {manifest.title} is for TRAINING alone.")
+        return mode
 
     def _manifest(self, where: str, given: object) -> Manifest | None:
         known = ", ".join(manifests())
@@ -195,6 +224,7 @@ class AccountReading:
 
     def _resolved(self, where: str, own: Mapping[str, object], manifest: Manifest | None) -> dict[str, object]:
         secret_keys = frozenset() if manifest is None else manifest.secret_keys
+        path_keys = frozenset() if manifest is None else manifest.path_keys
         resolved: dict[str, object] = {}
         for key, value in own.items():
             if isinstance(value, dict) and _is_reference(value):
@@ -205,7 +235,7 @@ class AccountReading:
                 resolved[key] = BrokerConfig(self._resolved(f"{where}: {key}", value, manifest))
             elif key in secret_keys or (_SECRET_KEY.search(key) and not key.endswith("_file")):
                 self._problems.add(f'{where}: {key} must not stand in the file; allowed: {{ env = "NAME" }}.')
-            elif (key == "path" or key.endswith("_file")) and isinstance(value, str):
+            elif (key == "path" or key.endswith("_file") or key in path_keys) and isinstance(value, str):
                 resolved[key] = str(rooted(Path(value), self._sources.root))
             else:
                 resolved[key] = value

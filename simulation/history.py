@@ -1,0 +1,60 @@
+"""The bars of a run from its files, whatever their format, with their corporate actions; and what a repetition needs to know of a run's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from simulation.actions import read_actions
+from simulation.bars import BarReader, History, digests, files_of
+from simulation.problems import Collected
+from simulation.settings import Settings
+
+ENDINGS = (".csv", ".parquet")
+
+
+def read_history(bars: Path, settings: Settings, *, actions: Path | None = None, given: Sequence[Path] = ()) -> History:
+    """`bars` is a file or a folder. `given`: other files of the run, whose hashes its manifest has, too. Raises InputRefused, OSError."""
+    reader = BarReader(settings)
+    files = files_of(bars, ENDINGS)
+    for file in files:
+        read_bars(file, reader, settings)
+    history = reader.history(dict(digests([*files, *given, *([] if actions is None else [actions])])))
+    if actions is not None:
+        read_actions(actions, history, settings)
+    return history
+
+
+def read_bars(path: Path, reader: BarReader, settings: Settings) -> None:
+    """Raises InputRefused where the format needs what is not installed."""
+    if path.suffix.lower() == ".parquet":
+        parquet_for(path).read_bars(path, reader, settings)
+    else:
+        reader.csv(path)
+
+
+def parquet_for(path: Path) -> Any:
+    """The module that reads it. Raises InputRefused."""
+    if find_spec("polars") is None:
+        problems = Collected()
+        problems.add(path.name, 0, "FORMAT", "Parquet needs polars: install the extra simulation, or give CSV")
+        problems.raise_if_any()
+    return import_module("simulation.parquet")
+
+
+def inputs_of(history: History, settings: Settings) -> dict[str, Any]:
+    """The part of a manifest that says what a run was made of: hashes of its files, settings, conventions. The same inputs give the same."""
+    return {
+        "version": 1,
+        "inputs": dict(history.files),
+        "settings": settings.source,
+        "seed": settings.seed,
+        "conventions": {
+            "stamp": settings.stamp,
+            "interval_microseconds": settings.interval,
+            "session": "UTC date of the bar's opening",
+        },
+    }
