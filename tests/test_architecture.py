@@ -1460,6 +1460,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.front_process",
         "execution_service.runtime.supervision",
     },
+    "execution_service.app.planning_file": {
+        CORE,
+        "execution_service.app.risk_file",
+        "execution_service.app.settings.problems",
+    },
     "execution_service.app.risk_reload": {
         CORE,
         "execution_service.app.risk_file",
@@ -1480,6 +1485,7 @@ ARROWS: Mapping[str, set[str]] = {
         CORE,
         "brokers.registry",
         "brokers.variables",
+        "execution_service.app.planning_file",
         "execution_service.app.risk_file",
         "execution_service.app.settings.accounts",
         "execution_service.app.settings.model",

@@ -580,6 +580,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             nonce=nonce,
             processes=ProcessTable(),
             risk_rules=risk_rules,
+            plan_rules=settings.plan_rules,
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
             is_traced=settings.enable_opentelemetry,
