@@ -28,6 +28,7 @@ from execution_service.core.messages.events_out import EVENTS_OUT, EXECUTION_RES
 from execution_service.core.orders.decisions import VerifyDecisions
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
+from execution_service.core.planning.rules import PlanRules
 from execution_service.core.planning.targets import Mode
 from execution_service.core.risk.limits import RiskLimits
 from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind
@@ -138,6 +139,7 @@ class World:
         clock: Any = None,
         notices: frozenset[NoticeKind] = ALL_NOTICES,
         mongo: Any = None,
+        plan_rules: PlanRules | None = None,
     ) -> None:
         """`beside`: another process's world, with which this one shares time, store and the broker's book; it has its own way to each, its
         own messages in, and what it told. `in_training`: which of the accounts are in that mode.
@@ -179,6 +181,7 @@ class World:
         self.kill_key = kill_key
         self._dead_man_seconds = dead_man_seconds
         self._books_broker_exits = books_broker_exits
+        self._plan_rules = plan_rules or PlanRules()
         self._accounts = {
             a: Account(
                 account_id=a,
@@ -267,6 +270,7 @@ class World:
                 notices=self._notices,
                 targets=self.targets.queue,
                 plan_results=self.plan_results,
+                plan_rules=self._plan_rules,
             )
         )
         await self._service.start()

@@ -132,6 +132,7 @@ class Environment(Variables):
     position_monitor_interval_sec: Seconds = 10
     book_broker_exits: Flag = False
     risk_file: RootedPath = Path("risk.toml")
+    planning_file: RootedPath = Path("planning.toml")
     trading_symbols: Annotated[str | None, Allowed("symbols, with commas between them")] = None
     default_symbols: Annotated[str | None, Allowed("symbols, with commas between them")] = None
     """Another name of `trading_symbols`."""
