@@ -107,6 +107,12 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.core.exact",
         "execution_service.core.orders",
     },
+    "execution_service.core.quality": {
+        "brokers.base",
+        "execution_service.core.exact",
+        "execution_service.core.orders",
+        "execution_service.core.risk",
+    },
     # What every room runs on.
     "execution_service.runtime.alerts": set(),
     "execution_service.runtime.clock": set(),
@@ -886,6 +892,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.alerts",
         "execution_service.storage.ports.risk",
     },
+    "execution_service.control.fill_quality": {
+        CORE,
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.queries",
+    },
     "execution_service.control.limit_uses": {CORE},
     "execution_service.control.results": set(),
     "execution_service.control.shown": {
@@ -1207,6 +1218,15 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.sessions",
         "execution_service.storage.ports.tokens",
     },
+    "execution_service.api.routes.quality": {
+        CORE,
+        "execution_service.api.access",
+        "execution_service.api.answers",
+        "execution_service.api.problems",
+        "execution_service.control.fill_quality",
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.tokens",
+    },
     "execution_service.api.routes.targets": {
         CORE,
         "execution_service.api.access",
@@ -1298,6 +1318,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.routes.heartbeat",
         "execution_service.api.routes.orders",
         "execution_service.api.routes.page",
+        "execution_service.api.routes.quality",
         "execution_service.api.routes.repairs",
         "execution_service.api.routes.targets",
         "execution_service.api.routes.trades",
@@ -1305,6 +1326,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.standing",
         "execution_service.api.verb_calls",
         "execution_service.control.commands",
+        "execution_service.control.fill_quality",
         "execution_service.runtime.clock",
         "execution_service.runtime.threads",
         "execution_service.storage.ports.errors",

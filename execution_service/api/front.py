@@ -20,7 +20,7 @@ ALL = "/api/execution"
 SHARED_PATHS = frozenset(
     {"/health"}
     | {f"{ALL}/{name}" for name in ("orders", "positions", "trades", "attention", "kill", "limits", "accounts")}
-    | {f"{ALL}/{name}" for name in ("discrepancies", "dead-letters", "metrics", "holdings", "pace")}
+    | {f"{ALL}/{name}" for name in ("discrepancies", "dead-letters", "metrics", "holdings", "pace", "quality")}
 )
 """What many ask for, and may be a second old: one answer serves all who ask the same with the same token. Single orders are always asked for."""
 KEPT_SECONDS = 1.0
