@@ -26,6 +26,7 @@ from scripts.display import counted, print_json, print_table, shown_time
 
 UNKNOWN_BROKER = "NONE"
 """Of an account that neither the settings nor the running service know."""
+_CENT = Decimal("0.01")
 COLUMNS = (
     *("Strategy", "Broker", "Sent", "Filled", "Measured", "Median", "Mean", "95 %", "Cost"),
     *("Seconds to fill", "Of volume", "Not measured"),
@@ -123,7 +124,7 @@ async def show(context: Context, known: KnowsAccounts) -> int:
 
 def bps(figure: Decimal | None) -> str | None:
     """For people."""
-    return None if figure is None else f"{figure:+.2f}"
+    return None if figure is None else f"{figure.quantize(_CENT) + 0:+}"
 
 
 def lines_of(quality: OrderQuality) -> list[tuple[str, str | None]]:

@@ -126,6 +126,22 @@ def test_without_a_young_price_there_is_no_slippage_and_the_reason(known: UsedPr
     assert {quality.missing[name] for name in ("arrival_price", "benchmark_price", "slippage_bps", "cost")} == {why}
 
 
+def test_an_orders_own_limit_is_no_price_of_the_market() -> None:
+    asked = {"order_type": OrderType.LIMIT, "limit_price": D(10), "reference_price": D(10)}
+    quality = order_quality(filled(filled_by("f1", 100, "9"), **asked))
+    assert (quality.arrival, quality.slippage_bps) == (None, None)
+    assert quality.missing["slippage_bps"] is Missing.OWN_PRICE
+    judged = order_quality(filled(filled_by("f1", 100, "9"), known=price("10", source="MESSAGE"), **asked))
+    assert judged.missing["slippage_bps"] is Missing.OWN_PRICE
+    quoted = order_quality(filled(filled_by("f1", 100, "9"), known=price("10"), **asked))
+    assert quoted.slippage_bps == -1000
+
+
+def test_no_slippage_is_zero_and_not_minus_zero() -> None:
+    quality = order_quality(filled(filled_by("f1", 100, "10"), known=price("10"), side=Side.SELL))
+    assert str(quality.fields()["slippage_bps"]) == "0.0000"
+
+
 def test_what_an_author_saw_more_than_a_minute_before_the_sending_is_too_old() -> None:
     late = order(
         events=(submit_started(), accepted(), filled_by("f1", 100, "10")),

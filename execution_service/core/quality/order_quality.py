@@ -14,7 +14,7 @@ from execution_service.core.exact import EXACT, ZERO
 from execution_service.core.orders.events import SubmitStarted, UsedPrice
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
-from execution_service.core.risk.prices import price_of_message, used_price
+from execution_service.core.risk.prices import PriceSource, price_of_message, used_price
 
 OLDEST_PRICE_SECONDS = Decimal(60)
 """An older price is no arrival price: the market may have gone anywhere since."""
@@ -44,6 +44,8 @@ class Missing(StrEnum):
     """No price was known when it left: the broker was not asked for one, nothing of ours had traded, and the message named none."""
     OLD_PRICE = "OLD_PRICE"
     """The youngest was older than a minute."""
+    OWN_PRICE = "OWN_PRICE"
+    """The only price that was known is the order's own limit or stop, which says nothing of the market."""
     NO_CONTRACT_SIZE = "NO_CONTRACT_SIZE"
     """The broker does not say what a point of the price is worth."""
     NOT_TOLD = "NOT_TOLD"
@@ -135,22 +137,27 @@ def order_quality(order: Order) -> OrderQuality:
 
 def slippage_bps(side: int, average: Decimal, benchmark: Decimal) -> Decimal:
     """`side` is 1 for a buy and -1 for a sale; `benchmark` is above 0."""
-    return (average - benchmark) * side * BASIS_POINTS / benchmark
+    return (average - benchmark) * side * BASIS_POINTS / benchmark + ZERO  # never -0
 
 
 def rounded(figure: Decimal | None) -> Decimal | None:
-    return None if figure is None else figure.quantize(_PLACES)
+    """To four decimals, half to even."""
+    return None if figure is None else figure.quantize(_PLACES) + ZERO
 
 
 def _arrival(order: Order, sent: SubmitStarted | None, missing: dict[str, Missing]) -> UsedPrice | None:
     """The price that the risk gate judged the order by as it left first; where that is the author's own, the record has it in the request alone."""
-    if sent is None or not isinstance(order.request, OrderRequest):
+    request = order.request
+    if sent is None or not isinstance(request, OrderRequest):
         missing["arrival_price"] = Missing.NOT_SENT
         return None
     found = None if sent.risk is None else sent.risk.price
     found = found or used_price(price_of_message(order), sent.at)
     if found is None or not (found.price.is_finite() and found.price > 0):
         missing["arrival_price"] = Missing.NO_PRICE
+        return None
+    if found.source == PriceSource.MESSAGE and found.price in (request.limit_price, request.stop_price):
+        missing["arrival_price"] = Missing.OWN_PRICE
         return None
     if found.age_seconds > OLDEST_PRICE_SECONDS:
         missing["arrival_price"] = Missing.OLD_PRICE
