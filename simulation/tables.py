@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 
 from execution_service.core.planning.plan import LegState
+from execution_service.core.quality.slippage import rounded
 from simulation.matching.codes import FILL_REASONS, REASONS, STATUSES
 from simulation.positions import SMALLEST_SHARE
+from simulation.quality import Group, RunQuality
 from simulation.run import Result, steps_of, trade_id
 from simulation.units import microseconds, written_time
 
@@ -176,6 +178,39 @@ def _plans(result: Result) -> Iterator[tuple[str | int | None, ...]]:
     for targets, why in result.refused:
         as_of = microseconds(targets.as_of)
         yield (targets.plan_id, targets.decision_id, targets.strategy_id, as_of, "REFUSED", "{}", json.dumps(why))
+
+
+def quality_table(quality: RunQuality) -> Table:
+    """How well orders were filled, by what they have in common; slippage in basis points, positive is a cost."""
+    columns = (
+        ("by", TEXT), ("name", TEXT), ("orders", NUMBER), ("filled", NUMBER), ("filled_part", NUMBER), ("measured", NUMBER),
+        ("median_bps", NUMBER), ("mean_bps", NUMBER), ("p95_bps", NUMBER), ("cost", NUMBER), ("value", NUMBER),
+        ("share_of_volume", NUMBER), ("seconds_to_last_fill", NUMBER),
+    )  # fmt: skip
+    return Table("quality", columns, (_quality(group) for group in (*quality.groups, quality.whole)))
+
+
+def _quality(group: Group) -> tuple[str | int | None, ...]:
+    found = group.slippage
+    figures = (found.median_bps, found.mean_bps, found.p95_bps)
+    return (
+        group.by or "all",
+        group.name,
+        str(group.orders),
+        str(group.filled),
+        _rounded(group.filled_part),
+        str(found.measured),
+        *(_rounded(figure) for figure in figures),
+        plain(found.cost),
+        plain(found.value),
+        _rounded(group.share_of_volume),
+        None if group.seconds_to_last_fill is None else plain(group.seconds_to_last_fill),
+    )
+
+
+def _rounded(figure: Decimal | None) -> str | None:
+    found = rounded(figure)
+    return None if found is None else plain(found)
 
 
 def plain(number: Decimal) -> str:

@@ -1870,8 +1870,13 @@ def test_a_room_is_entered_by_its_doors_alone(room: str, doors: set[str]) -> Non
 
 
 def test_the_simulation_is_a_library_that_knows_no_service() -> None:
-    """But for the planner, which is values alone, as the simulation's own matcher is."""
-    allowed = {"simulation", "brokers.base", "execution_service.core.planning"}
+    """But for the planner and the figures of slippage, which are values alone, as the simulation's own matcher is."""
+    allowed = {
+        "simulation",
+        "brokers.base",
+        "execution_service.core.planning",
+        "execution_service.core.quality.slippage",
+    }
     wrong = {(s.path, name) for s in of("simulation") for name in s.our_imports() if not is_within(name, allowed)}
     assert wrong == set()
 

@@ -12,14 +12,8 @@ from brokers.base import ContractTerms, OrderType, Side
 from execution_service.core.orders.events import ContractResolved, Event, RiskVerdict, SubmitStarted, UsedPrice
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.quality.order_quality import Benchmark, Missing, order_quality
-from execution_service.core.quality.summary import (
-    GroupKey,
-    Measured,
-    median,
-    percentile,
-    quality_groups,
-    slippage_of,
-)
+from execution_service.core.quality.slippage import Measured, median, percentile, slippage_of
+from execution_service.core.quality.summary import GroupKey, quality_groups
 from tests.builders import (
     NOW,
     accepted,

@@ -14,15 +14,13 @@ from execution_service.core.exact import EXACT, ZERO
 from execution_service.core.orders.events import SubmitStarted, UsedPrice
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
+from execution_service.core.quality.slippage import rounded, slippage_bps
 from execution_service.core.risk.prices import PriceSource, price_of_message, used_price
 
 OLDEST_PRICE_SECONDS = Decimal(60)
 """An older price is no arrival price: the market may have gone anywhere since."""
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """A fill that bears a time so much before the order was received is timed by another clock than ours (a market of the past, for one)."""
-BASIS_POINTS = Decimal(10_000)
-_PLACES = Decimal("0.0001")
-"""To which slippage and shares of volume are shown."""
 
 
 class Benchmark(StrEnum):
@@ -133,16 +131,6 @@ def order_quality(order: Order) -> OrderQuality:
         seconds_to_last_fill=last,
         missing=missing,
     )
-
-
-def slippage_bps(side: int, average: Decimal, benchmark: Decimal) -> Decimal:
-    """`side` is 1 for a buy and -1 for a sale; `benchmark` is above 0."""
-    return (average - benchmark) * side * BASIS_POINTS / benchmark + ZERO  # never -0
-
-
-def rounded(figure: Decimal | None) -> Decimal | None:
-    """To four decimals, half to even."""
-    return None if figure is None else figure.quantize(_PLACES) + ZERO
 
 
 def _arrival(order: Order, sent: SubmitStarted | None, missing: dict[str, Missing]) -> UsedPrice | None:
