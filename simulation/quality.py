@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import compress
 
-from execution_service.core.quality.slippage import BASIS_POINTS, Measured, Slippage, median, slippage_of
+from execution_service.core.quality.slippage import BASIS_POINTS, Slippage, median, slippage_of
 from simulation.bars import History, Series
 from simulation.matching.codes import AT_GAP, AT_OPEN, KINDS, STOP, STOP_LIMIT
 from simulation.run import Result
 
-MOST_MEASURED = 200_000
+_ZERO = Decimal(0)
+MOST_MEASURED = 100_000
 """So many orders are measured; of larger runs the first ones."""
 NO_NAME = "(none)"
 STANCE, STRATEGY, ORDER_TYPE, INSTRUMENT = "stance", "strategy", "order type", "instrument"
@@ -21,24 +22,29 @@ _PLAN = 4
 """Where an order's plan is in its context."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OrderFigures:
-    """Of one order that filled, in whole or in part. Money in the settings' currency."""
+    """Of one order that filled, in whole or in part. Money in the settings' currency, times in microseconds."""
 
     row: int
     lots: int
-    benchmark: Decimal | None
-    """In ticks: the last close before it arrived, or of a stop order its stop. None: nothing had traded before it arrived."""
-    slippage_bps: Decimal | None
+    benchmark: Decimal
+    """In ticks: the last close before it arrived, or of a stop order its stop. 0: nothing had traded before it arrived, and all that follows from
+    it is 0."""
+    slippage_bps: Decimal
     """Positive is a cost."""
-    cost: Decimal | None
-    value: Decimal | None
+    cost: Decimal
+    value: Decimal
     """At the benchmark."""
-    share_of_volume: Decimal | None
-    """Of what was traded in the bars in which it filled."""
-    seconds_to_first_fill: Decimal
+    volume: int
+    """What was traded, in lots, in the bars in which it filled."""
+    to_first_fill: int
     """From its arrival; what fills inside a bar has the time of the bar's end."""
-    seconds_to_last_fill: Decimal
+    to_last_fill: int
+
+    @property
+    def is_measured(self) -> bool:
+        return self.benchmark > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,28 +117,21 @@ def order_figures(result: Result, history: History) -> Iterator[OrderFigures]:
     money = settings.tick * settings.lot * settings.multiplier
     for row in sorted(sums):
         each, symbol, side = sums[row], orders.symbol[row], orders.side[row]
-        benchmark: Decimal | None = None
+        benchmark = _ZERO
         if orders.kind[row] in (STOP, STOP_LIMIT):
             benchmark = Decimal(orders.stop[row])
         else:
             n = bisect_right(closed_at[symbol], orders.arrival[row]) - 1
             if n >= 0:
                 benchmark = _as_of_fill(series[symbol], closes[symbol][n], each.first_bar, result)
-        slippage = cost = value = None
-        if benchmark:
+        slippage = cost = value = _ZERO
+        if benchmark > 0:
             at_benchmark = benchmark * each.lots
             paid_more = side * (each.amount - at_benchmark)
             slippage, cost, value = paid_more * BASIS_POINTS / at_benchmark, paid_more * money, at_benchmark * money
+        arrival = orders.arrival[row]
         yield OrderFigures(
-            row=row,
-            lots=each.lots,
-            benchmark=benchmark,
-            slippage_bps=slippage,
-            cost=cost,
-            value=value,
-            share_of_volume=Decimal(each.lots) / each.volume if each.volume else None,
-            seconds_to_first_fill=_seconds(each.first - orders.arrival[row]),
-            seconds_to_last_fill=_seconds(each.last - orders.arrival[row]),
+            row, each.lots, benchmark, slippage, cost, value, each.volume, each.first - arrival, each.last - arrival
         )
 
 
@@ -169,10 +168,6 @@ def _as_of_fill(series: Series, k: int, first_bar: int, result: Result) -> Decim
     return price
 
 
-def _seconds(microseconds: int) -> Decimal:
-    return Decimal(microseconds) / 1_000_000
-
-
 def _names(result: Result) -> Mapping[str, Sequence[str]]:
     """By what orders are grouped: of each row, its group's name."""
     orders = result.orders
@@ -197,18 +192,16 @@ def _by_name(rows: range, names: Sequence[str]) -> list[tuple[str, list[int]]]:
 
 def _group(result: Result, by: str, name: str, rows: Sequence[int], figures: Mapping[int, OrderFigures]) -> Group:
     mine = [figures[row] for row in rows if row in figures]
-    parts = sum((Decimal(each.lots) / result.orders.quantity[each.row] for each in mine), Decimal(0))
+    quantity = result.orders.quantity
+    parts = sum((Decimal(each.lots) / quantity[each.row] for each in mine), _ZERO)
+    to_last = median(sorted([each.to_last_fill for each in mine]))
     return Group(
         by=by,
         name=name,
         orders=len(rows),
         filled=len(mine),
         filled_part=parts / len(rows) if rows else None,
-        slippage=slippage_of(
-            Measured(slippage_bps=each.slippage_bps, cost=each.cost, value=each.value)
-            for each in mine
-            if each.slippage_bps is not None
-        ),
-        share_of_volume=median(sorted(each.share_of_volume for each in mine if each.share_of_volume is not None)),
-        seconds_to_last_fill=median(sorted(each.seconds_to_last_fill for each in mine)),
+        slippage=slippage_of(each for each in mine if each.is_measured),
+        share_of_volume=median(sorted([Decimal(each.lots) / each.volume for each in mine if each.volume])),
+        seconds_to_last_fill=None if to_last is None else to_last / 1_000_000,
     )

@@ -55,7 +55,8 @@ def test_a_stop_is_measured_by_its_stop_and_what_came_before_any_trade_by_nothin
     result, history = ran(["100 100 80 90"], ["SELL 10 STOP stop=90", "BUY 10 MARKET"])
     stop, first = order_figures(result, history)
     assert (stop.benchmark, stop.slippage_bps) == (9_000, 0)
-    assert (first.benchmark, first.slippage_bps, first.cost) == (None, None, None)
+    assert (first.is_measured, first.value) == (False, 0)
+    assert run_quality(result, history).whole.slippage.measured == 1
 
 
 def test_a_bar_without_trading_is_no_price_at_arrival() -> None:
@@ -86,8 +87,10 @@ def test_partial_fills_are_measured_together_with_their_share_and_their_time() -
     bars = ["10 10 10 10 100", "10 10 10 10 100", "11 11 11 11 100", "11 11 11 11 100"]
     result, history = ran(bars, ["BUY 40 MARKET tif=GTC at=2"], participation="0.2")
     (only,) = order_figures(result, history)
-    assert (only.lots, only.slippage_bps, only.share_of_volume) == (40, 500, D("0.2"))
-    assert (only.seconds_to_first_fill, only.seconds_to_last_fill) == (0, 86_400)
+    assert (only.lots, only.slippage_bps, only.volume) == (40, 500, 200)
+    assert (only.to_first_fill, only.to_last_fill) == (0, 86_400_000_000)
+    whole = run_quality(result, history).whole
+    assert (whole.share_of_volume, whole.seconds_to_last_fill) == (D("0.2"), 86_400)
 
 
 def test_groups_tell_how_much_of_what_was_asked_was_filled() -> None:

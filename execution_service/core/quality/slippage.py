@@ -6,14 +6,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from execution_service.core.exact import ZERO
 
 BASIS_POINTS = Decimal(10_000)
 _PLACES = Decimal("0.0001")
 """To which slippage and shares of volume are shown."""
+Number = TypeVar("Number", int, Decimal)
 PERCENTILE = Decimal("0.95")
+
+
+class HasSlippage(Protocol):
+    """An order whose slippage is known."""
+
+    @property
+    def slippage_bps(self) -> Decimal: ...
+
+    @property
+    def cost(self) -> Decimal | None:
+        """None: the contract's size is not known."""
+
+    @property
+    def value(self) -> Decimal | None:
+        """Of what was filled, at the benchmark. None: likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +67,7 @@ class Slippage:
         }
 
 
-def slippage_of(orders: Iterable[Measured]) -> Slippage:
+def slippage_of(orders: Iterable[HasSlippage]) -> Slippage:
     """The same whatever the sequence in which they come."""
     some = list(orders)
     found = sorted(each.slippage_bps for each in some)
@@ -67,12 +83,12 @@ def slippage_of(orders: Iterable[Measured]) -> Slippage:
     )
 
 
-def median(rising: Sequence[Decimal]) -> Decimal | None:
+def median(rising: Sequence[Number]) -> Decimal | None:
     """The middle one, or half-way between the two in the middle."""
     if not rising:
         return None
     half = len(rising) // 2
-    return rising[half] if len(rising) % 2 else (rising[half - 1] + rising[half]) / 2
+    return Decimal(rising[half]) if len(rising) % 2 else (Decimal(rising[half - 1]) + rising[half]) / 2
 
 
 def percentile(rising: Sequence[Decimal], part: Decimal) -> Decimal | None:
