@@ -45,9 +45,11 @@ from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.control.replay import ReplayDeadLetter
 from execution_service.control.resolve import ResolveOrder
 from execution_service.control.runner import CommandRunner
+from execution_service.control.stances import SetStance, StanceWriter
 from execution_service.control.switches import Switches
 from execution_service.control.verbs import Verbs
 from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.core.planning.rules import PlanRules
 from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind
 from execution_service.delivery.account_names import AccountNames
 from execution_service.delivery.confirmations import Confirmations
@@ -65,6 +67,7 @@ from execution_service.ownership.process_table import ProcessTable
 from execution_service.ownership.processes import Processes
 from execution_service.planning.holdings import Holdings
 from execution_service.planning.plans import Plans
+from execution_service.planning.stances import StancesInForce
 from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -158,6 +161,8 @@ class Parts:
     """Lists of target positions; None: none come as messages."""
     plan_results: Publisher | None = None
     """Where the results of plans are published."""
+    plan_rules: PlanRules = field(default_factory=PlanRules)
+    """How plans are made and carried out."""
 
 
 class ConfiguredAccounts:
@@ -258,7 +263,8 @@ def build(parts: Parts) -> Rooms:
         max_order_age_seconds=parts.rules.max_order_age_seconds,
     )
     kill_switches = KillSwitches(store=store, clock=clock, alerts=alerts)
-    parts.risk_rules.look_at(kill_switches)
+    stances = StancesInForce(store=store, switches=kill_switches, clock=clock)
+    parts.risk_rules.look_at(stances)
     accounts = Accounts(
         directory=directory,
         ownership=ownership,
@@ -295,6 +301,7 @@ def build(parts: Parts) -> Rooms:
         delivery=delivery,
         accounts=accounts,
         kill_switches=kill_switches,
+        stances=stances,
         intake=intake,
         cancels=cancels,
         wake=commands_wake,
@@ -364,6 +371,7 @@ def _commands(
     delivery: Delivery,
     accounts: Accounts,
     kill_switches: KillSwitches,
+    stances: StancesInForce,
     intake: Intake,
     cancels: RememberedCancels,
     wake: WakeUp,
@@ -382,7 +390,8 @@ def _commands(
     )
     switches = Switches(store=store, clock=clock, fences=store, learner=kill_switches)
     parts.risk_rules.engages = switches
-    holdings = Holdings(store=store, live_orders=live_orders, accounts=accounts, clock=clock)
+    holdings = Holdings(store=store, live_orders=live_orders, accounts=accounts, stances=stances, clock=clock)
+    writer = StanceWriter(store=store, learner=stances)
     plans = Plans(
         store=store,
         intake=intake,
@@ -392,6 +401,7 @@ def _commands(
         alerts=delivery.alerts,
         clock=clock,
         results=parts.plan_results,
+        rules=parts.plan_rules,
     )
     verbs = Verbs(
         cancel=cancel,
@@ -412,7 +422,9 @@ def _commands(
             ownership=ownership,
             alerts=delivery.alerts,
             clock=clock,
+            rules=parts.plan_rules,
         ),
+        stance=SetStance(writer=writer, cancel=cancel, store=store, alerts=delivery.alerts),
     )
     runner = CommandRunner(store=store, verbs=verbs, cancels=cancels, background=background, alerts=delivery.alerts)
     commands = Commands(

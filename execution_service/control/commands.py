@@ -8,7 +8,7 @@ import structlog
 
 from execution_service.control.background import Background
 from execution_service.control.remembered_cancels import RememberedCancels
-from execution_service.control.requests import MESSAGE, Kind, arm_body, cancel_body, kill_body
+from execution_service.control.requests import MESSAGE, Kind, arm_body, cancel_body, kill_body, stance_body
 from execution_service.control.results import Done, Refused, Result
 from execution_service.control.runner import CommandRunner
 from execution_service.core.messages.inbound import (
@@ -16,6 +16,7 @@ from execution_service.core.messages.inbound import (
     CancelCommand,
     KillCommand,
     RefusedCommand,
+    StanceCommand,
     Unusable,
     parse_command,
 )
@@ -127,6 +128,8 @@ class Commands:
                 kind, body = str(Kind.KILL), kill_body(kill)
             case ArmCommand() as arm:
                 kind, body = str(Kind.ARM), arm_body(arm)
+            case StanceCommand() as stance:
+                kind, body = str(Kind.STANCE), stance_body(stance)
             case RefusedCommand(command=named, reason=reason):
                 kind, status, outcome = named, CommandStatus.REFUSED, reason
             case Unusable(reason=reason):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -10,9 +11,9 @@ from execution_service.control.requests import PlanRequest
 from execution_service.control.results import Done, Elsewhere, Refused
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.messages.targets import content_of, plan_shown
-from execution_service.core.planning.facts import PlanSettings
-from execution_service.core.planning.plan import Plan, make_plan
+from execution_service.core.planning.plan import Plan, make_plan, refusals_of_list
 from execution_service.core.planning.records import PlanRecord
+from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.planning.targets import (
     Mode,
     PlanRefused,
@@ -20,6 +21,7 @@ from execution_service.core.planning.targets import (
     RefusalCode,
     TargetPositions,
 )
+from execution_service.core.risk.limits import Scope
 from execution_service.core.texts.plans import plan_refused
 from execution_service.ownership.ownership import Ownership
 from execution_service.planning.holdings import Holdings, NotNow
@@ -49,6 +51,7 @@ class PlanPositions:
         ownership: Ownership,
         alerts: RaisesAlerts,
         clock: Clock,
+        rules: PlanRules,
     ) -> None:
         self._store = store
         self._accounts = accounts
@@ -57,7 +60,7 @@ class PlanPositions:
         self._ownership = ownership
         self._alerts = alerts
         self._clock = clock
-        self._settings = PlanSettings()
+        self._rules = rules
 
     async def carry_out(self, asked: PlanRequest) -> Done | Refused | Elsewhere:
         """Done when the plan is durably ours; its words are JSON. Elsewhere: another process works the account, or an older plan's orders have
@@ -82,15 +85,12 @@ class PlanPositions:
         if kept is not None:
             return self._repeated(kept, content)
         latest = await self._store.latest_plan(targets.account_id, targets.strategy_id)
-        if latest is not None and latest.plan.targets.as_of >= targets.as_of:
-            words = f"a plan of {latest.plan.targets.as_of.isoformat()} is there already ({latest.plan.plan_id})"
-            raise PlanRefused([Refusal(RefusalCode.STALE_PLAN, words)])
+        plan = await self._plan(targets, _stale(latest, targets))
         if not is_dry and latest is not None and not latest.is_told:
             # Refused before anything is cancelled for it.
-            await self._plan(targets)
             if await self._is_superseding(latest, targets):
                 return Elsewhere()
-        plan = await self._plan(targets)
+            plan = await self._plan(targets)
         if isinstance(plan, NotNow):
             return Refused(plan.words) if is_dry else Elsewhere()
         if is_dry:
@@ -100,8 +100,8 @@ class PlanPositions:
         return self._repeated(stored, content)
 
     def _check_account(self, targets: TargetPositions) -> None:
-        """Raises PlanRefused."""
-        refusals = []
+        """Raises PlanRefused, with all that is wrong with the list besides: of an account that is another nothing more can be said."""
+        refusals = list[Refusal]()
         if not self._accounts.is_known(targets.account_id):
             words = f"account {targets.account_id} is not configured"
             refusals.append(Refusal(RefusalCode.UNKNOWN_ACCOUNT, words))
@@ -109,15 +109,19 @@ class PlanPositions:
             words = f"account {targets.account_id} is in mode {Mode.PRODUCTION.value}, the plan in {targets.mode.value}"
             refusals.append(Refusal(RefusalCode.WRONG_MODE, words))
         if refusals:
-            raise PlanRefused(refusals)
+            settings = self._rule(targets).settings
+            raise PlanRefused([*refusals, *refusals_of_list(targets, settings, self._clock.now())])
+
+    def _rule(self, targets: TargetPositions) -> PlanRule:
+        return self._rules.of(Scope(account_id=targets.account_id, strategy=targets.strategy_id))
 
     @staticmethod
     def _repeated(kept: PlanRecord, content: str) -> Done:
         """Raises PlanRefused."""
         if kept.content != content:
-            words = f"decision {kept.plan.targets.decision_id} came again with another content and is not planned anew"
+            words = f"decision {kept.first_plan.targets.decision_id} came again with another content and is not planned anew"
             raise PlanRefused([Refusal(RefusalCode.PLAN_CONFLICT, words)])
-        told = plan_shown(kept.plan) | {"state": kept.state.value, "dry_run": False}
+        told = plan_shown(kept.first_plan) | {"state": kept.state.value, "dry_run": False}
         return Done(json.dumps(told))
 
     async def _is_superseding(self, latest: PlanRecord, targets: TargetPositions) -> bool:
@@ -129,10 +133,26 @@ class PlanPositions:
             return True
         return await self._plans.is_at_work(latest)
 
-    async def _plan(self, targets: TargetPositions) -> Plan | NotNow:
-        """Raises PlanRefused."""
-        known = await self._holdings.facts(targets)
+    async def _plan(self, targets: TargetPositions, refusals: Sequence[Refusal] = ()) -> Plan | NotNow:
+        """Raises PlanRefused, with these reasons and all others."""
+        known = await self._holdings.facts(targets, self._rules)
+        settings, now = self._rule(targets).settings, self._clock.now()
         if isinstance(known, NotNow):
+            if refusals:
+                raise PlanRefused([*refusals, *refusals_of_list(targets, settings, now)])
             return known
         facts, money = known
-        return make_plan(targets, facts, money, self._settings, self._clock.now())
+        try:
+            plan = make_plan(targets, facts, money, settings, now)
+        except PlanRefused as exc:
+            raise PlanRefused([*refusals, *exc.refusals]) from exc
+        if refusals:
+            raise PlanRefused(refusals)
+        return plan
+
+
+def _stale(latest: PlanRecord | None, targets: TargetPositions) -> list[Refusal]:
+    if latest is None or latest.plan.targets.as_of < targets.as_of:
+        return []
+    words = f"a plan of {latest.plan.targets.as_of.isoformat()} is there already ({latest.plan_id})"
+    return [Refusal(RefusalCode.STALE_PLAN, words)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -13,11 +13,12 @@ from execution_service.control.results import Refused
 from execution_service.core.adoption.records import AdoptionRequest, Plan, read_adoption_request
 from execution_service.core.adoption.records import Refused as Unreadable
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.messages.inbound import ArmCommand, CancelCommand, KillCommand
+from execution_service.core.messages.inbound import ArmCommand, CancelCommand, KillCommand, StanceCommand
 from execution_service.core.messages.targets import UnusableTargets, parse_targets
 from execution_service.core.orders.cancel import Cancel
 from execution_service.core.orders.status import Reason, ReasonCode
-from execution_service.core.planning.targets import TargetPositions
+from execution_service.core.planning.stances import HALT
+from execution_service.core.planning.targets import Aggressiveness, TargetPositions
 from execution_service.core.risk.kill import KillLevel, scope_from_text
 from execution_service.core.risk.limits import Scope
 from execution_service.core.views.record import plan_from_document
@@ -47,6 +48,7 @@ class Kind(StrEnum):
     FLATTEN = "FLATTEN"
     ALLOW = "ALLOW"
     PLAN = "PLAN"
+    STANCE = "STANCE"
 
 
 class Decision(StrEnum):
@@ -186,6 +188,21 @@ class PlanRequest:
     """It is only to be shown."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StanceRequest:
+    """How urgently plans within a scope are to be carried out from now on."""
+
+    command_id: str
+    scope: Scope
+    stance: Aggressiveness
+    by: str
+    reason: str
+    until: datetime | None
+    """None: until somebody says otherwise."""
+    asked_at: datetime
+    """When it was said: a wish that comes later than one said after it is not carried out."""
+
+
 Request: TypeAlias = (
     Cancel
     | Resolution
@@ -199,6 +216,7 @@ Request: TypeAlias = (
     | Flatten
     | Allow
     | PlanRequest
+    | StanceRequest
 )
 
 
@@ -239,6 +257,8 @@ def read_request(command: Command) -> Request | Refused:
             return _allow(command)
         case Kind.PLAN:
             return _plan(command)
+        case Kind.STANCE:
+            return _stance(command)
     return Refused(f"{command.kind!r} is not a command of this service")
 
 
@@ -256,6 +276,17 @@ def kill_body(kill: KillCommand) -> dict[str, object]:
 def arm_body(arm: ArmCommand) -> dict[str, object]:
     """Likewise of a step of arming."""
     return {"scope": arm.scope, "person": arm.person, "reason": arm.reason, "nonce": arm.nonce}
+
+
+def stance_body(stance: StanceCommand) -> dict[str, object]:
+    """Likewise of a stance that is to be set."""
+    return {
+        "scope": stance.scope,
+        "stance": stance.stance,
+        "by": stance.by,
+        "reason": stance.reason,
+        "until": stance.until,
+    }
 
 
 def read_cancel(command: Command) -> Cancel | None:
@@ -391,6 +422,42 @@ def _plan(command: Command) -> PlanRequest | Refused:
     if isinstance(read, UnusableTargets):
         return Refused("; ".join(read.problems[:MOST_PROBLEMS]))
     return PlanRequest(command_id=command.command_id, targets=read, is_dry=command.body.get("dry_run") is True)
+
+
+def _stance(command: Command) -> StanceRequest | Kill | Refused:
+    """HALT is a kill: there is one thing that stops everything."""
+    scope, word = _scope(command), str(command.body.get("stance") or "").strip().upper()
+    if isinstance(scope, Refused):
+        return scope
+    by, reason = _one_line(command.body.get("by")), _one_line(command.body.get("reason"))
+    if word == HALT:
+        return Kill(
+            command_id=command.command_id,
+            scope=scope,
+            level=KillLevel.HALT,
+            by=by or "?",
+            reason=reason or "(no reason given)",
+            cancel_entries=True,
+            asked_at=command.received_at,
+        )
+    if word not in tuple(Aggressiveness):
+        return Refused(f"unknown stance {word[:80]!r}; known: {', '.join(Aggressiveness)}, {HALT}")
+    until = command.body.get("until")
+    try:
+        ends = datetime.fromisoformat(until) if isinstance(until, str) else None
+    except ValueError:
+        ends = None
+    if until is not None and (ends is None or ends.tzinfo is None):
+        return Refused(f"until is {str(until)[:80]!r}, and no time in ISO 8601 with Z or an offset")
+    return StanceRequest(
+        command_id=command.command_id,
+        scope=scope,
+        stance=Aggressiveness(word),
+        by=by,
+        reason=reason,
+        until=None if ends is None else ends.astimezone(UTC),
+        asked_at=command.published_at,
+    )
 
 
 def _resolution(command: Command) -> Resolution | Refused:

@@ -25,10 +25,12 @@ from execution_service.control.requests import (
     Replay,
     Request,
     Resolution,
+    StanceRequest,
     UndoneAdoption,
 )
 from execution_service.control.resolve import ResolveOrder
 from execution_service.control.results import Result
+from execution_service.control.stances import SetStance
 from execution_service.core.orders.cancel import Cancel
 
 
@@ -47,6 +49,7 @@ class Verbs:
     flatten: FlattenPositions
     allow: AllowOrder
     plan: PlanPositions
+    stance: SetStance
 
     async def carry_out(self, request: Request) -> Result:
         """Raises StoreUnavailable: it may have been done in part, and is to be called again."""
@@ -75,11 +78,16 @@ class Verbs:
                 return await self.allow.carry_out(request)
             case PlanRequest():
                 return await self.plan.carry_out(request)
+            case StanceRequest():
+                return await self.stance.carry_out(request)
 
     async def at_once(self, request: Request) -> None:
-        """What of it must be done before anything else is, also where the rest takes its time: a kill switch is engaged. Raises StoreUnavailable."""
+        """What of it must be done before anything else is, also where the rest takes its time: a kill switch is engaged, a stance set. Raises
+        StoreUnavailable."""
         if isinstance(request, Kill):
             await self.kill.engage(request)
+        elif isinstance(request, StanceRequest):
+            await self.stance.at_once(request)
 
 
 def asks_broker(request: Request) -> bool:

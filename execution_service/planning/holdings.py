@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Protocol
 
-from brokers.base import AssetClass, Balance, Instrument
+from brokers.base import AssetClass, Balance, Instrument, Tif
 from brokers.errors import BrokerError
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.planning.facts import InstrumentFacts, Money
-from execution_service.core.planning.targets import TargetPositions
+from execution_service.core.planning.plan import Leg
+from execution_service.core.planning.rules import PlanRule, PlanRules
+from execution_service.core.planning.stances import Stances
+from execution_service.core.planning.targets import Aggressiveness, TargetPositions
+from execution_service.core.planning.terms import Conduct
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyState
+from execution_service.core.risk.kill import KillLevel, KillState
+from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.prices import ReferencePrice, best_reference
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
@@ -37,6 +44,24 @@ class KnowsMarket(Protocol):
     async def read_balances(self) -> Sequence[Balance]:
         """Raises BrokerError, TimeoutError."""
 
+    async def ask_prices(self, wanted: Mapping[str, Instrument]) -> None:
+        """Has the broker asked for its quotes of these, by their keys in the ledger, where it tells any; returns when it has answered, after a second
+        at the latest."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether its broker can be reached."""
+
+    @property
+    def makes_up_prices(self) -> bool:
+        """Whether its broker trades at a price of its own where an order names none."""
+
+    def takes(self, tif: Tif) -> bool:
+        """Whether its broker knows that time in force."""
+
+    def trades(self, instrument: Instrument) -> bool:
+        """Whether its broker trades that kind of instrument at all, as far as it says."""
+
 
 class TradesAccounts(Protocol):
     """Who trades each account."""
@@ -52,11 +77,24 @@ class NotNow:
     words: str
 
 
+class KnowsStances(Protocol):
+    """What counts at present beside the plan itself."""
+
+    async def now(self) -> Stances:
+        """As they were within the last second."""
+
+    async def state(self) -> KillState:
+        """Of the kill switches, likewise."""
+
+
 class Holdings:
     """Reads them for one account and strategy."""
 
-    def __init__(self, *, store: Store, live_orders: LiveOrders, accounts: TradesAccounts, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, live_orders: LiveOrders, accounts: TradesAccounts, stances: KnowsStances, clock: Clock
+    ) -> None:
         self._store = store
+        self._stances = stances
         self._live = live_orders
         self._accounts = accounts
         self._clock = clock
@@ -70,7 +108,9 @@ class Holdings:
         orders = self._orders(account_id, strategy_id)
         return {entry.instrument.key: self._available(entry, orders) for entry in entries}
 
-    async def facts(self, targets: TargetPositions) -> tuple[Mapping[str, InstrumentFacts], Money] | NotNow:
+    async def facts(
+        self, targets: TargetPositions, rules: PlanRules
+    ) -> tuple[Mapping[str, InstrumentFacts], Money] | NotNow:
         """Of all that is targeted, and of all that the strategy holds or trades, by instrument key. Raises StoreUnavailable."""
         account_id, strategy_id = targets.account_id, targets.strategy_id
         entries = await self._entries(account_id, strategy_id)
@@ -85,12 +125,81 @@ class Holdings:
         for other in (*(entry.instrument for entry in entries), *(o.accepted_request.instrument for o in orders)):
             if not any(other.could_be(named) for named in instruments.values()):
                 instruments[other.key] = other
-        facts = {
-            key: self._of(instrument, entries, orders, differences, account_id)
-            for key, instrument in instruments.items()
-        }
+        trader = self._accounts.trader_of(account_id)
+        if trader is not None:
+            named = {target.instrument.key for target in targets.targets}
+            wanted = {each.instrument.key for each in entries} if targets.complete else set[str]()
+            await trader.ask_prices({key: each for key, each in instruments.items() if key in named | wanted})
+        stances, now = await self._stances.now(), self._clock.now()
+        facts = {}
+        for key, instrument in instruments.items():
+            where = Scope(account_id=account_id, strategy=strategy_id, symbol=instrument.symbol)
+            rule = rules.of(where)
+            facts[key] = replace(
+                self._of(instrument, entries, orders, differences, trader, rule),
+                stance=stances.of(where, targets.aggressiveness, now),
+            )
+        settings = rules.of(Scope(account_id=account_id, strategy=strategy_id)).settings
         needs_equity = any(target.weight for target in targets.targets)
+        needs_equity = needs_equity or bool(settings.band) or settings.max_turnover is not None
         return facts, await self._money(account_id) if needs_equity else Money()
+
+    async def conduct(self, targets: TargetPositions, legs: Sequence[Leg], rule: PlanRule) -> Mapping[int, Conduct]:
+        """What counts for each of these legs if something of it is sent now, by leg number."""
+        stances, kill, now = await self._stances.now(), await self._stances.state(), self._clock.now()
+        trader = self._accounts.trader_of(targets.account_id)
+        of_leg = {}
+        for leg in legs:
+            where = Scope(account_id=targets.account_id, strategy=targets.strategy_id, symbol=leg.instrument.symbol)
+            of_leg[leg.number] = Conduct(
+                stance=stances.of(where, targets.aggressiveness, now),
+                is_reachable=trader is not None and trader.is_connected,
+                is_halted=kill.level(where) is KillLevel.HALT,
+                takes_at_once=trader is None or trader.takes(Tif.IOC),
+                may_use_market=rule.market_in_emergency is True,
+            )
+        priced = [leg for leg in legs if of_leg[leg.number].stance is not Aggressiveness.NORMAL]
+        if trader is None or not priced:
+            return of_leg
+        await trader.ask_prices({leg.instrument.key: leg.instrument for leg in priced})
+        for leg in priced:
+            best = self._best_price(trader, leg.instrument.key)
+            if best is not None:
+                own = of_leg[leg.number]
+                of_leg[leg.number] = replace(own, price=best.price, bid=best.bid, ask=best.ask)
+        return of_leg
+
+    async def cash(self, account_id: str, increases: Sequence[Leg]) -> Decimal | NotNow | None:
+        """What increases may spend: the cash that the broker tells, less what other entries of the account may still take of it. None: they are not
+        bounded by it: the broker tells no cash, or has it in several currencies without one of them being the account's; or it makes up the prices
+        of instruments of which none is known."""
+        trader = self._accounts.trader_of(account_id)
+        if trader is None:
+            return NotNow("nobody trades the account here")
+        if trader.makes_up_prices and any(leg.price is None for leg in increases):
+            return None
+        try:
+            balances = await trader.read_balances()
+        except (BrokerError, TimeoutError) as exc:
+            return NotNow(f"the broker does not tell the account's cash: {exc}")
+        known = balances if len(balances) == 1 else [each for each in balances if each.is_base]
+        if len(known) != 1:
+            return None
+        reserved = ZERO
+        for live in self._live.by_id.values():
+            order = live.order
+            if order.request.account_id != account_id or order.status.is_final:
+                continue
+            if order.identity.purpose is Purpose.ENTRY and order.adoption is None:
+                best = self._best_price(trader, order.accepted_request.instrument.key)
+                price = order.limit_price or order.stop_price or (None if best is None else best.price)
+                point = order.accepted_request.instrument.multiplier or Decimal(1)
+                reserved += order.remaining_quantity * (price or ZERO) * point
+        return known[0].cash - reserved
+
+    def _best_price(self, trader: KnowsMarket, key: str) -> ReferencePrice | None:
+        now = self._clock.now()
+        return best_reference([p for p in trader.known_prices(key) if now - p.at <= OLDEST_PRICE], now, None)
 
     async def _entries(self, account_id: str, strategy_id: str) -> list[LedgerEntry] | None:
         entries = await self._store.open_ledgers(account_id)
@@ -129,7 +238,8 @@ class Holdings:
         entries: Sequence[LedgerEntry],
         orders: Sequence[Order],
         differences: Sequence[Discrepancy],
-        account_id: str,
+        trader: KnowsMarket | None,
+        rule: PlanRule,
     ) -> InstrumentFacts:
         mine = [entry for entry in entries if entry.instrument.could_be(instrument)]
         working = [order for order in orders if order.accepted_request.instrument.could_be(instrument)]
@@ -142,10 +252,7 @@ class Holdings:
         elif any(each.finding.instrument in keys for each in differences):
             blocked = "our books and the broker's differ"
         key = mine[0].key.instrument_key if mine else instrument.key
-        now = self._clock.now()
-        trader = self._accounts.trader_of(account_id)
-        prices = [] if trader is None else [p for p in trader.known_prices(key) if now - p.at <= OLDEST_PRICE]
-        price = best_reference(prices, now, None)
+        price = None if trader is None else self._best_price(trader, key)
         is_coin = instrument.asset_class is AssetClass.CRYPTO
         return InstrumentFacts(
             # The holding's own name: what closes it must mean it.
@@ -155,7 +262,11 @@ class Holdings:
             blocked=blocked,
             price=None if price is None else price.price,
             unit_value=(mine[0].money_per_point if mine else None) or instrument.multiplier or Decimal(1),
-            lot=SMALLEST_COIN if is_coin else Decimal(1),
+            lot=rule.lot or (SMALLEST_COIN if is_coin else Decimal(1)),
+            min_quantity=rule.min_quantity or ZERO,
+            max_quantity=rule.max_quantity,
+            min_notional=rule.min_value or ZERO,
+            unknown=None if trader is None or trader.trades(instrument) else "its broker does not trade this kind",
         )
 
     async def _money(self, account_id: str) -> Money:

@@ -1,31 +1,41 @@
-"""Works stored plans until they end: releases their orders as ordinary signals, and tells the result once."""
+"""Works stored plans until they end: releases their orders as ordinary signals, has rounds follow that ended short, and tells the result once."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Protocol
 
 import structlog
 
+from execution_service.core.errors import UnreadableRecord
 from execution_service.core.messages.targets import order_of, plan_result
 from execution_service.core.orders.cancel import Cancel
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.planning.plan import Leg, LegState, Phase, Plan, make_plan
 from execution_service.core.planning.progress import (
     Outcome,
     PlanState,
     Progress,
     Release,
+    cash_needed,
     next_releases,
     progress,
+    tame_releases,
+    with_followers,
 )
-from execution_service.core.planning.records import PlanRecord
-from execution_service.core.texts.plans import plan_ended, plan_set_aside
+from execution_service.core.planning.records import PlanRecord, Round, RoundKind
+from execution_service.core.planning.rounds import ended, next_round, targets_of_round
+from execution_service.core.planning.rules import PlanRule, PlanRules
+from execution_service.core.planning.targets import PlanRefused
+from execution_service.core.risk.limits import Scope
+from execution_service.core.texts.plans import plan_ended, plan_set_aside, plan_waits_for_broker
 from execution_service.ownership.ownership import Ownership
-from execution_service.planning.holdings import Holdings
+from execution_service.planning.holdings import Holdings, NotNow
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
@@ -40,6 +50,10 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS, IDLE_SECONDS = 0.5, 60.0
 """Between two looks: while a plan is open, and while none is. A plan is stored by the process that works its account, which wakes itself; idle looks
 are for accounts that were taken over."""
+CASH_WAIT = timedelta(seconds=30)
+"""So long after the last fill of a plan its increases wait for the broker to show the cash that they need; then they are cut to what it shows."""
+WAIT_TOLD_AFTER = timedelta(seconds=60)
+"""A plan that has waited for its broker for so long is told to people, once."""
 
 
 class TakesSignals(Protocol):
@@ -54,6 +68,16 @@ class CancelsSignals(Protocol):
 
     async def carry_out(self, cancel: Cancel) -> object:
         """Raises StoreUnavailable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Round:
+    """One round as it stands: its orders' records by signal id, and what became of them."""
+
+    round: Round
+    stored: Mapping[str, Stored]
+    outcomes: Mapping[str, Outcome]
+    at: Progress
 
 
 class Plans:
@@ -71,6 +95,7 @@ class Plans:
         alerts: RaisesAlerts,
         clock: Clock,
         results: Publisher | None,
+        rules: PlanRules,
     ) -> None:
         """`results`: where results are published; None: nowhere, they are in the store."""
         self._store = store
@@ -81,6 +106,7 @@ class Plans:
         self._alerts = alerts
         self._clock = clock
         self._results = results
+        self._rules = rules
         self.wake = WakeUp(clock)
         """To be told when a plan was stored."""
 
@@ -107,42 +133,104 @@ class Plans:
             try:
                 await self._step(record)
             except (StoreUnavailable, PublishFailed) as exc:
-                log.debug(f"Plan {record.plan.plan_id} waits: {exc}", action="plan_waiting")
+                log.debug(f"Plan {record.plan_id} waits: {exc}", action="plan_waiting")
             except Exception as exc:
                 # One plan that cannot be worked must not hold up the others.
-                plan_id = record.plan.plan_id
+                plan_id = record.plan_id
                 log.error(f"Plan {plan_id} failed: {exc}", action="plan_failed", plan_id=plan_id, exc_info=exc)
                 words = plan_set_aside(plan_id=plan_id, reason=f"{type(exc).__name__}: {exc}")
                 await self._alerts.raise_alert_once(f"plan_failed:{plan_id}", "plan_failed", words)
         return bool(found)
 
     async def is_at_work(self, record: PlanRecord) -> bool:
-        """Whether orders of the plan may still fill. Raises StoreUnavailable."""
-        _, outcomes = await self._outcomes(record)
-        sent = [release for release in record.releases if release.quantity]
-        return any(r.signal_id not in outcomes or not outcomes[r.signal_id].is_final for r in sent)
+        """Whether orders of the plan may still fill, or be sent. Raises StoreUnavailable."""
+        now = self._clock.now()
+        for each in record.rounds:
+            looked = await self._look(record, each, now)
+            sent = [release for release in each.releases if release.quantity and not release.is_void]
+            if any(r.signal_id not in looked.outcomes or not looked.outcomes[r.signal_id].is_final for r in sent):
+                return True
+        return False
+
+    # --- one step -------------------------------------------------------------------------------------------------
 
     async def _step(self, record: PlanRecord) -> None:
-        stored, outcomes = await self._outcomes(record)
         now = self._clock.now()
-        at = self._progress(record, outcomes, now)
-        await self._send([r for r in record.releases if r.quantity and r.signal_id not in stored], record)
+        here = await self._look(record, record.rounds[-1], now)
+        unsent = [r for r in record.releases if r.quantity and not r.is_void and r.signal_id not in here.stored]
         if record.superseded_by is not None:
-            await self._cancel_working(record, stored)
-        elif at.state is PlanState.WORKING:
-            targets = record.plan.targets
-            held = await self._holdings.held(targets.account_id, targets.strategy_id)
-            if held is not None:
-                more = next_releases(at, record.releases_by_signal, None, held, now)
-                if more:
-                    await self._release(record, more)
-                    return
-        if at.state is not PlanState.WORKING:
-            await self._tell(record, at, outcomes, now)
+            if unsent:
+                await self._void(record, unsent)
+                return
+            await self._cancel(here.stored, f"superseded by {record.superseded_by}")
+        elif unsent:
+            await self._send(unsent, record)
+            return
+        elif here.at.state is PlanState.WORKING:
+            await self._go_on(record, here, now)
+            return
+        if here.at.state is not PlanState.WORKING:
+            await self._end(record, here, now)
 
-    def _progress(self, record: PlanRecord, outcomes: Mapping[str, Outcome], now: datetime) -> Progress:
-        is_superseded = record.superseded_by is not None
-        return progress(record.plan, record.releases_by_signal, outcomes, now, is_superseded=is_superseded)
+    async def _go_on(self, record: PlanRecord, here: _Round, now: datetime) -> None:
+        """What may be sent next is sent; what is sent too tamely for the present makes way."""
+        targets = record.plan.targets
+        held = await self._holdings.held(targets.account_id, targets.strategy_id)
+        if held is None:
+            return
+        waiting = [leg for leg in here.at.legs if leg.state in (LegState.WAITING, LegState.RELEASED)]
+        conduct = await self._holdings.conduct(targets, waiting, self._rule(record.plan))
+        releases = record.releases_by_signal
+        tame = tame_releases(here.at, releases, here.outcomes, conduct)
+        if tame:
+            await self._replace(record, here, tame)
+            return
+        cash = await self._cash(record, here, waiting, now)
+        if isinstance(cash, NotNow):
+            # Reductions bring the cash, and need none.
+            conduct = {
+                leg.number: replace(conduct[leg.number], is_reachable=conduct[leg.number].is_reachable and leg.is_exit)
+                for leg in waiting
+            }
+        more = next_releases(
+            here.at,
+            releases,
+            None if isinstance(cash, NotNow) else cash,
+            held,
+            now,
+            phases_together=self._rule(record.plan).phases_together is True,
+            conduct=conduct,
+        )
+        if more:
+            await self._release(record, more)
+        elif any(not each.is_reachable for each in conduct.values()) and not any(
+            leg.state is LegState.RELEASED and leg.number not in here.at.to_follow for leg in waiting
+        ):
+            await self._tell_waiting(
+                record, now, cash.words if isinstance(cash, NotNow) else "its broker cannot be reached"
+            )
+
+    async def _cash(
+        self, record: PlanRecord, here: _Round, waiting: Sequence[Leg], now: datetime
+    ) -> Decimal | NotNow | None:
+        """What increases may spend. None: they are not bounded by it. NotNow: it is not known, or not yet there."""
+        increases = [leg for leg in waiting if leg.phase is Phase.INCREASE and leg.state is LegState.WAITING]
+        rule = self._rule(record.plan)
+        is_their_turn = rule.phases_together is True or all(
+            leg.state not in (LegState.WAITING, LegState.RELEASED) for leg in here.at.legs if leg.is_exit
+        )
+        if not (increases and is_their_turn and rule.is_bounded_by_cash):
+            return None
+        cash = await self._holdings.cash(record.plan.targets.account_id, increases)
+        if not isinstance(cash, Decimal) or cash >= cash_needed(here.at, record.releases_by_signal):
+            return cash
+        fills = [fill.time for stored in here.stored.values() for fill in stored.order.fills]
+        if fills and now - max(fills) < CASH_WAIT:
+            return NotNow("the broker does not show the cash of the last fills yet")
+        return cash
+
+    def _rule(self, plan: Plan) -> PlanRule:
+        return self._rules.of(Scope(account_id=plan.targets.account_id, strategy=plan.targets.strategy_id))
 
     async def _release(self, record: PlanRecord, more: Sequence[Release]) -> None:
         """Durable before anything is sent; who else has changed the plan since decides anew."""
@@ -158,14 +246,43 @@ class Plans:
         if messages:
             await self._intake.take(messages)
 
-    async def _outcomes(self, record: PlanRecord) -> tuple[Mapping[str, Stored], Mapping[str, Outcome]]:
-        by_order = {_order_id(record, release): release.signal_id for release in record.releases if release.quantity}
-        found = await self._store.load(list(by_order)) if by_order else []
-        stored = {by_order[each.order.order_id]: each for each in found}
-        return stored, {signal_id: _outcome(each) for signal_id, each in stored.items()}
+    async def _void(self, record: PlanRecord, unsent: Collection[Release]) -> None:
+        """What was released and not sent before the plan was superseded never is: durable before the newer plan is computed."""
+        names = {release.signal_id for release in unsent}
+        releases = tuple(replace(r, is_void=True) if r.signal_id in names else r for r in record.releases)
+        await self._store.put_plan(replace(record, releases=releases, version=record.version + 1))
+        self.wake.tell()
 
-    async def _cancel_working(self, record: PlanRecord, stored: Mapping[str, Stored]) -> None:
-        for signal_id, each in stored.items():
+    async def _replace(self, record: PlanRecord, here: _Round, tame: Sequence[Release]) -> None:
+        """Durable that another order follows, before the one that works is asked to end."""
+        marked = with_followers(record.releases, tame)
+        if marked != record.releases:
+            changed = replace(record, releases=marked, version=record.version + 1)
+            if not await self._store.put_plan(changed):
+                return
+        stored = {name: each for name, each in here.stored.items() if name in {r.signal_id for r in tame}}
+        await self._cancel(stored, "another order takes its place, since the stance has changed")
+
+    # --- what there is --------------------------------------------------------------------------------------------
+
+    async def _look(self, record: PlanRecord, each: Round, now: datetime) -> _Round:
+        by_order = {
+            _order_id(each.plan, release): release.signal_id
+            for release in each.releases
+            if release.quantity and not release.is_void
+        }
+        found = await self._store.load(list(by_order)) if by_order else []
+        if len(found) < len(by_order) and (words := self._store.unreadable(list(by_order))):
+            raise UnreadableRecord(f"what became of its orders cannot be read: {'; '.join(words)}")
+        stored = {by_order[one.order.order_id]: one for one in found}
+        outcomes = {signal_id: _outcome(one) for signal_id, one in stored.items()}
+        releases = {release.signal_id: release for release in each.releases}
+        is_superseded = record.superseded_by is not None
+        at = progress(each.plan, releases, outcomes, now, is_superseded=is_superseded)
+        return _Round(round=each, stored=stored, outcomes=outcomes, at=at)
+
+    async def _cancel(self, some: Mapping[str, Stored], words: str) -> None:
+        for signal_id, each in some.items():
             order, now = each.order, self._clock.now()
             if order.status.is_final or order.cancel_request is not None:
                 continue
@@ -175,7 +292,7 @@ class Plans:
                     order_id=None,
                     signal_id=signal_id,
                     leg_index=0,
-                    reason=Reason(ReasonCode.CANCEL_REQUESTED, f"superseded by {record.superseded_by}"),
+                    reason=Reason(ReasonCode.CANCEL_REQUESTED, words),
                     requested_by="plan",
                     published_at=now,
                     received_at=now,
@@ -183,22 +300,60 @@ class Plans:
                 )
             )
 
-    async def _tell(self, record: PlanRecord, at: Progress, outcomes: Mapping[str, Outcome], now: datetime) -> None:
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    async def _end(self, record: PlanRecord, here: _Round, now: datetime) -> None:
+        """Another round where one is to follow, else the result."""
+        rounds = [*[await self._look(record, each, now) for each in record.earlier], here]
+        standard = self._rule(record.plan).when_short
+        following = next_round(record, here.at, [each.at for each in rounds], standard, now)
+        if following is None:
+            await self._tell(record, rounds, now)
+        elif record.next_round_at is None:
+            await self._store.put_plan(replace(record, next_round_at=following.at, version=record.version + 1))
+            self.wake.tell()
+        elif now >= record.next_round_at:
+            await self._follow(record, here, following.kind)
+
+    async def _follow(self, record: PlanRecord, here: _Round, kind: RoundKind) -> None:
+        """Planned once, like the first: what is stored is the answer. Where nothing can be planned, nothing follows."""
+        targets = targets_of_round(record, here.at, kind)
+        known = await self._holdings.facts(targets, self._rules)
+        if isinstance(known, NotNow):
+            return
+        facts, money = known
+        try:
+            plan = make_plan(targets, facts, money, self._rule(record.plan).settings, self._clock.now())
+            changed = record.with_round(kind, plan)
+        except PlanRefused as exc:
+            log.warning(f"Nothing follows plan {record.plan_id}: {exc}", action="plan_round_refused")
+            changed = replace(record, is_over=True, version=record.version + 1)
+        await self._store.put_plan(changed)
+        self.wake.tell()
+
+    async def _tell(self, record: PlanRecord, rounds: Sequence[_Round], now: datetime) -> None:
         """May be told again after a death; each time the same, under one id."""
-        plan = record.plan
-        trades = [trade for outcome in outcomes.values() for trade in outcome.trade_ids]
-        body = plan_result(at, trades, now)
-        if at.state in (PlanState.PARTIAL, PlanState.FAILED):
-            await self._alerts.raise_alert_once(f"plan:{plan.plan_id}", "plan_ended", plan_ended(at))
+        stand = [each.at for each in rounds]
+        state = ended(record, stand).state
+        trades = [trade for each in rounds for outcome in each.outcomes.values() for trade in outcome.trade_ids]
+        body = plan_result(record, stand, trades, now)
+        if state in (PlanState.PARTIAL, PlanState.FAILED):
+            await self._alerts.raise_alert_once(f"plan:{record.plan_id}", "plan_ended", plan_ended(record, stand))
         if self._results is not None:
-            attributes = {"event_id": plan.plan_id, "status": at.state.value, "account_id": plan.targets.account_id}
+            account_id = record.plan.targets.account_id
+            attributes = {"event_id": record.plan_id, "status": state.value, "account_id": account_id}
             await self._results.publish(json.dumps(body).encode(), attributes, "")
-        log.info(f"Plan {plan.plan_id} has ended: {at.state}", action="plan_ended", plan_id=plan.plan_id)
-        await self._store.put_plan(replace(record, version=record.version + 1, state=at.state, is_told=True))
+        log.info(f"Plan {record.plan_id} has ended: {state}", action="plan_ended", plan_id=record.plan_id)
+        await self._store.put_plan(replace(record, version=record.version + 1, state=state, is_told=True))
+
+    async def _tell_waiting(self, record: PlanRecord, now: datetime, why: str) -> None:
+        if now - record.plan.planned_at >= WAIT_TOLD_AFTER:
+            words = plan_waits_for_broker(record.first_plan.targets, why)
+            await self._alerts.raise_alert_once(f"plan_waits:{record.plan.plan_id}", "plan_waits", words)
 
 
-def _order_id(record: PlanRecord, release: Release) -> str:
-    purpose = Purpose.EXIT if record.plan.leg(release.leg).is_exit else Purpose.ENTRY
+def _order_id(plan: Plan, release: Release) -> str:
+    purpose = Purpose.EXIT if plan.leg(release.leg).is_exit else Purpose.ENTRY
     return Identity(signal_id=release.signal_id, leg_index=0, purpose=purpose).order_id
 
 

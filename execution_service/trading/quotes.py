@@ -91,6 +91,8 @@ class Quotes:
         self._is_told = False
         """People have been told of the trouble that lasts."""
         self._to_ask = WakeUp(clock)
+        self._waiting: list[WakeUp] = []
+        """Of those who wait for the call that is under way, or for the next one."""
 
     # --- questions ----------------------------------------------------------------------------------------------
 
@@ -126,6 +128,19 @@ class Quotes:
         if self._wanted:
             self._to_ask.tell()
 
+    async def ask_and_wait(self, wanted: Mapping[str, Instrument]) -> None:
+        """As `ask_for`, of those of which no answer is good by now; returns when there is one, after a second at the latest."""
+        good_for = GOOD_FOR_SECONDS
+        missing, end = self.missing(wanted, good_for), self._clock.monotonic() + WAIT_SECONDS
+        self.ask_for(missing)
+        wake = WakeUp(self._clock)
+        self._waiting.append(wake)
+        try:
+            while self.missing(missing, good_for) and (left := end - self._clock.monotonic()) > 0:
+                await wake.wait(left)
+        finally:
+            self._waiting.remove(wake)
+
     # --- life ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -139,6 +154,8 @@ class Quotes:
                 finally:
                     asked, self._asked, self._asked_at = self._asked, {}, None
                     self._listener.quotes_answered()
+                    for wake in self._waiting:
+                        wake.tell()
                 if any(answered.is_left_out for key in asked if (answered := self._answered.get(key)) is not None):
                     await self._clock.sleep(LEFT_OUT_SECONDS)
             await self._tell()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from brokers.base import Balance, BrokerPosition, Instrument, Report
+from brokers.base import Balance, BrokerPosition, Instrument, Report, Tif
 from brokers.errors import BrokerError, NotAnswered
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.next_step import Limits, cancel_request
@@ -86,6 +86,7 @@ class Trader:
         """`orders` takes in hand what is made here. `ownership`: whether this process surely holds the account at this moment. Nothing new is begun
         at the broker otherwise."""
         account_id = account.account_id
+        self.makes_up_prices = account.makes_up_prices
         self._live = live_orders
         self._clock = clock
         self._ownership = ownership
@@ -332,6 +333,18 @@ class Trader:
     def known_prices(self, instrument_key: str) -> Sequence[ReferencePrice]:
         """Of an instrument by its key in the ledger: all that is known, however old."""
         return self.risk_gate.known_prices(instrument_key)
+
+    async def ask_prices(self, wanted: Mapping[str, Instrument]) -> None:
+        """Has the broker asked for its quotes of these, by their keys in the ledger; returns when it has answered, after a second at the latest."""
+        await self.risk_gate.quotes.ask_and_wait(wanted)
+
+    def takes(self, tif: Tif) -> bool:
+        """Whether the broker knows that time in force."""
+        return tif in self._connection.capabilities.tifs
+
+    def trades(self, instrument: Instrument) -> bool:
+        """Whether the broker trades that kind of instrument at all."""
+        return instrument.asset_class in self._connection.capabilities.asset_classes
 
     @property
     def reports_positions(self) -> bool:

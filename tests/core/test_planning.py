@@ -327,7 +327,7 @@ def test_the_largest_reduction_goes_first() -> None:
     (targets(("A", 1), valid_until=NOW), [RefusalCode.NO_LONGER_VALID]),
     (targets(("A", 1), expected_positions=(ExpectedHolding(key=key("A"), quantity=D(9)),)), [RefusalCode.STALE_POSITIONS]),
     (targets(targets=(Target(instrument=instrument("A")),)), [RefusalCode.QUANTITY_OR_WEIGHT]),
-    (weights(("Z", "2")), [RefusalCode.UNKNOWN_INSTRUMENT, RefusalCode.WEIGHTS_OVER_LIMIT]),
+    (weights(("Z", "2")), [RefusalCode.WEIGHTS_OVER_LIMIT, RefusalCode.UNKNOWN_INSTRUMENT]),
 ])  # fmt: skip
 def test_a_bad_list_is_refused_with_every_reason(wanted: TargetPositions, codes: list[RefusalCode]) -> None:
     with pytest.raises(PlanRefused) as refused:

@@ -288,3 +288,116 @@ async def test_a_death_at_any_time_loses_nothing_and_places_nothing_twice(tmp_pa
         assert len(world.placed()) == 4
         told = results(world)
         assert {each["decision_id"]: each["state"] for each in told} == {"d-1": "COMPLETED", "d-2": "COMPLETED"}
+
+
+async def hand_in(world: World, message: dict[str, Any], **changes: Any) -> PlanRecord:
+    """Publishes a list; the plan's record once its first orders are released, with `changes`, as if the process had died there."""
+    publish(world, message)
+    await world.run(2)
+    (record,) = await world.store_beside().open_plans()
+    await world.kill()
+    return record
+
+
+# --- a newer plan ---------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_released_and_not_sent_before_a_newer_plan_came_is_never_sent(tmp_path: Path) -> None:
+    """The process died between the two; the next life must not send it only to cancel it."""
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        record = await hand_in(world, body(world, ("AAPL", 100), ("MSFT", 5)))
+        await world.start()
+        (record,) = await world.store_beside().open_plans()
+        await world.kill()
+        again = tuple(
+            replace(r, signal_id=f"{record.plan_id}:{n:03d}.7", child=7) for n, r in enumerate(record.releases)
+        )
+        died = replace(
+            record,
+            releases=(*record.releases, *again),
+            version=record.version + 1,
+            superseded_by="plan_newer",
+        )
+        assert await world.store_beside().put_plan(died)
+        await world.start()
+        await world.run(5)
+        assert len(world.placed()) == 2
+        assert {o.signal_id for o in world.records()} == {r.signal_id for r in record.releases}
+        assert {o.status for o in world.records()} == {Status.CANCELLED}
+        assert [told["state"] for told in results(world)] == ["SUPERSEDED"]
+
+
+async def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        publish(world, body(world, ("AAPL", 100)))
+        await world.run(3)
+        old = {
+            "as_of": (world.clock.now() - timedelta(hours=1)).isoformat(),
+            "targets": [{"symbol": "AAPL", "weight": 2}, {"symbol": "AAPL", "quantity": 2}],
+            "expected_positions": [{"symbol": "MSFT", "quantity": 3}],
+        }
+        told = await give(world, body(world, decision="d-2", **old))
+        assert isinstance(told, Refused)
+        for code in ("STALE_PLAN", "WEIGHTS_OVER_LIMIT", "DUPLICATE_INSTRUMENT", "STALE_POSITIONS"):
+            assert code in told.words
+        other = await give(world, body(world, decision="d-3", mode="TRAINING", **old), command_id="c-2")
+        assert isinstance(other, Refused)
+        assert "WRONG_MODE" in other.words
+        assert "DUPLICATE_INSTRUMENT" in other.words
+        assert len(world.placed()) == 1
+
+
+async def test_a_kind_of_instrument_that_the_broker_does_not_trade_refuses_the_list(tmp_path: Path) -> None:
+    shares_only = Capabilities(asset_classes=frozenset({AssetClass.STOCK}))
+    async with world_of(tmp_path, capabilities=shares_only) as world:
+        future = {"symbol": "ES", "instrument_type": "FUTURE", "expiry": "202612", "exchange": "CME", "quantity": 1}
+        told = await give(world, body(world) | {"targets": [{"symbol": "AAPL", "quantity": 1}, future]})
+        assert isinstance(told, Refused)
+        assert "UNKNOWN_INSTRUMENT" in told.words
+
+
+# --- cash -----------------------------------------------------------------------------------------------------------
+
+
+async def test_increases_are_cut_to_the_confirmed_cash_and_that_is_said(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        for symbol in ("AAPL", "MSFT"):
+            world.quote(symbol, bid="9999", ask="10001", last="10000")
+        await world.run(1)
+        publish(world, body(world, ("AAPL", 150), ("MSFT", 50)))
+        await world.run(3)
+        # 1,000,000 pays for 99 at 10,050 each, the guard included: half of all that is wanted, in whole shares.
+        ordered = planned(world)
+        assert (ordered["AAPL-ENTRY"][1], ordered["MSFT-ENTRY"][1]) == ("74", "25")
+        for symbol in ("AAPL", "MSFT"):
+            world.fill(signal_of(world, symbol))
+        await world.run(3)
+        (told,) = results(world)
+        assert told["state"] == "PARTIAL"
+        assert {leg["reason"] for leg in told["legs"]} == {"INSUFFICIENT_CASH"}
+        assert told["residuals"] == {"AAPL|STOCK": "76", "MSFT|STOCK": "25"}
+        assert told["exposure"]["gross"] == "990000"
+
+
+async def test_what_another_order_may_spend_is_no_cash_for_a_plan(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote("MSFT", bid="9999", ask="10001", last="10000")
+        world.send("other", symbol="AAPL", quantity=50, order_type="LIMIT", limit_price=10_000)
+        await world.run(2)
+        publish(world, body(world, ("MSFT", 90)))
+        await world.run(3)
+        assert planned(world)["MSFT-ENTRY"][1] == "49"
+
+
+async def test_increases_wait_while_the_broker_does_not_tell_the_cash(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote("MSFT", bid="99", ask="101", last="100")
+        await world.run(1)
+        world.broker_faults.answers["balances"] = DOWN
+        publish(world, body(world, ("MSFT", 90)))
+        await world.run(90)
+        assert planned(world) == {}
+        assert len(world.notifier.titled("Plan Waits")) == 1
+        del world.broker_faults.answers["balances"]
+        await world.run(3)
+        assert planned(world)["MSFT-ENTRY"][1] == "90"

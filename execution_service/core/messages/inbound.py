@@ -179,6 +179,17 @@ class ArmCommand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StanceCommand:
+    """A request to set a stance, as it was written."""
+
+    scope: str | None
+    stance: str | None
+    by: str
+    reason: str
+    until: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedCommand:
     """A command that is not carried out. `command` is the word as received, empty if there was none."""
 
@@ -205,7 +216,9 @@ def parse_order_fields(order_data: Mapping[str, object]) -> ParsedOrder | Unusab
         return Unusable(reason="the message is nested too deeply")
 
 
-def parse_command(data: bytes) -> CancelCommand | KillCommand | ArmCommand | RefusedCommand | Unusable:
+def parse_command(
+    data: bytes,
+) -> CancelCommand | KillCommand | ArmCommand | StanceCommand | RefusedCommand | Unusable:
     """The command in the message. Never raises: everything that is wrong is in the result."""
     try:
         fields = Fields(object_of(text_of(data)))
@@ -228,10 +241,19 @@ def parse_command(data: bytes) -> CancelCommand | KillCommand | ArmCommand | Ref
             reason=_remark(fields.get("reason")),
             nonce=_text(fields.get("nonce")),
         )
+    if name == "STANCE":
+        return StanceCommand(
+            scope=_text(fields.get("scope")),
+            stance=_text(fields.get("stance")),
+            by=_remark(fields.get("by")),
+            reason=_remark(fields.get("reason")),
+            until=_text(fields.get("until")),
+        )
     if name != "CANCEL":
         known = "command is missing" if command is None else f"command {shown(command)} is not carried out"
         return RefusedCommand(
-            command=_remark(command), reason=f"{known}: only CANCEL, KILL and ARM are, an order is never modified"
+            command=_remark(command),
+            reason=f"{known}: only CANCEL, KILL, ARM and STANCE are, an order is never modified",
         )
     order_id, signal_id = fields.text("order_id"), fields.text("signal_id")
     leg_index = fields.whole("leg_index", 0, MOST_LEGS - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,12 +17,16 @@ from execution_service.core.messages.inbound import Unusable, parse_order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.planning.plan import Leg, Plan, signal_id_of
 from execution_service.core.planning.progress import Progress, Release
+from execution_service.core.planning.records import PlanRecord
+from execution_service.core.planning.rounds import ended, exposure
 from execution_service.core.planning.targets import (
     Aggressiveness,
     ExpectedHolding,
     Mode,
+    OnPartial,
     Target,
     TargetPositions,
+    on_partial_of,
 )
 
 MOST_TARGETS = 10_000
@@ -32,6 +36,7 @@ _KNOWN = frozenset(
     {
         *("decision_id", "account_id", "strategy_id", "as_of", "mode", "targets", "complete", "allow_flatten"),
         *("aggressiveness", "valid_until", "profile_version_id", "regime_id", "universe_id", "expected_positions"),
+        "on_partial",
     }
 )
 _INSTRUMENT = (
@@ -67,6 +72,7 @@ def parse_targets(text: str) -> TargetPositions | UnusableTargets:
     complete, allow_flatten = _truth(fields, "complete"), _truth(fields, "allow_flatten")
     targets = tuple(_targets(fields))
     expected = tuple(_expected(fields))
+    on_partial = _on_partial(fields)
     context = {name: _context(fields, name) for name in ("profile_version_id", "regime_id", "universe_id")}
     if fields.problems or as_of is None or mode is None:
         return UnusableTargets(tuple(fields.problems))
@@ -82,6 +88,7 @@ def parse_targets(text: str) -> TargetPositions | UnusableTargets:
         aggressiveness=aggressiveness,
         valid_until=valid_until,
         expected_positions=expected,
+        on_partial=on_partial,
         **context,
     )
 
@@ -89,7 +96,12 @@ def parse_targets(text: str) -> TargetPositions | UnusableTargets:
 def content_of(targets: TargetPositions) -> str:
     """Equal for lists that mean the same, whatever the sequence of their targets."""
     ordered = sorted(targets.targets, key=lambda target: target.instrument.full_key)
-    return sha256(repr(replace(targets, targets=tuple(ordered))).encode("utf-8", "backslashreplace")).hexdigest()
+    text = repr(replace(targets, targets=tuple(ordered), on_partial=None))
+    # As it was before there was this field, so that what was stored then is still known again.
+    text = text.removesuffix(", on_partial=None)") + ")"
+    if targets.on_partial is not None:
+        text += f" {targets.on_partial}"
+    return sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _required(fields: Fields, name: str) -> str | None:
@@ -130,6 +142,15 @@ def _truth(fields: Fields, name: str) -> bool:
         return value is True
     fields.wrong(name, "true or false")
     return False
+
+
+def _on_partial(fields: Fields) -> OnPartial | None:
+    text = fields.text("on_partial")
+    try:
+        return None if text is None else on_partial_of(text)
+    except ValueError as exc:
+        fields.wrong("on_partial", f"REPORT, RETRY n or UNWIND ({exc})")
+        return None
 
 
 def _objects(fields: Fields, name: str, *, is_required: bool) -> Iterable[Fields]:
@@ -205,7 +226,7 @@ def fields_of_instrument(instrument: Instrument) -> dict[str, Any]:
 
 def order_of(plan: Plan, release: Release) -> bytes:
     """The message of a released order: an ordinary signal of its own, that rests for the day and no longer."""
-    targets, leg = plan.targets, plan.leg(release.leg)
+    targets, leg, terms = plan.targets, plan.leg(release.leg), release.terms
     body: dict[str, Any] = {
         "signal_id": release.signal_id,
         "account_id": targets.account_id,
@@ -213,8 +234,10 @@ def order_of(plan: Plan, release: Release) -> bytes:
         "signal_type": "EXIT" if leg.is_exit else "ENTRY",
         "side": leg.side.value,
         "quantity": f"{release.quantity:f}",
-        "order_type": "MARKET",
-        "tif": "DAY",
+        "order_type": terms.order_type.value,
+        "limit_price": _decimal(terms.limit_price),
+        "tif": terms.tif.value,
+        "timeout_seconds": terms.timeout_seconds,
         **fields_of_instrument(leg.instrument),
         "plan_id": plan.plan_id,
         "decision_id": targets.decision_id,
@@ -245,17 +268,37 @@ def plan_shown(plan: Plan) -> dict[str, Any]:
     }
 
 
-def plan_result(at: Progress, trade_ids: Iterable[str], now: datetime) -> dict[str, Any]:
-    """How a plan has ended: reached, or by how much not and why."""
-    return _head(at.plan) | {
-        "state": at.state.value,
-        "legs": [
-            _leg(leg) | {"filled": f"{at.filled[leg.number]:f}", "residual": f"{at.residual(leg):f}"} for leg in at.legs
+def plan_result(
+    record: PlanRecord, rounds: Sequence[Progress], trade_ids: Iterable[str], now: datetime
+) -> dict[str, Any]:
+    """How a decision has ended: reached, or by how much not and why. `rounds`: its plan, and what followed where it ended short."""
+    first, end = rounds[0], ended(record, rounds)
+    told = exposure(first, end.residuals)
+    return _head(first.plan) | {
+        "state": end.state.value,
+        "legs": _ended_legs(first),
+        "rounds": [
+            {"kind": each.kind.value, "plan_id": each.plan.plan_id, "state": at.state.value, "legs": _ended_legs(at)}
+            for each, at in zip(record.rounds[1:], rounds[1:], strict=True)
         ],
-        "residuals": {key: f"{quantity:f}" for key, quantity in at.residuals.items()},
+        "unwound": end.is_unwound,
+        "residuals": {key: f"{quantity:f}" for key, quantity in end.residuals.items()},
+        "exposure": {
+            "net": f"{told.net:f}",
+            "gross": f"{told.gross:f}",
+            "target_net": f"{told.target_net:f}",
+            "target_gross": f"{told.target_gross:f}",
+            "unpriced": list(told.unpriced),
+        },
         "trade_ids": list(trade_ids),
         "timestamp": _iso(now),
     }
+
+
+def _ended_legs(at: Progress) -> list[dict[str, Any]]:
+    return [
+        _leg(leg) | {"filled": f"{at.filled[leg.number]:f}", "residual": f"{at.residual(leg):f}"} for leg in at.legs
+    ]
 
 
 def _head(plan: Plan) -> dict[str, Any]:

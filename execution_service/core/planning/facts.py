@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from brokers.base import Instrument
 from execution_service.core.exact import ZERO
+from execution_service.core.planning.targets import Aggressiveness
 
 ONE = Decimal(1)
 
@@ -32,6 +33,10 @@ class InstrumentFacts:
     """The largest quantity of one order; more is sent as several."""
     min_notional: Decimal = ZERO
     """The smallest value of an order, in money of the account."""
+    unknown: str | None = None
+    """Why the account's broker does not trade it at all, for people; None: nothing says so."""
+    stance: Aggressiveness | None = None
+    """What counts for it at present; None: what the list of targets asks for."""
 
     @property
     def unit_price(self) -> Decimal | None:

@@ -60,6 +60,10 @@ class LegReason(StrEnum):
     CLOSE_INCOMPLETE = "CLOSE_INCOMPLETE"
     NO_LONGER_VALID = "NO_LONGER_VALID"
     SUPERSEDED = "SUPERSEDED"
+    HALTED = "HALTED"
+    """A kill switch at halt lets nothing leave; what waited is not sent later either."""
+    OUTSIDE_COLLAR = "OUTSIDE_COLLAR"
+    """The market was beyond the widest collar."""
 
 
 _BLOCKING = frozenset({LegReason.BLOCKED, LegReason.OPEN_ORDERS, LegReason.NO_PRICE})
@@ -91,6 +95,8 @@ class Leg:
     state: LegState = LegState.WAITING
     reason: LegReason | None = None
     note: str = ""
+    max_quantity: Decimal | None = None
+    """The largest quantity of one order; None: no limit is known."""
 
     @property
     def is_exit(self) -> bool:
@@ -141,14 +147,13 @@ def make_plan(
     Raises PlanRefused, with every reason.
     """
     with localcontext(EXACT):
-        refusals = tuple(_refusals(targets, facts, money, settings, now))
+        refusals = (*refusals_of_list(targets, settings, now), *refusals_of_facts(targets, facts, money))
         if refusals:
             raise PlanRefused(refusals)
         wanted = {target.instrument.key: target for target in targets.targets}
         keys = set(wanted)
         if targets.complete:
             keys |= {key for key, known in facts.items() if known.held or known.working}
-        is_emergency = targets.aggressiveness is Aggressiveness.EMERGENCY
         legs: list[Leg] = []
         for key in sorted(keys):
             step = _Step(
@@ -156,10 +161,10 @@ def make_plan(
                 aim=_target_quantity(wanted.get(key), facts[key], money, settings),
                 settings=settings,
                 equity=money.equity,
-                is_emergency=is_emergency,
+                is_emergency=_stance(facts[key], targets) is Aggressiveness.EMERGENCY,
             )
             legs += step.legs(len(legs))
-        if settings.max_turnover is not None and money.equity is not None and not is_emergency:
+        if settings.max_turnover is not None and money.equity is not None:
             legs = _within_turnover(legs, settings.max_turnover * money.equity, facts)
         return Plan(
             plan_id=targets.plan_id,
@@ -171,13 +176,12 @@ def make_plan(
         )
 
 
-def _refusals(
-    targets: TargetPositions,
-    facts: Mapping[str, InstrumentFacts],
-    money: Money,
-    settings: PlanSettings,
-    now: datetime,
-) -> Iterator[Refusal]:
+def _stance(known: InstrumentFacts, targets: TargetPositions) -> Aggressiveness:
+    return targets.aggressiveness if known.stance is None else known.stance
+
+
+def refusals_of_list(targets: TargetPositions, settings: PlanSettings, now: datetime) -> Iterator[Refusal]:
+    """All that is wrong with it whatever is held."""
     if not targets.targets and not targets.complete:
         yield Refusal(RefusalCode.EMPTY, "no targets, and the list is not complete: nothing is asked for")
     if targets.complete and not targets.allow_flatten and not any(t.quantity or t.weight for t in targets.targets):
@@ -194,15 +198,24 @@ def _refusals(
         seen.add(key)
         if (target.quantity is None) == (target.weight is None):
             yield Refusal(RefusalCode.QUANTITY_OR_WEIGHT, f"{key} needs a quantity or a weight, and not both")
-        if key not in facts:
-            yield Refusal(RefusalCode.UNKNOWN_INSTRUMENT, f"{key} is not known")
-    weights = [abs(target.weight) for target in targets.targets if target.weight is not None]
-    if sum(weights, ZERO) > settings.max_weights:
+    with localcontext(EXACT):
+        weights = sum((abs(target.weight) for target in targets.targets if target.weight is not None), ZERO)
+    if weights > settings.max_weights:
         yield Refusal(
-            RefusalCode.WEIGHTS_OVER_LIMIT,
-            f"the weights add up to {sum(weights, ZERO)}, more than {settings.max_weights}",
+            RefusalCode.WEIGHTS_OVER_LIMIT, f"the weights add up to {weights}, more than {settings.max_weights}"
         )
-    if any(weights) and (money.equity is None or money.equity <= 0):
+
+
+def refusals_of_facts(
+    targets: TargetPositions, facts: Mapping[str, InstrumentFacts], money: Money
+) -> Iterator[Refusal]:
+    """All for which it cannot be planned with what is held and known."""
+    for target in targets.targets:
+        known = facts.get(target.instrument.key)
+        if known is None or known.unknown is not None:
+            why = "" if known is None or not known.unknown else f": {known.unknown}"
+            yield Refusal(RefusalCode.UNKNOWN_INSTRUMENT, f"{target.instrument.key} is not known{why}")
+    if any(target.weight for target in targets.targets) and (money.equity is None or money.equity <= 0):
         yield Refusal(RefusalCode.NO_EQUITY, "weights need the account's equity, and none is known")
     for expected in targets.expected_positions:
         held = facts[expected.key].held if expected.key in facts else ZERO
@@ -315,6 +328,7 @@ class _Step:
             unit_value=known.unit_value,
             lot=known.lot,
             min_quantity=known.min_quantity,
+            max_quantity=known.max_quantity,
             slices=slices_of(quantity, self.settings.slices, known.lot, known.max_quantity),
         )
 

@@ -5,16 +5,22 @@ Worked out anew each time from all three: repeated or late facts cannot count tw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal, localcontext
 from enum import StrEnum
+from types import MappingProxyType
 
 from execution_service.core.exact import EXACT, ZERO
 from execution_service.core.planning.facts import ONE
 from execution_service.core.planning.plan import Leg, LegReason, LegState, Phase, Plan, signal_id_of
 from execution_service.core.planning.quantities import Increase, affordable, slices_of
+from execution_service.core.planning.targets import Aggressiveness
+from execution_service.core.planning.terms import AS_PLANNED, AT_MARKET, Conduct, Terms, choose, is_too_tame
+
+NO_CONDUCT: Mapping[int, Conduct] = MappingProxyType({})
+"""Every leg is sent as the plan says."""
 
 
 class PlanState(StrEnum):
@@ -39,6 +45,17 @@ class Release:
     child: int
     quantity: Decimal
     released_at: datetime
+    terms: Terms = AT_MARKET
+    stance: Aggressiveness = Aggressiveness.NORMAL
+    """Under which it was released."""
+    rung: int = 0
+    """Of the ladder of an EMERGENCY."""
+    reason: LegReason | None = None
+    """Why nothing is sent, or less than was wanted."""
+    is_followed: bool = False
+    """What it leaves is sent again, as the leg's next order."""
+    is_void: bool = False
+    """It was not sent before its plan was superseded, and never will be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +79,8 @@ class Progress:
     """Those of the plan, with their present state, reason and note."""
     filled: tuple[Decimal, ...]
     """By leg number."""
+    to_follow: frozenset[int] = frozenset()
+    """The numbers of legs whose last order has left something that the next one is to take."""
 
     def residual(self, leg: Leg) -> Decimal:
         """What is missing, signed as the position: positive if too little is held."""
@@ -88,44 +107,71 @@ def progress(
 ) -> Progress:
     """`releases` and `outcomes` are by signal id; a release without an outcome is on its way."""
     with localcontext(EXACT):
-        by_leg: dict[int, list[Release]] = {}
-        for release in releases.values():
-            by_leg.setdefault(release.leg, []).append(release)
+        by_leg = _by_leg(releases)
         filled = [ZERO] * len(plan.legs)
         legs: list[Leg] = []
+        to_follow = set()
         for leg in plan.legs:
             mine = by_leg.get(leg.number, [])
             filled[leg.number] = sum((outcomes[r.signal_id].filled for r in mine if r.signal_id in outcomes), ZERO)
-            legs.append(_as_it_stands(leg, mine, outcomes, filled[leg.number]))
+            stands = _as_it_stands(leg, mine, outcomes, filled[leg.number], is_superseded)
+            if stands.state is LegState.RELEASED and _all_final(mine, outcomes):
+                to_follow.add(leg.number)
+            legs.append(stands)
         legs = [_still_wanted(leg, legs, filled, plan, now, is_superseded) for leg in legs]
         state = _state(legs, filled, is_superseded)
-        return Progress(plan=plan, state=state, legs=tuple(legs), filled=tuple(filled))
+        return Progress(plan=plan, state=state, legs=tuple(legs), filled=tuple(filled), to_follow=frozenset(to_follow))
 
 
-def _as_it_stands(leg: Leg, mine: list[Release], outcomes: Mapping[str, Outcome], filled: Decimal) -> Leg:
+def _by_leg(releases: Mapping[str, Release]) -> dict[int, list[Release]]:
+    """Each leg's in the sequence in which they were released."""
+    found: dict[int, list[Release]] = {}
+    for release in releases.values():
+        found.setdefault(release.leg, []).append(release)
+    for mine in found.values():
+        mine.sort(key=lambda release: release.child)
+    return found
+
+
+def _all_final(mine: list[Release], outcomes: Mapping[str, Outcome]) -> bool:
+    return all(
+        r.is_void or not r.quantity or (r.signal_id in outcomes and outcomes[r.signal_id].is_final) for r in mine
+    )
+
+
+def _as_it_stands(
+    leg: Leg, mine: list[Release], outcomes: Mapping[str, Outcome], filled: Decimal, is_superseded: bool
+) -> Leg:
     if leg.state is not LegState.WAITING or not mine:
         return leg
-    ordered = sum((r.quantity for r in mine), ZERO)
-    if not ordered:
-        is_reduction = leg.phase is Phase.REDUCE
-        nothing = LegReason.NOTHING_HELD if is_reduction else LegReason.INSUFFICIENT_CASH
-        if not is_reduction and leg.price is None:
-            nothing = LegReason.NO_PRICE
-        return replace(leg, state=LegState.SKIPPED, reason=nothing)
-    if any(r.signal_id not in outcomes or not outcomes[r.signal_id].is_final for r in mine):
+    sent, last = [r for r in mine if r.quantity and not r.is_void], mine[-1]
+    if not sent and any(r.is_void for r in mine):
+        return replace(leg, state=LegState.SUPERSEDED, reason=LegReason.SUPERSEDED)
+    if not sent:
+        return replace(leg, state=LegState.SKIPPED, reason=last.reason or _nothing_sent(leg))
+    if not _all_final(mine, outcomes):
         return replace(leg, state=LegState.RELEASED)
     if filled >= leg.wanted:
         return replace(leg, state=LegState.DONE)
-    rejections = [words for r in mine if (words := outcomes[r.signal_id].rejection) is not None]
-    if rejections and not filled:
+    if last.is_followed and filled < leg.quantity and not is_superseded:
+        return replace(leg, state=LegState.RELEASED)
+    rejections = [words for r in sent if (words := outcomes[r.signal_id].rejection) is not None]
+    if rejections and not filled and last.reason is None:
         return replace(leg, state=LegState.REJECTED, note="; ".join(rejections))
-    if filled >= ordered and filled >= leg.quantity and leg.reason is None:
+    if filled >= leg.quantity and leg.reason is None:
         # All that was ordered: what is left is less than a lot.
         return replace(leg, state=LegState.DONE, reason=LegReason.DUST)
-    reason = leg.reason
-    if ordered < leg.quantity:
-        reason = LegReason.NOTHING_HELD if leg.phase is Phase.REDUCE else LegReason.INSUFFICIENT_CASH
+    reason = last.reason or leg.reason
+    if last.reason is None and sum((r.quantity for r in mine), ZERO) < leg.quantity:
+        reason = _nothing_sent(leg)
     return replace(leg, state=LegState.SHORT, reason=reason, note="; ".join(rejections) or leg.note)
+
+
+def _nothing_sent(leg: Leg) -> LegReason:
+    """Of a leg of which less was sent than was planned, where its release does not say why."""
+    if leg.phase is Phase.REDUCE:
+        return LegReason.NOTHING_HELD
+    return LegReason.NO_PRICE if leg.price is None else LegReason.INSUFFICIENT_CASH
 
 
 _FINAL = frozenset(
@@ -173,26 +219,81 @@ def next_releases(
     now: datetime,
     *,
     phases_together: bool = False,
+    conduct: Mapping[int, Conduct] = NO_CONDUCT,
 ) -> tuple[Release, ...]:
     """What may be sent now. Reductions: at once. Increases: when all reductions are final, for what `cash` pays for; None: cash is no bound.
 
     `cash` is what the broker confirms, less what is reserved; the proceeds of reductions are in it. `held` is the ledger now, by instrument key,
     less what other open orders may still take of it: a reduction never takes more than that, and an opening that follows a close waits until it
-    is 0. `phases_together` (margin accounts): increases do not wait for reductions, except after their own close.
+    is 0. `phases_together` (margin accounts): increases do not wait for reductions, except after their own close. `conduct` is by leg number; a leg
+    whose broker cannot be reached waits.
     """
     with localcontext(EXACT):
-        waiting = [leg for leg in at.legs if leg.state is LegState.WAITING and leg.number not in _released(releases)]
+        by_leg = _by_leg(releases)
+        waiting = [
+            leg
+            for leg in at.legs
+            if leg.state is LegState.WAITING
+            and leg.number not in by_leg
+            and conduct.get(leg.number, AS_PLANNED).is_reachable
+        ]
         reductions = [leg for leg in waiting if leg.phase is Phase.REDUCE]
-        made = [release for leg in _by_notional(reductions) for release in _of_reduction(at.plan, leg, held, now)]
+        made = [
+            release
+            for leg in _by_notional(reductions)
+            for release in _of_reduction(at.plan, leg, held, now, conduct.get(leg.number, AS_PLANNED))
+        ]
+        for number in sorted(at.to_follow):
+            next_one = _follower(at, by_leg[number], held, now, conduct.get(number, AS_PLANNED))
+            if next_one is not None:
+                made.append(next_one)
         is_reduced = all(leg.state in _FINAL for leg in at.legs if leg.phase is Phase.REDUCE)
         if not is_reduced and not phases_together:
             return tuple(made)
         ready = [leg for leg in waiting if leg.phase is Phase.INCREASE and _is_ready(leg, at, held)]
-        return (*made, *_of_increases(at.plan, _by_notional(ready), cash, now))
+        return (*made, *_of_increases(at.plan, _by_notional(ready), cash, now, conduct))
 
 
-def _released(releases: Mapping[str, Release]) -> set[int]:
-    return {release.leg for release in releases.values()}
+def tame_releases(
+    at: Progress, releases: Mapping[str, Release], outcomes: Mapping[str, Outcome], conduct: Mapping[int, Conduct]
+) -> tuple[Release, ...]:
+    """The working orders of reductions that were sent more tamely than counts by now: they are to be cancelled, and what they leave is sent anew."""
+    return tuple(
+        release
+        for release in releases.values()
+        if at.legs[release.leg].state is LegState.RELEASED
+        and at.legs[release.leg].phase is Phase.REDUCE
+        and release.signal_id in outcomes
+        and not outcomes[release.signal_id].is_final
+        and is_too_tame(release.stance, conduct.get(release.leg, AS_PLANNED).stance)
+    )
+
+
+def with_followers(releases: Sequence[Release], replaced: Collection[Release]) -> tuple[Release, ...]:
+    """The releases, with the mark that the last one of each leg of which one is replaced is followed by another."""
+    last: dict[int, int] = {}
+    for release in releases:
+        last[release.leg] = max(last.get(release.leg, 0), release.child)
+    legs = {release.leg for release in replaced}
+    return tuple(
+        replace(r, is_followed=True) if r.leg in legs and r.child == last[r.leg] and not r.is_followed else r
+        for r in releases
+    )
+
+
+def cash_needed(at: Progress, releases: Mapping[str, Release]) -> Decimal:
+    """For all increases that wait, at the guard price, without fees."""
+    by_leg = _by_leg(releases)
+    with localcontext(EXACT):
+        guard = ONE + at.plan.settings.guard
+        return sum(
+            (
+                leg.notional * guard
+                for leg in at.legs
+                if leg.state is LegState.WAITING and leg.phase is Phase.INCREASE and leg.number not in by_leg
+            ),
+            ZERO,
+        )
 
 
 def _by_notional(legs: list[Leg]) -> list[Leg]:
@@ -203,28 +304,84 @@ def _is_ready(leg: Leg, at: Progress, held: Mapping[str, Decimal]) -> bool:
     return leg.after is None or (at.legs[leg.after].state is LegState.DONE and not held.get(leg.instrument.key, ZERO))
 
 
-def _of_reduction(plan: Plan, leg: Leg, held: Mapping[str, Decimal], now: datetime) -> Iterator[Release]:
-    """No more than is held now on the side that it takes from."""
-    available = max(ZERO, held.get(leg.instrument.key, ZERO) * -leg.side.sign)
-    for child, wanted in enumerate(leg.slices):
+def _available(leg: Leg, held: Mapping[str, Decimal]) -> Decimal:
+    """What is held now on the side that the reduction takes from."""
+    return max(ZERO, held.get(leg.instrument.key, ZERO) * -leg.side.sign)
+
+
+def _of_reduction(
+    plan: Plan, leg: Leg, held: Mapping[str, Decimal], now: datetime, conduct: Conduct
+) -> Iterator[Release]:
+    """No more than is held now."""
+    chosen = choose(conduct, leg.side, leg.phase, 0)
+    if isinstance(chosen, LegReason):
+        yield _release(plan, leg, 0, ZERO, now, reason=chosen)
+        return
+    available, is_ladder = _available(leg, held), conduct.stance is Aggressiveness.EMERGENCY
+    parts = (min(leg.quantity, leg.max_quantity or leg.quantity),) if is_ladder else leg.slices
+    for child, wanted in enumerate(parts):
         quantity = min(wanted, available)
         available -= quantity
         if quantity or not child:
-            yield _release(plan, leg, child, quantity, now)
+            is_followed = chosen.is_followed or (is_ladder and quantity < leg.quantity)
+            made = _release(plan, leg, child, quantity, now, terms=chosen.terms, stance=conduct.stance)
+            yield replace(made, is_followed=is_followed and bool(quantity))
 
 
-def _of_increases(plan: Plan, legs: list[Leg], cash: Decimal | None, now: datetime) -> Iterator[Release]:
+def _follower(
+    at: Progress, mine: list[Release], held: Mapping[str, Decimal], now: datetime, conduct: Conduct
+) -> Release | None:
+    """The leg's next order, for what is left of it; one for nothing ends the leg, with the reason. None: not now."""
+    last = mine[-1]
+    leg, child = at.legs[last.leg], last.child + 1
+    valid_until = at.plan.targets.valid_until
+    if valid_until is not None and now >= valid_until:
+        return _release(at.plan, leg, child, ZERO, now, reason=LegReason.NO_LONGER_VALID)
+    if not conduct.is_reachable:
+        return None
+    rung = 0
+    if conduct.stance is Aggressiveness.EMERGENCY and last.stance is Aggressiveness.EMERGENCY:
+        # One that filled whole was only as large as the venue allows.
+        has_filled = sum((r.quantity for r in mine), ZERO) <= at.filled[leg.number]
+        rung = last.rung if has_filled else last.rung + 1
+    chosen = choose(conduct, leg.side, leg.phase, rung)
+    if isinstance(chosen, LegReason):
+        return _release(at.plan, leg, child, ZERO, now, reason=chosen)
+    left = min(leg.quantity - at.filled[leg.number], _available(leg, held))
+    quantity = min(left, leg.max_quantity or left)
+    if not quantity:
+        return _release(at.plan, leg, child, ZERO, now, reason=LegReason.NOTHING_HELD)
+    made = _release(at.plan, leg, child, quantity, now, terms=chosen.terms, stance=conduct.stance)
+    return replace(made, rung=rung, is_followed=chosen.is_followed or quantity < left)
+
+
+def _of_increases(
+    plan: Plan, legs: list[Leg], cash: Decimal | None, now: datetime, conduct: Mapping[int, Conduct]
+) -> Iterator[Release]:
     settings = plan.settings
+    how: dict[int, Conduct] = {leg.number: conduct.get(leg.number, AS_PLANNED) for leg in legs}
+    terms: dict[int, Terms] = {}
+    for leg in legs:
+        chosen = choose(how[leg.number], leg.side, leg.phase, 0)
+        if isinstance(chosen, LegReason):
+            yield _release(plan, leg, 0, ZERO, now, reason=chosen)
+        else:
+            terms[leg.number] = chosen.terms
+    legs = [leg for leg in legs if leg.number in terms]
+
+    def made(leg: Leg, child: int, quantity: Decimal) -> Release:
+        return _release(plan, leg, child, quantity, now, terms=terms[leg.number], stance=how[leg.number].stance)
+
     if cash is None:
         for leg in legs:
             for child, quantity in enumerate(leg.slices):
-                yield _release(plan, leg, child, quantity, now)
+                yield made(leg, child, quantity)
         return
     priced = [leg for leg in legs if leg.price is not None and leg.unit_value is not None]
     for leg in legs:
         if leg not in priced:
             # What it costs is not known, and so not whether there is cash for it.
-            yield _release(plan, leg, 0, ZERO, now)
+            yield made(leg, 0, ZERO)
     wishes = [
         Increase(
             key=leg.instrument.key,
@@ -238,14 +395,27 @@ def _of_increases(plan: Plan, legs: list[Leg], cash: Decimal | None, now: dateti
     for leg, quantity in zip(priced, affordable(wishes, cash, settings.fees), strict=True):
         parts = slices_of(quantity, len(leg.slices), leg.lot, max(leg.slices)) or (ZERO,)
         for child, part in enumerate(parts):
-            yield _release(plan, leg, child, part, now)
+            yield made(leg, child, part)
 
 
-def _release(plan: Plan, leg: Leg, child: int, quantity: Decimal, now: datetime) -> Release:
+def _release(
+    plan: Plan,
+    leg: Leg,
+    child: int,
+    quantity: Decimal,
+    now: datetime,
+    *,
+    terms: Terms | None = None,
+    stance: Aggressiveness = Aggressiveness.NORMAL,
+    reason: LegReason | None = None,
+) -> Release:
     return Release(
         signal_id=signal_id_of(plan.plan_id, leg.number, child),
         leg=leg.number,
         child=child,
         quantity=quantity,
         released_at=now,
+        terms=terms or AT_MARKET,
+        stance=stance,
+        reason=reason,
     )

@@ -29,6 +29,43 @@ class Aggressiveness(StrEnum):
     EMERGENCY = "EMERGENCY"
 
 
+class WhenShort(StrEnum):
+    """What is done of itself when a plan has ended and its targets are not all reached."""
+
+    REPORT = "REPORT"
+    """Nothing: the result and people are told."""
+    RETRY = "RETRY"
+    """What is missing is planned anew, with the prices of then."""
+    UNWIND = "UNWIND"
+    """What was filled is traded back to what was held before."""
+
+
+MOST_RETRIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class OnPartial:
+    """What a plan does when it ends short; `retries` is how often, with RETRY."""
+
+    what: WhenShort = WhenShort.REPORT
+    retries: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.what.value} {self.retries}" if self.what is WhenShort.RETRY else self.what.value
+
+
+def on_partial_of(text: str) -> OnPartial:
+    """Of `REPORT`, `UNWIND`, or `RETRY n` with n from 1 to 10. Raises ValueError for anything else: what is traded of itself is not guessed."""
+    word, _, count = text.partition(" ")
+    if word == WhenShort.RETRY:
+        if not (count.isascii() and count.isdecimal() and 1 <= int(count) <= MOST_RETRIES):
+            raise ValueError(f"RETRY needs how often, from 1 to {MOST_RETRIES}: RETRY 2")
+        return OnPartial(WhenShort.RETRY, int(count))
+    if text not in (WhenShort.REPORT, WhenShort.UNWIND):
+        raise ValueError(f"{text[:80]!r} is none of REPORT, RETRY n, UNWIND")
+    return OnPartial(WhenShort(text))
+
+
 class RefusalCode(StrEnum):
     """Why nothing at all of a list of targets is planned."""
 
@@ -101,6 +138,8 @@ class TargetPositions:
     universe_id: str | None = None
     expected_positions: tuple[ExpectedHolding, ...] = ()
     """Holdings that the decision was made from; any that differs refuses the plan. Empty: not checked."""
+    on_partial: OnPartial | None = None
+    """None: what the account's settings say."""
 
     @property
     def plan_id(self) -> str:

@@ -35,6 +35,9 @@ class ReferencePrice:
     price: Decimal
     source: PriceSource
     at: datetime
+    bid: Decimal | None = None
+    ask: Decimal | None = None
+    """Where the source tells them."""
 
     @property
     def is_usable(self) -> bool:
@@ -114,7 +117,7 @@ def price_of_quote(quote: Quote) -> ReferencePrice | str:
         return "the broker's quote has only the price of a trade of any age"
     else:
         price, at = last, min(quote.last_at, quote.at)
-    return ReferencePrice(price=price, source=PriceSource.QUOTE, at=at)
+    return ReferencePrice(price=price, source=PriceSource.QUOTE, at=at, bid=bid, ask=ask)
 
 
 def _positive(price: Decimal | None) -> Decimal | None:

@@ -31,6 +31,7 @@ from execution_service.storage.mongo.port import Place
 from execution_service.storage.mongo.queries import MongoQueries
 from execution_service.storage.mongo.risk import MongoRisk
 from execution_service.storage.mongo.schedule import COMMITS_AT_ONCE, OneAtATime, Schedule, SideBySide
+from execution_service.storage.mongo.stances import MongoStances
 from execution_service.storage.mongo.switches import MongoSwitches
 from execution_service.storage.mongo.tokens import MongoTokens
 from execution_service.storage.mongo.unreadable import UnreadableDocuments
@@ -58,6 +59,7 @@ class MongoStore(
     MongoTokens,
     MongoRisk,
     MongoPlans,
+    MongoStances,
 ):
     """The Store on any server that speaks MongoDB's protocol: all ports on one database."""
 

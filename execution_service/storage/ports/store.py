@@ -15,6 +15,7 @@ from execution_service.storage.ports.orders import OrderStore
 from execution_service.storage.ports.plans import PlanStore
 from execution_service.storage.ports.queries import QueryStore
 from execution_service.storage.ports.risk import RiskStore
+from execution_service.storage.ports.stances import StanceStore
 from execution_service.storage.ports.switches import SwitchStore
 from execution_service.storage.ports.tokens import TokenStore
 from execution_service.storage.ports.unreadable import UnreadableStore
@@ -36,6 +37,7 @@ class Store(
     QueryStore,
     TokenStore,
     PlanStore,
+    StanceStore,
     Protocol,
 ):
     """All that is kept, for whoever opens it and hands it on; a part asks for no more of it than it needs.

@@ -1,0 +1,159 @@
+"""What follows a plan that has ended short: a retry of what is missing, or the way back; and what a decision has come to over all its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal, localcontext
+
+from execution_service.core.exact import EXACT, ZERO
+from execution_service.core.planning.plan import LegReason, LegState
+from execution_service.core.planning.progress import PlanState, Progress
+from execution_service.core.planning.records import PlanRecord, RoundKind
+from execution_service.core.planning.targets import OnPartial, Target, TargetPositions, WhenShort
+
+RETRY_PAUSE = timedelta(seconds=10)
+"""Between the end of a round and the retry, so that whatever stood in its way may pass."""
+_SHORT = (PlanState.PARTIAL, PlanState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class NextRound:
+    """A round that is to follow, and when at the earliest."""
+
+    kind: RoundKind
+    at: datetime
+
+
+def next_round(
+    record: PlanRecord, at: Progress, rounds: Sequence[Progress], standard: OnPartial, now: datetime
+) -> NextRound | None:
+    """What follows the round that has ended at `at`; None: nothing, and the result is told. `rounds`: all of them, as they stand. `standard`: what
+    the account's settings say. Nothing follows a plan that was superseded or is not valid any more, nor the way back."""
+    targets = record.first_plan.targets
+    wish = targets.on_partial or standard
+    is_late = targets.valid_until is not None and now >= targets.valid_until
+    if record.is_over or record.superseded_by is not None or at.state not in _SHORT or record.kind is RoundKind.UNWIND:
+        return None
+    match wish.what:
+        case WhenShort.RETRY if not is_late and len(record.earlier) < wish.retries and _has_missing(at):
+            return NextRound(RoundKind.RETRY, now + RETRY_PAUSE)
+        case WhenShort.UNWIND if any(any(each.filled) for each in rounds):
+            return NextRound(RoundKind.UNWIND, now)
+    return None
+
+
+def _has_missing(at: Progress) -> bool:
+    return bool(at.residuals) or any(leg.state is LegState.BLOCKED for leg in at.legs)
+
+
+def targets_of_round(record: PlanRecord, at: Progress, kind: RoundKind) -> TargetPositions:
+    """What the next round is to reach: of each instrument in which something is missing its target as it was planned; on the way back, of each in
+    which something filled, what was held before."""
+    first = record.first_plan
+    aims: dict[str, Target] = {}
+    if kind is RoundKind.UNWIND:
+        for leg in at.legs:
+            if at.filled[leg.number] and leg.instrument.key not in aims:
+                aims[leg.instrument.key] = Target(instrument=leg.instrument, quantity=leg.held)
+    else:
+        missing = at.residuals
+        weights = {each.instrument.key: each for each in at.plan.targets.targets if each.weight}
+        for leg in at.legs:
+            key = leg.instrument.key
+            if leg.reason is LegReason.NO_PRICE and key in weights:
+                aims[key] = weights[key]  # how much that is was never known
+            elif key in missing:
+                aims[key] = Target(instrument=leg.instrument, quantity=leg.target)
+    return replace(
+        first.targets,
+        targets=tuple(aims.values()),
+        complete=False,
+        allow_flatten=True,
+        expected_positions=(),
+        # The way back is not bound to the time for which the decision was meant.
+        valid_until=None if kind is RoundKind.UNWIND else first.targets.valid_until,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A decision at its end, over all its rounds."""
+
+    state: PlanState
+    residuals: dict[str, Decimal]
+    """Of its own targets, by instrument key; signed as the position."""
+    is_unwound: bool | None = None
+    """Whether the way back was gone to its end; None: it was not gone."""
+
+
+def ended(record: PlanRecord, rounds: Sequence[Progress]) -> Ended:
+    """`rounds` are all of them, as they stand, the last one ended."""
+    first, last = rounds[0], rounds[-1]
+    if record.superseded_by is not None:
+        return Ended(state=PlanState.SUPERSEDED, residuals=_missing(rounds))
+    if record.kind is RoundKind.UNWIND:
+        is_back = last.state is PlanState.COMPLETED
+        residuals = _missing(rounds)
+        return Ended(state=PlanState.FAILED if is_back else PlanState.PARTIAL, residuals=residuals, is_unwound=is_back)
+    if len(rounds) == 1:
+        return Ended(state=first.state, residuals=first.residuals)
+    residuals = last.residuals
+    has_filled = any(any(each.filled) for each in rounds)
+    state = PlanState.PARTIAL if has_filled else PlanState.FAILED
+    return Ended(state=PlanState.COMPLETED if last.state is PlanState.COMPLETED else state, residuals=residuals)
+
+
+def _missing(rounds: Sequence[Progress]) -> dict[str, Decimal]:
+    """Of the first round's targets, with all that was filled in any round."""
+    with localcontext(EXACT):
+        wanted: dict[str, Decimal] = {}
+        for leg in rounds[0].legs:
+            wanted[leg.instrument.key] = wanted.get(leg.instrument.key, ZERO) + leg.wanted * leg.side.sign
+        for each in rounds:
+            for leg in each.legs:
+                key = leg.instrument.key
+                wanted[key] = wanted.get(key, ZERO) - each.filled[leg.number] * leg.side.sign
+        return {key: quantity for key, quantity in wanted.items() if quantity}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """In money of the account, by the prices of the plan: what the plan's instruments come to, and what they were to come to."""
+
+    net: Decimal
+    gross: Decimal
+    target_net: Decimal
+    target_gross: Decimal
+    unpriced: tuple[str, ...]
+    """The keys of instruments that are left out, for want of a price."""
+
+
+def exposure(first: Progress, residuals: dict[str, Decimal]) -> Exposure:
+    net = gross = target_net = target_gross = ZERO
+    unpriced = []
+    with localcontext(EXACT):
+        for key, leg in {leg.instrument.key: leg for leg in first.legs}.items():
+            if leg.price is None or leg.unit_value is None:
+                unpriced.append(key)
+                continue
+            unit = leg.price * leg.unit_value
+            wanted, reached = leg.target * unit, (leg.target - residuals.get(key, ZERO)) * unit
+            net, gross = net + reached, gross + abs(reached)
+            target_net, target_gross = target_net + wanted, target_gross + abs(wanted)
+    return Exposure(net=net, gross=gross, target_net=target_net, target_gross=target_gross, unpriced=tuple(unpriced))
+
+
+def unreached(record: PlanRecord, rounds: Sequence[Progress]) -> list[str]:
+    """Why, in words for people: each leg that was not done of the last round towards the targets, and of the way back from them."""
+    towards = [at for each, at in zip(record.rounds, rounds, strict=True) if each.kind is not RoundKind.UNWIND]
+    back = [at for each, at in zip(record.rounds, rounds, strict=True) if each.kind is RoundKind.UNWIND]
+    return [
+        f"{leg.instrument.symbol} {leg.side.value}: {leg.state.value}"
+        + ("" if leg.reason is None else f" ({leg.reason.value})")
+        + (f", {leg.note}" if leg.note else "")
+        for at in (towards[-1], *back)
+        for leg in at.legs
+        if leg.state is not LegState.DONE
+    ]
