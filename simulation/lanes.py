@@ -113,11 +113,22 @@ class InstrumentLane:
         self._make_room(len(rows))
 
     def add(
-        self, *, side: int, quantity: int, arrival: int, session: int, book: int, row: int, tif: int, reduce_only: int
+        self,
+        *,
+        side: int,
+        quantity: int,
+        arrival: int,
+        session: int,
+        book: int,
+        row: int,
+        tif: int,
+        reduce_only: int,
+        kind: int = MARKET,
+        limit: int = 0,
     ) -> int:
-        """A market order that comes later than all before it; returns its number in the lane."""
+        """An order that comes later than all before it; returns its number in the lane."""
         n = len(self.orders.side)
-        values = (side, MARKET, 0, 0, tif, arrival, session, quantity, 0, 0, n, reduce_only, book, -1)
+        values = (side, kind, limit, 0, tif, arrival, session, quantity, 0, 0, n, reduce_only, book, -1)
         columns: Sequence[Any] = self.orders
         for column, value in zip(columns, values, strict=True):
             column.append(value)

@@ -116,7 +116,7 @@ def test_groups_tell_how_much_of_what_was_asked_was_filled() -> None:
 def test_orders_of_targets_are_told_by_the_stance_of_their_plan() -> None:
     known = settings_of(DAILY | PLAIN)
     history = history_of(known, A=FLAT)
-    targets = ["1 A quantity=10 aggressiveness=URGENT", "3 A quantity=0 aggressiveness=EMERGENCY"]
+    targets = ["2 A quantity=10 aggressiveness=URGENT", "4 A quantity=0 aggressiveness=EMERGENCY"]
     result = simulate_targets(read_targets(target_rows(*targets), "targets"), history, known)
     quality = run_quality(result, history)
     assert [(group.name, group.orders) for group in quality.by(STANCE)] == [("EMERGENCY", 1), ("URGENT", 1)]
