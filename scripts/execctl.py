@@ -59,7 +59,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import StoreReader
-from scripts import adopt, limits, quality, switches, tokens
+from scripts import adopt, limits, quality, stances, switches, tokens
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
 from scripts.locate import NotFound, opened_store, running_service, settings_or_exit, view_of
 from scripts.waits import waits_for
@@ -117,6 +117,8 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         verb: Verb = options.verb
         if options.word not in switches.WORDS:
             switches.warn(context.view.switches())
+            if options.word not in stances.WORDS:
+                stances.warn(context.view.stances())
         return await verb(context)
 
 
@@ -173,6 +175,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         verb("arm", "let a kill switch trade again: two steps, a minute after the last kill at the earliest", _arm),
         _nonblank,
     )
+    stances.add_options(
+        verb("stance", "say how urgently plans are carried out from now on; EMERGENCY: reductions only", _stance),
+        _nonblank,
+    )
+    verb("stances", "how urgently plans are carried out, and who said so", _stances)
     sub = verb(
         "flatten", "close all that is held within a scope, by ordinary exit orders; needs the running service", _flatten
     )
@@ -777,6 +784,31 @@ async def _kill(context: CommandContext) -> int:
         may_be_elsewhere=context.settings.mongodb_uri is not None,
         outcome=lambda command: _outcome(context, command),
     )
+
+
+async def _stance(context: CommandContext) -> int:
+    is_here = running_service(context.settings) is not None
+    if stances.is_halt(context.options):
+        return await switches.kill(
+            stances.as_kill(context.options),
+            store=context.store,
+            console=context.console,
+            is_here=is_here,
+            may_be_elsewhere=context.settings.mongodb_uri is not None,
+            outcome=lambda command: _outcome(context, command),
+        )
+    return await stances.set_stance(
+        context.options,
+        store=context.store,
+        console=context.console,
+        is_waited_for=is_here or context.settings.mongodb_uri is not None,
+        outcome=lambda command: _outcome(context, command),
+    )
+
+
+async def _stances(context: CommandContext) -> int:
+    stances.show(context.options, context.view.stances(), context.console)
+    return 0
 
 
 async def _arm(context: CommandContext) -> int:

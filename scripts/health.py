@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from execution_service.core.orders.status import Status
+from execution_service.core.planning.stances import Stances
+from execution_service.core.planning.targets import Aggressiveness
 from execution_service.core.texts.switches import switch_words
 from execution_service.storage.ports.leases import Lease
 from execution_service.storage.ports.switches import KeptSwitch, UnreadableSwitch
@@ -140,6 +142,30 @@ def of_discrepancies(count: int) -> Part:
     if not count:
         return Part("discrepancies", State.UP, "0 open")
     return Part("discrepancies", State.LOOK, f"{count} open; see execctl discrepancies")
+
+
+def emergency_words(stances: Stances, now: datetime) -> list[str]:
+    """One line for each scope in which only reductions pass at present."""
+    words = [
+        f"{record.scope}, set by {record.latest.by or 'nobody named'}: {record.latest.reason or 'no reason given'}"
+        for record in stances.records
+        if record.at(now) is Aggressiveness.EMERGENCY
+    ]
+    return [*words, *(f"{scope}, since its stance cannot be read" for scope in stances.doubtful)]
+
+
+def of_stances(stances: Stances, now: datetime) -> list[Part]:
+    """A row where plans are carried out otherwise than they say, and none elsewhere. Never DOWN: somebody meant it."""
+    emergencies = [f"EMERGENCY: {words}" for words in emergency_words(stances, now)]
+    tamer = [
+        f"{each.scope} {each.at(now)}"
+        for each in stances.records
+        if each.at(now) not in (Aggressiveness.NORMAL, Aggressiveness.EMERGENCY)
+    ]
+    if not (emergencies or tamer):
+        return []
+    state = State.LOOK if emergencies else State.UP
+    return [Part("stance", state, f"{_some([*emergencies, *tamer])}; see execctl stances")]
 
 
 def engaged_words(kept: Sequence[KeptSwitch]) -> list[str]:

@@ -42,6 +42,7 @@ from scripts.health import (
     of_kill_switches,
     of_orders,
     of_parts,
+    of_stances,
     of_telegram,
     of_unworked_orders,
     up_or_down,
@@ -188,6 +189,7 @@ def stored_parts(view: StoreReader, waiting: BlockedExits, notice: Notice | None
     busy = {*worked, *(order.account_id for order in unfinished)}
     return [
         *of_kill_switches(view.switches()),
+        *of_stances(view.stances(), now),
         *([] if notice is None else _accounts_at_rest(notice, view.accounts(), busy, positions)),
         of_orders(waiting.by_status),
         *of_unworked_orders(unfinished, worked, now),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from execution_service.core.orders.events import UsedPrice
+from execution_service.core.planning.stances import StanceRecord
 from execution_service.core.reconcile.discrepancies import Discrepancy
 from execution_service.core.risk.usage import Usage
 from execution_service.core.texts.discrepancies import difference
@@ -48,6 +50,33 @@ def switch_fields(kept: KeptSwitch) -> Mapping[str, Any]:
                 "command_id": change.command_id,
             }
             for change in kept.history
+        ],
+    }
+
+
+def stance_fields(record: StanceRecord, now: datetime) -> Mapping[str, Any]:
+    """`stance` is what was said last, `counts` what counts of it now: NORMAL once it has run out."""
+    latest = record.latest
+    return {
+        "scope": str(record.scope),
+        "stance": latest.stance.value,
+        "counts": record.at(now).value,
+        "version": latest.version,
+        "by": latest.by,
+        "reason": latest.reason,
+        "since": latest.at,
+        "until": latest.until,
+        "history": [
+            {
+                "version": change.version,
+                "at": change.at,
+                "stance": change.stance.value,
+                "until": change.until,
+                "by": change.by,
+                "reason": change.reason,
+                "command_id": change.command_id,
+            }
+            for change in record.history
         ],
     }
 

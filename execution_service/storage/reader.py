@@ -14,6 +14,7 @@ from pymongo.errors import PyMongoError
 
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.status import FINAL, Status
+from execution_service.core.planning.stances import Stances, stances_of
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyState
 from execution_service.core.views.record import Document, discrepancy_from_document, ledger_from_document
@@ -35,6 +36,7 @@ from execution_service.storage.mongo.names import (
     LEASES,
     ORDERS,
     POSITIONS,
+    STANCES,
     UNSETTLED,
 )
 from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
@@ -109,6 +111,11 @@ class StoreReader:
         """All kill switches, those that cannot be read among them."""
         with _watched():
             return [kept_switch_from_document(document) for document in self._db[KILL_SWITCHES].find({})]
+
+    def stances(self) -> Stances:
+        """All, those that cannot be read as doubtful ones."""
+        with _watched():
+            return stances_of(self._db[STANCES].find({}))
 
     def orders(
         self, *, status: str | None = None, account_id: str | None = None, limit: int | None = None

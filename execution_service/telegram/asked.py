@@ -31,6 +31,7 @@ class Word(StrEnum):
     CANCEL = "cancel"
     KILL = "kill"
     RESUME = "resume"
+    STANCE = "stance"
     HELP = "help"
     START = "start"
     """What every bot is greeted with: the help."""
@@ -61,6 +62,15 @@ class ResumeAsked:
     scope: str
     nonce: str | None
     """None: the first step."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StanceAsked:
+    """The fields of the verb, as they were written."""
+
+    scope: str
+    stance: str
     reason: str
 
 
@@ -122,6 +132,14 @@ def resume_asked(arguments: tuple[str, ...]) -> ResumeAsked | None:
     scope, *rest = arguments
     nonce = rest.pop(0) if rest and NONCE.fullmatch(rest[0].casefold()) else None
     return ResumeAsked(_scope(scope), None if nonce is None else nonce.casefold(), " ".join(rest))
+
+
+def stance_asked(arguments: tuple[str, ...]) -> StanceAsked | None:
+    """`SCOPE STANCE REASON…`. None: scope or stance are not named, and neither is guessed."""
+    if len(arguments) < 2:
+        return None
+    scope, stance, *rest = arguments
+    return StanceAsked(_scope(scope), stance.upper(), " ".join(rest))
 
 
 def _words(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.telegram.admission import MEANT_FOR
 from execution_service.telegram.answers import Answers
-from execution_service.telegram.asked import Asked, Word, asked, kill_asked, mute_asked, resume_asked
+from execution_service.telegram.asked import Asked, Word, asked, kill_asked, mute_asked, resume_asked, stance_asked
 from execution_service.telegram.questions import Questions
 from execution_service.telegram.verbs import ChatVerbs
 from notifications.incoming import IncomingText
@@ -28,7 +28,8 @@ KILL_TRIES_SECONDS = 600.0
 """So long a kill is tried on while the store is away; everything else for as long as it is meant."""
 LONGEST_WRITER = 64
 MUTE_USAGE = "/mute KIND… LENGTH (30m, 2h, at most 24h), /mute off [KIND…]; kinds: fills, endings, orders, alerts, all"
-VERBS = frozenset({Word.KILL, Word.RESUME, Word.CANCEL, Word.MUTE})
+STANCE_USAGE = "/stance SCOPE PASSIVE|NORMAL|URGENT|EMERGENCY|HALT REASON…; without words: what counts now"
+VERBS = frozenset({Word.KILL, Word.RESUME, Word.STANCE, Word.CANCEL, Word.MUTE})
 
 
 class ChatCommands:
@@ -70,12 +71,12 @@ class ChatCommands:
         except Exception as exc:
             log.error(f"/{found.word} failed: {exc}", action="telegram_command_failed", exc_info=exc)
             answer = commanded.failed(f"/{found.word}")
-        self._answers.give(answer, is_urgent=found.word in (Word.KILL, Word.RESUME))
+        self._answers.give(answer, is_urgent=found.word in (Word.KILL, Word.RESUME, Word.STANCE))
 
     async def _until_answered(self, found: Asked, text: IncomingText, by: str, command_id: str) -> str:
         """Raises StoreUnavailable where a question was asked, or the verb is not meant any more."""
         is_waiting = False
-        tries = KILL_TRIES_SECONDS if found.word is Word.KILL else MEANT_FOR.total_seconds()
+        tries = KILL_TRIES_SECONDS if found.word in (Word.KILL, Word.STANCE) else MEANT_FOR.total_seconds()
         end = self._clock.monotonic() + (tries if found.word in VERBS else 0.0)
         while True:
             try:
@@ -121,6 +122,13 @@ class ChatCommands:
                 if step is None:
                     return commanded.resume_usage(await self._questions.engaged())
                 return await self._verbs.resume(step, by, command_id, sent_at)
+            case Word.STANCE if not words:
+                return commanded.stances(await self._questions.stances())
+            case Word.STANCE:
+                said = stance_asked(words)
+                if said is None:
+                    return commanded.usage(STANCE_USAGE)
+                return await self._verbs.stance(said, by, command_id, sent_at)
             case Word.MUTE if not words:
                 return commanded.muted(await self._questions.muted())
             case Word.MUTE:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from execution_service.control.limit_uses import limit_uses
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import FINAL, Status
+from execution_service.core.planning.targets import Aggressiveness
 from execution_service.core.texts import commanded
 from execution_service.core.texts.mutes import mute_words
 from execution_service.core.texts.switches import switch_words
@@ -66,6 +67,7 @@ class Questions:
             version=self._standing.version,
             troubles=self._troubles(),
             engaged=await self.engaged(),
+            stances=await self.stances(),
             muted=await self.muted(),
             counts=counts,
             last_activity=max(moments, default=None),
@@ -85,6 +87,13 @@ class Questions:
             for each in await self._store.switches()
             if isinstance(each, UnreadableSwitch) or each.switch.is_engaged
         ]
+
+    async def stances(self) -> Sequence[str]:
+        """What counts otherwise than plans say; a line each."""
+        kept, now = await self._store.stances(), self._clock.now()
+        counting = [record for record in kept.records if record.at(now) is not Aggressiveness.NORMAL]
+        lines = [f"{each.scope}: {each.at(now)}, by {each.latest.by or 'nobody named'}" for each in counting]
+        return [*lines, *(f"{scope}: cannot be read, only reductions pass" for scope in kept.doubtful)]
 
     def _troubles(self) -> Sequence[str]:
         return [

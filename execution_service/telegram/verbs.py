@@ -20,7 +20,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.queries import OrderFilter
 from execution_service.storage.ports.store import Store
 from execution_service.telegram.answers import Answers
-from execution_service.telegram.asked import KillAsked, ResumeAsked
+from execution_service.telegram.asked import KillAsked, ResumeAsked, StanceAsked
 from execution_service.telegram.questions import OPEN, Questions
 
 log = structlog.get_logger(__name__)
@@ -87,6 +87,14 @@ class ChatVerbs:
         if asked.nonce is None:
             return commanded.arming_begun(scope=asked.scope, nonce=told["nonce"], not_before=told["not_before"])
         return commanded.armed(scope=told["scope"], person=told["person"])
+
+    async def stance(self, asked: StanceAsked, by: str, command_id: str, sent_at: datetime) -> str:
+        """The stance is set when it returns, unless the text says otherwise."""
+        body = {"scope": asked.scope, "stance": asked.stance, "by": by, "reason": asked.reason}
+        result = await self._give(Kind.STANCE, body, command_id, sent_at)
+        if isinstance(result, Refused):
+            return commanded.done("🎚 Nothing was changed", result.words)
+        return commanded.stance_set(asked.scope, asked.stance, is_done=isinstance(result, Done))
 
     async def cancel(self, name: str, by: str, command_id: str, sent_at: datetime) -> str:
         """All orders of a signal, or the one order of any other name."""

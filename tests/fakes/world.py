@@ -27,6 +27,7 @@ from execution_service.app.wiring import Parts
 from execution_service.core.messages.events_out import EVENTS_OUT, EXECUTION_RESULT
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
+from execution_service.core.planning.rules import PlanRules
 from execution_service.core.risk.limits import RiskLimits
 from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind
 from execution_service.core.views.record import order_from_document
@@ -130,6 +131,7 @@ class World:
         clock: Any = None,
         notices: frozenset[NoticeKind] = ALL_NOTICES,
         mongo: Any = None,
+        plan_rules: PlanRules | None = None,
     ) -> None:
         """`beside`: another process's world, with which this one shares time, store and the broker's book; it has its own way to each, its
         own messages in, and what it told. `limits` are those of the risk gate (None: what is built in), `switches` its kill switches.
@@ -168,6 +170,7 @@ class World:
         self.safety, self.is_safety_fail_open = safety, is_safety_fail_open
         self.kill_key = kill_key
         self._dead_man_seconds = dead_man_seconds
+        self._plan_rules = plan_rules or PlanRules()
         self._accounts = {
             a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
             for a in (*accounts, *unnamed_accounts)
@@ -247,6 +250,7 @@ class World:
                 notices=self._notices,
                 targets=self.targets.queue,
                 plan_results=self.plan_results,
+                plan_rules=self._plan_rules,
             )
         )
         await self._service.start()

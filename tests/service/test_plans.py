@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from brokers.base import Side
+from brokers.base import AssetClass, Capabilities, Side
 from brokers.paper.model import Market
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused, Result
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
+from execution_service.core.planning.records import PlanRecord
 from execution_service.storage.ports.commands import Command
-from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, DOWN, RESTING, World, world_of
 from tests.service.audit import audit
 
 
@@ -382,7 +384,7 @@ async def test_increases_are_cut_to_the_confirmed_cash_and_that_is_said(tmp_path
 async def test_what_another_order_may_spend_is_no_cash_for_a_plan(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.quote("MSFT", bid="9999", ask="10001", last="10000")
-        world.send("other", symbol="AAPL", quantity=50, order_type="LIMIT", limit_price=10_000)
+        world.send("other", symbol="AAPL", quantity=50, order_type="LIMIT", limit_price=10_000, price=10_000)
         await world.run(2)
         publish(world, body(world, ("MSFT", 90)))
         await world.run(3)
@@ -393,11 +395,11 @@ async def test_increases_wait_while_the_broker_does_not_tell_the_cash(tmp_path: 
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.quote("MSFT", bid="99", ask="101", last="100")
         await world.run(1)
-        world.broker_faults.answers["balances"] = DOWN
+        world.broker_faults.errors["balances"] = [DOWN] * 1000
         publish(world, body(world, ("MSFT", 90)))
         await world.run(90)
         assert planned(world) == {}
         assert len(world.notifier.titled("Plan Waits")) == 1
-        del world.broker_faults.answers["balances"]
+        world.broker_faults.errors["balances"].clear()
         await world.run(3)
         assert planned(world)["MSFT-ENTRY"][1] == "90"

@@ -193,8 +193,8 @@ def test_models_add_up_and_are_rounded_up_once() -> None:
 
 
 def test_slippage_of_part_of_a_tick_is_rounded_up_to_a_whole_one() -> None:
-    result = simulated(["100 100 100 100"], ["BUY 10 MARKET"], slippage={"model": "ticks", "ticks": "1.5"})
-    assert fills(result) == [(10, D("100.02"))]
+    part = {"model": "ticks", "ticks": "1.5"}
+    assert price_of(["100 101 99 100"], "BUY 1 MARKET", slippage=part) == D("100.02")
 
 
 def test_the_root_of_the_days_share() -> None:

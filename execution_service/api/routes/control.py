@@ -30,7 +30,9 @@ from execution_service.control.kill import CONFIRMED_WITHIN_SECONDS, killed_answ
 from execution_service.control.limit_uses import LimitUses, limit_uses
 from execution_service.control.requests import Kill, Kind, read_request
 from execution_service.control.results import Done, Refused
-from execution_service.control.shown import switch_fields, use_fields
+from execution_service.control.shown import stance_fields, switch_fields, use_fields
+from execution_service.core.planning.stances import HALT
+from execution_service.core.planning.targets import Aggressiveness
 from execution_service.core.risk.kill import KillLevel
 from execution_service.core.risk.switch_record import SwitchRecord
 from execution_service.runtime.clock import Clock
@@ -84,6 +86,20 @@ class ControlRoutes:
             responses=documented(400, 401, 403, 409, 413, 415, 503),
         )
         router.add_api_route(
+            "/stances",
+            self.stances,
+            summary="How urgently plans are carried out, and who said so",
+            responses=documented(401, 503),
+        )
+        router.add_api_route(
+            "/stance",
+            self.stance,
+            methods=["POST"],
+            summary="Say how urgently plans are carried out from now on",
+            openapi_extra=_STANCE,
+            responses=documented(400, 401, 403, 409, 413, 415, 503),
+        )
+        router.add_api_route(
             "/limits", self.limits, summary="How near each limit of risk is", responses=documented(401, 503)
         )
         router.add_api_route(
@@ -105,6 +121,39 @@ class ControlRoutes:
     async def _switches(self) -> Body:
         kept = await self._store.switches()
         return Body(lambda: {"switches": [switch_fields(each) for each in kept]})
+
+    async def stances(self, request: Request) -> Response:
+        """Every stance that was ever set; `counts` is what counts of it now. Where one cannot be read only reductions pass."""
+        await self._access.caller(request, Role.VIEWER)
+        known_query(request)
+        return await self._recent.answer(request, self._stances())
+
+    async def _stances(self) -> Body:
+        kept, now = await self._store.stances(), self._clock.now()
+        return Body(
+            lambda: {
+                "stances": [stance_fields(record, now) for record in kept.records],
+                "unreadable": [str(scope) for scope in kept.doubtful],
+            }
+        )
+
+    async def stance(self, request: Request) -> Response:
+        """Answered when it is durably set, and in an EMERGENCY when the working entries were asked to end. HALT engages the kill switch of the scope
+        at halt. EMERGENCY and HALT are for operators, the rest for administrators, since it may let trade again."""
+        caller = await self._access.caller(request, Role.OPERATOR)
+        fields = await fields_of(request, "scope", "stance", "by", "reason", "until")
+        word = str(fields.get("stance") or "").strip().upper()
+        if word not in (HALT, Aggressiveness.EMERGENCY.value):
+            await self._access.caller(request, Role.ADMIN)
+        by = fields.get("by")
+        body = {
+            "scope": fields.get("scope"),
+            "stance": word,
+            "by": named(caller, by.strip() if isinstance(by, str) and by.strip() else None),
+            "reason": fields.get("reason"),
+            "until": fields.get("until"),
+        }
+        return done(await self._calls.carried_out(request, Kind.STANCE, body))
 
     async def limits(self, request: Request) -> Response:
         """Of limits that compare more than one order, those that bind; and what is off until a named person enables it again."""
@@ -258,6 +307,17 @@ _ARM = _body(
         "nonce": {"type": ["string", "null"], "description": "For the second step: what the first was answered with"},
     },
     {"scope": "all", "person": "Ada", "reason": "the model is mended"},
+)
+_STANCE = _body(
+    ["scope", "stance"],
+    {
+        "scope": _SCOPE,
+        "stance": {"type": "string", "enum": [*(each.value for each in Aggressiveness), HALT]},
+        "by": {"description": "Who says so, as text; the token's name is added"},
+        "reason": {"description": "Why, as text; only EMERGENCY and HALT need none"},
+        "until": {"type": ["string", "null"], "format": "date-time", "description": "When it ends by itself"},
+    },
+    {"scope": "account:DU000001", "stance": "EMERGENCY", "by": "Ada", "reason": "the market gaps"},
 )
 _FLATTEN = _body(
     ["scope", "reason"],

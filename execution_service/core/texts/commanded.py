@@ -51,6 +51,7 @@ HELP = "\n".join(
         "/cancel ID, /cancel all",
         "/kill [scope] [halt] [cancel] [reason] — at once; without a scope everything. cancel: working entries too",
         "/resume scope reason, then /resume scope NONCE — not before 60 s after the kill",
+        "/stance SCOPE STANCE reason — how urgently plans are carried out; EMERGENCY: reductions only; alone: what counts",
         "A scope is all, account:ID, strategy:NAME, symbol:SYMBOL, or some joined by +",
     )
 )
@@ -104,6 +105,7 @@ def status(
     version: str,
     troubles: Sequence[str],
     engaged: Sequence[str],
+    stances: Sequence[str] = (),
     muted: Sequence[str],
     counts: Mapping[str, int],
     last_activity: datetime | None,
@@ -119,6 +121,7 @@ def status(
         *(f"  {_safe(trouble)}" for trouble in troubles[:ROWS]),
         "Kill switches: none engaged" if not engaged else "🛑 ENGAGED:",
         *(f"  {_safe(words)}" for words in engaged[:ROWS]),
+        *(f"🎚 {_safe(words)}" for words in stances[:ROWS]),
         *(f"🔕 Muted: {_safe(words)}" for words in muted),
         f"Open orders: {sum(counts.values())}",
         f"In doubt: {in_doubt}" + (" ❓" if in_doubt else ""),
@@ -295,6 +298,16 @@ def armed(*, scope: str, person: str) -> str:
 def resume_usage(engaged: Sequence[str]) -> str:
     which = [f"  {_safe(words)}" for words in engaged[:ROWS]] or ["  none is engaged"]
     return _titled("Resume", ["Name the scope and why it is safe again: /resume all reason", "Engaged:", *which])
+
+
+def stance_set(scope: str, stance: str, *, is_done: bool) -> str:
+    when = "from now on" if is_done else "as soon as it is carried out: see /stance"
+    return _titled(f"🎚 {_safe(scope)}: {_safe(stance)}", [f"It counts {when}."])
+
+
+def stances(rows: Sequence[str]) -> str:
+    """What counts otherwise than plans say."""
+    return _titled("🎚 Stances", [_safe(row) for row in rows[:ROWS]] or ["none: plans are carried out as they say"])
 
 
 def done(what: str, words: str) -> str:

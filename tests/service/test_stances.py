@@ -1,0 +1,226 @@
+"""Stances in the running service: set by any door, kept over a death, and told; what plans and other orders do under each."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brokers.base import OrderType, Side
+from execution_service.control.requests import Kind
+from execution_service.control.results import Done, Refused
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
+from execution_service.core.planning.rules import PlanRule, PlanRules
+from execution_service.core.risk.limits import Scope
+from execution_service.storage.ports.commands import Command
+from tests.fakes import ACCOUNT, BY_HAND, DATABASE, RESTING, World, world_of
+from tests.service.audit import audit
+from tests.service.test_plans import body, hold, planned, publish, results
+
+
+def say(world: World, stance: str, scope: str = "all", **more: Any) -> None:
+    """As a message."""
+    said = {"command": "STANCE", "scope": scope, "stance": stance, "by": "Ada", "reason": "the market gaps"} | more
+    world.commands.publish(json.dumps(said).encode(), world.clock.now())
+
+
+async def set_stance(world: World, stance: str, scope: str = "all", **more: Any) -> Any:
+    said = {"scope": scope, "stance": stance, "by": "Ada", "reason": "the market gaps"} | more
+    now = world.clock.now()
+    command_id = f"c-{stance}-{now.timestamp()}"
+    command = Command(command_id=command_id, kind=Kind.STANCE, body=said, published_at=now, received_at=now)
+    return await world.service.commands.give(command)
+
+
+def children(world: World, symbol: str = "AAPL") -> list[tuple[str, str, str | None, Status]]:
+    """Of the plan's orders in a symbol, the oldest first: name behind the leg's, quantity, limit, status."""
+    found = [o for o in world.records() if o.signal_id.startswith("plan_") and o.symbol == symbol]
+    found.sort(key=lambda order: order.signal_id)
+    return [
+        (
+            o.signal_id.partition(":")[2],
+            str(o.quantity),
+            None if o.limit_price is None else str(o.limit_price),
+            o.status,
+        )
+        for o in found
+    ]
+
+
+def exits_at_work(world: World) -> list[str]:
+    return [o.signal_id for o in world.records() if o.identity.purpose is Purpose.EXIT and not o.status.is_final]
+
+
+async def held(world: World) -> dict[str, Decimal]:
+    rows = await world.store_beside().open_ledgers(ACCOUNT) or []
+    return {row.instrument.symbol: row.position.quantity for row in rows}
+
+
+async def test_in_an_emergency_reductions_climb_the_ladder_with_one_order_at_a_time(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        world.quote("AAPL", bid="10", ask="10.02", last="10")
+        say(world, "EMERGENCY")
+        await world.run(2)
+        publish(world, body(world, ("AAPL", 0), ("MSFT", 5)))
+        await world.run(3)
+        assert children(world) == [("000", "100", "9.9000", Status.SUBMITTED)]
+        world.fill(exits_at_work(world)[0], quantity=30, purpose=Purpose.EXIT)
+        world.quote("AAPL", bid="9", ask="9.02", last="9")
+        await world.run(18)
+        assert children(world)[1:] == [("000.1", "70", "8.7300", Status.SUBMITTED)]
+        assert len(exits_at_work(world)) == 1
+        await world.run(17)
+        assert children(world)[2:] == [("000.2", "70", "8.1000", Status.SUBMITTED)]
+        await world.run(20)
+        (told,) = results(world)
+        assert told["residuals"] == {"AAPL|STOCK": "-70", "MSFT|STOCK": "5"}
+        assert [leg["reason"] for leg in told["legs"]] == ["OUTSIDE_COLLAR", "EMERGENCY_REDUCE_ONLY"]
+        assert await held(world) == {"AAPL": 70}
+        assert all(o.accepted_request.order_type is OrderType.LIMIT for o in world.records() if o.symbol == "AAPL"
+                   and o.identity.purpose is Purpose.EXIT)  # fmt: skip
+        audit(world)
+
+
+async def test_a_market_order_ends_the_ladder_where_the_operator_allows_it(tmp_path: Path) -> None:
+    rules = PlanRules({Scope(): PlanRule(market_in_emergency=True)})
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, plan_rules=rules) as world:
+        await hold(world, "AAPL", 100)
+        world.quote("AAPL", bid="10", ask="10.02", last="10")
+        publish(world, body(world, ("AAPL", 0), aggressiveness="EMERGENCY"))
+        await world.run(60)
+        assert [limit for _, _, limit, _ in children(world)] == ["9.9000", "9.7000", "9.0000", None]
+        world.fill(exits_at_work(world)[0], purpose=Purpose.EXIT)
+        await world.run(3)
+        assert results(world)[0]["state"] == "COMPLETED"
+
+
+async def test_a_working_exit_that_is_too_tame_makes_way_and_its_late_fill_counts(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        world.quote("AAPL", bid="10", ask="10.02", last="10")
+        publish(world, body(world, ("AAPL", 0), aggressiveness="PASSIVE"))
+        await world.run(3)
+        assert children(world) == [("000", "100", "10.02", Status.SUBMITTED)]
+        world.fill(exits_at_work(world)[0], quantity=40, purpose=Purpose.EXIT)
+        say(world, "EMERGENCY", f"account:{ACCOUNT}")
+        await world.run(6)
+        assert children(world) == [
+            ("000", "100", "10.02", Status.CANCELLED),
+            ("000.1", "60", "9.9000", Status.SUBMITTED),
+        ]
+        world.fill(exits_at_work(world)[0], purpose=Purpose.EXIT)
+        await world.run(3)
+        assert results(world)[0]["state"] == "COMPLETED"
+        assert await held(world) == {}
+
+
+async def test_an_emergency_stops_every_entry_and_cancels_the_working_ones(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("working", symbol="NVDA", quantity=10)
+        publish(world, body(world, ("MSFT", 5)))
+        await world.run(3)
+        say(world, "EMERGENCY")
+        await world.run(5)
+        assert {o.symbol: o.status for o in world.records()} == dict.fromkeys(("NVDA", "MSFT"), Status.CANCELLED)
+        world.send("later", symbol="AAPL", quantity=1)
+        await world.run(3)
+        refused = world.record("later")
+        assert refused.status is Status.REJECTED
+        assert refused.reason is not None
+        assert "stance EMERGENCY" in refused.reason.message
+        assert len(world.notifier.titled("Stance EMERGENCY")) == 1
+        audit(world)
+
+
+async def test_a_stance_outlives_the_process_and_ends_when_it_is_said_to(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        until = (world.clock.now() + timedelta(seconds=60)).isoformat()
+        assert isinstance(await set_stance(world, "EMERGENCY", until=until), Done)
+        await world.restart()
+        world.send("early", symbol="AAPL", quantity=1)
+        await world.run(3)
+        assert world.record("early").status is Status.REJECTED
+        await world.run(60)
+        world.send("late", symbol="AAPL", quantity=1)
+        await world.run(3)
+        assert world.record("late").status is Status.SUBMITTED
+
+
+async def test_a_stance_of_a_strategy_leaves_the_others_alone(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote("AAPL", bid="10", ask="10.02", last="10")
+        await set_stance(world, "URGENT", "strategy:momentum")
+        publish(world, body(world, ("AAPL", 5)))
+        publish(world, body(world, ("AAPL", 7), strategy_id="value"))
+        await world.run(3)
+        sent = {str(o.quantity): o.accepted_request.order_type for o in world.records()}
+        assert sent == {"5": OrderType.LIMIT, "7": OrderType.MARKET}
+
+
+async def test_halt_is_the_kill_switch_and_beats_an_emergency(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        world.quote("AAPL", bid="10", ask="10.02", last="10")
+        await set_stance(world, "EMERGENCY")
+        say(world, "HALT")
+        await world.run(5)
+        (switch,) = await world.store_beside().switches()
+        assert switch.switch.level.value == "halt"  # type: ignore[union-attr]
+        publish(world, body(world, ("AAPL", 0)))
+        await world.run(5)
+        assert planned(world) == {}
+        (told,) = results(world)
+        assert [leg["reason"] for leg in told["legs"]] == ["HALTED"]
+
+
+async def test_a_halt_ends_a_ladder_that_has_begun(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        world.quote("AAPL", bid="10", ask="10.02", last="10")
+        publish(world, body(world, ("AAPL", 0), aggressiveness="EMERGENCY"))
+        await world.run(3)
+        say(world, "HALT")
+        await world.run(30)
+        assert len(children(world)) == 1
+        (told,) = results(world)
+        assert [leg["reason"] for leg in told["legs"]] == ["HALTED"]
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    ({"stance": "PANIC"}, "unknown stance"),
+    ({"stance": "EMERGENCY", "scope": "accounts"}, "is no scope"),
+    ({"stance": "URGENT", "by": " "}, "must be named"),
+    ({"stance": "URGENT", "until": "tomorrow"}, "no time in ISO 8601"),
+    ({"stance": "URGENT", "until": "2000-01-01T00:00:00Z"}, "over already"),
+])  # fmt: skip
+async def test_a_stance_that_makes_no_sense_is_refused_and_changes_nothing(
+    tmp_path: Path, said: dict[str, Any], words: str
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        told = await set_stance(world, said.pop("stance"), said.pop("scope", "all"), **said)
+        assert isinstance(told, Refused)
+        assert words in told.words
+        assert (await world.store_beside().stances()).records == ()
+
+
+async def test_where_a_stance_cannot_be_read_nothing_is_increased_until_it_is_set_anew(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        world.mongo[DATABASE]["execution_stances"].insert_one({"_id": "symbol:MSFT", "version": "?"})
+        await world.run(2)
+        world.send("entry", symbol="MSFT", quantity=1)
+        world.send("other", symbol="NVDA", quantity=1)
+        await world.run(3)
+        assert world.record("entry").status is Status.REJECTED
+        assert world.record("other").status is Status.SUBMITTED
+        assert isinstance(await set_stance(world, "NORMAL", "symbol:MSFT"), Done)
+        world.send("again", symbol="MSFT", quantity=1)
+        await world.run(3)
+        assert world.record("again").status is Status.SUBMITTED
+        assert world.record("again").accepted_request.side is Side.BUY
