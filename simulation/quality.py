@@ -115,13 +115,14 @@ def order_figures(result: Result, history: History) -> Iterator[OrderFigures]:
         [each.open_time[k] + settings.interval for k in mine] for each, mine in zip(series, closes, strict=True)
     ]
     money = settings.tick * settings.lot * settings.multiplier
+    arrivals = _arrivals(result)
     for row in sorted(sums):
         each, symbol, side = sums[row], orders.symbol[row], orders.side[row]
         benchmark = _ZERO
         if orders.kind[row] in (STOP, STOP_LIMIT):
             benchmark = Decimal(orders.stop[row])
         else:
-            n = bisect_right(closed_at[symbol], orders.arrival[row]) - 1
+            n = bisect_right(closed_at[symbol], arrivals[row]) - 1
             if n >= 0:
                 benchmark = _as_of_fill(series[symbol], closes[symbol][n], each.first_bar, result)
         slippage = cost = value = _ZERO
@@ -129,10 +130,22 @@ def order_figures(result: Result, history: History) -> Iterator[OrderFigures]:
             at_benchmark = benchmark * each.lots
             paid_more = side * (each.amount - at_benchmark)
             slippage, cost, value = paid_more * BASIS_POINTS / at_benchmark, paid_more * money, at_benchmark * money
-        arrival = orders.arrival[row]
+        arrival = arrivals[row]
         yield OrderFigures(
             row, each.lots, benchmark, slippage, cost, value, each.volume, each.first - arrival, each.last - arrival
         )
+
+
+def _arrivals(result: Result) -> Sequence[int]:
+    """By row, when the order arrived; of a slice, when the first one of its order did: what the market does meanwhile is a cost of waiting."""
+    orders = result.orders
+    if not result.contexts:
+        return orders.arrival
+    first: dict[str, int] = {}
+    return [
+        first.setdefault(order_id.partition("/")[0], arrival)
+        for order_id, arrival in zip(orders.order_id, orders.arrival, strict=True)
+    ]
 
 
 def _sums(result: Result, series: Sequence[Series]) -> dict[int, _Sum]:
@@ -175,7 +188,10 @@ def _names(result: Result) -> Mapping[str, Sequence[str]]:
     found = {}
     if result.plans:
         stances = {each.plan.plan_id: each.plan.targets.aggressiveness.value for each in result.plans}
-        found[STANCE] = [stances.get(context[_PLAN] or "", NO_NAME) for context in result.contexts]
+        found[STANCE] = [
+            f"{stances.get(context[_PLAN] or '', NO_NAME)}, {'reducing' if reduces else 'increasing'}"
+            for context, reduces in zip(result.contexts, orders.reduce_only, strict=True)
+        ]
     found[STRATEGY] = [orders.strategies[n] or NO_NAME for n in orders.strategy]
     # What orders were by their columns: a stop that was reached is a market order by now, and a stop-limit a limit.
     found[ORDER_TYPE] = [kinds[n] for n in orders.kind]

@@ -201,8 +201,7 @@ def _quality(group: Group) -> tuple[str | int | None, ...]:
         _rounded(group.filled_part),
         str(found.measured),
         *(_rounded(figure) for figure in figures),
-        plain(found.cost),
-        plain(found.value),
+        *(plain(amount.quantize(_AVERAGE, ROUND_HALF_EVEN)) for amount in (found.cost, found.value)),
         _rounded(group.share_of_volume),
         None if group.seconds_to_last_fill is None else plain(group.seconds_to_last_fill),
     )

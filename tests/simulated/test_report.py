@@ -119,7 +119,18 @@ def test_orders_of_targets_are_told_by_the_stance_of_their_plan() -> None:
     targets = ["2 A quantity=10 aggressiveness=URGENT", "4 A quantity=0 aggressiveness=EMERGENCY"]
     result = simulate_targets(read_targets(target_rows(*targets), "targets"), history, known)
     quality = run_quality(result, history)
-    assert [(group.name, group.orders) for group in quality.by(STANCE)] == [("EMERGENCY", 1), ("URGENT", 1)]
+    names = [(group.name, group.orders) for group in quality.by(STANCE)]
+    assert names == [("EMERGENCY, reducing", 1), ("URGENT, increasing", 1)]
+
+
+def test_the_slices_of_an_order_are_measured_by_the_arrival_of_the_first() -> None:
+    known = settings_of(DAILY | PLAIN)
+    history = history_of(known, A=["10 10 10 10 100", "10 11 10 11 100", "11 12 11 12 100", "12 12 12 12 100"])
+    targets = ["2 A quantity=7 aggressiveness=PASSIVE"]
+    result = simulate_targets(read_targets(target_rows(*targets), "targets"), history, known)
+    first, second = order_figures(result, history)
+    assert (first.slippage_bps, second.slippage_bps) == (0, 1000), "what the market did meanwhile is a cost of waiting"
+    assert (first.to_last_fill, second.to_last_fill) == (0, 86_400_000_000)
 
 
 def test_of_very_many_orders_the_first_are_measured_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
