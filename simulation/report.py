@@ -38,10 +38,10 @@ _STYLE = """
 *{box-sizing:border-box}
 body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:0 auto;padding:1.5em 1em 4em;background:var(--ground);color:var(--ink)}
 h1{margin:.2em 0}h2{margin:2em 0 .3em}h3{margin:1.5em 0 .2em}p{margin:.3em 0 .8em;color:var(--soft)}
-table{border-collapse:collapse;margin:.6em 0 1em;font-variant-numeric:tabular-nums}caption{text-align:left;color:var(--soft)}
-td,th{padding:.25em .8em;border-bottom:1px solid var(--grid);text-align:right;vertical-align:top}
+table{border-collapse:collapse;margin:.6em 0 1em;font-size:13.5px;font-variant-numeric:tabular-nums}caption{text-align:left;color:var(--soft)}
+td,th{padding:.25em .6em;border-bottom:1px solid var(--grid);text-align:right;vertical-align:top}
 td:first-child,th:first-child{text-align:left}
-td{white-space:nowrap}.scroll{overflow-x:auto}.summary th{font-weight:400;color:var(--soft);text-align:left}
+td{white-space:nowrap}th{vertical-align:bottom}.scroll{overflow-x:auto}.summary th{font-weight:400;color:var(--soft);text-align:left}
 figure{margin:.5em 0}svg{width:100%;height:auto;display:block}
 summary{cursor:pointer;color:var(--soft)}pre{background:var(--band);padding:1em;overflow-x:auto;font-size:13px}
 .axis{font-size:12px;fill:var(--soft)}.grid{stroke:var(--grid)}.zero{stroke:var(--soft)}
@@ -162,7 +162,8 @@ class _Page:
         quality = self._quality
         yield "<h2>What fills cost</h2><p>Each order's average price against the last close before it arrived (of a stop order: "
         yield "against its stop), in basis points; positive is a cost. The bar is the mean by value, the thick tick the median, the thin "
-        yield "line goes to the 95th percentile.</p>"
+        yield "line goes to the 95th percentile. Part filled is of what the orders asked for; of volume, of what was traded while they filled; until "
+        yield "filled, from arrival to the last fill (both are medians).</p>"
         for number, by in enumerate((STANCE, STRATEGY, ORDER_TYPE, INSTRUMENT)):
             groups = quality.by(by)
             if not groups or (by in (STRATEGY, INSTRUMENT) and len(groups) == 1):
@@ -174,8 +175,8 @@ class _Page:
                 about = "; ".join(bar.words for bar in drawn)
                 yield f"<figure>{bars(f'cost{number}', title, about, drawn)}</figure>"
             header = (
-                *(by.capitalize(), "Orders", "Filled", "Of what was asked", "Measured", "Median", "Mean by value"),
-                *("95 %", "Cost", "Share of volume", "Time to last fill"),
+                *(by.capitalize(), "Orders", "Filled", "Part filled", "Measured", "Median", "Mean", "95 %"),
+                *("Cost", "Of volume", "Until filled"),
             )
             yield _table(title, header, (self._cells(group) for group in groups))
 

@@ -21,6 +21,7 @@ NAMES = 190
 POINTS = 900
 """More than these are not drawn of a line: the least and the greatest of each stretch are."""
 UP, DOWN = "up", "down"
+_UNITS = ((1e9, " bn"), (1e6, " M"))
 _YEAR, _MONTH, _DAY = 365 * 86_400_000_000, 28 * 86_400_000_000, 86_400_000_000
 
 
@@ -172,11 +173,14 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def _number(value: float, ticks: Sequence[float]) -> str:
-    step = ticks[1] - ticks[0]
+    """As many decimals as tell the ticks apart; large ones in millions or thousands of millions."""
+    largest = max(abs(ticks[0]), abs(ticks[-1]))
+    unit, word = next((each for each in _UNITS if largest >= 10 * each[0]), (1.0, ""))
+    step = (ticks[1] - ticks[0]) / unit
     places = max(0, -floor(log10(step) + 1e-9))
     if places < 6 and abs(step * 10**places - round(step * 10**places)) > 1e-6:
         places += 1
-    return f"{value:,.{places}f}"
+    return f"{value / unit:,.{places}f}{word}"
 
 
 def time_ticks(begin: int, end: int) -> list[tuple[int, str]]:

@@ -15,7 +15,7 @@ from simulation.quality import INSTRUMENT, ORDER_TYPE, STANCE, STRATEGY, order_f
 from simulation.report import deepest_fall, drawdowns, evenly, write_report
 from simulation.run import Result, simulate_orders
 from simulation.settings import settings_of
-from simulation.svg import POINTS, nice_ticks, thinned, time_ticks
+from simulation.svg import POINTS, TimeChart, nice_ticks, thinned, time_ticks
 from simulation.tables import quality_table
 from simulation.targets import read_targets, simulate_targets
 from simulation.units import microseconds, parsed_time
@@ -249,6 +249,17 @@ def test_the_page_is_written_where_it_is_wanted(tmp_path: Path) -> None:
 )
 def test_ticks_are_round_figures(low: float, high: float, ticks: list[float]) -> None:
     assert nice_ticks(low, high) == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [(0, 2, ["0.0", "0.5", "1.0", "1.5", "2.0"]), (18e9, 20e9, ["18.0 bn", "18.5 bn", "19.0 bn", "19.5 bn", "20.0 bn"]),
+     (-3e7, 0, ["-30 M", "-20 M", "-10 M", "0 M"]), (0, 2e6, ["0", "500,000", "1,000,000", "1,500,000", "2,000,000"])],
+)  # fmt: skip
+def test_the_words_of_an_axis_fit_beside_it(low: float, high: float, shown: list[str]) -> None:
+    text = TimeChart("a", "b", "c", (0, 1), (low, high)).svg()
+    assert re.findall(r'text-anchor="end">([^<]+)<', text) == shown
+    assert all(len(words) <= 11 for words in shown)
 
 
 @pytest.mark.parametrize(
