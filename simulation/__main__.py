@@ -26,7 +26,7 @@ from simulation.quality import run_quality
 from simulation.report import write_report
 from simulation.run import Result, simulate_orders
 from simulation.settings import Settings, read_settings
-from simulation.tables import plain, quality_table, tables_of
+from simulation.tables import order_quality_table, plain, quality_table, tables_of
 from simulation.targets import read_targets, simulate_targets
 
 ENDINGS = (".csv", ".parquet")
@@ -96,7 +96,8 @@ def run(chosen: argparse.Namespace, errors: Console) -> None:
             result = simulate_orders(orders, history, settings, engine=chosen.engine, told=told)
         writing = progress.add_task("Writing", total=1)
         quality = run_quality(result, history)
-        written = write((*tables_of(result), quality_table(quality)), chosen.out, chosen.format)
+        tables = (*tables_of(result), quality_table(quality), order_quality_table(result, quality))
+        written = write(tables, chosen.out, chosen.format)
         page = chosen.report or chosen.out / "report.html"
         manifest = manifest_of(result, history, [path.name for path in (*written, page)])
         write_report(result, history, quality, manifest, page)

@@ -28,6 +28,8 @@ class OrderFigures:
 
     row: int
     lots: int
+    amount: int
+    """Lots by ticks: what they filled at, added up."""
     benchmark: Decimal
     """In ticks: the last close before it arrived, or of a stop order its stop. 0: nothing had traded before it arrived, and all that follows from
     it is 0."""
@@ -69,6 +71,8 @@ class Group:
 class RunQuality:
     """Of a whole run."""
 
+    figures: tuple[OrderFigures, ...]
+    """Of each order that filled, by its row."""
     groups: tuple[Group, ...]
     whole: Group
     is_complete: bool
@@ -99,6 +103,7 @@ def run_quality(result: Result, history: History) -> RunQuality:
         for name, mine in _by_name(rows, names_of_rows)
     ]
     return RunQuality(
+        figures=tuple(figures.values()),
         groups=tuple(groups),
         whole=_group(result, "", "", rows, figures),
         is_complete=len(rows) == len(result.orders),
@@ -132,7 +137,16 @@ def order_figures(result: Result, history: History) -> Iterator[OrderFigures]:
             slippage, cost, value = paid_more * BASIS_POINTS / at_benchmark, paid_more * money, at_benchmark * money
         arrival = arrivals[row]
         yield OrderFigures(
-            row, each.lots, benchmark, slippage, cost, value, each.volume, each.first - arrival, each.last - arrival
+            row,
+            each.lots,
+            each.amount,
+            benchmark,
+            slippage,
+            cost,
+            value,
+            each.volume,
+            each.first - arrival,
+            each.last - arrival,
         )
 
 

@@ -109,7 +109,7 @@ def _orders(result: Result) -> Iterator[tuple[str | int | None, ...]]:
             order_id,
             STATUSES[result.status[row]],
             lots.text(filled),
-            None if price is None else plain(price.quantize(_AVERAGE, ROUND_HALF_EVEN)),
+            None if price is None else _exact(price),
             REASONS[result.reason[row]] or None,
         )
 
@@ -180,6 +180,37 @@ def _plans(result: Result) -> Iterator[tuple[str | int | None, ...]]:
         yield (targets.plan_id, targets.decision_id, targets.strategy_id, as_of, "REFUSED", "{}", json.dumps(why))
 
 
+def order_quality_table(result: Result, quality: RunQuality) -> Table:
+    """How well each order was filled that was filled at all; without benchmark where nothing had traded before it arrived."""
+    columns = (
+        ("order_id", TEXT), ("benchmark_price", NUMBER), ("avg_fill_price", NUMBER), ("slippage_bps", NUMBER), ("cost", NUMBER),
+        ("share_of_volume", NUMBER), ("seconds_to_first_fill", NUMBER), ("seconds_to_last_fill", NUMBER),
+    )  # fmt: skip
+    return Table("order_quality", columns, _order_quality(result, quality))
+
+
+def _order_quality(result: Result, quality: RunQuality) -> Iterator[tuple[str | int | None, ...]]:
+    tick, order_id = result.settings.tick, result.orders.order_id
+    for each in quality.figures:
+        average = tick * Decimal(each.amount) / each.lots
+        measured = (tick * each.benchmark, each.slippage_bps, each.cost)
+        benchmark, slippage, cost = (_exact(figure) if each.is_measured else None for figure in measured)
+        yield (
+            order_id[each.row],
+            benchmark,
+            _exact(average),
+            slippage,
+            cost,
+            _rounded(Decimal(each.lots) / each.volume) if each.volume else None,
+            *(plain(Decimal(at) / 1_000_000) for at in (each.to_first_fill, each.to_last_fill)),
+        )
+
+
+def _exact(amount: Decimal) -> str:
+    """To ten decimals, which all but quotients have room in."""
+    return plain(amount.quantize(_AVERAGE, ROUND_HALF_EVEN))
+
+
 def quality_table(quality: RunQuality) -> Table:
     """How well orders were filled, by what they have in common; slippage in basis points, positive is a cost."""
     columns = (
@@ -201,7 +232,8 @@ def _quality(group: Group) -> tuple[str | int | None, ...]:
         _rounded(group.filled_part),
         str(found.measured),
         *(_rounded(figure) for figure in figures),
-        *(plain(amount.quantize(_AVERAGE, ROUND_HALF_EVEN)) for amount in (found.cost, found.value)),
+        _exact(found.cost),
+        _exact(found.value),
         _rounded(group.share_of_volume),
         None if group.seconds_to_last_fill is None else plain(group.seconds_to_last_fill),
     )

@@ -16,7 +16,7 @@ from simulation.report import deepest_fall, drawdowns, evenly, write_report
 from simulation.run import Result, simulate_orders
 from simulation.settings import settings_of
 from simulation.svg import POINTS, TimeChart, nice_ticks, thinned, time_ticks
-from simulation.tables import quality_table
+from simulation.tables import order_quality_table, quality_table
 from simulation.targets import read_targets, simulate_targets
 from simulation.units import microseconds, parsed_time
 from tests.builders import NOW
@@ -56,7 +56,9 @@ def test_a_stop_is_measured_by_its_stop_and_what_came_before_any_trade_by_nothin
     stop, first = order_figures(result, history)
     assert (stop.benchmark, stop.slippage_bps) == (9_000, 0)
     assert (first.is_measured, first.value) == (False, 0)
-    assert run_quality(result, history).whole.slippage.measured == 1
+    quality = run_quality(result, history)
+    assert quality.whole.slippage.measured == 1
+    assert list(order_quality_table(result, quality).rows)[1][:5] == ("o2", None, "100", None, None)
 
 
 def test_a_bar_without_trading_is_no_price_at_arrival() -> None:
@@ -111,6 +113,10 @@ def test_groups_tell_how_much_of_what_was_asked_was_filled() -> None:
         ("strategy", "b", None),
     ]
     assert rows[-1]["by"] == "all"
+    table = order_quality_table(result, quality)
+    (only,) = (dict(zip(table.header, row, strict=True)) for row in table.rows)
+    assert (only["order_id"], only["benchmark_price"], only["avg_fill_price"], only["cost"]) == ("o1", "10", "10", "0")
+    assert (only["share_of_volume"], only["seconds_to_last_fill"]) == ("0.2", "0")
 
 
 def test_orders_of_targets_are_told_by_the_stance_of_their_plan() -> None:
