@@ -116,7 +116,10 @@ def read_bars(path: Path, reader: BarReader, settings: Settings) -> None:
 
 def read_orders(path: Path, settings: Settings, history: History) -> OrderColumns:
     reader = OrderReader(settings, history)
-    reader.rows(rows_of(path), path.name)
+    if path.suffix.lower() == ".parquet":
+        reader.rows(parquet_for(path).rows_of(path), path.name)
+    else:
+        reader.csv(path)
     return reader.orders()
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from hashlib import sha256
+from itertools import groupby, repeat
+from operator import le, lt, sub
 from pathlib import Path
 
+from simulation.blocks import Block, Texts, csv_texts, repeated, texts_of
 from simulation.matching.kernel import Bars
 from simulation.problems import Collected
 from simulation.settings import Settings
-from simulation.units import DAY, Whole, parsed_time
+from simulation.units import DAY, Kept, Whole, exact, parsed_time, truth
 
 COLUMNS = ("symbol", "time", "open", "high", "low", "close", "volume")
+Column = Callable[[Iterable[int]], MutableSequence[int]]
+"""Makes a column of whole numbers: `list`, or arrays for the compiled matcher."""
 LARGEST = 2**53
 """Prices in ticks and volumes in lots stay below, so that no figure in the matcher overflows."""
 
@@ -27,8 +31,6 @@ class Series:
     """One instrument's bars as they were read, in time."""
 
     symbol: str
-    where: list[str] = field(default_factory=list)
-    """The file of each row, where there are several; else the one."""
     open_time: array[int] = field(default_factory=lambda: array("q"))
     open: array[int] = field(default_factory=lambda: array("q"))
     high: array[int] = field(default_factory=lambda: array("q"))
@@ -42,21 +44,25 @@ class Series:
     split_down: dict[int, int] = field(default_factory=dict)
     dividend: dict[int, Decimal] = field(default_factory=dict)
 
-    def bars(self) -> Bars:
-        """As lists: those are read fastest one by one."""
+    def columns(self) -> tuple[array[int], ...]:
+        """What each bar has, in the sequence of the fields above."""
+        return (self.open_time, self.open, self.high, self.low, self.close, self.volume, self.pool, self.trading)
+
+    def bars(self, column: Column = list) -> Bars:
+        """In the columns that the matcher has: plain Python reads lists fastest, one by one."""
         count = len(self.open)
-        up, down = [0] * count, [0] * count
+        up, down = column(repeat(0, count)), column(repeat(0, count))
         for k, number in self.split_up.items():
             up[k], down[k] = number, self.split_down[k]
         return Bars(
-            open_time=self.open_time.tolist(),
-            open=self.open.tolist(),
-            high=self.high.tolist(),
-            low=self.low.tolist(),
-            close=self.close.tolist(),
-            pool=self.pool.tolist(),
-            trading=self.trading.tolist(),
-            session=[at // DAY for at in self.open_time],
+            open_time=column(self.open_time),
+            open=column(self.open),
+            high=column(self.high),
+            low=column(self.low),
+            close=column(self.close),
+            pool=column(self.pool),
+            trading=column(self.trading),
+            session=column(at // DAY for at in self.open_time),
             split_up=up,
             split_down=down,
         )
@@ -72,6 +78,11 @@ class History:
     count: int
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 by file name."""
+    sessions: Mapping[int, int] = field(init=False, repr=False, compare=False)
+    """By time, as `session_from`; each worked out once."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sessions", Kept(self.session_from))
 
     def session_from(self, arrival: int) -> int:
         """The session of the first bar of any instrument that opens at `arrival` or later; -1: there is none."""
@@ -94,60 +105,126 @@ class BarReader:
         self._rate = (rate.numerator, rate.denominator)
         self._lot = settings.lot.as_integer_ratio()
         self._series: dict[str, Series] = {}
-        self._times: dict[str, int] = {}
+        self._times = Kept(parsed_time)
         self.problems = Collected()
 
     def csv(self, path: Path) -> None:
-        with path.open(newline="", encoding="utf-8") as file:
-            self.rows(csv.reader(file), path.name)
+        """Rows that cannot be read are noted, and left out. Raises OSError."""
+        with csv_texts(path, self.problems) as texts:
+            self._take_texts(texts, path.name)
 
     def rows(self, rows: Iterable[Sequence[str]], where: str) -> None:
         """Texts, a header first. Rows that cannot be read are noted, and left out."""
-        lines = iter(rows)
-        header = [name.strip().lower() for name in next(lines, [])]
+        self._take_texts(texts_of(rows, where, self.problems), where)
+
+    def _take_texts(self, texts: Texts, where: str) -> None:
+        header = texts.header
         missing = [name for name in COLUMNS if name not in header]
-        if missing:
-            self.problems.add(where, 1, "COLUMNS", f"missing: {', '.join(missing)}")
+        twice = [name for name in repeated(header) if name in (*COLUMNS, "halted")]
+        if missing or twice:
+            words = f"missing: {', '.join(missing) or 'none'}; twice: {', '.join(twice) or 'none'}"
+            self.problems.add(where, 1, "COLUMNS", words)
             return
         places = [header.index(name) for name in COLUMNS]
         halted = header.index("halted") if "halted" in header else -1
+        for block in texts.blocks:
+            columns = block.columns
+            if columns is None or not self._take_columns([columns[n] for n in (*places, halted) if n >= 0]):
+                self._take_rows(block, len(header), places, halted, where)
+
+    def _take_columns(self, columns: Sequence[Sequence[str]]) -> bool:
+        """Whether the block's rows could be taken whole, as `_take` would have taken each. False: nothing was taken."""
+        symbols, times, *prices, volumes = columns[: len(COLUMNS)]
         try:
-            for row, line in enumerate(lines, 2):
-                if not line:
-                    continue
-                if len(line) != len(header):
-                    self.problems.add(where, row, "COLUMNS", f"{len(line)} fields instead of {len(header)}")
-                    continue
-                self._take([line[n] for n in places], "" if halted < 0 else line[halted], where, row)
-        except (csv.Error, UnicodeDecodeError) as exc:
-            self.problems.add(where, 0, "FORMAT", str(exc))
+            at = list(map(self._times.__getitem__, times))
+            o, h, low, c = map(self._price.all_of, prices)
+            halted = [truth(text) for text in columns[-1]] if len(columns) > len(COLUMNS) else None
+        except ValueError:
+            return False
+        if (
+            "" in symbols
+            or not are_sound(o, h, low, c)
+            or not all(map(str.isdigit, volumes))
+            or not "".join(volumes).isascii()
+        ):
+            return False
+        if self._shift:
+            at = [each - self._shift for each in at]
+        lots, pools = self._all_lots(list(map(int, volumes)))
+        if max(lots) >= LARGEST:
+            return False
+        rows: dict[str, list[int]] = {}
+        first = 0
+        for symbol, run in groupby(symbols):
+            last = first + len(list(run))
+            rows.setdefault(symbol, []).extend(range(first, last))
+            first = last
+        trading = [int(number > 0) for number in lots]
+        if halted is not None:
+            trading = [0 if is_halted else number for is_halted, number in zip(halted, trading, strict=True)]
+        parts = {
+            symbol: [_picked(column, picked) for column in (at, o, h, low, c, lots, pools, trading)]
+            for symbol, picked in rows.items()
+        }
+        if not all(self._follow(symbol, part[0]) for symbol, part in parts.items()):
+            return False
+        for symbol, part in parts.items():
+            series = self._series.get(symbol)
+            if series is None:
+                series = self._series[symbol] = Series(symbol)
+            for column, values in zip(series.columns(), part, strict=True):
+                column.extend(values)
+        return True
+
+    def _follow(self, symbol: str, opens: Sequence[int]) -> bool:
+        """Whether each of these bars begins when the one before it is over."""
+        series = self._series.get(symbol)
+        all_opens = [*series.open_time[-1:], *opens] if series is not None else opens
+        interval = self._settings.interval
+        if interval < DAY:
+            return min(map(sub, all_opens[1:], all_opens), default=interval) >= interval
+        days = [at // DAY for at in all_opens]
+        return all(map(lt, days, days[1:]))
+
+    def _all_lots(self, volumes: list[int]) -> tuple[list[int], list[int]]:
+        up, down = self._rate
+        over, under = self._lot
+        lots = volumes if over == under else [volume * under // over for volume in volumes]
+        return lots, [volume * up // down for volume in volumes]
+
+    def _take_rows(self, block: Block, width: int, places: Sequence[int], halted: int, where: str) -> None:
+        for row, line in enumerate(block.rows, block.first):
+            if not line:
+                continue
+            if len(line) != width:
+                self.problems.add(where, row, "COLUMNS", f"{len(line)} fields instead of {width}")
+                continue
+            self._take([line[n] for n in places], "" if halted < 0 else line[halted], where, row)
 
     def _take(self, values: list[str], halted: str, where: str, row: int) -> None:
         symbol, time, *prices, volume = values
         if not symbol:
             self.problems.add(where, row, "SYMBOL", "is empty")
             return
-        at = self._times.get(time)
-        if at is None:
-            try:
-                at = self._times[time] = parsed_time(time)
-            except ValueError as exc:
-                self.problems.add(where, row, "TIME", f"{time!r}: {exc}")
-                return
-        price = self._price
         try:
-            o, h, low, c = map(price.of, prices)
+            at = self._times[time]
+        except ValueError as exc:
+            self.problems.add(where, row, "TIME", f"{time!r}: {exc}")
+            return
+        try:
+            o, h, low, c = map(self._price.of, prices)
         except ValueError:
             self._name_bad_price(prices, where, row)
             return
         amounts = self._volume(volume, where, row)
         if amounts is None:
             return
-        is_halted = halted.strip().lower()
-        if is_halted not in ("", "0", "1", "true", "false"):
-            self.problems.add(where, row, "HALTED", f"{halted!r} is none of 0, 1, true, false")
+        try:
+            is_halted = truth(halted)
+        except ValueError as exc:
+            self.problems.add(where, row, "HALTED", f"{halted!r} {exc}")
             return
-        self.add(symbol, at, (o, h, low, c), amounts, is_halted in ("1", "true"), where, row)
+        self.add(symbol, at, (o, h, low, c), amounts, is_halted, where, row)
 
     def _name_bad_price(self, prices: Sequence[str], where: str, row: int) -> None:
         for name, text in zip(COLUMNS[2:6], prices, strict=True):
@@ -161,7 +238,7 @@ class BarReader:
         if text.isascii() and text.isdigit():
             return self._lots(int(text), 1)
         try:
-            amount = Decimal(text)
+            amount = exact(text)
         except InvalidOperation:
             amount = Decimal("NaN")
         if not amount.is_finite() or amount < 0:
@@ -201,9 +278,7 @@ class BarReader:
             return
         series = self._series.get(symbol)
         if series is None:
-            series = self._series[symbol] = Series(symbol, [where])
-        elif series.where[-1] != where:
-            series.where.append(where)
+            series = self._series[symbol] = Series(symbol)
         opens = at - self._shift
         if series.open_time and opens <= series.open_time[-1]:
             if opens == series.open_time[-1]:
@@ -215,14 +290,9 @@ class BarReader:
             why = "begins before the bar before it ends: two conventions, or another interval than stated"
             self.problems.add(where, row, "OVERLAP", f"{symbol}: it {why}")
             return
-        series.open_time.append(opens)
-        series.open.append(o)
-        series.high.append(h)
-        series.low.append(low)
-        series.close.append(c)
-        series.volume.append(amounts[0])
-        series.pool.append(amounts[1])
-        series.trading.append(0 if is_halted or not amounts[0] else 1)
+        values = (opens, o, h, low, c, *amounts, 0 if is_halted or not amounts[0] else 1)
+        for column, value in zip(series.columns(), values, strict=True):
+            column.append(value)
 
     @property
     def rate(self) -> tuple[int, int]:
@@ -258,6 +328,26 @@ class BarReader:
         count = sum(len(series.open) for series in self._series.values())
         ordered = {symbol: self._series[symbol] for symbol in sorted(self._series)}
         return History(ordered, array("q", sorted(times)), count, files or {})
+
+
+def are_sound(o: Sequence[int], high: Sequence[int], low: Sequence[int], c: Sequence[int]) -> bool:
+    """Whether no bar's prices are negative, crossed or too large."""
+    return (
+        min(low) > 0
+        and max(high) < LARGEST
+        and all(map(le, low, o))
+        and all(map(le, o, high))
+        and all(map(le, low, c))
+        and all(map(le, c, high))
+    )
+
+
+def _picked(column: Sequence[int], rows: Sequence[int]) -> Sequence[int]:
+    """Those rows of a column, which rise."""
+    first, last = rows[0], rows[-1]
+    if last - first + 1 == len(rows):
+        return column[first : last + 1]
+    return list(map(column.__getitem__, rows))
 
 
 def files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:

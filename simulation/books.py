@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import accumulate, repeat
+from operator import add, mul
 
 from simulation.fees import CENT, Fees, half_even
 from simulation.lanes import InstrumentLane
-from simulation.matching.codes import AT_GAP, AT_OPEN
+from simulation.matching.codes import AT_GAP, AT_OPEN, FILL_REASONS
+from simulation.matching.kernel import FILLS
 from simulation.positions import SMALLEST_SHARE, Position
 from simulation.settings import Settings
 
@@ -37,7 +41,7 @@ class Trades:
 
     def sorted_by_time(self) -> Trades:
         """By time, closes before opens, then as they are."""
-        keys = [2 * at + (code & 7 in _AT_OPEN) for at, code in zip(self.time, self.reason, strict=True)]
+        keys = list(map(add, map(mul, repeat(2), self.time), map(_IS_AT_OPEN.__getitem__, self.reason)))
         sequence = sorted(range(len(keys)), key=keys.__getitem__)
         return Trades(*(array("q", map(column.__getitem__, sequence)) for column in self.columns()))
 
@@ -45,7 +49,8 @@ class Trades:
         return (self.order, self.symbol, self.number, self.time, self.quantity, self.price, self.reason, self.fee)
 
 
-_AT_OPEN = (AT_OPEN, AT_GAP)
+_IS_AT_OPEN = tuple(code & 7 in (AT_OPEN, AT_GAP) for code in range(len(FILL_REASONS)))
+"""By the code of a fill's reason: whether the open decided it."""
 
 
 class Account:
@@ -66,7 +71,7 @@ class Account:
         self.flow = [0] * len(times)
         """What trading, fees and dividends change of the cash, by the place of the bar."""
         self.value = [0] * len(times)
-        """What is held is worth at the close, by the place of the bar."""
+        """What is held is worth at the close, by the place of the bar; in lots times ticks."""
         self.positions: dict[tuple[int, str], Position] = {}
         self.paid_fees = 0
         self.bought = 0
@@ -77,75 +82,80 @@ class Account:
         self.traded = 0
 
     def book(self, lane: InstrumentLane, symbol: int, trades: Trades) -> None:
-        """Books all fills of one instrument, bar by bar, with its corporate actions."""
-        bars, fills, orders = lane.bars, lane.fills, lane.orders
-        books = {b: Position(self._settings.tick, self._settings.lot) for b in set(orders.book)}
-        interval = self._settings.interval
-        series = lane.series
-        count = lane.state[0]
-        filled_lots: dict[int, int] = {}
-        filled_amount: dict[int, int] = {}
-        charged: dict[int, int] = {}
-        number: dict[int, int] = {}
-        side, book_of, rows = orders.side, orders.book, lane.rows
-        fees, has_fees = self.fees, not self.fees.are_none
-        n = net = paid = 0
-        places = self._times
-        actions = sorted({*series.split_up, *series.dividend})
-        next_action = 0
-        events = fills.bar
-        first = events[0] if count else len(bars.open)
-        last_place = -1
-        worth = 0
-        for k in range(first, len(bars.open)):
-            place = places[bars.open_time[k]]
-            if worth and place - last_place > 1:
-                for missing in range(last_place + 1, place):
-                    self.value[missing] += worth
-            if next_action < len(actions) and actions[next_action] <= k:
-                while next_action < len(actions) and actions[next_action] < k:
-                    next_action += 1
-                if next_action < len(actions) and actions[next_action] == k:
-                    cash = self._corporate_action(lane, k, books)
-                    self.flow[place] += cash
-                    net = sum(each.quantity for each in books.values())
-            while n < count and events[n] == k:
-                i = fills.order[n]
-                lots, price, sign = fills.quantity[n], fills.price[n], side[i]
-                amount = lots * price * self.per_tick
-                net += sign * lots
-                books[book_of[i]].book(sign * lots, price)
-                fee = 0
-                if has_fees:
-                    all_lots = filled_lots[i] = filled_lots.get(i, 0) + lots
-                    all_amount = filled_amount[i] = filled_amount.get(i, 0) + lots * price
-                    total = fees.total(sign, all_lots, all_amount)
-                    fee = total - charged.get(i, 0)
-                    charged[i] = total
-                self.flow[place] -= sign * amount + fee * self.per_cent
-                self.bought += sign * amount
-                self.traded += amount
-                paid += fee
-                which = number[i] = number.get(i, 0) + 1
-                code = fills.reason[n]
-                trades.order.append(rows[i])
-                trades.symbol.append(symbol)
-                trades.number.append(which)
-                trades.time.append(bars.open_time[k] + (0 if code & 7 in _AT_OPEN else interval))
-                trades.quantity.append(lots)
-                trades.price.append(price)
-                trades.reason.append(code)
-                trades.fee.append(fee)
-                n += 1
-            worth = net * bars.close[k] * self.per_tick
-            self.value[place] += worth
-            last_place = place
-        if worth:
-            for missing in range(last_place + 1, len(self.value)):
-                self.value[missing] += worth
-        self.paid_fees += paid
+        """Books all fills of one instrument, with its corporate actions, in time."""
+        bars, series, count = lane.bars, lane.series, lane.state[FILLS]
+        order, at, lots, prices, reasons = (list(column[:count]) for column in lane.fills)
+        side = list(map(lane.orders.side.__getitem__, order))
+        places = list(map(self._times.__getitem__, bars.open_time))
+        signed = list(map(mul, side, lots))
+        amounts = list(map(mul, lots, prices))
+        books = {b: Position(self._settings.tick, self._settings.lot) for b in set(lane.orders.book)}
+        actions = sorted({*series.split_up, *series.dividend}) if count else []
+        change = [0] * len(places)
+        """By bar, of the quantity that is held."""
+        done = 0
+        for k in [*actions, len(places)]:
+            last = bisect_left(at, k, done)
+            for n in range(done, last):
+                books[lane.orders.book[order[n]]].book(signed[n], prices[n])
+                change[at[n]] += signed[n]
+            done = last
+            if done and k < len(places):
+                before = sum(each.quantity for each in books.values())
+                self.flow[places[k]] += self._corporate_action(lane, k, books)
+                change[k] += sum(each.quantity for each in books.values()) - before
+        fees, numbers = self._fees(order, side, lots, amounts)
+        for k, direction, amount, fee in zip(at, side, amounts, fees, strict=True):
+            self.flow[places[k]] -= direction * amount * self.per_tick + fee * self.per_cent
+        self._mark(places, list(map(mul, accumulate(change), bars.close)))
+        self.bought += self.per_tick * sum(map(mul, side, amounts))
+        self.traded += self.per_tick * sum(amounts)
+        self.paid_fees += sum(fees)
+        later = [0 if is_at_open else self._settings.interval for is_at_open in _IS_AT_OPEN]
+        trades.order.extend(map(lane.rows.__getitem__, order))
+        trades.symbol.extend(repeat(symbol, count))
+        trades.number.extend(numbers)
+        trades.time.extend(map(add, map(bars.open_time.__getitem__, at), map(later.__getitem__, reasons)))
+        trades.quantity.extend(lots)
+        trades.price.extend(prices)
+        trades.reason.extend(reasons)
+        trades.fee.extend(fees)
         for book, position in books.items():
             self.positions[book, lane.symbol] = position
+
+    def _fees(
+        self, order: Sequence[int], side: Sequence[int], lots: Sequence[int], amounts: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """What each fill is charged, in cents, and which of its order's it is, from 1."""
+        known: dict[int, tuple[int, int, int, int]] = {}
+        """By order: fills, lots, amount and fee so far."""
+        fees, numbers = [], []
+        total = self.fees.total
+        for i, direction, more_lots, more in zip(order, side, lots, amounts, strict=True):
+            number, all_lots, amount, charged = known.get(i, (0, 0, 0, 0))
+            all_lots += more_lots
+            amount += more
+            fee = total(direction, all_lots, amount)
+            known[i] = number + 1, all_lots, amount, fee
+            fees.append(fee - charged)
+            numbers.append(number + 1)
+        return fees, numbers
+
+    def _mark(self, places: Sequence[int], worth: Sequence[int]) -> None:
+        """Adds what an instrument's holding is worth at each of its closes; where it has no bar, the close before it holds."""
+        value = self.value
+        if not places:
+            return
+        end = places[-1] + 1
+        if end - places[0] == len(places):
+            value[places[0] : end] = map(add, value[places[0] : end], worth)
+        else:
+            for place, following, amount in zip(places, [*places[1:], end], worth, strict=True):
+                for each in range(place, following):
+                    value[each] += amount
+        if worth[-1]:
+            for each in range(end, len(value)):
+                value[each] += worth[-1]
 
     def _corporate_action(self, lane: InstrumentLane, k: int, books: Mapping[int, Position]) -> int:
         """What the action pays, in units of money; positions are split."""
@@ -173,7 +183,7 @@ class Account:
         rows = []
         for flow, value in zip(self.flow, self.value, strict=True):
             running += flow
-            rows.append((running, value))
+            rows.append((running, value * self.per_tick))
         return rows
 
     def imbalance(self) -> Decimal:

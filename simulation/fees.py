@@ -6,10 +6,21 @@ from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from math import lcm
+from typing import NamedTuple
 
 from simulation.settings import Commission, Settings
 
 CENT = Decimal("0.01")
+
+
+class _Model(NamedTuple):
+    """In parts of a cent: per lot, per unit of the amount, per order, at least, at most per unit of the amount."""
+
+    per_lot: int
+    of_amount: int
+    flat: int
+    least: int
+    most: int | None
 
 
 class Fees:
@@ -17,28 +28,29 @@ class Fees:
 
     def __init__(self, settings: Settings) -> None:
         unit = settings.tick * settings.lot * settings.multiplier
-        self._models = {side: _models(settings.commission, side, settings.lot, unit) for side in (1, -1)}
-        parts = [part for models in self._models.values() for model in models for part in model]
+        models = {side: _models(settings.commission, side, settings.lot, unit) for side in (1, -1)}
+        parts = [part for each in models.values() for model in each for part in model]
         self._scale = lcm(*(part.denominator for part in parts if part is not None)) if parts else 1
-        self._whole = {
-            side: tuple(tuple(None if p is None else int(p * self._scale) for p in model) for model in models)
-            for side, models in self._models.items()
-        }
-        self.are_none = not any(self._whole.values())
+        self._models = {side: tuple(_scaled(model, self._scale) for model in each) for side, each in models.items()}
+        self.are_none = not any(self._models.values())
 
     def total(self, side: int, lots: int, amount: int) -> int:
         """The fee, in cents, of an order that has filled so many lots for that amount."""
         exact = 0
-        for per_lot, of_amount, flat, least, most in self._whole[side]:
-            fee = max((per_lot or 0) * lots + (of_amount or 0) * amount + (flat or 0), least or 0)
-            exact += fee if most is None else min(fee, most * amount)
+        for per_lot, of_amount, flat, least, most in self._models[side]:
+            fee = per_lot * lots + of_amount * amount + flat
+            if fee < least:
+                fee = least
+            if most is not None and fee > most * amount:
+                fee = most * amount
+            exact += fee
         return half_even(exact, self._scale)
 
 
 def _models(
     commissions: Sequence[Commission], side: int, lot: Decimal, unit: Decimal
-) -> tuple[tuple[Fraction | None, ...], ...]:
-    """Each in cents: per lot, per unit of the amount, per order, at least, at most per unit of the amount."""
+) -> tuple[tuple[Fraction, Fraction, Fraction, Fraction, Fraction | None], ...]:
+    """As `_Model` has them, in cents."""
     wanted = "buy" if side > 0 else "sell"
     return tuple(
         (
@@ -50,6 +62,17 @@ def _models(
         )
         for each in commissions
         if each.side in (None, wanted)
+    )
+
+
+def _scaled(model: tuple[Fraction, Fraction, Fraction, Fraction, Fraction | None], scale: int) -> _Model:
+    per_lot, of_amount, flat, least, most = model
+    return _Model(
+        per_lot=int(per_lot * scale),
+        of_amount=int(of_amount * scale),
+        flat=int(flat * scale),
+        least=int(least * scale),
+        most=None if most is None else int(most * scale),
     )
 
 

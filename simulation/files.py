@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from simulation.tables import NUMBER, TIME, Table, shown
-from simulation.units import written_time
+from simulation.units import Kept, written_time
 
 FORMATS = ("csv", "parquet", "sqlite")
-_AT_ONCE = 50_000
+_AT_ONCE = 2_000
 
 
 def default_format() -> str:
@@ -35,21 +35,23 @@ def write(tables: Iterable[Table], folder: Path, form: str) -> list[Path]:
 
 
 def write_csv(table: Table, path: Path) -> Path:
-    times: dict[int, str] = {}
-    places = [n for n, (_, kind) in enumerate(table.columns) if kind is TIME]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(table.header)
-        for row in table.rows:
-            texts: list[Any] = list(row)
-            for n in places:
-                at = texts[n]
-                text = times.get(at)
-                if text is None:
-                    text = times[at] = written_time(at)
-                texts[n] = text
-            writer.writerow(texts)
+        writer.writerows(_written(table))
     return path
+
+
+def _written(table: Table) -> Iterator[tuple[Any, ...]]:
+    """The table's rows with their times as texts."""
+    times: Kept[int, str] = Kept(written_time)
+    places = [n for n, (_, kind) in enumerate(table.columns) if kind is TIME]
+    rows = iter(table.rows)
+    while block := list(islice(rows, _AT_ONCE)):
+        columns: list[Any] = list(zip(*block, strict=True))
+        for n in places:
+            columns[n] = map(times.__getitem__, columns[n])
+        yield from zip(*columns, strict=True)
 
 
 SQL_TYPES = {
@@ -82,13 +84,7 @@ def write_sqlite(tables: Iterable[Table], path: Path) -> Path:
             for table in tables:
                 database.execute(create_table(table, "sqlite"))
                 marks = ", ".join("?" * len(table.columns))
-                kinds = [kind for _, kind in table.columns]
-                rows = iter(table.rows)
-                while block := [
-                    tuple(None if v is None else shown(k, v) for k, v in zip(kinds, row, strict=True))
-                    for row in islice(rows, _AT_ONCE)
-                ]:
-                    database.executemany(f'INSERT INTO "{table.name}" VALUES ({marks})', block)
+                database.executemany(f'INSERT INTO "{table.name}" VALUES ({marks})', _written(table))
     finally:
         database.close()
     return path

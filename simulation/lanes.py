@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
+from itertools import repeat
 from typing import Any, Protocol
 
-from simulation.bars import History, Series
+from simulation.bars import Column, History, Series
 from simulation.impact import QuantityImpact, needs_impact
 from simulation.matching import kernel
-from simulation.matching.codes import ASKED, CANCELLED, MARKET, PATHS, WORKING
+from simulation.matching.codes import ASKED, CANCELLED, MARKET, NONE, PATHS, WORKING
 from simulation.matching.kernel import Bars, Fills, Impact, Money, Orders, Rules
 from simulation.orders import OrderColumns
 from simulation.settings import Settings
@@ -21,15 +22,15 @@ class Matcher(Protocol):
         self,
         first: int,
         last: int,
-        active: list[int],
-        reached: list[int],
-        keys: list[int],
+        active: MutableSequence[int],
+        reached: MutableSequence[int],
+        keys: MutableSequence[int],
         bars: Bars,
         orders: Orders,
-        held: list[int],
+        held: MutableSequence[int],
         rules: Rules,
         fills: Fills,
-        state: list[int],
+        state: MutableSequence[int],
         money: None,
         impact: Impact | None,
     ) -> int: ...
@@ -49,65 +50,64 @@ def rules_of(settings: Settings) -> Rules:
     )
 
 
-def no_orders() -> Orders:
-    columns: list[list[int]] = [[] for _ in Orders._fields]
-    return Orders(*columns)
-
-
-def no_fills(room: int = 0) -> Fills:
-    return Fills(*([0] * room for _ in Fills._fields))
+def _rings(groups: Sequence[int]) -> Sequence[int]:
+    """For each order the next one of its group, the last one's being the first; its own number where it has none."""
+    partner = list(range(len(groups)))
+    members: dict[int, list[int]] = {}
+    if any(group >= 0 for group in groups):
+        for n, group in enumerate(groups):
+            if group >= 0:
+                members.setdefault(group, []).append(n)
+    for ring in members.values():
+        for n, each in enumerate(ring):
+            partner[each] = ring[(n + 1) % len(ring)]
+    return partner
 
 
 class InstrumentLane:
     """Orders may be added as time goes on, in the sequence of their arrival. Fills are in the sequence in which they happen."""
 
-    def __init__(self, series: Series, settings: Settings, books: int) -> None:
+    def __init__(self, series: Series, settings: Settings, books: int, column: Column = list) -> None:
+        """`column` makes what the matcher reads and writes: of `list`s it is fastest as it is, and compiled it needs arrays."""
         self.symbol = series.symbol
         self.series = series
-        self.bars = series.bars()
-        self.orders = no_orders()
-        self.fills = no_fills()
-        self.held = [0] * books
-        self.state = kernel.fresh_state()
+        self.bars = series.bars(column)
+        self.orders = Orders(*(column(()) for _ in Orders._fields))
+        self.fills = Fills(*(column(()) for _ in Fills._fields))
+        self.held = column(repeat(0, books))
+        self.state = column(kernel.fresh_state())
         self.rules = rules_of(settings)
-        self.held_before: list[int] = []
+        self.held_before: Sequence[int] = ()
         """As it was before the present bar began."""
         self.rows: list[int] = []
         """Which row of all orders each is."""
-        self._active: list[int] = []
-        self._reached: list[int] = []
-        self._keys: list[int] = []
+        self._active, self._reached, self._keys = column(()), column(()), column(())
+        self._column = column
         self.impact = QuantityImpact(settings, self.bars, series.volume.tolist()) if needs_impact(settings) else None
 
     def add_all(self, columns: OrderColumns, rows: Sequence[int], history: History) -> None:
         """`rows` are those of this instrument, by arrival, then by row."""
-        sessions: dict[int, int] = {}
-        groups: dict[int, list[int]] = {}
-        partner = list(range(len(rows)))
-        for n, row in enumerate(rows):
-            at = columns.arrival[row]
-            if at not in sessions:
-                sessions[at] = history.session_from(at)
-            if columns.group[row] >= 0:
-                groups.setdefault(columns.group[row], []).append(n)
-        for members in groups.values():
-            for n, each in enumerate(members):
-                partner[each] = members[(n + 1) % len(members)]
+        column, count = self._column, len(rows)
+
+        def mine(values: Sequence[int]) -> MutableSequence[int]:
+            return column(map(values.__getitem__, rows))
+
+        arrival = mine(columns.arrival)
         self.orders = Orders(
-            side=[columns.side[row] for row in rows],
-            kind=[columns.kind[row] for row in rows],
-            limit=[columns.limit[row] for row in rows],
-            stop=[columns.stop[row] for row in rows],
-            tif=[columns.tif[row] for row in rows],
-            arrival=[columns.arrival[row] for row in rows],
-            session=[sessions[columns.arrival[row]] for row in rows],
-            left=[columns.quantity[row] for row in rows],
-            status=[0] * len(rows),
-            reason=[0] * len(rows),
-            partner=partner,
-            reduce_only=[columns.reduce_only[row] for row in rows],
-            book=[columns.strategy[row] for row in rows],
-            seen=[-1] * len(rows),
+            side=mine(columns.side),
+            kind=mine(columns.kind),
+            limit=mine(columns.limit),
+            stop=mine(columns.stop),
+            tif=mine(columns.tif),
+            arrival=arrival,
+            session=column(map(history.sessions.__getitem__, arrival)),
+            left=mine(columns.quantity),
+            status=column(repeat(WORKING, count)),
+            reason=column(repeat(NONE, count)),
+            partner=column(_rings(mine(columns.group))),
+            reduce_only=mine(columns.reduce_only),
+            book=mine(columns.strategy),
+            seen=column(repeat(-1, count)),
         )
         self.rows = list(rows)
         self._make_room(len(rows))
@@ -174,18 +174,18 @@ class InstrumentLane:
 
     def _make_room(self, orders: int) -> None:
         for scratch in (self._active, self._reached, self._keys):
-            scratch.extend([0] * (orders - len(scratch)))
+            scratch.extend(repeat(0, orders - len(scratch)))
 
     def _make_room_for_fills(self, more: int) -> None:
         for column in self.fills:
-            column.extend([0] * more)
+            column.extend(repeat(0, more))
 
     def match_all(self, matcher: Matcher, last_session: int) -> None:
         """All bars at once, by `kernel.match` or its compiled form."""
         first, last = 0, len(self.bars.open)
         total = len(self.orders.side)
         while True:
-            self._make_room_for_fills(total + 64)
+            self._make_room_for_fills(2 * total + 64)
             first = matcher(
                 first, last, self._active, self._reached, self._keys, self.bars, self.orders, self.held, self.rules,
                 self.fills, self.state, None, self.impact,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 from simulation.bars import LARGEST, History
-from simulation.matching.codes import DAY, KINDS, LIMIT, STOP, STOP_LIMIT, TIFS
+from simulation.blocks import Block, Texts, csv_texts, repeated, texts_of
+from simulation.matching.codes import DAY, KINDS, LIMIT, MARKET, STOP, STOP_LIMIT, TIFS
 from simulation.problems import Collected
 from simulation.settings import Settings
-from simulation.units import Whole, parsed_time
+from simulation.units import Kept, Whole, parsed_time, truth
 
 COLUMNS = ("order_id", "time", "symbol", "side", "quantity", "order_type")
 MORE = ("limit_price", "stop_price", "tif", "strategy_id", "oco", "reduce_only")
 SIDES = {"BUY": 1, "SELL": -1}
+LIMITED, STOPPED = (LIMIT, STOP_LIMIT), (STOP, STOP_LIMIT)
+"""The orders that have a limit price, and a stop price."""
 
 
 def _column() -> array[int]:
@@ -49,110 +53,173 @@ class OrderReader:
     """Collects rows; `orders` checks what only all of them together show."""
 
     def __init__(self, settings: Settings, history: History) -> None:
-        self._price, self._lots = Whole(settings.tick), Whole(settings.lot)
-        self._latency = int(settings.latency_seconds * 1_000_000)
         symbols = list(history.series)
         self._columns = OrderColumns(symbols=symbols)
         self._symbols = {symbol: n for n, symbol in enumerate(symbols)}
         self._strategies: dict[str, int] = {}
         self._groups: dict[str, tuple[int, int]] = {}
+        """By name: the group's number, and its instrument's."""
         self._ids: set[str] = set()
-        self._times: dict[str, int] = {}
+        self._latency = int(settings.latency_seconds * 1_000_000)
+        self._readers: Mapping[str, Kept[str, int]] = {
+            "time": Kept(self._arrival_of),
+            "symbol": Kept(self._symbol_of),
+            "side": Kept(partial(_one_of, SIDES)),
+            "quantity": Kept(partial(_positive, Whole(settings.lot))),
+            "order_type": Kept(partial(_one_of, KINDS)),
+            "tif": Kept(partial(_one_of, {"": DAY, **TIFS})),
+            "reduce_only": Kept(_flag),
+        }
+        """What makes whole numbers of the texts of a column, and raises ValueError where they are none."""
+        self._price = Kept(partial(_positive, Whole(settings.tick)))
         self.problems = Collected()
 
+    def _arrival_of(self, text: str) -> int:
+        return parsed_time(text) + self._latency
+
+    def _symbol_of(self, text: str) -> int:
+        number = self._symbols.get(text)
+        if number is None:
+            raise ValueError("has no bars")
+        return number
+
+    def csv(self, path: Path) -> None:
+        """Rows that cannot be read are noted, and left out. Raises OSError."""
+        with csv_texts(path, self.problems) as texts:
+            self._take_texts(texts, path.name)
+
     def rows(self, rows: Iterable[Sequence[str]], where: str) -> None:
-        """Texts, a header first."""
-        lines = iter(rows)
-        header = [name.strip().lower() for name in next(lines, [])]
+        """Texts, a header first. Rows that cannot be read are noted, and left out."""
+        self._take_texts(texts_of(rows, where, self.problems), where)
+
+    def _take_texts(self, texts: Texts, where: str) -> None:
+        header = texts.header
         missing = [name for name in COLUMNS if name not in header]
         unknown = [name for name in header if name not in (*COLUMNS, *MORE)]
-        if missing or unknown:
-            words = f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+        twice = repeated(header)
+        if missing or unknown or twice:
+            words = "; ".join(
+                f"{what}: {', '.join(names) or 'none'}"
+                for what, names in (("missing", missing), ("unknown", unknown), ("twice", twice))
+            )
             self.problems.add(where, 1, "COLUMNS", words)
             return
-        width = len(header)
-        places = [header.index(name) for name in COLUMNS]
-        more = [header.index(name) if name in header else width for name in MORE]
-        try:
-            for row, line in enumerate(lines, 2):
-                if not line:
-                    continue
-                if len(line) != width:
-                    self.problems.add(where, row, "COLUMNS", f"{len(line)} fields instead of {width}")
-                    continue
-                full = [*line, ""]
-                self._take([full[n] for n in (*places, *more)], where, row)
-        except (csv.Error, UnicodeDecodeError) as exc:
-            self.problems.add(where, 0, "FORMAT", str(exc))
+        for block in texts.blocks:
+            columns = block.columns
+            if columns is None or not self._take(dict(zip(header, columns, strict=True)), len(columns[0])):
+                self._take_one_by_one(block, header, where)
 
-    def _take(self, values: list[str], where: str, row: int) -> None:
-        order_id, time, symbol, side, quantity, kind, limit, stop, tif, strategy, oco, reduce_only = values
-        wrong: list[tuple[str, str]] = []
-        if not order_id:
-            wrong.append(("ORDER_ID", "is empty"))
-        elif order_id in self._ids:
-            wrong.append(("DUPLICATE", f"order {order_id} was there already"))
-        number = self._symbols.get(symbol)
-        if number is None:
-            wrong.append(("SYMBOL", f"there are no bars of {symbol!r}"))
-        sign = SIDES.get(side.upper())
-        if sign is None:
-            wrong.append(("SIDE", f"{side!r} is not BUY or SELL"))
-        at = self._times.get(time)
-        if at is None:
-            try:
-                at = self._times[time] = parsed_time(time) + self._latency
-            except ValueError as exc:
-                wrong.append(("TIME", f"{time!r}: {exc}"))
-        code = KINDS.get(kind.upper())
-        if code is None:
-            wrong.append(("ORDER_TYPE", f"{kind!r} is not one of {', '.join(KINDS)}"))
-        lives = TIFS.get(tif.upper()) if tif else DAY
-        if lives is None:
-            wrong.append(("TIF", f"{tif!r} is not one of {', '.join(TIFS)}"))
-        lots = self._whole("QUANTITY", quantity, self._lots, wrong)
-        limit_ticks = self._whole("LIMIT_PRICE", limit, self._price, wrong) if code in (LIMIT, STOP_LIMIT) else 0
-        stop_ticks = self._whole("STOP_PRICE", stop, self._price, wrong) if code in (STOP, STOP_LIMIT) else 0
-        flag = reduce_only.strip().lower()
-        if flag not in ("", "0", "1", "true", "false"):
-            wrong.append(("REDUCE_ONLY", f"{reduce_only!r} is none of 0, 1, true, false"))
-        group = -1
-        if oco and number is not None:
-            group, of = self._groups.setdefault(oco, (len(self._groups), number))
-            if of != number:
-                wrong.append(("OCO", f"group {oco} has orders of several symbols"))
-        for rule, words in wrong:
-            self.problems.add(where, row, rule, words)
-        if wrong or number is None or sign is None or at is None or code is None or lives is None:
-            return
-        self._ids.add(order_id)
+    def _take(self, texts: Mapping[str, Sequence[str]], count: int) -> bool:
+        """Takes `count` rows whole. False: something is wrong with one of them, and none was taken."""
+        absent = ("",) * count
+        order_ids = texts["order_id"]
+        fresh = set(order_ids)
+        try:
+            read = {
+                name: list(map(reader.__getitem__, texts.get(name, absent))) for name, reader in self._readers.items()
+            }
+            limit = self._prices(texts.get("limit_price", absent), read["order_type"], LIMITED)
+            stop = self._prices(texts.get("stop_price", absent), read["order_type"], STOPPED)
+            group = self._groups_of(texts.get("oco", absent), read["symbol"])
+        except ValueError:
+            return False
+        if "" in fresh or len(fresh) != count or not self._ids.isdisjoint(fresh):
+            return False
+        self._ids |= fresh
+        strategies = texts.get("strategy_id", absent)
+        for name in dict.fromkeys(strategies):
+            self._strategies.setdefault(name, len(self._strategies))
         columns = self._columns
-        columns.order_id.append(order_id)
-        columns.arrival.append(at)
-        columns.symbol.append(number)
-        columns.side.append(sign)
-        columns.quantity.append(lots)
-        columns.kind.append(code)
-        columns.limit.append(limit_ticks)
-        columns.stop.append(stop_ticks)
-        columns.tif.append(lives)
-        columns.strategy.append(self._strategies.setdefault(strategy, len(self._strategies)))
-        columns.group.append(group)
-        columns.reduce_only.append(1 if flag in ("1", "true") else 0)
+        columns.order_id.extend(order_ids)
+        columns.arrival.extend(read["time"])
+        columns.symbol.extend(read["symbol"])
+        columns.side.extend(read["side"])
+        columns.quantity.extend(read["quantity"])
+        columns.kind.extend(read["order_type"])
+        columns.limit.extend(limit)
+        columns.stop.extend(stop)
+        columns.tif.extend(read["tif"])
+        columns.strategy.extend(map(self._strategies.__getitem__, strategies))
+        columns.group.extend(group)
+        columns.reduce_only.extend(read["reduce_only"])
+        return True
 
-    @staticmethod
-    def _whole(rule: str, text: str, steps: Whole, wrong: list[tuple[str, str]]) -> int:
-        try:
-            number = steps.of(text)
-        except ValueError as exc:
-            wrong.append((rule, f"{text!r} {exc}"))
-            return 0
-        if not 0 < number < LARGEST:
-            wrong.append((rule, f"{text!r} must be more than 0, and not so large"))
-        return number
+    def _prices(self, texts: Sequence[str], kinds: Sequence[int], priced: Container[int]) -> list[int]:
+        """In ticks, of those orders that have one; 0 of the others, whatever stands there. Raises ValueError."""
+        price = self._price
+        return [price[text] if kind in priced else 0 for text, kind in zip(texts, kinds, strict=True)]
+
+    def _groups_of(self, names: Sequence[str], symbols: Sequence[int]) -> Sequence[int]:
+        """Raises ValueError where a group has orders of several symbols."""
+        if not any(names):
+            return array("q", [-1]) * len(names)
+        return [self._group(name, symbol) if name else -1 for name, symbol in zip(names, symbols, strict=True)]
+
+    def _group(self, name: str, symbol: int) -> int:
+        group, of = self._groups.setdefault(name, (len(self._groups), symbol))
+        if of != symbol:
+            raise ValueError("has orders of several symbols")
+        return group
+
+    def _take_one_by_one(self, block: Block, header: Sequence[str], where: str) -> None:
+        for row, line in enumerate(block.rows, block.first):
+            if not line:
+                continue
+            if len(line) != len(header):
+                self.problems.add(where, row, "COLUMNS", f"{len(line)} fields instead of {len(header)}")
+                continue
+            texts = dict(zip(header, line, strict=True))
+            if not self._take({name: (text,) for name, text in texts.items()}, 1):
+                self._name_what_is_wrong(texts, where, row)
+
+    def _name_what_is_wrong(self, texts: Mapping[str, str], where: str, row: int) -> None:
+        read: dict[str, int] = {}
+
+        def tell(name: str, reader: Callable[[str], int]) -> None:
+            text = texts.get(name, "")
+            try:
+                read[name] = reader(text)
+            except ValueError as exc:
+                self.problems.add(where, row, name.upper(), f"{text!r} {exc}")
+
+        order_id = texts["order_id"]
+        if not order_id:
+            self.problems.add(where, row, "ORDER_ID", "is empty")
+        elif order_id in self._ids:
+            self.problems.add(where, row, "DUPLICATE", f"order {order_id} was there already")
+        for name, reader in self._readers.items():
+            tell(name, reader.__getitem__)
+        kind = read.get("order_type", MARKET)
+        if kind in LIMITED:
+            tell("limit_price", self._price.__getitem__)
+        if kind in STOPPED:
+            tell("stop_price", self._price.__getitem__)
+        if texts.get("oco") and "symbol" in read:
+            tell("oco", lambda name: self._group(name, read["symbol"]))
 
     def orders(self) -> OrderColumns:
         """Raises InputRefused."""
         self.problems.raise_if_any()
         self._columns.strategies = list(self._strategies)
         return self._columns
+
+
+def _one_of(codes: Mapping[str, int], text: str) -> int:
+    """Raises ValueError."""
+    code = codes.get(text.upper())
+    if code is None:
+        raise ValueError(f"is not one of {', '.join(filter(None, codes))}")
+    return code
+
+
+def _flag(text: str) -> int:
+    """Raises ValueError."""
+    return int(truth(text))
+
+
+def _positive(steps: Whole, text: str) -> int:
+    """Raises ValueError."""
+    number = steps.parsed(text)
+    if not 0 < number < LARGEST:
+        raise ValueError("must be more than 0, and not so large")
+    return number

@@ -151,7 +151,6 @@ def _are_taken_at_once(
         reader.add_checked(
             Series(
                 symbol=str(symbol),
-                where=[where],
                 open_time=columns["at"],
                 open=columns["open"],
                 high=columns["high"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 SHOWN = 50
@@ -43,6 +43,11 @@ class Collected:
     @property
     def count(self) -> int:
         return self._count
+
+    @property
+    def first(self) -> Sequence[Problem]:
+        """As many as are kept."""
+        return tuple(self._problems)
 
     def add(self, where: str, row: int, rule: str, message: str) -> None:
         self._count += 1

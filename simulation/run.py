@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from typing import Any
 
 from execution_service.core.planning.progress import Progress
 from execution_service.core.planning.targets import TargetPositions
-from simulation.bars import History
+from simulation.bars import Column, History
 from simulation.books import Account, Trades
 from simulation.impact import needs_impact
 from simulation.lanes import InstrumentLane, Matcher
@@ -54,14 +55,18 @@ class Result:
     refused: Sequence[tuple[TargetPositions, str]] = ()
     """Lists of targets that were not planned, and why."""
 
+    def filled(self) -> tuple[list[int], list[int]]:
+        """Lots that filled and what they came to, in ticks times lots, by row of the orders."""
+        lots, amounts = [0] * len(self.orders), [0] * len(self.orders)
+        for row, quantity, price in zip(self.trades.order, self.trades.quantity, self.trades.price, strict=True):
+            lots[row] += quantity
+            amounts[row] += quantity * price
+        return lots, amounts
+
     def averages(self) -> dict[int, tuple[int, Decimal]]:
         """Lots filled and their average price, by row of the orders, of those that filled."""
-        lots: dict[int, int] = {}
-        amounts: dict[int, int] = {}
-        for row, quantity, price in zip(self.trades.order, self.trades.quantity, self.trades.price, strict=True):
-            lots[row] = lots.get(row, 0) + quantity
-            amounts[row] = amounts.get(row, 0) + quantity * price
-        return {row: (lots[row], self.settings.tick * amounts[row] / lots[row]) for row in lots}
+        tick = self.settings.tick
+        return {row: (n, tick * amount / n) for row, (n, amount) in enumerate(zip(*self.filled(), strict=True)) if n}
 
 
 def trade_id(order_id: str, number: int) -> str:
@@ -104,12 +109,13 @@ def simulate_orders(
     lanes: list[InstrumentLane | None] = []
     finished = Collected(orders, history, settings, account)
     matcher, name = matcher_for(settings, history, orders, engine)
+    column: Column = partial(array, "q") if name == "numba" and settings.cash is None else list
     done = 0
     for symbol, series in enumerate(history.series.values()):
         mine = rows[symbol]
         if mine or settings.cash is not None:
             mine.sort(key=orders.arrival.__getitem__)
-            lane = InstrumentLane(series, settings, len(orders.strategies))
+            lane = InstrumentLane(series, settings, len(orders.strategies), column)
             lane.add_all(orders, mine, history)
             if settings.cash is None:
                 lane.match_all(matcher, history.last_session)
@@ -195,10 +201,11 @@ class Collected:
 
     def take(self, symbol: int, lane: InstrumentLane) -> None:
         self._account.book(lane, symbol, self._trades)
-        for n, row in enumerate(lane.rows):
-            self._left[row] = lane.orders.left[n]
-            self._status[row] = lane.orders.status[n]
-            self._reason[row] = lane.orders.reason[n]
+        mine = lane.orders
+        for row, left, status, reason in zip(lane.rows, mine.left, mine.status, mine.reason, strict=True):
+            self._left[row] = left
+            self._status[row] = status
+            self._reason[row] = reason
 
     def result(self, matched_by: str, **more: Any) -> Result:
         """`more`: what else a result has."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
+from itertools import repeat
+from operator import itemgetter
 
 from execution_service.core.planning.plan import LegState
 from execution_service.core.quality.slippage import rounded
+from simulation.fees import CENT, half_even
 from simulation.matching.codes import FILL_REASONS, REASONS, STATUSES
 from simulation.positions import SMALLEST_SHARE
 from simulation.quality import Group, RunQuality
 from simulation.run import Result, steps_of, trade_id
-from simulation.units import microseconds, written_time
+from simulation.units import Kept, Whole, microseconds, written_time
 
 TEXT, NUMBER, TIME = "text", "number", "time"
 """A number is exact: its text is a decimal. A time is microseconds since 1970 in UTC."""
@@ -54,39 +57,36 @@ def trades_table(result: Result) -> Table:
 
 
 def _trades(result: Result) -> Iterator[tuple[str | int | None, ...]]:
-    orders, trades, currency = result.orders, result.trades, result.settings.currency
+    orders, trades = result.orders, result.trades
     prices, lots = steps_of(result.settings)
-    contexts = result.contexts
-    cents: dict[int, str] = {}
-    rows = zip(
-        trades.order, trades.symbol, trades.number, trades.time, trades.quantity, trades.price, trades.reason, trades.fee,
-        strict=True,
-    )  # fmt: skip
-    for row, symbol, number, at, quantity, price, code, fee in rows:
-        order_id = orders.order_id[row]
-        profile, regime, universe, decision, plan = contexts[row] if contexts else (None, None, None, None, None)
-        commission = cents.get(fee)
-        if commission is None:
-            commission = cents[fee] = f"{Decimal(fee).scaleb(-2):.2f}"
-        yield (
-            trade_id(order_id, number),
-            at,
-            orders.symbols[symbol],
-            "BUY" if orders.side[row] > 0 else "SELL",
-            lots.text(quantity),
-            prices.text(price),
-            order_id,
-            orders.strategies[orders.strategy[row]],
-            profile,
-            regime,
-            universe,
-            decision,
-            FILL_REASONS[code],
-            commission,
-            currency,
-            plan,
-            "TRAINING",
-        )
+    order_ids = list(map(orders.order_id.__getitem__, trades.order))
+    contexts: list[Iterable[str | None]] = [repeat(None)] * 5
+    if result.contexts:
+        own = list(map(result.contexts.__getitem__, trades.order))
+        contexts = [map(itemgetter(n), own) for n in range(5)]
+    profile, regime, universe, decision, plan = contexts
+    return zip(
+        map(trade_id, order_ids, trades.number),
+        trades.time,
+        map(orders.symbols.__getitem__, trades.symbol),
+        map(_DIRECTIONS.__getitem__, map(orders.side.__getitem__, trades.order)),
+        lots.texts(trades.quantity),
+        prices.texts(trades.price),
+        order_ids,
+        map(orders.strategies.__getitem__, map(orders.strategy.__getitem__, trades.order)),
+        profile,
+        regime,
+        universe,
+        decision,
+        map(FILL_REASONS.__getitem__, trades.reason),
+        Whole(CENT).texts(trades.fee),
+        repeat(result.settings.currency),
+        plan,
+        repeat("TRAINING"),
+    )
+
+
+_DIRECTIONS = {1: "BUY", -1: "SELL"}
 
 
 def orders_table(result: Result) -> Table:
@@ -101,17 +101,38 @@ def orders_table(result: Result) -> Table:
 
 
 def _orders(result: Result) -> Iterator[tuple[str | int | None, ...]]:
-    _, lots = steps_of(result.settings)
-    average = result.averages()
-    for row, order_id in enumerate(result.orders.order_id):
-        filled, price = average.get(row, (0, None))
-        yield (
-            order_id,
-            STATUSES[result.status[row]],
-            lots.text(filled),
-            None if price is None else _exact(price),
-            REASONS[result.reason[row]] or None,
-        )
+    _, steps = steps_of(result.settings)
+    lots, amounts = result.filled()
+    average = _Averages(result.settings.tick)
+    return zip(
+        result.orders.order_id,
+        map(STATUSES.__getitem__, result.status),
+        steps.texts(lots),
+        map(average.text, lots, amounts),
+        map([words or None for words in REASONS].__getitem__, result.reason),
+        strict=True,
+    )
+
+
+class _Averages:
+    """Average prices as texts, rounded half-even to ten decimals."""
+
+    def __init__(self, tick: Decimal) -> None:
+        self._over, self._under = (tick / _AVERAGE).as_integer_ratio()
+        self._whole = Kept(self._of_one)
+
+    def text(self, lots: int, amount: int) -> str | None:
+        """Of so many lots that came to `amount` ticks; None where there are none."""
+        if not lots:
+            return None
+        ticks, rest = divmod(amount, lots)
+        return self._text(amount, lots) if rest else self._whole[ticks]
+
+    def _of_one(self, ticks: int) -> str:
+        return self._text(ticks, 1)
+
+    def _text(self, amount: int, lots: int) -> str:
+        return plain(half_even(amount * self._over, lots * self._under) * _AVERAGE)
 
 
 def equity_table(result: Result) -> Table:

@@ -13,7 +13,7 @@ from simulation.matching import kernel
 from simulation.matching.kernel import Bars, Fills, Orders, Rules
 
 _FUNCTIONS = (
-    "end", "take", "at_open", "is_due_at", "level_of", "path_key", "path_of", "inside", "begin_bar", "end_bar", "arrived", "match",
+    "end", "take", "at_open", "is_due_at", "level_of", "path_key", "path_of", "inside", "begin_bar", "end_bar_from", "end_bar", "arrived", "match",
 )  # fmt: skip
 
 
@@ -46,15 +46,10 @@ def match(
     money: None,
     impact: None,
 ) -> int:
-    """As `kernel.match`, from lists to lists: what it changes is written back."""
-    changed: list[Any] = [active, reached, keys, held, state, *orders, *fills]
-    arrays: dict[int, Any] = {id(column): numpy.array(column, dtype=numpy.int64) for column in changed}
-    fixed: list[Any] = [numpy.array(column, dtype=numpy.int64) for column in bars]
+    """As `kernel.match`. Every column is an `array("q")`: it is read and written where it is."""
+    at: Any = numpy.asarray
     stopped = _MATCH(
-        first, last, arrays[id(active)], arrays[id(reached)], arrays[id(keys)], Bars(*fixed),
-        Orders(*(arrays[id(column)] for column in orders)), arrays[id(held)], rules,
-        Fills(*(arrays[id(column)] for column in fills)), arrays[id(state)], None, None,
+        first, last, at(active), at(reached), at(keys), Bars(*map(at, bars)), Orders(*map(at, orders)), at(held), rules,
+        Fills(*map(at, fills)), at(state), None, None,
     )  # fmt: skip
-    for column in changed:
-        column[:] = arrays[id(column)].tolist()
     return int(stopped)

@@ -125,11 +125,23 @@ class Impact(Protocol):
 
 
 # The places of `state`: what is carried from bar to bar.
-FILLS, ACTIVE, NEXT, POOL, USED, TRADED_AT, SESSION, UP, DOWN, PLACES = range(10)
+(
+    FILLS,  # how many there are
+    ACTIVE,  # so many places of `active` are in use
+    NEXT,  # the first order that has not come yet
+    POOL,  # what is left of the present bar's
+    USED,  # and what has filled of it
+    TRADED_AT,  # when the last bar with trading opened
+    ENDS,  # the first session in which a DAY order at work ends by its session's having passed; FAR: there is none
+    UP,  # what rests is not touched by a bar below this price
+    DOWN,  # and above this one
+    PLACES,
+) = range(10)
 
 
 def fresh_state() -> list[int]:
-    return [0, 0, 0, 0, 0, -FAR, -1, FAR, -FAR, 0]
+    """Before the first bar."""
+    return [0, 0, 0, 0, 0, -FAR, FAR, FAR, -FAR]
 
 
 def end(i: int, status: int, reason: int, orders: Orders) -> None:
@@ -365,10 +377,9 @@ def begin_bar(
 ) -> bool:
     """Takes in what has arrived, ends what a corporate action, a new session or a halt ends. False: nothing can happen in this bar."""
     opens = bars.open_time[k]
+    session = bars.session[k]
     count = state[ACTIVE]
     is_split = bars.split_up[k] > 0
-    is_new = bars.session[k] != state[SESSION]
-    state[SESSION] = bars.session[k]
     if is_split:
         for b in range(len(held)):
             size = abs(held[b]) * bars.split_up[k] // bars.split_down[k]
@@ -381,24 +392,30 @@ def begin_bar(
             active[count] = n
             count += 1
             has_come = True
+            if orders.tif[n] == DAY and 0 <= orders.session[n] < state[ENDS]:
+                state[ENDS] = orders.session[n]
         n += 1
     state[NEXT] = n
-    if count and (is_split or is_new or not bars.trading[k]):
+    if count and (is_split or state[ENDS] < session or not bars.trading[k]):
         kept = 0
+        ends = FAR
         for m in range(count):
             i = active[m]
             if orders.status[i] != WORKING:
                 continue
             if is_split and orders.arrival[i] < opens:
                 end(i, CANCELLED, CORPORATE_ACTION, orders)
-            elif orders.tif[i] == DAY and 0 <= orders.session[i] < bars.session[k]:
+            elif orders.tif[i] == DAY and 0 <= orders.session[i] < session:
                 end(i, EXPIRED, OF_DAY if state[TRADED_AT] >= orders.arrival[i] else NO_TRADING, orders)
             elif orders.tif[i] == IOC and not bars.trading[k]:
                 end(i, CANCELLED, OF_IOC, orders)
             else:
                 active[kept] = i
                 kept += 1
+                if orders.tif[i] == DAY and 0 <= orders.session[i] < ends:
+                    ends = orders.session[i]
         count = kept
+        state[ENDS] = ends
     state[ACTIVE] = count
     if not bars.trading[k]:
         # What has come rests without having been looked at: the next bar looks at all.
@@ -413,8 +430,15 @@ def begin_bar(
 
 def end_bar(active: MutableSequence[int], orders: Orders, state: MutableSequence[int]) -> None:
     """Lets go of what has ended, and notes at which prices the next bar must be looked at."""
-    up, down, kept = FAR, -FAR, 0
-    for n in range(state[ACTIVE]):
+    end_bar_from(0, FAR, -FAR, active, orders, state)
+
+
+def end_bar_from(
+    first: int, up: int, down: int, active: MutableSequence[int], orders: Orders, state: MutableSequence[int]
+) -> None:
+    """The same for those from place `first` on; those before it wait for `up` and `down`."""
+    kept = first
+    for n in range(first, state[ACTIVE]):
         i = active[n]
         if orders.status[i] != WORKING:
             continue
@@ -450,25 +474,54 @@ def match(
     """Bars `first` to before `last`. Returns the bar at which it stopped: `last`, or one for which `fills` has too little room."""
     room = len(fills.order)
     total = len(orders.side)
+    open_time, high, low = bars.open_time, bars.high, bars.low
+    session, trading, split_up = bars.session, bars.trading, bars.split_up
+    comes = orders.arrival[state[NEXT]] if state[NEXT] < total else FAR
+    ends, up, down = state[ENDS], state[UP], state[DOWN]
     for k in range(first, last):
+        # Most bars bring nothing, end nothing and touch nothing.
+        if (
+            comes > open_time[k]
+            and high[k] < up
+            and low[k] > down
+            and session[k] <= ends
+            and trading[k]
+            and split_up[k] == 0
+        ):
+            state[TRADED_AT] = open_time[k]
+            continue
         # An order fills once a bar at most: what is left of it then, the pool has not.
         if state[FILLS] + total > room and state[FILLS] + state[ACTIVE] + arrived(k, bars, orders, state) > room:
             return k
-        if not begin_bar(k, active, bars, orders, held, state):
+        new = state[NEXT]
+        can_fill = begin_bar(k, active, bars, orders, held, state)
+        comes = orders.arrival[state[NEXT]] if state[NEXT] < total else FAR
+        ends, up, down = state[ENDS], state[UP], state[DOWN]
+        if not can_fill:
             continue
-        for n in range(state[ACTIVE]):
+        start = 0
+        if high[k] < up and low[k] > down:
+            # What rests is not touched: only what has come is looked at, which is the last in `active`.
+            start = state[ACTIVE]
+            while start > 0 and active[start - 1] >= new:
+                start -= 1
+        for n in range(start, state[ACTIVE]):
             i = active[n]
             if orders.status[i] == WORKING:
                 at_open(i, k, bars, orders, held, rules, fills, state, money, impact)
         count = 0
-        for n in range(state[ACTIVE]):
+        for n in range(start, state[ACTIVE]):
             i = active[n]
             if orders.status[i] == WORKING and is_due_at(i, k, bars, orders, rules):
                 reached[count] = i
                 count += 1
         if count:
             inside(count, k, reached, keys, bars, orders, held, rules, fills, state, money, impact)
-        end_bar(active, orders, state)
+        if start:
+            end_bar_from(start, up, down, active, orders, state)
+        else:
+            end_bar(active, orders, state)
+        up, down = state[UP], state[DOWN]
         if state[NEXT] == total and not state[ACTIVE]:
             return last
     return last

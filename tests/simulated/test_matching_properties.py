@@ -12,9 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from simulation.lanes import InstrumentLane
+from simulation.matching import kernel
 from simulation.matching.codes import AT_GAP, AT_OPEN
+from simulation.orders import OrderReader
 from simulation.run import Result
-from tests.simulated.cases import D, ends, fills, reasons, simulated
+from simulation.settings import settings_of
+from tests.simulated.cases import DAILY, D, bars_of, ends, fills, order_rows, reasons, simulated
 
 THOROUGH = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 RATE = D("0.1")
@@ -178,6 +182,34 @@ def test_another_orders_luck_is_its_own(case: Case) -> None:
     bars, orders, known = case
     more = [*orders, "BUY 1 LIMIT limit=0.01 tif=GTC at=1"]
     assert fills(simulated(bars, more, **known)) == fills(simulated(bars, orders, **known))
+
+
+@THOROUGH
+@given(cases())
+def test_what_is_not_looked_at_would_not_have_changed(case: Case) -> None:
+    """All bars at once are matched with most looks left out; bar by bar every order at work is looked at."""
+    bars, orders, given = case
+    known = settings_of(DAILY | given)
+    history = bars_of(known, *bars)
+    reader = OrderReader(known, history)
+    reader.rows(order_rows(*orders), "orders")
+    columns = reader.orders()
+    rows = sorted(range(len(columns)), key=columns.arrival.__getitem__)
+    quick, whole = (InstrumentLane(history.series["A"], known, len(columns.strategies)) for _ in range(2))
+    for lane in (quick, whole):
+        lane.add_all(columns, rows, history)
+    quick.match_all(kernel.match, history.last_session)
+    for k in range(len(whole.bars.open)):
+        if whole.begin(k) or (whole.bars.trading[k] and whole.at_work()):
+            for i in whole.at_work():
+                whole.open(i, k, None)
+            whole.close(k, None)
+    kernel.expire(history.last_session, whole.orders, whole.state)
+    count = quick.state[kernel.FILLS]
+    assert [column[:count] for column in quick.fills] == [column[: whole.state[kernel.FILLS]] for column in whole.fills]
+    assert (quick.orders.status, quick.orders.reason, quick.orders.left) == (
+        whole.orders.status, whole.orders.reason, whole.orders.left
+    )  # fmt: skip
 
 
 @pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")

