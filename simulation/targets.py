@@ -49,7 +49,7 @@ from simulation.orders import OrderColumns
 from simulation.problems import Collected as Problems
 from simulation.run import Collected, Result, Together, Told
 from simulation.settings import Settings
-from simulation.slices import PARTS, slice_lots
+from simulation.slices import PARTS, latest_volumes, slice_lots
 from simulation.units import DAY, moment, parsed_time
 
 ACCOUNT = "simulation"
@@ -158,6 +158,8 @@ class _Order:
     lane: int
     slices: list[int] = field(default_factory=list)
     """Their numbers in the lane."""
+    filled_before: int = 0
+    """Lots that all but the last have filled."""
     rung: int = 0
     """Of the ladder of an EMERGENCY: grows with each slice that does not fill whole."""
     is_over: bool = False
@@ -308,8 +310,10 @@ class TargetsRun:
 
     def _filled(self, order: _Order) -> int:
         """In lots."""
-        lane = self._together.lanes[order.lane]
-        return sum(self._columns.quantity[lane.rows[n]] - lane.orders.left[n] for n in order.slices)
+        if not order.slices:
+            return 0
+        lane, last = self._together.lanes[order.lane], order.slices[-1]
+        return order.filled_before + self._columns.quantity[lane.rows[last]] - lane.orders.left[last]
 
     def _outcome(self, order: _Order) -> Outcome:
         orders = self._together.lanes[order.lane].orders
@@ -335,21 +339,17 @@ class TargetsRun:
             order.is_over = True
             return
         leg, stance, lane = plan.leg(order.release.leg), plan.targets.aggressiveness, self._together.lanes[order.lane]
-        if order.slices and stance is Aggressiveness.EMERGENCY and lane.orders.left[order.slices[-1]]:
-            order.rung += 1
         k = self._together.bar_of[order.lane]
+        has_missed = order.slices and lane.bars.trading[k] and lane.orders.left[order.slices[-1]]
+        if stance is Aggressiveness.EMERGENCY and has_missed:
+            order.rung += 1
         price = self._price(lane, k, moment(at))
         conduct = Conduct(stance=stance, price=None if price is None else self._settings.tick * price)
         chosen = choose(conduct, leg.side, leg.phase, order.rung)
         # What the plan sends at once is not sent again; nor is what may not be sent.
         order.is_over = isinstance(chosen, LegReason) or stance not in PARTS
         if not isinstance(chosen, LegReason):
-            traded = [
-                lots
-                for lots, is_traded in zip(lane.series.volume[: k + 1], lane.bars.trading, strict=False)
-                if is_traded
-            ]
-            self._place(plan, order, chosen.terms, slice_lots(stance, left, traded), at)
+            self._place(plan, order, chosen.terms, slice_lots(stance, left, latest_volumes(lane.series, k)), at)
 
     def _has_ended(self, plan: Plan, order: _Order, at: int) -> bool:
         """Whether what is left is not to be sent: the plan is not valid any more, money or holding ran out, or a split made it another quantity."""
@@ -402,6 +402,7 @@ class TargetsRun:
             kind=kind,
             limit=limit,
         )
+        order.filled_before = self._filled(order)
         order.slices.append(number)
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from execution_service.core.planning.targets import Aggressiveness
 from simulation.__main__ import main
 from simulation.bars import BarReader, History
 from simulation.matching.codes import NONE, OF_DAY, OF_IOC
 from simulation.problems import InputRefused
 from simulation.run import Result
 from simulation.settings import Settings, settings_of
+from simulation.slices import USUAL_BARS, latest_volumes, slice_lots
 from simulation.tables import plans_table, trades_table
 from simulation.targets import read_targets, simulate_targets
 from tests.simulated.cases import DAILY, D, day
@@ -164,6 +166,24 @@ def test_an_emergency_reaches_further_with_each_bar_and_then_says_that_it_did_no
     assert states(result) == [("d1", "COMPLETED"), ("d3", "FAILED")]
     resting = run(targets, {"A": [*falling[:3], "8.40 8.50 8.40 8.50", *falling[4:]]})
     assert trades(resting)[-1] == ("A", "SELL", 1, D("8.40"))
+
+
+def test_a_bar_without_trading_is_no_reason_to_reach_further() -> None:
+    bars = ["10 10 10 10", "10 10 10 10", "9 9 9 9 0", "9.95 9.95 9.95 9.95"]
+    result = run(["1 A quantity=1", "3 A quantity=0 aggressiveness=EMERGENCY"], {"A": bars})
+    assert [result.settings.tick * limit for limit in result.orders.limit][1:] == [D("9.90"), D("9.90")]
+    assert trades(result)[-1] == ("A", "SELL", 1, D("9.95"))
+
+
+def test_what_is_usual_is_known_from_the_last_twenty_bars_that_traded() -> None:
+    known = settings_of(DAILY)
+    bars = [f"10 10 10 10 {100 if n != 20 else 0}" for n in range(25)]
+    series = history_of(known, A=bars).series["A"]
+    assert latest_volumes(series, 24) == [100] * USUAL_BARS
+    assert latest_volumes(series, 2) == [100] * 3
+    assert [slice_lots(Aggressiveness.PASSIVE, left, [100]) for left in (20, 3)] == [5, 3]
+    assert slice_lots(Aggressiveness.URGENT, 20, []) == 1
+    assert slice_lots(Aggressiveness.NORMAL, 20, []) == 20
 
 
 def test_no_slice_follows_a_newer_decision_a_split_or_the_end_of_the_money() -> None:
