@@ -11,7 +11,7 @@ IB_ASYNC_BIN := .venv-ib-async/bin
 WORKERS ?= 4
 IBKR_TESTS := tests/contract/ibkr tests/contract/test_broker.py
 
-.PHONY: help setup run test ib-async-tests check format bench faults soak simulate fuzz mutants lock clean
+.PHONY: help setup run test ib-async-tests check format bench faults soak simulate example fuzz mutants lock clean
 .DEFAULT_GOAL := help
 
 NEEDS_PYTHON = @test -n '$(PYTHON)' || \
@@ -25,6 +25,7 @@ help:
 	@echo 'make faults  everything that can go wrong, at each broker, judged by its own book (half an hour); ARGS=--help shows the options'
 	@echo 'make soak    20 orders a second and random faults for SOAK_SECONDS (600): nothing grows, no order is lost'
 	@echo 'make simulate  SEEDS (1000) whole lives, each drawn from a seed, in virtual time on all cores; ARGS=--help shows the options'
+	@echo 'make example the same targets under four stances, on real bars: the page and the figures of docs/simulation-example.md'
 	@echo 'make fuzz    hostile messages for FUZZ_SECONDS (60), read a second time naively'
 	@echo 'make mutants every small change of the state machine must be noticed by a test (about 10 minutes)'
 	@echo 'make setup   only install'
@@ -85,6 +86,9 @@ soak: .venv/installed
 
 simulate: .venv/installed
 	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+
+example: .venv/installed
+	@$(BIN)/python scripts/simulation_example.py $(ARGS)
 
 fuzz: .venv/installed
 	@$(BIN)/python -m tests.fuzz

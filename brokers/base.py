@@ -228,6 +228,8 @@ class Fill:
     is_time_estimated: bool = False
     """The broker's time could not be read or is ambiguous: `time` is then when the fill was first received, or the
     likeliest reading."""
+    market_volume: Decimal | None = None
+    """What the whole market traded while this filled, of a broker that tells it. None: it does not."""
 
 
 class ReportStatus(StrEnum):

@@ -42,6 +42,7 @@ from execution_service.core.orders.order import Hold, Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
+from execution_service.core.quality.order_quality import order_quality
 from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyKind
 from execution_service.core.texts.discrepancies import background
 from execution_service.core.texts.log import log_line
@@ -58,7 +59,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import StoreReader
-from scripts import adopt, limits, market, stances, switches, tokens, trades
+from scripts import adopt, limits, market, quality, stances, switches, tokens, trades
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
 from scripts.locate import NotFound, opened_store, running_service, settings_or_exit, view_of
 from scripts.waits import waits_for
@@ -222,6 +223,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     limits.add_options(sub, _nonblank)
     sub = verb("market", "where the market of an account on historical bars stands; lets it go on", market.run)
     market.add_options(sub, _positive)
+    sub = verb("quality", "how well orders were filled, by strategy and broker", _quality)
+    quality.add_options(sub, _positive)
     sub = verb("rebuild-views", "write the shared collections anew from our own", _rebuild_views)
     sub.add_argument(
         "--use-mock-broker",
@@ -411,6 +414,7 @@ def _history(context: CommandContext, stored: Stored) -> dict[str, Any]:
         ],
         "waits_for": waits_for(context.view, order, SystemClock().now()),
         "fills": [asdict(fill) for fill in order.fills],
+        "quality": order_quality(order).fields(),
         "realized_pnl": stored.told.realized_pnl if order.fills else None,
         "entries": list(order.request.entry_refs) if isinstance(order.request, OrderRequest) else [],
         "exits": [_order_fields(s) for s in context.view.exits_of(names)] if is_entry else [],
@@ -436,6 +440,7 @@ def _print_history(console: Console, stored: Stored, history: Mapping[str, Any])
         ("Average price", None if order.average_price is None else quoted(order.average_price, order)),
         ("Total", None if order.value is None else money(order.value, currency_of(order))),
         ("Contract", "" if order.terms is None else contract_summary(order.terms)),
+        *quality.lines_of(order_quality(order)),
         ("Commission", order.commission),
         ("Realised", history["realized_pnl"]),
         ("Our id", order.order_id),
@@ -620,6 +625,11 @@ def _position_fields(entry: LedgerEntry) -> dict[str, object]:
         "episode": position.episode,
         "order_ids": list(position.order_ids),
     }
+
+
+async def _quality(context: CommandContext) -> int:
+    _check_account(context, context.options.account)
+    return await quality.show(context, _Brokers(context))
 
 
 async def _dead_letters(context: CommandContext) -> int:
@@ -1037,7 +1047,7 @@ class _Brokers:
         account = self._context.settings.account(account_id)
         if account is not None:
             return account.broker.upper()
-        return "MOCK" if self._context.options.use_mock_broker else None
+        return "MOCK" if getattr(self._context.options, "use_mock_broker", False) else None
 
     def mode_of(self, account_id: str | None) -> str | None:
         is_known = account_id in self._at_work or self._context.options.use_mock_broker

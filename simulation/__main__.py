@@ -21,10 +21,11 @@ from simulation.files import FORMATS, default_format, write, write_manifest
 from simulation.history import ENDINGS, inputs_of, parquet_for, read_bars
 from simulation.orders import OrderColumns, OrderReader
 from simulation.problems import InputRefused
+from simulation.quality import run_quality
 from simulation.report import write_report
 from simulation.run import Result, simulate_orders
 from simulation.settings import Settings, read_settings
-from simulation.tables import plain, tables_of
+from simulation.tables import order_quality_table, plain, quality_table, tables_of
 from simulation.targets import read_targets, simulate_targets
 
 REFUSED = 2
@@ -41,6 +42,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, required=True, help="simulation.toml")
     parser.add_argument("--actions", type=Path, help="corporate actions, a CSV file: symbol,ex_date,type,value")
     parser.add_argument("--out", type=Path, required=True, help="the folder for the results")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="where the page of HTML about the run is written (OUT/report.html)"
+    )
     parser.add_argument("--format", choices=FORMATS, default=default_format(), help="of the results (%(default)s)")
     parser.add_argument(
         "--engine", choices=("auto", "plain", "numba"), default="auto", help="of the matcher; the results are the same"
@@ -89,10 +93,14 @@ def run(chosen: argparse.Namespace, errors: Console) -> None:
         else:
             result = simulate_orders(orders, history, settings, engine=chosen.engine, told=told)
         writing = progress.add_task("Writing", total=1)
-        written = write(tables_of(result), chosen.out, chosen.format)
-        written.append(write_report(result, history, chosen.out / "report.html"))
+        quality = run_quality(result, history)
+        tables = (*tables_of(result), quality_table(quality), order_quality_table(result, quality))
+        written = write(tables, chosen.out, chosen.format)
+        page = chosen.report or chosen.out / "report.html"
+        manifest = manifest_of(result, history, [path.name for path in (*written, page)])
+        write_report(result, history, quality, manifest, page)
+        write_manifest(manifest, chosen.out)
         progress.advance(writing)
-    write_manifest(manifest_of(result, history, [path.name for path in written]), chosen.out)
     Console(highlight=False).print(summary_of(result, history, time.perf_counter() - begun))
 
 

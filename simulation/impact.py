@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 from math import isqrt
@@ -15,7 +16,9 @@ SIGMA = 10**9
 
 
 def needs_impact(settings: Settings) -> bool:
-    return any(each.model in ("volume_share", "sqrt") for each in settings.slippage)
+    """Whether slippage is more than whole ticks and a part of the price, which is all that the matcher itself adds up."""
+    is_whole = sum((each.ticks for each in settings.slippage), Decimal(0)) % 1 == 0
+    return not is_whole or any(each.model in ("volume_share", "sqrt") for each in settings.slippage)
 
 
 class QuantityImpact:

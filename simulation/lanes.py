@@ -37,14 +37,14 @@ class Matcher(Protocol):
 
 
 def rules_of(settings: Settings) -> Rules:
-    """Ticks are rounded up; parts of the price are added exactly."""
+    """Parts of the price are added exactly. Ticks are whole ones where these rules count: else `impact.py` adds everything up."""
     ticks = sum((each.ticks for each in settings.slippage), start=0 * settings.tick)
     part = sum((each.bps for each in settings.slippage), start=0 * settings.tick) / 10_000
     up, down = part.as_integer_ratio()
     return Rules(
         touch=1 if settings.limit_fill == "touch" else 0,
         path=PATHS[settings.path],
-        slip_ticks=-int(-ticks // 1),
+        slip_ticks=int(ticks),
         slip_up=up,
         slip_down=down,
     )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import repeat
 from operator import itemgetter
 
 from execution_service.core.planning.plan import LegState
+from execution_service.core.quality.slippage import rounded
 from simulation.fees import CENT, half_even
 from simulation.matching.codes import FILL_REASONS, REASONS, STATUSES
 from simulation.positions import SMALLEST_SHARE
+from simulation.quality import Group, RunQuality
 from simulation.run import Result, steps_of, trade_id
 from simulation.units import Kept, Whole, microseconds, written_time
 
@@ -197,6 +199,70 @@ def _plans(result: Result) -> Iterator[tuple[str | int | None, ...]]:
     for targets, why in result.refused:
         as_of = microseconds(targets.as_of)
         yield (targets.plan_id, targets.decision_id, targets.strategy_id, as_of, "REFUSED", "{}", json.dumps(why))
+
+
+def order_quality_table(result: Result, quality: RunQuality) -> Table:
+    """How well each order was filled that was filled at all; without benchmark where nothing had traded before it arrived."""
+    columns = (
+        ("order_id", TEXT), ("benchmark_price", NUMBER), ("avg_fill_price", NUMBER), ("slippage_bps", NUMBER), ("cost", NUMBER),
+        ("share_of_volume", NUMBER), ("seconds_to_first_fill", NUMBER), ("seconds_to_last_fill", NUMBER),
+    )  # fmt: skip
+    return Table("order_quality", columns, _order_quality(result, quality))
+
+
+def _order_quality(result: Result, quality: RunQuality) -> Iterator[tuple[str | int | None, ...]]:
+    tick, order_id = result.settings.tick, result.orders.order_id
+    for each in quality.figures:
+        average = tick * Decimal(each.amount) / each.lots
+        measured = (tick * each.benchmark, each.slippage_bps, each.cost)
+        benchmark, slippage, cost = (_exact(figure) if each.is_measured else None for figure in measured)
+        yield (
+            order_id[each.row],
+            benchmark,
+            _exact(average),
+            slippage,
+            cost,
+            _rounded(Decimal(each.lots) / each.volume) if each.volume else None,
+            *(plain(Decimal(at) / 1_000_000) for at in (each.to_first_fill, each.to_last_fill)),
+        )
+
+
+def _exact(amount: Decimal) -> str:
+    """To ten decimals, which all but quotients have room in."""
+    return plain(amount.quantize(_AVERAGE, ROUND_HALF_EVEN))
+
+
+def quality_table(quality: RunQuality) -> Table:
+    """How well orders were filled, by what they have in common; slippage in basis points, positive is a cost."""
+    columns = (
+        ("by", TEXT), ("name", TEXT), ("orders", NUMBER), ("filled", NUMBER), ("filled_part", NUMBER), ("measured", NUMBER),
+        ("median_bps", NUMBER), ("mean_bps", NUMBER), ("p95_bps", NUMBER), ("cost", NUMBER), ("value", NUMBER),
+        ("share_of_volume", NUMBER), ("seconds_to_last_fill", NUMBER),
+    )  # fmt: skip
+    return Table("quality", columns, (_quality(group) for group in (*quality.groups, quality.whole)))
+
+
+def _quality(group: Group) -> tuple[str | int | None, ...]:
+    found = group.slippage
+    figures = (found.median_bps, found.mean_bps, found.p95_bps)
+    return (
+        group.by or "all",
+        group.name,
+        str(group.orders),
+        str(group.filled),
+        _rounded(group.filled_part),
+        str(found.measured),
+        *(_rounded(figure) for figure in figures),
+        _exact(found.cost),
+        _exact(found.value),
+        _rounded(group.share_of_volume),
+        None if group.seconds_to_last_fill is None else plain(group.seconds_to_last_fill),
+    )
+
+
+def _rounded(figure: Decimal | None) -> str | None:
+    found = rounded(figure)
+    return None if found is None else plain(found)
 
 
 def plain(number: Decimal) -> str:

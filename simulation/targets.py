@@ -1,7 +1,8 @@
 """Target positions on historical bars: the service's own planner decides, the matcher fills, and what is missing is said.
 
 Decisions see only bars that have closed; their orders fill at opens from their time on. Increases wait for reductions as they do in the service,
-unless the account has a margin, or no limit of money.
+unless the account has a margin, or no limit of money. How orders are sent is by the plan's stance: each by the service's own table of terms, in
+slices, one bar after the other, until the order is filled, nothing may be sent any more, or a newer decision takes its place.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from math import ceil, floor
 
-from brokers.base import Instrument
+from brokers.base import Instrument, Side
 from execution_service.core.planning.facts import Fees, InstrumentFacts, Money, PlanSettings
-from execution_service.core.planning.plan import Plan, make_plan
+from execution_service.core.planning.plan import LegReason, Plan, make_plan
 from execution_service.core.planning.progress import (
     Outcome,
     PlanState,
@@ -29,21 +31,33 @@ from execution_service.core.planning.targets import (
     Target,
     TargetPositions,
 )
+from execution_service.core.planning.terms import Conduct, Terms, choose
 from simulation.bars import History
 from simulation.books import Account
 from simulation.lanes import InstrumentLane
-from simulation.matching.codes import DAY as FOR_THE_DAY
-from simulation.matching.codes import MARKET, WORKING
+from simulation.matching.codes import (
+    CORPORATE_ACTION,
+    INSUFFICIENT_FUNDS,
+    IOC,
+    KINDS,
+    REDUCE_ONLY,
+    SHORT_NOT_ALLOWED,
+    TIFS,
+    WORKING,
+)
 from simulation.orders import OrderColumns
 from simulation.problems import Collected as Problems
 from simulation.run import Collected, Result, Together, Told
 from simulation.settings import Settings
-from simulation.units import moment, parsed_time
+from simulation.slices import PARTS, latest_volumes, slice_lots
+from simulation.units import DAY, moment, parsed_time
 
 ACCOUNT = "simulation"
 COLUMNS = ("decision_id", "time", "symbol")
 MORE = ("quantity", "weight", "strategy_id", "complete", "allow_flatten", "aggressiveness")
 OF_ORDERS = ("profile_version_id", "regime_id", "universe_id")
+_LASTING = frozenset({INSUFFICIENT_FUNDS, REDUCE_ONLY, SHORT_NOT_ALLOWED, CORPORATE_ACTION})
+"""Why a slice ended after which none follows: the next would end likewise."""
 _TRUTHS = {"": False, "0": False, "false": False, "1": True, "true": True}
 
 
@@ -137,13 +151,29 @@ def _take(
 
 
 @dataclass(slots=True)
+class _Order:
+    """A released order as it is worked: its slices are orders of the market, one after the other."""
+
+    release: Release
+    lane: int
+    slices: list[int] = field(default_factory=list)
+    """Their numbers in the lane."""
+    filled_before: int = 0
+    """Lots that all but the last have filled."""
+    rung: int = 0
+    """Of the ladder of an EMERGENCY: grows with each slice that does not fill whole."""
+    is_over: bool = False
+    """No slice follows."""
+
+
+@dataclass(slots=True)
 class _Working:
-    """A plan at work: what was released, and where each order is."""
+    """A plan at work: what was released, and how far each order is."""
 
     plan: Plan
     releases: dict[str, Release] = field(default_factory=dict)
-    orders: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """By signal id: the instrument's lane and the order's number in it."""
+    orders: dict[str, _Order] = field(default_factory=dict)
+    """By signal id."""
     is_superseded: bool = False
     last: Progress | None = None
 
@@ -214,8 +244,10 @@ class TargetsRun:
             is_same = older.plan.targets.strategy_id == targets.strategy_id
             if is_same and self._progress(older, moment(at)).state is PlanState.WORKING:
                 older.is_superseded = True
-                for lane, number in older.orders.values():
-                    self._together.lanes[lane].cancel(number)
+                for order in older.orders.values():
+                    order.is_over = True
+                    for number in order.slices:
+                        self._together.lanes[order.lane].cancel(number)
         self._open.append(_Working(plan))
 
     def _facts(self, targets: TargetPositions) -> Mapping[str, InstrumentFacts]:
@@ -256,7 +288,10 @@ class TargetsRun:
                 for release in next_releases(state, each.releases, cash, held, now, phases_together=is_free):
                     each.releases[release.signal_id] = release
                     if release.quantity:
-                        each.orders[release.signal_id] = self._place(each.plan, release, at)
+                        lane = self._lane_of[each.plan.leg(release.leg).instrument.key]
+                        each.orders[release.signal_id] = _Order(release, lane)
+                for order in each.orders.values():
+                    self._continue(each.plan, order, at)
                 state = self._progress(each, now)
                 each.last = state
             if state.state is PlanState.WORKING:
@@ -270,29 +305,80 @@ class TargetsRun:
         return {key: self._settings.lot * self._together.lanes[n].held[book] for key, n in self._lane_of.items()}
 
     def _progress(self, each: _Working, now: datetime) -> Progress:
-        outcomes = {
-            signal_id: self._outcome(*order, each.releases[signal_id]) for signal_id, order in each.orders.items()
-        }
+        outcomes = {signal_id: self._outcome(order) for signal_id, order in each.orders.items()}
         return progress(each.plan, each.releases, outcomes, now, is_superseded=each.is_superseded)
 
-    def _outcome(self, lane: int, number: int, release: Release) -> Outcome:
-        orders = self._together.lanes[lane].orders
-        filled = release.quantity - self._settings.lot * orders.left[number]
-        return Outcome(filled=filled, is_final=orders.status[number] != WORKING)
+    def _filled(self, order: _Order) -> int:
+        """In lots."""
+        if not order.slices:
+            return 0
+        lane, last = self._together.lanes[order.lane], order.slices[-1]
+        return order.filled_before + self._columns.quantity[lane.rows[last]] - lane.orders.left[last]
 
-    def _place(self, plan: Plan, release: Release, at: int) -> tuple[int, int]:
-        leg, settings, columns = plan.leg(release.leg), self._settings, self._columns
-        lane = self._lane_of[leg.instrument.key]
-        quantity, rest = divmod(release.quantity, settings.lot)
+    def _outcome(self, order: _Order) -> Outcome:
+        orders = self._together.lanes[order.lane].orders
+        is_final = order.is_over and (not order.slices or orders.status[order.slices[-1]] != WORKING)
+        return Outcome(filled=self._settings.lot * self._filled(order), is_final=is_final)
+
+    def _still_works(self, order: _Order, at: int) -> bool:
+        """Whether a slice of it may still fill: never more than one may. One for a day that is over ends as the next bar begins."""
+        if not order.slices:
+            return False
+        orders, n = self._together.lanes[order.lane].orders, order.slices[-1]
+        is_past = orders.tif[n] == TIFS["DAY"] and orders.session[n] < at // DAY
+        return orders.status[n] == WORKING and not is_past
+
+    def _continue(self, plan: Plan, order: _Order, at: int) -> None:
+        """Sends the order's next slice, where none is at work and one is to follow."""
+        if order.is_over or self._still_works(order, at):
+            return
+        quantity, rest = divmod(order.release.quantity, self._settings.lot)
         assert not rest, "the planner keeps to lots, and so does what is held"
+        left = int(quantity) - self._filled(order)
+        if not left or (order.slices and self._has_ended(plan, order, at)):
+            order.is_over = True
+            return
+        leg, stance, lane = plan.leg(order.release.leg), plan.targets.aggressiveness, self._together.lanes[order.lane]
+        k = self._together.bar_of[order.lane]
+        has_missed = order.slices and lane.bars.trading[k] and lane.orders.left[order.slices[-1]]
+        if stance is Aggressiveness.EMERGENCY and has_missed:
+            order.rung += 1
+        price = self._price(lane, k, moment(at))
+        conduct = Conduct(stance=stance, price=None if price is None else self._settings.tick * price)
+        chosen = choose(conduct, leg.side, leg.phase, order.rung)
+        # What the plan sends at once is not sent again; nor is what may not be sent.
+        order.is_over = isinstance(chosen, LegReason) or stance not in PARTS
+        if not isinstance(chosen, LegReason):
+            self._place(plan, order, chosen.terms, slice_lots(stance, left, latest_volumes(lane.series, k)), at)
+
+    def _has_ended(self, plan: Plan, order: _Order, at: int) -> bool:
+        """Whether what is left is not to be sent: the plan is not valid any more, money or holding ran out, or a split made it another quantity."""
+        lane = self._together.lanes[order.lane]
+        valid_until = plan.targets.valid_until
+        is_split = self._together.bar_of[order.lane] + 1 in lane.series.split_up
+        is_late = valid_until is not None and moment(at) >= valid_until
+        return is_late or is_split or lane.orders.reason[order.slices[-1]] in _LASTING
+
+    def _place(self, plan: Plan, order: _Order, terms: Terms, lots: int, at: int) -> None:
+        leg, settings, columns = plan.leg(order.release.leg), self._settings, self._columns
+        lane = self._together.lanes[order.lane]
         arrival = at + int(settings.latency_seconds * 1_000_000)
         book = self._strategies.index(plan.targets.strategy_id)
         row = len(columns)
-        columns.order_id.append(release.signal_id)
+        kind, limit = KINDS[terms.order_type.value], 0
+        if terms.limit_price is not None:
+            # To the tick, never beyond what the terms allow.
+            ticks = terms.limit_price / settings.tick
+            limit = floor(ticks) if leg.side is Side.BUY else ceil(ticks)
+        # A bar tells nothing of the seconds within it: what is to work for some is decided by the open alone.
+        tif = IOC if terms.timeout_seconds is not None else TIFS[terms.tif.value]
+        reduce_only = 1 if leg.is_exit else 0
+        name = order.release.signal_id
+        columns.order_id.append(f"{name}/{len(order.slices)}" if order.slices else name)
         for column, value in (
-            (columns.arrival, arrival), (columns.symbol, lane), (columns.side, leg.side.sign), (columns.quantity, int(quantity)),
-            (columns.kind, MARKET), (columns.limit, 0), (columns.stop, 0), (columns.tif, FOR_THE_DAY), (columns.strategy, book),
-            (columns.group, -1), (columns.reduce_only, 1 if leg.is_exit else 0),
+            (columns.arrival, arrival), (columns.symbol, order.lane), (columns.side, leg.side.sign), (columns.quantity, lots),
+            (columns.kind, kind), (columns.limit, limit), (columns.stop, 0), (columns.tif, tif), (columns.strategy, book),
+            (columns.group, -1), (columns.reduce_only, reduce_only),
         ):  # fmt: skip
             column.append(value)
         targets = plan.targets
@@ -304,17 +390,20 @@ class TargetsRun:
             plan.plan_id,
         )
         self._contexts.append(context)
-        number = self._together.lanes[lane].add(
+        number = lane.add(
             side=leg.side.sign,
-            quantity=int(quantity),
+            quantity=lots,
             arrival=arrival,
             session=self._history.session_from(arrival),
             book=book,
             row=row,
-            tif=FOR_THE_DAY,
-            reduce_only=1 if leg.is_exit else 0,
+            tif=tif,
+            reduce_only=reduce_only,
+            kind=kind,
+            limit=limit,
         )
-        return lane, number
+        order.filled_before = self._filled(order)
+        order.slices.append(number)
 
 
 def simulate_targets(

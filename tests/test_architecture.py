@@ -108,6 +108,12 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.core.exact",
         "execution_service.core.orders",
     },
+    "execution_service.core.quality": {
+        "brokers.base",
+        "execution_service.core.exact",
+        "execution_service.core.orders",
+        "execution_service.core.risk",
+    },
     "execution_service.core.trades": {
         "brokers.base",
         "execution_service.core.codec",
@@ -510,10 +516,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.switches",
     },
     "execution_service.trading.market_hours": {CORE},
-    "execution_service.trading.price_watch": {
-        *VOCABULARY,
-        "execution_service.runtime.clock",
-        "execution_service.runtime.wake_up",
     "execution_service.trading.market_turns": {
         CORE,
         "brokers.errors",
@@ -522,6 +524,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.supervision",
         "execution_service.runtime.wake_up",
         "execution_service.storage.ports.errors",
+    },
+    "execution_service.trading.price_watch": {
+        *VOCABULARY,
+        "execution_service.runtime.clock",
+        "execution_service.runtime.wake_up",
     },
     "execution_service.trading.reference_prices": {*VOCABULARY},
     "execution_service.trading.safety_service": {
@@ -952,6 +959,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.alerts",
         "execution_service.storage.ports.risk",
     },
+    "execution_service.control.fill_quality": {
+        CORE,
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.queries",
+    },
     "execution_service.control.limit_uses": {CORE},
     "execution_service.control.results": set(),
     "execution_service.control.shown": {
@@ -1295,6 +1307,15 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.sessions",
         "execution_service.storage.ports.tokens",
     },
+    "execution_service.api.routes.quality": {
+        CORE,
+        "execution_service.api.access",
+        "execution_service.api.answers",
+        "execution_service.api.problems",
+        "execution_service.control.fill_quality",
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.tokens",
+    },
     "execution_service.api.routes.targets": {
         CORE,
         "execution_service.api.access",
@@ -1386,6 +1407,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.routes.heartbeat",
         "execution_service.api.routes.orders",
         "execution_service.api.routes.page",
+        "execution_service.api.routes.quality",
         "execution_service.api.routes.repairs",
         "execution_service.api.routes.targets",
         "execution_service.api.routes.trades",
@@ -1393,6 +1415,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.standing",
         "execution_service.api.verb_calls",
         "execution_service.control.commands",
+        "execution_service.control.fill_quality",
         "execution_service.runtime.clock",
         "execution_service.runtime.threads",
         "execution_service.storage.ports.errors",
@@ -1953,8 +1976,13 @@ def test_a_room_is_entered_by_its_doors_alone(room: str, doors: set[str]) -> Non
 
 
 def test_the_simulation_is_a_library_that_knows_no_service() -> None:
-    """But for the planner, which is values alone, as the simulation's own matcher is."""
-    allowed = {"simulation", "brokers.base", "execution_service.core.planning"}
+    """But for the planner and the figures of slippage, which are values alone, as the simulation's own matcher is."""
+    allowed = {
+        "simulation",
+        "brokers.base",
+        "execution_service.core.planning",
+        "execution_service.core.quality.slippage",
+    }
     wrong = {(s.path, name) for s in of("simulation") for name in s.our_imports() if not is_within(name, allowed)}
     assert wrong == set()
 

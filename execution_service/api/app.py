@@ -34,6 +34,7 @@ from execution_service.api.routes.health import HealthRoutes
 from execution_service.api.routes.heartbeat import HeartbeatRoutes, TakesHeartbeats
 from execution_service.api.routes.orders import OrderRoutes
 from execution_service.api.routes.page import PageRoutes
+from execution_service.api.routes.quality import QualityRoutes
 from execution_service.api.routes.repairs import RepairRoutes
 from execution_service.api.routes.targets import TargetRoutes
 from execution_service.api.routes.trades import TradeRoutes
@@ -41,6 +42,7 @@ from execution_service.api.sessions import Sessions
 from execution_service.api.standing import Standing
 from execution_service.api.verb_calls import VerbCalls
 from execution_service.control.commands import Commands
+from execution_service.control.fill_quality import NamesBrokers
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.threads import Blocking
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -83,6 +85,7 @@ class ApiParts:
     standing: Standing
     directory: ReadDirectory
     at_brokers: AtBrokers
+    brokers: NamesBrokers
     measures: Measures
     pace: Pace
     feed: LiveFeed
@@ -139,6 +142,9 @@ def http_application(parts: ApiParts, *, host: str) -> ASGIApp:
         EventRoutes(access=parts.access, feed=parts.feed),
         DescriptionRoutes(access=parts.access),
         BoardRoutes(access=parts.access, queries=parts.queries, pace=parts.pace, recent=recent),
+        QualityRoutes(
+            access=parts.access, queries=parts.queries, brokers=parts.brokers, clock=parts.clock, recent=recent
+        ),
         PageRoutes(access=parts.access, sessions=parts.sessions),
     )
     app = _Application(

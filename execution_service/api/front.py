@@ -22,7 +22,7 @@ SHARED_PATHS = frozenset(
     | {f"{ALL}/{name}" for name in ("orders", "positions", "trades", "attention", "kill", "limits", "accounts")}
     | {
         f"{ALL}/{name}"
-        for name in ("discrepancies", "dead-letters", "metrics", "holdings", "pace", "trade-rows", "cash")
+        for name in ("discrepancies", "dead-letters", "metrics", "holdings", "pace", "trade-rows", "cash", "quality")
     }
 )
 """What many ask for, and may be a second old: one answer serves all who ask the same with the same token. Single orders are always asked for."""

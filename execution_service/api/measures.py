@@ -25,6 +25,7 @@ from execution_service.core.orders.events import Accepted, Rejected
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.orders.status import Status
+from execution_service.core.quality.order_quality import order_quality
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
@@ -43,6 +44,11 @@ COUNTS_SECONDS = 15.0
 LOOKED_AT_MOST = 5000
 """Of the orders in hand, for the lag of the delivery: more would hold up the event loop."""
 STEPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+SLIPPAGES = (-100, -50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+"""In basis points."""
+STRATEGIES_NAMED = 50
+OTHER_STRATEGIES = "(other)"
+"""Each strategy is a series of its own for ever, and messages name them: the first of a process's life are named, the others are one."""
 NO_BROKER = "NONE"
 """What the broker of an account that is not configured is called."""
 _FINISHED = {Status.FILLED, Status.REJECTED, Status.CANCELLED, Status.EXPIRED}
@@ -229,6 +235,21 @@ class Measures:
             buckets=STEPS,
             registry=self._registry,
         )
+        self._slippages = Histogram(
+            "execution_slippage_basis_points",
+            "How much worse than the price at arrival (of a stop order: its stop) orders were filled that have ended, in basis points",
+            ("strategy", "broker"),
+            buckets=SLIPPAGES,
+            registry=self._registry,
+        )
+        self._times_to_fill = Histogram(
+            "execution_fill_seconds",
+            "From receiving an order to its first and its last fill, by the venue's times, of orders that have ended",
+            ("fill", "strategy", "broker"),
+            buckets=STEPS,
+            registry=self._registry,
+        )
+        self._strategies: set[str] = set()
         for live in live_orders.by_id.values():
             self._remember(live.order.order_id, live.order.version)
         live_orders.on_taken.append(self._note_taken)
@@ -307,6 +328,8 @@ class Measures:
             if order.status is Status.FILLED:
                 self._pace.filled(order.finished_at or self._clock.now())
                 self._observe_filled(order, broker)
+            if order.status in _FINISHED and order.filled_quantity:
+                self._observe_quality(order, broker)
 
     def _where(self, account_id: str) -> tuple[str, str]:
         """The account and its broker. Accounts that somebody made up are one: each would be a series of its own, for ever."""
@@ -329,6 +352,22 @@ class Measures:
         if isinstance(request, OrderRequest) and request.reference_price and average is not None:
             paid_more = (average - request.reference_price) * request.side.sign
             self._slippage.add(float(paid_more / request.reference_price * 100))
+
+    def _observe_quality(self, order: Order, broker: str) -> None:
+        """As the order has ended: what is corrected later is not counted anew."""
+        quality, strategy = order_quality(order), self._named_strategy(order)
+        if quality.slippage_bps is not None:
+            self._slippages.labels(strategy, broker).observe(float(quality.slippage_bps))
+        times = (("first", quality.seconds_to_first_fill), ("last", quality.seconds_to_last_fill))
+        for which, seconds in times:
+            if seconds is not None:
+                self._times_to_fill.labels(which, strategy, broker).observe(float(seconds))
+
+    def _named_strategy(self, order: Order) -> str:
+        name = order.request.strategy or ""
+        if len(self._strategies) < STRATEGIES_NAMED:
+            self._strategies.add(name)
+        return name if name in self._strategies else OTHER_STRATEGIES
 
     def _observe(self, step: str, broker: str, since: datetime | None, until: datetime | None) -> None:
         if since is not None and until is not None:

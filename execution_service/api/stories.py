@@ -10,6 +10,7 @@ from execution_service.core.orders.events import stored_name
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectionState
 from execution_service.core.orders.request import OrderRequest
+from execution_service.core.quality.order_quality import order_quality
 from execution_service.core.texts.log import log_line
 from execution_service.core.texts.values import currency_of, plain
 from execution_service.storage.ports.commands import DeadLetter
@@ -88,6 +89,7 @@ def story(stored: Stored) -> dict[str, Any]:
             }
             for fill in order.fills
         ],
+        "quality": order_quality(order).fields(),
         "delivered": {
             "confirmations": stored.told.world,
             "people": stored.told.people,

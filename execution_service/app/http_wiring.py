@@ -85,11 +85,12 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
         clock=parts.clock,
         live_orders=rooms.live_orders,
     )
+    brokers = _Brokers(directory)
     measures = Measures(
         live_orders=rooms.live_orders,
         queries=parts.store,
         sources=Sources(
-            brokers=_Brokers(directory),
+            brokers=brokers,
             states=standing,
             at_brokers=rooms.accounts,
             inboxes={"orders": parts.orders, "commands": parts.commands} | dict(parts.events.inboxes),
@@ -117,6 +118,7 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
             standing=standing,
             directory=directory,
             at_brokers=rooms.accounts,
+            brokers=brokers,
             measures=measures,
             pace=pace,
             feed=feed,

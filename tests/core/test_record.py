@@ -328,7 +328,7 @@ def test_a_ledger_document_that_is_not_ours_is_unreadable(spoil: Callable[[Docum
 
 def test_a_fill_is_stored_by_its_own_field_names() -> None:
     document = event_to_document(filled_by("f1", 40))["fill"]
-    assert set(document) == {f.name for f in fields(Fill)} - {"commission", "commission_currency"}
+    assert set(document) == {f.name for f in fields(Fill)} - {"commission", "commission_currency", "market_volume"}
 
 
 def test_a_reason_is_stored_as_code_and_words() -> None:

@@ -21,6 +21,7 @@ FOLDER = REPOSITORY / "docs" / "monitoring"
 RULES, RULE_TESTS = FOLDER / "alerts.yml", FOLDER / "alerts_test.yml"
 PROMETHEUS_OWN = {"instance", "job", "le"}
 """Labels that Prometheus itself gives."""
+HISTOGRAMS = {"execution_step_seconds", "execution_slippage_basis_points", "execution_fill_seconds"}
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed (Debian: apt-get install prometheus)"
 )
@@ -80,7 +81,8 @@ def shown(text: str) -> dict[str, str]:
 
 def base_name(name: str) -> str:
     """Of a series, its figure."""
-    return re.sub(r"_(bucket|count|sum)$", "", name) if name.startswith("execution_step_seconds") else name
+    figure = re.sub(r"_(bucket|count|sum)$", "", name)
+    return figure if figure in HISTOGRAMS else name
 
 
 def expressions_of_rules() -> dict[str, str]:
@@ -195,7 +197,7 @@ def test_every_figure_and_label_that_is_asked_for_exists(scrape: str, where: str
 def test_the_board_has_its_rows_and_every_panel_a_place_a_source_and_a_query() -> None:
     panels = board()["panels"]
     assert [p["title"] for p in panels if p["type"] == "row"] == [
-        *("Health", "Flow", "Latency", "Risk", "Brokers", "Store")
+        *("Health", "Flow", "Latency", "Risk", "Brokers", "Store", "Fill quality")
     ]
     assert len({p["id"] for p in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()

@@ -166,7 +166,7 @@ def test_amounts_are_shown_as_the_decimals_that_they_are(service: Service, brows
 
 
 def test_the_story_of_an_order_is_a_time_line_and_the_focus_comes_back(service: Service, browser: Browser) -> None:
-    place(service, "story-1", "MSFT", price=401.02)
+    place(service, "story-1", "MSFT", price=400, order_type="LIMIT", limit_price=401.02)
     with visit(browser, service) as page:
         name = row(page, "MSFT").get_by_role("button", name=re.compile("^BUY 10 MSFT"))
         story = page.get_by_role("dialog", name="Order")
@@ -181,6 +181,7 @@ def test_the_story_of_an_order_is_a_time_line_and_the_focus_comes_back(service: 
         expect(line).to_contain_text("Order submitted")
         fill(service, "story-1", "401.02")
         expect(line).to_contain_text("Order filled: 10 @ $401.02")
+        expect(story).to_contain_text("+25.5000 basis points against 400")
         page.keyboard.press("Escape")
         expect(story).to_be_hidden()
         expect(page.locator("#main"), "its row is gone").to_be_focused()

@@ -19,13 +19,9 @@ from execution_service.core.positions.position import Position as Booked
 from execution_service.core.positions.position import apply_fill
 from simulation.__main__ import main
 from simulation.files import write_sql
-from simulation.orders import OrderReader
 from simulation.positions import SMALLEST_SHARE, Position
-from simulation.report import qualities
-from simulation.run import simulate_orders
-from simulation.settings import settings_of
 from simulation.tables import tables_of, trades_table
-from tests.simulated.cases import DAILY, D, bars_of, order_rows, simulated
+from tests.simulated.cases import D, simulated
 
 TRADES_OF_THE_SPECIFICATION = [
     "trade_id", "timestamp", "ticker", "direction", "size", "price", "order_id", "strategy_id", "profile_version_id",
@@ -90,27 +86,6 @@ def test_a_run_writes_trades_orders_equity_positions_and_a_manifest(
     assert manifest["end"] == {"cash": "-160.5", "equity": "49.5", "commission": "3"}
     assert set(manifest["inputs"]) == {"bars.csv", "orders.csv", "simulation.toml"}
     assert "Equity at the end" in capsys.readouterr().out
-
-
-def test_the_report_is_one_page_that_loads_nothing(tmp_path: Path) -> None:
-    assert main([*files(tmp_path, **{"simulation.toml": CONFIG + 'currency = "<b>"\n'}), "--format", "csv"]) == 0
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "<polyline" in page
-    assert "&lt;b&gt;" in page
-    assert "<b>" not in page
-    assert "http" not in page
-    assert "src=" not in page
-
-
-def test_fills_are_measured_against_the_close_before_the_order_arrived() -> None:
-    known = settings_of(DAILY | {"slippage": {"model": "ticks", "ticks": 5}})
-    history = bars_of(known, "100 100 100 100", "101 101 101 101", "101 101 90 101")
-    reader = OrderReader(known, history)
-    reader.rows(order_rows("BUY 10 MARKET at=2", "SELL 10 MARKET at=2", "BUY 5 LIMIT limit=95 at=3"), "orders")
-    found = {q.kind: q for q in qualities(simulate_orders(reader.orders(), history, known), history)}
-    # 101.05 and 100.95 against 100: what the one loses the other has, but for the slippage of both.
-    assert found["MARKET"].slippage == 5
-    assert (found["LIMIT"].filled, found["LIMIT"].slippage) == (1, D(-6) / 101 * 10_000)
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:

@@ -192,6 +192,11 @@ def test_models_add_up_and_are_rounded_up_once() -> None:
     assert price_of(["100 101 99 100"], "BUY 1 MARKET", slippage=both) == D("100.13")
 
 
+def test_slippage_of_part_of_a_tick_is_rounded_up_to_a_whole_one() -> None:
+    part = {"model": "ticks", "ticks": "1.5"}
+    assert price_of(["100 101 99 100"], "BUY 1 MARKET", slippage=part) == D("100.02")
+
+
 def test_the_root_of_the_days_share() -> None:
     root = {"model": "sqrt", "y": 1, "sigma": "0.02", "adv": 1_000_000}
     assert price_of(["50 51 49 50"], "BUY 10000 MARKET", slippage=root) == D("50.10")

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from execution_service.core.planning.targets import Aggressiveness
 from simulation.__main__ import main
 from simulation.bars import BarReader, History
+from simulation.matching.codes import NONE, OF_DAY, OF_IOC
 from simulation.problems import InputRefused
 from simulation.run import Result
 from simulation.settings import Settings, settings_of
+from simulation.slices import USUAL_BARS, latest_volumes, slice_lots
 from simulation.tables import plans_table, trades_table
 from simulation.targets import read_targets, simulate_targets
 from tests.simulated.cases import DAILY, D, day
@@ -116,6 +119,87 @@ def test_an_emergency_reduces_only() -> None:
     result = run(["1 A quantity=5", "2 A quantity=2 aggressiveness=EMERGENCY", "2 B quantity=9 aggressiveness=EMERGENCY"],
                  {"A": FLAT, "B": FLAT})  # fmt: skip
     assert trades(result) == [("A", "BUY", 5, 10), ("A", "SELL", 3, 10)]
+
+
+def test_a_passive_order_rests_at_the_last_close_in_slices_of_a_twentieth_of_the_usual_volume() -> None:
+    bars = {"A": ["10 10 10 10 100"] * 2 + ["10.50 11 9.50 10.50 300"] + ["10.50 10.60 10.40 10.60 100"] * 3}
+    result = run(["2 A quantity=20 aggressiveness=PASSIVE"], bars)
+    # Of what was usual by then: 100, 100, (100 + 100 + 300) / 3, 150, 140 lots. In the third bar 10 was passed, from above.
+    assert trades(result) == [
+        ("A", "BUY", 5, 10),
+        ("A", "BUY", 5, 10),
+        ("A", "BUY", 8, D("10.50")),
+        ("A", "BUY", 2, D("10.50")),
+    ]
+    assert [o.partition("/")[2] for o in result.orders.order_id] == ["", "1", "2", "3"]
+    assert states(result) == [("d2", "COMPLETED")]
+
+
+def test_a_passive_order_that_the_market_leaves_behind_is_missed_and_asked_for_anew_at_the_next_bar() -> None:
+    bars = {"A": ["10 10 10 10", "11 11 11 11", "12 12 12 12", "12 13 11.50 13"]}
+    result = run(["2 A quantity=1 aggressiveness=PASSIVE"], bars)
+    assert trades(result) == [("A", "BUY", 1, 12)]
+    assert list(result.reason) == [OF_DAY, OF_DAY, NONE]
+
+
+def test_an_urgent_order_pays_half_a_per_cent_more_and_no_more() -> None:
+    bars = {"A": ["10 10 10 10", "10.06 10.06 10 10", "10.05 10.05 10.05 10.05"]}
+    result = run(["2 A quantity=1 aggressiveness=URGENT"], bars)
+    assert trades(result) == [("A", "BUY", 1, D("10.05"))]
+    assert list(result.reason) == [OF_IOC, NONE]
+
+
+def test_an_emergency_reaches_further_with_each_bar_and_then_says_that_it_did_not_sell() -> None:
+    falling = [
+        "10 10 10 10",
+        "10 10 10 10",
+        "8.50 8.50 8.50 8.50",
+        "7.20 7.20 7.20 7.20",
+        "6.10 6.10 6.10 6.10",
+        *["6 6 6 6"] * 2,
+    ]
+    targets = ["1 A quantity=1", "3 A quantity=0 aggressiveness=EMERGENCY"]
+    result = run(targets, {"A": falling})
+    # Limits of 9.90, 8.25 (8.50 less 3 %, upwards) and 6.48: the market was below each.
+    assert [result.settings.tick * limit for limit in result.orders.limit] == [0, D("9.90"), D("8.25"), D("6.48")]
+    assert trades(result) == [("A", "BUY", 1, 10)]
+    assert states(result) == [("d1", "COMPLETED"), ("d3", "FAILED")]
+    resting = run(targets, {"A": [*falling[:3], "8.40 8.50 8.40 8.50", *falling[4:]]})
+    assert trades(resting)[-1] == ("A", "SELL", 1, D("8.40"))
+
+
+def test_a_bar_without_trading_is_no_reason_to_reach_further() -> None:
+    bars = ["10 10 10 10", "10 10 10 10", "9 9 9 9 0", "9.95 9.95 9.95 9.95"]
+    result = run(["1 A quantity=1", "3 A quantity=0 aggressiveness=EMERGENCY"], {"A": bars})
+    assert [result.settings.tick * limit for limit in result.orders.limit][1:] == [D("9.90"), D("9.90")]
+    assert trades(result)[-1] == ("A", "SELL", 1, D("9.95"))
+
+
+def test_what_is_usual_is_known_from_the_last_twenty_bars_that_traded() -> None:
+    known = settings_of(DAILY)
+    bars = [f"10 10 10 10 {100 if n != 20 else 0}" for n in range(25)]
+    series = history_of(known, A=bars).series["A"]
+    assert latest_volumes(series, 24) == [100] * USUAL_BARS
+    assert latest_volumes(series, 2) == [100] * 3
+    assert [slice_lots(Aggressiveness.PASSIVE, left, [100]) for left in (20, 3)] == [5, 3]
+    assert slice_lots(Aggressiveness.URGENT, 20, []) == 1
+    assert slice_lots(Aggressiveness.NORMAL, 20, []) == 20
+
+
+def test_no_slice_follows_a_newer_decision_a_split_or_the_end_of_the_money() -> None:
+    passive = "2 A quantity=20 aggressiveness=PASSIVE"
+    bars = {"A": ["10 10 10 10 100"] * 6}
+    newer = run([passive, "4 A quantity=10"], bars)
+    assert [size for _, _, size, _ in trades(newer)] == [5, 5]
+    assert ("d2", "SUPERSEDED") in states(newer) or ("d2", "PARTIAL") in states(newer)
+    poor = run([passive], bars, cash=70)
+    assert [size for _, _, size, _ in trades(poor)] == [5, 2]
+    known = settings_of(DAILY | PLAIN)
+    history = history_of(known, **bars)
+    history.series["A"].split_up[3], history.series["A"].split_down[3] = 2, 1
+    split = simulate_targets(read_targets(target_rows(passive), "targets"), history, known)
+    assert [size for _, _, size, _ in trades(split)] == [5, 5]
+    assert states(split) == [("d2", "PARTIAL")]
 
 
 def test_a_list_that_is_refused_is_told_and_the_others_go_on() -> None:

@@ -47,6 +47,7 @@ function storyOf(order) {
       ["Status", words(order.status)],
       ["Filled", `${figure(order.filled_quantity)} of ${figure(order.quantity)}`],
       ["Average price", order.average_price && figure(order.average_price)],
+      ["Slippage", order.quality.slippage_bps && `${profit(order.quality.slippage_bps)} basis points against ${figure(order.quality.benchmark_price)}, where the ${order.quality.benchmark === "STOP" ? "stop" : "market"} was`],
       ["Value", order.value && money(order.value, order.currency)],
       ["Commission", figure(order.commission)],
       ["Realized profit", order.realized_pnl && profit(order.realized_pnl, order.currency)],

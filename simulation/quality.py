@@ -1,0 +1,237 @@
+"""How well the orders of a run were filled: each against the market at its arrival, and many together by the same figures as in the service."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import compress
+
+from execution_service.core.quality.slippage import BASIS_POINTS, Slippage, median, slippage_of
+from simulation.bars import History, Series
+from simulation.matching.codes import AT_GAP, AT_OPEN, KINDS, STOP, STOP_LIMIT
+from simulation.run import Result
+
+_ZERO = Decimal(0)
+MOST_MEASURED = 100_000
+"""So many orders are measured; of larger runs the first ones."""
+NO_NAME = "(none)"
+STANCE, STRATEGY, ORDER_TYPE, INSTRUMENT = "stance", "strategy", "order type", "instrument"
+_PLAN = 4
+"""Where an order's plan is in its context."""
+
+
+@dataclass(slots=True)
+class OrderFigures:
+    """Of one order that filled, in whole or in part. Money in the settings' currency, times in microseconds."""
+
+    row: int
+    lots: int
+    amount: int
+    """Lots by ticks: what they filled at, added up."""
+    benchmark: Decimal
+    """In ticks: the last close before it arrived, or of a stop order its stop. 0: nothing had traded before it arrived, and all that follows from
+    it is 0."""
+    slippage_bps: Decimal
+    """Positive is a cost."""
+    cost: Decimal
+    value: Decimal
+    """At the benchmark."""
+    volume: int
+    """What was traded, in lots, in the bars in which it filled."""
+    to_first_fill: int
+    """From its arrival; what fills inside a bar has the time of the bar's end."""
+    to_last_fill: int
+
+    @property
+    def is_measured(self) -> bool:
+        return self.benchmark > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Orders that have something in common: `by` says what, `name` which."""
+
+    by: str
+    name: str
+    orders: int
+    filled: int
+    """Orders that filled, in whole or in part."""
+    filled_part: Decimal | None
+    """Of all that the orders asked for, each order counting alike."""
+    slippage: Slippage
+    share_of_volume: Decimal | None
+    """The median."""
+    seconds_to_last_fill: Decimal | None
+    """The median."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunQuality:
+    """Of a whole run."""
+
+    figures: tuple[OrderFigures, ...]
+    """Of each order that filled, by its row."""
+    groups: tuple[Group, ...]
+    whole: Group
+    is_complete: bool
+    """False: only the first `MOST_MEASURED` orders are in it."""
+
+    def by(self, what: str) -> tuple[Group, ...]:
+        return tuple(group for group in self.groups if group.by == what)
+
+
+@dataclass(slots=True)
+class _Sum:
+    lots: int = 0
+    amount: int = 0
+    volume: int = 0
+    first: int = 0
+    last: int = 0
+    first_bar: int = 0
+
+
+def run_quality(result: Result, history: History) -> RunQuality:
+    """By stance (of orders that targets have led to), strategy, type and instrument."""
+    figures = {each.row: each for each in order_figures(result, history)}
+    rows = range(min(len(result.orders), MOST_MEASURED))
+    names = _names(result)
+    groups = [
+        _group(result, by, name, mine, figures)
+        for by, names_of_rows in names.items()
+        for name, mine in _by_name(rows, names_of_rows)
+    ]
+    return RunQuality(
+        figures=tuple(figures.values()),
+        groups=tuple(groups),
+        whole=_group(result, "", "", rows, figures),
+        is_complete=len(rows) == len(result.orders),
+    )
+
+
+def order_figures(result: Result, history: History) -> Iterator[OrderFigures]:
+    """Of each order that filled, by its row; at most `MOST_MEASURED` rows are looked at."""
+    orders, settings = result.orders, result.settings
+    series = list(history.series.values())
+    sums = _sums(result, series)
+    closes = [list(compress(range(len(each.close)), each.trading)) for each in series]
+    closed_at = [
+        [each.open_time[k] + settings.interval for k in mine] for each, mine in zip(series, closes, strict=True)
+    ]
+    money = settings.tick * settings.lot * settings.multiplier
+    arrivals = _arrivals(result)
+    for row in sorted(sums):
+        each, symbol, side = sums[row], orders.symbol[row], orders.side[row]
+        benchmark = _ZERO
+        if orders.kind[row] in (STOP, STOP_LIMIT):
+            benchmark = Decimal(orders.stop[row])
+        else:
+            n = bisect_right(closed_at[symbol], arrivals[row]) - 1
+            if n >= 0:
+                benchmark = _as_of_fill(series[symbol], closes[symbol][n], each.first_bar, result)
+        slippage = cost = value = _ZERO
+        if benchmark > 0:
+            at_benchmark = benchmark * each.lots
+            paid_more = side * (each.amount - at_benchmark)
+            slippage, cost, value = paid_more * BASIS_POINTS / at_benchmark, paid_more * money, at_benchmark * money
+        arrival = arrivals[row]
+        yield OrderFigures(
+            row,
+            each.lots,
+            each.amount,
+            benchmark,
+            slippage,
+            cost,
+            value,
+            each.volume,
+            each.first - arrival,
+            each.last - arrival,
+        )
+
+
+def _arrivals(result: Result) -> Sequence[int]:
+    """By row, when the order arrived; of a slice, when the first one of its order did: what the market does meanwhile is a cost of waiting."""
+    orders = result.orders
+    if not result.contexts:
+        return orders.arrival
+    first: dict[str, int] = {}
+    return [
+        first.setdefault(order_id.partition("/")[0], arrival)
+        for order_id, arrival in zip(orders.order_id, orders.arrival, strict=True)
+    ]
+
+
+def _sums(result: Result, series: Sequence[Series]) -> dict[int, _Sum]:
+    """What each order filled, by its row."""
+    trades, interval = result.trades, result.settings.interval
+    sums: dict[int, _Sum] = {}
+    columns = zip(trades.order, trades.symbol, trades.time, trades.quantity, trades.price, trades.reason, strict=True)
+    for row, symbol, at, lots, price, reason in columns:
+        if row >= MOST_MEASURED:
+            continue
+        mine = series[symbol]
+        opened = at if reason & 7 in (AT_OPEN, AT_GAP) else at - interval
+        k = bisect_right(mine.open_time, opened) - 1
+        known = sums.get(row)
+        if known is None:
+            known = sums[row] = _Sum(first=at, first_bar=k)
+        known.lots += lots
+        known.amount += lots * price
+        known.volume += mine.volume[k]
+        known.last = at
+    return sums
+
+
+def _as_of_fill(series: Series, k: int, first_bar: int, result: Result) -> Decimal:
+    """The close of bar `k`, in ticks, as it would be after the splits and dividends until the fill."""
+    price = Decimal(series.close[k])
+    if series.split_up or series.dividend:
+        for at in range(k + 1, first_bar + 1):
+            if at in series.split_up:
+                price = price * series.split_down[at] / series.split_up[at]
+            if at in series.dividend:
+                price -= series.dividend[at] / result.settings.tick
+    return price
+
+
+def _names(result: Result) -> Mapping[str, Sequence[str]]:
+    """By what orders are grouped: of each row, its group's name."""
+    orders = result.orders
+    kinds = {code: name for name, code in KINDS.items()}
+    found = {}
+    if result.plans:
+        stances = {each.plan.plan_id: each.plan.targets.aggressiveness.value for each in result.plans}
+        found[STANCE] = [
+            f"{stances.get(context[_PLAN] or '', NO_NAME)}, {'reducing' if reduces else 'increasing'}"
+            for context, reduces in zip(result.contexts, orders.reduce_only, strict=True)
+        ]
+    found[STRATEGY] = [orders.strategies[n] or NO_NAME for n in orders.strategy]
+    # What orders were by their columns: a stop that was reached is a market order by now, and a stop-limit a limit.
+    found[ORDER_TYPE] = [kinds[n] for n in orders.kind]
+    found[INSTRUMENT] = [orders.symbols[n] for n in orders.symbol]
+    return found
+
+
+def _by_name(rows: range, names: Sequence[str]) -> list[tuple[str, list[int]]]:
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        found.setdefault(names[row], []).append(row)
+    return sorted(found.items())
+
+
+def _group(result: Result, by: str, name: str, rows: Sequence[int], figures: Mapping[int, OrderFigures]) -> Group:
+    mine = [figures[row] for row in rows if row in figures]
+    quantity = result.orders.quantity
+    parts = sum((Decimal(each.lots) / quantity[each.row] for each in mine), _ZERO)
+    to_last = median(sorted([each.to_last_fill for each in mine]))
+    return Group(
+        by=by,
+        name=name,
+        orders=len(rows),
+        filled=len(mine),
+        filled_part=parts / len(rows) if rows else None,
+        slippage=slippage_of(each for each in mine if each.is_measured),
+        share_of_volume=median(sorted([Decimal(each.lots) / each.volume for each in mine if each.volume])),
+        seconds_to_last_fill=None if to_last is None else to_last / 1_000_000,
+    )
