@@ -62,24 +62,23 @@ class PastTrades:
 
     async def run(self) -> None:
         """Until cancelled; once all are written it does nothing."""
-        has_past: bool | None = None
         while True:
             try:
-                if has_past is None:
-                    has_past = bool(await self._store.order_ids_after("", 1))
-                    await self._clock.sleep(START_SECONDS)
-                await self._write_missing(has_past=has_past)
+                await self._write_missing()
                 await asyncio.get_running_loop().create_future()
             except StoreUnavailable as exc:
                 log.debug(f"Trades of earlier versions wait for the store: {exc}", action="past_trades_waiting")
                 await self._clock.sleep(AFTER_FAILURE_SECONDS)
 
-    async def _write_missing(self, *, has_past: bool) -> None:
-        """`has_past`: there were orders when this life began; else there is nothing of before. Raises StoreUnavailable."""
+    async def _write_missing(self) -> None:
+        """Raises StoreUnavailable."""
         after = await self._store.bookmark(BOOKMARK)
         if after == DONE:
             return
-        if not has_past:
+        if after is None and not await self._store.order_ids_after("", 1):
+            after = DONE  # a new installation: what comes from now on is delivered in the ordinary way
+        await self._clock.sleep(START_SECONDS)
+        if after == DONE:
             await self._store.set_bookmark(BOOKMARK, DONE)
             return
         orders = trades = 0
