@@ -62,7 +62,6 @@ class PastTrades:
 
     async def run(self) -> None:
         """Until cancelled; once all are written it does nothing."""
-        await self._clock.sleep(START_SECONDS)
         while True:
             try:
                 await self._write_missing()
@@ -75,6 +74,12 @@ class PastTrades:
         """Raises StoreUnavailable."""
         after = await self._store.bookmark(BOOKMARK)
         if after == DONE:
+            return
+        if after is None and not await self._store.order_ids_after("", 1):
+            after = DONE  # a new installation: what comes from now on is delivered in the ordinary way
+        await self._clock.sleep(START_SECONDS)
+        if after == DONE:
+            await self._store.set_bookmark(BOOKMARK, DONE)
             return
         orders = trades = 0
         while order_ids := await self._store.order_ids_after(after or "", IDS_AT_ONCE):

@@ -122,7 +122,10 @@ class Collection:
     ) -> Any:
         wanted = {name: value for name, value in options.items() if value and name != "max_time_ms"}
         if wanted:
-            return self._rarely_asked().find(query, fields, **wanted)
+            return Found(
+                self._rarely_asked().find(query, fields, **wanted),
+                lambda: self._rarely_asked().find(query, fields, **wanted),
+            )
         found = (_read(document, fields) for document in self._matching(query or {}))
         return Found(found, lambda: self._rarely_asked().find(query, fields))
 

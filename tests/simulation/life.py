@@ -27,6 +27,7 @@ from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.risk.switch_record import record_from_document
 from execution_service.core.views.record import order_to_document
+from execution_service.delivery.past_trades import BOOKMARK, DONE
 from execution_service.storage.mongo.names import KILL_SWITCHES
 from tests.builders import identity, order_in
 from tests.fakes import DATABASE, Died
@@ -336,6 +337,9 @@ class Life:
             past = {("execution_commands", name), ("execution_alerts", name), ("execution_orders", order.order_id)}
             self.outside.past |= past
         self.strange |= self.outside.past
+        if count:
+            # Their trades were written in an earlier life, which is the one time that all of the past is read.
+            database["execution_bookmarks"].insert_one({"_id": BOOKMARK, "value": DONE})
 
     # --- the course of it -----------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from brokers.base import Side
-from execution_service.core.codec import read_decimal, read_moment, read_text, read_whole, storable
+from execution_service.core.codec import read_decimal, read_moment, read_text, read_whole
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.request import Decision
@@ -33,7 +33,7 @@ def trade_to_document(row: TradeRow) -> dict[str, Any]:
         "size": float(row.size),
         "price": float(row.price),
         "order_id": row.order_id,
-        "strategy_id": storable(row.strategy_id),
+        "strategy_id": row.strategy_id,
         "profile_version_id": decision.profile_version_id,
         "regime_id": decision.regime_id,
         "universe_id": decision.universe_id,

@@ -21,7 +21,7 @@ from execution_service.storage.mongo.port import MongoPort, Place
 from execution_service.storage.ports.queries import Cash
 from execution_service.storage.ports.queries import Place as PagePlace
 
-LONGEST_QUERY_MS = 30_000
+LONGEST_QUERY_MS = 10_000
 WINDOWS = (timedelta(days=1), timedelta(days=30))
 
 
