@@ -1438,6 +1438,19 @@ def a_stop_becomes_an_order_under_another_id(play: Play) -> None:
     play.until(signal, "FILLED")
 
 
+@scenario(Family.POSITION, brokers=("binance",), alone=("binance",), within=60.0)
+def an_exit_that_somebody_elses_order_would_take_first(play: Play) -> None:
+    """A person's order to close all of the position rests: the exit is refused, waits, and leaves when that order is gone."""
+    entry, own = held_apart(play)
+    resting = play.do("rest_by_hand", symbol=own["symbol"], quantity=-10, price="120")["order_id"]
+    leave = play.order("SELL", 10, signal_type="EXIT", entry_signal_id=entry.signal_id, **own)
+    play.send(leave)
+    play.pause(3.0)
+    assert not play.at_broker(leave)
+    play.do("cancel", order=resting)
+    play.until(leave, "FILLED")
+
+
 @scenario(Family.SESSION, brokers=("binance",), alone=("binance",))
 def the_key_of_the_stream_expires(play: Play) -> None:
     """The stream's key expires while an order fills, and another is sent."""
