@@ -20,6 +20,7 @@ from brokers.binance.rows import (
     Malformed,
     MalformedRow,
     OrderRow,
+    amount_or_none,
     our_tag,
     read_algo,
     read_order,
@@ -78,7 +79,7 @@ class Blotter:
         """Since when, or since the last time its own trades were asked for, an order has executed more than is known."""
         self._reasons: dict[str, str] = {}
         """By tag: why an order expired or was rejected, which only the stream tells."""
-        self._changed: dict[Key, tuple[object, object]] = {}
+        self._changed: dict[Key, tuple[object, Decimal | None]] = {}
         """What the stream named and the reading of recent orders may not show, with the status and the executed quantity that it told."""
         self._everything_read_at = float("-inf")
         self._is_asked_by_symbol = False
@@ -107,7 +108,7 @@ class Blotter:
             return
         number = details.get("i")
         if isinstance(details.get("s"), str) and isinstance(number, int):
-            self._changed[details["s"], number] = details.get("X"), details.get("z")
+            self._changed[details["s"], number] = details.get("X"), amount_or_none(details, "z")
         client_id = str(details.get("c") or details.get("caid") or "")
         if client_id.startswith(_LIQUIDATIONS):
             _log.error("Binance itself closes a position in %s (%s)", details.get("s"), client_id)
@@ -291,7 +292,7 @@ class Blotter:
             row = self._orders.get(key)
             if row is None:
                 continue
-            is_behind = row.is_working and (row.status, str(row.executed)) != (status, executed)
+            is_behind = row.is_working and (row.status, row.executed) != (status, executed)
             if row.created_ms < since_ms or is_behind:
                 await _read_by_itself(self.one_order(*key), row.tag, malformed)
 

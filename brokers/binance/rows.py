@@ -306,6 +306,13 @@ def amount(row: Any, name: str) -> Decimal:
     return number
 
 
+def amount_or_none(row: Any, name: str) -> Decimal | None:
+    try:
+        return amount(row, name)
+    except Malformed:
+        return None
+
+
 def _at_least_0(row: Row, name: str) -> Decimal:
     number = amount(row, name)
     if number < 0:

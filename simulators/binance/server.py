@@ -15,6 +15,7 @@ Besides the API's own routes, for tests and people:
     expire_listen_key   drop_feed   mute_feed (muted)   the stream: its key expires, it is cut, or silent
     without_symbol (on) GET allOrders without a symbol is answered, or refused as on hosts that lag behind
     hide_trade (number)     trades with this number are missing from the lists, while later ones are there; nothing: all are there
+    rest_by_hand    symbol, quantity (below 0: sells), price: somebody else's resting order that only reduces the position
     show_oddly      route, order, fields: from now on the rows of this order (its number or client id; a position's symbol) in the
                     answers of that route have these fields instead of their own
 
@@ -31,6 +32,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ from urllib.parse import parse_qsl
 from starlette.responses import HTMLResponse, Response
 from starlette.websockets import WebSocket
 
-from brokers.base import OrderRef, ReportStatus
+from brokers.base import OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.errors import BrokerUnavailable, OrderRefused
 from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder
 from simulators.binance import DEFAULT_API_KEY, DEFAULT_API_SECRET
@@ -58,7 +60,7 @@ from simulators.binance.book import (
     trade_items,
     was_refused,
 )
-from simulators.binance.market import LISTINGS, Listing, Refused, read_order
+from simulators.binance.market import LISTINGS, REDUCE_ONLY, Listing, Refused, read_order
 from simulators.control import Command
 from simulators.http_faults import HttpFault
 from simulators.http_gateway import HttpGateway, run_program
@@ -567,6 +569,7 @@ class SimulatedBinance(HttpGateway[Call, object]):
             "hedge_mode": self.keep_apart,
             "without_symbol": self.answer_without_symbol,
             "hide_trade": self.hide_trade,
+            "rest_by_hand": self.rest_by_hand,
             "expire_listen_key": self.expire_listen_key,
         }
 
@@ -577,6 +580,25 @@ class SimulatedBinance(HttpGateway[Call, object]):
     def keep_apart(self, on: bool = True) -> None:
         """Whether the account keeps long and short positions apart."""
         self.is_hedged = bool(on)
+
+    def rest_by_hand(self, symbol: str, quantity: object, price: object) -> dict[str, str]:
+        """A resting order of somebody else that only reduces the position; a quantity below 0 sells. Returns its id."""
+        amount = Decimal(str(quantity))
+        ticket = Ticket(
+            client_order_id="",
+            instrument=self.listings[symbol].instrument,
+            side=Side.BUY if amount > 0 else Side.SELL,
+            quantity=abs(amount),
+            order_type=OrderType.LIMIT,
+            limit_price=Decimal(str(price)),
+            tif=Tif.GTC,
+            product=REDUCE_ONLY,
+        )
+        self.book.add_fault(Fault(operation=Operation.PLACE, action=Action.HOLD, client_order_id=""))
+        try:
+            return {"order_id": self.book.take(ticket).broker_order_id}
+        except Refused as exc:
+            raise ValueError(exc.message) from exc
 
     def hide_trade(self, number: int | None = None) -> None:
         """The trades with this number are not listed, while later ones are. None: all are."""

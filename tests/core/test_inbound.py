@@ -630,6 +630,7 @@ def test_handling_instructions_are_read() -> None:
     request = accepted(SPEC, tif="gtc", timeout_seconds="0", product="mis", variety="AMO")
     assert (request.tif, request.product, request.variety) == (Tif.GTC, "MIS", "amo")
     assert accepted(SPEC, variety="extended hours").variety == "extended_hours"
+    assert accepted(SPEC, product="short").product == "SHORT"
     assert request.timeout_seconds == Decimal(0)
 
 

@@ -18,7 +18,7 @@ from simulators.catalogue import programs, simulator_of
 from tests.external.service_process import PubSub
 from tests.external.venues import GatewayVenue
 from tests.faults.judgement import Placed
-from tests.faults.stage import Play, Signal, keeps_its_book, tells
+from tests.faults.stage import PRICE, Play, Signal, keeps_its_book, tells
 from tests.waits import wait_until
 
 GATEWAYS = "those with a program of their own"
@@ -1370,3 +1370,93 @@ def new_orders_are_listed_seconds_later(play: Play) -> None:
     play.fill(signal)
     play.until(signal)
     play.do("lag", orders=0.0)
+
+
+# --- Binance's own --------------------------------------------------------------------------------------------------
+
+BINANCE_ORDER = "POST /fapi/v1/order"
+
+
+def _binance_error(play: Play, status: int, code: int | None, text: str, **more: object) -> None:
+    play.do(
+        "http_fault",
+        fault={"kind": "error", "route": BINANCE_ORDER, "status": status, "code": code, "text": text, **more},
+    )
+
+
+@scenario(Family.LOST, brokers=("binance",), alone=("binance",), quick=True)
+def unknown_error_of_a_placed_order(play: Play) -> None:
+    """The order arrives; the answer is the one of the three kinds of 503 that says nothing."""
+    _binance_error(play, 503, None, "Unknown error, please check your request or try again later.", accepted=True)
+    play.sent()
+
+
+@scenario(Family.SESSION, brokers=("binance",), alone=("binance",))
+def an_overload_that_says_it_carried_nothing_out(play: Play) -> None:
+    """Two placings are answered with the 503 that says that they failed: they leave later."""
+    _binance_error(play, 503, -1008, "Request throttled by system-level protection.", times=2)
+    for _ in range(3):
+        play.sent()
+
+
+@scenario(Family.SESSION, brokers=("binance",), alone=("binance",), within=90.0)
+def shut_out_for_calling_too_often(play: Play) -> None:
+    """One placing is answered with 418: every call pauses, and it leaves when the address is let in again."""
+    _binance_error(play, 418, -1003, "Way too many requests; IP banned.", retry_after=3)
+    play.sent()
+
+
+@scenario(Family.SESSION, brokers=("binance",), alone=("binance",))
+def the_venues_clock_jumps(play: Play) -> None:
+    """The venue's clock is a minute ahead from now on: the order is sent once more with its time, and arrives once."""
+    play.do("clock_ahead", seconds=60.0)
+    play.until(play.sent(), "FILLED")
+    play.do("clock_ahead", seconds=0.0)
+
+
+@scenario(Family.SESSION, brokers=("binance",), alone=("binance",), within=90.0)
+def a_person_changes_the_position_mode_and_changes_it_back(play: Play) -> None:
+    """The account keeps long and short positions apart for a while: nothing is sent meanwhile."""
+    resting = play.resting()
+    play.do("hedge_mode", on=True)
+    waits = play.sent()
+    play.fill(resting)
+    play.pause(2.0)
+    play.do("hedge_mode", on=False)
+    play.until(waits)
+
+
+@scenario(Family.PARTIAL, brokers=("binance",), alone=("binance",))
+def a_stop_becomes_an_order_under_another_id(play: Play) -> None:
+    """What a conditional order becomes bears another client id, and not the type that tells where it comes from."""
+    signal = play.resting(order_type="STOP", limit_price=None, stop_price=PRICE)
+    for route in ("GET /fapi/v1/allOrders", "GET /fapi/v1/order", "GET /fapi/v1/openOrders"):
+        fields = {"clientOrderId": "web_child", "origType": "MARKET"}
+        play.do("show_oddly", route=route, order=signal.client_order_id, fields=fields)
+    play.fill(signal, 4)
+    play.until(signal, "PARTIALLY_FILLED")
+    play.fill(signal)
+    play.until(signal, "FILLED")
+
+
+@scenario(Family.POSITION, brokers=("binance",), alone=("binance",), within=60.0)
+def an_exit_that_somebody_elses_order_would_take_first(play: Play) -> None:
+    """A person's order to close all of the position rests: the exit is refused, waits, and leaves when that order is gone."""
+    entry, own = held_apart(play)
+    resting = play.do("rest_by_hand", symbol=own["symbol"], quantity=-10, price="120")["order_id"]
+    leave = play.order("SELL", 10, signal_type="EXIT", entry_signal_id=entry.signal_id, **own)
+    play.send(leave)
+    play.pause(3.0)
+    assert not play.at_broker(leave)
+    play.do("cancel", order=resting)
+    play.until(leave, "FILLED")
+
+
+@scenario(Family.SESSION, brokers=("binance",), alone=("binance",))
+def the_key_of_the_stream_expires(play: Play) -> None:
+    """The stream's key expires while an order fills, and another is sent."""
+    signal = play.resting()
+    play.do("expire_listen_key")
+    play.fill(signal)
+    play.until(play.sent(), "FILLED")
+    play.until(signal, "FILLED")
