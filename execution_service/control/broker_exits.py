@@ -106,7 +106,8 @@ class BrokerExits:
         names = {booking_id(account_id, report, fill) for report, fill in found}
         booked = [name for name in names if await self._next_try(name) is None]
         ledgers = await self._store.ledgers_of_account(account_id, ())
-        exits = exits_to_book(row, ledgers, trades, booked, self._clock.now())
+        unclear = self._store.unreadable_ledgers(account_id)
+        exits = exits_to_book(row, ledgers, unclear, trades, booked, self._clock.now())
         if isinstance(exits, NotProven):
             log.info(
                 f"An exit at the broker is left to a person: {row.finding.subject}: {exits.reason}",
