@@ -487,8 +487,14 @@ class PaperExchange:
                 return "What it is linked to is done"
         if not ticket.is_protective or ticket.stop_price is None or self.market.fill_delay_seconds is None:
             return None
-        last = paper_book.last_price(db, ticket.instrument)
-        return STOP_PASSED if last is not None and paper_market.is_due_at(ticket, last) else None
+        price = self._market_price(db, ticket)
+        return STOP_PASSED if price is not None and paper_market.is_due_at(ticket, price) else None
+
+    def _market_price(self, db: sqlite3.Connection, ticket: Ticket) -> Decimal | None:
+        """Where the ticket would meet the market: at the quote that somebody has set, else at the latest execution."""
+        quote = paper_book.quote_of(db, ticket.instrument.symbol)
+        quoted = None if quote is None else quote.bid if ticket.side is Side.SELL else quote.ask
+        return paper_book.last_price(db, ticket.instrument) if quoted is None else quoted
 
     def _take_off_linked(self, db: sqlite3.Connection, order: PaperOrder, quantity: Decimal, moment: int) -> None:
         """What one of several linked orders has filled, the others may not."""

@@ -77,9 +77,25 @@ class BrokerExits:
             try:
                 for account_id, books in compared.items():
                     for row in books.position_differences:
-                        await self._look(account_id, row, books.orders_of_others)
+                        await self._look_alone(account_id, row, books.orders_of_others)
             except StoreUnavailable as exc:
                 log.debug(f"Exits made at brokers wait for the store: {exc}", action="broker_exits_waiting")
+
+    async def _look_alone(self, account_id: str, row: Discrepancy, trades: Sequence[Report]) -> None:
+        """One that cannot be judged is left to a person, and the others are looked at. Raises StoreUnavailable."""
+        try:
+            await self._look(account_id, row, trades)
+        except StoreUnavailable:
+            raise
+        except Exception as exc:
+            known = ("failed", repr(exc))
+            if self._judged.get(row.discrepancy_id) != known:
+                self._judged[row.discrepancy_id] = known
+                log.exception(
+                    f"An exit at the broker is left to a person: {row.finding.subject}: {exc}",
+                    action="broker_exit_failed",
+                    account_id=account_id,
+                )
 
     async def _look(self, account_id: str, row: Discrepancy, trades: Sequence[Report]) -> None:
         """Raises StoreUnavailable: what is not done by then is done at the next look."""
@@ -90,7 +106,8 @@ class BrokerExits:
         names = {booking_id(account_id, report, fill) for report, fill in found}
         booked = [name for name in names if await self._next_try(name) is None]
         ledgers = await self._store.ledgers_of_account(account_id, ())
-        exits = exits_to_book(row, ledgers, trades, booked, self._clock.now())
+        unclear = self._store.unreadable_ledgers(account_id)
+        exits = exits_to_book(row, ledgers, unclear, trades, booked, self._clock.now())
         if isinstance(exits, NotProven):
             log.info(
                 f"An exit at the broker is left to a person: {row.finding.subject}: {exits.reason}",

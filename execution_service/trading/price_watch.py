@@ -18,6 +18,9 @@ FRESH_SECONDS = Decimal(60)
 """An older price says nothing of where the market is."""
 LOOK_SECONDS = 2.0
 """Between two looks at the prices that are watched."""
+LOOKS_IN_SUCCESSION, THEN_EVERY = 3, 5
+"""The listener is woken by the first looks that show a price outside of its band, and by every fifth while that lasts: what it cannot do now it
+cannot do two seconds later."""
 
 
 class KnowsPrices(Protocol):
@@ -44,11 +47,13 @@ class WaitsForPrices(Protocol):
         """A watched price has left its band. Raises nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Watched:
     instrument_key: str
     instrument: Instrument
     band: PriceBand
+    looks_outside: int = 0
+    """So many in succession have shown a price outside of the band."""
 
 
 class PriceWatch:
@@ -83,7 +88,8 @@ class PriceWatch:
             self._watched.pop(name, None)
             return
         known = self._watched.get(name)
-        self._watched[name] = _Watched(instrument_key, instrument, band)
+        if known is None or known.band != band:
+            self._watched[name] = _Watched(instrument_key, instrument, band)
         if known is None:
             self._wake_up.tell()
 
@@ -99,9 +105,14 @@ class PriceWatch:
             wanted = {each.instrument_key: each.instrument for each in self._watched.values()}
             self._quotes.ask_for(self._quotes.missing(wanted, Decimal(LOOK_SECONDS)))
             self._looks = {key: (self._looks.get(key, (None, None))[1], self.price(key)) for key in wanted}
-            if any(self._has_left(each) for each in self._watched.values()):
+            waking = [each for each in self._watched.values() if self._wakes(each)]
+            if waking:
                 self._listener.price_reached()
 
-    def _has_left(self, watched: _Watched) -> bool:
+    def _wakes(self, watched: _Watched) -> bool:
         price = self.price(watched.instrument_key)
-        return price is not None and not watched.band.holds(price)
+        if price is None or watched.band.holds(price):
+            watched.looks_outside = 0
+            return False
+        watched.looks_outside += 1
+        return watched.looks_outside <= LOOKS_IN_SUCCESSION or watched.looks_outside % THEN_EVERY == 0

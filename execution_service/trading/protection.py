@@ -22,8 +22,14 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import NEEDS_A_PERSON, ProtectionState, ProtectiveRole
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
-from execution_service.core.positions.ledger import LedgerKey
-from execution_service.core.protection.orders import abilities_of, protected_entry, protective_order
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
+from execution_service.core.positions.position import Position
+from execution_service.core.protection.orders import (
+    abilities_of,
+    is_of_an_earlier_position,
+    protected_entry,
+    protective_order,
+)
 from execution_service.core.protection.plan import (
     Place,
     ProtectedPosition,
@@ -470,8 +476,10 @@ class Protection:
         if self._store.unreadable(names):
             self._say_unknown(line, "the record of an exit cannot be read")
             return None
-        held = await self._held(line, latest[0].accepted_request.instrument)
-        if held is None:
+        instrument = latest[0].accepted_request.instrument
+        booked = await entry_with_unbooked(self._live, self._store, line.key, instrument)
+        held = None if booked is None else self._held_of(booked, line, instrument)
+        if booked is None or held is None:
             self._say_unknown(line, "what is held cannot be told")
             return None
         capabilities = self._connection.capabilities
@@ -483,7 +491,17 @@ class Protection:
             return None
         shown = self._shown.get(line)
         at_work = list(self._orders_at_work(line, latest[0])) + self._orders_waiting(line)
-        protected = [protected_entry(entry, exits, capabilities, leaving=_left_of(at_work, entry)) for entry in latest]
+        over = await self._of_earlier_positions(booked.position, latest) if held > 0 else frozenset()
+        protected = [
+            protected_entry(
+                entry,
+                exits,
+                capabilities,
+                leaving=_left_of(at_work, entry),
+                is_over=entry.order_id in over,
+            )
+            for entry in latest
+        ]
         return protection_plan(
             ProtectedPosition(
                 side=line.side,
@@ -507,11 +525,25 @@ class Protection:
     async def _held(self, line: _Line, instrument: Instrument) -> Decimal | None:
         """What is held on the line's side, below 0 on the other; None: that is not known. Raises StoreUnavailable."""
         entry = await entry_with_unbooked(self._live, self._store, line.key, instrument)
-        if entry is None:
-            return None
+        return None if entry is None else self._held_of(entry, line, instrument)
+
+    def _held_of(self, entry: LedgerEntry, line: _Line, instrument: Instrument) -> Decimal:
         parts = by_product(entry, self._conversation.products_of(instrument))
         held = sum((each.quantity for each in parts if each.product in (None, line.product)), ZERO)
         return held * line.side.sign
+
+    async def _of_earlier_positions(self, position: Position, entries: Sequence[Order]) -> frozenset[str]:
+        """Our ids of those of which nothing is held any more, since their strategy has turned its position and back: what it holds now others have
+        bought. Raises StoreUnavailable."""
+        found = frozenset(entry.order_id for entry in entries if is_of_an_earlier_position(entry, position))
+        if not found:
+            return found
+        stored = await self._store.find([f"broker:{shown}" for shown in position.order_ids])
+        stored = [*stored, *await self._store.load(position.order_ids)]
+        read = {order.order_id: order for order in map(self._live.latest, stored)}
+        traded = [each for each in read.values() if each.request.account_id == self._connection.account_id]
+        is_known = len(traded) >= position.order_count and not any(each.busted_fill_ids for each in traded)
+        return found if is_known else frozenset()
 
     def _orders_at_work(self, line: _Line, order: Order) -> Iterator[tuple[Order, Decimal]]:
         """Orders that are not protective, are or may be at the broker, and may still take so much of the line."""

@@ -56,6 +56,8 @@ class Position:
     by_hand: Decimal = ZERO
     """What a person has bought there past us, or sold: below 0."""
     may_be_uncovered: bool = False
+    is_served: bool = True
+    """The service lives: nobody else can cover what has filled meanwhile."""
     uncovered_since: float | None = None
     longest_uncovered: float = 0.0
     wrong: list[str] = field(default_factory=list)
@@ -104,7 +106,7 @@ class Position:
         exits = _open([o for o in mine if o["side"] == "SELL"])
         if max(stops, targets) + exits > max(ZERO, held) and not self.by_hand:
             self.wrong.append(f"exits of {max(stops, targets) + exits} work at the broker, and {held} is held")
-        if held - exits > stops:
+        if held - exits > stops and self.is_served:
             self.uncovered_since = self.uncovered_since or time.monotonic()
             self.longest_uncovered = max(self.longest_uncovered, time.monotonic() - self.uncovered_since)
         else:
@@ -176,6 +178,16 @@ def _looked_at(position: Position) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join(10)
+
+
+@contextlib.contextmanager
+def _while_dead(position: Position) -> Iterator[None]:
+    """From a kill -9 until the service is ready again."""
+    position.is_served = False
+    position.play.stage.service.kill()
+    yield
+    position.play.stage.service.start()
+    position.is_served = True
 
 
 def entered(play: Play, filled: int | None = 10, **more: Any) -> Position:
@@ -252,9 +264,8 @@ def part_filled_and_the_service_is_killed(play: Play) -> None:
     """4 of 10 fill; the service is killed, and the rest fills while it is away."""
     position = entered(play, 4)
     until_stops_are(position, 4)
-    play.stage.service.kill()
-    play.fill(position.entry)
-    play.stage.service.start()
+    with _while_dead(position):
+        play.fill(position.entry)
     until_stops_are(position, 10)
     left(position, 10)
 
@@ -266,8 +277,8 @@ def killed_between_placing_the_stop_and_recording_it(play: Play) -> None:
     play.venue.fault("place", "slow", client_order_id=tag_of(position.entry, STOP), seconds=5.0, accepted=True)
     play.fill(position.entry)
     until_stops_are(position, 10)
-    play.stage.service.kill()
-    play.stage.service.start()
+    with _while_dead(position):
+        pass
     play.pause(4.0)
     left(position, 10)
 

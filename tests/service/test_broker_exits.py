@@ -124,6 +124,23 @@ async def test_what_a_person_has_taken_back_is_not_booked_again(tmp_path: Path) 
         assert [order.filled_quantity for order in bookings(world)] == [0]
 
 
+async def test_one_that_cannot_be_judged_is_left_to_a_person_and_nothing_else_suffers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> None:
+        raise ArithmeticError("nobody foresaw this")
+
+    monkeypatch.setattr("execution_service.control.broker_exits.exits_to_book", broken)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, books_broker_exits=True) as world:
+        await entered(world)
+        sell_at_the_broker(world, 40)
+        await world.run(LONG_ENOUGH)
+        assert (bookings(world), resting(world)) == ([], 60)
+        told = [line.get("action") for line in world.logs]
+        assert told.count("broker_exit_failed") == 1
+        assert "part_restarted" not in told
+
+
 async def test_a_death_while_it_is_booked_books_it_once(tmp_path: Path) -> None:
     async with world_of(tmp_path / "calm", market=BY_HAND, rules=RESTING, books_broker_exits=True) as world:
         await entered(world)

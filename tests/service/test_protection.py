@@ -367,6 +367,16 @@ async def test_a_trailing_stop_follows_the_market_and_neither_a_fall_nor_a_death
         assert (document["protection"]["stop_price"], document["protection"]["trail_percent"]) == (10.8, 10.0)
 
 
+async def test_a_trailing_stop_of_the_mock_broker_goes_by_its_quote(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.quote(bid="9.99", ask="10.01")
+        world.send("in", price=10, trail_percent=10)
+        await world.run(5)
+        world.quote(bid="11.99", ask="12.01")
+        await world.run(8)
+        assert [p.ticket.stop_price for p in at_broker(world)] == [Decimal("10.8")]
+
+
 async def test_a_fall_while_the_trailing_stop_is_being_moved_leaves_it_where_it_was_to_be(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.quote(bid="9.99", ask="10.01")
@@ -403,6 +413,37 @@ async def test_how_a_stop_trails_is_said_in_one_way_and_in_per_cent(tmp_path: Pa
             reason = world.record(name).reason
             assert reason is not None
             assert words in reason.message
+
+
+async def test_an_entry_whose_position_was_turned_does_not_protect_what_another_one_bought_later(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        world.send("turn", side="SELL", quantity=150, order_type="LIMIT", limit_price=10)
+        await world.run(4)
+        world.fill("turn")
+        await world.run(4)
+        assert (at_broker(world), state(world)) == ([], ProtectionState.MAKING_WAY)
+        world.send("back", quantity=150, order_type="LIMIT", limit_price=10)
+        await world.run(2)
+        world.fill("back")
+        await world.run(15)
+        assert (at_broker(world), state(world)) == ([], ProtectionState.CLOSED)
+
+
+async def test_an_annulled_turn_gives_the_position_its_stop_back(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        world.send("turn", side="SELL", quantity=150, order_type="LIMIT", limit_price=10)
+        await world.run(4)
+        fill = world.fill("turn")
+        await world.run(4)
+        await world.restart()
+        await world.run(4)
+        world.book().bust_fill(fill)
+        await world.run(20)
+        assert (resting(world), state(world)) == (100, ProtectionState.PROTECTED)
 
 
 async def test_positions_over_http_name_the_orders_that_protect_them(tmp_path: Path) -> None:

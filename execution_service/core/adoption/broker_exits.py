@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 
-from brokers.base import Fill, Report, Side
+from brokers.base import Fill, Instrument, Report, Side
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.events import Occasion
 from execution_service.core.positions.ledger import LedgerEntry
@@ -56,20 +56,24 @@ def candidates(row: Discrepancy, trades: Sequence[Report]) -> list[tuple[Report,
 def exits_to_book(
     row: Discrepancy,
     ledgers: Sequence[LedgerEntry],
+    unclear: Sequence[Instrument],
     trades: Sequence[Report],
     booked: Collection[str],
     now: datetime,
 ) -> tuple[ExitToBook, ...] | NotProven:
-    """`ledgers`: all entries of the account. `trades`: all orders of others that the broker shows. `booked`: the names of bookings that were made,
-    taken back or not.
+    """`ledgers`: all entries of the account; `unclear`: what those are about that cannot be read. `trades`: all orders of others that the broker
+    shows. `booked`: the names of bookings that were made, taken back or not.
 
     Proven is an exit where one strategy alone holds it, the broker holds less of it and not the other side, and executions of others since it was
     opened, all of the closing side and all of them told, come to exactly the difference.
     """
+    about = row.finding.instruments
+    if any(may_be_the_same(each, mine) for each in unclear for mine in about):
+        return NotProven("a part of our books about it cannot be read")
     holders = [
         entry
         for entry in ledgers
-        if entry.position.is_open and any(may_be_the_same(entry.instrument, mine) for mine in row.finding.instruments)
+        if entry.position.is_open and any(may_be_the_same(entry.instrument, mine) for mine in about)
     ]
     if len(holders) != 1:
         return NotProven(f"it is held by {len(holders)} of our books")

@@ -13,6 +13,7 @@ from execution_service.core.orders.order import Order, new_order
 from execution_service.core.orders.protective import Protective, ProtectiveRole
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.positions.position import Position
 from execution_service.core.protection.plan import Abilities, Ending, Place, ProtectedEntry, ProtectiveOrder, Stage
 from execution_service.core.protection.trailing import Trail, tightest
 
@@ -37,16 +38,32 @@ def abilities_of(capabilities: Capabilities, *, tells_quotes: bool) -> Abilities
     )
 
 
+def is_of_an_earlier_position(entry: Order, position: Position) -> bool:
+    """Whether what the entry bought or sold was closed before the present position of its strategy began, as far as that position shows: it names all
+    orders that have traded in it, the entry is not among them, and all its executions are older. Where an execution was annulled since, it may have
+    been given back all the same."""
+    names_all = position.order_count == len(position.order_ids) > 0
+    opened_at = position.opened_at
+    if not names_all or opened_at is None or {entry.order_id, entry.broker_order_id} & set(position.order_ids):
+        return False
+    return all(fill.time < opened_at for fill in entry.fills)
+
+
 def protected_entry(
-    entry: Order, exits: Iterable[Order], capabilities: Capabilities, *, leaving: Decimal = ZERO
+    entry: Order,
+    exits: Iterable[Order],
+    capabilities: Capabilities,
+    *,
+    leaving: Decimal = ZERO,
+    is_over: bool = False,
 ) -> ProtectedEntry:
-    """`exits` are the orders that refer to the entry, protective ones among them."""
+    """`exits` are the orders that refer to the entry, protective ones among them. `is_over`: nothing of it is held any more, whatever these say."""
     some = tuple(exits)
     request = entry.accepted_request
     own = [x for x in some if (found := x.protective) is not None and found.entry_order_id == entry.order_id]
     return ProtectedEntry(
         order_id=entry.order_id,
-        open_quantity=max(ZERO, entry.filled_quantity - exited_quantity(entry, some)),
+        open_quantity=ZERO if is_over else max(ZERO, entry.filled_quantity - exited_quantity(entry, some)),
         stop=request.stop_loss,
         target=request.take_profit,
         orders=tuple(_protective_order(x, capabilities) for x in own),

@@ -1,0 +1,103 @@
+"""Prices are asked for while somebody waits for one, and whoever waits is woken when it has come, and not over and over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import pytest
+
+from brokers.base import Instrument, Side
+from execution_service.core.protection.plan import PriceBand
+from execution_service.core.risk.prices import PriceSource, ReferencePrice
+from execution_service.trading.price_watch import PriceWatch
+from tests.fakes import HandClock
+
+AAPL = Instrument(symbol="AAPL")
+BAND = PriceBand(low=Decimal(9), high=Decimal(11))
+
+
+@dataclass
+class Market:
+    """Of one instrument."""
+
+    clock: HandClock
+    price: Decimal | None = None
+    asked: list[str] = field(default_factory=list)
+    woken: int = 0
+
+    def of(self, instrument_key: str) -> tuple[ReferencePrice, ...]:
+        if self.price is None:
+            return ()
+        return (ReferencePrice(price=self.price, source=PriceSource.QUOTE, at=self.clock.now()),)
+
+    def missing(self, wanted: Mapping[str, Instrument], good_for_seconds: Decimal) -> dict[str, Instrument]:
+        return dict(wanted)
+
+    def ask_for(self, wanted: Mapping[str, Instrument]) -> None:
+        self.asked += wanted
+
+    def price_reached(self) -> None:
+        self.woken += 1
+
+
+async def passes(clock: HandClock, looks: int) -> None:
+    for _ in range(looks):
+        clock.move_to(clock.monotonic() + 2.0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def market() -> Market:
+    return Market(HandClock())
+
+
+async def watching(market: Market, band: PriceBand = BAND) -> tuple[PriceWatch, asyncio.Task[None]]:
+    watch = PriceWatch(prices=market, quotes=market, clock=market.clock, listener=market)
+    watch.watch("line", "AAPL|STOCK", AAPL, band)
+    task = asyncio.create_task(watch.run())
+    await passes(market.clock, 1)
+    return watch, task
+
+
+async def test_nobody_is_woken_within_the_band_and_everybody_at_its_edge(market: Market) -> None:
+    market.price = Decimal(10)
+    _, task = await watching(market)
+    assert (market.woken, set(market.asked)) == (0, {"AAPL|STOCK"})
+    market.price = Decimal(11)
+    await passes(market.clock, 1)
+    assert market.woken == 1
+    task.cancel()
+
+
+async def test_a_price_that_stays_outside_wakes_more_and_more_rarely(market: Market) -> None:
+    market.price = Decimal(8)
+    _, task = await watching(market)
+    await passes(market.clock, 100)
+    assert 20 <= market.woken <= 25
+    task.cancel()
+
+
+async def test_nothing_is_asked_when_nothing_is_watched_any_more(market: Market) -> None:
+    watch, task = await watching(market)
+    watch.watch("line", "AAPL|STOCK", AAPL, None)
+    await passes(market.clock, 1)
+    asked = len(market.asked)
+    await passes(market.clock, 10)
+    assert len(market.asked) == asked
+    task.cancel()
+
+
+async def test_what_two_looks_have_shown_is_kept_and_what_one_has_is_not(market: Market) -> None:
+    market.price = Decimal(10)
+    watch, task = await watching(market)
+    await passes(market.clock, 1)
+    market.price = Decimal(15)
+    await passes(market.clock, 1)
+    assert (watch.kept("AAPL|STOCK", Side.BUY), watch.kept("AAPL|STOCK", Side.SELL)) == (10, 15)
+    await passes(market.clock, 1)
+    assert watch.kept("AAPL|STOCK", Side.BUY) == 15
+    task.cancel()
