@@ -22,6 +22,8 @@ FINISHED_ORDERS = 4000
 FINISHED_ORDERS_IN_FULL = 20_000
 AFTER_FINISHED = 500
 AFTER_FINISHED_IN_FULL = 1000
+INSTRUMENTS = 50
+INSTRUMENTS_IN_FULL = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             finished=options.finished or (FINISHED_ORDERS_IN_FULL if options.full else FINISHED_ORDERS),
             after_finished=AFTER_FINISHED_IN_FULL if options.full else AFTER_FINISHED,
             open_orders=options.open_orders,
+            instruments=INSTRUMENTS_IN_FULL if options.full else INSTRUMENTS,
         )
         try:
             refuse_real_places(plan.folder)
@@ -100,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--full",
         action="store_true",
-        help=f"{FINISHED_ORDERS_IN_FULL} finished orders and {AFTER_FINISHED_IN_FULL} after them, as the target has it; takes longer",
+        help=f"{FINISHED_ORDERS_IN_FULL} finished orders and {AFTER_FINISHED_IN_FULL} after them, and {INSTRUMENTS_IN_FULL} simulated "
+        "instruments, as the targets have it; takes longer",
     )
     parser.add_argument(
         "--folder",

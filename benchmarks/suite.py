@@ -74,6 +74,8 @@ class Plan:
     finished: int = 20_000
     after_finished: int = 1000
     open_orders: int = 1000
+    instruments: int = 1000
+    """Of the batch simulation, a thousand orders each."""
 
 
 def throughput(plan: Plan) -> list[Figure]:
@@ -460,7 +462,7 @@ def cost(plan: Plan) -> list[Figure]:
 
 def simulation(plan: Plan) -> list[Figure]:
     """The batch simulation, and the planner."""
-    return measure_simulation(plan.folder, plan.say)
+    return measure_simulation(plan.folder, plan.say, plan.instruments)
 
 
 def acceptance(plan: Plan) -> list[Figure]:

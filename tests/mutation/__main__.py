@@ -1,4 +1,4 @@
-"""`make mutants`: tries every small change of the state machine and of the risk gate and demands that a test of core/ notices it."""
+"""`make mutants`: tries every small change of the state machine, the risk gate and the matcher, and demands that a test notices it."""
 
 from __future__ import annotations
 
@@ -41,14 +41,21 @@ ORDERS = (
 CORE = "execution_service.core"
 RISK = ("book", "counters", "documents", "exposure", "gate", "kill", "limits", "prices", "sizing", "verdict")
 MODULES = {
-    **{name: f"orders.{name}" for name in ORDERS},
-    "position": "positions.position",
-    **{f"risk_{name}": f"risk.{name}" for name in RISK},
+    **{name: f"{CORE}.orders.{name}" for name in ORDERS},
+    "position": f"{CORE}.positions.position",
+    **{f"risk_{name}": f"{CORE}.risk.{name}" for name in RISK},
+    "matcher": "simulation.matching.kernel",
 }
-"""By its name in a mutant's, the place of each module in core/."""
-DEFAULT_BACKOFF = tuple(name for name in MODULES if not name.startswith("risk_"))
-"""Those that are tried unless others are asked for. Of the risk gate's the survivors that nothing can notice are not all explained yet."""
+"""By its name in a mutant's, the place of each module."""
+DEFAULT_BACKOFF = tuple(name for name in MODULES if not name.startswith("risk_") and name != "matcher")
+"""Those that are tried unless others are asked for. Of the risk gate's the survivors that nothing can notice are not all explained yet; the matcher
+has tests of its own."""
 TESTS = ("tests/core", "tests/test_docs.py")
+MATCHER_TESTS = (
+    "tests/simulated/test_matching.py",
+    "tests/simulated/test_money.py",
+    "tests/simulated/test_matching_properties.py",
+)
 EXPLAINED = Path(__file__).parent / "survivors.toml"
 LONGEST_SECONDS = 120
 """Of the processor's time, and ten times as much by the clock: a busy machine makes no mutant endless."""
@@ -67,7 +74,7 @@ class Mutant:
 
 
 def mutants_of(name: str) -> Iterator[Mutant]:
-    module = importlib.import_module(f"{CORE}.{MODULES[name]}")
+    module = importlib.import_module(MODULES[name])
     assert module.__file__ is not None
     for change in changes_of(Path(module.__file__).read_text(encoding="utf-8")):
         target = _target(module, change.function)
@@ -81,7 +88,7 @@ def mutants_of(name: str) -> Iterator[Mutant]:
 
 def file_of(name: str) -> str | None:
     """As the functions of that module name the file that they are from."""
-    return importlib.import_module(f"{CORE}.{MODULES[name]}").__file__
+    return importlib.import_module(MODULES[name]).__file__
 
 
 def _target(module: types.ModuleType, qualified: str) -> Any:
@@ -128,7 +135,7 @@ def _with_global(module: types.ModuleType, change: Change) -> Callable[[], None]
         plain = vars(module)[change.function]
         for place, other in tuple(sys.modules.items()):
             # Those too that imported it by name; not the tests, which must go by what was meant.
-            if place.startswith("execution_service.") and vars(other).get(change.function) is plain:
+            if place.startswith(("execution_service.", "simulation.")) and vars(other).get(change.function) is plain:
                 setattr(other, change.function, made)
 
     return apply
@@ -353,7 +360,11 @@ def main() -> int:
     judge = Judge(options)
     began = time.monotonic()
     # Without its terminal reporter pytest says nothing of the thousand tests that fail here.
-    arguments = [*TESTS, "-o", "addopts=", "-o", "timeout=0", "-p", "no:cacheprovider", "-p", "no:terminal"]
+    tests = [
+        *(TESTS if set(options.modules) - {"matcher"} else ()),
+        *(MATCHER_TESTS if "matcher" in options.modules else ()),
+    ]
+    arguments = [*tests, "-o", "addopts=", "-o", "timeout=0", "-p", "no:cacheprovider", "-p", "no:terminal"]
     status = pytest.main(arguments, plugins=[judge])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         return 1

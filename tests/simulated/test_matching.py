@@ -6,7 +6,11 @@ from decimal import Decimal
 
 import pytest
 
-from tests.simulated.cases import D, ends, fills, reasons, simulated
+from simulation.bars import BarReader
+from simulation.orders import OrderReader
+from simulation.run import simulate_orders
+from simulation.settings import settings_of
+from tests.simulated.cases import D, day, ends, fills, order_rows, reasons, simulated
 
 CALM = "99 99 99 99"
 
@@ -40,6 +44,13 @@ def price_of(bars: list[str], order: str, **settings: object) -> Decimal | None:
     ("99.80 101 99.30 100", "BUY 10 STOP_LIMIT stop=100 limit=99.50", {}, None),
     ("99.80 101 99.30 99.50", "BUY 10 STOP_LIMIT stop=100 limit=99.50", {}, None),
     ("99.80 101 99.30 99.50", "BUY 10 STOP_LIMIT stop=100 limit=99.50", {"limit_fill": "touch"}, "99.50"),
+    ("99.80 101 99.30 99.60", "BUY 10 STOP_LIMIT stop=100 limit=99.50", {"limit_fill": "touch"}, None),
+    ("99.80 101 99.30 99.49", "BUY 10 STOP_LIMIT stop=100 limit=99.50", {}, "99.50"),
+    ("99.80 101 99.30 99.40", "BUY 10 STOP_LIMIT stop=100 limit=99.50", {"slippage": {"model": "ticks", "ticks": 3}}, "99.50"),
+    ("99.50 101 99.40 100", "BUY 10 STOP_LIMIT stop=100 limit=99.99", {}, None),
+    ("99 99 97 98", "BUY 10 LIMIT limit=98", {"slippage": {"model": "ticks", "ticks": 3}}, "98"),
+    ("102.01 103 102.01 103", "BUY 10 LIMIT limit=102", {}, None),
+    ("103 104 102 103", "BUY 10 LIMIT limit=101", {"limit_fill": "touch"}, None),
 ])  # fmt: skip
 def test_an_order_gets_what_the_bar_gives(bar: str, order: str, settings: dict[str, object], price: str | None) -> None:
     assert price_of([bar], order, **settings) == (None if price is None else D(price))
@@ -76,6 +87,12 @@ def test_a_limit_is_kept_on_every_partial() -> None:
     assert ends(result) == ["WORKING"]
 
 
+@pytest.mark.parametrize(("ticks", "why"), [(1, "open"), (2, "open+slippage_capped")])
+def test_slippage_that_just_reaches_the_limit_is_not_capped(ticks: int, why: str) -> None:
+    result = simulated(["100 100 99 99"], ["BUY 10 LIMIT limit=100.01"], slippage={"model": "ticks", "ticks": ticks})
+    assert (fills(result), reasons(result)) == ([("o1", 10, D("100.01"))], [why])
+
+
 def test_slippage_that_is_capped_by_the_limit_is_said() -> None:
     settings = {"slippage": {"model": "bps", "bps": 5}}
     assert reasons(simulated(["99.98 100 99 99"], ["BUY 10 LIMIT limit=99.99"], **settings)) == ["open+slippage_capped"]
@@ -94,6 +111,21 @@ def test_of_a_stop_and_a_target_in_one_bar_the_path_decides(open_: str, path: st
     assert reasons(result)[1] == ("path" if open_ == "100" else "gap" if open_ == "94" else "open")
 
 
+@pytest.mark.parametrize(("bar", "path", "first"), [
+    ("100 107 93 100", "adverse", "o1"), ("100 107 93 100", "ohlc", "o1"), ("100 107 93 100", "olhc", "o2"),
+    ("100 107 93 100", "nearest", "o1"), ("100 107 92 100", "nearest", "o1"), ("100 108 93 100", "nearest", "o2"),
+])  # fmt: skip
+def test_of_a_buyers_stop_and_limit_the_path_decides(bar: str, path: str, first: str) -> None:
+    result = simulated([bar], ["BUY 10 STOP stop=106 oco=x", "BUY 10 LIMIT limit=94 oco=x"], path=path)
+    assert [name for name, _, _ in fills(result)] == [first]
+
+
+def test_nearest_goes_to_the_nearer_extreme_first() -> None:
+    orders = ["SELL 10 LIMIT limit=106 oco=x", "SELL 10 STOP stop=95 oco=x"]
+    assert fills(simulated(["100 106.50 90 100"], orders, path="nearest")) == [("o1", 10, 106)]
+    assert fills(simulated(["100 107 94 100"], orders, path="nearest")) == [("o2", 10, 95)]
+
+
 def test_nearest_with_both_extremes_equally_far_is_as_adverse() -> None:
     bars = ["100 106.50 93.50 100"]
     orders = ["SELL 10 LIMIT limit=106 oco=x", "SELL 10 STOP stop=95 oco=x"]
@@ -103,6 +135,19 @@ def test_nearest_with_both_extremes_equally_far_is_as_adverse() -> None:
 def test_the_level_nearer_to_the_open_comes_first() -> None:
     result = simulated(["100 105 95 100 60"], ["BUY 50 LIMIT limit=97", "BUY 50 LIMIT limit=98"])
     assert fills(result) == [("o2", 50, 98), ("o1", 10, 97)]
+
+
+def test_of_one_level_the_earlier_order_comes_first_and_levels_in_any_sequence_are_sorted() -> None:
+    at_one = simulated(["100 105 95 100 60"], ["BUY 50 LIMIT limit=97", "BUY 50 LIMIT limit=97"])
+    assert fills(at_one) == [("o1", 50, 97), ("o2", 10, 97)]
+    levels = simulated(["100 105 95 100 25"], [f"BUY 10 LIMIT limit={level}" for level in (97, 96, 99, 98)])
+    assert fills(levels) == [("o3", 10, 99), ("o4", 10, 98), ("o1", 5, 97)]
+
+
+def test_what_only_the_close_decides_comes_last_and_by_arrival() -> None:
+    orders = [f"BUY 10 STOP_LIMIT stop={stop} limit=99" for stop in (104, 103, 102, 101)]
+    result = simulated(["100 105 98 98.50 35"], [*orders, "BUY 10 LIMIT limit=99"])
+    assert fills(result) == [("o5", 10, 99), ("o1", 10, 99), ("o2", 10, 99), ("o3", 5, 99)]
 
 
 def test_one_bar_has_one_pool_for_all_orders_and_the_rest_goes_on_at_the_next_open() -> None:
@@ -165,6 +210,7 @@ def test_immediate_or_cancel_is_decided_by_the_open_alone() -> None:
     result = simulated(["99 101 98 99"], orders)
     assert ends(result) == ["CANCELLED IOC", "CANCELLED IOC", "CANCELLED IOC"]
     assert fills(result) == [("o3", 1_000_000, 99)]
+    assert ends(simulated([CALM], ["BUY 1 MARKET tif=IOC"])) == ["FILLED"]
 
 
 # --- orders that look at the position ------------------------------------------------------------------------------
@@ -175,6 +221,36 @@ def test_what_reduces_only_never_opens() -> None:
     result = simulated([CALM, CALM], orders)
     assert fills(result) == [("o1", 5, 99), ("o2", 5, 99)]
     assert ends(result) == ["FILLED", "CANCELLED REDUCE_ONLY", "CANCELLED REDUCE_ONLY"]
+
+
+def test_what_reduces_only_ends_with_the_position_and_not_before() -> None:
+    one_bar = simulated([CALM], ["BUY 5 MARKET", "SELL 8 MARKET reduce_only=1 tif=GTC"])
+    assert (fills(one_bar)[1:], ends(one_bar)[1]) == ([("o2", 5, 99)], "CANCELLED REDUCE_ONLY")
+    the_last = simulated([CALM], ["BUY 1 MARKET", "SELL 1 MARKET reduce_only=1"])
+    assert ends(the_last) == ["FILLED", "FILLED"]
+    in_parts = simulated(["99 99 99 99 30", CALM], ["BUY 20 MARKET", "SELL 20 MARKET reduce_only=1 tif=GTC"])
+    assert fills(in_parts)[1:] == [("o2", 10, 99), ("o2", 10, 99)]
+    free = simulated(["99 99 99 99 10"], ["BUY 5 MARKET", "SELL 20 MARKET tif=GTC"])
+    assert (fills(free)[1:], ends(free)[1]) == ([("o2", 5, 99)], "WORKING")
+
+
+@pytest.mark.parametrize("exits", [
+    ("SELL 10 STOP stop=95", "SELL 10 LIMIT limit=106"), ("SELL 10 STOP_LIMIT stop=96 limit=97", "SELL 10 STOP_LIMIT stop=95 limit=97"),
+])  # fmt: skip
+def test_the_partner_of_what_closed_a_position_is_cancelled_as_a_partner(exits: tuple[str, str]) -> None:
+    orders = ["BUY 10 MARKET", *(f"{line} oco=x reduce_only=1 tif=GTC at=2" for line in exits)]
+    result = simulated([CALM, "100 107 94 99"], orders)
+    assert sorted(ends(result)) == ["CANCELLED OCO", "FILLED", "FILLED"]
+
+
+def test_a_partner_that_has_ended_stays_as_it_ended() -> None:
+    orders = ["BUY 10 STOP stop=105 oco=x", "BUY 10 LIMIT limit=98.50 oco=x tif=GTC"]
+    assert ends(simulated([CALM, "99 99 98 99"], orders)) == ["EXPIRED DAY_ENDED", "FILLED"]
+
+
+def test_only_a_partner_within_reach_makes_it_a_matter_of_the_path() -> None:
+    orders = ["BUY 10 STOP stop=105 oco=x", "BUY 10 LIMIT limit=98.50 oco=x", "BUY 10 STOP stop=99.50"]
+    assert reasons(simulated(["99 100 98 99"], orders)) == ["stop", "limit"]
 
 
 def test_a_partial_fill_is_taken_off_the_partner() -> None:
@@ -202,11 +278,19 @@ def test_the_root_of_the_days_share() -> None:
     assert price_of(["50 51 49 50"], "BUY 10000 MARKET", slippage=root) == D("50.10")
 
 
-def test_slicing_within_a_day_does_not_evade_the_root() -> None:
+def test_slicing_within_a_day_does_not_evade_the_root_and_a_new_day_begins_anew() -> None:
     root = {"model": "sqrt", "y": 1, "sigma": "0.02", "adv": 1_000_000}
-    bars = ["50 50 50 50 5000", "50 50 50 50 5000"]
-    one_day = simulated(bars, ["BUY 10000 MARKET tif=GTC"], slippage=root)
-    assert [price for _, _, price in fills(one_day)] == [D("50.08"), D("50.08")]
+    known = settings_of({"stamp": "open", "interval": "1h", "participation": 1, "slippage": root})
+    reader = BarReader(known)
+    times = [day(1, 10), day(1, 11), day(2, 10)]
+    rows = [["A", at, "50", "50", "50", "50", "5000"] for at in times]
+    reader.rows([["symbol", "time", "open", "high", "low", "close", "volume"], *rows], "bars")
+    history = reader.history()
+    asked = OrderReader(known, history)
+    asked.rows(order_rows("BUY 15000 MARKET tif=GTC"), "orders")
+    result = simulate_orders(asked.orders(), history, known, engine="plain")
+    # The root of 5,000 of a million, of 10,000, and of 5,000 once more: 0.0707, 0.10 and 0.0707 of a price of 50.
+    assert [price for _, _, price in fills(result)] == [D("50.08"), D("50.10"), D("50.08")]
 
 
 def test_a_square_of_the_bars_share_counts_all_orders_of_the_bar() -> None:

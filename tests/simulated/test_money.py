@@ -33,6 +33,12 @@ def test_a_buy_is_cut_in_lots_to_what_cash_covers_with_its_fees() -> None:
     assert (cash(result), ends(result)) == (D("9.60"), ["CANCELLED INSUFFICIENT_FUNDS"])
 
 
+def test_what_cash_covers_not_one_lot_of_costs_nothing() -> None:
+    orders = ["BUY 1 MARKET", "BUY 1 MARKET at=2"]
+    result = simulated(["20 20 20 20", CALM], orders, cash="11.20", commission=FEE)
+    assert (fills(result), cash(result)) == ([("o2", 1, D("10.20"))], 0)
+
+
 def test_a_cash_account_sells_what_it_has_and_no_more() -> None:
     result = simulated([CALM, CALM], ["BUY 10 MARKET", "SELL 15 MARKET at=2"], cash=1000)
     assert fills(result) == [("o1", 10, D("10.20")), ("o2", 10, D("10.20"))]
@@ -76,6 +82,14 @@ def test_a_split_cancels_what_works_and_leaves_the_cost() -> None:
     assert ends(result) == ["FILLED", "CANCELLED CORPORATE_ACTION"]
     assert result.account.positions[0, "A"].quantity == 20
     assert equity(result) == 20 * D("44.86") - D("889.90")
+
+
+@pytest.mark.parametrize(("split", "held"), [("2", 20), ("1/2", 5)])
+def test_what_reduces_after_a_split_knows_what_is_held(split: str, held: int) -> None:
+    orders = ["BUY 10 MARKET", "SELL 99 MARKET reduce_only=1 at=2", "BUY 7 LIMIT limit=1 tif=GTC"]
+    result = simulated(["10 10 10 10", "10 10 10 10"], orders, actions=f"A,2024-01-02,split,{split}\n")
+    assert fills(result)[1:] == [("o2", held, 10)]
+    assert ends(result)[2] == "CANCELLED CORPORATE_ACTION"
 
 
 def test_a_dividend_is_paid_to_who_holds_and_by_who_is_short() -> None:
