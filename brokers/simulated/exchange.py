@@ -150,8 +150,7 @@ class HistoricalExchange(PaperExchange):
             passing = market.passing if market.has_bars else ()
             if not passing:
                 return False
-            rows = db.execute("SELECT number FROM orders WHERE account = ? AND status = 'WORKING'", (self.account_id,))
-            return not {number for (number,) in rows}.isdisjoint(passing)
+            return not self._at_work(db).isdisjoint(passing)
 
     @property
     def is_asked_to_move(self) -> bool:
@@ -199,6 +198,11 @@ class HistoricalExchange(PaperExchange):
         )
 
     # Inside a transaction
+
+    def _at_work(self, db: sqlite3.Connection) -> set[int]:
+        """The numbers of orders that work by the book."""
+        rows = db.execute("SELECT number FROM orders WHERE account = ? AND status = 'WORKING'", (self.account_id,))
+        return {number for (number,) in rows}
 
     def _caught_up(self, db: sqlite3.Connection) -> HistoricalMarket:
         """The market after all that was put in, by whatever process."""
@@ -275,9 +279,9 @@ class HistoricalExchange(PaperExchange):
         market = self._caught_up(db)
         if not market.has_bars:
             return None
-        orders = {number: paper_book.order_numbered(db, number) for number in market.working}
-        for number, order in orders.items():
-            if order.status is not ReportStatus.WORKING:
+        at_work = self._at_work(db)
+        for number in market.working:
+            if number not in at_work:
                 # Cancelled, or ended by what it is linked to: the market learns of it before it goes on.
                 self._put_down(db, _CANCEL, number)
                 market.cancel(number)
