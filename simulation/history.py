@@ -14,6 +14,8 @@ from simulation.problems import Collected
 from simulation.settings import Settings
 
 ENDINGS = (".csv", ".parquet")
+RULES = 1
+"""The version of the rules of fills: another one where the same orders would fill otherwise. A book on bars is not opened under another."""
 
 
 def read_history(bars: Path, settings: Settings, *, actions: Path | None = None, given: Sequence[Path] = ()) -> History:
@@ -48,7 +50,7 @@ def parquet_for(path: Path) -> Any:
 def inputs_of(history: History, settings: Settings) -> dict[str, Any]:
     """The part of a manifest that says what a run was made of: hashes of its files, settings, conventions. The same inputs give the same."""
     return {
-        "version": 1,
+        "version": RULES,
         "inputs": dict(history.files),
         "settings": settings.source,
         "seed": settings.seed,

@@ -63,8 +63,9 @@ def read_past(configuration: Configuration) -> Past:
         settings = read_settings(configuration.simulation)
         history = read_history(configuration.bars, settings, actions=configuration.actions)
     except (InputRefused, OSError, ValueError) as exc:
+        words = "; ".join(str(exc).splitlines())
         raise BrokerUnavailable(
-            f"The bars or settings of account {configuration.account_id} cannot be used: {exc}"
+            f"The bars or settings of account {configuration.account_id} cannot be used: {words}"
         ) from exc
     return Past(history, settings, configuration.start)
 

@@ -40,6 +40,7 @@ _TABLES = (
         seq INTEGER PRIMARY KEY, account TEXT NOT NULL, what TEXT NOT NULL, order_number INTEGER, lots INTEGER, arrival INTEGER)""",
     """CREATE TABLE IF NOT EXISTS market_cash (
         id INTEGER PRIMARY KEY, account TEXT NOT NULL, symbol TEXT NOT NULL, amount TEXT NOT NULL, at INTEGER NOT NULL)""",
+    "CREATE TABLE IF NOT EXISTS market_fills (fill_id TEXT PRIMARY KEY, reason TEXT NOT NULL)",
     clock_table,
 )
 
@@ -150,8 +151,7 @@ class HistoricalExchange(PaperExchange):
             passing = market.passing if market.has_bars else ()
             if not passing:
                 return False
-            rows = db.execute("SELECT number FROM orders WHERE account = ? AND status = 'WORKING'", (self.account_id,))
-            return not {number for (number,) in rows}.isdisjoint(passing)
+            return not self._at_work(db).isdisjoint(passing)
 
     @property
     def is_asked_to_move(self) -> bool:
@@ -163,6 +163,12 @@ class HistoricalExchange(PaperExchange):
         """The close of its latest bar that is over; None: there is none. Raises BrokerUnavailable."""
         known = self._symbols.get(symbol.upper())
         return None if known is None else self.historical.last_price(known)
+
+    def why(self, fill_id: str) -> str | None:
+        """Why a fill has its price, in the words of a batch run's `fill_reason`; None: the market has not made it. Raises BrokerUnavailable."""
+        with self._reading() as db:
+            row = db.execute("SELECT reason FROM market_fills WHERE fill_id = ?", (fill_id,)).fetchone()
+        return None if row is None else str(row[0])
 
     @property
     def historical(self) -> HistoricalMarket:
@@ -199,6 +205,11 @@ class HistoricalExchange(PaperExchange):
         )
 
     # Inside a transaction
+
+    def _at_work(self, db: sqlite3.Connection) -> set[int]:
+        """The numbers of orders that work by the book."""
+        rows = db.execute("SELECT number FROM orders WHERE account = ? AND status = 'WORKING'", (self.account_id,))
+        return {number for (number,) in rows}
 
     def _caught_up(self, db: sqlite3.Connection) -> HistoricalMarket:
         """The market after all that was put in, by whatever process."""
@@ -275,9 +286,9 @@ class HistoricalExchange(PaperExchange):
         market = self._caught_up(db)
         if not market.has_bars:
             return None
-        orders = {number: paper_book.order_numbered(db, number) for number in market.working}
-        for number, order in orders.items():
-            if order.status is not ReportStatus.WORKING:
+        at_work = self._at_work(db)
+        for number in market.working:
+            if number not in at_work:
                 # Cancelled, or ended by what it is linked to: the market learns of it before it goes on.
                 self._put_down(db, _CANCEL, number)
                 market.cancel(number)
@@ -311,8 +322,9 @@ class HistoricalExchange(PaperExchange):
         keep(db, self.account_id, market.time, market.next_opening, moved=moved)
 
     def _book_fill(self, db: sqlite3.Connection, fill: MarketFill, moment: int) -> None:
-        order = paper_book.order_numbered(db, fill.number)
-        self._record_fill(db, order, fill.quantity, fill.price, moment_of(fill.time), moment, fill.commission)
+        order, at = paper_book.order_numbered(db, fill.number), moment_of(fill.time)
+        fill_id = self._record_fill(db, order, fill.quantity, fill.price, at, moment, fill.commission)
+        db.execute("INSERT INTO market_fills (fill_id, reason) VALUES (?, ?)", (fill_id, fill.reason))
 
     def _book_end(self, db: sqlite3.Connection, end: MarketEnd, moment: int) -> None:
         if paper_book.order_numbered(db, end.number).status is ReportStatus.WORKING:

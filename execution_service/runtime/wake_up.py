@@ -17,6 +17,11 @@ class WakeUp:
     def tell(self) -> None:
         self._told.set()
 
+    @property
+    def is_told(self) -> bool:
+        """Whether there has been news since the last wait."""
+        return self._told.is_set()
+
     async def wait(self, timeout_seconds: float | None = None) -> None:
         """Until there has been news since the last wait, or so long. Who is cancelled meanwhile has consumed none."""
         if self._told.is_set():

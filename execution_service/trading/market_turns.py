@@ -32,6 +32,10 @@ class MovesMarket(Protocol):
     @property
     def is_connected(self) -> bool: ...
 
+    @property
+    def is_protecting(self) -> bool:
+        """Whether there is news of a position whose protective orders are not on their way yet."""
+
     async def read_book(self, *, whole: bool) -> None:
         """Records all that the broker has to tell. Raises BrokerError, TimeoutError, StoreUnavailable."""
 
@@ -109,19 +113,21 @@ class MarketTurns:
             return _Found.STILL
 
     async def _settle_and_step(self, account_id: str, trader: MovesMarket) -> _Found:
-        if not self._has_settled(account_id):
+        if not self._has_settled(account_id, trader):
             return _Found.SETTLING
         await trader.read_book(whole=False)
-        if not self._has_settled(account_id):
+        if not self._has_settled(account_id, trader):
             return _Found.SETTLING
         if not await trader.wants_market_to_move():
             return _Found.STILL
         await self._plans.work()  # what the last bar allows leaves before the next one
-        if not self._has_settled(account_id):
+        if not self._has_settled(account_id, trader):
             return _Found.SETTLING
         return _Found.MOVED if await trader.move_market() else _Found.STILL
 
-    def _has_settled(self, account_id: str) -> bool:
+    def _has_settled(self, account_id: str, trader: MovesMarket) -> bool:
+        if trader.is_protecting:
+            return False
         mine = (live for live in self._live.by_id.values() if live.order.request.account_id == account_id)
         return not any(self._is_under_way(live) for live in mine)
 

@@ -177,6 +177,7 @@ class Protection:
         self._interval = interval_seconds
         self._wake_up = WakeUp(clock)
         self.price_watch = PriceWatch(prices=market.prices, quotes=market.quotes, clock=clock, listener=self)
+        self._is_looking = False
         self._entries: dict[str, Order] = {}
         """By our id, entries whose protection has not ended."""
         self._alive: dict[str, LiveOrder] = {}
@@ -213,6 +214,11 @@ class Protection:
     def protected_count(self) -> int:
         """Entries whose protection has not ended."""
         return len(self._entries)
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether everything that it was told is dealt with: what is to be placed for that is on its way, and in hand."""
+        return not self._is_looking and not self._wake_up.is_told
 
     def connected(self) -> None:
         """A connection stands."""
@@ -376,11 +382,13 @@ class Protection:
             wait: float | None = None
             while True:
                 await self._wake_up.wait(wait)
+                self._is_looking = True
                 try:
                     wait = await self._turn()
                 except StoreUnavailable as exc:
                     log.warning(f"Protection waits for the store: {exc}", action="protection_waits")
                     wait = 1.0
+                self._is_looking = False
         finally:
             self._live.on_recorded.remove(self.note_record)
             self._live.on_taken.remove(self.note_record)

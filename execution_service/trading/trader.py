@@ -337,6 +337,11 @@ class Trader:
         broker = self._connection.broker
         return isinstance(broker, HasMarketClock) and await self._connection.ask(broker.move_on())
 
+    @property
+    def is_protecting(self) -> bool:
+        """Whether there is news of a position whose protective orders are not on their way yet."""
+        return not self.protection.has_settled
+
     async def wants_market_to_move(self) -> bool:
         """Where the market is one of the past: whether an order waits for its next bar, or a person has asked for it. Raises BrokerError,
         TimeoutError."""

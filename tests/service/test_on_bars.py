@@ -293,3 +293,24 @@ async def test_both_lanes_come_to_the_same_fills_positions_and_cash_to_the_last_
         cash, value = batch.account.equity()[-1]
         assert balance.cash == batch.account.cash == batch.account.unit * cash
         assert balance.equity == batch.account.unit * (cash + value)
+
+
+async def test_the_next_bar_waits_for_the_stop_of_what_the_last_one_filled(tmp_path: Path) -> None:
+    prices = ["10.00,10.00,10.00,10.00", "10.00,10.00,8.00,8.00", *["8.00,8.00,8.00,8.00"] * 20]
+    bars = "".join(f"A,2024-01-02T10:{n:02d}:00Z,{ohlc},1000\n" for n, ohlc in enumerate(prices))
+    async with world_on(tmp_path, bars, DAILY.replace("1d", "1m")) as world:
+        world.send(
+            "passing",
+            symbol="A",
+            quantity=1,
+            order_type="LIMIT",
+            limit_price=7,
+            side="BUY",
+            strategy_name="other",
+            tif="DAY",
+            price=None,
+        )
+        world.send("entry", symbol="A", quantity=5, stop_loss=9)
+        await world.run(20)
+        stop = next(o for o in world.records() if o.accepted_request.protective is not None)
+        assert [(str(f.price), f.time.minute) for f in stop.fills] == [("9.00", 2)]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from brokers.registry import manifests
+from execution_service.app.check import account_finding
 from execution_service.app.settings.accounts import Account
 from execution_service.app.settings.loading import load_settings
 from execution_service.app.settings.problems import ConfigurationError
@@ -181,6 +182,23 @@ def test_an_account_on_bars_names_its_files_and_is_in_training(tmp_path: Path) -
         "Account 'a': simulation is missing.",
         "Account 'a': pace must be settled, command, or how many bars a second, at most 1000, not 'fast'.",
     )
+
+
+async def test_check_names_what_is_wrong_with_bars_by_file_row_and_rule(tmp_path: Path) -> None:
+    (tmp_path / "accounts.toml").write_text(
+        '[accounts.a]\nbroker = "simulated"\nbars = "b.csv"\nsimulation = "s.toml"\n'
+    )
+    (tmp_path / "s.toml").write_text('stamp = "open"\ninterval = "1d"\n')
+    rows = "A,2024-01-02,10,9,8,9,5\nA,2024-01-03,10,11,8,9.001,5\n"
+    (tmp_path / "b.csv").write_text("symbol,time,open,high,low,close,volume\n" + rows)
+    account = load_settings({}, root=tmp_path).accounts["a"]
+    found = await account_finding(account)
+    assert not found.works
+    assert "b.csv, row 2: CROSSED: " in found.detail
+    assert "; b.csv, row 3: TICK: close '9.001'" in found.detail
+    (tmp_path / "b.csv").write_text("symbol,time,open,high,low,close,volume\nA,2024-01-02,10,11,8,9,5\n")
+    found = await account_finding(account)
+    assert (found.works, found.detail.startswith("SIMULATED, TRAINING, a: 0.00 USD.")) == (True, True)
 
 
 def test_with_the_mock_broker_for_all_an_account_keeps_its_mode(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from brokers.simulated.clock import MarketClock
 from brokers.simulated.exchange import HistoricalExchange, Past
 from simulation.actions import read_actions
 from simulation.bars import BarReader, History
+from simulation.matching.codes import FILL_REASONS
 from simulation.orders import OrderReader
 from simulation.run import Result, simulate_orders
 from simulation.settings import settings_of
@@ -352,15 +353,18 @@ def test_both_lanes_come_to_the_same_to_the_last_digit_over_any_restarts(
     with opened(folder, past) as exchange:
         batch = batch_of(exchange, past)
         rows = {order_id: row for row, order_id in enumerate(batch.orders.order_id)}
-        of_batch: dict[str, list[tuple[Decimal, ...]]] = {order_id: [] for order_id in rows}
+        of_batch: dict[str, list[tuple[object, ...]]] = {order_id: [] for order_id in rows}
         trades, tick = batch.trades, batch.settings.tick
-        for row, quantity, price, at, fee in zip(
-            trades.order, trades.quantity, trades.price, trades.time, trades.fee, strict=True
+        for row, quantity, price, at, fee, why in zip(
+            trades.order, trades.quantity, trades.price, trades.time, trades.fee, trades.reason, strict=True
         ):
-            of_batch[batch.orders.order_id[row]].append((D(quantity), tick * price, D(at), D(fee).scaleb(-2)))
+            fill = (D(quantity), tick * price, at, D(fee).scaleb(-2), FILL_REASONS[why])
+            of_batch[batch.orders.order_id[row]].append(fill)
         for order_id, row in rows.items():
             report = told(exchange, order_id)
-            mine = [(f.quantity, f.price, D(microseconds(f.time)), f.commission) for f in report.fills]
+            mine = [
+                (f.quantity, f.price, microseconds(f.time), f.commission, exchange.why(f.fill_id)) for f in report.fills
+            ]
             assert mine == of_batch[order_id]
             assert report.status.value == ("WORKING", "FILLED", "CANCELLED", "EXPIRED")[batch.status[row]]
         held = {symbol: D(p.quantity) for (_, symbol), p in batch.account.positions.items() if p.quantity}
