@@ -15,7 +15,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.planning.facts import InstrumentFacts, Money
-from execution_service.core.planning.plan import Leg
+from execution_service.core.planning.plan import ON_MARGIN, Leg
 from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.planning.stances import Stances
 from execution_service.core.planning.targets import Aggressiveness, TargetPositions
@@ -234,7 +234,8 @@ class Holdings:
             order = live.order
             if order.request.account_id != account_id or order.status.is_final:
                 continue
-            if order.identity.purpose is Purpose.ENTRY and order.adoption is None:
+            is_paid = order.accepted_request.instrument.asset_class not in ON_MARGIN
+            if order.identity.purpose is Purpose.ENTRY and order.adoption is None and is_paid:
                 best = self._best_price(trader, order.accepted_request.instrument.key)
                 price = order.limit_price or order.stop_price or (None if best is None else best.price)
                 point = order.accepted_request.instrument.multiplier or Decimal(1)

@@ -194,7 +194,11 @@ class Plans:
         to_send = {leg.number for leg in waiting if leg.state is LegState.WAITING} | here.at.to_follow.keys()
         conduct = await self._holdings.conduct(targets, waiting, to_send, self._rule(record.plan))
         releases = record.releases_by_signal
-        tame = tame_releases(here.at, releases, here.outcomes, conduct)
+        tame = [
+            release
+            for release in tame_releases(here.at, releases, here.outcomes, conduct)
+            if here.stored[release.signal_id].order.cancel_request is None
+        ]
         if tame:
             await self._replace(record, here, tame)
             return
@@ -251,11 +255,11 @@ class Plans:
             await self._send([release for release in more if release.quantity], changed)
 
     async def _send(self, releases: Sequence[Release], record: PlanRecord) -> None:
-        """Each is one order, however often it is sent. Its age counts from its release."""
+        """Each is one order, however often it is sent. Its age counts from its release. Whoever has lost the account leaves it to who has it."""
         messages = [
             Message(message_id=r.signal_id, data=order_of(record.plan, r), publish_time=r.released_at) for r in releases
         ]
-        if messages:
+        if messages and self._ownership.is_ours(record.plan.targets.account_id):
             await self._intake.take(messages)
 
     async def _void(self, record: PlanRecord, unsent: Collection[Release]) -> None:

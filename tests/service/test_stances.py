@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from brokers.base import OrderType, Side
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused
 from execution_service.core.orders.request import Purpose
@@ -118,6 +119,20 @@ async def test_a_working_exit_that_is_too_tame_makes_way_and_its_late_fill_count
         await world.run(3)
         assert results(world)[0]["state"] == "COMPLETED"
         assert await held(world) == {}
+
+
+async def test_an_exit_that_cannot_be_cancelled_holds_up_no_other(tmp_path: Path) -> None:
+    stuck = [Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, symbol="AAPL", times=None)]
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, faults=stuck) as world:
+        for symbol in ("AAPL", "MSFT"):
+            await hold(world, symbol, 100)
+            world.quote(symbol, bid="10", ask="10.02", last="10")
+        publish(world, body(world, ("AAPL", 0), ("MSFT", 0), aggressiveness="PASSIVE"))
+        await world.run(3)
+        say(world, "EMERGENCY")
+        await world.run(6)
+        assert [name for name, *_ in children(world)] == ["000"]
+        assert [name for name, *_ in children(world, "MSFT")] == ["001", "001.1"]
 
 
 async def test_an_emergency_stops_every_entry_and_cancels_the_working_ones(tmp_path: Path) -> None:
