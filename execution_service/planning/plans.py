@@ -318,10 +318,9 @@ class Plans:
 
     async def _end(self, record: PlanRecord, here: _Round, now: datetime) -> None:
         """Another round where one is to follow, else the result."""
-        rounds = [*[await self._look(record, each, now) for each in record.earlier], here]
-        standard = self._rule(record.plan).when_short
-        following = next_round(record, here.at, [each.at for each in rounds], standard, now)
+        following = next_round(record, here.at, self._rule(record.plan).when_short, now)
         if following is None:
+            rounds = [*[await self._look(record, each, now) for each in record.earlier], here]
             await self._tell(record, rounds, now)
         elif record.next_round_at is None:
             await self._store.put_plan(replace(record, next_round_at=following.at, version=record.version + 1))

@@ -29,6 +29,7 @@ from execution_service.core.planning.records import PlanRecord, RoundKind, plan_
 from execution_service.core.planning.rounds import RETRY_PAUSE, ended, exposure, next_round, targets_of_round, unreached
 from execution_service.core.planning.targets import (
     Aggressiveness,
+    ExpectedHolding,
     Mode,
     OnPartial,
     Target,
@@ -280,52 +281,84 @@ def test_a_wish_is_read_as_it_is_written(text: str, wish: OnPartial) -> None:
 
 def test_what_follows_is_the_plans_wish_or_else_the_accounts() -> None:
     record, at = short()
-    assert next_round(record, at, [at], REPORT, NOW) is None
-    retried = next_round(record, at, [at], RETRY, NOW)
+    assert next_round(record, at, REPORT, NOW) is None
+    retried = next_round(record, at, RETRY, NOW)
     assert retried is not None
     assert (retried.kind, retried.at) == (RoundKind.RETRY, NOW + RETRY_PAUSE)
-    back = next_round(record, at, [at], UNWIND, NOW)
+    back = next_round(record, at, UNWIND, NOW)
     assert back is not None
     assert (back.kind, back.at) == (RoundKind.UNWIND, NOW)
     own, same = short(on_partial=REPORT)
-    assert next_round(own, same, [same], RETRY, NOW) is None
+    assert next_round(own, same, RETRY, NOW) is None
 
 
 def test_nothing_follows_what_is_superseded_late_over_or_done() -> None:
     record, at = short()
     for changed in (replace(record, superseded_by="other"), replace(record, is_over=True)):
-        assert next_round(changed, at, [at], RETRY, NOW) is None
+        assert next_round(changed, at, RETRY, NOW) is None
     late, its = short(valid_until=NOW + timedelta(seconds=5))
-    assert next_round(late, its, [its], RETRY, NOW + timedelta(seconds=5)) is None
+    assert next_round(late, its, RETRY, NOW + timedelta(seconds=5)) is None
+    assert next_round(late, its, RETRY, NOW + timedelta(seconds=4)) is not None
     # What was filled does not stay because the time is over.
-    assert next_round(late, its, [its], UNWIND, NOW + timedelta(seconds=5)) is not None
+    assert next_round(late, its, UNWIND, NOW + timedelta(seconds=5)) is not None
     life = Life(a_plan({}, {"A": 1}), Conduct())
     life.end(life.release()[0], 1)
-    assert next_round(a_record(life.plan, life), life.at, [life.at], RETRY, NOW) is None
+    for wish in (RETRY, UNWIND):
+        assert next_round(a_record(life.plan, life), life.at, wish, NOW) is None
 
 
 def test_there_is_no_way_back_from_nothing_and_none_from_a_way_back() -> None:
     life = Life(a_plan({}, {"A": 100}), Conduct())
     life.end(life.release()[0], 0)
-    assert next_round(a_record(life.plan, life), life.at, [life.at], UNWIND, NOW) is None
+    assert next_round(a_record(life.plan, life), life.at, UNWIND, NOW) is None
     record, at = short()
     back = replace(record, kind=RoundKind.UNWIND)
-    assert next_round(back, at, [at], UNWIND, NOW) is None
+    assert next_round(back, at, UNWIND, NOW) is None
 
 
 def test_retries_are_counted() -> None:
     record, at = short()
     for _ in range(2):
-        assert next_round(record, at, [at], RETRY, NOW) is not None
+        assert next_round(record, at, RETRY, NOW) is not None
         record = record.with_round(RoundKind.RETRY, record.first_plan)
-    assert next_round(record, at, [at], RETRY, NOW) is None
+    assert next_round(record, at, RETRY, NOW) is None
 
 
-def test_a_retry_aims_at_what_the_plan_aimed_at() -> None:
-    record, at = short(complete=True)
-    again = targets_of_round(record, at, RoundKind.RETRY)
+def test_a_retry_aims_at_what_the_plan_aimed_at_where_something_is_missing() -> None:
+    until = NOW + timedelta(days=1)
+    expected = (ExpectedHolding(key="A|STOCK", quantity=ZERO),)
+    life = Life(
+        a_plan({}, {"A": 100, "B": -50, "C": 7}, complete=True, valid_until=until, expected_positions=expected),
+        Conduct(),
+    )
+    for each in life.release():
+        symbol = life.plan.leg(each.leg).instrument.symbol
+        life.end(each, {"A": 40, "B": 0, "C": 7}[symbol])
+    again = targets_of_round(a_record(life.plan, life), life.at, RoundKind.RETRY)
     assert [(t.instrument.symbol, t.quantity) for t in again.targets] == [("A", 100), ("B", -50)]
     assert (again.complete, again.decision_id, again.expected_positions) == (False, "d-1", ())
+    assert again.valid_until == until
+
+
+def test_a_retry_of_a_weight_that_had_a_price_aims_at_the_quantity_that_it_was() -> None:
+    instrument = Instrument(symbol="A")
+    wanted = replace(a_plan({}, {"B": 1}).targets, targets=(Target(instrument=instrument, weight=Decimal("0.1")),))
+    facts = {instrument.key: InstrumentFacts(instrument=instrument, price=Decimal(10))}
+    life = Life(make_plan(wanted, facts, Money(equity=Decimal(1000)), PlanSettings(buffer=ZERO), NOW), Conduct())
+    life.end(life.release()[0], 4)
+    (again,) = targets_of_round(a_record(life.plan, life), life.at, RoundKind.RETRY).targets
+    assert (again.quantity, again.weight) == (10, None)
+
+
+def test_a_retry_of_a_quantity_without_a_price_asks_for_the_quantity() -> None:
+    instrument = Instrument(symbol="A")
+    plan = make_plan(
+        a_plan({}, {"A": 5}).targets, {instrument.key: InstrumentFacts(instrument=instrument)}, Money(equity=Decimal(100)),
+        PlanSettings(max_turnover=Decimal(1)), NOW,
+    )  # fmt: skip
+    assert plan.legs[0].reason is LegReason.NO_PRICE
+    (again,) = targets_of_round(a_record(plan), progress(plan, {}, {}, NOW), RoundKind.RETRY).targets
+    assert again.quantity == 5
 
 
 def test_a_retry_of_a_weight_without_a_price_asks_for_the_weight_again() -> None:
@@ -339,7 +372,7 @@ def test_a_retry_of_a_weight_without_a_price_asks_for_the_weight_again() -> None
         NOW,
     )
     at = progress(plan, {}, {}, NOW)
-    assert next_round(a_record(plan), at, [at], RETRY, NOW) is not None
+    assert next_round(a_record(plan), at, RETRY, NOW) is not None
     assert targets_of_round(a_record(plan), at, RoundKind.RETRY).targets == wanted.targets
 
 
@@ -385,6 +418,17 @@ def test_what_a_decision_has_come_to_over_its_rounds() -> None:
     assert ended(newer, [first, again.at]).residuals == {}
 
 
+@pytest.mark.parametrize(("before", "after", "state"), [
+    (40, 0, PlanState.PARTIAL), (0, 40, PlanState.PARTIAL), (0, 0, PlanState.FAILED), (0, 100, PlanState.COMPLETED),
+])  # fmt: skip
+def test_how_a_decision_has_ended_counts_what_any_round_has_filled(before: int, after: int, state: PlanState) -> None:
+    one, other = Life(a_plan({}, {"A": 100}), Conduct()), Life(a_plan({}, {"A": 100}), Conduct())
+    one.end(one.release()[0], before)
+    other.end(other.release()[0], after)
+    record = a_record(one.plan, one).with_round(RoundKind.RETRY, other.plan)
+    assert ended(record, [one.at, other.at]).state is state
+
+
 @pytest.mark.parametrize(("sold", "state", "is_back", "left"), [
     (40, PlanState.FAILED, True, {"A|STOCK": 100, "B|STOCK": -50}),
     (15, PlanState.PARTIAL, False, {"A|STOCK": 75, "B|STOCK": -50}),
@@ -407,6 +451,22 @@ def test_exposure_is_what_is_reached_against_what_was_wanted() -> None:
     assert (told.net, told.gross, told.target_net, told.target_gross) == (4000, 4000, 5000, 15000)
     blind = replace(at, legs=tuple(replace(leg, price=None) for leg in at.legs[:1]) + at.legs[1:])
     assert exposure(blind, at.residuals).unpriced == ("A|STOCK",)
+    points = [replace(leg, unit_value=unit) for leg, unit in zip(at.legs, (Decimal(50), None), strict=True)]
+    told = exposure(replace(at, legs=tuple(points)), at.residuals)
+    assert (told.net, told.target_net, told.unpriced) == (200_000, 500_000, ("B|STOCK",))
+
+
+def test_people_are_told_the_reason_of_each_leg_that_was_not_done_and_what_was_said_of_it() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0, "B": 5}), EMERGENCY, A=100)
+    life.end(life.release()[0], rejection="BROKER_REJECTED: too far")
+    for _ in range(2):
+        life.end(life.release()[0], 10)
+    life.release()
+    life.release()
+    assert unreached(a_record(life.plan, life), [life.at]) == [
+        "A SELL: SHORT (OUTSIDE_COLLAR), BROKER_REJECTED: too far",
+        "B BUY: SKIPPED (EMERGENCY_REDUCE_ONLY)",
+    ]
 
 
 # --- messages -------------------------------------------------------------------------------------------------------
