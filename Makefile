@@ -13,8 +13,7 @@ WORKERS ?= 4
 DIFFERENTIAL_BIN := .venv-differential/bin
 IBKR_TESTS := tests/contract/ibkr tests/contract/test_broker.py
 
-.PHONY: help setup run test ib-async-tests check format bench faults soak simulate example fuzz mutants lock clean
-.PHONY: help setup run test ib-async-tests check format bench faults soak simulate fuzz mutants differential lock clean
+.PHONY: help setup run test ib-async-tests check format bench faults soak simulate example fuzz mutants differential lock clean
 .DEFAULT_GOAL := help
 
 NEEDS_PYTHON = @test -n '$(PYTHON)' || \

@@ -928,6 +928,12 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.storage.ports.store",
     },
+    "execution_service.planning.order_records": {
+        CORE,
+        "execution_service.recording.live_orders",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.store",
+    },
     "execution_service.planning.stances": {
         CORE,
         "execution_service.runtime.clock",
@@ -938,6 +944,7 @@ ARROWS: Mapping[str, set[str]] = {
         CORE,
         "execution_service.ownership.ownership",
         "execution_service.planning.holdings",
+        "execution_service.planning.order_records",
         "execution_service.runtime.alerts",
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
@@ -1642,6 +1649,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ownership.process_table",
         "execution_service.ownership.processes",
         "execution_service.planning.holdings",
+        "execution_service.planning.order_records",
         "execution_service.planning.plans",
         "execution_service.planning.stances",
         "execution_service.recording.live_orders",

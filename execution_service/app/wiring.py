@@ -70,6 +70,7 @@ from execution_service.ownership.ownership import Ownership
 from execution_service.ownership.process_table import ProcessTable
 from execution_service.ownership.processes import Processes
 from execution_service.planning.holdings import Holdings
+from execution_service.planning.order_records import OrderRecords
 from execution_service.planning.plans import Plans
 from execution_service.planning.stances import StancesInForce
 from execution_service.recording.live_orders import LiveOrders
@@ -426,6 +427,7 @@ def _commands(
         intake=intake,
         cancels=cancel,
         holdings=holdings,
+        records=OrderRecords(store=store, live_orders=live_orders),
         ownership=ownership,
         alerts=delivery.alerts,
         clock=clock,

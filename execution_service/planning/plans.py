@@ -12,7 +12,6 @@ from typing import Protocol
 
 import structlog
 
-from execution_service.core.errors import UnreadableRecord
 from execution_service.core.messages.targets import order_of, plan_result
 from execution_service.core.orders.cancel import Cancel
 from execution_service.core.orders.request import Identity, Purpose
@@ -37,6 +36,7 @@ from execution_service.core.risk.limits import Scope
 from execution_service.core.texts.plans import plan_ended, plan_set_aside, plan_waits_for_broker
 from execution_service.ownership.ownership import Ownership
 from execution_service.planning.holdings import Holdings, NotNow
+from execution_service.planning.order_records import OrderRecords
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
@@ -51,6 +51,8 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS, IDLE_SECONDS = 0.5, 60.0
 """Between two looks: while a plan is open, and while none is. A plan is stored by the process that works its account, which wakes itself; idle looks
 are for accounts that were taken over."""
+LEGS_A_LOOK = 500
+"""With more of them open the looks are rarer in proportion, so that plans of any size take a small part of the process's time."""
 CASH_WAIT = timedelta(seconds=30)
 """So long after the last fill of a plan its increases wait for the broker to show the cash that they need; then they are cut to what it shows."""
 WAIT_TOLD_AFTER = timedelta(seconds=60)
@@ -92,6 +94,7 @@ class Plans:
         intake: TakesSignals,
         cancels: CancelsSignals,
         holdings: Holdings,
+        records: OrderRecords,
         ownership: Ownership,
         alerts: RaisesAlerts,
         clock: Clock,
@@ -100,6 +103,7 @@ class Plans:
     ) -> None:
         """`results`: where results are published; None: nowhere, they are in the store."""
         self._store = store
+        self._records = records
         self._intake = intake
         self._cancels = cancels
         self._holdings = holdings
@@ -109,6 +113,7 @@ class Plans:
         self._results = results
         self._turn = asyncio.Lock()
         self._rules = rules
+        self._turn = asyncio.Lock()
         self.wake = WakeUp(clock)
         """To be told when a plan was stored."""
 
@@ -119,19 +124,20 @@ class Plans:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            has_open = True
+            legs = 1
             try:
-                has_open = await self.work()
+                legs = await self.work()
             except StoreUnavailable as exc:
                 log.debug(f"Plans wait for the store: {exc}", action="plans_waiting")
-            await self.wake.wait(LOOK_SECONDS if has_open else IDLE_SECONDS)
+            await self.wake.wait(LOOK_SECONDS * max(1.0, legs / LEGS_A_LOOK) if legs else IDLE_SECONDS)
 
-    async def work(self) -> bool:
-        """Takes every open plan of our accounts one step further; whether there is any. One call after the other. Raises StoreUnavailable."""
+    async def work(self) -> int:
+        """Takes every open plan of our accounts one step further; how many legs there are in open plans, at least one for each. One call
+        after the other. Raises StoreUnavailable."""
         async with self._turn:
             return await self._work_all()
 
-    async def _work_all(self) -> bool:
+    async def _work_all(self) -> int:
         found = await self._store.open_plans()
         for record in found:
             if not self._ownership.is_ours(record.plan.targets.account_id):
@@ -146,15 +152,16 @@ class Plans:
                 log.error(f"Plan {plan_id} failed: {exc}", action="plan_failed", plan_id=plan_id, exc_info=exc)
                 words = plan_set_aside(plan_id=plan_id, reason=f"{type(exc).__name__}: {exc}")
                 await self._alerts.raise_alert_once(f"plan_failed:{plan_id}", "plan_failed", words)
-        return bool(found)
+        return sum(max(1, len(record.plan.legs)) for record in found)
 
     async def is_at_work(self, record: PlanRecord) -> bool:
-        """Whether orders of the plan may still fill, or be sent. Raises StoreUnavailable."""
+        """Whether orders of the plan may still fill, or be sent. One in doubt is not waited for: it blocks its own instrument, and no other. Raises
+        StoreUnavailable."""
         now = self._clock.now()
         for each in record.rounds:
             looked = await self._look(record, each, now)
             sent = [release for release in each.releases if release.quantity and not release.is_void]
-            if any(r.signal_id not in looked.outcomes or not looked.outcomes[r.signal_id].is_final for r in sent):
+            if any(r.signal_id not in looked.stored or _may_go_on(looked, r.signal_id) for r in sent):
                 return True
         return False
 
@@ -185,9 +192,14 @@ class Plans:
         if held is None:
             return
         waiting = [leg for leg in here.at.legs if leg.state in (LegState.WAITING, LegState.RELEASED)]
-        conduct = await self._holdings.conduct(targets, waiting, self._rule(record.plan))
+        to_send = {leg.number for leg in waiting if leg.state is LegState.WAITING} | here.at.to_follow.keys()
+        conduct = await self._holdings.conduct(targets, waiting, to_send, self._rule(record.plan))
         releases = record.releases_by_signal
-        tame = tame_releases(here.at, releases, here.outcomes, conduct)
+        tame = [
+            release
+            for release in tame_releases(here.at, releases, here.outcomes, conduct)
+            if here.stored[release.signal_id].order.cancel_request is None
+        ]
         if tame:
             await self._replace(record, here, tame)
             return
@@ -212,9 +224,8 @@ class Plans:
         elif any(not each.is_reachable for each in conduct.values()) and not any(
             leg.state is LegState.RELEASED and leg.number not in here.at.to_follow for leg in waiting
         ):
-            await self._tell_waiting(
-                record, now, cash.words if isinstance(cash, NotNow) else "its broker cannot be reached"
-            )
+            why = cash.words if isinstance(cash, NotNow) else "its broker cannot be reached"
+            await self._tell_waiting(record, here, now, why)
 
     async def _cash(
         self, record: PlanRecord, here: _Round, waiting: Sequence[Leg], now: datetime
@@ -230,7 +241,7 @@ class Plans:
         cash = await self._holdings.cash(record.plan.targets.account_id, increases)
         if not isinstance(cash, Decimal) or cash >= cash_needed(here.at, record.releases_by_signal):
             return cash
-        fills = [fill.time for stored in here.stored.values() for fill in stored.order.fills]
+        fills = _fill_times(here)
         if fills and now - max(fills) < CASH_WAIT:
             return NotNow("the broker does not show the cash of the last fills yet")
         return cash
@@ -245,11 +256,11 @@ class Plans:
             await self._send([release for release in more if release.quantity], changed)
 
     async def _send(self, releases: Sequence[Release], record: PlanRecord) -> None:
-        """Each is one order, however often it is sent. Its age counts from its release."""
+        """Each is one order, however often it is sent. Its age counts from its release. Whoever has lost the account leaves it to who has it."""
         messages = [
             Message(message_id=r.signal_id, data=order_of(record.plan, r), publish_time=r.released_at) for r in releases
         ]
-        if messages:
+        if messages and self._ownership.is_ours(record.plan.targets.account_id):
             await self._intake.take(messages)
 
     async def _void(self, record: PlanRecord, unsent: Collection[Release]) -> None:
@@ -277,10 +288,8 @@ class Plans:
             for release in each.releases
             if release.quantity and not release.is_void
         }
-        found = await self._store.load(list(by_order)) if by_order else []
-        if len(found) < len(by_order) and (words := self._store.unreadable(list(by_order))):
-            raise UnreadableRecord(f"what became of its orders cannot be read: {'; '.join(words)}")
-        stored = {by_order[one.order.order_id]: one for one in found}
+        found = await self._records.of(by_order)
+        stored = {by_order[order_id]: one for order_id, one in found.items()}
         outcomes = {signal_id: _outcome(one) for signal_id, one in stored.items()}
         releases = {release.signal_id: release for release in each.releases}
         is_superseded = record.superseded_by is not None
@@ -310,10 +319,9 @@ class Plans:
 
     async def _end(self, record: PlanRecord, here: _Round, now: datetime) -> None:
         """Another round where one is to follow, else the result."""
-        rounds = [*[await self._look(record, each, now) for each in record.earlier], here]
-        standard = self._rule(record.plan).when_short
-        following = next_round(record, here.at, [each.at for each in rounds], standard, now)
+        following = next_round(record, here.at, self._rule(record.plan).when_short, now)
         if following is None:
+            rounds = [*[await self._look(record, each, now) for each in record.earlier], here]
             await self._tell(record, rounds, now)
         elif record.next_round_at is None:
             await self._store.put_plan(replace(record, next_round_at=following.at, version=record.version + 1))
@@ -351,9 +359,11 @@ class Plans:
             await self._results.publish(json.dumps(body).encode(), attributes, "")
         log.info(f"Plan {record.plan_id} has ended: {state}", action="plan_ended", plan_id=record.plan_id)
         await self._store.put_plan(replace(record, version=record.version + 1, state=state, is_told=True))
+        self._records.forget([_order_id(each.round.plan, r) for each in rounds for r in each.round.releases])
 
-    async def _tell_waiting(self, record: PlanRecord, now: datetime, why: str) -> None:
-        if now - record.plan.planned_at >= WAIT_TOLD_AFTER:
+    async def _tell_waiting(self, record: PlanRecord, here: _Round, now: datetime, why: str) -> None:
+        moved = [record.plan.planned_at, *(r.released_at for r in record.releases), *_fill_times(here)]
+        if now - max(moved) >= WAIT_TOLD_AFTER:
             words = plan_waits_for_broker(record.first_plan.targets, why)
             await self._alerts.raise_alert_once(f"plan_waits:{record.plan.plan_id}", "plan_waits", words)
 
@@ -361,6 +371,15 @@ class Plans:
 def _order_id(plan: Plan, release: Release) -> str:
     purpose = Purpose.EXIT if plan.leg(release.leg).is_exit else Purpose.ENTRY
     return Identity(signal_id=release.signal_id, leg_index=0, purpose=purpose).order_id
+
+
+def _fill_times(here: _Round) -> list[datetime]:
+    return [fill.time for stored in here.stored.values() for fill in stored.order.fills]
+
+
+def _may_go_on(looked: _Round, signal_id: str) -> bool:
+    is_in_doubt = looked.stored[signal_id].order.status is Status.IN_DOUBT
+    return not (looked.outcomes[signal_id].is_final or is_in_doubt)
 
 
 def _outcome(stored: Stored) -> Outcome:

@@ -221,7 +221,9 @@ def test_without_a_price_no_limit_is_made_up(word: Aggressiveness) -> None:
 def test_where_the_broker_knows_no_immediate_or_cancel_a_time_out_takes_its_place() -> None:
     chosen = choose(replace(MARKET, stance=URGENT, takes_at_once=False), Side.SELL, Phase.REDUCE, 0)
     assert isinstance(chosen, Chosen)
-    assert (chosen.terms.tif, chosen.terms.timeout_seconds) == (Tif.DAY, 5)
+    terms = chosen.terms
+    assert (terms.order_type, terms.tif, terms.timeout_seconds) == (OrderType.LIMIT, Tif.DAY, 5)
+    assert terms.limit_price == Decimal("99.401")
 
 
 @pytest.mark.parametrize(("price", "side", "limit"), [

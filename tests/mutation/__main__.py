@@ -1,4 +1,4 @@
-"""`make mutants`: tries every small change of the state machine, the risk gate and the matcher, and demands that a test notices it."""
+"""`make mutants`: tries every small change of the state machine, the risk gate, the planner and the matcher, and demands that a test notices it."""
 
 from __future__ import annotations
 
@@ -40,16 +40,18 @@ ORDERS = (
 )
 CORE = "execution_service.core"
 RISK = ("book", "counters", "documents", "exposure", "gate", "kill", "limits", "prices", "sizing", "verdict")
+PLANNING = ("plan", "progress", "quantities", "rounds", "rules", "stances", "targets", "terms")
 MODULES = {
     **{name: f"{CORE}.orders.{name}" for name in ORDERS},
     "position": f"{CORE}.positions.position",
     **{f"risk_{name}": f"{CORE}.risk.{name}" for name in RISK},
+    **{f"planning_{name}": f"{CORE}.planning.{name}" for name in PLANNING},
     "matcher": "simulation.matching.kernel",
 }
 """By its name in a mutant's, the place of each module."""
-DEFAULT_BACKOFF = tuple(name for name in MODULES if not name.startswith("risk_") and name != "matcher")
-"""Those that are tried unless others are asked for. Of the risk gate's the survivors that nothing can notice are not all explained yet; the matcher
-has tests of its own."""
+DEFAULT_BACKOFF = tuple(name for name in MODULES if not name.startswith(("risk_", "planning_")) and name != "matcher")
+"""Those that are tried unless others are asked for. Of the risk gate's and the planner's the survivors that nothing can notice are not all
+explained yet; the matcher has tests of its own."""
 TESTS = ("tests/core", "tests/test_docs.py")
 MATCHER_TESTS = (
     "tests/simulated/test_matching.py",

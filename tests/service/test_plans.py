@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from brokers.base import AssetClass, Capabilities, Side
+from brokers.base import AssetClass, Capabilities, Instrument, Side
 from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused, Result
+from execution_service.core.messages.targets import parse_targets
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.planning.records import PlanRecord
 from execution_service.core.planning.rules import PlanRule, PlanRules
-from execution_service.core.planning.targets import OnPartial, WhenShort
+from execution_service.core.planning.targets import OnPartial, TargetPositions, WhenShort
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
+from execution_service.core.positions.position import Position
 from execution_service.core.risk.limits import Scope
+from execution_service.planning.holdings import Holdings, NotNow
+from execution_service.planning.stances import StancesInForce
 from execution_service.storage.ports.commands import Command
-from tests.fakes import ACCOUNT, BY_HAND, DOWN, RESTING, Moment, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, DOWN, ONLY_A_TAG, RESTING, Moment, World, world_of
 from tests.service.audit import audit
 
 
@@ -556,3 +563,63 @@ async def test_whenever_the_process_dies_what_follows_follows_once(tmp_path: Pat
     for number in writes:
         for moment in (Moment.BEFORE, Moment.AFTER):
             await play_short(place(f"{number}-{moment}"), wish, (number, moment))
+
+
+async def test_the_facts_of_thousands_of_instruments_are_known_in_time(tmp_path: Path) -> None:
+    """In proportion to their number, by processor time: nobody else is served meanwhile."""
+    async with world_of(tmp_path) as world:
+        store = world.store_beside()
+        holdings = Holdings(
+            store=_Holding(store, 3000),  # type: ignore[arg-type]
+            live_orders=world.service.live_orders,
+            accounts=world.service.accounts,
+            stances=StancesInForce(store=store, switches=world.service.kill_switches, clock=world.clock),
+            clock=world.clock,
+        )
+        parsed = parse_targets(json.dumps(body(world, *((f"S{n}", 1) for n in range(1500, 4500)), complete=True)))
+        assert isinstance(parsed, TargetPositions)
+        begun = time.process_time()
+        known = await holdings.facts(parsed, PlanRules())
+        assert not isinstance(known, NotNow)
+        assert len(known[0]) == 4500
+        assert sum(each.held for each in known[0].values()) == 3000
+        assert time.process_time() - begun < 5
+
+
+class _Holding:
+    """A store in which a strategy holds one of each of so many instruments."""
+
+    def __init__(self, store: Any, count: int) -> None:
+        self._store, self._count = store, count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def open_ledgers(self, account_id: str) -> list[LedgerEntry]:
+        entries = []
+        for n in range(self._count):
+            instrument = Instrument(symbol=f"S{n}")
+            key = LedgerKey(account_id=account_id, strategy="momentum", instrument_key=instrument.key)
+            position = Position(quantity=Decimal(1))
+            entries.append(LedgerEntry(key=key, instrument=instrument, position=position))
+        return entries
+
+
+async def test_an_order_in_doubt_of_the_older_plan_holds_up_its_own_instrument_alone(tmp_path: Path) -> None:
+    lost = [Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT, symbol="AAPL", times=None)]
+    async with world_of(
+        tmp_path, market=BY_HAND, rules=RESTING, capabilities=ONLY_A_TAG, is_unique=False, faults=lost
+    ) as world:
+        publish(world, body(world, ("AAPL", 100), ("MSFT", 5)))
+        await world.run(15)
+        assert world.record(signal_of(world, "AAPL")).status is Status.IN_DOUBT
+        publish(world, body(world, ("AAPL", 50), ("MSFT", 8), decision="d-2"))
+        await world.run(10)
+        assert planned(world) == {
+            "AAPL-ENTRY": (Side.BUY, "100", Purpose.ENTRY),
+            "MSFT-ENTRY": (Side.BUY, "8", Purpose.ENTRY),
+        }
+        world.fill(signal_of(world, "MSFT"))
+        await world.run(3)
+        (told,) = results(world)
+        assert {leg["symbol"]: leg["state"] for leg in told["legs"]} == {"AAPL": "BLOCKED", "MSFT": "DONE"}

@@ -121,6 +121,11 @@ _TARGETS = {
                             "enum": ["PASSIVE", "NORMAL", "URGENT", "EMERGENCY"],
                             "default": "NORMAL",
                         },
+                        "on_partial": {
+                            "type": ["string", "null"],
+                            "pattern": "^(REPORT|UNWIND|RETRY ([1-9]|10))$",
+                            "description": "What follows when it ends short; null: what the account's settings say",
+                        },
                         "valid_until": {"type": ["string", "null"], "format": "date-time"},
                         "profile_version_id": {"type": ["string", "null"]},
                         "regime_id": {"type": ["string", "null"]},

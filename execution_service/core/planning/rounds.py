@@ -26,26 +26,20 @@ class NextRound:
     at: datetime
 
 
-def next_round(
-    record: PlanRecord, at: Progress, rounds: Sequence[Progress], standard: OnPartial, now: datetime
-) -> NextRound | None:
-    """What follows the round that has ended at `at`; None: nothing, and the result is told. `rounds`: all of them, as they stand. `standard`: what
-    the account's settings say. Nothing follows a plan that was superseded or is not valid any more, nor the way back."""
+def next_round(record: PlanRecord, at: Progress, standard: OnPartial, now: datetime) -> NextRound | None:
+    """What follows the round that has ended at `at`; None: nothing, and the result is told. `standard`: what the account's settings say. Nothing
+    follows a plan that was superseded, nor the way back; nothing is tried again that is not valid any more."""
     targets = record.first_plan.targets
     wish = targets.on_partial or standard
     is_late = targets.valid_until is not None and now >= targets.valid_until
     if record.is_over or record.superseded_by is not None or at.state not in _SHORT or record.kind is RoundKind.UNWIND:
         return None
     match wish.what:
-        case WhenShort.RETRY if not is_late and len(record.earlier) < wish.retries and _has_missing(at):
+        case WhenShort.RETRY if not is_late and len(record.earlier) < wish.retries:
             return NextRound(RoundKind.RETRY, now + RETRY_PAUSE)
-        case WhenShort.UNWIND if any(any(each.filled) for each in rounds):
+        case WhenShort.UNWIND if any(at.filled):
             return NextRound(RoundKind.UNWIND, now)
     return None
-
-
-def _has_missing(at: Progress) -> bool:
-    return bool(at.residuals) or any(leg.state is LegState.BLOCKED for leg in at.legs)
 
 
 def targets_of_round(record: PlanRecord, at: Progress, kind: RoundKind) -> TargetPositions:
@@ -55,7 +49,7 @@ def targets_of_round(record: PlanRecord, at: Progress, kind: RoundKind) -> Targe
     aims: dict[str, Target] = {}
     if kind is RoundKind.UNWIND:
         for leg in at.legs:
-            if at.filled[leg.number] and leg.instrument.key not in aims:
+            if at.filled[leg.number]:
                 aims[leg.instrument.key] = Target(instrument=leg.instrument, quantity=leg.held)
     else:
         missing = at.residuals
@@ -70,7 +64,6 @@ def targets_of_round(record: PlanRecord, at: Progress, kind: RoundKind) -> Targe
         first.targets,
         targets=tuple(aims.values()),
         complete=False,
-        allow_flatten=True,
         expected_positions=(),
         # The way back is not bound to the time for which the decision was meant.
         valid_until=None if kind is RoundKind.UNWIND else first.targets.valid_until,
@@ -90,19 +83,17 @@ class Ended:
 
 def ended(record: PlanRecord, rounds: Sequence[Progress]) -> Ended:
     """`rounds` are all of them, as they stand, the last one ended."""
-    first, last = rounds[0], rounds[-1]
+    last = rounds[-1]
     if record.superseded_by is not None:
         return Ended(state=PlanState.SUPERSEDED, residuals=_missing(rounds))
     if record.kind is RoundKind.UNWIND:
         is_back = last.state is PlanState.COMPLETED
         residuals = _missing(rounds)
         return Ended(state=PlanState.FAILED if is_back else PlanState.PARTIAL, residuals=residuals, is_unwound=is_back)
-    if len(rounds) == 1:
-        return Ended(state=first.state, residuals=first.residuals)
-    residuals = last.residuals
-    has_filled = any(any(each.filled) for each in rounds)
-    state = PlanState.PARTIAL if has_filled else PlanState.FAILED
-    return Ended(state=PlanState.COMPLETED if last.state is PlanState.COMPLETED else state, residuals=residuals)
+    state = last.state
+    if state is PlanState.FAILED and any(any(each.filled) for each in rounds):
+        state = PlanState.PARTIAL
+    return Ended(state=state, residuals=last.residuals)
 
 
 def _missing(rounds: Sequence[Progress]) -> dict[str, Decimal]:
