@@ -106,7 +106,7 @@ async def show(context: Context, known: KnowsAccounts) -> int:
             bps(group.slippage.median_bps),
             bps(group.slippage.mean_bps),
             bps(group.slippage.p95_bps),
-            money(group.slippage.cost, group.key.currency),
+            None if group.slippage.cost is None else money(group.slippage.cost, group.key.currency),
             None if group.seconds_to_last_fill is None else f"{group.seconds_to_last_fill:.1f}",
             None if group.share_of_volume is None else f"{group.share_of_volume * 100:.2f} %",
             ", ".join(f"{why} {count}" for why, count in group.unmeasured.items()),

@@ -201,6 +201,9 @@ def test_the_mean_is_by_value_and_the_others_are_by_orders() -> None:
 def test_nothing_measured_is_no_zero() -> None:
     found = slippage_of(())
     assert (found.measured, found.median_bps, found.mean_bps, found.p95_bps) == (0, None, None, None)
+    assert (found.cost, found.value) == (None, None)
+    sizeless = slippage_of([Measured(slippage_bps=D(3))])
+    assert (sizeless.measured, sizeless.median_bps, sizeless.mean_bps, sizeless.cost) == (1, 3, None, None)
 
 
 def test_the_median_of_an_even_number_is_half_way_and_a_percentile_is_one_of_the_figures() -> None:
