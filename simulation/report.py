@@ -68,6 +68,7 @@ def write_report(
 ) -> Path:
     """The same run gives the same bytes. Raises OSError."""
     page = _Page(result, history, quality, manifest)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(page.parts()), encoding="utf-8")
     return path
 
