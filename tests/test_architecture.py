@@ -909,6 +909,7 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.control.fill_quality": {
         CORE,
+        "execution_service.runtime.threads",
         "execution_service.storage.ports.orders",
         "execution_service.storage.ports.queries",
     },

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from execution_service.api.measures import OTHER_STRATEGIES
-from execution_service.control.fill_quality import PAGE, QualityFilter, orders_sent, since_of
+from execution_service.control.fill_quality import PAGE, QualityFilter, QualityReader, since_of
+from execution_service.runtime.threads import InPlace
 from scripts import quality
 from tests.builders import NOW
 from tests.fakes import BY_HAND, RESTING, AllAt, World
@@ -108,15 +109,16 @@ async def test_more_orders_than_a_page_are_all_counted_once(tmp_path: Path) -> N
         for number in range(20):
             world.send(f"sig-{number}", symbol=f"S{number}")
         await world.run(10)
-        store = world.store_beside()
+        reading = QualityReader(world.store_beside(), _AllAtMock(), InPlace())
         chosen = QualityFilter(since=NOW - timedelta(days=3660))
         with pytest.MonkeyPatch.context() as patch:
             assert PAGE > 20
-            whole = await orders_sent(store, _AllAtMock(), chosen)
+            whole = await reading.read(chosen)
             patch.setattr("execution_service.control.fill_quality.PAGE", 7)
-            paged = await orders_sent(store, _AllAtMock(), chosen)
-        assert [o.order_id for o in paged.orders] == [o.order_id for o in whole.orders]
-        assert len(paged.orders) == 20
+            assert (await reading.read(chosen)).orders == whole.orders
+            some = await reading.read(chosen, most=9)
+        assert (len(whole.orders), whole.is_complete) == (20, True)
+        assert (some.orders, some.is_complete) == (whole.orders[:9], False)
 
 
 class _AllAtMock:
