@@ -59,7 +59,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import StoreReader
-from scripts import adopt, limits, quality, stances, switches, tokens
+from scripts import adopt, limits, plans, quality, stances, switches, tokens
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
 from scripts.locate import NotFound, opened_store, running_service, settings_or_exit, view_of
 from scripts.waits import waits_for
@@ -833,7 +833,7 @@ async def _plan(context: CommandContext) -> int:
         raise Unknown(f"{options.file} cannot be read: {exc}") from exc
     if running_service(context.settings) is None and context.settings.mongodb_uri is None:
         raise Unknown("PLAN refused: no service runs that could plan; nothing was stored, so that none trades later")
-    return await _command(context, "PLAN", {"targets": text, "dry_run": options.dry_run})
+    return await _command(context, "PLAN", {"targets": text, "dry_run": options.dry_run}, shows=plans.show)
 
 
 async def _allow(context: CommandContext) -> int:
@@ -979,9 +979,10 @@ async def _command(
     body: Mapping[str, object],
     order_ids: Sequence[str] = (),
     told: Mapping[str, object] | None = None,
+    shows: Callable[[str, Console], None] | None = None,
 ) -> int:
     """Stores the command, waits a little for the service to carry it out, and prints the result. `told`: additional
-    fields of the JSON output."""
+    fields of the JSON output. `shows`: how an outcome is shown to people, where it is no sentence."""
     now = SystemClock().now()
     command = Command(command_id=f"ctl-{uuid.uuid4()}", kind=kind, body=body, published_at=now, received_at=now)
     await context.store.insert_command(command)
@@ -994,6 +995,8 @@ async def _command(
     elif outcome.status is CommandStatus.NEW:
         who = "by the service at its next start" if not is_here else "as soon as the service comes to it"
         context.console.print(f"{kind} stored as {command.command_id}; it will be carried out {who}.")
+    elif shows is not None and outcome.status is CommandStatus.DONE:
+        shows(outcome.outcome, context.console)
     else:
         context.console.print(f"{kind} {outcome.status.value}: {plain(outcome.outcome)}")
         for stored in orders:

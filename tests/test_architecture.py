@@ -876,6 +876,12 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.storage.ports.store",
     },
+    "execution_service.planning.order_records": {
+        CORE,
+        "execution_service.recording.live_orders",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.store",
+    },
     "execution_service.planning.stances": {
         CORE,
         "execution_service.runtime.clock",
@@ -886,6 +892,7 @@ ARROWS: Mapping[str, set[str]] = {
         CORE,
         "execution_service.ownership.ownership",
         "execution_service.planning.holdings",
+        "execution_service.planning.order_records",
         "execution_service.runtime.alerts",
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
@@ -1483,6 +1490,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.front_process",
         "execution_service.runtime.supervision",
     },
+    "execution_service.app.planning_file": {
+        CORE,
+        "execution_service.app.risk_file",
+        "execution_service.app.settings.problems",
+    },
     "execution_service.app.risk_reload": {
         CORE,
         "execution_service.app.risk_file",
@@ -1503,6 +1515,7 @@ ARROWS: Mapping[str, set[str]] = {
         CORE,
         "brokers.registry",
         "brokers.variables",
+        "execution_service.app.planning_file",
         "execution_service.app.risk_file",
         "execution_service.app.settings.accounts",
         "execution_service.app.settings.model",
@@ -1571,6 +1584,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ownership.process_table",
         "execution_service.ownership.processes",
         "execution_service.planning.holdings",
+        "execution_service.planning.order_records",
         "execution_service.planning.plans",
         "execution_service.planning.stances",
         "execution_service.recording.live_orders",

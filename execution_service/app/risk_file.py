@@ -175,7 +175,7 @@ def load_risk_limits(
     Raises ConfigurationError with all that is wrong.
     """
     problems: list[str] = []
-    document = _document(path, must_exist, problems)
+    document = toml_document(path, "RISK_FILE", problems, must_exist=must_exist)
     rates = tuple(_rates(document.get("rates", {}), path.name, problems))
     tables = list(_tables(document, path.name, accounts, problems))
     _contradictions(path.name, tables, problems)
@@ -194,7 +194,7 @@ def _rates(table: object, name: str, problems: list[str]) -> Iterator[Rate]:
         return
     seen: set[frozenset[str]] = set()
     for pair, value in table.items():
-        where = f"{name}, [rates] {_said(pair)}"
+        where = f"{name}, [rates] {said(pair)}"
         base, _, quoted = pair.partition("/")
         if not (_CURRENCY.fullmatch(base) and _CURRENCY.fullmatch(quoted)) or base == quoted:
             problems.append(f'{where}: a pair is two currencies, as in "EUR/USD": what one euro is worth in dollars.')
@@ -206,7 +206,7 @@ def _rates(table: object, name: str, problems: list[str]) -> Iterator[Rate]:
             read = _Rate.model_validate(value)
         except ValidationError:
             problems.append(
-                f"{where} is {_said(value)}; allowed: {{ rate = 1.0825, on = 2026-11-30, max_age_days = 7 }} with a rate above 0, the day that it is "
+                f"{where} is {said(value)}; allowed: {{ rate = 1.0825, on = 2026-11-30, max_age_days = 7 }} with a rate above 0, the day that it is "
                 "of, and from 1 to 366 days."
             )
             continue
@@ -220,10 +220,12 @@ def _rates(table: object, name: str, problems: list[str]) -> Iterator[Rate]:
         )
 
 
-def _document(path: Path, must_exist: bool, problems: list[str]) -> Mapping[str, Any]:
+def toml_document(path: Path, setting: str, problems: list[str], *, must_exist: bool) -> Mapping[str, Any]:
+    """What stands in the file, its numbers exact; nothing where there is none or it cannot be read, which is among the problems then. `setting` is
+    the variable that names it."""
     if not path.exists():
         if must_exist:
-            problems.append(f"RISK_FILE names {path}, which does not exist.")
+            problems.append(f"{setting} names {path}, which does not exist.")
         return {}
     try:
         content = path.read_bytes()
@@ -254,7 +256,7 @@ def _tables(
         elif key == "defaults" or key in _KINDS:
             problems.append(f"{name}: {key} must be a table.")
         else:
-            problems.append(f"{name}: {key} is not known{_meant(key, ('defaults', 'rates', *_KINDS))}")
+            problems.append(f"{name}: {key} is not known{meant(key, ('defaults', 'rates', *_KINDS))}")
 
 
 def _of_one(
@@ -265,7 +267,7 @@ def _of_one(
         problems.append(f"{name}: [{kind} {whose!r}] must be printable text without spaces at its ends.")
         return
     if kind == "account" and accounts is not None and whose not in accounts:
-        problems.append(f"{name}, {shown(scope)}: there is no such account{_meant(whose, accounts)}")
+        problems.append(f"{name}, {shown(scope)}: there is no such account{meant(whose, accounts)}")
     if not isinstance(table, dict):
         problems.append(f"{name}: {shown(scope)} must be a table.")
         return
@@ -299,7 +301,7 @@ def _read(
     where, wrong = f"{name}, {shown(scope)}", set()
     for key, value in table.items():
         if key not in _Table.model_fields:
-            problems.append(f"{where}: {key} is not known{_meant(key, tuple(_Table.model_fields))}")
+            problems.append(f"{where}: {key} is not known{meant(key, tuple(_Table.model_fields))}")
             wrong.add(key)
             continue
         limit = LimitType(key)
@@ -317,7 +319,7 @@ def _read(
         read = _Table.model_validate({key: value for key, value in table.items() if key not in wrong})
     except ValidationError as exc:
         keys = dict.fromkeys(str(error["loc"][0]) for error in exc.errors())
-        problems += [f"{where}: {key} is {_said(table[key])}; allowed: {_ALLOWED.get(key, _A_NUMBER)}." for key in keys]
+        problems += [f"{where}: {key} is {said(table[key])}; allowed: {_ALLOWED.get(key, _A_NUMBER)}." for key in keys]
         return
     values = {key: value for key in table if key not in wrong and (value := getattr(read, key)) is not None}
     if isinstance(values.get("repeated_executions"), _Repetition):
@@ -339,13 +341,15 @@ def _contradictions(name: str, tables: list[tuple[Scope, LimitSet]], problems: l
             )
 
 
-def _said(value: object) -> str:
+def said(value: object) -> str:
+    """A value as people wrote it, shortened."""
     return (
         str(value) if isinstance(value, Decimal) else repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}…"
     )
 
 
-def _meant(key: str, known: Collection[str]) -> str:
+def meant(key: str, known: Collection[str]) -> str:
+    """The end of a sentence about a word that is not known."""
     near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=_NEAR_RATIO)
     return f"; was {near[0]} meant?" if near else "."
 

@@ -66,6 +66,7 @@ from execution_service.ownership.ownership import Ownership
 from execution_service.ownership.process_table import ProcessTable
 from execution_service.ownership.processes import Processes
 from execution_service.planning.holdings import Holdings
+from execution_service.planning.order_records import OrderRecords
 from execution_service.planning.plans import Plans
 from execution_service.planning.stances import StancesInForce
 from execution_service.recording.live_orders import LiveOrders
@@ -397,6 +398,7 @@ def _commands(
         intake=intake,
         cancels=cancel,
         holdings=holdings,
+        records=OrderRecords(store=store, live_orders=live_orders),
         ownership=ownership,
         alerts=delivery.alerts,
         clock=clock,
@@ -580,6 +582,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             nonce=nonce,
             processes=ProcessTable(),
             risk_rules=risk_rules,
+            plan_rules=settings.plan_rules,
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
             is_traced=settings.enable_opentelemetry,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from brokers.base import AssetClass, Balance, Instrument, Tif
 from brokers.errors import BrokerError
@@ -21,7 +21,7 @@ from execution_service.core.planning.stances import Stances
 from execution_service.core.planning.targets import Aggressiveness, TargetPositions
 from execution_service.core.planning.terms import Conduct
 from execution_service.core.positions.ledger import LedgerEntry
-from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyState
+from execution_service.core.reconcile.discrepancies import DiscrepancyState
 from execution_service.core.risk.kill import KillLevel, KillState
 from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.prices import ReferencePrice, best_reference
@@ -32,6 +32,7 @@ from execution_service.storage.ports.store import Store
 OLDEST_PRICE = timedelta(minutes=15)
 """A price that is older tells no quantity."""
 SMALLEST_COIN = Decimal("0.00000001")
+T = TypeVar("T")
 _UNSURE = frozenset({Status.SUBMITTING, Status.IN_DOUBT})
 
 
@@ -87,6 +88,39 @@ class KnowsStances(Protocol):
         """Of the kill switches, likewise."""
 
 
+class _ByName(Generic[T]):
+    """Things of instruments, found by whatever may name the same one; without looking at those of others."""
+
+    def __init__(self) -> None:
+        self._by_symbol: dict[str, list[tuple[Instrument, T]]] = {}
+        self._by_contract: dict[int, list[tuple[Instrument, T]]] = {}
+
+    def add(self, instrument: Instrument, thing: T) -> None:
+        self._by_symbol.setdefault(instrument.symbol, []).append((instrument, thing))
+        if instrument.con_id is not None:
+            self._by_contract.setdefault(instrument.con_id, []).append((instrument, thing))
+
+    def meant_by(self, instrument: Instrument) -> list[T]:
+        candidates = list(self._by_symbol.get(instrument.symbol, ()))
+        if instrument.con_id is not None:
+            # The contract number decides, whatever the symbol is written like.
+            others = self._by_contract.get(instrument.con_id, ())
+            candidates += [each for each in others if each[0].symbol != instrument.symbol]
+        return [thing for named, thing in candidates if named.could_be(instrument)]
+
+
+class _Known:
+    """An account's and strategy's holdings and open orders, by their instruments."""
+
+    def __init__(self, entries: Sequence[LedgerEntry], orders: Sequence[Order]) -> None:
+        self.entries = _ByName[LedgerEntry]()
+        self.orders = _ByName[Order]()
+        for entry in entries:
+            self.entries.add(entry.instrument, entry)
+        for order in orders:
+            self.orders.add(order.accepted_request.instrument, order)
+
+
 class Holdings:
     """Reads them for one account and strategy."""
 
@@ -105,8 +139,8 @@ class Holdings:
         entries = await self._entries(account_id, strategy_id)
         if entries is None or self._is_lagging(account_id, strategy_id):
             return None
-        orders = self._orders(account_id, strategy_id)
-        return {entry.instrument.key: self._available(entry, orders) for entry in entries}
+        orders = _Known((), self._orders(account_id, strategy_id)).orders
+        return {entry.instrument.key: self._available(entry, orders.meant_by(entry.instrument)) for entry in entries}
 
     async def facts(
         self, targets: TargetPositions, rules: PlanRules
@@ -120,23 +154,32 @@ class Holdings:
             return NotNow("the last fills are not booked yet")
         orders = self._orders(account_id, strategy_id)
         found = await self._store.discrepancies()
-        differences = [each for each in found if each.account_id == account_id and each.state is DiscrepancyState.OPEN]
+        differing = {
+            each.finding.instrument
+            for each in found
+            if each.account_id == account_id and each.state is DiscrepancyState.OPEN
+        }
+        found_of = _Known(entries, orders)
         instruments = {target.instrument.key: target.instrument for target in targets.targets}
+        named = _ByName[Instrument]()
+        for instrument in instruments.values():
+            named.add(instrument, instrument)
         for other in (*(entry.instrument for entry in entries), *(o.accepted_request.instrument for o in orders)):
-            if not any(other.could_be(named) for named in instruments.values()):
+            if not named.meant_by(other):
                 instruments[other.key] = other
+                named.add(other, other)
         trader = self._accounts.trader_of(account_id)
         if trader is not None:
-            named = {target.instrument.key for target in targets.targets}
-            wanted = {each.instrument.key for each in entries} if targets.complete else set[str]()
-            await trader.ask_prices({key: each for key, each in instruments.items() if key in named | wanted})
+            targeted = {target.instrument.key for target in targets.targets}
+            wanted = instruments if targets.complete else {key: instruments[key] for key in targeted}
+            await trader.ask_prices(wanted)
         stances, now = await self._stances.now(), self._clock.now()
         facts = {}
         for key, instrument in instruments.items():
             where = Scope(account_id=account_id, strategy=strategy_id, symbol=instrument.symbol)
             rule = rules.of(where)
             facts[key] = replace(
-                self._of(instrument, entries, orders, differences, trader, rule),
+                self._of(instrument, found_of, differing, trader, rule),
                 stance=stances.of(where, targets.aggressiveness, now),
             )
         settings = rules.of(Scope(account_id=account_id, strategy=strategy_id)).settings
@@ -225,31 +268,26 @@ class Holdings:
     def _available(entry: LedgerEntry, orders: Sequence[Order]) -> Decimal:
         quantity = entry.position.quantity
         for order in orders:
-            if (
-                order.accepted_request.instrument.could_be(entry.instrument)
-                and order.accepted_request.side.sign * quantity < 0
-            ):
+            if order.accepted_request.side.sign * quantity < 0:
                 quantity += order.remaining_quantity * order.accepted_request.side.sign
         return quantity if quantity * entry.position.quantity > 0 else ZERO
 
     def _of(
         self,
         instrument: Instrument,
-        entries: Sequence[LedgerEntry],
-        orders: Sequence[Order],
-        differences: Sequence[Discrepancy],
+        known: _Known,
+        differing: Collection[str | None],
         trader: KnowsMarket | None,
         rule: PlanRule,
     ) -> InstrumentFacts:
-        mine = [entry for entry in entries if entry.instrument.could_be(instrument)]
-        working = [order for order in orders if order.accepted_request.instrument.could_be(instrument)]
+        mine, working = known.entries.meant_by(instrument), known.orders.meant_by(instrument)
         keys = {instrument.key, instrument.full_key, *(entry.key.instrument_key for entry in mine)}
         blocked = None
         if len(mine) > 1:
             blocked = f"{len(mine)} holdings may be meant"
         elif any(order.status in _UNSURE for order in working):
             blocked = "an order is under way or in doubt"
-        elif any(each.finding.instrument in keys for each in differences):
+        elif any(key in differing for key in keys):
             blocked = "our books and the broker's differ"
         key = mine[0].key.instrument_key if mine else instrument.key
         price = None if trader is None else self._best_price(trader, key)

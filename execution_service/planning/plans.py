@@ -11,7 +11,6 @@ from typing import Protocol
 
 import structlog
 
-from execution_service.core.errors import UnreadableRecord
 from execution_service.core.messages.targets import order_of, plan_result
 from execution_service.core.orders.cancel import Cancel
 from execution_service.core.orders.request import Identity, Purpose
@@ -36,6 +35,7 @@ from execution_service.core.risk.limits import Scope
 from execution_service.core.texts.plans import plan_ended, plan_set_aside, plan_waits_for_broker
 from execution_service.ownership.ownership import Ownership
 from execution_service.planning.holdings import Holdings, NotNow
+from execution_service.planning.order_records import OrderRecords
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
@@ -50,6 +50,8 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS, IDLE_SECONDS = 0.5, 60.0
 """Between two looks: while a plan is open, and while none is. A plan is stored by the process that works its account, which wakes itself; idle looks
 are for accounts that were taken over."""
+LEGS_A_LOOK = 500
+"""With more of them open the looks are rarer in proportion, so that plans of any size take a small part of the process's time."""
 CASH_WAIT = timedelta(seconds=30)
 """So long after the last fill of a plan its increases wait for the broker to show the cash that they need; then they are cut to what it shows."""
 WAIT_TOLD_AFTER = timedelta(seconds=60)
@@ -91,6 +93,7 @@ class Plans:
         intake: TakesSignals,
         cancels: CancelsSignals,
         holdings: Holdings,
+        records: OrderRecords,
         ownership: Ownership,
         alerts: RaisesAlerts,
         clock: Clock,
@@ -99,6 +102,7 @@ class Plans:
     ) -> None:
         """`results`: where results are published; None: nowhere, they are in the store."""
         self._store = store
+        self._records = records
         self._intake = intake
         self._cancels = cancels
         self._holdings = holdings
@@ -117,15 +121,16 @@ class Plans:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            has_open = True
+            legs = 1
             try:
-                has_open = await self.work()
+                legs = await self.work()
             except StoreUnavailable as exc:
                 log.debug(f"Plans wait for the store: {exc}", action="plans_waiting")
-            await self.wake.wait(LOOK_SECONDS if has_open else IDLE_SECONDS)
+            await self.wake.wait(LOOK_SECONDS * max(1.0, legs / LEGS_A_LOOK) if legs else IDLE_SECONDS)
 
-    async def work(self) -> bool:
-        """Takes every open plan of our accounts one step further; whether there is any. Raises StoreUnavailable."""
+    async def work(self) -> int:
+        """Takes every open plan of our accounts one step further; how many legs there are in open plans, at least one for each. Raises
+        StoreUnavailable."""
         found = await self._store.open_plans()
         for record in found:
             if not self._ownership.is_ours(record.plan.targets.account_id):
@@ -140,7 +145,7 @@ class Plans:
                 log.error(f"Plan {plan_id} failed: {exc}", action="plan_failed", plan_id=plan_id, exc_info=exc)
                 words = plan_set_aside(plan_id=plan_id, reason=f"{type(exc).__name__}: {exc}")
                 await self._alerts.raise_alert_once(f"plan_failed:{plan_id}", "plan_failed", words)
-        return bool(found)
+        return sum(max(1, len(record.plan.legs)) for record in found)
 
     async def is_at_work(self, record: PlanRecord) -> bool:
         """Whether orders of the plan may still fill, or be sent. Raises StoreUnavailable."""
@@ -271,10 +276,8 @@ class Plans:
             for release in each.releases
             if release.quantity and not release.is_void
         }
-        found = await self._store.load(list(by_order)) if by_order else []
-        if len(found) < len(by_order) and (words := self._store.unreadable(list(by_order))):
-            raise UnreadableRecord(f"what became of its orders cannot be read: {'; '.join(words)}")
-        stored = {by_order[one.order.order_id]: one for one in found}
+        found = await self._records.of(by_order)
+        stored = {by_order[order_id]: one for order_id, one in found.items()}
         outcomes = {signal_id: _outcome(one) for signal_id, one in stored.items()}
         releases = {release.signal_id: release for release in each.releases}
         is_superseded = record.superseded_by is not None
@@ -345,6 +348,7 @@ class Plans:
             await self._results.publish(json.dumps(body).encode(), attributes, "")
         log.info(f"Plan {record.plan_id} has ended: {state}", action="plan_ended", plan_id=record.plan_id)
         await self._store.put_plan(replace(record, version=record.version + 1, state=state, is_told=True))
+        self._records.forget([_order_id(each.round.plan, r) for each in rounds for r in each.round.releases])
 
     async def _tell_waiting(self, record: PlanRecord, now: datetime, why: str) -> None:
         if now - record.plan.planned_at >= WAIT_TOLD_AFTER:

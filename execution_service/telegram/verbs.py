@@ -12,7 +12,8 @@ from execution_service.control.commands import Commands
 from execution_service.control.kill import CONFIRMED_WITHIN_SECONDS, working_entries
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused, Result
-from execution_service.core.risk.kill import scope_from_text
+from execution_service.core.planning.stances import HALT
+from execution_service.core.risk.kill import KillLevel, scope_from_text
 from execution_service.core.texts import commanded
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.commands import Command
@@ -90,11 +91,14 @@ class ChatVerbs:
 
     async def stance(self, asked: StanceAsked, by: str, command_id: str, sent_at: datetime) -> str:
         """The stance is set when it returns, unless the text says otherwise."""
+        if asked.stance == HALT:
+            return await self.kill(KillAsked(asked.scope, KillLevel.HALT, True, asked.reason), by, command_id, sent_at)
         body = {"scope": asked.scope, "stance": asked.stance, "by": by, "reason": asked.reason}
         result = await self._give(Kind.STANCE, body, command_id, sent_at)
         if isinstance(result, Refused):
             return commanded.done("🎚 Nothing was changed", result.words)
-        return commanded.stance_set(asked.scope, asked.stance, is_done=isinstance(result, Done))
+        scope = json.loads(result.words)["scope"] if isinstance(result, Done) else asked.scope
+        return commanded.stance_set(scope, asked.stance, is_done=isinstance(result, Done))
 
     async def cancel(self, name: str, by: str, command_id: str, sent_at: datetime) -> str:
         """All orders of a signal, or the one order of any other name."""

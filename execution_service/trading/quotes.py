@@ -34,7 +34,7 @@ PAUSES_SECONDS = (5.0, 60.0)
 """After a call that failed nothing is asked, and no order waits, for so long: the first pause, which doubles, and the longest."""
 LEFT_OUT_SECONDS = 0.25
 """After an answer that left some out the next call waits so long."""
-INSTRUMENTS_REMEMBERED = 4096
+INSTRUMENTS_REMEMBERED = 16_384
 _NOT_TOLD = "the broker tells no quotes"
 
 

@@ -8,7 +8,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import key_of
 from execution_service.core.risk.prices import PriceSource, ReferencePrice, price_of_message
 
-INSTRUMENTS_REMEMBERED = 4096
+INSTRUMENTS_REMEMBERED = 16_384
 """There is no end of instruments: those of which a price was noted least lately are forgotten."""
 
 

@@ -1,4 +1,4 @@
-"""`make mutants`: tries every small change of the state machine and of the risk gate and demands that a test of core/ notices it."""
+"""`make mutants`: tries every small change of the state machine, of the risk gate and of the planner and demands that a test of core/ notices it."""
 
 from __future__ import annotations
 
@@ -40,10 +40,12 @@ ORDERS = (
 )
 CORE = "execution_service.core"
 RISK = ("book", "counters", "documents", "exposure", "gate", "kill", "limits", "prices", "sizing", "verdict")
+PLANNING = ("plan", "progress", "quantities", "rounds", "rules", "stances", "targets", "terms")
 MODULES = {
     **{name: f"orders.{name}" for name in ORDERS},
     "position": "positions.position",
     **{f"risk_{name}": f"risk.{name}" for name in RISK},
+    **{f"planning_{name}": f"planning.{name}" for name in PLANNING},
 }
 """By its name in a mutant's, the place of each module in core/."""
 DEFAULT_BACKOFF = tuple(name for name in MODULES if not name.startswith("risk_"))

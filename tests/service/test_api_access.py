@@ -23,6 +23,7 @@ NEEDED = {
     "/api/execution/order": Role.OPERATOR,
     "/api/execution/orders/{name}/cancel": Role.OPERATOR,
     "/api/execution/kill": Role.OPERATOR,
+    "/api/execution/stance": Role.OPERATOR,
     "/api/execution/heartbeat": Role.OPERATOR,
     "/api/execution/targets": Role.OPERATOR,
     "/api/execution/arm": Role.ADMIN,

@@ -147,3 +147,40 @@ async def test_who_may_what_by_roles(tmp_path: Path) -> None:
             await world.run(2)
             (shown,) = (await admin.get(KILL)).json()["switches"]
             assert shown["arming"]["person"] == "a admin"
+
+
+async def test_a_stance_counts_from_the_answer_on_and_is_shown_with_who_said_it(tmp_path: Path) -> None:
+    async with http_world(tmp_path, market=BY_HAND, rules=RESTING) as (world, http):
+        await http.post(ORDER_PATH, json=ORDER, headers={"Idempotency-Key": "resting"})
+        await world.run(2)
+        said = {"scope": "all", "stance": "EMERGENCY", "by": "Ada", "reason": "the market gaps"}
+        told = await http.post("/api/execution/stance", json=said)
+        assert (told.status_code, told.json()["stance"], told.json()["cancels_asked"]) == (200, "EMERGENCY", 1)
+        await http.post(ORDER_PATH, json=ORDER, headers={"Idempotency-Key": "stopped"})
+        await world.run(3)
+        assert world.record("resting").status is Status.CANCELLED
+        assert world.record("stopped").reason.code is ReasonCode.KILL_SWITCH
+        (shown,) = (await http.get("/api/execution/stances")).json()["stances"]
+        assert (shown["counts"], shown["by"]) == ("EMERGENCY", "Ada (API, local)")
+
+
+async def test_an_operator_may_set_an_emergency_and_only_an_administrator_ends_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        api = api_of(world)
+        texts = {role: (await make_token(world, role))[1] for role in (Role.OPERATOR, Role.ADMIN)}
+        calls = [
+            (Role.OPERATOR, "EMERGENCY"),
+            (Role.OPERATOR, "NORMAL"),
+            (Role.ADMIN, "NORMAL"),
+            (Role.OPERATOR, "HALT"),
+        ]
+        answers = []
+        for role, word in calls:
+            async with client_of(api, token=texts[role]) as http:
+                said = {"scope": "all", "stance": word, "reason": "the market gaps"}
+                call = asyncio.create_task(http.post("/api/execution/stance", json=said))
+                await world.run(5)
+                answers.append((await call).status_code)
+        assert answers == [200, 403, 200, 200]
+        (switch,) = world.documents("execution_kill_switches")
+        assert switch["switch"]["level"] == "halt"

@@ -43,7 +43,7 @@ async def test_a_dry_run_shows_the_orders_and_places_none(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("change", "status", "codes"), [
-    ({"mode": "TRAINING", "targets": []}, 409, ["REFUSED"]),
+    ({"mode": "TRAINING", "targets": []}, 409, ["REFUSED", "REFUSED"]),
     ({"targets": [{"symbol": "AAPL", "quantity": 1}, {"symbol": "AAPL", "weight": 3}]}, 409, ["REFUSED", "REFUSED"]),
     ({"as_of": 5, "mode": "PAPER"}, 400, ["INVALID_REQUEST", "INVALID_REQUEST"]),
 ])  # fmt: skip

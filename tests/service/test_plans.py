@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from brokers.base import AssetClass, Capabilities, Side
-from brokers.paper.model import Market
+from brokers.base import AssetClass, Capabilities, Instrument, Side
+from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused, Result
+from execution_service.core.messages.targets import parse_targets
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.planning.records import PlanRecord
+from execution_service.core.planning.rules import PlanRule, PlanRules
+from execution_service.core.planning.targets import OnPartial, TargetPositions, WhenShort
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
+from execution_service.core.positions.position import Position
+from execution_service.core.risk.limits import Scope
+from execution_service.planning.holdings import Holdings, NotNow
+from execution_service.planning.stances import StancesInForce
 from execution_service.storage.ports.commands import Command
-from tests.fakes import ACCOUNT, BY_HAND, DOWN, RESTING, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, DOWN, RESTING, Moment, World, world_of
 from tests.service.audit import audit
 
 
@@ -403,3 +413,193 @@ async def test_increases_wait_while_the_broker_does_not_tell_the_cash(tmp_path: 
         world.broker_faults.errors["balances"].clear()
         await world.run(3)
         assert planned(world)["MSFT-ENTRY"][1] == "90"
+
+
+# --- plans that end short -------------------------------------------------------------------------------------------
+
+
+async def end_short(world: World, symbol: str, filled: int, purpose: Purpose = Purpose.ENTRY) -> None:
+    """The working order of a plan in that symbol fills so far and is cancelled."""
+    name = signal_of(world, symbol, purpose)
+    if filled:
+        world.fill(name, quantity=filled, purpose=purpose)
+    await world.run(1)
+    world.cancel(signal_id=name)
+    await world.run(3)
+
+
+async def test_a_retry_plans_what_is_missing_anew_and_one_result_tells_of_all(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        publish(world, body(world, ("AAPL", 100), ("MSFT", 5), on_partial="RETRY 2"))
+        await world.run(3)
+        world.fill(signal_of(world, "MSFT"))
+        await end_short(world, "AAPL", 40)
+        assert results(world) == []
+        await world.run(12)
+        retried = world.record(signal_of(world, "AAPL"))
+        assert (retried.signal_id.endswith(".1:000"), str(retried.quantity)) == (True, "60")
+        world.fill(retried.signal_id)
+        await world.run(3)
+        (told,) = results(world)
+        assert (told["state"], told["residuals"], len(told["trade_ids"])) == ("COMPLETED", {}, 3)
+        assert [(r["kind"], r["state"]) for r in told["rounds"]] == [("RETRY", "COMPLETED")]
+        assert world.notifier.titled("Plan Ended Short") == []
+        audit(world)
+
+
+async def test_retries_end_and_then_people_are_told_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        publish(world, body(world, ("AAPL", 100), on_partial="RETRY 2"))
+        await world.run(3)
+        for filled in (40, 10, 0):
+            await end_short(world, "AAPL", filled)
+            await world.run(12)
+        await world.run(30)
+        assert len(world.placed()) == 3
+        (told,) = results(world)
+        assert (told["state"], told["residuals"]) == ("PARTIAL", {"AAPL|STOCK": "50"})
+        (notice,) = world.notifier.titled("Plan Ended Short")
+        assert "Tried again: 2 times" in notice
+
+
+async def test_the_way_back_trades_what_had_filled_and_is_said(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        publish(world, body(world, ("AAPL", 100), ("MSFT", -50), on_partial="UNWIND"))
+        await world.run(3)
+        world.fill(signal_of(world, "AAPL"))
+        await end_short(world, "MSFT", 20)
+        await world.run(2)
+        back = {o.symbol: (o.accepted_request.side, str(o.quantity)) for o in world.records() if ".1:" in o.signal_id}
+        assert back == {"AAPL": (Side.SELL, "100"), "MSFT": (Side.BUY, "20")}
+        for symbol in back:
+            world.fill(signal_of(world, symbol, Purpose.EXIT), purpose=Purpose.EXIT)
+        await world.run(3)
+        (told,) = results(world)
+        assert (told["state"], told["unwound"]) == ("FAILED", True)
+        assert told["residuals"] == {"AAPL|STOCK": "100", "MSFT|STOCK": "-50"}
+        assert "traded back" in world.notifier.titled("Plan Ended Short")[0]
+        assert await world.store_beside().open_ledgers(ACCOUNT) == []
+
+
+async def test_nothing_follows_a_plan_that_is_superseded_while_it_waits_for_its_retry(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        publish(world, body(world, ("AAPL", 100), on_partial="RETRY 2"))
+        await world.run(3)
+        await end_short(world, "AAPL", 40)
+        publish(world, body(world, ("AAPL", 50), decision="d-2"))
+        await world.run(20)
+        assert [str(o.ticket.quantity) for o in world.placed()] == ["100", "10"]
+        assert [told["state"] for told in results(world)] == ["SUPERSEDED"]
+
+
+async def test_nothing_is_tried_again_after_the_plan_is_no_longer_valid(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        until = (world.clock.now() + timedelta(seconds=12)).isoformat()
+        publish(world, body(world, ("AAPL", 100), on_partial="RETRY 9", valid_until=until))
+        await world.run(3)
+        await end_short(world, "AAPL", 40)
+        await world.run(30)
+        assert len(world.placed()) == 1
+        assert [told["state"] for told in results(world)] == ["PARTIAL"]
+
+
+async def test_the_accounts_settings_say_what_follows_where_the_plan_does_not(tmp_path: Path) -> None:
+    rules = PlanRules({Scope(strategy="momentum"): PlanRule(on_partial=OnPartial(WhenShort.RETRY, 1))})
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, plan_rules=rules) as world:
+        publish(world, body(world, ("AAPL", 100)))
+        await world.run(3)
+        await end_short(world, "AAPL", 40)
+        await world.run(12)
+        assert len(world.placed()) == 2
+
+
+@pytest.mark.parametrize("wish", ["RETRY", "RETRY 0", "RETRY 11", "RETRY -1", "retry 2", "ASK", ""])
+async def test_what_is_to_follow_is_not_guessed(tmp_path: Path, wish: str) -> None:
+    async with world_of(tmp_path) as world:
+        told = await give(world, body(world, ("AAPL", 1), on_partial=wish))
+        if wish:
+            assert isinstance(told, Refused)
+            assert "on_partial" in told.words
+
+
+async def play_short(folder: Path, wish: str, dies_at: tuple[int, Moment] | None) -> list[str]:
+    """A plan of two legs of which one is refused for good, with one death in its course; without one, the calls that it takes."""
+    faults = [Fault(operation=Operation.PLACE, action=Action.REJECT, symbol="MSFT", times=None)]
+    market = Market(fill_delay_seconds=0.3)
+    async with world_of(folder, market=market, faults=faults) as world:
+        begun = len(world.gate.names)
+        world.gate.dies_at = None if dies_at is None else (begun + dies_at[0], dies_at[1])
+        publish(world, body(world, ("AAPL", 10), ("MSFT", 5), on_partial=wish))
+        for _ in range(60):
+            await world.run(1)
+            if world.gate.is_dead:
+                await world.restart()
+            if results(world):
+                break
+        await world.run(2)
+        calls = list(world.gate.names) if dies_at is None else []
+        assert {told["state"] for told in results(world)} == {"FAILED" if wish == "UNWIND" else "PARTIAL"}
+        assert len({json.dumps(told["residuals"]) for told in results(world)}) == 1
+        assert len(world.notifier.titled("Plan Ended Short")) == 1
+        filled = [f"{o.ticket.side}{o.filled_quantity}" for o in world.placed() if o.filled_quantity]
+        assert filled == (["BUY10", "SELL10"] if wish == "UNWIND" else ["BUY10"])
+        assert len([o for o in world.records() if o.symbol == "MSFT"]) == (2 if wish == "RETRY 1" else 1)
+        audit(world)
+        return calls[begun:]
+
+
+@pytest.mark.parametrize("wish", ["RETRY 1", "UNWIND"])
+async def test_whenever_the_process_dies_what_follows_follows_once(tmp_path: Path, wish: str) -> None:
+    """A death before each write of a plan's record, and after it."""
+
+    def place(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        return folder
+
+    calls = await play_short(place("whole"), wish, None)
+    writes = [n for n, name in enumerate(calls, 1) if name.startswith("execution_plans.")]
+    assert len(writes) >= 5
+    for number in writes:
+        for moment in (Moment.BEFORE, Moment.AFTER):
+            await play_short(place(f"{number}-{moment}"), wish, (number, moment))
+
+
+async def test_the_facts_of_thousands_of_instruments_are_known_in_time(tmp_path: Path) -> None:
+    """In proportion to their number, by processor time: nobody else is served meanwhile."""
+    async with world_of(tmp_path) as world:
+        store = world.store_beside()
+        holdings = Holdings(
+            store=_Holding(store, 3000),  # type: ignore[arg-type]
+            live_orders=world.service.live_orders,
+            accounts=world.service.accounts,
+            stances=StancesInForce(store=store, switches=world.service.kill_switches, clock=world.clock),
+            clock=world.clock,
+        )
+        parsed = parse_targets(json.dumps(body(world, *((f"S{n}", 1) for n in range(1500, 4500)), complete=True)))
+        assert isinstance(parsed, TargetPositions)
+        begun = time.process_time()
+        known = await holdings.facts(parsed, PlanRules())
+        assert not isinstance(known, NotNow)
+        assert len(known[0]) == 4500
+        assert sum(each.held for each in known[0].values()) == 3000
+        assert time.process_time() - begun < 5
+
+
+class _Holding:
+    """A store in which a strategy holds one of each of so many instruments."""
+
+    def __init__(self, store: Any, count: int) -> None:
+        self._store, self._count = store, count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def open_ledgers(self, account_id: str) -> list[LedgerEntry]:
+        entries = []
+        for n in range(self._count):
+            instrument = Instrument(symbol=f"S{n}")
+            key = LedgerKey(account_id=account_id, strategy="momentum", instrument_key=instrument.key)
+            position = Position(quantity=Decimal(1))
+            entries.append(LedgerEntry(key=key, instrument=instrument, position=position))
+        return entries

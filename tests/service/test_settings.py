@@ -707,6 +707,7 @@ def test_env_example_lists_every_setting_in_order_and_nothing_else() -> None:
 def test_env_example_shows_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "accounts.toml").touch()
     (tmp_path / "risk.toml").touch()
+    (tmp_path / "planning.toml").touch()
     assert load_settings(example_values(), root=tmp_path).printable() == load(tmp_path).printable()
 
 

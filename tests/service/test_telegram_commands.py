@@ -371,3 +371,19 @@ def test_a_nonce_is_told_from_a_reason() -> None:
     assert resume_asked(()) is None
     assert asked(f"/status@{BOT.upper()}", BOT) == Asked(Word.STATUS)
     assert GROUP < 0
+
+
+async def test_a_stance_is_set_and_shown_and_lifted_by_words_that_name_it(tmp_path: Path) -> None:
+    async with chat_world(tmp_path) as (world, written):
+        assert "as they say" in await answer_to(world, written, "/stance")
+        assert "PASSIVE|NORMAL" in await answer_to(world, written, "/stance emergency")
+        assert "all: EMERGENCY" in await answer_to(world, written, "/stance All emergency the market gaps")
+        world.send("sig")
+        await world.run(2)
+        record = world.record()
+        assert (record.status, record.reason and record.reason.code) == (Status.REJECTED, ReasonCode.KILL_SWITCH)
+        assert f"all: EMERGENCY, by Telegram (Ann, {USER})" in await answer_to(world, written, "/stance")
+        assert "all: EMERGENCY" in await answer_to(world, written, "/status")
+        assert "Nothing was changed" in await answer_to(world, written, "/stance all normal")
+        assert "all: NORMAL" in await answer_to(world, written, "/stance all normal it is over")
+        assert "as they say" in await answer_to(world, written, "/stance")

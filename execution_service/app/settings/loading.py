@@ -12,12 +12,14 @@ from brokers.registry import manifests, stand_in
 from brokers.variables import (
     BrokerVariables,
 )
+from execution_service.app.planning_file import load_plan_rules
 from execution_service.app.risk_file import load_risk_limits
 from execution_service.app.settings.accounts import Account, AccountReading, account_at
 from execution_service.app.settings.model import REPOSITORY_ROOT, Environment, secret_names, setting_names
 from execution_service.app.settings.problems import ConfigurationError, Problems
 from execution_service.app.settings.secrets import secret_values, without_password
 from execution_service.app.settings.sources import Sources
+from execution_service.core.planning.rules import PlanRules
 from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.limits import RiskLimits
 
@@ -33,6 +35,8 @@ class Settings(Environment):
     """Each broker's own variables, by its name."""
     risk_limits: InstanceOf[RiskLimits] = Field(default_factory=RiskLimits, repr=False)
     """As `risk.toml` had them at the start."""
+    plan_rules: InstanceOf[PlanRules] = Field(default_factory=PlanRules, repr=False)
+    """As `planning.toml` has them."""
     must_have_risk_file: bool = False
     """A setting names it, or it was there at the start: it does not vanish by mistake."""
     has_google_credentials: bool = False
@@ -110,6 +114,13 @@ def load_settings(
         limits = limits_of(environment, known, must_exist=must_have_risk_file)
     except ConfigurationError as exc:
         problems.add(*exc.problems)
+    plan_rules = PlanRules()
+    try:
+        known = None if environment.use_mock_broker else accounts
+        must_exist = "PLANNING_FILE" in sources
+        plan_rules = load_plan_rules(environment.planning_file, accounts=known, must_exist=must_exist)
+    except ConfigurationError as exc:
+        problems.add(*exc.problems)
     warnings = sources.near_misses(reading.references)
     if environment.events_account not in (None, *accounts) and not environment.use_mock_broker:
         warnings.append(f"EVENTS_ACCOUNT is {environment.events_account}, which is no account: its orders are rejected")
@@ -121,6 +132,7 @@ def load_settings(
         brokers=MappingProxyType(brokers),
         secret_values=secret_values((environment, *brokers.values()), reading.references.values()),
         risk_limits=limits,
+        plan_rules=plan_rules,
         must_have_risk_file=must_have_risk_file,
         has_google_credentials=sources.has_google_credentials,
     )

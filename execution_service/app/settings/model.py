@@ -130,6 +130,7 @@ class Environment(Variables):
     reconcile_interval_seconds: Seconds = 60
     position_monitor_interval_sec: Seconds = 10
     risk_file: RootedPath = Path("risk.toml")
+    planning_file: RootedPath = Path("planning.toml")
     trading_symbols: Annotated[str | None, Allowed("symbols, with commas between them")] = None
     default_symbols: Annotated[str | None, Allowed("symbols, with commas between them")] = None
     """Another name of `trading_symbols`."""

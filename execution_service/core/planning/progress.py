@@ -79,8 +79,8 @@ class Progress:
     """Those of the plan, with their present state, reason and note."""
     filled: tuple[Decimal, ...]
     """By leg number."""
-    to_follow: frozenset[int] = frozenset()
-    """The numbers of legs whose last order has left something that the next one is to take."""
+    to_follow: Mapping[int, bool]
+    """By leg number, of those whose last order has left something that the next one is to take: whether that order filled whole."""
 
     def residual(self, leg: Leg) -> Decimal:
         """What is missing, signed as the position: positive if too little is held."""
@@ -110,17 +110,19 @@ def progress(
         by_leg = _by_leg(releases)
         filled = [ZERO] * len(plan.legs)
         legs: list[Leg] = []
-        to_follow = set()
+        to_follow: dict[int, bool] = {}
         for leg in plan.legs:
             mine = by_leg.get(leg.number, [])
             filled[leg.number] = sum((outcomes[r.signal_id].filled for r in mine if r.signal_id in outcomes), ZERO)
             stands = _as_it_stands(leg, mine, outcomes, filled[leg.number], is_superseded)
             if stands.state is LegState.RELEASED and _all_final(mine, outcomes):
-                to_follow.add(leg.number)
+                to_follow[leg.number] = outcomes[mine[-1].signal_id].filled >= mine[-1].quantity
             legs.append(stands)
         legs = [_still_wanted(leg, legs, filled, plan, now, is_superseded) for leg in legs]
         state = _state(legs, filled, is_superseded)
-        return Progress(plan=plan, state=state, legs=tuple(legs), filled=tuple(filled), to_follow=frozenset(to_follow))
+        return Progress(
+            plan=plan, state=state, legs=tuple(legs), filled=tuple(filled), to_follow=MappingProxyType(to_follow)
+        )
 
 
 def _by_leg(releases: Mapping[str, Release]) -> dict[int, list[Release]]:
@@ -342,8 +344,7 @@ def _follower(
     rung = 0
     if conduct.stance is Aggressiveness.EMERGENCY and last.stance is Aggressiveness.EMERGENCY:
         # One that filled whole was only as large as the venue allows.
-        has_filled = sum((r.quantity for r in mine), ZERO) <= at.filled[leg.number]
-        rung = last.rung if has_filled else last.rung + 1
+        rung = last.rung if at.to_follow[leg.number] else last.rung + 1
     chosen = choose(conduct, leg.side, leg.phase, rung)
     if isinstance(chosen, LegReason):
         return _release(at.plan, leg, child, ZERO, now, reason=chosen)

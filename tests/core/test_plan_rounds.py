@@ -1,0 +1,438 @@
+"""How a stored plan goes on: ladders of orders with one alive at a time, rounds that follow one that ended short, and what a decision has come to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brokers.base import Instrument
+from execution_service.core.messages.targets import content_of, order_of, parse_targets
+from execution_service.core.planning.facts import InstrumentFacts, Money, PlanSettings
+from execution_service.core.planning.plan import LegReason, LegState, Phase, Plan, make_plan
+from execution_service.core.planning.progress import (
+    Outcome,
+    PlanState,
+    Progress,
+    Release,
+    cash_needed,
+    next_releases,
+    progress,
+    tame_releases,
+    with_followers,
+)
+from execution_service.core.planning.records import PlanRecord, RoundKind, plan_from_document, plan_to_document
+from execution_service.core.planning.rounds import RETRY_PAUSE, ended, exposure, next_round, targets_of_round, unreached
+from execution_service.core.planning.targets import (
+    Aggressiveness,
+    Mode,
+    OnPartial,
+    Target,
+    TargetPositions,
+    WhenShort,
+    on_partial_of,
+)
+from execution_service.core.planning.terms import Conduct
+from tests.builders import NOW
+
+ZERO = Decimal(0)
+EMERGENCY = Conduct(stance=Aggressiveness.EMERGENCY, price=Decimal(100))
+REPORT, RETRY, UNWIND = OnPartial(), OnPartial(WhenShort.RETRY, 2), OnPartial(WhenShort.UNWIND)
+
+
+def a_plan(held: dict[str, int], aims: dict[str, int], *, most: int | None = None, **changes: object) -> Plan:
+    instruments = {symbol: Instrument(symbol=symbol) for symbol in {*held, *aims}}
+    facts = {
+        each.key: InstrumentFacts(
+            instrument=each,
+            held=Decimal(held.get(symbol, 0)),
+            price=Decimal(100),
+            max_quantity=None if most is None else Decimal(most),
+        )
+        for symbol, each in instruments.items()
+    }
+    wanted = TargetPositions(
+        decision_id="d-1",
+        account_id="acc",
+        strategy_id="growth",
+        as_of=NOW,
+        mode=Mode.PRODUCTION,
+        targets=tuple(Target(instrument=instruments[s], quantity=Decimal(q)) for s, q in aims.items()),
+        **changes,  # type: ignore[arg-type]
+    )
+    return make_plan(wanted, facts, Money(equity=Decimal(100_000)), PlanSettings(buffer=ZERO, guard=ZERO), NOW)
+
+
+class Life:
+    """A plan at work: each leg by the same conduct."""
+
+    def __init__(self, plan: Plan, conduct: Conduct, **held: int) -> None:
+        self.plan, self.conduct = plan, conduct
+        self.held = {Instrument(symbol=symbol).key: Decimal(quantity) for symbol, quantity in held.items()}
+        self.releases: dict[str, Release] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self.now: datetime = NOW
+
+    @property
+    def at(self) -> Progress:
+        return progress(self.plan, self.releases, self.outcomes, self.now)
+
+    def release(self) -> list[Release]:
+        conduct = dict.fromkeys(range(len(self.plan.legs)), self.conduct)
+        more = next_releases(self.at, self.releases, None, self.held, self.now, conduct=conduct)
+        assert not {each.signal_id for each in more} & set(self.releases)
+        self.releases |= {each.signal_id: each for each in more}
+        return list(more)
+
+    def alive(self) -> list[Release]:
+        return [
+            r
+            for r in self.releases.values()
+            if r.quantity
+            and not r.is_void
+            and not (r.signal_id in self.outcomes and self.outcomes[r.signal_id].is_final)
+        ]
+
+    def end(self, release: Release, filled: Decimal | int = 0, rejection: str | None = None) -> None:
+        leg = self.plan.leg(release.leg)
+        self.outcomes[release.signal_id] = Outcome(filled=Decimal(filled), is_final=True, rejection=rejection)
+        key = leg.instrument.key
+        self.held[key] = self.held.get(key, ZERO) + Decimal(filled) * leg.side.sign
+
+
+# --- ladders --------------------------------------------------------------------------------------------------------
+
+
+def test_each_rung_takes_what_the_one_before_has_left() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}), EMERGENCY, A=100)
+    climbed = []
+    for filled in (30, 0, 20):
+        (only,) = life.release()
+        climbed.append((only.signal_id.partition(":")[2], only.rung, only.quantity, only.terms.limit_price))
+        assert life.release() == []
+        life.end(only, filled)
+    assert climbed == [("000", 0, 100, 99), ("000.1", 1, 70, 97), ("000.2", 2, 70, 90)]
+    (nothing,) = life.release()
+    assert (nothing.quantity, nothing.reason) == (0, LegReason.OUTSIDE_COLLAR)
+    (leg,) = life.at.legs
+    assert (leg.state, leg.reason, life.at.state) == (LegState.SHORT, LegReason.OUTSIDE_COLLAR, PlanState.PARTIAL)
+    assert life.at.residuals == {"A|STOCK": -50}
+
+
+def test_a_rung_that_fills_whole_ends_the_leg() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 40}), EMERGENCY, A=100)
+    life.end(life.release()[0], 60)
+    assert (life.release(), life.at.state) == ([], PlanState.COMPLETED)
+
+
+def test_a_refused_rung_is_followed_by_the_next() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}), EMERGENCY, A=100)
+    life.end(life.release()[0], rejection="too far from the market")
+    assert [each.rung for each in life.release()] == [1]
+
+
+def test_an_order_as_large_as_the_venue_allows_stays_on_its_rung_while_it_fills() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}, most=40), EMERGENCY, A=100)
+    seen = []
+    for filled in (40, 10, 40, 10):
+        (only,) = life.release()
+        seen.append((only.rung, only.quantity))
+        life.end(only, filled)
+    assert seen == [(0, 40), (0, 40), (1, 40), (1, 10)]
+    assert (life.release(), life.at.state) == ([], PlanState.COMPLETED)
+
+
+def test_a_late_fill_of_the_order_before_makes_the_next_one_smaller() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}), EMERGENCY, A=100)
+    life.end(life.release()[0], 0)
+    life.held["A|STOCK"] = Decimal(25)  # something else has sold
+    assert [each.quantity for each in life.release()] == [25]
+
+
+def test_what_is_not_held_any_more_ends_the_ladder() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}), EMERGENCY, A=100)
+    life.end(life.release()[0], 0)
+    life.held["A|STOCK"] = ZERO
+    (nothing,) = life.release()
+    assert (nothing.quantity, nothing.reason) == (0, LegReason.NOTHING_HELD)
+    assert life.release() == []
+    assert life.at.state is PlanState.FAILED
+
+
+def test_a_ladder_ends_with_the_validity_of_its_plan_also_while_the_broker_is_away() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}, valid_until=NOW + timedelta(seconds=60)), EMERGENCY, A=100)
+    life.end(life.release()[0], 0)
+    life.conduct = replace(EMERGENCY, is_reachable=False)
+    assert life.release() == []
+    life.now = NOW + timedelta(seconds=60)
+    (nothing,) = life.release()
+    assert (nothing.quantity, nothing.reason) == (0, LegReason.NO_LONGER_VALID)
+
+
+def test_while_the_broker_is_away_nothing_is_released() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0, "B": 5}), replace(EMERGENCY, is_reachable=False), A=100)
+    assert life.release() == []
+    assert life.at.state is PlanState.WORKING
+
+
+def test_a_ladder_that_is_no_longer_needed_goes_on_as_the_plan_says() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}), EMERGENCY, A=100)
+    life.end(life.release()[0], 0)
+    life.conduct = Conduct()
+    (only,) = life.release()
+    assert (only.rung, only.terms.limit_price, only.is_followed) == (0, None, False)
+
+
+def test_only_working_reductions_that_are_too_tame_make_way() -> None:
+    passive = Conduct(stance=Aggressiveness.PASSIVE, price=Decimal(100))
+    life = Life(a_plan({"A": 100, "B": 100}, {"A": 0, "B": 0, "C": 5}), passive, A=100, B=100)
+    first, second = life.release()
+    life.outcomes[first.signal_id] = Outcome(filled=Decimal(10))
+    now = dict.fromkeys(range(3), EMERGENCY)
+    # The second one is not known to be anywhere yet.
+    assert tame_releases(life.at, life.releases, life.outcomes, now) == (first,)
+    assert tame_releases(life.at, life.releases, life.outcomes, dict.fromkeys(range(3), passive)) == ()
+    marked = with_followers(tuple(life.releases.values()), [first])
+    assert [(r.leg, r.is_followed) for r in marked] == [(first.leg, True), (second.leg, False)]
+    life.releases = {r.signal_id: r for r in marked}
+    life.conduct = EMERGENCY
+    assert life.release() == []
+    life.held["A|STOCK"] = Decimal(90)
+    life.outcomes[first.signal_id] = Outcome(filled=Decimal(10), is_final=True)
+    (only,) = life.release()
+    assert (only.child, only.quantity, only.rung) == (1, 90, 0)
+
+
+def test_a_superseded_plan_climbs_no_further() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}), EMERGENCY, A=100)
+    life.end(life.release()[0], 0)
+    at = progress(life.plan, life.releases, life.outcomes, NOW, is_superseded=True)
+    assert (at.state, at.to_follow) == (PlanState.SUPERSEDED, {})
+
+
+def test_what_is_void_was_never_sent() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}), Conduct(), A=100)
+    (only,) = life.release()
+    void = {only.signal_id: replace(only, is_void=True)}
+    at = progress(life.plan, void, {}, NOW, is_superseded=True)
+    assert (at.state, at.legs[0].state, at.residuals) == (PlanState.SUPERSEDED, LegState.SUPERSEDED, {"A|STOCK": -100})
+
+
+def test_the_cash_that_is_needed_is_that_of_increases_that_wait() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0, "B": 5, "C": 7}), Conduct(), A=100)
+    assert cash_needed(life.at, life.releases) == 1200
+    life.end(life.release()[0], 100)
+    life.release()
+    assert cash_needed(life.at, life.releases) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_fills_one_order_of_a_leg_is_alive_and_no_target_is_passed(data: st.DataObject) -> None:
+    held, aim = data.draw(st.integers(-60, 60)), data.draw(st.integers(-60, 60))
+    most = data.draw(st.sampled_from([None, 7, 40]))
+    life = Life(a_plan({"A": held}, {"A": aim}, most=most), Conduct(), A=held)
+    for _ in range(60):
+        if life.at.state is not PlanState.WORKING:
+            break
+        stance = data.draw(
+            st.sampled_from([Aggressiveness.EMERGENCY, Aggressiveness.EMERGENCY, Aggressiveness.PASSIVE])
+        )
+        life.conduct = Conduct(stance=stance, price=Decimal(100), is_halted=data.draw(st.integers(0, 9)) == 0)
+        life.release()
+        alive = life.alive()
+        if stance is Aggressiveness.EMERGENCY and all(r.stance is stance for r in alive):
+            assert len(alive) <= 1
+        for each in alive:
+            life.end(each, data.draw(st.integers(0, int(each.quantity))))
+            now = life.held["A|STOCK"]
+            assert min(held, aim) <= now <= max(held, aim)
+    assert life.at.state is not PlanState.WORKING
+    assert life.release() == []
+    assert life.held["A|STOCK"] + life.at.residuals.get("A|STOCK", ZERO) == aim
+
+
+# --- rounds ---------------------------------------------------------------------------------------------------------
+
+
+def a_record(plan: Plan, life: Life | None = None) -> PlanRecord:
+    releases = () if life is None else tuple(life.releases.values())
+    return PlanRecord(plan=plan, content="c", releases=releases)
+
+
+def short(**changes: object) -> tuple[PlanRecord, Progress]:
+    """A plan for 100 of A and 50 of B sold short, of which 40 and nothing came."""
+    life = Life(a_plan({}, {"A": 100, "B": -50}, **changes), Conduct())
+    for each in life.release():
+        life.end(each, 40 if life.plan.leg(each.leg).instrument.symbol == "A" else 0)
+    return a_record(life.plan, life), life.at
+
+
+@pytest.mark.parametrize(("text", "wish"), [("REPORT", REPORT), ("RETRY 2", RETRY), ("UNWIND", UNWIND)])
+def test_a_wish_is_read_as_it_is_written(text: str, wish: OnPartial) -> None:
+    assert on_partial_of(text) == wish
+    assert str(wish) == text
+
+
+def test_what_follows_is_the_plans_wish_or_else_the_accounts() -> None:
+    record, at = short()
+    assert next_round(record, at, [at], REPORT, NOW) is None
+    retried = next_round(record, at, [at], RETRY, NOW)
+    assert retried is not None
+    assert (retried.kind, retried.at) == (RoundKind.RETRY, NOW + RETRY_PAUSE)
+    back = next_round(record, at, [at], UNWIND, NOW)
+    assert back is not None
+    assert (back.kind, back.at) == (RoundKind.UNWIND, NOW)
+    own, same = short(on_partial=REPORT)
+    assert next_round(own, same, [same], RETRY, NOW) is None
+
+
+def test_nothing_follows_what_is_superseded_late_over_or_done() -> None:
+    record, at = short()
+    for changed in (replace(record, superseded_by="other"), replace(record, is_over=True)):
+        assert next_round(changed, at, [at], RETRY, NOW) is None
+    late, its = short(valid_until=NOW + timedelta(seconds=5))
+    assert next_round(late, its, [its], RETRY, NOW + timedelta(seconds=5)) is None
+    # What was filled does not stay because the time is over.
+    assert next_round(late, its, [its], UNWIND, NOW + timedelta(seconds=5)) is not None
+    life = Life(a_plan({}, {"A": 1}), Conduct())
+    life.end(life.release()[0], 1)
+    assert next_round(a_record(life.plan, life), life.at, [life.at], RETRY, NOW) is None
+
+
+def test_there_is_no_way_back_from_nothing_and_none_from_a_way_back() -> None:
+    life = Life(a_plan({}, {"A": 100}), Conduct())
+    life.end(life.release()[0], 0)
+    assert next_round(a_record(life.plan, life), life.at, [life.at], UNWIND, NOW) is None
+    record, at = short()
+    back = replace(record, kind=RoundKind.UNWIND)
+    assert next_round(back, at, [at], UNWIND, NOW) is None
+
+
+def test_retries_are_counted() -> None:
+    record, at = short()
+    for _ in range(2):
+        assert next_round(record, at, [at], RETRY, NOW) is not None
+        record = record.with_round(RoundKind.RETRY, record.first_plan)
+    assert next_round(record, at, [at], RETRY, NOW) is None
+
+
+def test_a_retry_aims_at_what_the_plan_aimed_at() -> None:
+    record, at = short(complete=True)
+    again = targets_of_round(record, at, RoundKind.RETRY)
+    assert [(t.instrument.symbol, t.quantity) for t in again.targets] == [("A", 100), ("B", -50)]
+    assert (again.complete, again.decision_id, again.expected_positions) == (False, "d-1", ())
+
+
+def test_a_retry_of_a_weight_without_a_price_asks_for_the_weight_again() -> None:
+    instrument = Instrument(symbol="A")
+    wanted = replace(a_plan({}, {"B": 1}).targets, targets=(Target(instrument=instrument, weight=Decimal("0.1")),))
+    plan = make_plan(
+        wanted,
+        {instrument.key: InstrumentFacts(instrument=instrument)},
+        Money(equity=Decimal(100)),
+        PlanSettings(),
+        NOW,
+    )
+    at = progress(plan, {}, {}, NOW)
+    assert next_round(a_record(plan), at, [at], RETRY, NOW) is not None
+    assert targets_of_round(a_record(plan), at, RoundKind.RETRY).targets == wanted.targets
+
+
+def test_the_way_back_aims_at_what_was_held() -> None:
+    life = Life(
+        a_plan({"A": 30, "B": 5}, {"A": -20, "B": 9}, valid_until=NOW + timedelta(days=1)), Conduct(), A=30, B=5
+    )
+    life.end(life.release()[0], 30)
+    for each in life.release():
+        life.end(each, 7 if life.plan.leg(each.leg).instrument.symbol == "A" else 0)
+    back = targets_of_round(a_record(life.plan, life), life.at, RoundKind.UNWIND)
+    assert [(t.instrument.symbol, t.quantity) for t in back.targets] == [("A", 30)]
+    assert back.valid_until is None
+
+
+def test_rounds_have_names_of_their_own_and_are_read_as_they_were_written() -> None:
+    record, _ = short()
+    second = record.with_round(RoundKind.RETRY, record.first_plan)
+    third = second.with_round(RoundKind.UNWIND, record.first_plan)
+    base = record.plan_id
+    assert [each.plan.plan_id for each in third.rounds] == [base, f"{base}.1", f"{base}.2"]
+    assert [each.kind for each in third.rounds] == [RoundKind.TARGETS, RoundKind.RETRY, RoundKind.UNWIND]
+    assert (third.plan_id, third.version, third.releases) == (base, 3, ())
+    assert plan_from_document(plan_to_document(third)) == third
+
+
+def test_what_a_decision_has_come_to_over_its_rounds() -> None:
+    record, first = short()
+    assert (ended(record, [first]).state, ended(record, [first]).residuals) == (
+        PlanState.PARTIAL,
+        {"A|STOCK": 60, "B|STOCK": -50},
+    )
+    again = Life(a_plan({"A": 40}, {"A": 100, "B": -50}), Conduct(), A=40)
+    for each in again.release():
+        again.end(each, each.quantity)
+    retried = record.with_round(RoundKind.RETRY, again.plan)
+    assert (ended(retried, [first, again.at]).state, ended(retried, [first, again.at]).residuals) == (
+        PlanState.COMPLETED,
+        {},
+    )
+    newer = replace(retried, superseded_by="other")
+    assert ended(newer, [first, again.at]).state is PlanState.SUPERSEDED
+    assert ended(newer, [first, again.at]).residuals == {}
+
+
+@pytest.mark.parametrize(("sold", "state", "is_back", "left"), [
+    (40, PlanState.FAILED, True, {"A|STOCK": 100, "B|STOCK": -50}),
+    (15, PlanState.PARTIAL, False, {"A|STOCK": 75, "B|STOCK": -50}),
+])  # fmt: skip
+def test_what_is_left_after_a_way_back(sold: int, state: PlanState, is_back: bool, left: dict[str, int]) -> None:
+    record, first = short()
+    back = Life(a_plan({"A": 40}, {"A": 0}), Conduct(), A=40)
+    back.end(back.release()[0], sold)
+    unwound = record.with_round(RoundKind.UNWIND, back.plan)
+    end = ended(unwound, [first, back.at])
+    assert (end.state, end.is_unwound, end.residuals) == (state, is_back, left)
+    words = unreached(unwound, [first, back.at])
+    assert words[:2] == ["A BUY: SHORT", "B SELL: SHORT"]
+    assert len(words) == (2 if is_back else 3)
+
+
+def test_exposure_is_what_is_reached_against_what_was_wanted() -> None:
+    _, at = short()
+    told = exposure(at, at.residuals)
+    assert (told.net, told.gross, told.target_net, told.target_gross) == (4000, 4000, 5000, 15000)
+    blind = replace(at, legs=tuple(replace(leg, price=None) for leg in at.legs[:1]) + at.legs[1:])
+    assert exposure(blind, at.residuals).unpriced == ("A|STOCK",)
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+LIST = (
+    '{"decision_id": "d", "account_id": "a", "strategy_id": "s", "as_of": "2026-01-02T00:00:00Z", "mode": "PRODUCTION",'
+    ' "targets": [{"symbol": "AAPL", "quantity": 1}]'
+)
+
+
+def test_a_list_without_the_newer_fields_has_the_content_that_earlier_versions_stored() -> None:
+    plain, wish = parse_targets(LIST + "}"), parse_targets(LIST + ', "on_partial": "UNWIND"}')
+    assert isinstance(plain, TargetPositions)
+    assert isinstance(wish, TargetPositions)
+    assert content_of(plain) == "3397404d8ca034c9499edae3005d0df8b19358e487de0830b4e6ad9604c7a68b"
+    assert content_of(wish) != content_of(plain)
+
+
+def test_an_order_says_how_it_is_sent() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}), EMERGENCY, A=100)
+    text = order_of(life.plan, life.release()[0]).decode()
+    for each in ('"order_type": "LIMIT"', '"limit_price": "99.000"', '"tif": "DAY"', '"timeout_seconds": 15'):
+        assert each in text
+    plain = Life(a_plan({"A": 100}, {"A": 0}), Conduct(), A=100)
+    text = order_of(plain.plan, plain.release()[0]).decode()
+    assert '"order_type": "MARKET"' in text
+    assert "limit_price" not in text
+    assert "timeout_seconds" not in text
+    assert plain.plan.leg(0).phase is Phase.REDUCE
