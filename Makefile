@@ -9,9 +9,11 @@ BIN := .venv/bin
 IB_ASYNC_BIN := .venv-ib-async/bin
 # So many files of tests at once: most of the long ones wait for processes to start, end and be killed.
 WORKERS ?= 4
+# Engines that the simulation is compared with: their licences and pins are not ours.
+DIFFERENTIAL_BIN := .venv-differential/bin
 IBKR_TESTS := tests/contract/ibkr tests/contract/test_broker.py
 
-.PHONY: help setup run test ib-async-tests check format bench faults soak simulate example fuzz mutants lock clean
+.PHONY: help setup run test ib-async-tests check format bench faults soak simulate example fuzz mutants differential lock clean
 .DEFAULT_GOAL := help
 
 NEEDS_PYTHON = @test -n '$(PYTHON)' || \
@@ -28,6 +30,7 @@ help:
 	@echo 'make example the same targets under four stances, on real bars: the page and the figures of docs/simulation-example.md'
 	@echo 'make fuzz    hostile messages for FUZZ_SECONDS (60), read a second time naively'
 	@echo 'make mutants every small change of the state machine must be noticed by a test (about 10 minutes)'
+	@echo 'make differential  the simulation beside the engines of others on real bars, and compiled beside plain (its own environment, 1.5 GB)'
 	@echo 'make setup   only install'
 
 setup: .venv/installed .venv-ib-async/installed
@@ -96,6 +99,18 @@ fuzz: .venv/installed
 mutants: .venv/installed
 	@$(BIN)/python -m tests.mutation
 
+.venv-differential/installed: tests/differential/requirements.lock
+	$(NEEDS_PYTHON)
+	@echo 'Installing into .venv-differential (once; some minutes)'
+	@test -x $(DIFFERENTIAL_BIN)/python || $(PYTHON) -m venv .venv-differential
+	@$(DIFFERENTIAL_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/differential/requirements.lock
+	@touch .venv-differential/installed
+
+differential: .venv-differential/installed
+	$(DIFFERENTIAL_BIN)/python -m pytest -p no:cacheprovider --timeout 900 tests/differential
+	$(DIFFERENTIAL_BIN)/python -m pytest -p no:cacheprovider --timeout 900 tests/simulated -k 'compiled or parquet'
+	$(DIFFERENTIAL_BIN)/python -m tests.differential.rates
+
 # Needs uv; writes exact versions with hashes, for every supported Python, and no index address.
 lock:
 	uv pip compile pyproject.toml --universal --python-version 3.11 --extra embedded --extra dev --extra ibkr --extra zerodha \
@@ -104,6 +119,8 @@ lock:
 	uv pip compile pyproject.toml --extra ibkr-async --extra simulators --group pyproject.toml:ib-async-tests \
 		--universal --python-version 3.11 \
 		--prerelease if-necessary-or-explicit --no-annotate --no-header --generate-hashes --upgrade -o requirements-ib-async.lock
+	uv pip compile tests/differential/requirements.in --universal --python-version 3.11 --no-annotate --no-header --generate-hashes \
+		--upgrade -o tests/differential/requirements.lock
 
 clean:
-	rm -rf .venv .venv-ib-async .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-ib-async .venv-differential .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
