@@ -15,7 +15,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.planning.facts import InstrumentFacts, Money
-from execution_service.core.planning.plan import Leg
+from execution_service.core.planning.plan import ON_MARGIN, Leg
 from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.planning.stances import Stances
 from execution_service.core.planning.targets import Aggressiveness, TargetPositions
@@ -147,6 +147,9 @@ class Holdings:
     ) -> tuple[Mapping[str, InstrumentFacts], Money] | NotNow:
         """Of all that is targeted, and of all that the strategy holds or trades, by instrument key. Raises StoreUnavailable."""
         account_id, strategy_id = targets.account_id, targets.strategy_id
+        trader = self._accounts.trader_of(account_id)
+        if trader is not None:  # first: what is read of the holdings is of one moment
+            await trader.ask_prices({target.instrument.key: target.instrument for target in targets.targets})
         entries = await self._entries(account_id, strategy_id)
         if entries is None:
             return NotNow("the positions cannot all be read")
@@ -168,11 +171,6 @@ class Holdings:
             if not named.meant_by(other):
                 instruments[other.key] = other
                 named.add(other, other)
-        trader = self._accounts.trader_of(account_id)
-        if trader is not None:
-            targeted = {target.instrument.key for target in targets.targets}
-            wanted = instruments if targets.complete else {key: instruments[key] for key in targeted}
-            await trader.ask_prices(wanted)
         stances, now = await self._stances.now(), self._clock.now()
         facts = {}
         for key, instrument in instruments.items():
@@ -187,8 +185,10 @@ class Holdings:
         needs_equity = needs_equity or bool(settings.band) or settings.max_turnover is not None
         return facts, await self._money(account_id) if needs_equity else Money()
 
-    async def conduct(self, targets: TargetPositions, legs: Sequence[Leg], rule: PlanRule) -> Mapping[int, Conduct]:
-        """What counts for each of these legs if something of it is sent now, by leg number."""
+    async def conduct(
+        self, targets: TargetPositions, legs: Sequence[Leg], to_send: Collection[int], rule: PlanRule
+    ) -> Mapping[int, Conduct]:
+        """What counts for each of these legs, by leg number; with prices for those of which something may be sent now."""
         stances, kill, now = await self._stances.now(), await self._stances.state(), self._clock.now()
         trader = self._accounts.trader_of(targets.account_id)
         of_leg = {}
@@ -201,7 +201,8 @@ class Holdings:
                 takes_at_once=trader is None or trader.takes(Tif.IOC),
                 may_use_market=rule.market_in_emergency is True,
             )
-        priced = [leg for leg in legs if of_leg[leg.number].stance is not Aggressiveness.NORMAL]
+        of_price = (leg for leg in legs if leg.number in to_send)
+        priced = [leg for leg in of_price if of_leg[leg.number].stance is not Aggressiveness.NORMAL]
         if trader is None or not priced:
             return of_leg
         await trader.ask_prices({leg.instrument.key: leg.instrument for leg in priced})
@@ -233,7 +234,8 @@ class Holdings:
             order = live.order
             if order.request.account_id != account_id or order.status.is_final:
                 continue
-            if order.identity.purpose is Purpose.ENTRY and order.adoption is None:
+            is_paid = order.accepted_request.instrument.asset_class not in ON_MARGIN
+            if order.identity.purpose is Purpose.ENTRY and order.adoption is None and is_paid:
                 best = self._best_price(trader, order.accepted_request.instrument.key)
                 price = order.limit_price or order.stop_price or (None if best is None else best.price)
                 point = order.accepted_request.instrument.multiplier or Decimal(1)

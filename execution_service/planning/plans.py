@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -111,6 +112,7 @@ class Plans:
         self._clock = clock
         self._results = results
         self._rules = rules
+        self._turn = asyncio.Lock()
         self.wake = WakeUp(clock)
         """To be told when a plan was stored."""
 
@@ -129,8 +131,12 @@ class Plans:
             await self.wake.wait(LOOK_SECONDS * max(1.0, legs / LEGS_A_LOOK) if legs else IDLE_SECONDS)
 
     async def work(self) -> int:
-        """Takes every open plan of our accounts one step further; how many legs there are in open plans, at least one for each. Raises
-        StoreUnavailable."""
+        """Takes every open plan of our accounts one step further; how many legs there are in open plans, at least one for each. One call
+        after the other. Raises StoreUnavailable."""
+        async with self._turn:
+            return await self._work_all()
+
+    async def _work_all(self) -> int:
         found = await self._store.open_plans()
         for record in found:
             if not self._ownership.is_ours(record.plan.targets.account_id):
@@ -148,12 +154,13 @@ class Plans:
         return sum(max(1, len(record.plan.legs)) for record in found)
 
     async def is_at_work(self, record: PlanRecord) -> bool:
-        """Whether orders of the plan may still fill, or be sent. Raises StoreUnavailable."""
+        """Whether orders of the plan may still fill, or be sent. One in doubt is not waited for: it blocks its own instrument, and no other. Raises
+        StoreUnavailable."""
         now = self._clock.now()
         for each in record.rounds:
             looked = await self._look(record, each, now)
             sent = [release for release in each.releases if release.quantity and not release.is_void]
-            if any(r.signal_id not in looked.outcomes or not looked.outcomes[r.signal_id].is_final for r in sent):
+            if any(r.signal_id not in looked.stored or _may_go_on(looked, r.signal_id) for r in sent):
                 return True
         return False
 
@@ -184,9 +191,14 @@ class Plans:
         if held is None:
             return
         waiting = [leg for leg in here.at.legs if leg.state in (LegState.WAITING, LegState.RELEASED)]
-        conduct = await self._holdings.conduct(targets, waiting, self._rule(record.plan))
+        to_send = {leg.number for leg in waiting if leg.state is LegState.WAITING} | here.at.to_follow.keys()
+        conduct = await self._holdings.conduct(targets, waiting, to_send, self._rule(record.plan))
         releases = record.releases_by_signal
-        tame = tame_releases(here.at, releases, here.outcomes, conduct)
+        tame = [
+            release
+            for release in tame_releases(here.at, releases, here.outcomes, conduct)
+            if here.stored[release.signal_id].order.cancel_request is None
+        ]
         if tame:
             await self._replace(record, here, tame)
             return
@@ -211,9 +223,8 @@ class Plans:
         elif any(not each.is_reachable for each in conduct.values()) and not any(
             leg.state is LegState.RELEASED and leg.number not in here.at.to_follow for leg in waiting
         ):
-            await self._tell_waiting(
-                record, now, cash.words if isinstance(cash, NotNow) else "its broker cannot be reached"
-            )
+            why = cash.words if isinstance(cash, NotNow) else "its broker cannot be reached"
+            await self._tell_waiting(record, here, now, why)
 
     async def _cash(
         self, record: PlanRecord, here: _Round, waiting: Sequence[Leg], now: datetime
@@ -229,7 +240,7 @@ class Plans:
         cash = await self._holdings.cash(record.plan.targets.account_id, increases)
         if not isinstance(cash, Decimal) or cash >= cash_needed(here.at, record.releases_by_signal):
             return cash
-        fills = [fill.time for stored in here.stored.values() for fill in stored.order.fills]
+        fills = _fill_times(here)
         if fills and now - max(fills) < CASH_WAIT:
             return NotNow("the broker does not show the cash of the last fills yet")
         return cash
@@ -244,11 +255,11 @@ class Plans:
             await self._send([release for release in more if release.quantity], changed)
 
     async def _send(self, releases: Sequence[Release], record: PlanRecord) -> None:
-        """Each is one order, however often it is sent. Its age counts from its release."""
+        """Each is one order, however often it is sent. Its age counts from its release. Whoever has lost the account leaves it to who has it."""
         messages = [
             Message(message_id=r.signal_id, data=order_of(record.plan, r), publish_time=r.released_at) for r in releases
         ]
-        if messages:
+        if messages and self._ownership.is_ours(record.plan.targets.account_id):
             await self._intake.take(messages)
 
     async def _void(self, record: PlanRecord, unsent: Collection[Release]) -> None:
@@ -350,8 +361,9 @@ class Plans:
         await self._store.put_plan(replace(record, version=record.version + 1, state=state, is_told=True))
         self._records.forget([_order_id(each.round.plan, r) for each in rounds for r in each.round.releases])
 
-    async def _tell_waiting(self, record: PlanRecord, now: datetime, why: str) -> None:
-        if now - record.plan.planned_at >= WAIT_TOLD_AFTER:
+    async def _tell_waiting(self, record: PlanRecord, here: _Round, now: datetime, why: str) -> None:
+        moved = [record.plan.planned_at, *(r.released_at for r in record.releases), *_fill_times(here)]
+        if now - max(moved) >= WAIT_TOLD_AFTER:
             words = plan_waits_for_broker(record.first_plan.targets, why)
             await self._alerts.raise_alert_once(f"plan_waits:{record.plan.plan_id}", "plan_waits", words)
 
@@ -359,6 +371,15 @@ class Plans:
 def _order_id(plan: Plan, release: Release) -> str:
     purpose = Purpose.EXIT if plan.leg(release.leg).is_exit else Purpose.ENTRY
     return Identity(signal_id=release.signal_id, leg_index=0, purpose=purpose).order_id
+
+
+def _fill_times(here: _Round) -> list[datetime]:
+    return [fill.time for stored in here.stored.values() for fill in stored.order.fills]
+
+
+def _may_go_on(looked: _Round, signal_id: str) -> bool:
+    is_in_doubt = looked.stored[signal_id].order.status is Status.IN_DOUBT
+    return not (looked.outcomes[signal_id].is_final or is_in_doubt)
 
 
 def _outcome(stored: Stored) -> Outcome:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brokers.base import Instrument, Side
+from brokers.base import AssetClass, Instrument, Side
 from execution_service.core.planning.facts import Fees, InstrumentFacts, Money, PlanSettings
 from execution_service.core.planning.plan import Leg, LegReason, LegState, Phase, Plan, make_plan
 from execution_service.core.planning.progress import (
@@ -20,6 +20,7 @@ from execution_service.core.planning.progress import (
     PlanState,
     Progress,
     Release,
+    cash_needed,
     next_releases,
     progress,
 )
@@ -362,6 +363,17 @@ def increase(name: str, wanted: int, cost: str = "100") -> Increase:
 def test_too_little_cash_scales_all_increases_by_one_factor() -> None:
     wishes = (increase("a", 50), increase("b", 30), increase("c", 20))
     assert affordable(wishes, D(7_000), Fees()) == (35, 21, 14)
+
+
+def test_of_a_future_only_a_margin_is_paid_so_that_cash_is_no_bound() -> None:
+    future = Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202612")
+    wanted = targets(("A", 100), targets=(
+        Target(instrument=instrument("A"), quantity=D(100)), Target(instrument=future, quantity=D(2))
+    ))  # fmt: skip
+    plan = planned(wanted, facts("A"), facts("ES", instrument=future, price=D(5000), unit_value=D(50)))
+    run = Run(plan, 5_000)
+    assert sorted(run.release()) == [("A", Side.BUY, 50), ("ES", Side.BUY, 2)]
+    assert cash_needed(progress(plan, {}, {}, NOW), {}) == 10_000
 
 
 def test_what_rounding_leaves_goes_to_the_largest_remainder_then_by_key() -> None:

@@ -28,7 +28,7 @@ from execution_service.core.risk.limits import Scope
 from execution_service.planning.holdings import Holdings, NotNow
 from execution_service.planning.stances import StancesInForce
 from execution_service.storage.ports.commands import Command
-from tests.fakes import ACCOUNT, BY_HAND, DOWN, RESTING, Moment, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, DOWN, ONLY_A_TAG, RESTING, Moment, World, world_of
 from tests.service.audit import audit
 
 
@@ -603,3 +603,23 @@ class _Holding:
             position = Position(quantity=Decimal(1))
             entries.append(LedgerEntry(key=key, instrument=instrument, position=position))
         return entries
+
+
+async def test_an_order_in_doubt_of_the_older_plan_holds_up_its_own_instrument_alone(tmp_path: Path) -> None:
+    lost = [Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT, symbol="AAPL", times=None)]
+    async with world_of(
+        tmp_path, market=BY_HAND, rules=RESTING, capabilities=ONLY_A_TAG, is_unique=False, faults=lost
+    ) as world:
+        publish(world, body(world, ("AAPL", 100), ("MSFT", 5)))
+        await world.run(15)
+        assert world.record(signal_of(world, "AAPL")).status is Status.IN_DOUBT
+        publish(world, body(world, ("AAPL", 50), ("MSFT", 8), decision="d-2"))
+        await world.run(10)
+        assert planned(world) == {
+            "AAPL-ENTRY": (Side.BUY, "100", Purpose.ENTRY),
+            "MSFT-ENTRY": (Side.BUY, "8", Purpose.ENTRY),
+        }
+        world.fill(signal_of(world, "MSFT"))
+        await world.run(3)
+        (told,) = results(world)
+        assert {leg["symbol"]: leg["state"] for leg in told["legs"]} == {"AAPL": "BLOCKED", "MSFT": "DONE"}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from brokers.base import OrderType, Side
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused
 from execution_service.core.orders.request import Purpose
@@ -18,7 +19,7 @@ from execution_service.core.orders.status import Status
 from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.risk.limits import Scope
 from execution_service.storage.ports.commands import Command
-from tests.fakes import ACCOUNT, BY_HAND, DATABASE, RESTING, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, DATABASE, RESTING, Moment, World, world_of
 from tests.service.audit import audit
 from tests.service.test_plans import body, hold, planned, publish, results
 
@@ -118,6 +119,20 @@ async def test_a_working_exit_that_is_too_tame_makes_way_and_its_late_fill_count
         await world.run(3)
         assert results(world)[0]["state"] == "COMPLETED"
         assert await held(world) == {}
+
+
+async def test_an_exit_that_cannot_be_cancelled_holds_up_no_other(tmp_path: Path) -> None:
+    stuck = [Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, symbol="AAPL", times=None)]
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, faults=stuck) as world:
+        for symbol in ("AAPL", "MSFT"):
+            await hold(world, symbol, 100)
+            world.quote(symbol, bid="10", ask="10.02", last="10")
+        publish(world, body(world, ("AAPL", 0), ("MSFT", 0), aggressiveness="PASSIVE"))
+        await world.run(3)
+        say(world, "EMERGENCY")
+        await world.run(6)
+        assert [name for name, *_ in children(world)] == ["000"]
+        assert [name for name, *_ in children(world, "MSFT")] == ["001", "001.1"]
 
 
 async def test_an_emergency_stops_every_entry_and_cancels_the_working_ones(tmp_path: Path) -> None:
@@ -224,3 +239,41 @@ async def test_where_a_stance_cannot_be_read_nothing_is_increased_until_it_is_se
         await world.run(3)
         assert world.record("again").status is Status.SUBMITTED
         assert world.record("again").accepted_request.side is Side.BUY
+
+
+async def climb(folder: Path, dies_at: tuple[int, Moment] | None) -> list[str]:
+    """A ladder on which nothing fills, with one death in its course; without one, the calls that it takes."""
+    async with world_of(folder, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        world.quote("AAPL", bid="10", ask="10.02", last="10")
+        begun = len(world.gate.names)
+        world.gate.dies_at = None if dies_at is None else (begun + dies_at[0], dies_at[1])
+        publish(world, body(world, ("AAPL", 0), aggressiveness="EMERGENCY"))
+        for _ in range(120):
+            await world.run(1)
+            assert len(exits_at_work(world)) <= 1
+            if world.gate.is_dead:
+                await world.restart()
+            if results(world):
+                break
+        calls = list(world.gate.names) if dies_at is None else []
+        assert [name for name, *_ in children(world)] == ["000", "000.1", "000.2"]
+        assert len(world.placed()) == 4
+        assert results(world)[0]["residuals"] == {"AAPL|STOCK": "-100"}
+        return calls[begun:]
+
+
+async def test_whenever_the_process_dies_each_rung_is_placed_once(tmp_path: Path) -> None:
+    """A death before each write of the plan's record, and after it."""
+
+    def place(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        return folder
+
+    calls = await climb(place("whole"), None)
+    writes = [n for n, name in enumerate(calls, 1) if name.startswith("execution_plans.")]
+    assert len(writes) >= 6
+    for number in writes:
+        for moment in (Moment.BEFORE, Moment.AFTER):
+            await climb(place(f"{number}-{moment}"), (number, moment))

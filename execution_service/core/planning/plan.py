@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal, localcontext
 from enum import StrEnum
 
-from brokers.base import Instrument, Side
+from brokers.base import AssetClass, Instrument, Side
 from execution_service.core.exact import EXACT, ZERO
 from execution_service.core.planning.facts import InstrumentFacts, Money, PlanSettings
 from execution_service.core.planning.quantities import divided, slices_of, whole_lots
@@ -66,6 +66,8 @@ class LegReason(StrEnum):
     """The market was beyond the widest collar."""
 
 
+ON_MARGIN = frozenset({AssetClass.FUTURE, AssetClass.FOREX, AssetClass.CFD})
+"""Kinds of instruments of which an account pays no more than a margin."""
 _BLOCKING = frozenset({LegReason.BLOCKED, LegReason.OPEN_ORDERS, LegReason.NO_PRICE})
 """What the plan could not decide, as opposed to what it decided not to trade."""
 
@@ -101,6 +103,11 @@ class Leg:
     @property
     def is_exit(self) -> bool:
         return self.phase is Phase.REDUCE
+
+    @property
+    def is_paid_in_full(self) -> bool:
+        """Whether an increase costs its whole value in cash, as opposed to a margin that only the broker knows."""
+        return self.instrument.asset_class not in ON_MARGIN
 
     @property
     def notional(self) -> Decimal:

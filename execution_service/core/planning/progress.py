@@ -284,7 +284,7 @@ def with_followers(releases: Sequence[Release], replaced: Collection[Release]) -
 
 
 def cash_needed(at: Progress, releases: Mapping[str, Release]) -> Decimal:
-    """For all increases that wait, at the guard price, without fees."""
+    """For all increases that wait and cost their whole value, at the guard price, without fees."""
     by_leg = _by_leg(releases)
     with localcontext(EXACT):
         guard = ONE + at.plan.settings.guard
@@ -292,7 +292,10 @@ def cash_needed(at: Progress, releases: Mapping[str, Release]) -> Decimal:
             (
                 leg.notional * guard
                 for leg in at.legs
-                if leg.state is LegState.WAITING and leg.phase is Phase.INCREASE and leg.number not in by_leg
+                if leg.state is LegState.WAITING
+                and leg.phase is Phase.INCREASE
+                and leg.is_paid_in_full
+                and leg.number not in by_leg
             ),
             ZERO,
         )
@@ -373,11 +376,13 @@ def _of_increases(
     def made(leg: Leg, child: int, quantity: Decimal) -> Release:
         return _release(plan, leg, child, quantity, now, terms=terms[leg.number], stance=how[leg.number].stance)
 
-    if cash is None:
-        for leg in legs:
+    for leg in legs:
+        if cash is None or not leg.is_paid_in_full:
             for child, quantity in enumerate(leg.slices):
                 yield made(leg, child, quantity)
+    if cash is None:
         return
+    legs = [leg for leg in legs if leg.is_paid_in_full]
     priced = [leg for leg in legs if leg.price is not None and leg.unit_value is not None]
     for leg in legs:
         if leg not in priced:
