@@ -12,16 +12,10 @@ from rich.console import Console
 
 from execution_service.app.clock import SystemClock
 from execution_service.app.settings.loading import Settings
-from execution_service.control.fill_quality import (
-    ListsOrders,
-    QualityFilter,
-    groups_of,
-    orders_sent,
-    quality_fields,
-    since_of,
-)
+from execution_service.control.fill_quality import ListsOrders, QualityFilter, QualityReader, since_of
 from execution_service.core.quality.order_quality import OrderQuality
 from execution_service.core.texts.values import money
+from execution_service.runtime.threads import InPlace
 from scripts.display import counted, print_json, print_table, shown_time
 
 UNKNOWN_BROKER = "NONE"
@@ -89,12 +83,12 @@ def _since(text: str) -> datetime:
 
 async def show(context: Context, known: KnowsAccounts) -> int:
     """Raises StoreUnavailable."""
-    options, brokers = context.options, _Brokers(known)
+    options = context.options
     since = options.since or since_of(None, SystemClock().now())
     chosen = QualityFilter(since=since, account_id=options.account, strategy=options.strategy, broker=options.broker)
-    found = await orders_sent(context.store, brokers, chosen, most=options.limit)
+    found = await QualityReader(context.store, _Brokers(known), InPlace()).read(chosen, most=options.limit)
     if context.wants_json:
-        print_json(quality_fields(found, brokers))
+        print_json(found.fields())
         return 0
     rows = [
         (
@@ -106,12 +100,12 @@ async def show(context: Context, known: KnowsAccounts) -> int:
             bps(group.slippage.median_bps),
             bps(group.slippage.mean_bps),
             bps(group.slippage.p95_bps),
-            money(group.slippage.cost, group.key.currency),
+            None if group.slippage.cost is None else money(group.slippage.cost, group.key.currency),
             None if group.seconds_to_last_fill is None else f"{group.seconds_to_last_fill:.1f}",
             None if group.share_of_volume is None else f"{group.share_of_volume * 100:.2f} %",
             ", ".join(f"{why} {count}" for why, count in group.unmeasured.items()),
         )
-        for group in groups_of(found, brokers)
+        for group in found.groups()
     ]
     title = f"{counted(len(found.orders), 'order')} sent since {shown_time(since)}; slippage in basis points, positive is a cost"
     print_table(

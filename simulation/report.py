@@ -68,6 +68,7 @@ def write_report(
 ) -> Path:
     """The same run gives the same bytes. Raises OSError."""
     page = _Page(result, history, quality, manifest)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(page.parts()), encoding="utf-8")
     return path
 
@@ -118,8 +119,8 @@ class _Page:
             ("Fills", f"{len(result.trades):,}"),
             ("Turnover", self._amount(account.unit * account.traded)),
             ("Commissions", self._amount(account.unit * account.paid_fees * account.per_cent)),
-            ("Slippage, as money", self._amount(whole.slippage.cost)),
-            ("Slippage, mean by value", bps(whole.slippage.mean_bps, " bp")),
+            ("Slippage, as money", "not known" if whole.slippage.cost is None else self._amount(whole.slippage.cost)),
+            ("Slippage, mean by value", bps(whole.slippage.mean_bps, " bp") or "not known"),
         ]
         body = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(v)}</td></tr>' for k, v in rows)
         yield f'<div class="scroll"><table class="summary"><caption>Summary</caption>{body}</table></div>'
@@ -191,7 +192,7 @@ class _Page:
             bps(slippage.median_bps),
             bps(slippage.mean_bps),
             bps(slippage.p95_bps),
-            self._amount(slippage.cost),
+            "" if slippage.cost is None else self._amount(slippage.cost),
             _percent(group.share_of_volume),
             "" if group.seconds_to_last_fill is None else _length(group.seconds_to_last_fill),
         )
@@ -342,7 +343,7 @@ def _bar(group: Group) -> Bar:
 
 def _most(groups: Sequence[Group], count: int) -> list[Group]:
     """Those of most value, as they were."""
-    chosen = sorted(groups, key=lambda group: -group.slippage.value)[:count]
+    chosen = sorted(groups, key=lambda group: -(group.slippage.value or 0))[:count]
     return [group for group in groups if group in chosen]
 
 

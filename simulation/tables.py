@@ -253,8 +253,7 @@ def _quality(group: Group) -> tuple[str | int | None, ...]:
         _rounded(group.filled_part),
         str(found.measured),
         *(_rounded(figure) for figure in figures),
-        _exact(found.cost),
-        _exact(found.value),
+        *(None if amount is None else _exact(amount) for amount in (found.cost, found.value)),
         _rounded(group.share_of_volume),
         None if group.seconds_to_last_fill is None else plain(group.seconds_to_last_fill),
     )

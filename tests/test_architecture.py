@@ -107,6 +107,7 @@ ARROWS: Mapping[str, set[str]] = {
         "brokers.base",
         "execution_service.core.exact",
         "execution_service.core.orders",
+        "execution_service.core.positions",
     },
     "execution_service.core.quality": {
         "brokers.base",
@@ -968,6 +969,7 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.control.fill_quality": {
         CORE,
+        "execution_service.runtime.threads",
         "execution_service.storage.ports.orders",
         "execution_service.storage.ports.queries",
     },

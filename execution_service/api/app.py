@@ -42,7 +42,7 @@ from execution_service.api.sessions import Sessions
 from execution_service.api.standing import Standing
 from execution_service.api.verb_calls import VerbCalls
 from execution_service.control.commands import Commands
-from execution_service.control.fill_quality import NamesBrokers
+from execution_service.control.fill_quality import NamesBrokers, QualityReader
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.threads import Blocking
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -143,7 +143,10 @@ def http_application(parts: ApiParts, *, host: str) -> ASGIApp:
         DescriptionRoutes(access=parts.access),
         BoardRoutes(access=parts.access, queries=parts.queries, pace=parts.pace, recent=recent),
         QualityRoutes(
-            access=parts.access, queries=parts.queries, brokers=parts.brokers, clock=parts.clock, recent=recent
+            access=parts.access,
+            quality=QualityReader(parts.queries, parts.brokers, parts.threads),
+            clock=parts.clock,
+            recent=recent,
         ),
         PageRoutes(access=parts.access, sessions=parts.sessions),
     )

@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 from execution_service.core.orders.order import Order
-from execution_service.core.orders.request import OrderRequest
-from execution_service.core.quality.order_quality import order_quality
+from execution_service.core.quality.order_quality import OrderQuality, order_quality
 from execution_service.core.quality.summary import GroupKey, QualityGroup, quality_groups
 from execution_service.core.texts.values import currency_of
+from execution_service.runtime.threads import Blocking
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.queries import OrderFilter, Place
 
@@ -51,62 +52,61 @@ class QualityFilter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundOrders:
-    """Orders that have left, the latest first."""
+class FillQuality:
+    """Of orders that have left, the latest first: whose each is, and its figures."""
 
-    chosen: QualityFilter
-    orders: Sequence[Order]
+    since: datetime
+    orders: Sequence[tuple[GroupKey, OrderQuality]]
     is_complete: bool
     """False: there are more, which are older."""
 
+    def groups(self) -> list[QualityGroup]:
+        """By strategy, broker and currency."""
+        return quality_groups(self.orders)
 
-async def orders_sent(
-    store: ListsOrders, brokers: NamesBrokers, chosen: QualityFilter, *, most: int | None = None
-) -> FoundOrders:
-    """At most `most` of those that the filter lets through. Raises StoreUnavailable."""
-    wanted = OrderFilter(account_id=chosen.account_id, strategy=chosen.strategy)
-    found: list[Order] = []
-    after: Place | None = None
-    while True:
-        page = await store.page_of_orders(wanted, after, PAGE)
-        for stored in page:
-            order = stored.order
-            if order.received_at < chosen.since:
-                return FoundOrders(chosen=chosen, orders=found, is_complete=True)
-            if order.submitted_at is None or not _is_at(order, chosen.broker, brokers):
-                continue
-            if most is not None and len(found) >= most:
-                return FoundOrders(chosen=chosen, orders=found, is_complete=False)
-            found.append(order)
-        if len(page) < PAGE:
-            return FoundOrders(chosen=chosen, orders=found, is_complete=True)
-        after = Place(moment=page[-1].order.received_at, row_id=page[-1].order.order_id)
+    def fields(self) -> dict[str, Any]:
+        """As JSON has them."""
+        return {
+            "since": self.since,
+            "orders": len(self.orders),
+            "is_complete": self.is_complete,
+            "groups": [group.fields() for group in self.groups()],
+        }
 
 
-def _is_at(order: Order, broker: str | None, brokers: NamesBrokers) -> bool:
-    return broker is None or brokers.broker_of(order.request.account_id or "").upper() == broker.upper()
+class QualityReader:
+    """Asks for the records page by page, and keeps nothing of one but its figures."""
 
+    def __init__(self, store: ListsOrders, brokers: NamesBrokers, threads: Blocking) -> None:
+        """`threads`: where the figures of a page are worked out; it takes some milliseconds."""
+        self._store = store
+        self._brokers = brokers
+        self._threads = threads
 
-def groups_of(found: FoundOrders, brokers: NamesBrokers) -> list[QualityGroup]:
-    """By strategy, broker and currency. Takes some 50 µs an order: not for the event loop."""
-    return quality_groups((_key(order, brokers), order_quality(order)) for order in found.orders)
+    async def read(self, chosen: QualityFilter, *, most: int | None = None) -> FillQuality:
+        """Of at most `most` of the orders that the filter lets through. Raises StoreUnavailable."""
+        wanted = OrderFilter(account_id=chosen.account_id, strategy=chosen.strategy)
+        found: list[tuple[GroupKey, OrderQuality]] = []
+        after: Place | None = None
+        while True:
+            page = await self._store.page_of_orders(wanted, after, PAGE)
+            orders = [stored.order for stored in page if stored.order.received_at >= chosen.since]
+            found += await self._threads.run(partial(self._measured, orders, chosen))
+            if most is not None and len(found) > most:
+                return FillQuality(since=chosen.since, orders=found[:most], is_complete=False)
+            if len(orders) < PAGE:
+                return FillQuality(since=chosen.since, orders=found, is_complete=True)
+            after = Place(moment=orders[-1].received_at, row_id=orders[-1].order_id)
 
+    def _measured(self, orders: Sequence[Order], chosen: QualityFilter) -> list[tuple[GroupKey, OrderQuality]]:
+        keys = ((order, self._key(order)) for order in orders if order.submitted_at is not None)
+        wanted = None if chosen.broker is None else chosen.broker.upper()
+        return [(key, order_quality(order)) for order, key in keys if wanted in (None, key.broker.upper())]
 
-def _key(order: Order, brokers: NamesBrokers) -> GroupKey:
-    request = order.request
-    strategy = request.strategy if isinstance(request, OrderRequest) else ""
-    broker = brokers.broker_of(request.account_id or "")
-    return GroupKey(strategy=strategy, broker=broker, currency=currency_of(order) or "")
-
-
-def quality_fields(found: FoundOrders, brokers: NamesBrokers) -> dict[str, Any]:
-    """As JSON has them."""
-    return {
-        "since": found.chosen.since,
-        "orders": len(found.orders),
-        "is_complete": found.is_complete,
-        "groups": [group.fields() for group in groups_of(found, brokers)],
-    }
+    def _key(self, order: Order) -> GroupKey:
+        request = order.request
+        broker = self._brokers.broker_of(request.account_id or "")
+        return GroupKey(strategy=request.strategy or "", broker=broker, currency=currency_of(order))
 
 
 def since_of(text: str | None, now: datetime) -> datetime:
@@ -119,7 +119,10 @@ def since_of(text: str | None, now: datetime) -> datetime:
         if length > timedelta(days=LONGEST_DAYS):
             raise ValueError(f"it is longer ago than {LONGEST_DAYS} days")
         return now - length
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise ValueError("it is no date, no time (ISO 8601), and no length such as 90m, 12h or 7d") from exc
     if moment.tzinfo is None:
         if "T" in text or " " in text:
             raise ValueError("a time needs its zone, as in 2026-01-02T15:04:05Z")

@@ -7,6 +7,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from brokers.base import ContractTerms, OrderType, Side
 from execution_service.core.orders.events import ContractResolved, Event, RiskVerdict, SubmitStarted, UsedPrice
@@ -198,9 +200,49 @@ def test_the_mean_is_by_value_and_the_others_are_by_orders() -> None:
     assert found == slippage_of(reversed(some))
 
 
+PRICES = st.decimals(min_value="0.01", max_value="1000", places=2)
+
+
+@given(PRICES, st.lists(st.tuples(st.integers(1, 50), PRICES), min_size=1, max_size=4), st.sampled_from(Side))
+@settings(max_examples=60)
+def test_slippage_and_cost_say_the_same_and_a_sale_is_the_mirror_of_a_buy(
+    arrival: Decimal, parts: list[tuple[int, Decimal]], side: Side
+) -> None:
+    fills = [filled_by(f"f{n}", quantity, paid) for n, (quantity, paid) in enumerate(parts)]
+    total = sum(quantity for quantity, _ in parts)
+    known = price(str(arrival))
+    quality = order_quality(filled(*fills, known=known, side=side, quantity=total))
+    mirror = order_quality(filled(*fills, known=known, side=side.opposite, quantity=total))
+    assert quality.slippage_bps is not None
+    assert quality.cost is not None
+    assert quality.benchmark_value is not None
+    assert quality.cost == sum(side.sign * quantity * (paid - arrival) for quantity, paid in parts), "exact"
+    assert abs(quality.cost * 10_000 / quality.benchmark_value - quality.slippage_bps) < D("1e-15")
+    assert mirror.slippage_bps == -quality.slippage_bps
+    assert mirror.cost == -quality.cost
+
+
+@given(st.lists(st.tuples(st.integers(-500, 500), st.integers(1, 1000)), min_size=1, max_size=30))
+@settings(max_examples=60)
+def test_the_figures_of_many_lie_among_theirs(some: list[tuple[int, int]]) -> None:
+    found = slippage_of(
+        [Measured(slippage_bps=D(bps), cost=D(bps * value) / 10_000, value=D(value)) for bps, value in some]
+    )
+    least, most = min(bps for bps, _ in some), max(bps for bps, _ in some)
+    assert found.median_bps is not None
+    assert found.mean_bps is not None
+    assert found.p95_bps is not None
+    assert least <= found.median_bps <= found.p95_bps <= most
+    assert least - D("1e-15") <= found.mean_bps <= most + D("1e-15")
+    assert sum(bps <= found.p95_bps for bps, _ in some) >= D("0.95") * len(some)
+
+
 def test_nothing_measured_is_no_zero() -> None:
     found = slippage_of(())
     assert (found.measured, found.median_bps, found.mean_bps, found.p95_bps) == (0, None, None, None)
+    assert (found.cost, found.value) == (None, None)
+    sizeless = slippage_of([Measured(slippage_bps=D(3))])
+    assert (sizeless.measured, sizeless.median_bps, sizeless.mean_bps, sizeless.cost) == (1, 3, None, None)
 
 
 def test_the_median_of_an_even_number_is_half_way_and_a_percentile_is_one_of_the_figures() -> None:

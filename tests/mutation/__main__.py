@@ -49,7 +49,7 @@ MODULES = {
     "matcher": "simulation.matching.kernel",
 }
 """By its name in a mutant's, the place of each module."""
-DEFAULT_BACKOFF = tuple(name for name in MODULES if not name.startswith(("risk_", "planning_")) and name != "matcher")
+USUAL_MODULES = tuple(name for name in MODULES if not name.startswith(("risk_", "planning_")) and name != "matcher")
 """Those that are tried unless others are asked for. Of the risk gate's and the planner's the survivors that nothing can notice are not all
 explained yet; the matcher has tests of its own."""
 TESTS = ("tests/core", "tests/test_docs.py")
@@ -341,7 +341,7 @@ def main() -> int:
     """0: every survivor is explained in survivors.toml, and what is explained there survives. 1: not so, or not all could be tried in
     the time given."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
-    parser.add_argument("--modules", nargs="+", choices=tuple(MODULES), default=DEFAULT_BACKOFF)
+    parser.add_argument("--modules", nargs="+", choices=tuple(MODULES), default=USUAL_MODULES)
     parser.add_argument("--only", default="", help="mutants whose name contains this")
     parser.add_argument("--again", type=Path, metavar="FILE", help="only the mutants named in the file, one a line")
     parser.add_argument("--seconds", type=float, default=3600.0, help="no new one is begun after so long")

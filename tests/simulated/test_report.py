@@ -235,8 +235,8 @@ def test_a_run_without_fills_or_money_has_a_page_too(tmp_path: Path) -> None:
 
 
 def test_the_page_is_written_where_it_is_wanted(tmp_path: Path) -> None:
-    assert main([*files(tmp_path), "--format", "csv", "--report", str(tmp_path / "page.html")]) == 0
-    assert "<h2>Manifest</h2>" in (tmp_path / "page.html").read_text()
+    assert main([*files(tmp_path), "--format", "csv", "--report", str(tmp_path / "new" / "page.html")]) == 0
+    assert "<h2>Manifest</h2>" in (tmp_path / "new" / "page.html").read_text()
     assert not (tmp_path / "out" / "report.html").exists()
     assert '"page.html"' in (tmp_path / "out" / "manifest.json").read_text()
 

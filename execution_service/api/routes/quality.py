@@ -11,14 +11,7 @@ from starlette.responses import Response
 from execution_service.api.access import Access
 from execution_service.api.answers import Body, Recent, known_query, whole_number
 from execution_service.api.problems import Problem, documented, reason
-from execution_service.control.fill_quality import (
-    ListsOrders,
-    NamesBrokers,
-    QualityFilter,
-    orders_sent,
-    quality_fields,
-    since_of,
-)
+from execution_service.control.fill_quality import QualityFilter, QualityReader, since_of
 from execution_service.core.texts.values import plain
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.tokens import Role
@@ -31,12 +24,9 @@ MOST_ORDERS = 5000
 class QualityRoutes:
     """Figures that follow from the records of orders."""
 
-    def __init__(
-        self, *, access: Access, queries: ListsOrders, brokers: NamesBrokers, clock: Clock, recent: Recent
-    ) -> None:
+    def __init__(self, *, access: Access, quality: QualityReader, clock: Clock, recent: Recent) -> None:
         self._access = access
-        self._queries = queries
-        self._brokers = brokers
+        self._quality = quality
         self._clock = clock
         self._recent = recent
 
@@ -70,8 +60,8 @@ class QualityRoutes:
         return await self._recent.answer(request, self._found(chosen, most))
 
     async def _found(self, chosen: QualityFilter, most: int) -> Body:
-        found = await orders_sent(self._queries, self._brokers, chosen, most=most)
-        return Body(lambda: quality_fields(found, self._brokers))
+        found = await self._quality.read(chosen, most=most)
+        return Body(found.fields)
 
 
 def _parameter(name: str, words: str, **schema: Any) -> dict[str, Any]:

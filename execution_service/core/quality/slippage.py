@@ -52,8 +52,10 @@ class Slippage:
     """Weighted by value: the sum of the costs as a part of the sum of the values."""
     p95_bps: Decimal | None
     """95 of 100 orders were not worse: the smallest figure of an order of which that is so."""
-    cost: Decimal
-    value: Decimal
+    cost: Decimal | None
+    """Of those whose amounts are known; so are the mean and the value."""
+    value: Decimal | None
+    """At the benchmarks."""
 
     def fields(self) -> dict[str, Any]:
         """As JSON has them."""
@@ -71,15 +73,16 @@ def slippage_of(orders: Iterable[HasSlippage]) -> Slippage:
     """The same whatever the sequence in which they come."""
     some = list(orders)
     found = sorted(each.slippage_bps for each in some)
-    cost = sum((each.cost for each in some if each.cost is not None), ZERO)
+    costs = [each.cost for each in some if each.cost is not None]
+    cost = sum(costs, ZERO)
     value = sum((each.value for each in some if each.value is not None), ZERO)
     return Slippage(
         measured=len(found),
         median_bps=median(found),
         mean_bps=cost * BASIS_POINTS / value if value else None,
         p95_bps=percentile(found, PERCENTILE),
-        cost=cost,
-        value=value,
+        cost=cost if costs else None,
+        value=value if costs else None,
     )
 
 
