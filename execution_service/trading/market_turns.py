@@ -57,7 +57,7 @@ class KnowsTrainingAccounts(Protocol):
 class WorksPlans(Protocol):
     """Who releases the orders of plans."""
 
-    async def work(self) -> bool:
+    async def work(self) -> object:
         """Takes every open plan one step further. Raises StoreUnavailable."""
 
 

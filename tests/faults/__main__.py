@@ -187,8 +187,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--outages",
         type=Extent,
         choices=list(Extent),
-        default=Extent.DEFAULT_BACKOFF,
-        help=f"how many; default {Extent.DEFAULT_BACKOFF}",
+        default=Extent.USUAL,
+        help=f"how many; default {Extent.USUAL}",
     )
     parser.add_argument(
         "--replicas",

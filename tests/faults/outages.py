@@ -146,7 +146,7 @@ class Extent(StrEnum):
     """How many outages: all; or those of a broker's own at each broker and the others only at the one that stands in for all."""
 
     QUICK = "quick"
-    DEFAULT_BACKOFF = "usual"
+    USUAL = "usual"
     ALL = "all"
 
 
@@ -205,7 +205,7 @@ def chosen_outages(broker: str, extent: Extent) -> Sequence[Outage]:
     match extent:
         case Extent.QUICK:
             return quick_outages(broker)
-        case Extent.DEFAULT_BACKOFF:
+        case Extent.USUAL:
             return [
                 each for each in all_outages(broker) if manifests()[broker].is_stand_in or Part.BROKER in each.parts
             ]

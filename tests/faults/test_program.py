@@ -74,7 +74,7 @@ def test_every_part_meets_every_trouble_and_every_pair_is_cut_off(broker: str) -
     assert len(pairs) == len(parts) * (len(parts) - 1) // 2
     assert {o.parts for o in outages if o.is_told} == {(p,) for p in parts & {Part.BROKER, Part.PUBSUB}}
     assert len({o.name for o in outages}) == len(outages)
-    assert set(chosen_outages(broker, Extent.DEFAULT_BACKOFF)) <= set(outages)
+    assert set(chosen_outages(broker, Extent.USUAL)) <= set(outages)
 
 
 def test_the_table_takes_the_place_of_the_last_one(tmp_path: Path) -> None:
