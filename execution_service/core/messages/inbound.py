@@ -22,7 +22,14 @@ from execution_service.core.messages.fields import (
     without_not_finite,
     written,
 )
-from execution_service.core.orders.request import NO_DECISION, Decision, Identity, OrderRequest, Purpose, RefusedRequest
+from execution_service.core.orders.request import (
+    NO_DECISION,
+    DecisionIds,
+    Identity,
+    OrderRequest,
+    Purpose,
+    RefusedRequest,
+)
 
 MOST_LEGS = 1000
 HIGHEST_CON_ID = 2**31 - 1
@@ -286,7 +293,7 @@ def _order(text: str, *, may_be_sized: bool = False) -> ParsedOrder | Unusable:
     )
 
 
-def _decision(fields: Fields, unread: list[str]) -> Decision | None:
+def _decision(fields: Fields, unread: list[str]) -> DecisionIds | None:
     """Ids of others, which refuse no order by themselves: one that cannot be read is as if it were not there, and named in `unread`."""
     if not any(name in fields.names for name in _DECISION_IDS):
         return None  # nearly always
@@ -299,7 +306,7 @@ def _decision(fields: Fields, unread: list[str]) -> Decision | None:
             found[name] = str(value)  # a number as it is written
         else:
             unread.append(name)
-    decision = Decision(**found)
+    decision = DecisionIds(**found)
     return None if decision == NO_DECISION else decision
 
 
