@@ -16,7 +16,7 @@ from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import CommissionReported, Event, Occasion
 from execution_service.core.orders.order import Order, apply_all
-from execution_service.core.orders.request import Decision
+from execution_service.core.orders.request import DecisionIds
 from execution_service.core.positions.ledger import LedgerEntry, fold, key_of
 from execution_service.core.trades.documents import FIRST_COLUMNS, trade_from_document, trade_to_document
 from execution_service.core.trades.postings import Balances, Leg, postings_of
@@ -60,7 +60,7 @@ def shown(found: Sequence[TradeRow]) -> list[tuple[str, str, Decimal | None]]:
 
 
 def test_an_execution_is_one_row_with_all_that_says_where_it_comes_from() -> None:
-    decision = Decision(decision_id="d-1", profile_version_id="p", regime_id="r", universe_id="u", plan_id="plan_1")
+    decision = DecisionIds(decision_id="d-1", profile_version_id="p", regime_id="r", universe_id="u", plan_id="plan_1")
     about = working(filled_by("f1", 40, "10.50", time=at(3), commission=Decimal(1)), decision=decision)
     (row,) = rows(about)
     assert (row.ticker, row.side, row.size, row.price, row.at) == ("AAPL", Side.BUY, 40, Decimal("10.50"), at(3))
@@ -194,7 +194,7 @@ def test_the_columns_of_the_specification_come_first_and_in_their_order() -> Non
 @pytest.mark.parametrize(
     "about",
     [
-        working(filled_by("f1", "0.1", "10.01"), commission_reported("f1"), decision=Decision(decision_id="d")),
+        working(filled_by("f1", "0.1", "10.01"), commission_reported("f1"), decision=DecisionIds(decision_id="d")),
         working(filled_by("f1"), busted("f1"), instrument=instrument(currency="EUR", exchange="IBIS")),
         adopted_order(100, 10, told=adopted(Occasion.TRANSFER_IN)),
     ],

@@ -26,7 +26,7 @@ from execution_service.core.orders.request import (
     LEAST_TRAIL_PERCENT,
     MOST_TRAIL_PERCENT,
     NO_DECISION,
-    Decision,
+    DecisionIds,
     Identity,
     OrderRequest,
     Purpose,
@@ -317,7 +317,7 @@ def _order(text: str, *, may_be_sized: bool = False) -> ParsedOrder | Unusable:
     )
 
 
-def _decision(fields: Fields, unread: list[str]) -> Decision | None:
+def _decision(fields: Fields, unread: list[str]) -> DecisionIds | None:
     """Ids of others, which refuse no order by themselves: one that cannot be read is as if it were not there, and named in `unread`."""
     if not any(name in fields.names for name in _DECISION_IDS):
         return None  # nearly always
@@ -330,7 +330,7 @@ def _decision(fields: Fields, unread: list[str]) -> Decision | None:
             found[name] = str(value)  # a number as it is written
         else:
             unread.append(name)
-    decision = Decision(**found)
+    decision = DecisionIds(**found)
     return None if decision == NO_DECISION else decision
 
 

@@ -54,7 +54,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class DecisionIds:
     """Which decision an order comes of: ids of other systems, that mean nothing here and are kept as they came. None: not named."""
 
     decision_id: str | None = None
@@ -65,7 +65,7 @@ class Decision:
     """Of the plan of target positions that released the order."""
 
 
-NO_DECISION = Decision()
+NO_DECISION = DecisionIds()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ class OrderRequest:
     mathematricks_signal_id: str | None = None
     protective: Protective | None = None
     """Not None: this service made the order by itself, to protect what an entry has filled. No message can ask for that."""
-    decision: Decision | None = None
+    decision: DecisionIds | None = None
     """None: the message named none."""
 
     @property

@@ -10,7 +10,7 @@ from brokers.base import Side
 from execution_service.core.codec import read_decimal, read_moment, read_text, read_whole
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.exact import ZERO
-from execution_service.core.orders.request import Decision
+from execution_service.core.orders.request import DecisionIds
 from execution_service.core.trades.rows import TradeKind, TradeRow
 
 FIRST_COLUMNS = (
@@ -86,7 +86,7 @@ def trade_from_document(document: Mapping[str, Any]) -> TradeRow:
             price=read_decimal(exact["price"]),
             order_id=read_text(document["order_id"]),
             strategy_id=read_text(document["strategy_id"]),
-            decision=Decision(
+            decision=DecisionIds(
                 decision_id=_text(document, "decision_id"),
                 profile_version_id=_text(document, "profile_version_id"),
                 regime_id=_text(document, "regime_id"),

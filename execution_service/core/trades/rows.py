@@ -14,7 +14,7 @@ from execution_service.core.exact import EXACT, ZERO
 from execution_service.core.orders.effects import AppliedEvent
 from execution_service.core.orders.events import Busted, CommissionReported, ContractDeclared, Filled, Occasion
 from execution_service.core.orders.order import Order
-from execution_service.core.orders.request import INDIAN_PRODUCTS, NO_DECISION, Decision
+from execution_service.core.orders.request import INDIAN_PRODUCTS, NO_DECISION, DecisionIds
 from execution_service.core.positions.ledger import key_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -54,7 +54,7 @@ class TradeRow:
     order_id: str
     """Ours."""
     strategy_id: str
-    decision: Decision
+    decision: DecisionIds
     kind: TradeKind
     execution_trade_id: str
     """Of the row that the execution came with: its own, in that row."""
