@@ -78,13 +78,6 @@ class SetStance:
         self._store = store
         self._alerts = alerts
 
-    async def at_once(self, asked: StanceRequest) -> None:
-        """What of it nothing may wait for. Raises StoreUnavailable."""
-        try:
-            await self._writer.set(asked)
-        except StanceRefused:
-            return  # said when it is carried out
-
     async def carry_out(self, asked: StanceRequest) -> Done | Refused:
         """Done when it is durable, and where it is an EMERGENCY that holds the working entries within the scope have been asked to end; the words are
         JSON. Raises StoreUnavailable."""

@@ -82,12 +82,9 @@ class Verbs:
                 return await self.stance.carry_out(request)
 
     async def at_once(self, request: Request) -> None:
-        """What of it must be done before anything else is, also where the rest takes its time: a kill switch is engaged, a stance set. Raises
-        StoreUnavailable."""
+        """What of it must be done before anything else is, also where the rest takes its time: a kill switch is engaged. Raises StoreUnavailable."""
         if isinstance(request, Kill):
             await self.kill.engage(request)
-        elif isinstance(request, StanceRequest):
-            await self.stance.at_once(request)
 
 
 def asks_broker(request: Request) -> bool:
