@@ -242,11 +242,14 @@ def test_nothing_measured_is_no_zero() -> None:
     assert (found.measured, found.median_bps, found.mean_bps, found.p95_bps) == (0, None, None, None)
     assert (found.cost, found.value) == (None, None)
     sizeless = slippage_of([Measured(slippage_bps=D(3))])
-    assert (sizeless.measured, sizeless.median_bps, sizeless.mean_bps, sizeless.cost) == (1, 3, None, None)
+    assert (sizeless.measured, sizeless.median_bps, sizeless.mean_bps) == (1, 3, None)
+    assert (sizeless.cost, sizeless.value) == (None, None)
 
 
 def test_the_median_of_an_even_number_is_half_way_and_a_percentile_is_one_of_the_figures() -> None:
     assert median([D(1), D(2)]) == D("1.5")
+    assert median([D(1), D(2), D(4), D(8)]) == 3
+    assert median([1, 2, 4, 8, 9]) == 4
     hundred = [D(n) for n in range(1, 101)]
     assert percentile(hundred, D("0.95")) == 95
     assert percentile(hundred[:20], D("0.95")) == 19
@@ -266,7 +269,22 @@ def test_orders_are_put_together_by_strategy_broker_and_currency() -> None:
     assert (inr.key, inr.sent, inr.slippage.cost) == (rupees, 1, 100)
     assert (usd.sent, usd.filled, usd.slippage.measured, usd.unmeasured) == (4, 3, 2, {"NO_PRICE": 1})
     assert (usd.slippage.median_bps, usd.slippage.mean_bps, usd.slippage.p95_bps) == (150, 150, 200)
-    assert usd.fields()["median_bps"] == D("150.0000")
+    assert usd.fields() == {
+        "strategy": "a",
+        "broker": "IBKR",
+        "currency": "USD",
+        "sent": 4,
+        "filled": 3,
+        "measured": 2,
+        "median_bps": 150,
+        "mean_bps": 150,
+        "p95_bps": 200,
+        "cost": 300,
+        "value": 20_000,
+        "median_seconds_to_last_fill": 0,
+        "median_share_of_volume": None,
+        "unmeasured": {"NO_PRICE": 1},
+    }
 
 
 def test_the_fields_say_what_is_missing_and_why() -> None:
