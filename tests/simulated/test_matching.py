@@ -31,6 +31,7 @@ def price_of(bars: list[str], order: str, **settings: object) -> Decimal | None:
     ("102 104 101.99 103", "BUY 10 LIMIT limit=102", {}, "102"),
     ("99.98 100 99 99", "BUY 10 LIMIT limit=99.99", {"slippage": {"model": "bps", "bps": 5}}, "99.99"),
     ("90 92 88 90", "SELL 10 STOP stop=100", {}, "90"),
+    ("28.19 29 25.37 25.75", "SELL 10 STOP stop=50", {}, "28.19"),
     ("102 103 98 100", "SELL 10 STOP stop=100", {"slippage": {"model": "ticks", "ticks": 1}}, "99.99"),
     ("102 103 100 101", "SELL 10 STOP stop=100", {}, "100"),
     ("102 103 100.01 101", "SELL 10 STOP stop=100", {}, None),
