@@ -31,6 +31,7 @@ def price_of(bars: list[str], order: str, **settings: object) -> Decimal | None:
     ("102 104 101.99 103", "BUY 10 LIMIT limit=102", {}, "102"),
     ("99.98 100 99 99", "BUY 10 LIMIT limit=99.99", {"slippage": {"model": "bps", "bps": 5}}, "99.99"),
     ("90 92 88 90", "SELL 10 STOP stop=100", {}, "90"),
+    ("28.19 29 25.37 25.75", "SELL 10 STOP stop=50", {}, "28.19"),
     ("102 103 98 100", "SELL 10 STOP stop=100", {"slippage": {"model": "ticks", "ticks": 1}}, "99.99"),
     ("102 103 100 101", "SELL 10 STOP stop=100", {}, "100"),
     ("102 103 100.01 101", "SELL 10 STOP stop=100", {}, None),
@@ -145,7 +146,7 @@ def test_of_one_level_the_earlier_order_comes_first_and_levels_in_any_sequence_a
 
 
 def test_what_only_the_close_decides_comes_last_and_by_arrival() -> None:
-    orders = [f"BUY 10 STOP_LIMIT stop={stop} limit=99" for stop in (104, 103, 102, 101)]
+    orders = [f"BUY 10 STOP_LIMIT stop={stop} limit=99" for stop in (103, 104, 101, 102)]
     result = simulated(["100 105 98 98.50 35"], [*orders, "BUY 10 LIMIT limit=99"])
     assert fills(result) == [("o5", 10, 99), ("o1", 10, 99), ("o2", 10, 99), ("o3", 5, 99)]
 
@@ -211,6 +212,11 @@ def test_immediate_or_cancel_is_decided_by_the_open_alone() -> None:
     assert ends(result) == ["CANCELLED IOC", "CANCELLED IOC", "CANCELLED IOC"]
     assert fills(result) == [("o3", 1_000_000, 99)]
     assert ends(simulated([CALM], ["BUY 1 MARKET tif=IOC"])) == ["FILLED"]
+
+
+def test_what_is_immediate_fills_in_a_bar_that_ends_others() -> None:
+    orders = ["BUY 1 STOP stop=105", "BUY 1 MARKET tif=IOC at=2"]
+    assert ends(simulated([CALM, CALM], orders)) == ["EXPIRED DAY_ENDED", "FILLED"]
 
 
 # --- orders that look at the position ------------------------------------------------------------------------------

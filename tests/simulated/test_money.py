@@ -84,12 +84,20 @@ def test_a_split_cancels_what_works_and_leaves_the_cost() -> None:
     assert equity(result) == 20 * D("44.86") - D("889.90")
 
 
-@pytest.mark.parametrize(("split", "held"), [("2", 20), ("1/2", 5)])
-def test_what_reduces_after_a_split_knows_what_is_held(split: str, held: int) -> None:
-    orders = ["BUY 10 MARKET", "SELL 99 MARKET reduce_only=1 at=2", "BUY 7 LIMIT limit=1 tif=GTC"]
+@pytest.mark.parametrize(("begun", "split", "held"), [(10, "2", 20), (10, "1/2", 5), (1, "2", 2)])
+@pytest.mark.parametrize(("opens", "closes"), [("BUY", "SELL"), ("SELL", "BUY")])
+def test_what_reduces_after_a_split_knows_what_is_held(
+    opens: str, closes: str, begun: int, split: str, held: int
+) -> None:
+    orders = [f"{opens} {begun} MARKET tif=GTC", f"{closes} 99 MARKET reduce_only=1 at=2"]
     result = simulated(["10 10 10 10", "10 10 10 10"], orders, actions=f"A,2024-01-02,split,{split}\n")
     assert fills(result)[1:] == [("o2", held, 10)]
-    assert ends(result)[2] == "CANCELLED CORPORATE_ACTION"
+
+
+def test_a_split_cancels_what_rests_though_nothing_ends_with_its_day() -> None:
+    orders = ["BUY 7 LIMIT limit=1 tif=GTC", "BUY 7 LIMIT limit=9.50 tif=GTC at=2"]
+    result = simulated(["10 10 10 10", "10 10 9 10"], orders, actions="A,2024-01-02,split,2\n")
+    assert ends(result) == ["CANCELLED CORPORATE_ACTION", "FILLED"]
 
 
 def test_a_dividend_is_paid_to_who_holds_and_by_who_is_short() -> None:
