@@ -86,7 +86,7 @@ class Trader:
         """`orders` takes in hand what is made here. `ownership`: whether this process surely holds the account at this moment. Nothing new is begun
         at the broker otherwise."""
         account_id = account.account_id
-        self.is_of_the_past = account.is_of_the_past
+        self.is_on_bars = account.is_on_bars
         self._live = live_orders
         self._clock = clock
         self._ownership = ownership
@@ -98,7 +98,7 @@ class Trader:
         self._connection = Connection(
             account=account,
             limits=Limits(
-                order_timeout_seconds=0.0 if account.is_of_the_past else rules.order_timeout_seconds,
+                order_timeout_seconds=0.0 if account.is_on_bars else rules.order_timeout_seconds,
                 max_order_age_seconds=rules.max_order_age_seconds,
                 counts_while_held=rules.counts_while_held,
             ),
