@@ -15,7 +15,7 @@ from simulators.simulator import Place, Simulator, Stage
 
 SYMBOLS = ("SPY", "AAPL", "MSFT")
 PRICE = "100.25"
-BARS = 500
+BARS = 400
 BEGIN = datetime(2024, 1, 2, tzinfo=UTC)
 FASTEST = 200.0
 """Bars a second."""
@@ -43,10 +43,9 @@ def account_keys(folder: Path, market: Market) -> dict[str, object]:
     bars, settings = folder / "bars.csv", folder / "simulation.toml"
     volume = PART if market.partial_fill_rate else 1_000_000
     lines = ["symbol,time,open,high,low,close,volume"]
-    for symbol in SYMBOLS:
-        for n in range(BARS):
-            at = (BEGIN + timedelta(minutes=n)).isoformat()
-            lines.append(f"{symbol},{at},{PRICE},{PRICE},{PRICE},{PRICE},{volume}")
+    for n in range(BARS):
+        at = (BEGIN + timedelta(minutes=n)).isoformat()
+        lines.append(f"{SYMBOLS[0]},{at},{PRICE},{PRICE},{PRICE},{PRICE},{volume}")
     bars.write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings.write_text(
         f'stamp = "open"\ninterval = "1m"\nparticipation = 1\ncurrency = "{market.currency}"\n'

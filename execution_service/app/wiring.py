@@ -180,7 +180,7 @@ class ConfiguredAccounts:
     def __init__(self, parts: Parts) -> None:
         self.named: Sequence[str] = tuple(parts.accounts.accounts)
         """Those whose brokers are connected from the start."""
-        self.are_on_bars = any(
+        self.has_bars = any(
             account is not None and manifests()[account.broker].is_for_training_alone
             for account in map(parts.accounts.account, self.named)
         )
@@ -217,7 +217,7 @@ class ConfiguredAccount:
         self.broker_name = account.broker.upper()
         self.is_live = account.live
         self.mode = account.mode
-        self.is_of_the_past = manifests()[account.broker].is_for_training_alone
+        self.is_on_bars = manifests()[account.broker].is_for_training_alone
         self.makes_up_prices = account.broker == stand_in().name
         self.account_names = AccountNames(self.name, self.broker_name)
         self._config = account.config
@@ -353,7 +353,7 @@ def build(parts: Parts) -> Rooms:
         confirmations=confirmations,
         plans=plans,
         market_turns=MarketTurns(accounts=accounts, live_orders=live_orders, plans=plans, clock=clock)
-        if directory.are_on_bars
+        if directory.has_bars
         else None,
     )
 

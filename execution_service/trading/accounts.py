@@ -193,7 +193,7 @@ class Accounts:
     @property
     def on_bars(self) -> Mapping[str, Trader]:
         """By their ids, those whose market is one of the past."""
-        return {account_id: trader for account_id, trader in self.traders.items() if trader.is_of_the_past}
+        return {account_id: trader for account_id, trader in self.traders.items() if trader.is_on_bars}
 
     def states(self) -> Mapping[str, Mapping[str, str]]:
         """Of each account that has a trader: its broker, its state there, and what the trouble is."""

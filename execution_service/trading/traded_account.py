@@ -32,7 +32,7 @@ class TradedAccount(Protocol):
         """Whether it trades at a broker, or in TRAINING."""
 
     @property
-    def is_of_the_past(self) -> bool:
+    def is_on_bars(self) -> bool:
         """Whether its broker's market is one of the past, with a clock of its own: no order waits there by the wall clock."""
 
     @property

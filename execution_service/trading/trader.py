@@ -86,7 +86,7 @@ class Trader:
         """`orders` takes in hand what is made here. `ownership`: whether this process surely holds the account at this moment. Nothing new is begun
         at the broker otherwise."""
         account_id = account.account_id
-        self.is_of_the_past = account.is_of_the_past
+        self.is_on_bars = account.is_on_bars
         self.makes_up_prices = account.makes_up_prices
         self._live = live_orders
         self._clock = clock
@@ -99,7 +99,7 @@ class Trader:
         self._connection = Connection(
             account=account,
             limits=Limits(
-                order_timeout_seconds=0.0 if account.is_of_the_past else rules.order_timeout_seconds,
+                order_timeout_seconds=0.0 if account.is_on_bars else rules.order_timeout_seconds,
                 max_order_age_seconds=rules.max_order_age_seconds,
                 counts_while_held=rules.counts_while_held,
             ),

@@ -532,6 +532,7 @@ async def test_reports_since_a_mark_tell_what_changed_and_no_more(bench: Bench) 
     assert (await broker.reports(mark)).reports == []
     new = bench.ticket()
     await place(broker, new)
+    await reported(broker, new, is_now(ReportStatus.FILLED))
     changed = await broker.reports(mark)
     assert [report.client_order_id for report in changed.reports] == [new.client_order_id]
     assert changed.mark is not None

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
+from brokers.base import Instrument
 from brokers.paper.model import PaperOrder
 from brokers.simulated.adapter import Configuration, read_past
 from execution_service.core.orders.status import Status
+from execution_service.core.planning.targets import Mode, Target, TargetPositions
 from simulation.orders import OrderReader
 from simulation.positions import SMALLEST_SHARE
 from simulation.run import Result, simulate_orders
+from simulation.targets import simulate_targets
 from simulation.units import microseconds, written_time
 from tests.fakes import ACCOUNT, Moment
 from tests.service.audit import audit
@@ -211,9 +214,7 @@ def walk(luck: random.Random) -> str:
 
 MODELS = {
     "free": COSTS,
-    "cash": COSTS + "cash = 20000\n",
     "margin": COSTS + "cash = 20000\nmargin = 0.5\nlatency_seconds = 5\n",
-    "impact": DAILY + 'slippage = [{ model = "sqrt", y = 0.5 }, { model = "ticks", ticks = 1 }]\n',
 }
 
 
@@ -314,3 +315,43 @@ async def test_the_next_bar_waits_for_the_stop_of_what_the_last_one_filled(tmp_p
         await world.run(20)
         stop = next(o for o in world.records() if o.accepted_request.protective is not None)
         assert [(str(f.price), f.time.minute) for f in stop.fills] == [("9.00", 2)]
+
+
+async def test_the_same_targets_come_to_the_same_fills_in_both_lanes(tmp_path: Path) -> None:
+    luck = random.Random("targets")
+    decisions: list[TargetPositions] = []
+    async with world_on(tmp_path, walk(luck), COSTS + "cash = 1000000\n") as world:
+        world.market_clock.ask(bars=3)  # a plan in the batch lane needs prices, where it has to keep within cash
+        await world.run(3)
+        for number in range(5):
+            wanted = {symbol: luck.choice([0, 40, 90, 150]) for symbol in "ABC"}
+            as_of = world.exchange.historical.time
+            world.plan(f"d{number}", as_of.isoformat(), *wanted.items())
+            await world.run(12)
+            targets = tuple(Target(instrument=Instrument(symbol=s), quantity=Decimal(n)) for s, n in wanted.items())
+            decisions.append(
+                TargetPositions(
+                    decision_id=f"d{number}",
+                    account_id=ACCOUNT,
+                    strategy_id="momentum",
+                    as_of=as_of,
+                    mode=Mode.TRAINING,
+                    targets=targets,
+                )
+            )
+        past = read_past(Configuration.of(world.keys, broker="simulated"))
+        batch = simulate_targets(decisions, past.history, past.settings)
+        in_batch = [
+            (batch.orders.order_id[row], batch.orders.symbols[symbol], quantity, past.settings.tick * price, at)
+            for row, symbol, quantity, price, at in zip(
+                batch.trades.order, batch.trades.symbol, batch.trades.quantity, batch.trades.price, batch.trades.time,
+                strict=True,
+            )
+        ]  # fmt: skip
+        in_service = [
+            (order.signal_id, order.symbol, fill.quantity, fill.price, microseconds(fill.time))
+            for order in world.records()
+            for fill in order.fills
+        ]
+        assert len(in_batch) >= 5
+        assert sorted(in_service) == sorted(in_batch)
