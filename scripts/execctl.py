@@ -41,6 +41,7 @@ from execution_service.core.orders.events import stored_name
 from execution_service.core.orders.order import Hold, Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
+from execution_service.core.planning.targets import Mode
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.quality.order_quality import order_quality
 from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyKind
@@ -1053,9 +1054,11 @@ class _Brokers:
         return "MOCK" if getattr(self._context.options, "use_mock_broker", False) else None
 
     def mode_of(self, account_id: str | None) -> str | None:
+        account = None if account_id is None else self._context.settings.account(account_id)
+        if account is not None:
+            return account.mode.value
         is_known = account_id in self._at_work or self._context.options.use_mock_broker
-        is_known |= account_id is not None and self._context.settings.account(account_id) is not None
-        return "PRODUCTION" if is_known else None
+        return Mode.PRODUCTION.value if is_known else None
 
     def broker_shown(self, document_id: str) -> str | None:
         document = self._context.view.confirmation(document_id)

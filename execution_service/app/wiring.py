@@ -219,7 +219,7 @@ class ConfiguredAccount:
         self.mode = account.mode
         self.is_on_bars = manifests()[account.broker].is_for_training_alone
         self.makes_up_prices = account.broker == stand_in().name
-        self.account_names = AccountNames(self.name, self.broker_name)
+        self.account_names = AccountNames(self.name, self.broker_name, account.mode.value)
         self._config = account.config
         self._brokers = brokers
 

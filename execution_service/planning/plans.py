@@ -34,6 +34,7 @@ from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.planning.targets import PlanRefused
 from execution_service.core.risk.limits import Scope
 from execution_service.core.texts.plans import plan_ended, plan_set_aside, plan_waits_for_broker
+from execution_service.core.trades.rows import trade_id_of
 from execution_service.ownership.ownership import Ownership
 from execution_service.planning.holdings import Holdings, NotNow
 from execution_service.planning.order_records import OrderRecords
@@ -390,5 +391,5 @@ def _outcome(stored: Stored) -> Outcome:
         # Only when the ledger has all of it: the next step goes by what is held.
         is_final=order.status.is_final and (not order.fills or stored.told.ledger >= order.version),
         rejection=reason if order.status is Status.REJECTED else None,
-        trade_ids=tuple(fill.fill_id for fill in order.fills),
+        trade_ids=tuple(trade_id_of(order.order_id, fill) for fill in order.fills),
     )

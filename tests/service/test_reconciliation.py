@@ -12,7 +12,7 @@ import pytest
 
 from brokers.base import Capabilities, Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import AnswerUnclear, BrokerUnavailable, NotAnswered, OutcomeUnknown
-from brokers.paper import adapter as mock
+from brokers.paper import broker as paper_broker
 from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.status import Status
@@ -780,7 +780,7 @@ async def test_take_over_carries_an_open_discrepancy_on_without_a_second_row_or_
 
 
 async def test_an_answer_in_parts_is_compared_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mock, "_REPORTS_AT_ONCE", 2)
+    monkeypatch.setattr(paper_broker, "_REPORTS_AT_ONCE", 2)
     async with world_of(tmp_path) as world:
         for number in range(7):
             world.send(f"sig-{number}")
@@ -797,7 +797,7 @@ async def test_an_answer_in_parts_is_compared_as_a_whole(tmp_path: Path, monkeyp
 async def test_a_second_order_under_one_tag_is_found_in_another_part_of_the_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mock, "_REPORTS_AT_ONCE", 1)
+    monkeypatch.setattr(paper_broker, "_REPORTS_AT_ONCE", 1)
     async with world_of(tmp_path, capabilities=ONLY_A_TAG, is_unique=False) as world:
         await holding(world)
         await world.run(3 * MINUTE)
