@@ -188,9 +188,20 @@ def test_a_day_order_has_one_daily_bar() -> None:
     ("BUY 1 STOP stop=100 tif=GTC", "99 100 99 99", "100"),
     ("SELL 1 STOP stop=98 tif=GTC", "99 99 98 99", "98"),
     ("BUY 1 LIMIT limit=98 tif=GTC", "98 99 98 99", "98"),
+    ("BUY 1 STOP stop=100 tif=GTC", "101 102 101 101", "101"),
+    ("SELL 1 STOP stop=98 tif=GTC", "97 97 96 97", "97"),
+    ("BUY 1 LIMIT limit=98 tif=GTC", "97 97 96 97", "97"),
+    ("SELL 1 LIMIT limit=100 tif=GTC", "101 102 101 101", "101"),
 ])  # fmt: skip
-def test_what_rests_is_met_by_the_very_price_that_it_waits_for(order: str, bar: str, price: str) -> None:
+def test_what_rests_is_met_by_the_very_price_that_it_waits_for_and_by_a_gap_over_it(
+    order: str, bar: str, price: str
+) -> None:
     assert fills(simulated([CALM, CALM, bar], [order])) == [("o1", 1, D(price))]
+
+
+def test_each_day_ends_its_own_orders() -> None:
+    orders = ["BUY 1 STOP stop=100", "BUY 1 STOP stop=100 at=2"]
+    assert ends(simulated([CALM, CALM, "99 101 99 101"], orders)) == ["EXPIRED DAY_ENDED"] * 2
 
 
 def test_the_last_day_ends_too_and_what_came_after_it_works_on() -> None:

@@ -98,6 +98,8 @@ def test_a_split_cancels_what_rests_though_nothing_ends_with_its_day() -> None:
     orders = ["BUY 7 LIMIT limit=1 tif=GTC", "BUY 7 LIMIT limit=9.50 tif=GTC at=2"]
     result = simulated(["10 10 10 10", "10 10 9 10"], orders, actions="A,2024-01-02,split,2\n")
     assert ends(result) == ["CANCELLED CORPORATE_ACTION", "FILLED"]
+    quiet = simulated(["10 10 10 10"] * 3, orders[:1], actions="A,2024-01-02,split,2\n")
+    assert ends(quiet) == ["CANCELLED CORPORATE_ACTION"]
 
 
 def test_a_dividend_is_paid_to_who_holds_and_by_who_is_short() -> None:
