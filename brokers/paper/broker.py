@@ -50,7 +50,7 @@ class Venue:
     def __init__(self, path: Path, thread: ThreadPoolExecutor | None = None) -> None:
         self.path = path
         self.accounts = 0
-        self.thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"mock-{path.stem}")
+        self.thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"exchange-{path.stem}")
         self._file: BookFile | None = None
 
     def file(self) -> BookFile:

@@ -161,21 +161,13 @@ class HistoricalMarket:
         """When an order that is sent now arrives."""
         return self.now + int(self.settings.latency_seconds * 1_000_000)
 
-    def knows(self, symbol: str) -> bool:
-        return symbol in self._lane_of
-
-    def closed_bar(self, symbol: str) -> int | None:
-        """The latest bar that is over and in which there was trading, by its place in the series; None: there is none."""
-        lane = self._market.lanes[self._lane_of[symbol]]
-        k = self._market.bar_of[self._lane_of[symbol]]
+    def last_price(self, symbol: str) -> Decimal | None:
+        """The close of its latest bar that is over and in which there was trading; None: there is none."""
+        at = self._lane_of[symbol]
+        lane, k = self._market.lanes[at], self._market.bar_of[at]
         while k >= 0 and not lane.bars.trading[k]:
             k -= 1
-        return k if k >= 0 else None
-
-    def last_price(self, symbol: str) -> Decimal | None:
-        """The close of that bar."""
-        k = self.closed_bar(symbol)
-        return None if k is None else self.settings.tick * self._market.lanes[self._lane_of[symbol]].bars.close[k]
+        return self.settings.tick * lane.bars.close[k] if k >= 0 else None
 
     def marks(self) -> Mapping[str, Decimal]:
         """By symbol, the close of its latest bar that is over, traded or not: what a holding counts at."""
