@@ -36,7 +36,6 @@ MANIFEST = Manifest(
     is_stand_in=True,
     is_simulated=True,
     is_paper=lambda config: True,
-    facts=frozenset(Fact)
-    - {Fact.IDS_OF_A_CONNECTION, Fact.SILENT_ENDINGS, Fact.REFUSALS_UNLISTED, Fact.SHARED_VOLUME},
+    facts=frozenset(Fact) - {Fact.IDS_OF_A_CONNECTION, Fact.SILENT_ENDINGS, Fact.REFUSALS_UNLISTED, Fact.SHARED_VOLUME},
     simulator="simulators.stage_paper:SIMULATOR",
 )
