@@ -40,6 +40,6 @@ MANIFEST = Manifest(
     remedy=remedy,
     quiet_loggers=("toy.wire",),
     products=("BOX",),
-    facts=frozenset(Fact) - {Fact.IDS_OF_A_CONNECTION, Fact.SHARED_VOLUME},
+    facts=frozenset(Fact) - {Fact.IDS_OF_A_CONNECTION, Fact.REFUSALS_UNLISTED, Fact.SHARED_VOLUME},
     simulator="brokers.toy.simulator:SIMULATOR",
 )
