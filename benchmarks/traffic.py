@@ -51,7 +51,8 @@ class OrderMessage:
 
 
 def order_messages(count: int, mix: Mix, **more: object) -> list[OrderMessage]:
-    """Market orders that nobody has seen before, bought and sold by turns; `more` replaces fields of all of them."""
+    """Market orders that nobody has seen before, bought and sold by turns, without stops: an entry that is protected is three orders. `more` replaces
+    fields of all of them."""
     messages = []
     for position in range(count):
         signal_id = f"bench_{os.getpid()}_{next(_numbers):07d}"
@@ -64,8 +65,6 @@ def order_messages(count: int, mix: Mix, **more: object) -> list[OrderMessage]:
             "side": "SELL" if is_sale else "BUY",
             "quantity": 100,
             "price": 101.25,
-            "stop_loss": 110.0 if is_sale else 95.0,
-            "take_profit": 95.0 if is_sale else 110.0,
             "account_id": f"bench_{lane // mix.symbols}",
             "strategy_name": "Benchmark",
         }
