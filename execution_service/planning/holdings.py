@@ -57,6 +57,10 @@ class KnowsMarket(Protocol):
     def makes_up_prices(self) -> bool:
         """Whether its broker trades at a price of its own where an order names none."""
 
+    @property
+    def is_on_bars(self) -> bool:
+        """Whether its market is one of the past."""
+
     def takes(self, tif: Tif) -> bool:
         """Whether its broker knows that time in force."""
 
@@ -216,11 +220,11 @@ class Holdings:
     async def cash(self, account_id: str, increases: Sequence[Leg]) -> Decimal | NotNow | None:
         """What increases may spend: the cash that the broker tells, less what other entries of the account may still take of it. None: they are not
         bounded by it: the broker tells no cash, or has it in several currencies without one of them being the account's; or it makes up the prices
-        of instruments of which none is known."""
+        of instruments of which none is known, or is a market of the past, which fills no more than there is cash for."""
         trader = self._accounts.trader_of(account_id)
         if trader is None:
             return NotNow("nobody trades the account here")
-        if trader.makes_up_prices and any(leg.price is None for leg in increases):
+        if (trader.makes_up_prices or trader.is_on_bars) and any(leg.price is None for leg in increases):
             return None
         try:
             balances = await trader.read_balances()

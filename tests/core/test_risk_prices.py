@@ -44,7 +44,15 @@ def test_the_latest_trade_counts_as_far_as_bid_and_ask_allow(
     bid: str | None, ask: str | None, last: str | None, price: str, at: object
 ) -> None:
     found = priced(bid, ask, last)
-    assert found == ReferencePrice(price=Decimal(price), source=PriceSource.QUOTE, at=NOW if at is NOW else EARLIER)
+    assert isinstance(found, ReferencePrice)
+    told = (found.price, found.source, found.at)
+    assert told == (Decimal(price), PriceSource.QUOTE, NOW if at is NOW else EARLIER)
+
+
+def test_bid_and_ask_are_kept_where_they_are_prices() -> None:
+    found = priced("99", "NaN", "100")
+    assert isinstance(found, ReferencePrice)
+    assert (found.bid, found.ask) == (Decimal(99), None)
 
 
 def test_a_trade_alone_whose_time_is_not_told_gives_no_price() -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from brokers.base import Side
+from tests.external.scripts_run import execctl
 from tests.external.service_process import Service, wait_until_settled
-from tests.external.test_reconciled_process import ACCOUNT, BOUGHT, execctl, rows, trade_by_hand
+from tests.external.test_reconciled_process import ACCOUNT, BOUGHT, rows, trade_by_hand
 from tests.waits import wait_until
 
 EXIT = BOUGHT | {"signal_id": "sig_2", "signal_type": "EXIT", "entry_signal_id": "sig_1", "side": "SELL"}
@@ -29,9 +29,9 @@ def held(service: Service) -> list[tuple[str, float]]:
 
 
 def adopted(service: Service, *arguments: str) -> dict[str, Any]:
-    status, out, err = execctl(service, "adopt", *arguments, "--json")
-    assert status == 0, out + err
-    found: dict[str, Any] = json.loads(out)
+    said = execctl(service, "adopt", *arguments, "--json")
+    assert said.status == 0, said.out + said.err
+    found: dict[str, Any] = said.json
     return found
 
 
@@ -48,19 +48,19 @@ def test_a_square_off_is_adopted_and_the_exit_sells_the_rest(tmp_path: Path) -> 
         wait_until(lambda: rows(service, "OPEN"), "the difference is open", within=120, more=service.log)
 
         squared_off = ("square-off", *SAID, "--quantity", "40", "--price", "230")
-        status, out, err = execctl(service, "adopt", *squared_off, "--dry-run")
-        assert status == 0, out + err
-        assert "To be recorded: SELL 40 SPY|STOCK at 230, of entry sig_1" in out
-        assert "Nothing was done: --dry-run." in out
-        (row,) = [line for line in out.splitlines() if "Trend" in line]
+        said = execctl(service, "adopt", *squared_off, "--dry-run")
+        assert said.status == 0, said.out + said.err
+        assert "To be recorded: SELL 40 SPY|STOCK at 230, of entry sig_1" in said.out
+        assert "Nothing was done: --dry-run." in said.out
+        (row,) = [line for line in said.out.splitlines() if "Trend" in line]
         assert row.replace("|", " ").split()[2:] == ["STOCK", "100", "235.15", "60", "235.15", "-206", "60"]
         assert held(service) == [("SPY", 100.0)]
 
         done = adopted(service, *squared_off)
         assert (done["status"], done["plan"]["holdings"][0]["brokers"]) == ("DONE", "60")
         wait_until(lambda: rows(service, "OPEN") == 0, "the difference is closed", within=120, more=service.log)
-        status, out, _ = execctl(service, "reconcile", ACCOUNT)
-        assert (status, out) == (
+        said = execctl(service, "reconcile", ACCOUNT)
+        assert (said.status, said.out) == (
             0,
             f"{ACCOUNT}: Reconciled: 0 open orders, 1 execution, 1 position agree; not ours and left alone: 1 order\n",
         )
@@ -78,11 +78,11 @@ def test_a_square_off_is_adopted_and_the_exit_sells_the_rest(tmp_path: Path) -> 
         service.stop()
         trade_by_hand(service, Side.BUY, 5, "by-hand")
         bought = ("trade", *SAID, "--side", "BUY", "--quantity", "5", "--price", "235.15")
-        status, out, err = execctl(service, "adopt", *bought)
-        assert status == 0, out + err
-        assert "it will be carried out by the service at its next start" in out
+        said = execctl(service, "adopt", *bought)
+        assert said.status == 0, said.out + said.err
+        assert "it will be carried out by the service at its next start" in said.out
         service.start()
         wait_until(lambda: held(service) == [("SPY", 5.0)], "it is held", within=60, more=service.log)
-        status, out, _ = execctl(service, "order", "sig_1")
-        assert status == 0
-        assert "(square-off)" in out
+        said = execctl(service, "order", "sig_1")
+        assert said.status == 0
+        assert "(square-off)" in said.out

@@ -34,7 +34,8 @@ class People:
 
     def call(self, script: Path, *arguments: str, python: str = sys.executable, **settings: str) -> Said:
         environment = self.service.environment() | settings
-        if python == sys.executable and script != START:
+        is_own = python == sys.executable and "PYTHONPATH" not in self.service.settings
+        if is_own and script != START:
             return run_script(script, *arguments, environment=environment, folder=self.service.folder)
         done = subprocess.run(
             [python, str(script), *arguments],

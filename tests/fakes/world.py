@@ -486,6 +486,10 @@ class World:
         """Of all accounts that are configured."""
         return tuple(self._accounts)
 
+    def mode_of(self, account_id: str) -> str | None:
+        """None: the account is not configured."""
+        return self._accounts[account_id].mode.value if account_id in self.account_ids else None
+
     def account_name(self, account_id: str | None) -> str | None:
         account = None if account_id is None else self._accounts.get(account_id)
         return None if account is None else account.name

@@ -161,7 +161,7 @@ def _audit_trades(world: World, records: list[Order]) -> None:
 
 
 def _mode(world: World, order: Order) -> str | None:
-    return "PRODUCTION" if order.request.account_id in world.account_ids else None
+    return world.mode_of(str(order.request.account_id))
 
 
 def _entries_with_a_late_execution(records: list[Order]) -> set[str]:

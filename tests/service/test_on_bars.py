@@ -311,7 +311,7 @@ async def test_the_next_bar_waits_for_the_stop_of_what_the_last_one_filled(tmp_p
             tif="DAY",
             price=None,
         )
-        world.send("entry", symbol="A", quantity=5, stop_loss=9)
+        world.send("entry", symbol="A", quantity=5, stop_loss=9, price=None)
         await world.run(20)
         stop = next(o for o in world.records() if o.accepted_request.protective is not None)
         assert [(str(f.price), f.time.minute) for f in stop.fills] == [("9.00", 2)]

@@ -265,7 +265,7 @@ def _case(order: Order, facts: Facts, limits: RiskLimits) -> _Case:
     oldest = applicable.bound(LimitType.REFERENCE_PRICE_MAX_AGE_SECONDS)
     max_age = None if oldest is None else oldest.number
     seen = price_of_message(order)
-    reference = best_reference((*facts.prices, *(() if seen is None else (seen,))), facts.now, max_age)
+    reference = best_reference((*(() if seen is None else (seen,)), *facts.prices), facts.now, max_age)
     prices = execution_range(order, None if reference is None else reference.price)
     rate = _rate(order, facts, max_age)
     reservation = Reservation(

@@ -40,7 +40,7 @@ def size_of(order: Order, facts: Facts, limits: RiskLimits, risk_per_trade: Deci
     applicable = limits.of(where)
     oldest = _number(applicable, LimitType.REFERENCE_PRICE_MAX_AGE_SECONDS)
     seen = price_of_message(order)
-    known = (*facts.prices, *(() if seen is None else (seen,)))
+    known = (*(() if seen is None else (seen,)), *facts.prices)
     reference = best_reference(known, facts.now, oldest)
     price = _own_price(order) or (None if reference is None else reference.price)
     rates = rates_into(facts.account_currency, facts.rates, facts.now, oldest)

@@ -90,7 +90,7 @@ def is_fresh(at: datetime, now: datetime, max_age_seconds: Decimal | None) -> bo
 def best_reference(
     candidates: Iterable[ReferencePrice], now: datetime, max_age_seconds: Decimal | None
 ) -> ReferencePrice | None:
-    """The most trusted of those that are fresh, the younger of two; None: there is none, and none is made up."""
+    """The most trusted of those that are fresh, the younger of two, the first of two of one age; None: there is none, and none is made up."""
     fresh = [c for c in candidates if c.is_usable and is_fresh(c.at, now, max_age_seconds)]
     if len(fresh) < 2:
         return fresh[0] if fresh else None
