@@ -94,7 +94,7 @@ class QualityReader:
             found += await self._threads.run(partial(self._measured, orders, chosen))
             if most is not None and len(found) > most:
                 return FillQuality(since=chosen.since, orders=found[:most], is_complete=False)
-            if len(orders) < PAGE:
+            if len(orders) < len(page) or not page:  # a page may be short for a record that cannot be read
                 return FillQuality(since=chosen.since, orders=found, is_complete=True)
             after = Place(moment=orders[-1].received_at, row_id=orders[-1].order_id)
 

@@ -445,9 +445,10 @@ def _stance(command: Command) -> StanceRequest | Kill | Refused:
     until = command.body.get("until")
     try:
         ends = datetime.fromisoformat(until) if isinstance(until, str) else None
-    except ValueError:
+        ends = None if ends is None or ends.tzinfo is None else ends.astimezone(UTC)
+    except (ValueError, OverflowError):  # the end of the last year, in a zone behind
         ends = None
-    if until is not None and (ends is None or ends.tzinfo is None):
+    if until is not None and ends is None:
         return Refused(f"until is {str(until)[:80]!r}, and no time in ISO 8601 with Z or an offset")
     return StanceRequest(
         command_id=command.command_id,
@@ -455,7 +456,7 @@ def _stance(command: Command) -> StanceRequest | Kill | Refused:
         stance=Aggressiveness(word),
         by=by,
         reason=reason,
-        until=None if ends is None else ends.astimezone(UTC),
+        until=ends,
         asked_at=command.published_at,
     )
 

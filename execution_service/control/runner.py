@@ -63,7 +63,7 @@ class CommandRunner:
         command_id = command.command_id
         if command_id in self._set_aside or command_id in self._under_way:
             return None
-        request = read_request(command)
+        request = _read(command)
         self._under_way.add(command_id)
         is_beside = False
         try:
@@ -147,3 +147,14 @@ class CommandRunner:
         ):  # of switches the audit and an alert tell, and no nonce
             words = plain(result.words)
             log.info(f"Command {command.kind}: {words}", action="command_done", command_id=command.command_id)
+
+
+def _read(command: Command) -> Request | Refused:
+    """Whatever cannot be read is refused: a stored command stops no other, nor the start of the service."""
+    try:
+        return read_request(command)
+    except Exception as exc:
+        log.error(
+            f"Command cannot be read: {exc}", action="command_unread", command_id=command.command_id, exc_info=exc
+        )
+        return Refused(f"it cannot be read: {type(exc).__name__}: {exc}")

@@ -332,9 +332,15 @@ class Plans:
 
     async def _follow(self, record: PlanRecord, here: _Round, kind: RoundKind) -> None:
         """Planned once, like the first: what is stored is the answer. Where nothing can be planned, nothing follows."""
-        targets = targets_of_round(record, here.at, kind)
+        planned = record.plan.targets
+        held = await self._holdings.held(planned.account_id, planned.strategy_id)
+        if held is None:
+            await self._tell_waiting(record, here, self._clock.now(), "what is held is not known now")
+            return
+        targets = targets_of_round(record, here.at, kind, held)
         known = await self._holdings.facts(targets, self._rules)
         if isinstance(known, NotNow):
+            await self._tell_waiting(record, here, self._clock.now(), known.words)
             return
         facts, money = known
         try:

@@ -65,22 +65,30 @@ class PriceWatch:
         self._clock = clock
         self._listener = listener
         self._watched: dict[Hashable, _Watched] = {}
-        self._looks: dict[str, tuple[Decimal | None, Decimal | None]] = {}
-        """By the instrument's key, what the last two looks showed, the later one last."""
+        self._looks: dict[str, tuple[ReferencePrice | None, ReferencePrice | None]] = {}
+        """By the instrument's key, the last two prices that came one after the other, the later one last; None: there was none any more."""
         self._wake_up = WakeUp(clock)
 
     def price(self, instrument_key: str) -> Decimal | None:
         """Where the market stands, by the broker's quote or an execution of ours; None: that is not known, or was long ago."""
-        known = [each for each in self._prices.of(instrument_key) if each.source is not PriceSource.MESSAGE]
-        best = best_reference(known, self._clock.now(), FRESH_SECONDS)
+        best = self._best(instrument_key)
         return None if best is None else best.price
 
     def kept(self, instrument_key: str, side: Side) -> Decimal | None:
-        """The less favourable, for a position of this side, of the last two looks' prices; None: not both have shown one."""
+        """The less favourable, for a position of this side, of the last two prices; None: there are not two, so that one alone moves nothing."""
         earlier, latest = self._looks.get(instrument_key, (None, None))
         if earlier is None or latest is None:
             return None
-        return min(earlier, latest) if side is Side.BUY else max(earlier, latest)
+        return (min if side is Side.BUY else max)(earlier.price, latest.price)
+
+    def _best(self, instrument_key: str) -> ReferencePrice | None:
+        known = [each for each in self._prices.of(instrument_key) if each.source is not PriceSource.MESSAGE]
+        return best_reference(known, self._clock.now(), FRESH_SECONDS)
+
+    def _looked(self, instrument_key: str) -> tuple[ReferencePrice | None, ReferencePrice | None]:
+        """The last two prices with what is known now: one that two looks find is one price."""
+        (earlier, latest), found = self._looks.get(instrument_key, (None, None)), self._best(instrument_key)
+        return (earlier, latest) if found is not None and found == latest else (latest, found)
 
     def watch(self, name: Hashable, instrument_key: str, instrument: Instrument, band: PriceBand | None) -> None:
         """From now on by this band; None: not any more. The listener is woken also where the price has left it already."""
@@ -103,8 +111,8 @@ class PriceWatch:
         while True:
             await self._wake_up.wait(LOOK_SECONDS if self._watched else None)
             wanted = {each.instrument_key: each.instrument for each in self._watched.values()}
-            self._quotes.ask_for(self._quotes.missing(wanted, Decimal(LOOK_SECONDS)))
-            self._looks = {key: (self._looks.get(key, (None, None))[1], self.price(key)) for key in wanted}
+            self._quotes.ask_for(self._quotes.missing(wanted, Decimal(LOOK_SECONDS) / 2))
+            self._looks = {key: self._looked(key) for key in wanted}
             waking = [each for each in self._watched.values() if self._wakes(each)]
             if waking:
                 self._listener.price_reached()

@@ -273,9 +273,10 @@ class Protection:
         before = self._adopted.get(order.order_id, ZERO)
         self._adopted[order.order_id] = order.filled_quantity
         moved = (order.filled_quantity - before) * order.accepted_request.side.sign
-        key = booked_to(order) if moved and self._shown else None
+        side = order.accepted_request.side
+        closed = self._line_of(order, side=side.opposite) if moved and self._shown else None
         for line, shown in self._shown.items():
-            if line.key == key:
+            if line == closed:
                 shown.less = max(ZERO, shown.less + moved * line.side.sign)
                 shown.suspected = max(ZERO, shown.suspected + moved * line.side.sign)
 
@@ -660,16 +661,21 @@ class Protection:
         if known is None or standing.trailed_to in (None, known.stop_price):
             return
         before = Standing(state=known.state, reason=known.reason, protected=known.quantity)
-        await self._record(entry, replace(before, trailed_to=standing.trailed_to), is_lasting=True)
+        moved = replace(before, trailed_to=standing.trailed_to)
+        await self._record(entry, moved, is_lasting=True, judged_by=known.filled_quantity)
 
-    async def _record(self, entry: Order, standing: Standing, *, is_lasting: bool = False) -> None:
-        """`is_lasting`: also what may pass by itself."""
+    async def _record(
+        self, entry: Order, standing: Standing, *, is_lasting: bool = False, judged_by: Decimal | None = None
+    ) -> None:
+        """`is_lasting`: also what may pass by itself. `judged_by`: how much of the entry was filled where that was decided; as `entry` tells, unless
+        given. What has filled since is judged anew."""
+        filled = entry.filled_quantity if judged_by is None else judged_by
         entry = self._latest(entry)
         known = entry.protection
         told = (standing.state, standing.reason, standing.protected, standing.trailed_to)
         if known is not None and _said(known) == told:
             self._passing.pop(entry.order_id, None)
-            if standing.state is not ProtectionState.CLOSED or known.filled_quantity == entry.filled_quantity:
+            if standing.state is not ProtectionState.CLOSED or known.filled_quantity == filled:
                 return
         if standing.state in _PASSING and not is_lasting and not self._has_lasted(entry.order_id, standing.state):
             return
@@ -686,7 +692,7 @@ class Protection:
                     state=standing.state,
                     reason=standing.reason,
                     quantity=standing.protected,
-                    filled_quantity=entry.filled_quantity,
+                    filled_quantity=filled,
                     stop_price=standing.trailed_to,
                 ),
             )

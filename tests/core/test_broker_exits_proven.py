@@ -21,7 +21,7 @@ OPENED = NOW - timedelta(hours=2)
 INFY = Instrument(symbol="INFY")
 
 
-def difference(amount: int) -> Discrepancy:
+def difference(amount: int, product: str = "") -> Discrepancy:
     finding = Finding(
         kind=DiscrepancyKind.POSITION_DIFFERS,
         subject=INFY.key,
@@ -29,6 +29,7 @@ def difference(amount: int) -> Discrepancy:
         theirs="?",
         steady=str(amount),
         instruments=(INFY,),
+        product=product,
     )
     return Discrepancy(
         account_id="a", finding=finding, opened_at=NOW, updated_at=NOW, owner=owner_of(finding.kind), next_step=""
@@ -63,7 +64,9 @@ def theirs(*fills: Fill, side: Side | None = Side.SELL, **fields: Any) -> Report
 def found(
     *trades: Report, amount: int = -4, ledgers: tuple[LedgerEntry, ...] = (held(),), **how: Any
 ) -> tuple[ExitToBook, ...] | NotProven:
-    return exits_to_book(difference(amount), ledgers, how.get("unclear", ()), trades, how.get("booked", ()), NOW)
+    return exits_to_book(
+        difference(amount, how.get("product", "")), ledgers, how.get("unclear", ()), trades, how.get("booked", ()), NOW
+    )
 
 
 def test_each_execution_is_a_request_that_a_person_might_have_made() -> None:
@@ -74,6 +77,13 @@ def test_each_execution_is_a_request_that_a_person_might_have_made() -> None:
     told = [(w.quantity, w.price, w.holding, w.strategy) for w in wishes if isinstance(w, AdoptionRequest)]
     assert told == [(3, 101, INFY.key, "s"), (1, Decimal("99.5"), INFY.key, "s")]
     assert len({each.name for each in exits}) == 2
+
+
+def test_what_is_held_in_one_product_is_not_closed_by_a_trade_in_another() -> None:
+    overnight = replace(held(), products={"CNC": Decimal(10)})
+    assert isinstance(found(theirs(fill(4)), ledgers=(overnight,), product="MIS"), NotProven)
+    assert isinstance(found(theirs(fill(4)), ledgers=(held(),), product="CNC"), NotProven)
+    assert not isinstance(found(theirs(fill(4)), ledgers=(overnight,), product="CNC"), NotProven)
 
 
 def test_a_short_position_is_closed_by_purchases() -> None:

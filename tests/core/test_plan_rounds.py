@@ -334,7 +334,7 @@ def test_a_retry_aims_at_what_the_plan_aimed_at_where_something_is_missing() -> 
     for each in life.release():
         symbol = life.plan.leg(each.leg).instrument.symbol
         life.end(each, {"A": 40, "B": 0, "C": 7}[symbol])
-    again = targets_of_round(a_record(life.plan, life), life.at, RoundKind.RETRY)
+    again = targets_of_round(a_record(life.plan, life), life.at, RoundKind.RETRY, {})
     assert [(t.instrument.symbol, t.quantity) for t in again.targets] == [("A", 100), ("B", -50)]
     assert (again.complete, again.decision_id, again.expected_positions) == (False, "d-1", ())
     assert again.valid_until == until
@@ -346,7 +346,7 @@ def test_a_retry_of_a_weight_that_had_a_price_aims_at_the_quantity_that_it_was()
     facts = {instrument.key: InstrumentFacts(instrument=instrument, price=Decimal(10))}
     life = Life(make_plan(wanted, facts, Money(equity=Decimal(1000)), PlanSettings(buffer=ZERO), NOW), Conduct())
     life.end(life.release()[0], 4)
-    (again,) = targets_of_round(a_record(life.plan, life), life.at, RoundKind.RETRY).targets
+    (again,) = targets_of_round(a_record(life.plan, life), life.at, RoundKind.RETRY, {}).targets
     assert (again.quantity, again.weight) == (10, None)
 
 
@@ -357,7 +357,7 @@ def test_a_retry_of_a_quantity_without_a_price_asks_for_the_quantity() -> None:
         PlanSettings(max_turnover=Decimal(1)), NOW,
     )  # fmt: skip
     assert plan.legs[0].reason is LegReason.NO_PRICE
-    (again,) = targets_of_round(a_record(plan), progress(plan, {}, {}, NOW), RoundKind.RETRY).targets
+    (again,) = targets_of_round(a_record(plan), progress(plan, {}, {}, NOW), RoundKind.RETRY, {}).targets
     assert again.quantity == 5
 
 
@@ -373,7 +373,7 @@ def test_a_retry_of_a_weight_without_a_price_asks_for_the_weight_again() -> None
     )
     at = progress(plan, {}, {}, NOW)
     assert next_round(a_record(plan), at, RETRY, NOW) is not None
-    assert targets_of_round(a_record(plan), at, RoundKind.RETRY).targets == wanted.targets
+    assert targets_of_round(a_record(plan), at, RoundKind.RETRY, {}).targets == wanted.targets
 
 
 def test_the_way_back_aims_at_what_was_held() -> None:
@@ -383,9 +383,35 @@ def test_the_way_back_aims_at_what_was_held() -> None:
     life.end(life.release()[0], 30)
     for each in life.release():
         life.end(each, 7 if life.plan.leg(each.leg).instrument.symbol == "A" else 0)
-    back = targets_of_round(a_record(life.plan, life), life.at, RoundKind.UNWIND)
+    back = targets_of_round(
+        a_record(life.plan, life), life.at, RoundKind.UNWIND, {"A|STOCK": Decimal(-7), "B|STOCK": Decimal(5)}
+    )
     assert [(t.instrument.symbol, t.quantity) for t in back.targets] == [("A", 30)]
     assert back.valid_until is None
+
+
+@pytest.mark.parametrize(
+    ("held", "aim"),
+    [
+        (20, 0),  # as the plan left it
+        (120, 100),  # others have bought since: theirs is left alone
+        (5, 0),  # others have sold of it: the way back opens no short position
+        (-30, -50),  # others have gone short by more
+    ],
+)
+def test_the_way_back_trades_back_what_filled_and_nothing_else(held: int, aim: int) -> None:
+    life = Life(a_plan({}, {"A": 100}), Conduct())
+    life.end(life.release()[0], 20)
+    (back,) = targets_of_round(a_record(life.plan, life), life.at, RoundKind.UNWIND, {"A|STOCK": Decimal(held)}).targets
+    assert back.quantity == aim
+
+
+@pytest.mark.parametrize("reason", [LegReason.TURNOVER, LegReason.HALTED])
+def test_what_was_left_on_purpose_starts_no_other_round(reason: LegReason) -> None:
+    record, at = short()
+    left = replace(at, legs=tuple(replace(leg, reason=reason) for leg in at.legs))
+    assert next_round(record, left, RETRY, NOW) is None
+    assert next_round(record, left, UNWIND, NOW) is None
 
 
 def test_rounds_have_names_of_their_own_and_are_read_as_they_were_written() -> None:

@@ -475,6 +475,27 @@ def test_a_stop_on_the_wrong_side_is_refused_whatever_is_written(about: Order, a
             assert told(verdict, "stop_loss") == ("0", actual)
 
 
+@pytest.mark.parametrize(
+    ("trail", "refused"),
+    [
+        ({"trail_percent": Decimal(5)}, []),
+        ({"trail_percent": Decimal(50)}, ["max_stop_distance_pct"]),
+        ({"trail_amount": Decimal(30)}, ["max_stop_distance_pct"]),
+        ({"trail_amount": Decimal(150)}, ["max_stop_distance_pct"]),
+    ],
+)
+def test_where_a_trailing_stop_begins_is_judged_as_a_stop_is(trail: dict[str, Decimal], refused: list[str]) -> None:
+    limits = written(max_stop_distance_pct=10, stop_out_of_range=StopRule.ADJUST, price_collar_pct=OFF)
+    trailing = limited(1, 100, BUY, **trail)
+    verdict = judge(trailing, facts(prices=(quote(100),)), limits)
+    assert (refused_for(verdict), verdict.adjusted_stop) == (refused, None)
+
+
+def test_a_trailing_stop_below_zero_is_refused_whatever_is_written() -> None:
+    trailing = limited(1, 100, BUY, trail_amount=Decimal(150))
+    assert refused_for(judge(trailing, facts(prices=(quote(100),)), RiskLimits())) == ["stop_loss"]
+
+
 def test_what_stop_and_target_are_is_told() -> None:
     limits = written(max_stop_distance_pct=10, price_collar_pct=OFF)
     assert told(judge(protected(80), facts(), limits), "max_stop_distance_pct") == ("10", "20")

@@ -131,6 +131,13 @@ def test_only_an_emergency_needs_neither_person_nor_reason(missing: str) -> None
     assert stance(ALL, EMERGENCY, **nothing).at(NOW) is EMERGENCY  # type: ignore[arg-type]
 
 
+def test_an_emergency_that_comes_late_does_not_shorten_the_one_that_holds() -> None:
+    without_end = stance(ALL, EMERGENCY, after_seconds=300)
+    assert stance(ALL, EMERGENCY, before=without_end, lasts_seconds=600).latest.until is None
+    longer = stance(ALL, EMERGENCY, after_seconds=300, lasts_seconds=900)
+    assert stance(ALL, EMERGENCY, before=longer, lasts_seconds=600).latest.until == longer.latest.until
+
+
 def test_a_stance_that_is_over_already_is_refused() -> None:
     with pytest.raises(StanceRefused, match="over already"):
         stance(ALL, EMERGENCY, lasts_seconds=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 
 import pytest
@@ -25,13 +26,18 @@ class Market:
 
     clock: HandClock
     price: Decimal | None = None
+    is_answering: bool = True
+    """False: the broker gives no new answer, and the last one stays known."""
+    asked_at: datetime | None = None
     asked: list[str] = field(default_factory=list)
     woken: int = 0
 
     def of(self, instrument_key: str) -> tuple[ReferencePrice, ...]:
         if self.price is None:
             return ()
-        return (ReferencePrice(price=self.price, source=PriceSource.QUOTE, at=self.clock.now()),)
+        if self.is_answering or self.asked_at is None:
+            self.asked_at = self.clock.now()
+        return (ReferencePrice(price=self.price, source=PriceSource.QUOTE, at=self.asked_at),)
 
     def missing(self, wanted: Mapping[str, Instrument], good_for_seconds: Decimal) -> dict[str, Instrument]:
         return dict(wanted)
@@ -100,4 +106,16 @@ async def test_what_two_looks_have_shown_is_kept_and_what_one_has_is_not(market:
     assert (watch.kept("AAPL|STOCK", Side.BUY), watch.kept("AAPL|STOCK", Side.SELL)) == (10, 15)
     await passes(market.clock, 1)
     assert watch.kept("AAPL|STOCK", Side.BUY) == 15
+    task.cancel()
+
+
+async def test_one_answer_that_several_looks_find_is_one_price(market: Market) -> None:
+    market.price = Decimal(10)
+    watch, task = await watching(market)
+    await passes(market.clock, 1)
+    market.price = Decimal(15)
+    await passes(market.clock, 1)
+    market.is_answering = False
+    await passes(market.clock, 5)
+    assert watch.kept("AAPL|STOCK", Side.BUY) == 10
     task.cancel()

@@ -392,6 +392,22 @@ async def test_a_fall_while_the_trailing_stop_is_being_moved_leaves_it_where_it_
         assert ([p.ticket.stop_price for p in at_broker(world)], resting(world)) == ([Decimal("10.8")], 100)
 
 
+async def test_what_fills_late_of_a_trailing_entry_that_is_closed_is_protected_over_a_death(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world, 80, stop_loss=None, trail_amount=1)
+        world.cancel(signal_id="in")
+        await world.run(3)
+        (stop,) = children(world)
+        hit(world, stop)
+        await world.run(5)
+        assert state(world) is ProtectionState.CLOSED
+        world.fill("in", 20, "14", force=True)
+        await world.run_until(lambda: world.record("in").filled_quantity == 100, 20)
+        await world.restart()
+        await world.run(15)
+        assert (resting(world), state(world)) == (20, ProtectionState.PROTECTED)
+
+
 async def test_a_price_that_was_shown_once_moves_no_stop(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.quote(bid="9.99", ask="10.01")

@@ -277,3 +277,16 @@ async def test_whenever_the_process_dies_each_rung_is_placed_once(tmp_path: Path
     for number in writes:
         for moment in (Moment.BEFORE, Moment.AFTER):
             await climb(place(f"{number}-{moment}"), (number, moment))
+
+
+@pytest.mark.parametrize("until", ["9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00+05:00", "soon", 7])
+async def test_an_end_that_no_clock_can_show_is_refused_and_stops_no_other_command(
+    tmp_path: Path, until: object
+) -> None:
+    async with world_of(tmp_path) as world:
+        world.cancel(command="STANCE", scope="all", stance="EMERGENCY", by="ann", until=until)
+        await world.run(2)
+        (command,) = world.documents("execution_commands")
+        assert (command["status"], "until" in command["outcome"]) == ("REFUSED", True)
+        await world.restart()
+        assert world.service is not None

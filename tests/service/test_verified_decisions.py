@@ -56,6 +56,7 @@ async def test_an_order_whose_decision_does_not_exist_is_refused_before_the_brok
         ({"_id": ObjectId("0123456789abcdef01234567")}, "0123456789abcdef01234567"),
         ({"_id": 17}, 17),
         ({"_id": "x", "decision_id": 17}, "17"),
+        ({"_id": "x", "decision_id": ["d-1", "d-2", {"d": 3}]}, "d-1"),
     ],
 )
 async def test_a_decision_is_known_by_its_id_however_it_is_kept(

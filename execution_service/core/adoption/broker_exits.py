@@ -64,8 +64,8 @@ def exits_to_book(
     """`ledgers`: all entries of the account; `unclear`: what those are about that cannot be read. `trades`: all orders of others that the broker
     shows. `booked`: the names of bookings that were made, taken back or not.
 
-    Proven is an exit where one strategy alone holds it, the broker holds less of it and not the other side, and executions of others since it was
-    opened, all of the closing side and all of them told, come to exactly the difference.
+    Proven is an exit where one strategy alone holds it, in one product where these are kept apart, the broker holds less of it and not the other
+    side, and executions of others since it was opened, all of the closing side and all of them told, come to exactly the difference.
     """
     about = row.finding.instruments
     if any(may_be_the_same(each, mine) for each in unclear for mine in about):
@@ -78,7 +78,9 @@ def exits_to_book(
     if len(holders) != 1:
         return NotProven(f"it is held by {len(holders)} of our books")
     (held,) = holders
-    position, amount = held.position, row.finding.amount
+    position, amount, product = held.position, row.finding.amount, row.finding.product
+    if product and (held.known_products or {}).get(product) != position.quantity:
+        return NotProven(f"not all of what we hold is in product {product}")
     if amount is None or amount * position.quantity >= 0 or abs(amount) > abs(position.quantity):
         return NotProven("the broker does not hold a part of what we hold")
     closing = Side.SELL if position.quantity > 0 else Side.BUY

@@ -126,13 +126,13 @@ def _moment(fields: Fields, name: str, *, is_required: bool = False) -> datetime
         return None
     try:
         at = datetime.fromisoformat(value) if type(value) is str else None
-    except ValueError:
+        at = None if at is None or at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):  # the end of the last year, in a zone behind
         at = None
-    if at is None or at.tzinfo is None:
+    if at is None:
         fields.wrong(name, "a time in ISO 8601 with Z or an offset")
         return None
     # As a store keeps it.
-    at = at.astimezone(UTC)
     return at.replace(microsecond=at.microsecond // 1000 * 1000)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
 
 from execution_service.core.exact import EXACT, ZERO
-from execution_service.core.planning.plan import LegReason, LegState
+from execution_service.core.planning.plan import Leg, LegReason, LegState
 from execution_service.core.planning.progress import PlanState, Progress
 from execution_service.core.planning.records import PlanRecord, RoundKind
 from execution_service.core.planning.targets import OnPartial, Target, TargetPositions, WhenShort
@@ -35,24 +35,48 @@ def next_round(record: PlanRecord, at: Progress, standard: OnPartial, now: datet
     if record.is_over or record.superseded_by is not None or at.state not in _SHORT or record.kind is RoundKind.UNWIND:
         return None
     match wish.what:
-        case WhenShort.RETRY if not is_late and len(record.earlier) < wish.retries:
+        case WhenShort.RETRY if not is_late and len(record.earlier) < wish.retries and _missed(at):
             return NextRound(RoundKind.RETRY, now + RETRY_PAUSE)
-        case WhenShort.UNWIND if any(at.filled):
+        case WhenShort.UNWIND if any(at.filled) and _missed(at):
             return NextRound(RoundKind.UNWIND, now)
     return None
 
 
-def targets_of_round(record: PlanRecord, at: Progress, kind: RoundKind) -> TargetPositions:
+def _missed(at: Progress) -> list[Leg]:
+    """The legs of which something is missing that was to be reached: what the limit of turnover left is not, nor what a HALT stopped, which is not
+    sent later either."""
+    on_purpose = (LegReason.TURNOVER, LegReason.HALTED, LegReason.IN_BAND, LegReason.DUST)
+    return [leg for leg in at.legs if leg.state is not LegState.DONE and leg.reason not in on_purpose]
+
+
+def _way_back(held: Decimal, filled: Decimal, before: Decimal) -> Decimal:
+    """What is held once this is traded back, and never more than was held before on a side that is not held now; all signed."""
+    aim = EXACT.subtract(held, filled)
+    is_theirs = aim * held > 0
+    is_restored = aim * before > 0 and abs(aim) <= abs(before)
+    return aim if is_theirs or is_restored else ZERO
+
+
+def targets_of_round(record: PlanRecord, at: Progress, kind: RoundKind, held: Mapping[str, Decimal]) -> TargetPositions:
     """What the next round is to reach: of each instrument in which something is missing its target as it was planned; on the way back, of each in
-    which something filled, what was held before."""
+    which something filled, what is `held` now (signed, by instrument key) without that."""
     first = record.first_plan
     aims: dict[str, Target] = {}
     if kind is RoundKind.UNWIND:
+        filled: dict[str, Decimal] = {}
+        before: dict[str, Decimal] = {}
         for leg in at.legs:
-            if at.filled[leg.number]:
-                aims[leg.instrument.key] = Target(instrument=leg.instrument, quantity=leg.held)
+            key = leg.instrument.key
+            filled[key] = EXACT.add(filled.get(key, ZERO), at.filled[leg.number] * leg.side.sign)
+            before.setdefault(key, leg.held)
+        for leg in at.legs:
+            key = leg.instrument.key
+            if filled[key]:
+                quantity = _way_back(held.get(key, ZERO), filled[key], before[key])
+                aims[key] = Target(instrument=leg.instrument, quantity=quantity)
     else:
-        missing = at.residuals
+        wanted = {leg.instrument.key for leg in _missed(at)}
+        missing = {key: quantity for key, quantity in at.residuals.items() if key in wanted}
         weights = {each.instrument.key: each for each in at.plan.targets.targets if each.weight}
         for leg in at.legs:
             key = leg.instrument.key
@@ -87,7 +111,7 @@ def ended(record: PlanRecord, rounds: Sequence[Progress]) -> Ended:
     if record.superseded_by is not None:
         return Ended(state=PlanState.SUPERSEDED, residuals=_missing(rounds))
     if record.kind is RoundKind.UNWIND:
-        is_back = last.state is PlanState.COMPLETED
+        is_back = last.state is PlanState.COMPLETED and not any(last.residuals.values())
         residuals = _missing(rounds)
         return Ended(state=PlanState.FAILED if is_back else PlanState.PARTIAL, residuals=residuals, is_unwound=is_back)
     state = last.state

@@ -88,6 +88,10 @@ def with_stance(
     if record is not None and asked_at < record.latest.at and stance is not Aggressiveness.EMERGENCY:
         words = f"{record.latest.stance} was set at {record.latest.at.isoformat()}, after this was asked for"
         raise StanceRefused(words)
+    is_late = record is not None and asked_at < record.latest.at
+    if is_late and record is not None and record.latest.stance is Aggressiveness.EMERGENCY:
+        # One that comes late does not shorten the one that holds.
+        until = None if until is None or record.latest.until is None else max(until, record.latest.until)
     change = StanceChange(
         version=1 if record is None else record.version + 1,
         stance=stance,

@@ -16,6 +16,7 @@ from typing import TypeAlias
 from brokers.base import AssetClass, OrderType, Side
 from execution_service.core.exact import EXACT, ZERO
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import key_of
 from execution_service.core.risk.counters import Counters, Trip, content_of, rolled
 from execution_service.core.risk.exposure import (
@@ -524,9 +525,12 @@ def _protection(case: _Case) -> Iterator[_Finding]:
         case.order.limit_price or case.order.stop_price or (None if case.reference is None else case.reference.price)
     )
     sign, stop, target = request.side.sign, request.stop_loss, request.take_profit
+    is_trailing = stop is None and (request.trail_percent is not None or request.trail_amount is not None)
+    if is_trailing and price is not None:
+        stop = EXACT.subtract(price, _trail(request, price) * sign)
     if price is None:
         missing = _without_quote(case, "no fresh price to measure the stop from")
-        yield from (_not_judged(bound, missing) for bound in (low, high) if bound and stop)
+        yield from (_not_judged(bound, missing) for bound in (low, high) if bound and (stop or is_trailing))
         if farthest is not None and target is not None:
             yield _not_judged(farthest, _without_quote(case, "no fresh price to measure the target from"))
         return
@@ -540,15 +544,24 @@ def _protection(case: _Case) -> Iterator[_Finding]:
     away = EXACT.divide((price - stop) * sign * HUNDRED, price)
     least, most = low.number if low else ZERO, high.number if high else None
     allowed = least if away < least or away <= 0 else most if most is not None and away > most else None
+    if allowed is None and is_trailing and stop <= 0:
+        allowed = HUNDRED
     if allowed is None:
         return
-    if rule is not None and rule.value is StopRule.ADJUST and away > 0:
+    if rule is not None and rule.value is StopRule.ADJUST and away > 0 and not is_trailing:
         yield _Moved(EXACT.subtract(price, EXACT.divide(price * allowed * sign, HUNDRED)))
         return
     broken = high if most is not None and away > most else low
     limit = "stop_loss" if broken is None or away <= 0 else str(broken.limit)
     words = f"the stop {_amount(stop)} is {_amount(away)} per cent on the losing side of {_amount(price)}, allowed is {_amount(allowed)}"
     yield Breach(limit_type=limit, limit_value=_amount(allowed), actual_value=_amount(away), message=words)
+
+
+def _trail(request: OrderRequest, price: Decimal) -> Decimal:
+    """How far behind that price a trailing stop begins."""
+    if request.trail_amount is not None:
+        return request.trail_amount
+    return EXACT.divide(price * (request.trail_percent or ZERO), HUNDRED)
 
 
 def _confidence(case: _Case) -> Iterator[_Finding]:

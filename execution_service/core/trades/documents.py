@@ -53,7 +53,7 @@ def trade_to_document(row: TradeRow) -> dict[str, Any]:
     if row.money_per_point is not None:
         exact["money_per_point"] = str(row.money_per_point)
     if value is not None:
-        exact["cash"] = str(-value if row.moves_cash else ZERO)
+        exact["cash"] = str(value.copy_negate() if row.moves_cash else ZERO)
     if max(map(_digits, (value, row.commission))) > SUMMED_DIGITS:
         document[UNSUMMED] = True
     if row.commission is not None:
@@ -138,7 +138,7 @@ def trade_fields(row: TradeRow) -> dict[str, Any]:
         "commission_currency": row.commission_currency,
         "currency": row.currency,
         "money_per_point": row.money_per_point,
-        "cash": None if value is None else -value if row.moves_cash else ZERO,
+        "cash": None if value is None else value.copy_negate() if row.moves_cash else ZERO,
         "plan_id": decision.plan_id,
         "mode": row.mode,
         "account_id": row.account_id,

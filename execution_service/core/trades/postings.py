@@ -52,13 +52,13 @@ def postings_of(row: TradeRow) -> tuple[Posting, ...]:
                 ledger_id=row.ledger_id,
                 units=row.size * row.side.sign,
             ),
-            Posting(leg=other, account_id=account_id, currency=row.currency, amount=-value),
+            Posting(leg=other, account_id=account_id, currency=row.currency, amount=value.copy_negate()),
         ]
     if row.commission:
         paid_in = row.commission_currency or row.currency
         postings += [
             Posting(leg=Leg.FEES, account_id=account_id, currency=paid_in, amount=row.commission),
-            Posting(leg=Leg.CASH, account_id=account_id, currency=paid_in, amount=-row.commission),
+            Posting(leg=Leg.CASH, account_id=account_id, currency=paid_in, amount=row.commission.copy_negate()),
         ]
     return tuple(postings)
 

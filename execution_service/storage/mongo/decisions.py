@@ -27,10 +27,18 @@ class MongoDecisions(MongoPort):
                     documents = self._db[DECISIONS_OF_OTHERS].find(
                         {field: {"$in": wanted}}, {field: 1}, max_time_ms=LONGEST_QUERY_MS
                     )
-                    found.update(meant[d[field]] for d in documents if d.get(field) in meant)
+                    values = (value for d in documents for value in _values(d.get(field)))
+                    found.update(meant[value] for value in values if value in meant)
             return frozenset(found)
 
         return await self._calls.ask(read)
+
+
+def _values(stored: Any) -> list[Any]:
+    """What of others' fields may be a decision's id: a server finds a list by what is in it, too."""
+    return [
+        each for each in (stored if isinstance(stored, list) else [stored]) if isinstance(each, str | int | ObjectId)
+    ]
 
 
 def _may_be(decision_id: str) -> list[Any]:
