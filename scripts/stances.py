@@ -84,11 +84,11 @@ async def set_stance(
     asked = read_request(command)
     if not isinstance(asked, StanceRequest):
         return _refused(options, console, asked.words if isinstance(asked, Refused) else str(asked))
-    await store.insert_command(command)  # first: whoever dies here leaves what the service carries out
     try:
         record = await StanceWriter(store=store, learner=NobodyLearnsStances()).set(asked)
     except StanceRefused as exc:
         return _refused(options, console, str(exc))
+    await store.insert_command(command)
     if is_waited_for:
         command = await outcome(command)
     told = stance_answer(record)

@@ -56,6 +56,7 @@ from execution_service.storage.mongo.names import (
     TRADES_VIEW,
     TRADING_ACCOUNTS_VIEW,
     TRADING_ORDERS_VIEW,
+    WRITTEN,
 )
 from execution_service.storage.mongo.opening import connect
 from execution_service.storage.mongo.store import MongoStore
@@ -1482,6 +1483,22 @@ async def test_views_whose_answer_was_lost_may_be_written_again(
 
 
 # --- durability -----------------------------------------------------------------------------------------------------
+
+
+async def test_every_table_of_the_embedded_server_is_made_before_the_first_document(tmp_path: Path) -> None:
+    """It makes one with a collection's first document, and does not start again where it is killed in the midst of that."""
+    process = SecantusProcess(tmp_path / "data")
+    server = Server("secantus", process.uri)
+    try:
+        await server.store()
+        made = {path.name for path in (tmp_path / "data").glob("*.wt")}
+        for name in WRITTEN:
+            assert server.collection(name).count_documents({}) == 0
+            server.collection(name).insert_one({"_id": "first"})
+        assert {path.name for path in (tmp_path / "data").glob("*.wt")} == made
+        await server.close()
+    finally:
+        process.kill()
 
 
 async def test_what_was_acknowledged_is_there_after_the_server_was_killed(tmp_path: Path) -> None:

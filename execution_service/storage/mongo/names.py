@@ -23,6 +23,33 @@ TRADING_ORDERS_VIEW = "trading_orders"
 TRADING_ACCOUNTS_VIEW = "trading_accounts"
 TRADES_VIEW = "trades"
 DECISIONS_OF_OTHERS = "pipeline_decisions"
+WRITTEN = (
+    *(
+        ORDERS,
+        POSITIONS,
+        LEDGER_LINES,
+        COMMANDS,
+        ALERTS,
+        DEAD_LETTERS,
+        DISCREPANCIES,
+        LEASES,
+        KILL_SWITCHES,
+        BOOKMARKS,
+        API_TOKENS,
+        RISK,
+    ),
+    *(
+        PLANS,
+        STANCES,
+        CONFIRMATIONS_VIEW,
+        SIGNALS_VIEW,
+        POSITIONS_VIEW,
+        TRADING_ORDERS_VIEW,
+        TRADING_ACCOUNTS_VIEW,
+        TRADES_VIEW,
+    ),
+)
+"""Every collection that the service writes to."""
 UNSETTLED = "unsettled"
 """A word in `lookup` for as long as the record is unfinished or owes the world something: one index serves all questions, and on the
 embedded store each further index makes every update of a record about a third dearer."""

@@ -24,7 +24,7 @@ from execution_service.storage.mongo.discrepancies import MongoDiscrepancies
 from execution_service.storage.mongo.gate import Gate
 from execution_service.storage.mongo.leases import MongoLeases
 from execution_service.storage.mongo.ledger import MongoLedger
-from execution_service.storage.mongo.names import COMMANDS
+from execution_service.storage.mongo.names import COMMANDS, WRITTEN
 from execution_service.storage.mongo.opening import INDEXES, connect, ensure_indexes
 from execution_service.storage.mongo.orders import MongoOrders
 from execution_service.storage.mongo.plans import MongoPlans
@@ -116,7 +116,20 @@ class MongoStore(
             *(self._calls.ask(partial(ensure_indexes, self._db, name)) for name in INDEXES),
         )
         self._has_transactions = self._is_private and "setName" in hello
+        if self._has_transactions:
+            await self._calls.ask(self._make_tables)
         self._commits.open(has_transactions=self._has_transactions)
+
+    def _make_tables(self) -> None:
+        """The embedded server makes the table behind a collection with the collection's first document, and does not start again where it is killed
+        in the midst of that. So all are made here, before there is anything to lose; the transactions are given up, and no document is ever there."""
+        with self._client.start_session() as session:
+            for name in WRITTEN:
+                session.start_transaction()
+                try:
+                    self._db[name].insert_one({"_id": "a table is made"}, session=session)
+                finally:
+                    session.abort_transaction()
 
     async def be_kept(self, keeper: Keeper) -> None:
         await self._commits.be_kept(keeper)
