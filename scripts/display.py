@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 from rich.box import ASCII, ROUNDED
 from rich.cells import cell_len
@@ -22,6 +23,20 @@ WIDE = 100_000
 ASIDE = 0.5
 """The fraction of the terminal's width that may precede a last column that the terminal itself wraps."""
 NOTHING = "-"
+
+
+class Shows(Protocol):
+    """What a command of execctl was asked, and where it says what it has found; each adds what it looks into."""
+
+    @property
+    def console(self) -> Console: ...
+
+    @property
+    def options(self) -> argparse.Namespace: ...
+
+    @property
+    def wants_json(self) -> bool: ...
+
 
 _STYLES: Mapping[str, str] = {
     "FILLED": "green",

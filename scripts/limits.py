@@ -7,8 +7,6 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Protocol
 
-from rich.console import Console
-
 from execution_service.app.clock import SystemClock
 from execution_service.app.risk_file import effective, shown
 from execution_service.app.settings.loading import Settings
@@ -21,11 +19,11 @@ from execution_service.core.risk.usage import Usage
 from execution_service.core.texts.values import quantity
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.storage.reader import StoreReader
+from scripts.display import Shows, print_json, print_table
 from scripts.display import counted as counted_noun
-from scripts.display import print_json, print_table
 
 
-class Context(Protocol):
+class Context(Shows, Protocol):
     """What a command of execctl works with."""
 
     @property
@@ -36,15 +34,6 @@ class Context(Protocol):
 
     @property
     def settings(self) -> Settings: ...
-
-    @property
-    def console(self) -> Console: ...
-
-    @property
-    def options(self) -> argparse.Namespace: ...
-
-    @property
-    def wants_json(self) -> bool: ...
 
 
 def add_options(parser: argparse.ArgumentParser, text: Callable[[str], str]) -> None:

@@ -9,32 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console
-
 from brokers.errors import BrokerUnavailable
 from brokers.registry import manifests
 from brokers.simulated.clock import MarketClock, Standing
 from brokers.simulated.manifest import book_of
 from execution_service.app.settings.loading import Settings
-from scripts.display import print_json, print_table, table_time
+from scripts.display import Shows, print_json, print_table, table_time
 
 EXIT_FAILED = 1
 
 
-class Context(Protocol):
+class Context(Shows, Protocol):
     """What a command of execctl works with."""
 
     @property
     def settings(self) -> Settings: ...
-
-    @property
-    def console(self) -> Console: ...
-
-    @property
-    def options(self) -> argparse.Namespace: ...
-
-    @property
-    def wants_json(self) -> bool: ...
 
 
 def add_options(parser: argparse.ArgumentParser, count: Callable[[str], int]) -> None:

@@ -8,15 +8,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
-from rich.console import Console
-
 from execution_service.app.clock import SystemClock
 from execution_service.app.settings.loading import Settings
 from execution_service.control.fill_quality import ListsOrders, QualityFilter, QualityReader, since_of
 from execution_service.core.quality.order_quality import OrderQuality
 from execution_service.core.texts.values import money
 from execution_service.runtime.threads import InPlace
-from scripts.display import counted, print_json, print_table, shown_time
+from scripts.display import Shows, counted, print_json, print_table, shown_time
 
 UNKNOWN_BROKER = "NONE"
 """Of an account that neither the settings nor the running service know."""
@@ -27,7 +25,7 @@ COLUMNS = (
 )
 
 
-class Context(Protocol):
+class Context(Shows, Protocol):
     """What a command of execctl works with."""
 
     @property
@@ -35,15 +33,6 @@ class Context(Protocol):
 
     @property
     def settings(self) -> Settings: ...
-
-    @property
-    def console(self) -> Console: ...
-
-    @property
-    def options(self) -> argparse.Namespace: ...
-
-    @property
-    def wants_json(self) -> bool: ...
 
 
 class KnowsAccounts(Protocol):

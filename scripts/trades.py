@@ -9,21 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console
-
 from execution_service.api.trades import cash_fields
 from execution_service.core.texts.values import plain
 from execution_service.core.trades.documents import trade_fields
 from execution_service.core.trades.rows import TradeRow
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.storage.reader import StoreReader
-from scripts.display import counted, print_json, print_table
+from scripts.display import Shows, counted, print_json, print_table
 from scripts.trade_files import ExportFailed, Format, write_trades
 
 EXIT_FAILED = 1
 
 
-class Context(Protocol):
+class Context(Shows, Protocol):
     """What a command of execctl works with."""
 
     @property
@@ -31,15 +29,6 @@ class Context(Protocol):
 
     @property
     def store(self) -> MongoStore: ...
-
-    @property
-    def console(self) -> Console: ...
-
-    @property
-    def options(self) -> argparse.Namespace: ...
-
-    @property
-    def wants_json(self) -> bool: ...
 
 
 def add_options(parser: argparse.ArgumentParser, whole: Callable[[str], int]) -> None:

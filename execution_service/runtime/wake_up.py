@@ -18,7 +18,7 @@ class WakeUp:
         self._told.set()
 
     @property
-    def is_told(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether there has been news since the last wait."""
         return self._told.is_set()
 

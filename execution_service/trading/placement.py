@@ -104,7 +104,7 @@ class Placement:
         try:
             report = await self._handed_over(live, replace(order.ticket(), is_repetition=again))
         except NoLongerWaitedFor:
-            return Handed(self._was_told_of(live), is_clear=True)
+            return Handed(self._was_reported(live), is_clear=True)
         except HeldBack as exc:
             self.rest(order, exc)
             live.sending = live.sending.unclear(was_repeated=again)
@@ -218,7 +218,7 @@ class Placement:
         self._queues.goes(live.order)
         await self._report_poller.learn(live, report)
 
-    async def _was_told_of(self, live: LiveOrder) -> None:
+    async def _was_reported(self, live: LiveOrder) -> None:
         """A report came before the call's own answer, and is recorded already."""
         self._queues.goes(live.order)
 

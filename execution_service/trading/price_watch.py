@@ -43,7 +43,7 @@ class AsksForQuotes(Protocol):
 class WaitsForPrices(Protocol):
     """Who is woken."""
 
-    def price_reached(self) -> None:
+    def price_left_band(self) -> None:
         """A watched price has left its band. Raises nothing."""
 
 
@@ -115,7 +115,7 @@ class PriceWatch:
             self._looks = {key: self._looked(key) for key in wanted}
             waking = [each for each in self._watched.values() if self._wakes(each)]
             if waking:
-                self._listener.price_reached()
+                self._listener.price_left_band()
 
     def _wakes(self, watched: _Watched) -> bool:
         price = self.price(watched.instrument_key)

@@ -218,13 +218,13 @@ class Protection:
     @property
     def has_settled(self) -> bool:
         """Whether everything that it was told is dealt with: what is to be placed for that is on its way, and in hand."""
-        return not self._is_looking and not self._wake_up.is_told
+        return not self._is_looking and not self._wake_up.is_pending
 
     def connected(self) -> None:
         """A connection stands."""
         self._wake_up.tell()
 
-    def price_reached(self) -> None:
+    def price_left_band(self) -> None:
         """A price at which something is to be done."""
         self._wake_up.tell()
 

@@ -26,7 +26,14 @@ from execution_service.core.planning.progress import (
     with_followers,
 )
 from execution_service.core.planning.records import PlanRecord, RoundKind, plan_from_document, plan_to_document
-from execution_service.core.planning.rounds import RETRY_PAUSE, ended, exposure, next_round, targets_of_round, unreached
+from execution_service.core.planning.rounds import (
+    RETRY_PAUSE,
+    ended,
+    exposure,
+    next_round,
+    reasons_not_reached,
+    targets_of_round,
+)
 from execution_service.core.planning.targets import (
     Aggressiveness,
     ExpectedHolding,
@@ -466,7 +473,7 @@ def test_what_is_left_after_a_way_back(sold: int, state: PlanState, is_back: boo
     unwound = record.with_round(RoundKind.UNWIND, back.plan)
     end = ended(unwound, [first, back.at])
     assert (end.state, end.is_unwound, end.residuals) == (state, is_back, left)
-    words = unreached(unwound, [first, back.at])
+    words = reasons_not_reached(unwound, [first, back.at])
     assert words[:2] == ["A BUY: SHORT", "B SELL: SHORT"]
     assert len(words) == (2 if is_back else 3)
 
@@ -489,7 +496,7 @@ def test_people_are_told_the_reason_of_each_leg_that_was_not_done_and_what_was_s
         life.end(life.release()[0], 10)
     life.release()
     life.release()
-    assert unreached(a_record(life.plan, life), [life.at]) == [
+    assert reasons_not_reached(a_record(life.plan, life), [life.at]) == [
         "A SELL: SHORT (OUTSIDE_COLLAR), BROKER_REJECTED: too far",
         "B BUY: SKIPPED (EMERGENCY_REDUCE_ONLY)",
     ]

@@ -45,7 +45,7 @@ class Market:
     def ask_for(self, wanted: Mapping[str, Instrument]) -> None:
         self.asked += wanted
 
-    def price_reached(self) -> None:
+    def price_left_band(self) -> None:
         self.woken += 1
 
 

@@ -160,7 +160,7 @@ def exposure(first: Progress, residuals: dict[str, Decimal]) -> Exposure:
     return Exposure(net=net, gross=gross, target_net=target_net, target_gross=target_gross, unpriced=tuple(unpriced))
 
 
-def unreached(record: PlanRecord, rounds: Sequence[Progress]) -> list[str]:
+def reasons_not_reached(record: PlanRecord, rounds: Sequence[Progress]) -> list[str]:
     """Why, in words for people: each leg that was not done of the last round towards the targets, and of the way back from them."""
     towards = [at for each, at in zip(record.rounds, rounds, strict=True) if each.kind is not RoundKind.UNWIND]
     back = [at for each, at in zip(record.rounds, rounds, strict=True) if each.kind is RoundKind.UNWIND]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from execution_service.core.planning.progress import Progress
 from execution_service.core.planning.records import PlanRecord, RoundKind
-from execution_service.core.planning.rounds import ended, unreached
+from execution_service.core.planning.rounds import ended, reasons_not_reached
 from execution_service.core.planning.stances import StanceChange
 from execution_service.core.planning.targets import Aggressiveness, Refusal, TargetPositions
 from execution_service.core.texts.messages import html_message
@@ -25,7 +25,7 @@ def plan_ended(record: PlanRecord, rounds: Sequence[Progress]) -> str:
         ("Decision", targets.decision_id),
         ("State", end.state.value),
         ("Missing", _some(missing)),
-        ("Why", _some(unreached(record, rounds))),
+        ("Why", _some(reasons_not_reached(record, rounds))),
     ]
     retries = sum(each.kind is RoundKind.RETRY for each in record.rounds)
     if retries:
