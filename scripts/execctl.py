@@ -416,7 +416,7 @@ def _history(context: CommandContext, stored: Stored) -> dict[str, Any]:
         "waits_for": waits_for(context.view, order, SystemClock().now()),
         "fills": [asdict(fill) for fill in order.fills],
         "quality": order_quality(order).fields(),
-        "realized_pnl": stored.told.realized_pnl if order.fills else None,
+        "realized_pnl": stored.realized_pnl,
         "entries": list(order.request.entry_refs) if isinstance(order.request, OrderRequest) else [],
         "exits": [_order_fields(s) for s in context.view.exits_of(names)] if is_entry else [],
         "commands": [command_fields(c) for c in context.view.commands_naming([*names, *ids, *order.client_order_ids])],

@@ -880,6 +880,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.delivery.views": {
         CORE,
         "execution_service.delivery.account_names",
+        "execution_service.delivery.cursor",
         "execution_service.delivery.ledger",
         "execution_service.delivery.past_trades",
         "execution_service.delivery.signals",

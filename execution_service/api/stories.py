@@ -42,7 +42,7 @@ def brief(stored: Stored) -> dict[str, Any]:
         "average_price": order.average_price,
         "value": order.value,
         "commission": order.commission,
-        "realized_pnl": stored.told.realized_pnl if order.fills and order.money_per_point is not None else None,
+        "realized_pnl": stored.realized_pnl,
         "currency": currency_of(order),
         "broker_order_id": order.broker_order_id,
         "reason": None if order.reason is None else {"code": order.reason.code, "message": plain(order.reason.message)},

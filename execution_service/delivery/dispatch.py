@@ -85,7 +85,7 @@ class Delivery:
         ledger = Ledger(store=store, cursors=self._cursors, lines_of_orders=lines_of_orders)
         self.books = LedgerAndViews(
             ledger=ledger,
-            views=Views(store=store, live_orders=live_orders, clock=clock, parties=parties),
+            views=Views(store=store, live_orders=live_orders, cursors=self._cursors, clock=clock, parties=parties),
             cursors=self._cursors,
             clock=clock,
             failures=failures,

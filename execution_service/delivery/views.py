@@ -16,6 +16,7 @@ from execution_service.core.views.shared import (
     signal_document_id,
 )
 from execution_service.delivery.account_names import NamesOfAccounts
+from execution_service.delivery.cursor import Cursors, Progress
 from execution_service.delivery.ledger import Parcel
 from execution_service.delivery.past_trades import trade_writes
 from execution_service.delivery.signals import Relations, related_names, trading_order_write
@@ -33,15 +34,21 @@ class Around:
     """The orders around some that are to be shown, and the `_id` of each signal that is known in `signal_store` by its signal id only."""
 
     orders: Sequence[Stored]
+    progress: Mapping[str, Progress]
+    """By our order id, of those that had something to deliver or to commit when they had been read: it knows what was booked before their
+    records do."""
     documents: Mapping[str, Any]
 
 
 class Views:
     """Each document carries the number that it reflects and only moves forward, so that writing it again does no harm."""
 
-    def __init__(self, *, store: Store, live_orders: LiveOrders, clock: Clock, parties: NamesOfAccounts) -> None:
+    def __init__(
+        self, *, store: Store, live_orders: LiveOrders, cursors: Cursors, clock: Clock, parties: NamesOfAccounts
+    ) -> None:
         self._store = store
         self._live = live_orders
+        self._cursors = cursors
         self._clock = clock
         self._parties = parties
         self._shown_episodes: dict[LedgerKey, int] = {}
@@ -114,18 +121,33 @@ class Views:
         """Reads what the signals' documents need beyond the orders at hand: other legs, entries of exits, exits of entries. It needs nothing
         of what the ledger says of them. Raises StoreUnavailable."""
         names = sorted({n for p in parcels for n in related_names(p.order, was_told=p.progress.has_document)})
-        orders = await self._store.find(names) if names else []
+        orders = await self._orders_named(names) if names else []
+        progress = {s.order.order_id: p for s in orders if (p := self._cursors.get(s.order.order_id)) is not None}
         shown = [*(parcel.order for parcel in parcels), *map(self._live.latest, orders)]
         unnamed = {order.signal_id for order in shown if signal_document_id(order) is None}
-        return Around(orders, await self._store.signal_documents(sorted(unnamed)) if unnamed else {})
+        return Around(orders, progress, await self._store.signal_documents(sorted(unnamed)) if unnamed else {})
+
+    async def _orders_named(self, names: Sequence[str]) -> Sequence[Stored]:
+        """Those whose last cursors were committed while they were being read are read again: nobody here knows any more what was booked of
+        them."""
+        found = {s.order.order_id: s for s in await self._store.find(names)}
+        behind = [
+            order_id
+            for order_id, stored in found.items()
+            if stored.told.ledger < stored.order.version and self._cursors.get(order_id) is None
+        ]
+        if behind:
+            found |= {s.order.order_id: s for s in await self._store.load(behind)}
+        return list(found.values())
 
     def _relations(self, parcels: Sequence[Parcel], around: Around) -> Relations:
         """With the profit that is known now."""
-        found = {s.order.order_id: BookedOrder(s.order, s.told.realized_pnl) for s in around.orders}
-        for order_id in found:
-            live = self._live.by_id.get(order_id)
-            if live is not None:
-                found[order_id] = BookedOrder(live.order, live.told.realized_pnl)
+        found = {}
+        for stored in around.orders:
+            order_id = stored.order.order_id
+            progress = self._cursors.get(order_id) or around.progress.get(order_id)
+            told = stored.told if progress is None else progress.told
+            found[order_id] = BookedOrder(self._live.latest(stored), told.realized_pnl)
         for parcel in parcels:
             found[parcel.order.order_id] = BookedOrder(parcel.order, parcel.progress.told.realized_pnl)
         return Relations(found.values(), around.documents)

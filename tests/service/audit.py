@@ -22,7 +22,7 @@ from execution_service.core.texts.orders import order_alert, outcome_line
 from execution_service.core.trades.documents import trade_from_document
 from execution_service.core.trades.postings import Balances, Leg
 from execution_service.core.trades.rows import rows_of
-from execution_service.core.views.record import ledger_from_document
+from execution_service.core.views.record import ledger_from_document, lines_from_document
 from tests.fakes import World
 
 ZERO = Decimal(0)
@@ -52,6 +52,7 @@ def audit(world: World, *, may_wait: Collection[str] = (), is_booked_by_time: bo
         _audit_signal(world, order)
         _audit_published(world, order)
         _audit_people(world, order)
+    _audit_profit_of_signals(world, records)
     unsettled = {d["_id"] for d in world.documents("execution_orders", lookup="unsettled")}
     owing = {o.signal_id for o in records if o.status.is_final and o.order_id in unsettled}
     assert not owing, f"finished, and still in hand: {owing}"
@@ -222,6 +223,28 @@ def _audit_signal(world: World, order: Order) -> None:
     assert execution["quantity_filled"] == float(order.filled_quantity)
     is_done = order.status.is_final and order.filled_quantity
     assert execution["status"] == (Status.FILLED if is_done else order.status)
+
+
+def _audit_profit_of_signals(world: World, records: list[Order]) -> None:
+    """The document of a signal's entry shows what all exits of it together have realised, by the ledger."""
+    realized: dict[str, Decimal] = defaultdict(Decimal)
+    lines = {d["_id"]: lines_from_document(d["lines"]) for d in world.documents("execution_ledger_lines")}
+    for entry in (ledger_from_document(d) for d in world.documents("execution_positions")):
+        for order_id, applied in entry.applied.items():
+            lines[order_id] = {**lines.get(order_id, {}), **{line.event_number: line for line in applied}}
+    for order_id, some in lines.items():
+        realized[order_id] = sum((line.realized for line in some.values()), ZERO)
+    exits_by_ref: dict[str, dict[str, Order]] = defaultdict(dict)
+    for order in records:
+        for ref in getattr(order.request, "entry_refs", ()):
+            exits_by_ref[ref][order.order_id] = order
+    for order in records:
+        if order.identity.purpose is Purpose.ENTRY and order.adoption is None and order.request.total_legs == 1:
+            closing = {i: o for name in order.names for i, o in exits_by_ref[name].items()}
+            if order.filled_quantity and any(o.filled_quantity for o in closing.values()):
+                (document,) = world.documents("signal_store", signal_id=order.signal_id)
+                expected = sum((realized[order_id] for order_id in closing), ZERO)
+                assert abs(document["pnl_realized"] - float(expected)) < 1e-6, f"profit of {order.signal_id}"
 
 
 def _audit_published(world: World, order: Order) -> None:

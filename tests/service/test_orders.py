@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from execution_service.core.errors import InvalidTransition
 from execution_service.core.orders.events import Accepted
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.recording.live_orders import LiveOrder
+from execution_service.storage.mongo.store import MongoStore
 from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import Stored
 from execution_service.trading.order_steps import OrderSteps
 from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, world_of
 from tests.service.audit import audit
@@ -140,6 +144,48 @@ async def test_partial_exits_leave_the_entry_open_and_add_up(tmp_path: Path) -> 
         await world.restart()
         world.exit("out-2", "sig", quantity=6, price=12)
         await world.run(1)
+        (document,) = world.documents("signal_store", signal_id="sig")
+        assert (document["position_status"], document["pnl_realized"]) == ("CLOSED", 16.0)
+        audit(world)
+
+
+async def test_profit_of_exits_adds_up_while_what_was_booked_of_the_first_is_not_in_its_record_yet(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(quantity=10)
+        await world.run(30)
+        world.notifier.hold = asyncio.Event()  # people are still to be told: nothing hurries the record's cursors
+        world.exit("out-1", "sig", quantity=4, price=11)
+        await world.run(0.2)
+        world.exit("out-2", "sig", quantity=6, price=12)
+        await world.run(0.2)
+        (document,) = world.documents("signal_store", signal_id="sig")
+        assert (document["position_status"], document["pnl_realized"]) == ("CLOSED", 16.0)
+
+
+async def test_profit_of_exits_adds_up_though_the_first_is_settled_while_its_record_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(quantity=10)
+        await world.run(30)
+        world.notifier.hold = asyncio.Event()
+        world.exit("out-1", "sig", quantity=4, price=11)
+        await world.run(0.1)
+        find = MongoStore.find
+
+        async def find_slowly(store: MongoStore, names: Sequence[str]) -> list[Stored]:
+            found = await find(store, names)
+            if "signal:out-2" in names:
+                await world.clock.sleep(3)
+            return found
+
+        monkeypatch.setattr(MongoStore, "find", find_slowly)
+        world.exit("out-2", "sig", quantity=6, price=12)
+        await world.run(1)
+        world.notifier.hold.set()
+        await world.run(10)
         (document,) = world.documents("signal_store", signal_id="sig")
         assert (document["position_status"], document["pnl_realized"]) == ("CLOSED", 16.0)
         audit(world)

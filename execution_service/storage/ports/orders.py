@@ -74,6 +74,14 @@ class Stored:
         """Unfinished, or something about it is still to be delivered."""
         return not self.order.status.is_final or self.told.lowest < self.order.version
 
+    @property
+    def realized_pnl(self) -> Decimal | None:
+        """What its fills have realised by the ledger, in its currency, before fees. None where nothing has filled, what a point is worth is not
+        known, or the record does not have all of it from the ledger yet."""
+        order = self.order
+        is_known = order.fills and order.money_per_point is not None and self.told.ledger >= order.version
+        return self.told.realized_pnl if is_known else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CursorCommit:
