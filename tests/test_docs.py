@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,36 @@ def test_the_example_of_the_environment_has_every_setting_and_no_other() -> None
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     names = re.findall(r"^#?([A-Z_]+)=", text, flags=re.MULTILINE)
     assert sorted(names) == sorted(setting_names())
+
+
+def _map_of_the_rooms() -> list[str]:
+    """The names at the beginnings of its lines, each with the names of the lines that it is indented under: `core/orders/status.py`."""
+    drawn = (DOCS / "architecture.md").read_text(encoding="utf-8").partition("```\n")[2].partition("\n```")[0]
+    names: list[str] = []
+    above: list[tuple[int, str]] = []
+    for line in drawn.splitlines():
+        indent = len(line) - len(line.lstrip())
+        above = [(column, room) for column, room in above if column < indent]
+        first = list(takewhile(lambda word: word.endswith(("/", ".py")), line.strip().partition("  ")[0].split()))
+        names += ["".join(room for _, room in above) + name for name in first]
+        if first and first[0].endswith("/"):
+            above.append((indent, first[0]))
+    return names
+
+
+def test_the_map_names_every_room_once_and_none_that_is_not_there() -> None:
+    names = _map_of_the_rooms()
+    assert {name: count for name, count in Counter(names).items() if count > 1} == {}
+    assert [name for name in names if not (ROOT / name).exists()] == []
+    rooms = [ROOT / "execution_service", ROOT / "execution_service" / "core", ROOT / "brokers", ROOT / "simulators"]
+    packages = {f"{init.parent.relative_to(ROOT)}/" for room in rooms for init in room.glob("*/__init__.py")}
+    assert packages - set(names) == set()
+
+
+def test_every_section_of_the_changelog_is_there_once() -> None:
+    for version in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        sections = re.findall(r"^### (.+)$", version, re.MULTILINE)
+        assert len(sections) == len(set(sections)), version.splitlines()[0]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
