@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from brokers.base import OrderRef
+from brokers.base import AssetClass, Instrument, OrderRef
 from brokers.paper.exchange import PaperExchange
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.request import Identity, Purpose
 from tests.external.browser import TOKEN, address, chromium, needs_chromium, violations, visit
 from tests.external.service_process import Service
@@ -31,8 +33,11 @@ AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """As people run it; nothing fills by itself."""
+    folder = tmp_path_factory.mktemp("page")
+    limits = folder / "risk.toml"
+    limits.write_text('[strategies."Oil"]\nmax_consecutive_rejections = 2\n', encoding="utf-8")
     settings = {"API_TOKEN": TOKEN, "API_OWN_PROCESS": "true", "MOCK_FILL_DELAY_SECONDS": "36000"}
-    with Service(tmp_path_factory.mktemp("page"), **settings) as service:
+    with Service(folder, RISK_FILE=str(limits), **settings) as service:
         service.start()
         call(service, "POST", "kill", json={"scope": f"symbol:{STOPPED}", "reason": "for the test of arming"})
         yield service
@@ -65,11 +70,13 @@ def place(service: Service, name: str, symbol: str, **changes: Any) -> None:
 def fill(service: Service, name: str, price: str) -> None:
     """The venue executes it whole."""
     identity = Identity(signal_id=name, leg_index=0, purpose=Purpose.ENTRY)
-    book = PaperExchange(service.data_dir / "mock_broker.db", account_id=ACCOUNT)
-    try:
+    with book_of(service) as book:
         book.fill_order(OrderRef(client_order_id=identity.client_order_id(1)), None, Decimal(price))
-    finally:
-        book.close()
+
+
+def book_of(service: Service) -> contextlib.closing[PaperExchange]:
+    """The venue's own book, for whoever plays the venue."""
+    return contextlib.closing(PaperExchange(service.data_dir / "mock_broker.db", account_id=ACCOUNT))
 
 
 def fill_when_working(service: Service, name: str, price: str) -> None:
@@ -273,6 +280,80 @@ def test_an_order_that_a_limit_refused_is_allowed_once(service: Service, browser
         expect(dialog).to_contain_text("Allowed: it may be sent again under a new name.")
     place(service, "big-2", "DIA", quantity=20000)
     wait_until(lambda: call(service, "GET", "orders/big-2")["orders"][0]["status"] == "SUBMITTED", "it has passed")
+
+
+def test_a_message_that_could_not_be_taken_is_looked_at_and_replayed(service: Service, browser: Browser) -> None:
+    with service.pubsub() as pubsub:
+        pubsub.publish([{"symbol": HOSTILE}])
+    with visit(browser, service, expected=("409",)) as page:
+        item = page.locator("#attention .kind").filter(has_text="could not be taken for orders").locator("li")
+        item.get_by_role("button", name="Look…").click()
+        dialog = page.get_by_role("dialog", name="A message that could not be taken for an order")
+        expect(dialog.locator("pre")).to_contain_text(HOSTILE)
+        dialog.get_by_role("button", name="Close").click()
+        item.get_by_role("button", name="Replay…").click()
+        dialog = page.get_by_role("dialog", name="Replay this message?")
+        dialog.get_by_role("button", name="Replay").click()
+        expect(dialog).to_contain_text("dead letter again")
+
+
+def test_books_that_differ_are_compared_again(service: Service, browser: Browser) -> None:
+    place(service, "gold-1", "GLD", price=180)
+    fill_when_working(service, "gold-1", "180")
+    gold = Instrument(symbol="GLD", asset_class=AssetClass.STOCK)
+    with book_of(service) as book:
+        book.move_position(gold, Decimal(-7))
+    call(service, "POST", "reconcile", json={"account_id": ACCOUNT}, timeout=60)
+    with visit(browser, service) as page:
+        item = page.locator("#attention li").filter(has_text="GLD")
+        item.get_by_role("button", name="Compare again").click()
+        dialog = page.get_by_role("dialog", name=f"Compare the books of account {ACCOUNT}?")
+        with book_of(service) as book:
+            book.move_position(gold, Decimal(7))
+        dialog.get_by_role("button", name="Compare").click()
+        expect(dialog).to_contain_text("The books agree.")
+        dialog.get_by_role("button", name="Close", exact=True).click()
+        expect(item).to_have_count(0)
+
+
+def test_what_a_person_knows_of_an_order_in_doubt_arrives_and_a_refusal_is_shown(
+    service: Service, browser: Browser
+) -> None:
+    """The mock broker leaves none in doubt: the page is told of one that works, of which nothing is to be decided."""
+    place(service, "doubt-1", "SLV", price=20)
+    wait_until(lambda: call(service, "GET", "orders/doubt-1")["orders"][0]["status"] == "SUBMITTED", "it works")
+    (order,) = call(service, "GET", "orders/doubt-1")["orders"]
+
+    told = call(service, "GET", "attention") | {"in_doubt": [order]}
+    with visit(browser, service, expected=("409",)) as page:
+        page.route("**/api/execution/attention", lambda route: route.fulfill(json=told))
+        page.locator("#attention li").filter(has_text="SLV").get_by_role("button", name="Resolve…").click()
+        dialog = page.get_by_role("dialog", name="What became of BUY 10 SLV, limit at 20?")
+        dialog.get_by_label("Your name").fill("Ada")
+        dialog.get_by_label("How you know").fill("the broker's own screen")
+        dialog.get_by_role("button", name="Record it").click()
+        expect(dialog).to_contain_text("is SUBMITTED")
+
+
+def test_what_a_broken_limit_has_switched_off_is_enabled_by_a_person(service: Service, browser: Browser) -> None:
+    with book_of(service) as book:
+        book.add_fault(Fault(operation=Operation.PLACE, action=Action.REJECT, symbol="USO", times=2))
+    for name in ("off-1", "off-2", "off-3"):
+        place(service, name, "USO", price=70, strategy_name="Oil")
+        wait_until(lambda name=name: call(service, "GET", f"orders/{name}")["orders"][0]["status"] == "REJECTED", name)
+    with visit(browser, service) as page:
+        item = page.locator("#attention .kind").filter(has_text="Off until a person enables it").locator("li")
+        expect(item).to_contain_text("strategy Oil")
+        item.get_by_role("button", name="Enable…").click()
+        dialog = page.get_by_role("dialog", name=re.compile("^Enable "))
+        dialog.get_by_label("Your name").fill("Ada")
+        dialog.get_by_label("Reason").fill("the broker has said why")
+        dialog.get_by_role("button", name="Let it trade again").click()
+        expect(dialog).to_contain_text("1 limit lets orders pass again.")
+        dialog.get_by_role("button", name="Close", exact=True).click()
+        expect(item).to_have_count(0)
+    place(service, "off-4", "USO", price=70, strategy_name="Oil")
+    wait_until(lambda: call(service, "GET", "orders/off-4")["orders"][0]["status"] == "SUBMITTED", "it trades again")
 
 
 def test_closing_a_position_needs_its_name_written(service: Service, browser: Browser) -> None:
