@@ -43,6 +43,8 @@ class Parts:
     orders: list[Order] = field(default_factory=list)
     trade_ids: list[str] = field(default_factory=list)
     """Of its executions, in the collection `trades`."""
+    is_whole: bool = True
+    """The orders' records have all lines of the ledger for their fills: none of them came a moment ago."""
 
     @property
     def entry_price(self) -> Decimal | None:
@@ -61,7 +63,9 @@ def parts_of(ledger_id: str, episode: int, orders: Iterable[Stored]) -> Parts:
         if not isinstance(order.request, OrderRequest) or key_of(order).ledger_id != ledger_id:
             continue
         is_part = False
-        for number, line in stored.told.lines.items():
+        lines = stored.told.lines
+        parts.is_whole &= all(n in lines for n, event in enumerate(order.events, 1) if isinstance(event, Filled))
+        for number, line in lines.items():
             event = order.events[number - 1] if 0 < number <= order.version else None
             if not isinstance(event, Filled) or event.fill.fill_id in order.busted_fill_ids:
                 continue
@@ -90,7 +94,7 @@ def trade_fields(
     """`leaving`: account, strategy and symbol of exits that work now."""
     parts = parts_of(row.ledger_id, row.episode, orders)
     first = parts.orders[0] if parts.orders else None
-    is_complete = len(row.shown_order_ids) >= row.order_count and bool(parts.orders)
+    is_complete = len(row.shown_order_ids) >= row.order_count and bool(parts.orders) and parts.is_whole
     entry_price = parts.entry_price if is_complete else None
     is_dollars = row.currency in DOLLARS
     profit = row.realized_pnl

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from execution_service.api import live_feed
 from execution_service.api.live_feed import EventStream
+from execution_service.core.orders.request import Purpose
 from tests.fakes import BY_HAND, RESTING, World, world_of
 from tests.service.http_calls import ACCOUNT, api_of, http_world
 
@@ -86,6 +87,26 @@ async def test_a_trade_goes_from_flat_to_flat(tmp_path: Path) -> None:
         one = (await http.get(f"{TRADES}/{trade['trade_id']}")).json()
         assert one == trade
         assert (await http.get(f"{TRADES}/pos_1")).status_code == 404
+
+
+async def test_the_exit_price_of_a_trade_is_that_of_all_fills_or_none(tmp_path: Path) -> None:
+    async with http_world(tmp_path, market=BY_HAND, rules=RESTING) as (world, http):
+        await traded(world, "a", "10")
+        world.exit("x", "a", quantity=100)
+        await world.run(1)
+        world.fill("x", 40, "11", purpose=Purpose.EXIT)
+        await world.run(10)
+        world.notifier.hold = (
+            asyncio.Event()
+        )  # people are still to be told: nothing hurries what the record is given of the ledger
+        world.fill("x", 60, "13", purpose=Purpose.EXIT)
+        await world.run_until(lambda: world.documents("positions")[0]["status"] == "CLOSED")
+        (trade,) = (await http.get(TRADES)).json()["trades"]
+        assert (trade["status"], trade["pnl_usd"], trade["exit_price"]) == ("closed", 220, None)
+        assert trade["metadata"]["is_complete"] is False
+        await world.run(10)
+        (trade,) = (await http.get(TRADES)).json()["trades"]
+        assert (trade["exit_price"], trade["metadata"]["is_complete"]) == (12.2, True)
 
 
 async def test_a_fill_that_turns_a_position_counts_for_both_trades(tmp_path: Path) -> None:
