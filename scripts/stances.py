@@ -85,7 +85,7 @@ async def set_stance(
     if not isinstance(asked, StanceRequest):
         return _refused(options, console, asked.words if isinstance(asked, Refused) else str(asked))
     try:
-        record = await StanceWriter(store=store, learner=NobodyLearnsStances()).set(asked)
+        record = await StanceWriter(store=store, learner=NobodyLearnsStances(), clock=SystemClock()).set(asked)
     except StanceRefused as exc:
         return _refused(options, console, str(exc))
     await store.insert_command(command)
