@@ -59,6 +59,10 @@ class StanceWriter:
             f"the stance of {asked.scope} could not be written: it is changed by others all the time"
         )
 
+    async def check(self, asked: StanceRequest) -> None:
+        """Writes nothing. Raises StanceRefused: it would not be set as things stand; StoreUnavailable."""
+        await self._wanted(asked)
+
     async def _wanted(self, asked: StanceRequest) -> tuple[StanceRecord | None, StanceRecord]:
         """The record as it is, and as it is to be: the same where this command has set it."""
         known = await self._store.stances()
