@@ -22,7 +22,7 @@ from execution_service.core.planning.targets import Aggressiveness, TargetPositi
 from execution_service.core.planning.terms import Conduct
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import DiscrepancyState
-from execution_service.core.risk.kill import KillLevel, KillState
+from execution_service.core.risk.kill import KillLevel, KillState, lets_pass
 from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.prices import ReferencePrice, best_reference
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
@@ -32,6 +32,7 @@ from execution_service.storage.ports.store import Store
 OLDEST_PRICE = timedelta(minutes=15)
 """A price that is older tells no quantity."""
 SMALLEST_COIN = Decimal("0.00000001")
+STANCES_UNKNOWN = "the stances cannot be read"
 T = TypeVar("T")
 _UNSURE = frozenset({Status.SUBMITTING, Status.IN_DOUBT})
 
@@ -176,6 +177,8 @@ class Holdings:
                 instruments[other.key] = other
                 named.add(other, other)
         stances, now = await self._stances.now(), self._clock.now()
+        if not stances.is_known:
+            return NotNow(STANCES_UNKNOWN)
         facts = {}
         for key, instrument in instruments.items():
             where = Scope(account_id=account_id, strategy=strategy_id, symbol=instrument.symbol)
@@ -191,17 +194,25 @@ class Holdings:
 
     async def conduct(
         self, targets: TargetPositions, legs: Sequence[Leg], to_send: Collection[int], rule: PlanRule
-    ) -> Mapping[int, Conduct]:
-        """What counts for each of these legs, by leg number; with prices for those of which something may be sent now."""
+    ) -> Mapping[int, Conduct] | NotNow:
+        """What counts for each of these legs, by leg number; with prices for those of which something may be sent now. NotNow: how anything is to be
+        sent is not known."""
         stances, kill, now = await self._stances.now(), await self._stances.state(), self._clock.now()
+        if not stances.is_known:
+            return NotNow(STANCES_UNKNOWN)
         trader = self._accounts.trader_of(targets.account_id)
+        away = None if trader is not None and trader.is_connected else "its broker cannot be reached"
         of_leg = {}
         for leg in legs:
             where = Scope(account_id=targets.account_id, strategy=targets.strategy_id, symbol=leg.instrument.symbol)
+            level, unknown = kill.level(where), None
+            if not kill.is_known and not lets_pass(level or KillLevel.REDUCE_ONLY, is_exit=leg.is_exit):
+                # It would be refused, and might be let pass a moment later.
+                unknown = "whether a kill switch stops it is not known"
             of_leg[leg.number] = Conduct(
                 stance=stances.of(where, targets.aggressiveness, now),
-                is_reachable=trader is not None and trader.is_connected,
-                is_halted=kill.level(where) is KillLevel.HALT,
+                not_now=away or unknown,
+                is_halted=level is KillLevel.HALT,
                 takes_at_once=trader is None or trader.takes(Tif.IOC),
                 may_use_market=rule.market_in_emergency is True,
             )

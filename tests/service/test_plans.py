@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo.errors import AutoReconnect
 
 from brokers.base import AssetClass, Capabilities, Instrument, Side
 from brokers.paper.model import Action, Fault, Market, Operation
@@ -413,6 +416,96 @@ async def test_increases_wait_while_the_broker_does_not_tell_the_cash(tmp_path: 
         world.broker_faults.errors["balances"].clear()
         await world.run(3)
         assert planned(world)["MSFT-ENTRY"][1] == "90"
+
+
+# --- what cannot be read for a moment ------------------------------------------------------------------------------
+
+STANCES, SWITCHES = "execution_stances.find", "execution_kill_switches.find"
+
+
+@asynccontextmanager
+async def unreadable(world: World, *reads: str) -> AsyncIterator[None]:
+    world.store_faults.breaks |= {read: [AutoReconnect("away")] * 100_000 for read in reads}
+    yield
+    for read in reads:
+        del world.store_faults.breaks[read]
+
+
+async def test_a_plan_that_comes_while_the_stances_cannot_be_read_waits_for_them(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await world.run(3)
+        async with unreadable(world, STANCES):
+            await world.run(2)
+            publish(world, body(world, ("AAPL", 100)))
+            await world.run(5)
+            dry = await give(world, body(world, ("AAPL", 100)), is_dry=True)
+            assert dry == Refused("the stances cannot be read")
+            assert await world.store_beside().open_plans() == []
+        await world.run(5)
+        assert planned(world) == {"AAPL-ENTRY": (Side.BUY, "100", Purpose.ENTRY)}
+
+
+async def test_a_leg_whose_time_comes_while_the_stances_cannot_be_read_waits_and_that_is_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        publish(world, body(world, ("AAPL", 0), ("MSFT", 50)))
+        await world.run(3)
+        async with unreadable(world, STANCES):
+            await world.run(2)
+            world.fill(signal_of(world, "AAPL", Purpose.EXIT), purpose=Purpose.EXIT)
+            await world.run(65)
+            assert list(planned(world)) == ["AAPL-EXIT"]
+            assert results(world) == []
+            (notice,) = world.notifier.titled("Plan Waits")
+            assert "the stances cannot be read" in notice
+        await world.run(3)
+        assert planned(world)["MSFT-ENTRY"] == (Side.BUY, "50", Purpose.ENTRY)
+
+
+async def test_a_tame_order_does_not_make_way_while_the_stances_cannot_be_read(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        world.quote("AAPL", bid="10", ask="10.02", last="10")
+        publish(world, body(world, ("AAPL", 0), aggressiveness="PASSIVE"))
+        await world.run(3)
+        async with unreadable(world, STANCES):
+            await world.run(10)
+            (exit_order,) = (o for o in world.records() if o.identity.purpose is Purpose.EXIT)
+            assert (exit_order.status, exit_order.cancel_request) == (Status.SUBMITTED, None)
+
+
+async def test_while_the_kill_switches_cannot_be_read_reductions_go_on_and_increases_wait(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        async with unreadable(world, SWITCHES):
+            await world.run(2)
+            publish(world, body(world, ("AAPL", 0), ("MSFT", 50)))
+            await world.run(3)
+            world.fill(signal_of(world, "AAPL", Purpose.EXIT), purpose=Purpose.EXIT)
+            await world.run(65)
+            assert list(planned(world)) == ["AAPL-EXIT"]
+            (notice,) = world.notifier.titled("Plan Waits")
+            assert "whether a kill switch stops it is not known" in notice
+        await world.run(3)
+        assert planned(world)["MSFT-ENTRY"] == (Side.BUY, "50", Purpose.ENTRY)
+        world.fill(signal_of(world, "MSFT"))
+        await world.run(3)
+        assert [told["state"] for told in results(world)] == ["COMPLETED"]
+
+
+async def test_a_halt_that_cannot_be_read_anew_ends_no_leg(tmp_path: Path) -> None:
+    """It may have been armed since."""
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        world.cancel(command="KILL", scope="all", level="halt", by="Ada", reason="look")
+        await world.run(2)
+        async with unreadable(world, SWITCHES):
+            await world.run(2)
+            publish(world, body(world, ("AAPL", 0)))
+            await world.run(5)
+            assert results(world) == []
+        await world.run(5)
+        assert [leg["reason"] for leg in results(world)[0]["legs"]] == ["HALTED"]
 
 
 # --- plans that end short -------------------------------------------------------------------------------------------
