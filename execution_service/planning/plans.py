@@ -29,7 +29,13 @@ from execution_service.core.planning.progress import (
     with_followers,
 )
 from execution_service.core.planning.records import PlanRecord, Round, RoundKind
-from execution_service.core.planning.rounds import ended, next_round, targets_of_round
+from execution_service.core.planning.rounds import (
+    ended,
+    next_round,
+    settings_of_round,
+    targets_of_round,
+    wants_equity,
+)
 from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.planning.targets import PlanRefused
 from execution_service.core.risk.limits import Scope
@@ -348,8 +354,12 @@ class Plans:
             await self._tell_waiting(record, here, self._clock.now(), known.words)
             return
         facts, money = known
+        if wants_equity(record, kind, money):
+            await self._tell_waiting(record, here, self._clock.now(), "the account's equity is not known")
+            return
+        settings = settings_of_round(self._rule(record.plan).settings, kind)
         try:
-            plan = make_plan(targets, facts, money, self._rule(record.plan).settings, self._clock.now())
+            plan = make_plan(targets, facts, money, settings, self._clock.now())
             changed = record.with_round(kind, plan)
         except PlanRefused as exc:
             log.warning(f"Nothing follows plan {record.plan_id}: {exc}", action="plan_round_refused")

@@ -555,6 +555,61 @@ async def test_retries_end_and_then_people_are_told_once(tmp_path: Path) -> None
         assert "Tried again: 2 times" in notice
 
 
+async def test_a_retry_waits_for_an_equity_that_its_plan_had_known(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        by_weight = [{"symbol": "AAPL", "weight": "0.01"}]
+        publish(world, body(world, targets=by_weight, on_partial="RETRY 1"))
+        await world.run(3)  # nobody knows a price yet
+        world.broker_faults.errors["balances"] = [DOWN] * 1000
+        world.quote("AAPL", bid="99", ask="101", last="100")
+        await world.run(90)
+        assert (results(world), planned(world)) == ([], {})
+        (notice,) = world.notifier.titled("Plan Waits")
+        assert "the account's equity is not known" in notice
+        world.broker_faults.errors["balances"].clear()
+        await world.run(3)
+        assert planned(world) == {"AAPL-ENTRY": (Side.BUY, "99", Purpose.ENTRY)}
+
+
+async def test_a_retry_that_waits_for_the_equity_ends_with_its_plan(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        until = (world.clock.now() + timedelta(seconds=30)).isoformat()
+        by_weight = [{"symbol": "AAPL", "weight": "0.01"}]
+        publish(world, body(world, targets=by_weight, on_partial="RETRY 1", valid_until=until))
+        await world.run(3)
+        world.broker_faults.errors["balances"] = [DOWN] * 1000
+        await world.run(40)
+        assert [told["state"] for told in results(world)] == ["FAILED"]
+
+
+async def test_the_way_back_is_gone_whole_whatever_the_settings_call_too_small(tmp_path: Path) -> None:
+    small = PlanRule(lot=Decimal(10), min_quantity=Decimal(50), min_value=Decimal(500))
+    tables = {Scope(symbol="AAPL"): small, Scope(symbol="MSFT"): small}
+    rules = PlanRules(tables | {Scope(): PlanRule(band=Decimal("0.0005"), max_turnover=Decimal("0.002"))})
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, plan_rules=rules) as world:
+        for symbol in ("AAPL", "MSFT"):
+            world.quote(symbol, bid="10", ask="10.02", last="10")
+            await hold(world, symbol, 100)
+        publish(world, body(world, ("AAPL", 200), ("MSFT", 40), on_partial="UNWIND"))
+        await world.run(3)
+        await end_short(world, "MSFT", 3, Purpose.EXIT)
+        await end_short(world, "AAPL", 7)
+        await world.run(2)
+        back = {
+            o.symbol: (o.accepted_request.side, str(o.quantity), o.identity.purpose)
+            for o in world.records()
+            if ".1:" in o.signal_id
+        }
+        assert back == {"AAPL": (Side.SELL, "7", Purpose.EXIT)}
+        world.fill(signal_of(world, "AAPL", Purpose.EXIT), purpose=Purpose.EXIT)
+        await world.run(3)
+        assert str(world.record(signal_of(world, "MSFT")).quantity) == "3"
+        world.fill(signal_of(world, "MSFT"))
+        await world.run(3)
+        (told,) = results(world)
+        assert (told["state"], told["unwound"]) == ("FAILED", True)
+
+
 async def test_the_way_back_trades_what_had_filled_and_is_said(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         publish(world, body(world, ("AAPL", 100), ("MSFT", -50), on_partial="UNWIND"))

@@ -69,6 +69,9 @@ class PlanSettings:
     guard: Decimal = Decimal("0.005")
     """Part of the price that is kept free for a price that moves before an increase fills."""
     fees: Fees = Fees()
+    is_whole: bool = False
+    """A change is traded exactly, however small it is, also where it is no close: neither the band nor a lot or the smallest order cuts it. For a way
+    back: what the venue has traded in that size it trades back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

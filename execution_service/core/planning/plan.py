@@ -297,6 +297,8 @@ class _Step:
         known = self.known
         if phase is Phase.INCREASE and self.is_emergency:
             return self._off(number, phase, wanted, LegReason.EMERGENCY_REDUCE_ONLY, "only reductions in an emergency")
+        if self.settings.is_whole:
+            return self._leg(number, phase, wanted, wanted)
         quantity = whole_lots(wanted, known.lot)
         if not quantity or quantity < known.min_quantity:
             least = max(known.lot, known.min_quantity)
