@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
@@ -124,6 +125,20 @@ class _Known:
             self.entries.add(entry.instrument, entry)
         for order in orders:
             self.orders.add(order.accepted_request.instrument, order)
+        self._meant = Counter[str]()
+
+    def mean(self, instruments: Iterable[Instrument]) -> None:
+        """These are asked for: whatever of the holdings and orders several of them may mean is none's for sure."""
+        for instrument in instruments:
+            self._meant.update(_names(self.entries.meant_by(instrument), self.orders.meant_by(instrument)))
+
+    def is_shared(self, entries: Sequence[LedgerEntry], orders: Sequence[Order]) -> bool:
+        """Whether one of them may be meant by another instrument that is asked for, too."""
+        return any(self._meant[name] > 1 for name in _names(entries, orders))
+
+
+def _names(entries: Sequence[LedgerEntry], orders: Sequence[Order]) -> list[str]:
+    return [*(entry.key.ledger_id for entry in entries), *(order.order_id for order in orders)]
 
 
 class Holdings:
@@ -176,6 +191,7 @@ class Holdings:
             if not named.meant_by(other):
                 instruments[other.key] = other
                 named.add(other, other)
+        found_of.mean(instruments.values())
         stances, now = await self._stances.now(), self._clock.now()
         if not stances.is_known:
             return NotNow(STANCES_UNKNOWN)
@@ -299,9 +315,11 @@ class Holdings:
     ) -> InstrumentFacts:
         mine, working = known.entries.meant_by(instrument), known.orders.meant_by(instrument)
         keys = {instrument.key, instrument.full_key, *(entry.key.instrument_key for entry in mine)}
-        blocked = None
+        blocked, is_shared = None, known.is_shared(mine, working)
         if len(mine) > 1:
             blocked = f"{len(mine)} holdings may be meant"
+        elif is_shared:
+            blocked = "a holding or open order may be this or another instrument of the list"
         elif any(order.status in _UNSURE for order in working):
             blocked = "an order is under way or in doubt"
         elif any(key in differing for key in keys):
@@ -311,7 +329,7 @@ class Holdings:
         is_coin = instrument.asset_class is AssetClass.CRYPTO
         return InstrumentFacts(
             # The holding's own name: what closes it must mean it.
-            instrument=mine[0].instrument if len(mine) == 1 else instrument,
+            instrument=mine[0].instrument if len(mine) == 1 and not is_shared else instrument,
             held=sum((entry.position.quantity for entry in mine), ZERO),
             working=sum((order.remaining_quantity * order.accepted_request.side.sign for order in working), ZERO),
             blocked=blocked,

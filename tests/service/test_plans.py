@@ -371,6 +371,82 @@ async def test_a_kind_of_instrument_that_the_broker_does_not_trade_refuses_the_l
         assert "UNKNOWN_INSTRUMENT" in told.words
 
 
+# --- odd lists ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_list_that_waits_for_what_cannot_be_read_is_refused_when_its_time_is_over(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await world.run(2)
+        async with unreadable(world, STANCES):
+            await world.run(2)
+            until = (world.clock.now() + timedelta(seconds=10)).isoformat()
+            publish(world, body(world, ("AAPL", 100), valid_until=until))
+            await world.run(5)
+            assert world.notifier.titled("Plan Refused") == []
+            await world.run(10)
+            (notice,) = world.notifier.titled("Plan Refused")
+            assert "NO_LONGER_VALID" in notice
+        await world.run(5)
+        assert world.records() == []
+
+
+async def test_one_instrument_in_two_spellings_is_refused_and_nothing_is_placed(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        twice = [{"symbol": "AAPL", "quantity": 10}, {"symbol": "aapl", "exchange": "NASDAQ", "quantity": 10}]
+        told = await give(world, body(world, targets=twice))
+        assert isinstance(told, Refused)
+        assert "DUPLICATE_INSTRUMENT" in told.words
+        assert world.records() == []
+
+
+async def test_a_holding_that_two_targets_may_mean_is_traded_for_neither(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "VOD", 100)
+        two = [{"symbol": "VOD", "exchange": name, "quantity": 30} for name in ("LSE", "NASDAQ")]
+        publish(world, body(world, targets=[*two, {"symbol": "MSFT", "quantity": 5}], on_partial="RETRY 1"))
+        await world.run(3)
+        world.fill(signal_of(world, "MSFT"))
+        await world.run(20)
+        assert list(planned(world)) == ["MSFT-ENTRY"]
+        (told,) = results(world)
+        assert [(leg["symbol"], leg["state"]) for leg in told["legs"]] == [
+            ("MSFT", "DONE"),
+            ("VOD", "BLOCKED"),
+            ("VOD", "BLOCKED"),
+        ]
+
+
+async def test_a_list_from_the_future_leaves_the_way_free_for_those_of_today(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        publish(world, body(world, ("AAPL", 9), as_of="2999-01-01T00:00:00Z"))
+        await world.run(2)
+        publish(world, body(world, ("AAPL", 5), decision="d-2"))
+        await world.run(3)
+        assert planned(world) == {"AAPL-ENTRY": (Side.BUY, "5", Purpose.ENTRY)}
+        (notice,) = world.notifier.titled("Plan Refused")
+        assert "FUTURE_PLAN" in notice
+
+
+@pytest.mark.parametrize("waits", [0.0, 0.25, 0.5, 0.75])
+async def test_a_newer_list_right_behind_another_is_the_one_that_is_reached(tmp_path: Path, waits: float) -> None:
+    """Between the store of the older plan and the release of its orders, or just behind it."""
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        publish(world, body(world, ("AAPL", 100)))
+        await world.run(waits)
+        world.clock.move(0.002)
+        publish(world, body(world, ("AAPL", 60), decision="d-2"))
+        await world.run(10)
+        working = [o for o in world.records() if not o.status.is_final]
+        assert [str(o.quantity) for o in working] == ["60"]
+        world.fill(working[0].signal_id)
+        await world.run(3)
+        assert [(told["decision_id"], told["state"]) for told in results(world)] == [
+            ("d-1", "SUPERSEDED"),
+            ("d-2", "COMPLETED"),
+        ]
+        audit(world)
+
+
 # --- cash -----------------------------------------------------------------------------------------------------------
 
 
