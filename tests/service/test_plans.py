@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect
 
-from brokers.base import AssetClass, Capabilities, Instrument, Side
+from brokers.base import AssetClass, Balance, Capabilities, Instrument, Side
 from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused, Result
@@ -445,6 +445,47 @@ async def test_a_newer_list_right_behind_another_is_the_one_that_is_reached(tmp_
             ("d-2", "COMPLETED"),
         ]
         audit(world)
+
+
+# --- several currencies ---------------------------------------------------------------------------------------------
+
+IN_EUROS = Capabilities(has_base_currency=True, concurrent_calls=16, find_window_seconds=0.5)
+TWO_CURRENCIES = (
+    Balance(
+        currency="EUR", cash=Decimal(5000), equity=Decimal(5000), rate=Decimal(1), is_base=True,
+        account_equity=Decimal(10_000),
+    ),
+    Balance(currency="USD", cash=Decimal(6250), equity=Decimal(6250), rate=Decimal("0.8")),
+)  # fmt: skip
+
+
+async def test_weights_are_parts_of_what_the_whole_account_is_worth_in_its_own_currency(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=IN_EUROS) as world:
+        world.broker_faults.balances = TWO_CURRENCIES
+        for symbol in ("AAPL", "SAP", "SONY"):
+            world.quote(symbol, bid="99", ask="101", last="100")
+        await world.run(1)
+        shares = [
+            {"symbol": "AAPL", "weight": "0.2"},  # names no currency: the broker's own, dollars
+            {"symbol": "SAP", "currency": "EUR", "weight": "0.2"},
+            {"symbol": "SONY", "currency": "JPY", "weight": "0.2"},  # nobody tells what a yen is worth
+        ]
+        told = await give(world, body(world, targets=shares), is_dry=True)
+        assert isinstance(told, Done)
+        shown = json.loads(told.words)
+        # 20 % of 10,000 euros less the buffer: 1,995, at 80 and at 100 euros each.
+        assert {order["symbol"]: order["quantity"] for order in shown["orders"]} == {"AAPL": "24", "SAP": "19"}
+        (yen,) = (leg for leg in shown["legs"] if leg["symbol"] == "SONY")
+        assert (yen["state"], yen["reason"]) == ("BLOCKED", "NO_PRICE")
+        assert "JPY" in yen["note"]
+
+
+async def test_of_several_currencies_without_a_base_none_is_the_accounts_equity(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.broker_faults.balances = [replace(each, is_base=False, account_equity=None) for each in TWO_CURRENCIES]
+        told = await give(world, body(world, targets=[{"symbol": "AAPL", "weight": "0.2"}]))
+        assert isinstance(told, Refused)
+        assert "NO_EQUITY" in told.words
 
 
 # --- cash -----------------------------------------------------------------------------------------------------------

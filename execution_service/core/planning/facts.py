@@ -27,6 +27,8 @@ class InstrumentFacts:
     """The reference price; None: none is known that is fresh enough."""
     unit_value: Decimal | None = ONE
     """Money of the account for one point of the price and one unit: multiplier x exchange rate. None: not known."""
+    currency: str | None = None
+    """Of its price, for people; None: nobody says."""
     lot: Decimal = ONE
     min_quantity: Decimal = ZERO
     max_quantity: Decimal | None = None

@@ -324,7 +324,10 @@ class _Step:
     def legs(self, number: int) -> Iterator[Leg]:
         known, delta, projected = self.known, self.delta, self.projected
         if self.aim is None:
-            yield self._off(number, Phase.INCREASE, ZERO, LegReason.NO_PRICE, "a weight needs a fresh price")
+            why = "a weight needs a fresh price"
+            if known.unit_value is None:
+                why = f"a weight needs what {known.currency or 'its currency'} is worth in the account's currency"
+            yield self._off(number, Phase.INCREASE, ZERO, LegReason.NO_PRICE, why)
             return
         if not delta and known.blocked is None:
             return

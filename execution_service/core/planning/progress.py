@@ -173,7 +173,7 @@ def _nothing_sent(leg: Leg) -> LegReason:
     """Of a leg of which less was sent than was planned, where its release does not say why."""
     if leg.phase is Phase.REDUCE:
         return LegReason.NOTHING_HELD
-    return LegReason.NO_PRICE if leg.price is None else LegReason.INSUFFICIENT_CASH
+    return LegReason.NO_PRICE if leg.price is None or leg.unit_value is None else LegReason.INSUFFICIENT_CASH
 
 
 _FINAL = frozenset(
