@@ -71,7 +71,8 @@ async def set_stance(
     is_waited_for: bool,
     outcome: Callable[[Command], Awaitable[Command]],
 ) -> int:
-    """Set by ourselves; what is to be cancelled and told is the service's, at its next start where none runs."""
+    """Set by ourselves; what is to be cancelled and told is the service's, at its next start where none runs. The command is stored first, once the
+    stance is known to be one that can be set: if we die behind that, the service sets it."""
     now = SystemClock().now()
     body = {
         "scope": options.scope,
@@ -84,11 +85,14 @@ async def set_stance(
     asked = read_request(command)
     if not isinstance(asked, StanceRequest):
         return _refused(options, console, asked.words if isinstance(asked, Refused) else str(asked))
+    writer = StanceWriter(store=store, learner=NobodyLearnsStances(), clock=SystemClock())
     try:
-        record = await StanceWriter(store=store, learner=NobodyLearnsStances()).set(asked)
+        await writer.check(asked)
+        await store.insert_command(command)
+        record = await writer.set(asked)
     except StanceRefused as exc:
+        # Where another stance has come in between, the service refuses the command likewise.
         return _refused(options, console, str(exc))
-    await store.insert_command(command)
     if is_waited_for:
         command = await outcome(command)
     told = stance_answer(record)

@@ -1096,6 +1096,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.control.requests",
         "execution_service.control.results",
         "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.stances",
         "execution_service.storage.ports.store",

@@ -421,7 +421,7 @@ def _commands(
     switches = Switches(store=store, clock=clock, fences=store, learner=kill_switches)
     parts.risk_rules.engages = switches
     holdings = Holdings(store=store, live_orders=live_orders, accounts=accounts, stances=stances, clock=clock)
-    writer = StanceWriter(store=store, learner=stances)
+    writer = StanceWriter(store=store, learner=stances, clock=clock)
     plans = Plans(
         store=store,
         intake=intake,
@@ -455,7 +455,7 @@ def _commands(
             clock=clock,
             rules=parts.plan_rules,
         ),
-        stance=SetStance(writer=writer, cancel=cancel, store=store, alerts=delivery.alerts),
+        stance=SetStance(writer=writer, cancel=cancel, store=store, alerts=delivery.alerts, clock=clock),
     )
     runner = CommandRunner(store=store, verbs=verbs, cancels=cancels, background=background, alerts=delivery.alerts)
     commands = Commands(

@@ -139,8 +139,10 @@ class PlanPositions:
         known = await self._holdings.facts(targets, self._rules)
         settings, now = self._rule(targets).settings, self._clock.now()
         if isinstance(known, NotNow):
-            if refusals:
-                raise PlanRefused([*refusals, *refusals_of_list(targets, settings, now)])
+            # What is wrong with it whatever is held is not waited with: its time may be over by now.
+            wrong = [*refusals, *refusals_of_list(targets, settings, now)]
+            if wrong:
+                raise PlanRefused(wrong)
             return known
         facts, money = known
         try:

@@ -12,6 +12,9 @@ from execution_service.control.requests import Adoption, Kind, Request, UndoneAd
 from execution_service.control.results import Done, Elsewhere, Refused, Result
 from execution_service.control.verbs import Verbs, asks_broker
 from execution_service.core.orders.cancel import Cancel
+from execution_service.core.planning.stances import HALT
+from execution_service.core.planning.targets import Aggressiveness
+from execution_service.core.texts.plans import stance_refused
 from execution_service.core.texts.service import command_set_aside
 from execution_service.core.texts.switches import kill_refused
 from execution_service.core.texts.values import plain
@@ -100,10 +103,8 @@ class CommandRunner:
             if isinstance(result, Elsewhere):
                 return result
             self._say(command, result)
-            if isinstance(result, Refused) and command.kind == Kind.KILL:
-                await self._alerts.raise_alert(
-                    "kill_refused", kill_refused(command_id=command.command_id, reason=result.words)
-                )
+            if isinstance(result, Refused):
+                await self._tell_not_stopped(command, result)
             status = CommandStatus.DONE if isinstance(result, Done) else CommandStatus.REFUSED
             active_until = self._cancels.active_until(request) if isinstance(request, Cancel) else None
             await self._store.finish_command(command.command_id, status, result.words, active_until)
@@ -124,6 +125,16 @@ class CommandRunner:
             )
             await self._alerts.raise_alert("command_set_aside", words)
             return None
+
+    async def _tell_not_stopped(self, command: Command, refused: Refused) -> None:
+        """Whoever meant to stop something has to hear that nothing is stopped."""
+        stance = str(command.body.get("stance")).strip().upper() if command.kind == Kind.STANCE else None
+        if command.kind == Kind.KILL or stance == HALT:
+            text = kill_refused(command_id=command.command_id, reason=refused.words)
+            await self._alerts.raise_alert("kill_refused", text)
+        elif stance == Aggressiveness.EMERGENCY:
+            text = stance_refused(command_id=command.command_id, reason=refused.words)
+            await self._alerts.raise_alert("stance_refused", text)
 
     async def _result(self, command: Command, request: Request) -> Result:
         """Whatever fails is refused: no command may stop the others, nor the start of the service, which reads what was left, and one that stayed

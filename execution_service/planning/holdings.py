@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Generic, Protocol, TypeVar
@@ -22,7 +23,8 @@ from execution_service.core.planning.targets import Aggressiveness, TargetPositi
 from execution_service.core.planning.terms import Conduct
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import DiscrepancyState
-from execution_service.core.risk.kill import KillLevel, KillState
+from execution_service.core.risk.exposure import in_currency
+from execution_service.core.risk.kill import KillLevel, KillState, lets_pass
 from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.prices import ReferencePrice, best_reference
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
@@ -32,6 +34,7 @@ from execution_service.storage.ports.store import Store
 OLDEST_PRICE = timedelta(minutes=15)
 """A price that is older tells no quantity."""
 SMALLEST_COIN = Decimal("0.00000001")
+STANCES_UNKNOWN = "the stances cannot be read"
 T = TypeVar("T")
 _UNSURE = frozenset({Status.SUBMITTING, Status.IN_DOUBT})
 
@@ -60,6 +63,10 @@ class KnowsMarket(Protocol):
     @property
     def is_on_bars(self) -> bool:
         """Whether its market is one of the past."""
+
+    @property
+    def usual_currency(self) -> str | None:
+        """In which instruments are priced that name no currency, where accounts have one of their own; None: in the account's, whatever that is."""
 
     def takes(self, tif: Tif) -> bool:
         """Whether its broker knows that time in force."""
@@ -123,6 +130,35 @@ class _Known:
             self.entries.add(entry.instrument, entry)
         for order in orders:
             self.orders.add(order.accepted_request.instrument, order)
+        self._meant = Counter[str]()
+
+    def mean(self, instruments: Iterable[Instrument]) -> None:
+        """These are asked for: whatever of the holdings and orders several of them may mean is none's for sure."""
+        for instrument in instruments:
+            self._meant.update(_names(self.entries.meant_by(instrument), self.orders.meant_by(instrument)))
+
+    def is_shared(self, entries: Sequence[LedgerEntry], orders: Sequence[Order]) -> bool:
+        """Whether one of them may be meant by another instrument that is asked for, too."""
+        return any(self._meant[name] > 1 for name in _names(entries, orders))
+
+
+def _names(entries: Sequence[LedgerEntry], orders: Sequence[Order]) -> list[str]:
+    return [*(entry.key.ledger_id for entry in entries), *(order.order_id for order in orders)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Worth:
+    """What an account is worth, in which currency, and what others are worth in that. None: not known, or not asked for."""
+
+    equity: Decimal | None = None
+    currency: str | None = None
+    rates: Mapping[str, Decimal] = field(default_factory=dict)
+
+    def of(self, amount: Decimal, currency: str | None) -> Decimal | None:
+        """In the account's currency. One that nobody names is taken for the account's; None: what it is worth there is not known."""
+        if self.currency is None or currency is None:
+            return amount
+        return in_currency(amount, currency, self.currency, self.rates)
 
 
 class Holdings:
@@ -152,8 +188,13 @@ class Holdings:
         """Of all that is targeted, and of all that the strategy holds or trades, by instrument key. Raises StoreUnavailable."""
         account_id, strategy_id = targets.account_id, targets.strategy_id
         trader = self._accounts.trader_of(account_id)
+        settings = rules.of(Scope(account_id=account_id, strategy=strategy_id)).settings
+        needs_equity = any(target.weight for target in targets.targets)
+        needs_equity = needs_equity or bool(settings.band) or settings.max_turnover is not None
+        worth = _Worth()
         if trader is not None:  # first: what is read of the holdings is of one moment
             await trader.ask_prices({target.instrument.key: target.instrument for target in targets.targets})
+            worth = await self._worth(trader) if needs_equity else worth
         entries = await self._entries(account_id, strategy_id)
         if entries is None:
             return NotNow("the positions cannot all be read")
@@ -175,33 +216,41 @@ class Holdings:
             if not named.meant_by(other):
                 instruments[other.key] = other
                 named.add(other, other)
+        found_of.mean(instruments.values())
         stances, now = await self._stances.now(), self._clock.now()
+        if not stances.is_known:
+            return NotNow(STANCES_UNKNOWN)
         facts = {}
         for key, instrument in instruments.items():
             where = Scope(account_id=account_id, strategy=strategy_id, symbol=instrument.symbol)
             rule = rules.of(where)
             facts[key] = replace(
-                self._of(instrument, found_of, differing, trader, rule),
+                self._of(instrument, found_of, differing, trader, rule, worth),
                 stance=stances.of(where, targets.aggressiveness, now),
             )
-        settings = rules.of(Scope(account_id=account_id, strategy=strategy_id)).settings
-        needs_equity = any(target.weight for target in targets.targets)
-        needs_equity = needs_equity or bool(settings.band) or settings.max_turnover is not None
-        return facts, await self._money(account_id) if needs_equity else Money()
+        return facts, Money(equity=worth.equity)
 
     async def conduct(
         self, targets: TargetPositions, legs: Sequence[Leg], to_send: Collection[int], rule: PlanRule
-    ) -> Mapping[int, Conduct]:
-        """What counts for each of these legs, by leg number; with prices for those of which something may be sent now."""
+    ) -> Mapping[int, Conduct] | NotNow:
+        """What counts for each of these legs, by leg number; with prices for those of which something may be sent now. NotNow: how anything is to be
+        sent is not known."""
         stances, kill, now = await self._stances.now(), await self._stances.state(), self._clock.now()
+        if not stances.is_known:
+            return NotNow(STANCES_UNKNOWN)
         trader = self._accounts.trader_of(targets.account_id)
+        away = None if trader is not None and trader.is_connected else "its broker cannot be reached"
         of_leg = {}
         for leg in legs:
             where = Scope(account_id=targets.account_id, strategy=targets.strategy_id, symbol=leg.instrument.symbol)
+            level, unknown = kill.level(where), None
+            if not kill.is_known and not lets_pass(level or KillLevel.REDUCE_ONLY, is_exit=leg.is_exit):
+                # It would be refused, and might be let pass a moment later.
+                unknown = "whether a kill switch stops it is not known"
             of_leg[leg.number] = Conduct(
                 stance=stances.of(where, targets.aggressiveness, now),
-                is_reachable=trader is not None and trader.is_connected,
-                is_halted=kill.level(where) is KillLevel.HALT,
+                not_now=away or unknown,
+                is_halted=level is KillLevel.HALT,
                 takes_at_once=trader is None or trader.takes(Tif.IOC),
                 may_use_market=rule.market_in_emergency is True,
             )
@@ -285,27 +334,34 @@ class Holdings:
         differing: Collection[str | None],
         trader: KnowsMarket | None,
         rule: PlanRule,
+        worth: _Worth,
     ) -> InstrumentFacts:
         mine, working = known.entries.meant_by(instrument), known.orders.meant_by(instrument)
         keys = {instrument.key, instrument.full_key, *(entry.key.instrument_key for entry in mine)}
-        blocked = None
+        blocked, is_shared = None, known.is_shared(mine, working)
         if len(mine) > 1:
             blocked = f"{len(mine)} holdings may be meant"
+        elif is_shared:
+            blocked = "a holding or open order may be this or another instrument of the list"
         elif any(order.status in _UNSURE for order in working):
             blocked = "an order is under way or in doubt"
         elif any(key in differing for key in keys):
             blocked = "our books and the broker's differ"
         key = mine[0].key.instrument_key if mine else instrument.key
         price = None if trader is None else self._best_price(trader, key)
+        point = (mine[0].money_per_point if mine else None) or instrument.multiplier or Decimal(1)
+        usual = None if trader is None else trader.usual_currency
+        currency = (mine[0].currency if mine else None) or instrument.currency or usual
         is_coin = instrument.asset_class is AssetClass.CRYPTO
         return InstrumentFacts(
             # The holding's own name: what closes it must mean it.
-            instrument=mine[0].instrument if len(mine) == 1 else instrument,
+            instrument=mine[0].instrument if len(mine) == 1 and not is_shared else instrument,
             held=sum((entry.position.quantity for entry in mine), ZERO),
             working=sum((order.remaining_quantity * order.accepted_request.side.sign for order in working), ZERO),
             blocked=blocked,
             price=None if price is None else price.price,
-            unit_value=(mine[0].money_per_point if mine else None) or instrument.multiplier or Decimal(1),
+            unit_value=worth.of(point, currency),
+            currency=currency,
             lot=rule.lot or (SMALLEST_COIN if is_coin else Decimal(1)),
             min_quantity=rule.min_quantity or ZERO,
             max_quantity=rule.max_quantity,
@@ -313,14 +369,18 @@ class Holdings:
             unknown=None if trader is None or trader.trades(instrument) else "its broker does not trade this kind",
         )
 
-    async def _money(self, account_id: str) -> Money:
-        trader = self._accounts.trader_of(account_id)
-        if trader is None:
-            return Money()
+    @staticmethod
+    async def _worth(trader: KnowsMarket) -> _Worth:
+        """Of several currencies the base currency is the account's, and none where no base is told."""
         try:
             balances = await trader.read_balances()
         except (BrokerError, TimeoutError):
-            return Money()
+            return _Worth()
+        rates = {each.currency: each.rate for each in balances if each.rate is not None}
+        base = next((each for each in balances if each.is_base), None)
+        if base is not None and base.account_equity is not None:
+            return _Worth(equity=base.account_equity, currency=base.currency, rates=rates)
         known = [balance for balance in balances if balance.equity is not None]
-        # Of several currencies none is the account's by itself.
-        return Money(equity=known[0].equity) if len(known) == 1 else Money()
+        if len(known) != 1:
+            return _Worth()
+        return _Worth(equity=known[0].equity, currency=known[0].currency, rates=rates)

@@ -29,7 +29,13 @@ from execution_service.core.planning.progress import (
     with_followers,
 )
 from execution_service.core.planning.records import PlanRecord, Round, RoundKind
-from execution_service.core.planning.rounds import ended, next_round, targets_of_round
+from execution_service.core.planning.rounds import (
+    ended,
+    next_round,
+    settings_of_round,
+    targets_of_round,
+    wants_equity,
+)
 from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.planning.targets import PlanRefused
 from execution_service.core.risk.limits import Scope
@@ -195,6 +201,9 @@ class Plans:
         waiting = [leg for leg in here.at.legs if leg.state in (LegState.WAITING, LegState.RELEASED)]
         to_send = {leg.number for leg in waiting if leg.state is LegState.WAITING} | here.at.to_follow.keys()
         conduct = await self._holdings.conduct(targets, waiting, to_send, self._rule(record.plan))
+        if isinstance(conduct, NotNow):
+            await self._wait(record, here, now, conduct.words)
+            return
         releases = record.releases_by_signal
         tame = [
             release
@@ -207,10 +216,8 @@ class Plans:
         cash = await self._cash(record, here, waiting, now)
         if isinstance(cash, NotNow):
             # Reductions bring the cash, and need none.
-            conduct = {
-                leg.number: replace(conduct[leg.number], is_reachable=conduct[leg.number].is_reachable and leg.is_exit)
-                for leg in waiting
-            }
+            increases = [leg.number for leg in waiting if not leg.is_exit]
+            conduct = {**conduct, **{n: replace(conduct[n], not_now=cash.words) for n in increases}}
         more = next_releases(
             here.at,
             releases,
@@ -222,10 +229,14 @@ class Plans:
         )
         if more:
             await self._release(record, more)
-        elif any(not each.is_reachable for each in conduct.values()) and not any(
-            leg.state is LegState.RELEASED and leg.number not in here.at.to_follow for leg in waiting
-        ):
-            why = cash.words if isinstance(cash, NotNow) else "its broker cannot be reached"
+            return
+        reasons = [each.not_now for each in conduct.values() if each.not_now is not None]
+        if reasons:
+            await self._wait(record, here, now, reasons[0])
+
+    async def _wait(self, record: PlanRecord, here: _Round, now: datetime, why: str) -> None:
+        """Told once it has lasted, unless an order is at work meanwhile."""
+        if not any(leg.state is LegState.RELEASED and leg.number not in here.at.to_follow for leg in here.at.legs):
             await self._tell_waiting(record, here, now, why)
 
     async def _cash(
@@ -343,8 +354,12 @@ class Plans:
             await self._tell_waiting(record, here, self._clock.now(), known.words)
             return
         facts, money = known
+        if wants_equity(record, kind, money):
+            await self._tell_waiting(record, here, self._clock.now(), "the account's equity is not known")
+            return
+        settings = settings_of_round(self._rule(record.plan).settings, kind)
         try:
-            plan = make_plan(targets, facts, money, self._rule(record.plan).settings, self._clock.now())
+            plan = make_plan(targets, facts, money, settings, self._clock.now())
             changed = record.with_round(kind, plan)
         except PlanRefused as exc:
             log.warning(f"Nothing follows plan {record.plan_id}: {exc}", action="plan_round_refused")

@@ -365,6 +365,12 @@ class Trader:
         return instrument.asset_class in self._connection.capabilities.asset_classes
 
     @property
+    def usual_currency(self) -> str | None:
+        """In which instruments are priced that name no currency, where accounts have one of their own; None: in the account's, whatever that is."""
+        known = self._connection.capabilities
+        return known.commission_currency if known.has_base_currency else None
+
+    @property
     def reports_positions(self) -> bool:
         return self._connection.capabilities.reports_positions
 

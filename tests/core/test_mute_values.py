@@ -46,7 +46,14 @@ def test_a_name_in_the_message_of_an_end_is_no_markup() -> None:
 
 
 def test_nothing_that_tells_of_a_stop_or_a_doubt_can_be_muted() -> None:
-    for kind in ("kill_switch:x", "kill_refused", "kill_key_unread", "dead_man_missed", "mute_ended:fills"):
+    for kind in (
+        "kill_switch:x",
+        "kill_refused",
+        "stance_refused",
+        "kill_key_unread",
+        "dead_man_missed",
+        "mute_ended:fills",
+    ):
         assert not can_be_muted(kind)
     assert not can_be_muted(Doubted(at=NOW, message="no answer"))
     assert can_be_muted("broker_down:acct-1")

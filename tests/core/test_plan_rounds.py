@@ -174,7 +174,7 @@ def test_what_is_not_held_any_more_ends_the_ladder() -> None:
 def test_a_ladder_ends_with_the_validity_of_its_plan_also_while_the_broker_is_away() -> None:
     life = Life(a_plan({"A": 100}, {"A": 0}, valid_until=NOW + timedelta(seconds=60)), EMERGENCY, A=100)
     life.end(life.release()[0], 0)
-    life.conduct = replace(EMERGENCY, is_reachable=False)
+    life.conduct = replace(EMERGENCY, not_now="its broker is away")
     assert life.release() == []
     life.now = NOW + timedelta(seconds=60)
     (nothing,) = life.release()
@@ -182,7 +182,7 @@ def test_a_ladder_ends_with_the_validity_of_its_plan_also_while_the_broker_is_aw
 
 
 def test_while_the_broker_is_away_nothing_is_released() -> None:
-    life = Life(a_plan({"A": 100}, {"A": 0, "B": 5}), replace(EMERGENCY, is_reachable=False), A=100)
+    life = Life(a_plan({"A": 100}, {"A": 0, "B": 5}), replace(EMERGENCY, not_now="its broker is away"), A=100)
     assert life.release() == []
     assert life.at.state is PlanState.WORKING
 

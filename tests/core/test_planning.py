@@ -12,9 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brokers.base import AssetClass, Instrument, Side
+from brokers.base import AssetClass, Instrument, OptionRight, Side
 from execution_service.core.planning.facts import Fees, InstrumentFacts, Money, PlanSettings
-from execution_service.core.planning.plan import Leg, LegReason, LegState, Phase, Plan, make_plan
+from execution_service.core.planning.plan import (
+    AHEAD,
+    MOST_ORDERS,
+    Leg,
+    LegReason,
+    LegState,
+    Phase,
+    Plan,
+    make_plan,
+    refusals_of_list,
+)
 from execution_service.core.planning.progress import (
     Outcome,
     PlanState,
@@ -449,3 +459,132 @@ def test_five_thousand_instruments_are_planned_within_a_second() -> None:
     plan = make_plan(wanted, known, Money(equity=D(10**8)), PlanSettings(), NOW)
     assert len(plan.legs) == 5_000
     assert time.process_time() - begun < 1
+
+
+# --- odd lists ------------------------------------------------------------------------------------------------------
+
+
+def refused(wanted: TargetPositions, *known: InstrumentFacts, settings: PlanSettings = PLAIN) -> list[RefusalCode]:
+    with pytest.raises(PlanRefused) as caught:
+        planned(wanted, *known, settings=settings)
+    return [each.code for each in caught.value.refusals]
+
+
+def test_weights_may_not_pass_the_limit_by_a_hair() -> None:
+    over = weights(("A", "0.5"), ("B", "-0.5000001"))
+    assert refused(over, facts("A"), facts("B")) == [RefusalCode.WEIGHTS_OVER_LIMIT]
+    assert planned(weights(("A", "0.5"), ("B", "-0.5")), facts("A"), facts("B")).legs
+
+
+SPELLINGS = [
+    ({}, {"exchange": "NASDAQ"}),
+    ({}, {"currency": "USD"}),
+    ({}, {"con_id": 265598}),
+    ({"isin": "US0378331005"}, {"con_id": 265598}),
+    ({"currency": "USD"}, {"exchange": "NASDAQ"}),
+    ({"multiplier": D(1)}, {}),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SPELLINGS)
+def test_an_instrument_that_is_named_in_two_ways_is_named_twice(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Else both would be reached: twice of what is wanted."""
+    named = [Instrument(symbol="AAPL", **fields) for fields in (one, other)]
+    wanted = targets(targets=tuple(Target(instrument=each, quantity=D(10)) for each in named))
+    known = [InstrumentFacts(instrument=each, price=D(100)) for each in named]
+    assert refused(wanted, *known) == [RefusalCode.DUPLICATE_INSTRUMENT]
+
+
+def test_instruments_that_are_told_apart_are_not_the_same() -> None:
+    option = {"symbol": "SPX", "asset_class": AssetClass.OPTION, "expiry": "20261218", "right": OptionRight.CALL}
+    named = [
+        Instrument(symbol="AAPL", con_id=1),
+        Instrument(symbol="AAPL", con_id=2),
+        Instrument(symbol="VOD", exchange="LSE"),
+        Instrument(symbol="VOD", exchange="NASDAQ"),
+        Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202612"),
+        Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202703", con_id=3),
+        *(Instrument(**option, strike=D(strike)) for strike in (5000, 5010)),  # type: ignore[arg-type]
+    ]
+    wanted = targets(targets=tuple(Target(instrument=each, quantity=D(10)) for each in named))
+    assert len(planned(wanted, *(InstrumentFacts(instrument=each, price=D(1)) for each in named)).legs) == len(named)
+
+
+def test_ten_thousand_contracts_of_one_symbol_are_told_apart_in_time() -> None:
+    named = [
+        Instrument(symbol="SPX", asset_class=AssetClass.OPTION, expiry="20261218", strike=D(n), right=right)
+        for n in range(1, 5001)
+        for right in OptionRight
+    ]
+    wanted = targets(targets=tuple(Target(instrument=each, quantity=D(1)) for each in named))
+    begun = time.process_time()
+    assert list(refusals_of_list(wanted, PLAIN, NOW)) == []
+    assert time.process_time() - begun < 2
+
+
+def test_a_list_from_the_future_is_refused() -> None:
+    """It would make every later one stale."""
+    late = targets(("A", 1), as_of=NOW + AHEAD + timedelta(seconds=1))
+    assert refused(late, facts("A")) == [RefusalCode.FUTURE_PLAN]
+    assert planned(targets(("A", 1), as_of=NOW + AHEAD), facts("A")).legs
+    assert planned(replace(late, mode=Mode.TRAINING), facts("A")).legs
+
+
+def test_weights_that_come_to_nothing_close_everything_only_where_that_is_allowed() -> None:
+    tiny = weights(("A", "0.0000001"), ("B", "0"), complete=True)
+    known = facts("A", held=D(50)), facts("B", held=D(50)), facts("C", held=D(50))
+    assert refused(tiny, *known) == [RefusalCode.FLATTEN_NOT_ALLOWED]
+    assert len(planned(replace(tiny, allow_flatten=True), *known).legs) == 3
+    assert planned(replace(tiny, complete=False), *known).legs
+
+
+def test_what_is_in_doubt_is_not_reached_because_it_would_fit() -> None:
+    in_doubt = facts("A", working=D(10), blocked="an order is under way or in doubt")
+    for complete in (False, True):
+        plan = planned(targets(("A", 10), ("B", 1), complete=complete), in_doubt, facts("B"))
+        assert [(leg.instrument.symbol, leg.state) for leg in plan.legs] == [
+            ("A", LegState.BLOCKED),
+            ("B", LegState.WAITING),
+        ]
+        assert progress(plan, {}, {}, NOW).legs[0].reason is LegReason.BLOCKED
+
+
+def test_a_complete_list_does_not_close_what_is_in_doubt() -> None:
+    in_doubt = facts("A", held=D(50), blocked="an order is under way or in doubt")
+    plan = planned(targets(("B", 1), complete=True), in_doubt, facts("B", held=D(3)))
+    assert [(leg.instrument.symbol, leg.state, leg.quantity) for leg in plan.legs] == [
+        ("A", LegState.BLOCKED, ZERO),
+        ("B", LegState.WAITING, D(2)),
+    ]
+
+
+def test_a_target_of_more_orders_than_anybody_means_is_not_traded() -> None:
+    huge = planned(targets(("A", 10**17)), facts("A", max_quantity=D(1)))
+    assert (the_leg(huge).state, the_leg(huge).reason) == (LegState.BLOCKED, LegReason.BLOCKED)
+    assert len(the_leg(planned(targets(("A", MOST_ORDERS)), facts("A", max_quantity=D(1)))).slices) == MOST_ORDERS
+    assert the_leg(planned(targets(("A", 0)), facts("A", held=D(10**17), max_quantity=D(1)))).state is LegState.BLOCKED
+
+
+def test_a_limit_of_turnover_lets_no_increase_pass_where_the_equity_is_not_known() -> None:
+    known = {each.instrument.key: each for each in (facts("A", held=D(10)), facts("B"))}
+    plan = make_plan(
+        targets(("A", 4), ("B", 5)), known, Money(), replace(PLAIN, max_turnover=D("0.1")), NOW
+    )  # fmt: skip
+    assert [(leg.state, leg.reason) for leg in plan.legs] == [
+        (LegState.WAITING, None),
+        (LegState.BLOCKED, LegReason.BLOCKED),
+    ]
+
+
+def test_a_target_below_a_lot_is_left_and_said() -> None:
+    leg = the_leg(planned(targets(("A", 7)), facts("A", lot=D(10))))
+    assert (leg.state, leg.reason, leg.wanted, leg.quantity) == (LegState.SKIPPED, LegReason.DUST, 7, 0)
+
+
+def test_a_change_that_is_to_be_whole_is_cut_by_nothing_but_an_emergency() -> None:
+    small = facts("A", held=D(100), lot=D(10), min_quantity=D(50), min_notional=D(10**6))
+    whole = replace(PLAIN, band=D(1), is_whole=True)
+    assert orders(planned(targets(("A", 97)), small, settings=whole)) == [("A", Side.SELL, 3)]
+    assert orders(planned(targets(("A", 103)), small, settings=whole)) == [("A", Side.BUY, 3)]
+    urgent = targets(("A", 103), aggressiveness=Aggressiveness.EMERGENCY)
+    assert the_leg(planned(urgent, small, settings=whole)).reason is LegReason.EMERGENCY_REDUCE_ONLY

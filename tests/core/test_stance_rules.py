@@ -38,6 +38,7 @@ def stance(
     before: StanceRecord | None = None,
     after_seconds: int = 0,
     lasts_seconds: int | None = None,
+    comes_after_seconds: int | None = None,
     command_id: str | None = None,
     by: str = "Ada",
     reason: str = "the model says so",
@@ -50,6 +51,7 @@ def stance(
         by=by,
         reason=reason,
         asked_at=at,
+        now=at if comes_after_seconds is None else NOW + timedelta(seconds=comes_after_seconds),
         until=None if lasts_seconds is None else at + timedelta(seconds=lasts_seconds),
         command_id=command_id or f"{scope}-{word}-{after_seconds}",
     )
@@ -141,6 +143,19 @@ def test_an_emergency_that_comes_late_does_not_shorten_the_one_that_holds() -> N
 def test_a_stance_that_is_over_already_is_refused() -> None:
     with pytest.raises(StanceRefused, match="over already"):
         stance(ALL, EMERGENCY, lasts_seconds=0)
+
+
+@pytest.mark.parametrize("word", list(Aggressiveness))
+def test_a_stance_that_comes_when_it_is_over_is_refused_whatever_it_says(word: Aggressiveness) -> None:
+    standing = stance(ALL, URGENT, after_seconds=-10)
+    assert stance(ALL, word, before=standing, lasts_seconds=60, comes_after_seconds=59).latest.stance is word
+    with pytest.raises(StanceRefused, match="over already"):
+        stance(ALL, word, before=standing, lasts_seconds=60, comes_after_seconds=60)
+
+
+def test_a_stance_that_was_set_in_time_is_set_when_its_command_comes_again_after_its_end() -> None:
+    first = stance(ALL, EMERGENCY, lasts_seconds=60, command_id="c")
+    assert stance(ALL, EMERGENCY, before=first, lasts_seconds=60, comes_after_seconds=90, command_id="c") is first
 
 
 def test_a_stance_is_read_as_it_was_written() -> None:

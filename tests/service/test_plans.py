@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -11,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo.errors import AutoReconnect
 
-from brokers.base import AssetClass, Capabilities, Instrument, Side
+from brokers.base import AssetClass, Balance, Capabilities, Instrument, Side
 from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused, Result
@@ -368,6 +371,123 @@ async def test_a_kind_of_instrument_that_the_broker_does_not_trade_refuses_the_l
         assert "UNKNOWN_INSTRUMENT" in told.words
 
 
+# --- odd lists ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_list_that_waits_for_what_cannot_be_read_is_refused_when_its_time_is_over(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await world.run(2)
+        async with unreadable(world, STANCES):
+            await world.run(2)
+            until = (world.clock.now() + timedelta(seconds=10)).isoformat()
+            publish(world, body(world, ("AAPL", 100), valid_until=until))
+            await world.run(5)
+            assert world.notifier.titled("Plan Refused") == []
+            await world.run(10)
+            (notice,) = world.notifier.titled("Plan Refused")
+            assert "NO_LONGER_VALID" in notice
+        await world.run(5)
+        assert world.records() == []
+
+
+async def test_one_instrument_in_two_spellings_is_refused_and_nothing_is_placed(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        twice = [{"symbol": "AAPL", "quantity": 10}, {"symbol": "aapl", "exchange": "NASDAQ", "quantity": 10}]
+        told = await give(world, body(world, targets=twice))
+        assert isinstance(told, Refused)
+        assert "DUPLICATE_INSTRUMENT" in told.words
+        assert world.records() == []
+
+
+async def test_a_holding_that_two_targets_may_mean_is_traded_for_neither(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "VOD", 100)
+        two = [{"symbol": "VOD", "exchange": name, "quantity": 30} for name in ("LSE", "NASDAQ")]
+        publish(world, body(world, targets=[*two, {"symbol": "MSFT", "quantity": 5}], on_partial="RETRY 1"))
+        await world.run(3)
+        world.fill(signal_of(world, "MSFT"))
+        await world.run(20)
+        assert list(planned(world)) == ["MSFT-ENTRY"]
+        (told,) = results(world)
+        assert [(leg["symbol"], leg["state"]) for leg in told["legs"]] == [
+            ("MSFT", "DONE"),
+            ("VOD", "BLOCKED"),
+            ("VOD", "BLOCKED"),
+        ]
+
+
+async def test_a_list_from_the_future_leaves_the_way_free_for_those_of_today(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        publish(world, body(world, ("AAPL", 9), as_of="2999-01-01T00:00:00Z"))
+        await world.run(2)
+        publish(world, body(world, ("AAPL", 5), decision="d-2"))
+        await world.run(3)
+        assert planned(world) == {"AAPL-ENTRY": (Side.BUY, "5", Purpose.ENTRY)}
+        (notice,) = world.notifier.titled("Plan Refused")
+        assert "FUTURE_PLAN" in notice
+
+
+@pytest.mark.parametrize("waits", [0.0, 0.25, 0.5, 0.75])
+async def test_a_newer_list_right_behind_another_is_the_one_that_is_reached(tmp_path: Path, waits: float) -> None:
+    """Between the store of the older plan and the release of its orders, or just behind it."""
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        publish(world, body(world, ("AAPL", 100)))
+        await world.run(waits)
+        world.clock.move(0.002)
+        publish(world, body(world, ("AAPL", 60), decision="d-2"))
+        await world.run(10)
+        working = [o for o in world.records() if not o.status.is_final]
+        assert [str(o.quantity) for o in working] == ["60"]
+        world.fill(working[0].signal_id)
+        await world.run(3)
+        assert [(told["decision_id"], told["state"]) for told in results(world)] == [
+            ("d-1", "SUPERSEDED"),
+            ("d-2", "COMPLETED"),
+        ]
+        audit(world)
+
+
+# --- several currencies ---------------------------------------------------------------------------------------------
+
+IN_EUROS = Capabilities(has_base_currency=True, concurrent_calls=16, find_window_seconds=0.5)
+TWO_CURRENCIES = (
+    Balance(
+        currency="EUR", cash=Decimal(5000), equity=Decimal(5000), rate=Decimal(1), is_base=True,
+        account_equity=Decimal(10_000),
+    ),
+    Balance(currency="USD", cash=Decimal(6250), equity=Decimal(6250), rate=Decimal("0.8")),
+)  # fmt: skip
+
+
+async def test_weights_are_parts_of_what_the_whole_account_is_worth_in_its_own_currency(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=IN_EUROS) as world:
+        world.broker_faults.balances = TWO_CURRENCIES
+        for symbol in ("AAPL", "SAP", "SONY"):
+            world.quote(symbol, bid="99", ask="101", last="100")
+        await world.run(1)
+        shares = [
+            {"symbol": "AAPL", "weight": "0.2"},  # names no currency: the broker's own, dollars
+            {"symbol": "SAP", "currency": "EUR", "weight": "0.2"},
+            {"symbol": "SONY", "currency": "JPY", "weight": "0.2"},  # nobody tells what a yen is worth
+        ]
+        told = await give(world, body(world, targets=shares), is_dry=True)
+        assert isinstance(told, Done)
+        shown = json.loads(told.words)
+        # 20 % of 10,000 euros less the buffer: 1,995, at 80 and at 100 euros each.
+        assert {order["symbol"]: order["quantity"] for order in shown["orders"]} == {"AAPL": "24", "SAP": "19"}
+        (yen,) = (leg for leg in shown["legs"] if leg["symbol"] == "SONY")
+        assert (yen["state"], yen["reason"]) == ("BLOCKED", "NO_PRICE")
+        assert "JPY" in yen["note"]
+
+
+async def test_of_several_currencies_without_a_base_none_is_the_accounts_equity(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.broker_faults.balances = [replace(each, is_base=False, account_equity=None) for each in TWO_CURRENCIES]
+        told = await give(world, body(world, targets=[{"symbol": "AAPL", "weight": "0.2"}]))
+        assert isinstance(told, Refused)
+        assert "NO_EQUITY" in told.words
+
+
 # --- cash -----------------------------------------------------------------------------------------------------------
 
 
@@ -415,6 +535,96 @@ async def test_increases_wait_while_the_broker_does_not_tell_the_cash(tmp_path: 
         assert planned(world)["MSFT-ENTRY"][1] == "90"
 
 
+# --- what cannot be read for a moment ------------------------------------------------------------------------------
+
+STANCES, SWITCHES = "execution_stances.find", "execution_kill_switches.find"
+
+
+@asynccontextmanager
+async def unreadable(world: World, *reads: str) -> AsyncIterator[None]:
+    world.store_faults.breaks |= {read: [AutoReconnect("away")] * 100_000 for read in reads}
+    yield
+    for read in reads:
+        del world.store_faults.breaks[read]
+
+
+async def test_a_plan_that_comes_while_the_stances_cannot_be_read_waits_for_them(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await world.run(3)
+        async with unreadable(world, STANCES):
+            await world.run(2)
+            publish(world, body(world, ("AAPL", 100)))
+            await world.run(5)
+            dry = await give(world, body(world, ("AAPL", 100)), is_dry=True)
+            assert dry == Refused("the stances cannot be read")
+            assert await world.store_beside().open_plans() == []
+        await world.run(5)
+        assert planned(world) == {"AAPL-ENTRY": (Side.BUY, "100", Purpose.ENTRY)}
+
+
+async def test_a_leg_whose_time_comes_while_the_stances_cannot_be_read_waits_and_that_is_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        publish(world, body(world, ("AAPL", 0), ("MSFT", 50)))
+        await world.run(3)
+        async with unreadable(world, STANCES):
+            await world.run(2)
+            world.fill(signal_of(world, "AAPL", Purpose.EXIT), purpose=Purpose.EXIT)
+            await world.run(65)
+            assert list(planned(world)) == ["AAPL-EXIT"]
+            assert results(world) == []
+            (notice,) = world.notifier.titled("Plan Waits")
+            assert "the stances cannot be read" in notice
+        await world.run(3)
+        assert planned(world)["MSFT-ENTRY"] == (Side.BUY, "50", Purpose.ENTRY)
+
+
+async def test_a_tame_order_does_not_make_way_while_the_stances_cannot_be_read(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        world.quote("AAPL", bid="10", ask="10.02", last="10")
+        publish(world, body(world, ("AAPL", 0), aggressiveness="PASSIVE"))
+        await world.run(3)
+        async with unreadable(world, STANCES):
+            await world.run(10)
+            (exit_order,) = (o for o in world.records() if o.identity.purpose is Purpose.EXIT)
+            assert (exit_order.status, exit_order.cancel_request) == (Status.SUBMITTED, None)
+
+
+async def test_while_the_kill_switches_cannot_be_read_reductions_go_on_and_increases_wait(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        async with unreadable(world, SWITCHES):
+            await world.run(2)
+            publish(world, body(world, ("AAPL", 0), ("MSFT", 50)))
+            await world.run(3)
+            world.fill(signal_of(world, "AAPL", Purpose.EXIT), purpose=Purpose.EXIT)
+            await world.run(65)
+            assert list(planned(world)) == ["AAPL-EXIT"]
+            (notice,) = world.notifier.titled("Plan Waits")
+            assert "whether a kill switch stops it is not known" in notice
+        await world.run(3)
+        assert planned(world)["MSFT-ENTRY"] == (Side.BUY, "50", Purpose.ENTRY)
+        world.fill(signal_of(world, "MSFT"))
+        await world.run(3)
+        assert [told["state"] for told in results(world)] == ["COMPLETED"]
+
+
+async def test_a_halt_that_cannot_be_read_anew_ends_no_leg(tmp_path: Path) -> None:
+    """It may have been armed since."""
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        world.cancel(command="KILL", scope="all", level="halt", by="Ada", reason="look")
+        await world.run(2)
+        async with unreadable(world, SWITCHES):
+            await world.run(2)
+            publish(world, body(world, ("AAPL", 0)))
+            await world.run(5)
+            assert results(world) == []
+        await world.run(5)
+        assert [leg["reason"] for leg in results(world)[0]["legs"]] == ["HALTED"]
+
+
 # --- plans that end short -------------------------------------------------------------------------------------------
 
 
@@ -460,6 +670,61 @@ async def test_retries_end_and_then_people_are_told_once(tmp_path: Path) -> None
         assert (told["state"], told["residuals"]) == ("PARTIAL", {"AAPL|STOCK": "50"})
         (notice,) = world.notifier.titled("Plan Ended Short")
         assert "Tried again: 2 times" in notice
+
+
+async def test_a_retry_waits_for_an_equity_that_its_plan_had_known(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        by_weight = [{"symbol": "AAPL", "weight": "0.01"}]
+        publish(world, body(world, targets=by_weight, on_partial="RETRY 1"))
+        await world.run(3)  # nobody knows a price yet
+        world.broker_faults.errors["balances"] = [DOWN] * 1000
+        world.quote("AAPL", bid="99", ask="101", last="100")
+        await world.run(90)
+        assert (results(world), planned(world)) == ([], {})
+        (notice,) = world.notifier.titled("Plan Waits")
+        assert "the account's equity is not known" in notice
+        world.broker_faults.errors["balances"].clear()
+        await world.run(3)
+        assert planned(world) == {"AAPL-ENTRY": (Side.BUY, "99", Purpose.ENTRY)}
+
+
+async def test_a_retry_that_waits_for_the_equity_ends_with_its_plan(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        until = (world.clock.now() + timedelta(seconds=30)).isoformat()
+        by_weight = [{"symbol": "AAPL", "weight": "0.01"}]
+        publish(world, body(world, targets=by_weight, on_partial="RETRY 1", valid_until=until))
+        await world.run(3)
+        world.broker_faults.errors["balances"] = [DOWN] * 1000
+        await world.run(40)
+        assert [told["state"] for told in results(world)] == ["FAILED"]
+
+
+async def test_the_way_back_is_gone_whole_whatever_the_settings_call_too_small(tmp_path: Path) -> None:
+    small = PlanRule(lot=Decimal(10), min_quantity=Decimal(50), min_value=Decimal(500))
+    tables = {Scope(symbol="AAPL"): small, Scope(symbol="MSFT"): small}
+    rules = PlanRules(tables | {Scope(): PlanRule(band=Decimal("0.0005"), max_turnover=Decimal("0.002"))})
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, plan_rules=rules) as world:
+        for symbol in ("AAPL", "MSFT"):
+            world.quote(symbol, bid="10", ask="10.02", last="10")
+            await hold(world, symbol, 100)
+        publish(world, body(world, ("AAPL", 200), ("MSFT", 40), on_partial="UNWIND"))
+        await world.run(3)
+        await end_short(world, "MSFT", 3, Purpose.EXIT)
+        await end_short(world, "AAPL", 7)
+        await world.run(2)
+        back = {
+            o.symbol: (o.accepted_request.side, str(o.quantity), o.identity.purpose)
+            for o in world.records()
+            if ".1:" in o.signal_id
+        }
+        assert back == {"AAPL": (Side.SELL, "7", Purpose.EXIT)}
+        world.fill(signal_of(world, "AAPL", Purpose.EXIT), purpose=Purpose.EXIT)
+        await world.run(3)
+        assert str(world.record(signal_of(world, "MSFT")).quantity) == "3"
+        world.fill(signal_of(world, "MSFT"))
+        await world.run(3)
+        (told,) = results(world)
+        assert (told["state"], told["unwound"]) == ("FAILED", True)
 
 
 async def test_the_way_back_trades_what_had_filled_and_is_said(tmp_path: Path) -> None:

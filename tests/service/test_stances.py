@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo.errors import AutoReconnect
 
 from brokers.base import OrderType, Side
 from brokers.paper.model import Action, Fault, Operation
@@ -19,6 +20,7 @@ from execution_service.core.orders.status import Status
 from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.risk.limits import Scope
 from execution_service.storage.ports.commands import Command
+from execution_service.storage.ports.errors import StoreUnavailable
 from tests.fakes import ACCOUNT, BY_HAND, DATABASE, RESTING, Moment, World, world_of
 from tests.service.audit import audit
 from tests.service.test_plans import body, hold, planned, publish, results
@@ -165,6 +167,54 @@ async def test_a_stance_outlives_the_process_and_ends_when_it_is_said_to(tmp_pat
         world.send("late", symbol="AAPL", quantity=1)
         await world.run(3)
         assert world.record("late").status is Status.SUBMITTED
+
+
+async def test_an_emergency_that_comes_when_it_is_over_changes_nothing_and_people_are_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("working", symbol="NVDA", quantity=10)
+        await set_stance(world, "URGENT")
+        await world.run(1)
+        await world.kill()
+        say(world, "EMERGENCY", until=(world.clock.now() + timedelta(seconds=30)).isoformat())
+        world.clock.move(60)
+        await world.start()
+        await world.run(5)
+        assert world.record("working").status is Status.SUBMITTED
+        (kept,) = (await world.store_beside().stances()).records
+        assert [change.stance.value for change in kept.history] == ["URGENT"]
+        (command,) = world.documents("execution_commands", status="REFUSED")
+        assert "over already" in command["outcome"]
+        (notice,) = world.notifier.titled("Stance Not Set")
+        assert "over already" in notice
+
+
+async def test_an_emergency_whose_process_died_before_the_cancels_cancels_nothing_after_its_end(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("working", symbol="NVDA", quantity=10)
+        await world.run(1)
+        world.store_faults.breaks["execution_alerts.update_one"] = [AutoReconnect("away")] * 3
+        with pytest.raises(StoreUnavailable):
+            await set_stance(world, "EMERGENCY", until=(world.clock.now() + timedelta(seconds=30)).isoformat())
+        await world.kill()
+        world.store_faults.breaks.clear()
+        world.clock.move(60)
+        await world.start()
+        await world.run(5)
+        assert world.record("working").status is Status.SUBMITTED
+        (command,) = world.documents("execution_commands")
+        assert (command["status"], json.loads(command["outcome"])["cancels_asked"]) == ("DONE", 0)
+
+
+async def test_a_stance_that_stops_and_cannot_be_read_is_told_to_people(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        say(world, "EMERGENCY", "accounts")
+        say(world, "HALT", "accounts")
+        say(world, "URGENT", "accounts")
+        await world.run(2)
+        assert len(world.notifier.titled("Stance Not Set")) == 1
+        assert len(world.notifier.titled("Kill Not Carried Out")) == 1
 
 
 async def test_a_stance_of_a_strategy_leaves_the_others_alone(tmp_path: Path) -> None:

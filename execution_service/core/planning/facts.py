@@ -27,6 +27,8 @@ class InstrumentFacts:
     """The reference price; None: none is known that is fresh enough."""
     unit_value: Decimal | None = ONE
     """Money of the account for one point of the price and one unit: multiplier x exchange rate. None: not known."""
+    currency: str | None = None
+    """Of its price, for people; None: nobody says."""
     lot: Decimal = ONE
     min_quantity: Decimal = ZERO
     max_quantity: Decimal | None = None
@@ -69,6 +71,9 @@ class PlanSettings:
     guard: Decimal = Decimal("0.005")
     """Part of the price that is kept free for a price that moves before an increase fills."""
     fees: Fees = Fees()
+    is_whole: bool = False
+    """A change is traded exactly, however small it is, also where it is no close: neither the band nor a lot or the smallest order cuts it. For a way
+    back: what the venue has traded in that size it trades back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

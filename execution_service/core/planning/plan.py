@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
 from enum import StrEnum
 
@@ -18,6 +18,7 @@ from execution_service.core.planning.facts import InstrumentFacts, Money, PlanSe
 from execution_service.core.planning.quantities import divided, slices_of, whole_lots
 from execution_service.core.planning.targets import (
     Aggressiveness,
+    Mode,
     PlanRefused,
     Refusal,
     RefusalCode,
@@ -68,6 +69,10 @@ class LegReason(StrEnum):
 
 ON_MARGIN = frozenset({AssetClass.FUTURE, AssetClass.FOREX, AssetClass.CFD})
 """Kinds of instruments of which an account pays no more than a margin."""
+MOST_ORDERS = 1000
+"""Of one leg: what would take more of them, by the largest order of its venue, is not traded."""
+AHEAD = timedelta(minutes=5)
+"""So far the clock of whoever decides may be before ours."""
 _BLOCKING = frozenset({LegReason.BLOCKED, LegReason.OPEN_ORDERS, LegReason.NO_PRICE})
 """What the plan could not decide, as opposed to what it decided not to trade."""
 
@@ -161,11 +166,14 @@ def make_plan(
         keys = set(wanted)
         if targets.complete:
             keys |= {key for key, known in facts.items() if known.held or known.working}
+        aims = {key: _target_quantity(wanted.get(key), facts[key], money, settings) for key in sorted(keys)}
+        if targets.complete and not targets.allow_flatten and not any(aim is None or aim for aim in aims.values()):
+            raise PlanRefused([_flatten_refused("a complete list whose weights all come to less than a lot")])
         legs: list[Leg] = []
-        for key in sorted(keys):
+        for key, aim in aims.items():
             step = _Step(
                 known=facts[key],
-                aim=_target_quantity(wanted.get(key), facts[key], money, settings),
+                aim=aim,
                 settings=settings,
                 equity=money.equity,
                 is_emergency=_stance(facts[key], targets) is Aggressiveness.EMERGENCY,
@@ -192,17 +200,15 @@ def refusals_of_list(targets: TargetPositions, settings: PlanSettings, now: date
     if not targets.targets and not targets.complete:
         yield Refusal(RefusalCode.EMPTY, "no targets, and the list is not complete: nothing is asked for")
     if targets.complete and not targets.allow_flatten and not any(t.quantity or t.weight for t in targets.targets):
-        yield Refusal(
-            RefusalCode.FLATTEN_NOT_ALLOWED, "a complete list of nothing closes everything: it needs allow_flatten"
-        )
+        yield _flatten_refused("a complete list of nothing")
+    if targets.mode is Mode.PRODUCTION and targets.as_of > now + AHEAD:
+        # Taken, it would refuse all that are decided until then.
+        yield Refusal(RefusalCode.FUTURE_PLAN, f"as_of {targets.as_of.isoformat()} lies in the future")
     if targets.valid_until is not None and now >= targets.valid_until:
         yield Refusal(RefusalCode.NO_LONGER_VALID, f"valid until {targets.valid_until.isoformat()}")
-    seen: set[str] = set()
+    yield from _named_twice(targets)
     for target in targets.targets:
         key = target.instrument.key
-        if key in seen:
-            yield Refusal(RefusalCode.DUPLICATE_INSTRUMENT, f"{key} is named more than once")
-        seen.add(key)
         if (target.quantity is None) == (target.weight is None):
             yield Refusal(RefusalCode.QUANTITY_OR_WEIGHT, f"{key} needs a quantity or a weight, and not both")
     with localcontext(EXACT):
@@ -211,6 +217,56 @@ def refusals_of_list(targets: TargetPositions, settings: PlanSettings, now: date
         yield Refusal(
             RefusalCode.WEIGHTS_OVER_LIMIT, f"the weights add up to {weights}, more than {settings.max_weights}"
         )
+
+
+def _flatten_refused(what: str) -> Refusal:
+    return Refusal(RefusalCode.FLATTEN_NOT_ALLOWED, f"{what} closes everything: it needs allow_flatten")
+
+
+def _named_twice(targets: TargetPositions) -> Iterator[Refusal]:
+    """Of targets that name one instrument, or may name one: both would be reached, and together they are what nobody wants."""
+    seen = _Seen()
+    for target in targets.targets:
+        mine = target.instrument
+        other = seen.like(mine)
+        if other is not None:
+            is_same = other.full_key == mine.full_key
+            words = "is named more than once" if is_same else f"may be {other.full_key}, which is named too"
+            yield Refusal(RefusalCode.DUPLICATE_INSTRUMENT, f"{mine.full_key} {words}")
+        seen.add(mine)
+
+
+class _Seen:
+    """Instruments, found by whatever may name the same one; without looking at every other contract of a symbol."""
+
+    def __init__(self) -> None:
+        self._by_number: dict[int, Instrument] = {}
+        self._numbered: dict[str, list[Instrument]] = {}
+        self._by_contract: dict[tuple[object, ...], list[Instrument]] = {}
+        self._unnumbered: dict[str, list[Instrument]] = {}
+
+    def add(self, instrument: Instrument) -> None:
+        if instrument.con_id is not None:
+            self._by_number[instrument.con_id] = instrument
+            self._numbered.setdefault(instrument.symbol, []).append(instrument)
+        else:
+            self._by_contract.setdefault(_contract_of(instrument), []).append(instrument)
+            self._unnumbered.setdefault(instrument.symbol, []).append(instrument)
+
+    def like(self, instrument: Instrument) -> Instrument | None:
+        """The first that may be the same; None: there is none."""
+        if instrument.con_id is None:
+            # A number may stand for any contract of its symbol.
+            among = (self._by_contract.get(_contract_of(instrument)), self._numbered.get(instrument.symbol))
+        else:
+            same = self._by_number.get(instrument.con_id)
+            among = (None if same is None else [same], self._unnumbered.get(instrument.symbol))
+        return next((each for some in among for each in some or () if each.could_be(instrument)), None)
+
+
+def _contract_of(instrument: Instrument) -> tuple[object, ...]:
+    """What two without a number must agree in to be the same."""
+    return instrument.symbol, instrument.asset_class, instrument.expiry, instrument.strike, instrument.right
 
 
 def refusals_of_facts(
@@ -268,9 +324,12 @@ class _Step:
     def legs(self, number: int) -> Iterator[Leg]:
         known, delta, projected = self.known, self.delta, self.projected
         if self.aim is None:
-            yield self._off(number, Phase.INCREASE, ZERO, LegReason.NO_PRICE, "a weight needs a fresh price")
+            why = "a weight needs a fresh price"
+            if known.unit_value is None:
+                why = f"a weight needs what {known.currency or 'its currency'} is worth in the account's currency"
+            yield self._off(number, Phase.INCREASE, ZERO, LegReason.NO_PRICE, why)
             return
-        if not delta:
+        if not delta and known.blocked is None:
             return
         closing = min(abs(delta), abs(projected)) if projected * delta < 0 else ZERO
         opening = abs(delta) - closing
@@ -297,6 +356,11 @@ class _Step:
         known = self.known
         if phase is Phase.INCREASE and self.is_emergency:
             return self._off(number, phase, wanted, LegReason.EMERGENCY_REDUCE_ONLY, "only reductions in an emergency")
+        if phase is Phase.INCREASE and self.settings.max_turnover is not None and self.equity is None:
+            why = "the limit of turnover needs the account's equity, and it is not known"
+            return self._off(number, phase, wanted, LegReason.BLOCKED, why)
+        if self.settings.is_whole:
+            return self._leg(number, phase, wanted, wanted)
         quantity = whole_lots(wanted, known.lot)
         if not quantity or quantity < known.min_quantity:
             least = max(known.lot, known.min_quantity)
@@ -304,7 +368,7 @@ class _Step:
                 number, phase, wanted, LegReason.DUST, f"{wanted} is less than the smallest order, {least}"
             )
         if known.unit_price is None:
-            if phase is Phase.INCREASE and self.equity is not None and self.settings.max_turnover is not None:
+            if phase is Phase.INCREASE and self.settings.max_turnover is not None:
                 return self._off(number, phase, wanted, LegReason.NO_PRICE, "the limit of turnover needs a price")
             return self._leg(number, phase, wanted, quantity)
         value = quantity * known.unit_price
@@ -322,6 +386,9 @@ class _Step:
 
     def _leg(self, number: int, phase: Phase, wanted: Decimal, quantity: Decimal) -> Leg:
         known = self.known
+        if known.max_quantity and quantity > known.max_quantity * MOST_ORDERS:
+            why = f"{quantity} would take more than {MOST_ORDERS} orders of at most {known.max_quantity}"
+            return self._off(number, phase, wanted, LegReason.BLOCKED, why)
         return Leg(
             number=number,
             instrument=known.instrument,

@@ -173,7 +173,7 @@ def _nothing_sent(leg: Leg) -> LegReason:
     """Of a leg of which less was sent than was planned, where its release does not say why."""
     if leg.phase is Phase.REDUCE:
         return LegReason.NOTHING_HELD
-    return LegReason.NO_PRICE if leg.price is None else LegReason.INSUFFICIENT_CASH
+    return LegReason.NO_PRICE if leg.price is None or leg.unit_value is None else LegReason.INSUFFICIENT_CASH
 
 
 _FINAL = frozenset(
@@ -227,8 +227,8 @@ def next_releases(
 
     `cash` is what the broker confirms, less what is reserved; the proceeds of reductions are in it. `held` is the ledger now, by instrument key,
     less what other open orders may still take of it: a reduction never takes more than that, and an opening that follows a close waits until it
-    is 0. `phases_together` (margin accounts): increases do not wait for reductions, except after their own close. `conduct` is by leg number; a leg
-    whose broker cannot be reached waits.
+    is 0. `phases_together` (margin accounts): increases do not wait for reductions, except after their own close. `conduct` is by leg number; a
+    leg of which nothing is sent now waits.
     """
     with localcontext(EXACT):
         by_leg = _by_leg(releases)
@@ -237,7 +237,7 @@ def next_releases(
             for leg in at.legs
             if leg.state is LegState.WAITING
             and leg.number not in by_leg
-            and conduct.get(leg.number, AS_PLANNED).is_reachable
+            and conduct.get(leg.number, AS_PLANNED).not_now is None
         ]
         reductions = [leg for leg in waiting if leg.phase is Phase.REDUCE]
         made = [
@@ -342,7 +342,7 @@ def _follower(
     valid_until = at.plan.targets.valid_until
     if valid_until is not None and now >= valid_until:
         return _release(at.plan, leg, child, ZERO, now, reason=LegReason.NO_LONGER_VALID)
-    if not conduct.is_reachable:
+    if conduct.not_now is not None:
         return None
     rung = 0
     if conduct.stance is Aggressiveness.EMERGENCY and last.stance is Aggressiveness.EMERGENCY:

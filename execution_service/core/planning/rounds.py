@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
 
 from execution_service.core.exact import EXACT, ZERO
+from execution_service.core.planning.facts import Money, PlanSettings
 from execution_service.core.planning.plan import Leg, LegReason, LegState
 from execution_service.core.planning.progress import PlanState, Progress
 from execution_service.core.planning.records import PlanRecord, RoundKind
@@ -92,6 +93,19 @@ def targets_of_round(record: PlanRecord, at: Progress, kind: RoundKind, held: Ma
         # The way back is not bound to the time for which the decision was meant.
         valid_until=None if kind is RoundKind.UNWIND else first.targets.valid_until,
     )
+
+
+def settings_of_round(settings: PlanSettings, kind: RoundKind) -> PlanSettings:
+    """What a round is planned with: the account's settings, but the way back whole."""
+    if kind is not RoundKind.UNWIND:
+        return settings
+    return replace(settings, band=ZERO, max_turnover=None, is_whole=True)
+
+
+def wants_equity(record: PlanRecord, kind: RoundKind, money: Money) -> bool:
+    """Whether a round waits for the equity: its decision was planned with one, so that it is away for a moment only. Not the way back, of which
+    quantities are known."""
+    return kind is RoundKind.RETRY and money.equity is None and record.first_plan.money.equity is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

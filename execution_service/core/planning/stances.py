@@ -74,16 +74,18 @@ def with_stance(
     by: str,
     reason: str,
     asked_at: datetime,
+    now: datetime,
     until: datetime | None,
     command_id: str,
 ) -> StanceRecord:
-    """The record with that stance; the same record where this command has set it before. Raises StanceRefused: for a wish that is older than what
-    holds, and for one without a person or a reason; but never for an EMERGENCY."""
+    """The record with that stance; the same record where this command has set it before. Raises StanceRefused: for one that is over by the time at
+    which it comes, whatever it says; and, but never for an EMERGENCY, for a wish that is older than what holds, and for one without a person or a
+    reason."""
     if record is not None and record.change_by(command_id) is not None:
         return record
     if stance is not Aggressiveness.EMERGENCY and not (by.strip() and reason.strip()):
         raise StanceRefused("the person and the reason must be named")
-    if until is not None and until <= asked_at:
+    if until is not None and until <= max(asked_at, now):
         raise StanceRefused(f"until {until.isoformat()} is over already")
     if record is not None and asked_at < record.latest.at and stance is not Aggressiveness.EMERGENCY:
         words = f"{record.latest.stance} was set at {record.latest.at.isoformat()}, after this was asked for"

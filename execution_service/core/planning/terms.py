@@ -52,8 +52,8 @@ class Conduct:
     """What counts for one leg at the moment at which something of it is to be sent."""
 
     stance: Aggressiveness = Aggressiveness.NORMAL
-    is_reachable: bool = True
-    """Its broker can be reached."""
+    not_now: str | None = None
+    """Why nothing of it is sent at this moment, for people: it waits. None: it may be sent."""
     is_halted: bool = False
     """A kill switch at halt covers it."""
     price: Decimal | None = None

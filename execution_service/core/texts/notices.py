@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from execution_service.core.orders.events import Completed, Doubted, Event, Filled
 
-_OF_KILLS = ("kill_switch:", "kill_refused", "kill_key", "dead_man")
+_OF_KILLS = ("kill_switch:", "kill_refused", "stance_refused", "kill_key", "dead_man")
 _NEVER_MUTED = ("mute_ended:",)
 
 

@@ -62,6 +62,18 @@ def stance_set(scope: str, change: StanceChange) -> str:
     )
 
 
+def stance_refused(*, command_id: str, reason: str) -> str:
+    """An EMERGENCY was asked for, and is not set."""
+    return html_message(
+        "🚨 Stance Not Set",
+        ("Stance", Aggressiveness.EMERGENCY.value),
+        ("Command", command_id),
+        ("Reason", reason),
+        ("Orders", "they go on as before"),
+        ("To do", "execctl stance all EMERGENCY --by ... --reason ..., if it is still meant"),
+    )
+
+
 def plan_waits_for_broker(targets: TargetPositions, why: str) -> str:
     """Nothing more of the plan is sent meanwhile."""
     return html_message(
