@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from brokers.base import BrokerPosition, Report
-from execution_service.control.adoption_books import read_books
+from execution_service.control.adoption_books import read_books, read_holdings
 from execution_service.control.commands import Commands
 from execution_service.control.results import Done
 from execution_service.core.adoption.broker_exits import ExitToBook, NotProven, booking_id, candidates, exits_to_book
@@ -105,9 +105,9 @@ class BrokerExits:
             return
         names = {booking_id(account_id, report, fill) for report, fill in found}
         booked = [name for name in names if await self._next_try(name) is None]
-        ledgers = await self._store.ledgers_of_account(account_id, ())
+        ledgers, adoptions = await read_holdings(self._store, account_id, row.finding.instruments)
         unclear = self._store.unreadable_ledgers(account_id)
-        exits = exits_to_book(row, ledgers, unclear, trades, booked, self._clock.now())
+        exits = exits_to_book(row, ledgers, unclear, trades, booked, self._clock.now(), adoptions)
         if isinstance(exits, NotProven):
             log.info(
                 f"An exit at the broker is left to a person: {row.finding.subject}: {exits.reason}",

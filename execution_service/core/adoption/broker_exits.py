@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from hashlib import sha256
 
 from brokers.base import Fill, Instrument, Report, Side
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.events import Occasion
+from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import Discrepancy
 from execution_service.core.reconcile.instruments import may_be_the_same
 from execution_service.core.texts.values import plain, quantity
 
 BY = "execution-service"
+_BOOKING = "broker-exit-"
+"""Begins the name of every booking of our own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +43,7 @@ class NotProven:
 def booking_id(account_id: str, report: Report, fill: Fill) -> str:
     """The name under which this execution is booked."""
     named = "\n".join((account_id, report.broker_order_id, fill.fill_id))
-    return "broker-exit-" + sha256(named.encode()).hexdigest()[:24]
+    return _BOOKING + sha256(named.encode()).hexdigest()[:24]
 
 
 def candidates(row: Discrepancy, trades: Sequence[Report]) -> list[tuple[Report, Fill]]:
@@ -60,12 +65,15 @@ def exits_to_book(
     trades: Sequence[Report],
     booked: Collection[str],
     now: datetime,
+    adoptions: Sequence[Order] = (),
 ) -> tuple[ExitToBook, ...] | NotProven:
     """`ledgers`: all entries of the account; `unclear`: what those are about that cannot be read. `trades`: all orders of others that the broker
-    shows. `booked`: the names of bookings that were made, taken back or not.
+    shows. `booked`: the names of bookings that were made, taken back or not. `adoptions`: the records of what was adopted of it in the account.
 
     Proven is an exit where one strategy alone holds it, in one product where these are kept apart, the broker holds less of it and not the other
-    side, and executions of others since it was opened, all of the closing side and all of them told, come to exactly the difference.
+    side, and executions of others since it was opened, all of the closing side and all of them told, come to exactly the difference. What a
+    person has told of counts no more: that is every execution of before a person adopted anything of it, and a later one of the quantity and
+    price that a person named.
     """
     about = row.finding.instruments
     if any(may_be_the_same(each, mine) for each in unclear for mine in about):
@@ -85,7 +93,10 @@ def exits_to_book(
         return NotProven("the broker does not hold a part of what we hold")
     closing = Side.SELL if position.quantity > 0 else Side.BUY
     found: list[tuple[Report, Fill]] = []
+    told = _told_by_people(candidates(row, trades), adoptions)
     for report, fill in candidates(row, trades):
+        if (report.broker_order_id, fill.fill_id) in told:
+            continue
         if position.opened_at is not None and fill.time < position.opened_at:
             continue
         if booking_id(row.account_id, report, fill) in booked:
@@ -100,6 +111,29 @@ def exits_to_book(
         return NotProven(f"executions of others come to {quantity(total)}, and {quantity(abs(amount))} is missing")
     found.sort(key=lambda each: (each[1].time, each[1].fill_id))
     return tuple(_exit(row, held, report, fill, now) for report, fill in found)
+
+
+def _told_by_people(found: Sequence[tuple[Report, Fill]], adoptions: Sequence[Order]) -> set[tuple[str, str]]:
+    """The executions that people knew of when they adopted, by order and execution."""
+    named: defaultdict[tuple[str, Side, Decimal], Decimal] = defaultdict(Decimal)
+    last: datetime | None = None
+    for order in adoptions:
+        told = order.adoption
+        if told is None or told.command_id.startswith(_BOOKING) or not order.fills:
+            continue
+        last = told.at if last is None else max(last, told.at)
+        for fill in order.fills:
+            named[told.command_id, order.accepted_request.side, fill.price] += fill.quantity
+    unmatched = [(side, price, amount) for (_, side, price), amount in named.items()]
+    left_out: set[tuple[str, str]] = set()
+    for report, fill in sorted(found, key=lambda each: each[1].time):
+        same = None if report.side is None else (report.side, fill.price, fill.quantity)
+        if same in unmatched:
+            unmatched.remove(same)
+        elif last is None or fill.time > last:
+            continue
+        left_out.add((report.broker_order_id, fill.fill_id))
+    return left_out
 
 
 def _exit(row: Discrepancy, held: LedgerEntry, report: Report, fill: Fill, now: datetime) -> ExitToBook:
