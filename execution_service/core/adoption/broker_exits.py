@@ -11,7 +11,7 @@ from hashlib import sha256
 
 from brokers.base import Fill, Instrument, Report, Side
 from execution_service.core.exact import ZERO
-from execution_service.core.orders.events import Occasion
+from execution_service.core.orders.events import Adopted, Occasion
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import Discrepancy
@@ -19,16 +19,16 @@ from execution_service.core.reconcile.instruments import may_be_the_same
 from execution_service.core.texts.values import plain, quantity
 
 BY = "execution-service"
-_BOOKING = "broker-exit-"
+BOOKING = "broker-exit-"
 """Begins the name of every booking of our own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitToBook:
-    """One execution of somebody else that closed a part of what we hold."""
+    """One execution of somebody else that closed a part of what we hold, or one ending of an option position."""
 
     name: str
-    """Follows from the execution, so that it is booked once, by whomever and however often."""
+    """Follows from the broker's own name of it, so that it is booked once, by whomever and however often."""
     body: dict[str, object]
     """Of the command ADOPT, in the words of a person's, without what was shown."""
 
@@ -42,8 +42,11 @@ class NotProven:
 
 def booking_id(account_id: str, report: Report, fill: Fill) -> str:
     """The name under which this execution is booked."""
-    named = "\n".join((account_id, report.broker_order_id, fill.fill_id))
-    return _BOOKING + sha256(named.encode()).hexdigest()[:24]
+    return name_of_booking(account_id, report.broker_order_id, fill.fill_id)
+
+
+def name_of_booking(*names: str) -> str:
+    return BOOKING + sha256("\n".join(names).encode()).hexdigest()[:24]
 
 
 def candidates(row: Discrepancy, trades: Sequence[Report]) -> list[tuple[Report, Fill]]:
@@ -75,22 +78,10 @@ def exits_to_book(
     person has told of counts no more: that is every execution of before a person adopted anything of it, and a later one of the quantity and
     price that a person named.
     """
-    about = row.finding.instruments
-    if any(may_be_the_same(each, mine) for each in unclear for mine in about):
-        return NotProven("a part of our books about it cannot be read")
-    holders = [
-        entry
-        for entry in ledgers
-        if entry.position.is_open and any(may_be_the_same(entry.instrument, mine) for mine in about)
-    ]
-    if len(holders) != 1:
-        return NotProven(f"it is held by {len(holders)} of our books")
-    (held,) = holders
-    position, amount, product = held.position, row.finding.amount, row.finding.product
-    if product and (held.known_products or {}).get(product) != position.quantity:
-        return NotProven(f"not all of what we hold is in product {product}")
-    if amount is None or amount * position.quantity >= 0 or abs(amount) > abs(position.quantity):
-        return NotProven("the broker does not hold a part of what we hold")
+    held = holder(row, ledgers, unclear)
+    if isinstance(held, NotProven):
+        return held
+    position, missing = held.position, abs(row.finding.amount or ZERO)
     closing = Side.SELL if position.quantity > 0 else Side.BUY
     found: list[tuple[Report, Fill]] = []
     told = _told_by_people(candidates(row, trades), adoptions)
@@ -107,21 +98,39 @@ def exits_to_book(
             return NotProven("not all executions of an order of others are told yet")
         found.append((report, fill))
     total = sum((fill.quantity for _, fill in found), ZERO)
-    if total != abs(amount):
-        return NotProven(f"executions of others come to {quantity(total)}, and {quantity(abs(amount))} is missing")
+    if total != missing:
+        return NotProven(f"executions of others come to {quantity(total)}, and {quantity(missing)} is missing")
     found.sort(key=lambda each: (each[1].time, each[1].fill_id))
     return tuple(_exit(row, held, report, fill, now) for report, fill in found)
 
 
+def holder(row: Discrepancy, ledgers: Sequence[LedgerEntry], unclear: Sequence[Instrument]) -> LedgerEntry | NotProven:
+    """The one entry that holds what the difference is about, of which the broker holds less, and not the other side."""
+    about = row.finding.instruments
+    if any(may_be_the_same(each, mine) for each in unclear for mine in about):
+        return NotProven("a part of our books about it cannot be read")
+    holders = [
+        entry
+        for entry in ledgers
+        if entry.position.is_open and any(may_be_the_same(entry.instrument, mine) for mine in about)
+    ]
+    if len(holders) != 1:
+        return NotProven(f"it is held by {len(holders)} of our books")
+    (held,) = holders
+    position, amount, product = held.position, row.finding.amount, row.finding.product
+    if product and (held.known_products or {}).get(product) != position.quantity:
+        return NotProven(f"not all of what we hold is in product {product}")
+    if amount is None or amount * position.quantity >= 0 or abs(amount) > abs(position.quantity):
+        return NotProven("the broker does not hold a part of what we hold")
+    return held
+
+
 def _told_by_people(found: Sequence[tuple[Report, Fill]], adoptions: Sequence[Order]) -> set[tuple[str, str]]:
     """The executions that people knew of when they adopted, by order and execution."""
+    by_people = adopted_by_people(adoptions)
+    last = max((told.at for told, _ in by_people), default=None)
     named: defaultdict[tuple[str, Side, Decimal], Decimal] = defaultdict(Decimal)
-    last: datetime | None = None
-    for order in adoptions:
-        told = order.adoption
-        if told is None or told.command_id.startswith(_BOOKING) or not order.fills:
-            continue
-        last = told.at if last is None else max(last, told.at)
+    for told, order in by_people:
         for fill in order.fills:
             named[told.command_id, order.accepted_request.side, fill.price] += fill.quantity
     unmatched = [(side, price, amount) for (_, side, price), amount in named.items()]
@@ -134,6 +143,15 @@ def _told_by_people(found: Sequence[tuple[Report, Fill]], adoptions: Sequence[Or
             continue
         left_out.add((report.broker_order_id, fill.fill_id))
     return left_out
+
+
+def adopted_by_people(adoptions: Sequence[Order]) -> list[tuple[Adopted, Order]]:
+    """Without bookings of our own, and what was taken back."""
+    return [
+        (told, order)
+        for order in adoptions
+        if (told := order.adoption) is not None and not told.command_id.startswith(BOOKING) and order.fills
+    ]
 
 
 def _exit(row: Discrepancy, held: LedgerEntry, report: Report, fill: Fill, now: datetime) -> ExitToBook:
