@@ -391,6 +391,51 @@ class TellsQuotes(Protocol):
         says anything about the account's connection."""
 
 
+class EndingKind(StrEnum):
+    """How an option position ended without an order."""
+
+    EXPIRY = "EXPIRY"
+    """Worthless."""
+    ASSIGNMENT = "ASSIGNMENT"
+    EXERCISE = "EXERCISE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """What an assignment or exercise moved: so many units came (negative: left), at a price each."""
+
+    instrument: Instrument
+    quantity: Decimal
+    price: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionEnding:
+    """An option position, or a part of one, that ended without an order, by the broker's own record of that."""
+
+    ending_id: str
+    """The broker's; the same each time that it is told."""
+    kind: EndingKind
+    instrument: Instrument
+    also_called: frozenset[str] = frozenset()
+    """Other symbols under which an order may have named the option."""
+    quantity: Decimal
+    """By how much the position changed: negative where it was long."""
+    at: datetime
+    """Where the broker tells only the day: the close of that day."""
+    delivered: Delivered | None = None
+    """Not None of an assignment or exercise."""
+
+
+@runtime_checkable
+class TellsEndings(Protocol):
+    """An adapter whose broker records how option positions ended."""
+
+    async def endings(self, since: datetime) -> Sequence[PositionEnding]:
+        """Those that the broker recorded from then on, oldest first, which may be a day after the position has changed. What cannot be read whole,
+        contradicts itself or was taken back is left out. Sends no order. Raises BrokerUnavailable and NotAnswered."""
+
+
 @runtime_checkable
 class HasMarketClock(Protocol):
     """An adapter whose market is one of the past: it stands still until it is told to go on."""

@@ -25,6 +25,7 @@ from brokers.alpaca.calls import (
     Declined,
     NotAnOrder,
 )
+from brokers.alpaca.endings import read_endings
 from brokers.alpaca.feed import TradeUpdates
 from brokers.alpaca.manifest import LIVE_URL, MANIFEST, PAPER_URL, TradingMode, host_is_paper
 from brokers.alpaca.orders import AccountOrders
@@ -47,6 +48,7 @@ from brokers.base import (
     Capabilities,
     OrderRef,
     OrderType,
+    PositionEnding,
     Report,
     Reports,
     ReportStatus,
@@ -327,6 +329,11 @@ class AlpacaBroker:
             return dialect.positions(read_positions(said))
         except Malformed as exc:
             raise AnswerUnclear(f"Alpaca's positions cannot be read: {exc}") from exc
+
+    async def endings(self, since: datetime) -> Sequence[PositionEnding]:
+        """By the account's activities, which on paper come at the start of the next day."""
+        self._check_session()
+        return await read_endings(self._calls, since)
 
     async def balances(self) -> Sequence[Balance]:
         self._check_session()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from brokers.base import BrokerPosition
+from brokers.base import BrokerPosition, Instrument
 from execution_service.core.adoption.entries import is_entry_of, refs_to
 from execution_service.core.adoption.records import AdoptionBooks, AdoptionRequest, Plan, Refused
 from execution_service.core.adoption.undoing import Recorded, plan_undoing
@@ -14,6 +14,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
 from execution_service.core.reconcile.discrepancies import Discrepancy
+from execution_service.core.reconcile.instruments import may_be_the_same
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.store import Store
 
@@ -24,6 +25,22 @@ async def records_named(store: Store, name: str) -> list[Stored]:
     """The records of one adoption, in their order."""
     found = [s for s in await store.find([f"signal:{name}"]) if s.order.signal_id == name and s.order.adoption]
     return sorted(found, key=lambda s: s.order.identity.leg_index)
+
+
+async def read_holdings(
+    store: Store, account_id: str, about: Sequence[Instrument]
+) -> tuple[list[LedgerEntry], list[Order]]:
+    """The account's holdings with every fill that is recorded, and the adoptions among the latest orders of those that may be in one of these
+    instruments, held or flat. Raises StoreUnavailable."""
+    entries, unsettled = await _ledgers(store, account_id, sorted({each.symbol for each in about}))
+    alike = [e for e in entries.values() if any(may_be_the_same(e.instrument, each) for each in about)]
+    ids = sorted({order_id for entry in alike for order_id in entry.position.order_ids})
+    found = {s.order.order_id: s.order for s in unsettled}
+    for start in range(0, len(ids), FOUND_AT_ONCE):
+        found |= {s.order.order_id: s.order for s in await store.load(ids[start : start + FOUND_AT_ONCE])}
+    keys = {entry.key for entry in alike}
+    adoptions = [order for order in found.values() if order.adoption is not None and key_of(order) in keys]
+    return list(entries.values()), adoptions
 
 
 async def read_books(store: Store, wish: AdoptionRequest, theirs: Sequence[BrokerPosition] | None) -> AdoptionBooks:

@@ -1,18 +1,20 @@
-"""Exits that a broker made without us (a square-off, a liquidation, a trade by hand): where its own executions prove them, they are booked by the
-verb to adopt; what they do not prove is left to a person."""
+"""Exits that a broker made without us (a square-off, a liquidation, a trade by hand, an option that expired, was assigned or exercised): where its
+own executions or records prove them, they are booked by the verb to adopt; what they do not prove is left to a person."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
 
-from brokers.base import BrokerPosition, Report
-from execution_service.control.adoption_books import read_books
+from brokers.base import AssetClass, BrokerPosition, PositionEnding, Report
+from execution_service.control.adoption_books import read_books, read_holdings
 from execution_service.control.commands import Commands
 from execution_service.control.results import Done
 from execution_service.core.adoption.broker_exits import ExitToBook, NotProven, booking_id, candidates, exits_to_book
+from execution_service.core.adoption.endings import ending_name, endings_about, endings_to_book
 from execution_service.core.adoption.plan import plan
 from execution_service.core.adoption.records import Refused, read_adoption_request
 from execution_service.core.reconcile.discrepancies import Discrepancy
@@ -26,6 +28,10 @@ from execution_service.storage.ports.store import Store
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 2.0
+ENDINGS_AGAIN_SECONDS = 300.0
+"""How often a broker is asked how options ended, while one differs: it may record that a day later."""
+ENDINGS_BACK = timedelta(days=10)
+"""What a broker recorded so long before a difference was seen may explain it: the service may have been down."""
 MOST_TRIES = 3
 """A booking is refused where the books have changed since it was planned: it is planned anew, under a name of its own."""
 
@@ -51,9 +57,13 @@ class ComparedAccounts(Protocol):
     async def positions_of(self, account_id: str) -> Sequence[BrokerPosition] | None:
         """By its broker; None where that does not show them now."""
 
+    async def endings_of(self, account_id: str, since: datetime) -> Sequence[PositionEnding]:
+        """What its broker recorded from then on of options that ended; none where it records nothing, or does not tell it now."""
+
 
 class BrokerExits:
-    """Books each execution once: the command's id follows from it, and what is stored under that counts, taken back or not."""
+    """Books each execution, and each ending of an option, once: the command's id follows from it, and what is stored under that counts, taken back
+    or not."""
 
     def __init__(self, *, accounts: ComparedAccounts, commands: Commands, store: Store, clock: Clock) -> None:
         self._accounts = accounts
@@ -62,6 +72,8 @@ class BrokerExits:
         self._clock = clock
         self._judged: dict[str, tuple[object, ...]] = {}
         """By discrepancy, what was known when it was looked at last: it is looked at again when that has changed."""
+        self._endings: dict[str, tuple[float, Sequence[PositionEnding]]] = {}
+        """By discrepancy about an option, what its broker recorded, and when it was asked, by the monotonic clock."""
 
     def parts(self) -> Sequence[Part]:
         """What runs for as long as the process."""
@@ -74,6 +86,7 @@ class BrokerExits:
             compared = self._accounts.compared()
             is_open = {row.discrepancy_id for books in compared.values() for row in books.position_differences}
             self._judged = {name: known for name, known in self._judged.items() if name in is_open}
+            self._endings = {name: asked for name, asked in self._endings.items() if name in is_open}
             try:
                 for account_id, books in compared.items():
                     for row in books.position_differences:
@@ -100,14 +113,14 @@ class BrokerExits:
     async def _look(self, account_id: str, row: Discrepancy, trades: Sequence[Report]) -> None:
         """Raises StoreUnavailable: what is not done by then is done at the next look."""
         found = candidates(row, trades)
-        known = (row.finding.steady, tuple((report.broker_order_id, fill.fill_id) for report, fill in found))
-        if not found or self._judged.get(row.discrepancy_id) == known:
+        asked_at, endings = await self._endings_of(account_id, row)
+        known = (row.finding.steady, tuple((report.broker_order_id, fill.fill_id) for report, fill in found), asked_at)
+        if not (found or endings) or self._judged.get(row.discrepancy_id) == known:
             return
         names = {booking_id(account_id, report, fill) for report, fill in found}
+        names |= {ending_name(account_id, ending) for ending in endings}
         booked = [name for name in names if await self._next_try(name) is None]
-        ledgers = await self._store.ledgers_of_account(account_id, ())
-        unclear = self._store.unreadable_ledgers(account_id)
-        exits = exits_to_book(row, ledgers, unclear, trades, booked, self._clock.now())
+        exits = await self._proven(account_id, row, trades, endings, booked)
         if isinstance(exits, NotProven):
             log.info(
                 f"An exit at the broker is left to a person: {row.finding.subject}: {exits.reason}",
@@ -119,6 +132,34 @@ class BrokerExits:
                 if not await self._book(account_id, each):
                     return  # planned anew at the next look
         self._judged[row.discrepancy_id] = known
+
+    async def _proven(
+        self,
+        account_id: str,
+        row: Discrepancy,
+        trades: Sequence[Report],
+        endings: Sequence[PositionEnding],
+        booked: Collection[str],
+    ) -> tuple[ExitToBook, ...] | NotProven:
+        """By what the broker recorded of the option, where it recorded anything, else by executions."""
+        ledgers, adoptions = await read_holdings(self._store, account_id, row.finding.instruments)
+        unclear, now = self._store.unreadable_ledgers(account_id), self._clock.now()
+        by_executions = exits_to_book(row, ledgers, unclear, trades, booked, now, adoptions)
+        if not endings or not isinstance(by_executions, NotProven):
+            return by_executions
+        theirs = await self._accounts.positions_of(account_id)
+        return endings_to_book(row, ledgers, unclear, endings, booked, now, adoptions, theirs)
+
+    async def _endings_of(self, account_id: str, row: Discrepancy) -> tuple[float, Sequence[PositionEnding]]:
+        """What the broker recorded of the options that the difference is about, and when it was asked."""
+        if not any(each.asset_class is AssetClass.OPTION for each in row.finding.instruments):
+            return 0.0, ()
+        asked_at, endings = self._endings.get(row.discrepancy_id, (float("-inf"), ()))
+        if self._clock.monotonic() - asked_at >= ENDINGS_AGAIN_SECONDS:
+            told = await self._accounts.endings_of(account_id, row.opened_at - ENDINGS_BACK)
+            asked_at, endings = self._clock.monotonic(), endings_about(row, told)
+            self._endings[row.discrepancy_id] = asked_at, endings
+        return asked_at, endings
 
     async def _next_try(self, name: str) -> str | None:
         """The id of the command by which it is to be booked; None: it has been, taken back or not, or it was tried in vain. A command that was

@@ -18,7 +18,7 @@ from execution_service.core.planning.stances import Stances, stances_of
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyState
 from execution_service.core.trades.documents import trade_from_document
-from execution_service.core.trades.rows import TradeRow, id_from
+from execution_service.core.trades.rows import BEHIND_LAST_ID, FIRST_ID, TradeRow, id_from
 from execution_service.core.views.record import Document, discrepancy_from_document, ledger_from_document
 from execution_service.storage.mongo.calls import in_short
 from execution_service.storage.mongo.documents import (
@@ -142,9 +142,15 @@ class StoreReader:
         self, limit: int, *, since: datetime | None = None, until: datetime | None = None, account: str | None = None
     ) -> list[TradeRow]:
         """The latest first."""
-        with _watched():
-            found = self._db[TRADES_VIEW].find(_trades_query(since, until, account)).sort("_id", -1).limit(limit)
-            return self._readable(found, trade_from_document)
+        query = _trades_query(since, until, account)
+        rows: list[TradeRow] = []
+        while True:
+            with _watched():
+                found = list(self._db[TRADES_VIEW].find(query).sort("_id", -1).limit(limit))
+            rows += self._readable(found, trade_from_document)
+            if len(rows) >= limit or len(found) < limit:
+                return rows[:limit]
+            query["_id"]["$lt"] = found[-1]["_id"]  # others may have written there, too
 
     def order_ids(self) -> list[str]:
         """All of ours, oldest order first."""
@@ -308,5 +314,8 @@ def _watched() -> Iterator[None]:
 
 
 def _trades_query(since: datetime | None, until: datetime | None, account: str | None) -> Document:
-    bounds = {name: id_from(at) for name, at in (("$gte", since), ("$lt", until)) if at is not None}
-    return ({"_id": bounds} if bounds else {}) | ({} if account is None else {"account_id": account})
+    bounds = {
+        "$gte": FIRST_ID if since is None else id_from(since),
+        "$lt": BEHIND_LAST_ID if until is None else id_from(until),
+    }
+    return {"_id": bounds} | ({} if account is None else {"account_id": account})

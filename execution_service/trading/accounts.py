@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 import structlog
 
-from brokers.base import BrokerPosition
+from brokers.base import BrokerPosition, PositionEnding
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.planning.targets import Mode
@@ -168,6 +169,21 @@ class Accounts:
                 account_id=account_id,
             )
             return None
+
+    async def endings_of(self, account_id: str, since: datetime) -> Sequence[PositionEnding]:
+        """What its broker recorded from then on of options that ended; none where it records nothing, or does not tell it now."""
+        trader = self.trader_of(account_id)
+        if trader is None or not trader.is_connected:
+            return ()
+        try:
+            return await trader.read_endings(since)
+        except Exception as exc:  # noqa: BLE001  whatever it was, nothing is known
+            log.info(
+                f"The broker does not tell how options ended: {str(exc) or type(exc).__name__}",
+                action="endings_not_told",
+                account_id=account_id,
+            )
+            return ()
 
     async def compare_now(self, account_id: str) -> ReconciliationOutcome | None:
         """What a comparison with the broker shows; None: the account is not configured."""

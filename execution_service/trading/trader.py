@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 
-from brokers.base import Balance, BrokerPosition, HasMarketClock, Instrument, Report, Tif
+from brokers.base import Balance, BrokerPosition, HasMarketClock, Instrument, PositionEnding, Report, TellsEndings, Tif
 from brokers.errors import BrokerError, NotAnswered
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.next_step import Limits, cancel_request
@@ -327,6 +328,11 @@ class Trader:
             raise NotAnswered("this broker tells no positions")
         shown = await self._connection.ask(self._connection.broker.positions())
         return [sanitized_position(position) for position in shown]
+
+    async def read_endings(self, since: datetime) -> Sequence[PositionEnding]:
+        """None where the broker records none. Raises BrokerError, TimeoutError: the connection is not judged by it."""
+        broker = self._connection.broker
+        return await self._connection.ask(broker.endings(since)) if isinstance(broker, TellsEndings) else ()
 
     async def read_balances(self) -> Sequence[Balance]:
         """Raises BrokerError, TimeoutError."""

@@ -16,6 +16,8 @@ Besides the API's own routes, for tests and people:
     shown_as        order, status: the order's status in Alpaca's words, from now on (empty: its own)
     wash_trades     on: whether orders that might trade with a resting one of the other side are refused, as at Alpaca (at first not)
     market          opens_in_seconds: the market is closed for so long (nothing: it is open), and orders wait for it
+    end_option      symbol, kind (expiry, assignment, exercise), contracts (nothing: all), posted_in_seconds: positions change at once, without an
+                    execution, and the activities come so much later (on paper accounts of Alpaca's the next day)
     lag             orders, fills: how many seconds later the lists show what is new
     drop_feed       mute_feed (muted)       the stream is disconnected, or silent
     show_oddly      route, order, fields: from now on the rows of this order (its id or tag; a position's symbol) in the answers of
@@ -53,6 +55,7 @@ from simulators.alpaca.book import (
     position_row,
     status_of,
 )
+from simulators.alpaca.endings import OptionEndings
 from simulators.alpaca.market import ASSETS, Asset, Refused, find_asset, read_order
 from simulators.http_faults import HttpFault
 from simulators.http_gateway import HttpGateway, run_program
@@ -163,6 +166,7 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
         self.api_key, self.secret_key = api_key, secret_key
         self.are_keys_good = True
         self.book = AlpacaBook(path, account_id=account_id, market=market or Market())
+        self._endings = OptionEndings(self.book)
         self._assets = {asset.symbol: asset for asset in assets}
         for symbol, price in (prices or {}).items():
             self.set_price(symbol, price)
@@ -276,6 +280,8 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
                 return account_row(self.book) | dict(self.account_fields)
             case "GET", ["account", "activities", "FILL"]:
                 return self._activities(call)
+            case "GET", ["account", "activities"]:
+                return self._endings.posted(dict(call.query))
             case "GET", ["assets", *symbol]:
                 return self._asset("/".join(symbol), "us_equity", "crypto").row()
             case "GET", ["options", "contracts", symbol]:
@@ -577,7 +583,17 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
             "lag": self.set_lag,
             "wash_trades": self.refuse_wash_trades,
             "market": self.set_market,
+            "end_option": self.end_option,
         }
+
+    def end_option(
+        self, symbol: str, kind: str, contracts: object = None, posted_in_seconds: float = 0.0
+    ) -> list[dict[str, Any]]:
+        """An option position ends, or so many contracts of it. Returns the activities."""
+        number = None if contracts is None else Decimal(str(contracts))
+        rows = self._endings.end(self._asset(symbol, "us_option"), kind, number, posted_in_seconds)
+        self._wake_up.set()
+        return rows
 
     def refuse_wash_trades(self, on: bool = True) -> None:
         self.refuses_wash_trades = bool(on)

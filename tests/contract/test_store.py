@@ -17,7 +17,7 @@ from bson.datetime_ms import DatetimeMS
 from pymongo.errors import BulkWriteError, OperationFailure, WriteError
 from structlog.testing import capture_logs
 
-from brokers.base import Side
+from brokers.base import AssetClass, Side
 from execution_service.core.errors import InvalidTransition, UnreadableRecord
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Event, Noted
@@ -65,7 +65,7 @@ from execution_service.storage.ports.commands import Command, CommandStatus, Dea
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease, ProcessIdentity
 from execution_service.storage.ports.orders import CursorCommit, Told, Unsettled, VersionConflict
-from execution_service.storage.ports.queries import OrderFilter, Place
+from execution_service.storage.ports.queries import OrderFilter, PageOfTrades, Place
 from execution_service.storage.ports.switches import UnreadableSwitch
 from execution_service.storage.ports.tokens import KeptToken, Role
 from execution_service.storage.ports.views import View, ViewWrite
@@ -76,6 +76,7 @@ from tests.builders import (
     adopted_order,
     at,
     busted,
+    contract_resolved,
     doubted,
     filled_by,
     identity,
@@ -1808,7 +1809,7 @@ async def test_a_trade_is_kept_once_and_never_changed(store: MongoStore, server:
     await store.write_views([trade_write(first), confirmation])
     server.collection(TRADES_VIEW).update_one({"_id": first.trade_id}, {"$set": {"note": "of a reader"}})
     await store.write_views([trade_write(first), confirmation, trade_write(second)])
-    assert await store.latest_trades(None, 10) == [second, first]
+    assert await store.latest_trades(None, 10) == PageOfTrades([second, first], None)
     assert server.collection(TRADES_VIEW).find_one({"_id": first.trade_id})["note"] == "of a reader"
 
 
@@ -1816,10 +1817,40 @@ async def test_pages_of_trades_are_the_latest_first_and_those_that_are_named_are
     rows = [row for number in (5, 90_000, 1, 4_000_000) for row in trade_rows(number)]
     await store.write_views(list(map(trade_write, rows)))
     first = await store.latest_trades(None, 3)
-    assert [row.at for row in first] == [at(4_000_000), at(90_000), at(5)]
-    place = Place(moment=first[-1].at, row_id=first[-1].trade_id)
-    assert [row.at for row in await store.latest_trades(place, 3)] == [at(1)]
+    assert [row.at for row in first.rows] == [at(4_000_000), at(90_000), at(5)]
+    last = await store.latest_trades(first.following, 3)
+    assert ([row.at for row in last.rows], last.following) == ([at(1)], None)
     assert await store.trades_named([rows[0].trade_id, "trade_unheard_of"]) == [rows[0]]
+
+
+async def test_documents_of_others_among_the_trades_hide_none_and_end_no_page(
+    store: MongoStore, server: Server
+) -> None:
+    (row,) = trade_rows(1)
+    await store.write_views([trade_write(row)])
+    others = [f"trade_f{number}" for number in range(5)] + ["trades", "tradf", "a", 7]
+    server.collection(TRADES_VIEW).insert_many([{"_id": other} for other in others])
+    found, place = [], None
+    for _ in range(3):
+        page = await store.latest_trades(place, 2)
+        found.append(page.rows)
+        place = page.following
+    assert (found, place) == ([[], [], [row]], None)
+
+
+async def test_an_amount_that_is_not_known_counts_until_its_row_is_taken_back(store: MongoStore) -> None:
+    future = instrument("ES", asset_class=AssetClass.FUTURE, expiry="202612")
+    paid = {"commission": Decimal("0." + "1" * 40), "commission_currency": "USD"}
+    for number, fees in enumerate(({}, paid)):
+        begun = (
+            contract_resolved(multiplier=None, is_size_unknown=True),
+            *(submit_started(), accepted(), filled_by("f1", 2, 5000, **fees)),
+        )
+        about = order(of=identity(f"traded-{number}"), events=(*begun, busted("f1")), instrument=future)
+        rows = [row for event in applied_events(about) for row in rows_of(event, None)]
+        for row, unknown in zip(rows, (1, 0), strict=True):
+            await store.write_views([trade_write(row)])
+            assert sum(cash.unknown for cash in await store.cash_by_trades()) == unknown
 
 
 async def test_cash_is_added_up_exactly_by_account_and_currency(store: MongoStore) -> None:

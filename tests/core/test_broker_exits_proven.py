@@ -12,9 +12,11 @@ import pytest
 from brokers.base import Fill, Instrument, Report, ReportStatus, Side
 from execution_service.core.adoption.broker_exits import ExitToBook, NotProven, booking_id, exits_to_book
 from execution_service.core.adoption.records import AdoptionRequest, read_adoption_request
+from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.positions.position import Position
 from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyKind, Finding, owner_of
+from tests.builders import adopted, adopted_order, adoption_undone, busted
 
 NOW = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
 OPENED = NOW - timedelta(hours=2)
@@ -65,7 +67,13 @@ def found(
     *trades: Report, amount: int = -4, ledgers: tuple[LedgerEntry, ...] = (held(),), **how: Any
 ) -> tuple[ExitToBook, ...] | NotProven:
     return exits_to_book(
-        difference(amount, how.get("product", "")), ledgers, how.get("unclear", ()), trades, how.get("booked", ()), NOW
+        difference(amount, how.get("product", "")),
+        ledgers,
+        how.get("unclear", ()),
+        trades,
+        how.get("booked", ()),
+        NOW,
+        how.get("adoptions", ()),
     )
 
 
@@ -98,6 +106,39 @@ def test_what_was_booked_counts_no_more() -> None:
     exits = found(first, second, booked=booked)
     assert isinstance(exits, tuple)
     assert [each.body["quantity"] for each in exits] == ["4"]
+
+
+def told(quantity: int, price: int = 101, *, after: timedelta = timedelta(hours=2), **changes: Any) -> Order:
+    """What a person said of INFY, so long after the position was opened."""
+    about = adopted(at=OPENED + after, **changes.pop("by", {}))
+    return adopted_order(quantity, price, told=about, instrument=INFY, **changes)
+
+
+def test_what_was_before_a_person_spoke_counts_no_more() -> None:
+    first, later = theirs(fill(4, 1)), theirs(fill(4, 2, time=NOW), broker_order_id="b2")
+    said = told(4, after=timedelta(minutes=90))
+    assert isinstance(found(first, adoptions=[said]), NotProven)
+    exits = found(first, later, adoptions=[said])
+    assert isinstance(exits, tuple)
+    assert [each.name for each in exits] == [booking_id("a", later, later.fills[0])]
+    bought = theirs(fill(5, 3, time=OPENED), side=Side.BUY, broker_order_id="b3")
+    assert isinstance(found(bought, first, later, adoptions=[said]), tuple), (
+        "that somebody bought before was known to him"
+    )
+
+
+def test_what_a_person_foretold_counts_no_more() -> None:
+    first, second = theirs(fill(4, 1)), theirs(fill(4, 2), broker_order_id="b2")
+    parts = [told(number, after=timedelta(0), leg_index=number) for number in (1, 3)]
+    assert isinstance(found(first, adoptions=parts), NotProven)
+    assert isinstance(found(first, second, adoptions=parts), tuple)
+    assert isinstance(found(first, adoptions=[told(4, 100, after=timedelta(0))]), tuple), "it was of another price"
+
+
+def test_what_the_service_has_booked_or_a_person_has_taken_back_leaves_out_nothing_else() -> None:
+    own = told(6, by={"command_id": booking_id("a", theirs(fill(6)), fill(6)) + "-2"})
+    undone = apply_all(told(4), (adoption_undone(), busted("adopt-1-0-1")))
+    assert isinstance(found(theirs(fill(4)), adoptions=[own, undone]), tuple)
 
 
 def test_an_execution_of_before_the_position_closed_none_of_it() -> None:

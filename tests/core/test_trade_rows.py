@@ -153,6 +153,16 @@ def test_of_a_row_whose_worth_is_not_known_only_the_commission_is_posted_and_it_
     assert (sums.unknown, sums.of(Leg.CASH)) == (1, {PLACE: -3})
 
 
+def test_an_amount_that_is_not_known_counts_until_it_is_taken_back() -> None:
+    future = instrument("ES", asset_class=AssetClass.FUTURE, expiry="202612")
+    unknown = contract_resolved(multiplier=None, is_size_unknown=True)
+    begun = (unknown, submit_started(), accepted(), filled_by("f1", 2, 5000))
+    annulled = rows(order(events=(*begun, busted("f1")), instrument=future))
+    declared = rows(order(events=(*begun, contract_declared(50)), instrument=future))
+    assert [row.value for row in declared] == [None, None, 500_000]
+    assert [Balances().add_all(found).unknown for found in (annulled, declared, declared[:1])] == [0, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("changes", "currency"),
     [

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, TypeVar
 
 from brokers.base import (
@@ -15,6 +16,7 @@ from brokers.base import (
     Instrument,
     NoQuote,
     OrderRef,
+    PositionEnding,
     Quote,
     Report,
     Reports,
@@ -93,6 +95,8 @@ class BrokerFaults:
         """What is told of the positions instead."""
         self.balances: Sequence[Balance] | None = None
         """What is told of the account's money instead."""
+        self.endings: Sequence[PositionEnding] = ()
+        """What is told of options that ended."""
         self.retells_changes = False
         """Whether that is made of what has changed only, as at brokers that push."""
 
@@ -227,6 +231,12 @@ class GatedBroker:
     async def balances(self) -> Sequence[Balance]:
         told = await self._pass("balances", "", self.inner.balances)
         return told if self._faults.balances is None else self._faults.balances
+
+    async def endings(self, since: datetime) -> Sequence[PositionEnding]:
+        async def told() -> Sequence[PositionEnding]:
+            return [ending for ending in self._faults.endings if ending.at >= since]
+
+        return await self._pass("endings", "", told)
 
     async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
         about = ",".join(sorted(each.symbol for each in instruments))

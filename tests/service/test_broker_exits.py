@@ -13,7 +13,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectionState
 from execution_service.core.orders.request import Purpose
 from tests.fakes import BY_HAND, RESTING, Moment, World, world_of
-from tests.service.adoptions import undo
+from tests.service.adoptions import adopt, undo
 from tests.service.test_protection import STOP_AT, at_broker, children, entered, resting, state
 
 LONG_ENOUGH = 130.0
@@ -122,6 +122,23 @@ async def test_what_a_person_has_taken_back_is_not_booked_again(tmp_path: Path) 
         await undo(world, command["_id"])
         await world.run(LONG_ENOUGH)
         assert [order.filled_quantity for order in bookings(world)] == [0]
+
+
+async def test_what_a_person_has_told_is_not_booked_once_more_for_what_left_later(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, books_broker_exits=True) as world:
+        await entered(world)
+        sell_at_the_broker(world, 40)
+        await adopt(world, "SQUARE_OFF", quantity="40", price="9.5")
+        await world.run(LONG_ENOUGH)
+        assert held(world) == [60.0]
+        world.book().move_position(world.record("in").accepted_request.instrument, Decimal(-40))
+        await world.run(LONG_ENOUGH)
+        assert (len(bookings(world)), held(world)) == (1, [60.0])
+        sell_at_the_broker(world, 20)
+        await world.run(LONG_ENOUGH)
+        assert (len(bookings(world)), held(world)) == (1, [60.0]), (
+            "20 of the 60 that have left are proven, and 40 are not"
+        )
 
 
 async def test_one_that_cannot_be_judged_is_left_to_a_person_and_nothing_else_suffers(

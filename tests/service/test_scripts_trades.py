@@ -24,7 +24,7 @@ from execution_service.storage.reader import StoreReader
 from scripts import trade_files, trades
 from scripts.trade_files import COLUMNS, Format
 from tests.builders import order_in
-from tests.fakes import World, world_of
+from tests.fakes import DATABASE, World, world_of
 
 HOSTILE = "a'); DROP TABLE trades;--\\"
 
@@ -214,6 +214,17 @@ async def test_the_latest_trades_are_listed(tmp_path: Path, capsys: pytest.Captu
         await trades.show(Context(world, "--json"))
         shown = json.loads(capsys.readouterr().out)
         assert (shown[0]["kind"], shown[0]["size"]) == ("REVERSAL", "-100")
+
+
+async def test_documents_of_others_hide_none_of_the_latest_trades(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await traded(world)
+        for other in ("trade_zz", "trade_zy", "trades", "zzz"):
+            world.mongo[DATABASE]["trades"].leave({"_id": other})
+        context = Context(world, "--limit", "1")
+        await trades.show(context)
+        assert "REVERSAL" in context.text
+        assert len(list(context.view.trades())) == 4
 
 
 async def test_cash_is_told_by_account_and_currency(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,13 +137,12 @@ class TradeRoutes:
         return await self._recent.answer(request, self._rows(request, place, limit))
 
     async def _rows(self, request: Request, place: Place | None, limit: int) -> Body:
-        found = await self._queries.latest_trades(place, limit + 1)
-        rows = found[:limit]
+        page = await self._queries.latest_trades(place, limit)
         headers = {}
-        if len(found) > limit:
-            following = next_link(request, cursor_of(rows[-1].at, rows[-1].trade_id))
+        if page.following is not None:
+            following = next_link(request, cursor_of(page.following.moment, page.following.row_id))
             headers["Link"] = f'<{following}>; rel="next"'
-        return Body(lambda: {"trades": [row_fields(row) for row in rows]}, headers)
+        return Body(lambda: {"trades": [row_fields(row) for row in page.rows]}, headers)
 
     async def cash(self, request: Request) -> Response:
         """By account and currency, from all trades: no deposits, interest or dividends, and nothing of before the first trade."""

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from hashlib import sha256
 
 from brokers.base import Fill, Instrument, Report, Side
 from execution_service.core.exact import ZERO
-from execution_service.core.orders.events import Occasion
+from execution_service.core.orders.events import Adopted, Occasion
+from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import Discrepancy
 from execution_service.core.reconcile.instruments import may_be_the_same
 from execution_service.core.texts.values import plain, quantity
 
 BY = "execution-service"
+BOOKING = "broker-exit-"
+"""Begins the name of every booking of our own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitToBook:
-    """One execution of somebody else that closed a part of what we hold."""
+    """One execution of somebody else that closed a part of what we hold, or one ending of an option position."""
 
     name: str
-    """Follows from the execution, so that it is booked once, by whomever and however often."""
+    """Follows from the broker's own name of it, so that it is booked once, by whomever and however often."""
     body: dict[str, object]
     """Of the command ADOPT, in the words of a person's, without what was shown."""
 
@@ -37,8 +42,11 @@ class NotProven:
 
 def booking_id(account_id: str, report: Report, fill: Fill) -> str:
     """The name under which this execution is booked."""
-    named = "\n".join((account_id, report.broker_order_id, fill.fill_id))
-    return "broker-exit-" + sha256(named.encode()).hexdigest()[:24]
+    return name_of_booking(account_id, report.broker_order_id, fill.fill_id)
+
+
+def name_of_booking(*names: str) -> str:
+    return BOOKING + sha256("\n".join(names).encode()).hexdigest()[:24]
 
 
 def candidates(row: Discrepancy, trades: Sequence[Report]) -> list[tuple[Report, Fill]]:
@@ -60,13 +68,44 @@ def exits_to_book(
     trades: Sequence[Report],
     booked: Collection[str],
     now: datetime,
+    adoptions: Sequence[Order] = (),
 ) -> tuple[ExitToBook, ...] | NotProven:
     """`ledgers`: all entries of the account; `unclear`: what those are about that cannot be read. `trades`: all orders of others that the broker
-    shows. `booked`: the names of bookings that were made, taken back or not.
+    shows. `booked`: the names of bookings that were made, taken back or not. `adoptions`: the records of what was adopted of it in the account.
 
     Proven is an exit where one strategy alone holds it, in one product where these are kept apart, the broker holds less of it and not the other
-    side, and executions of others since it was opened, all of the closing side and all of them told, come to exactly the difference.
+    side, and executions of others since it was opened, all of the closing side and all of them told, come to exactly the difference. What a
+    person has told of counts no more: that is every execution of before a person adopted anything of it, and a later one of the quantity and
+    price that a person named.
     """
+    held = holder(row, ledgers, unclear)
+    if isinstance(held, NotProven):
+        return held
+    position, missing = held.position, abs(row.finding.amount or ZERO)
+    closing = Side.SELL if position.quantity > 0 else Side.BUY
+    found: list[tuple[Report, Fill]] = []
+    told = _told_by_people(candidates(row, trades), adoptions)
+    for report, fill in candidates(row, trades):
+        if (report.broker_order_id, fill.fill_id) in told:
+            continue
+        if position.opened_at is not None and fill.time < position.opened_at:
+            continue
+        if booking_id(row.account_id, report, fill) in booked:
+            continue
+        if report.side is not closing:
+            return NotProven("executions of others have also opened or added to it")
+        if report.is_unclear or sum((each.quantity for each in report.fills), ZERO) != report.filled_quantity:
+            return NotProven("not all executions of an order of others are told yet")
+        found.append((report, fill))
+    total = sum((fill.quantity for _, fill in found), ZERO)
+    if total != missing:
+        return NotProven(f"executions of others come to {quantity(total)}, and {quantity(missing)} is missing")
+    found.sort(key=lambda each: (each[1].time, each[1].fill_id))
+    return tuple(_exit(row, held, report, fill, now) for report, fill in found)
+
+
+def holder(row: Discrepancy, ledgers: Sequence[LedgerEntry], unclear: Sequence[Instrument]) -> LedgerEntry | NotProven:
+    """The one entry that holds what the difference is about, of which the broker holds less, and not the other side."""
     about = row.finding.instruments
     if any(may_be_the_same(each, mine) for each in unclear for mine in about):
         return NotProven("a part of our books about it cannot be read")
@@ -83,23 +122,36 @@ def exits_to_book(
         return NotProven(f"not all of what we hold is in product {product}")
     if amount is None or amount * position.quantity >= 0 or abs(amount) > abs(position.quantity):
         return NotProven("the broker does not hold a part of what we hold")
-    closing = Side.SELL if position.quantity > 0 else Side.BUY
-    found: list[tuple[Report, Fill]] = []
-    for report, fill in candidates(row, trades):
-        if position.opened_at is not None and fill.time < position.opened_at:
+    return held
+
+
+def _told_by_people(found: Sequence[tuple[Report, Fill]], adoptions: Sequence[Order]) -> set[tuple[str, str]]:
+    """The executions that people knew of when they adopted, by order and execution."""
+    by_people = adopted_by_people(adoptions)
+    last = max((told.at for told, _ in by_people), default=None)
+    named: defaultdict[tuple[str, Side, Decimal], Decimal] = defaultdict(Decimal)
+    for told, order in by_people:
+        for fill in order.fills:
+            named[told.command_id, order.accepted_request.side, fill.price] += fill.quantity
+    unmatched = [(side, price, amount) for (_, side, price), amount in named.items()]
+    left_out: set[tuple[str, str]] = set()
+    for report, fill in sorted(found, key=lambda each: each[1].time):
+        same = None if report.side is None else (report.side, fill.price, fill.quantity)
+        if same in unmatched:
+            unmatched.remove(same)
+        elif last is None or fill.time > last:
             continue
-        if booking_id(row.account_id, report, fill) in booked:
-            continue
-        if report.side is not closing:
-            return NotProven("executions of others have also opened or added to it")
-        if report.is_unclear or sum((each.quantity for each in report.fills), ZERO) != report.filled_quantity:
-            return NotProven("not all executions of an order of others are told yet")
-        found.append((report, fill))
-    total = sum((fill.quantity for _, fill in found), ZERO)
-    if total != abs(amount):
-        return NotProven(f"executions of others come to {quantity(total)}, and {quantity(abs(amount))} is missing")
-    found.sort(key=lambda each: (each[1].time, each[1].fill_id))
-    return tuple(_exit(row, held, report, fill, now) for report, fill in found)
+        left_out.add((report.broker_order_id, fill.fill_id))
+    return left_out
+
+
+def adopted_by_people(adoptions: Sequence[Order]) -> list[tuple[Adopted, Order]]:
+    """Without bookings of our own, and what was taken back."""
+    return [
+        (told, order)
+        for order in adoptions
+        if (told := order.adoption) is not None and not told.command_id.startswith(BOOKING) and order.fills
+    ]
 
 
 def _exit(row: Discrepancy, held: LedgerEntry, report: Report, fill: Fill, now: datetime) -> ExitToBook:

@@ -88,7 +88,7 @@ class Balances:
         self.holdings: dict[tuple[Place, str], Holding] = {}
         """By account and currency, and the ledger's entry."""
         self.unknown = 0
-        """Rows of which it is not known what a unit is worth: no amount is complete while there are any."""
+        """Executions that stand and of which it is not known what a unit is worth: no amount is complete while there are any."""
 
     def add_all(self, rows: Iterable[TradeRow]) -> Balances:
         for row in rows:
@@ -96,8 +96,7 @@ class Balances:
         return self
 
     def add(self, row: TradeRow) -> None:
-        if row.value is None:
-            self.unknown += 1
+        self.unknown += row.unknown_amounts
         for posting in postings_of(row):
             place = (posting.account_id, posting.currency)
             self._sums[posting.leg][place] = EXACT.add(self._sums[posting.leg][place], posting.amount)

@@ -92,6 +92,13 @@ class TradeRow:
         signed = self.size * self.side.sign
         return EXACT.multiply(EXACT.multiply(signed, self.price), self.money_per_point)
 
+    @property
+    def unknown_amounts(self) -> int:
+        """1 where it is not known what the units cost, -1 where such a row is taken back: the sum over rows is how many amounts are missing."""
+        if self.value is not None:
+            return 0
+        return -1 if self.kind is TradeKind.REVERSAL else 1
+
 
 def rows_of(applied_event: AppliedEvent, mode: str | None) -> Iterator[TradeRow]:
     """The rows that the event makes: of most events none. `mode` is the account's."""
@@ -122,8 +129,8 @@ def id_from(at: datetime) -> str:
     return f"trade_{max(0, (at - _EPOCH) // _MILLISECOND):012x}"
 
 
-FIRST_ID = "trade_"
-"""Below the id of every row."""
+FIRST_ID, BEHIND_LAST_ID = "trade_", "trade`"
+"""Below and above the id of every row."""
 
 
 def _trade_id(order_id: str, fill_id: str, kind: TradeKind, change: str, at: datetime) -> str:

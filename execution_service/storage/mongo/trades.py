@@ -14,11 +14,11 @@ from bson import Decimal128
 
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.trades.documents import UNSUMMED, trade_from_document
-from execution_service.core.trades.rows import FIRST_ID, TradeRow, id_from
+from execution_service.core.trades.rows import BEHIND_LAST_ID, FIRST_ID, TradeKind, TradeRow, id_from
 from execution_service.core.views.record import Document
 from execution_service.storage.mongo.names import TRADES_VIEW
 from execution_service.storage.mongo.port import MongoPort, Place
-from execution_service.storage.ports.queries import Cash
+from execution_service.storage.ports.queries import Cash, PageOfTrades
 from execution_service.storage.ports.queries import Place as PagePlace
 
 LONGEST_QUERY_MS = 10_000
@@ -39,21 +39,25 @@ class MongoTrades(MongoPort):
         super().__init__(place)
         self._now = place.clock.now
 
-    async def latest_trades(self, after: PagePlace | None, limit: int) -> list[TradeRow]:
-        def read() -> list[TradeRow]:
+    async def latest_trades(self, after: PagePlace | None, limit: int) -> PageOfTrades:
+        def read() -> PageOfTrades:
             until = self._now() if after is None else after.moment
-            rows: list[TradeRow] = []
+            found: list[Document] = []
             for window in (*WINDOWS, None):
                 # Not every server sorts by an index, though each bounds by one.
-                bounds: Document = {"$gte": FIRST_ID if window is None else id_from(until - window)}
-                bounds |= {} if after is None else {"$lt": after.row_id}
-                found = self._db[TRADES_VIEW].find(
-                    {"_id": bounds}, sort=[("_id", -1)], limit=limit, max_time_ms=LONGEST_QUERY_MS
+                lowest = FIRST_ID if window is None else id_from(until - window)
+                bounds = {"$gte": lowest, "$lt": BEHIND_LAST_ID if after is None else after.row_id}
+                read_now = self._db[TRADES_VIEW].find(
+                    {"_id": bounds}, sort=[("_id", -1)], limit=limit + 1, max_time_ms=LONGEST_QUERY_MS
                 )
-                rows = list(readable_trades(found))
-                if len(rows) >= limit:
+                found = list(read_now)
+                if len(found) > limit:
                     break
-            return rows
+            rows = list(readable_trades(found[:limit]))
+            if len(found) <= limit:
+                return PageOfTrades(rows, None)
+            # By what was read, and not by what could be: documents of others end no page.
+            return PageOfTrades(rows, PagePlace(moment=rows[-1].at if rows else until, row_id=found[limit - 1]["_id"]))
 
         return await self._calls.look(read)
 
@@ -72,6 +76,7 @@ class MongoTrades(MongoPort):
             for place, found in _groups(trades.aggregate(_summed(paid_in, "commission"), maxTimeMS=LONGEST_QUERY_MS)):
                 sums[place].commissions += _exact(found["sum"])
             for row in readable_trades(trades.find({UNSUMMED: True}, max_time_ms=LONGEST_QUERY_MS)):
+                sums[row.account_id, row.currency].unknown += row.unknown_amounts
                 if row.moves_cash:
                     sums[row.account_id, row.currency].traded -= row.value or 0
                 sums[row.account_id, row.commission_currency or row.currency].commissions += row.commission or 0
@@ -93,10 +98,12 @@ def readable_trades(documents: Iterable[Document]) -> Iterator[TradeRow]:
 
 def _summed(currency: Any, amount: str) -> list[Document]:
     """The server adds up exact decimals of up to 34 digits; rows of longer ones are marked, and added up here."""
+    is_unknown = {"$eq": [{"$ifNull": ["$exact.cash", None]}, None]}
+    is_taken_back = {"$eq": ["$kind", TradeKind.REVERSAL.value]}
     group: Document = {
         "_id": {"account_id": "$account_id", "currency": currency},
         "sum": {"$sum": {"$toDecimal": f"$exact.{amount}"}},
-        "unknown": {"$sum": {"$cond": [{"$eq": [{"$ifNull": ["$exact.cash", None]}, None]}, 1, 0]}},
+        "unknown": {"$sum": {"$cond": [is_unknown, {"$cond": [is_taken_back, -1, 1]}, 0]}},
     }
     return [{"$match": {UNSUMMED: {"$exists": False}, "exact": {"$type": "object"}}}, {"$group": group}]
 

@@ -61,6 +61,15 @@ class PositionRow:
     order_count: int
 
 
+@dataclass(frozen=True, slots=True)
+class PageOfTrades:
+    """Rows of `trades`, the latest first. Where others have written there, it has fewer than were asked for, and is not the last for that."""
+
+    rows: Sequence[TradeRow]
+    following: Place | None
+    """Behind which the next page begins; None: there is none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cash:
     """What trading has changed of the money of one account in one currency, exactly."""
@@ -72,7 +81,7 @@ class Cash:
     commissions: Decimal
     """Paid."""
     unknown: int
-    """Executions, and reversals of such, of which it is not known what a unit is worth: as long as there are any, `traded` is not all."""
+    """Executions that stand and of which it is not known what a unit is worth: as long as there are any, `traded` is not all."""
 
     @property
     def change(self) -> Decimal:
@@ -108,8 +117,8 @@ class QueryStore(Protocol):
     async def counts_of_positions(self) -> Mapping[str, int]:
         """How many there are OPEN and CLOSED."""
 
-    async def latest_trades(self, after: Place | None, limit: int) -> list[TradeRow]:
-        """The latest first; without what others have written there."""
+    async def latest_trades(self, after: Place | None, limit: int) -> PageOfTrades:
+        """Without what others have written there."""
 
     async def trades_named(self, trade_ids: Collection[str]) -> list[TradeRow]:
         """In no order; without those that are not there, or cannot be read."""
