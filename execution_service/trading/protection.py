@@ -19,6 +19,7 @@ from execution_service.core.orders.contracts import may_be_of_one_contract
 from execution_service.core.orders.events import Event, ProtectionChanged
 from execution_service.core.orders.exits import without_linked
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.products import product_of
 from execution_service.core.orders.protective import NEEDS_A_PERSON, ProtectionState, ProtectiveRole
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
@@ -347,9 +348,8 @@ class Protection:
 
     def _product(self, order: Order) -> str | None:
         """What it is traded in, where the broker holds products apart."""
-        request = order.accepted_request
-        products = self._conversation.products_of(request.instrument)
-        return (request.product or products[0]) if products else None
+        products = self._conversation.products_of(order.accepted_request.instrument)
+        return product_of(order, products)
 
     @staticmethod
     def _may_still_fill(some: Iterable[Order]) -> Decimal:

@@ -212,11 +212,12 @@ class Capped(_Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstrumentMatched(_Event):
     """An exit that names its instrument (exchange, currency) or product less fully than its entry takes them from
-    the entry, whose position it closes."""
+    the entry, whose position it closes; an order that names no side of the position, where the broker keeps these
+    apart, is of the side that it means."""
 
     instrument: Instrument
     product: str | None = None
-    """None: as the exit names it."""
+    """None: as the order names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
