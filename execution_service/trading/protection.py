@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from brokers.base import BrokerPosition, Instrument, Side, TellsQuotes
-from brokers.errors import BrokerError
+from brokers.errors import BrokerError, OrderRefused
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import may_be_of_one_contract
 from execution_service.core.orders.events import Event, ProtectionChanged
@@ -188,6 +188,8 @@ class Protection:
         self._shown: dict[_Line, _Shown] = {}
         self._adopted: dict[str, Decimal] = {}
         """By our id, what an adoption has booked."""
+        self._rests_for: dict[str, Decimal] = {}
+        """By our id of a resting stop: the price nearest to the market of which the market's ticks make the price at which it rests."""
         self._moves = 0
         """Counts the fills of the account that were recorded, and annulled."""
         self._passing: dict[str, tuple[ProtectionState, float]] = {}
@@ -237,6 +239,7 @@ class Protection:
         if request.protective is not None:
             if order.status.is_final:
                 self._alive.pop(order.order_id, None)
+                self._rests_for.pop(order.order_id, None)
             else:
                 self._alive[order.order_id] = live
             self._note_move(order)
@@ -368,6 +371,7 @@ class Protection:
             self._ended,
             self._annulled,
             self._adopted,
+            self._rests_for,
         ):
             kept.clear()
         self._is_loaded = False
@@ -508,6 +512,7 @@ class Protection:
                 capabilities,
                 leaving=_left_of(at_work, entry),
                 is_over=entry.order_id in over,
+                rests_for=self._rests_for,
             )
             for entry in latest
         ]
@@ -615,15 +620,40 @@ class Protection:
         by_id = {entry.order_id: self._latest(entry) for entry in entries}
         for order_id, standing in plan.standing.items():
             await self._record_move(by_id[order_id], standing)
+        put_off = False
         for back in plan.take_back:
-            await self._take_back(back)
+            if back.moves_to is None or await self._is_worth_moving(back.order_id, back.moves_to):
+                await self._take_back(back)
+            else:
+                put_off = True
         for place in plan.place:
             await self._place(by_id[place.entry_order_id], place)
         for order_id, standing in plan.standing.items():
-            await self._record(by_id[order_id], standing)
+            if not (put_off and standing.state in _PASSING):
+                await self._record(by_id[order_id], standing)
             entry = self._entries.get(order_id)
             if standing.state is ProtectionState.CLOSED and entry is not None and not entry.is_protection_open:
                 self._forget(entry)
+
+    async def _is_worth_moving(self, order_id: str, stop_price: Decimal) -> bool:
+        """Whether the market takes a stop at this price, and at another tick than that at which the order rests, so that it is not taken down for
+        nothing. Where the broker does not tell, it is asked again with the next look."""
+        live, broker = self._live.by_id.get(order_id), self._connection.broker
+        if live is None or not self._connection.capabilities.fits_tickets:
+            return True
+        try:
+            fitted = await self._connection.ask(broker.fitted(replace(live.order.ticket(), stop_price=stop_price)))
+        except OrderRefused as exc:
+            log.info(f"The market takes no stop at {stop_price:f}: {exc}", action="stop_not_moved", order_id=order_id)
+        except (BrokerError, TimeoutError) as exc:
+            log.info(f"A stop is not moved yet: {exc}", action="stop_not_moved", order_id=order_id)
+            return False
+        else:
+            if fitted.stop_price != live.order.stop_price:
+                return True
+        self._rests_for[order_id] = stop_price
+        self._wake_up.tell()
+        return False
 
     async def _take_back(self, back: TakeBack) -> None:
         live = self._live.by_id.get(back.order_id)

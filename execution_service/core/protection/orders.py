@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from types import MappingProxyType
 
 from brokers.base import Capabilities, OrderType, Tif
 from execution_service.core.exact import ZERO
@@ -56,8 +57,10 @@ def protected_entry(
     *,
     leaving: Decimal = ZERO,
     is_over: bool = False,
+    rests_for: Mapping[str, Decimal] = MappingProxyType({}),
 ) -> ProtectedEntry:
-    """`exits` are the orders that refer to the entry, protective ones among them. `is_over`: nothing of it is held any more, whatever these say."""
+    """`exits` are the orders that refer to the entry, protective ones among them. `is_over`: nothing of it is held any more, whatever these say.
+    `rests_for`: by our id of a stop, the price nearest to the market of which the market's ticks make the price at which it rests."""
     some = tuple(exits)
     request = entry.accepted_request
     own = [x for x in some if (found := x.protective) is not None and found.entry_order_id == entry.order_id]
@@ -66,7 +69,7 @@ def protected_entry(
         open_quantity=ZERO if is_over else max(ZERO, entry.filled_quantity - exited_quantity(entry, some)),
         stop=request.stop_loss,
         target=request.take_profit,
-        orders=tuple(_protective_order(x, capabilities) for x in own),
+        orders=tuple(_protective_order(x, capabilities, rests_for.get(x.order_id)) for x in own),
         leaving=leaving,
         is_working=not entry.status.is_final,
         trail=trail_of(request),
@@ -82,7 +85,7 @@ def trail_of(request: OrderRequest) -> Trail | None:
     return Trail(percent=request.trail_percent, amount=request.trail_amount)
 
 
-def _protective_order(order: Order, capabilities: Capabilities) -> ProtectiveOrder:
+def _protective_order(order: Order, capabilities: Capabilities, rests_for: Decimal | None) -> ProtectiveOrder:
     assert order.protective is not None
     stage = _STAGES.get(order.status, Stage.GONE)
     why = "" if order.reason is None else order.reason.message
@@ -96,7 +99,7 @@ def _protective_order(order: Order, capabilities: Capabilities) -> ProtectiveOrd
         ending=_ending(order, capabilities) if stage is Stage.GONE else None,
         ended_at=order.finished_at,
         why=why if stage is Stage.GONE or order.status is Status.IN_DOUBT else "",
-        stop_price=order.accepted_request.stop_price,
+        stop_price=tightest([order.accepted_request.stop_price, rests_for], order.accepted_request.side.opposite),
     )
 
 

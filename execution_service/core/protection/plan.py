@@ -71,7 +71,7 @@ class ProtectiveOrder:
     why: str = ""
     """Why it ended, for people."""
     stop_price: Decimal | None = None
-    """Of a stop, as it was made."""
+    """Of a stop: as it was made, or a price nearer to the market that the market's ticks make the same of."""
 
     @property
     def role(self) -> ProtectiveRole:
@@ -164,6 +164,8 @@ class TakeBack:
 
     order_id: str
     why: str
+    moves_to: Decimal | None = None
+    """It is taken back only to be placed anew, with this stop price: not worth while where the market rounds that to the price at which it rests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,8 +327,8 @@ class _Case:
             return self._grown(wanted - at_risk)
         behind = self._behind()
         if behind is not None:
-            orders = [order for order in behind.alive if not order.is_asked_to_end]
-            return self._standing_with(take_back=_taken_back(orders, f"the stop is moved to {self._stop:f}"))
+            back = _taken_back(behind.alive, f"the stop is moved to {self._stop:f}", moves_to=self._stop)
+            return self._standing_with(take_back=back)
         return self._standing_with(place=tuple(self._missing_targets()))
 
     # --- what there is ------------------------------------------------------------------------------------------
@@ -367,7 +369,8 @@ class _Case:
         ]
         if not all(found.stage is Stage.WORKING for p in self._pieces for found in p.alive):
             return None
-        behind = [(price, p) for price, p in resting if price is not None and (stop - price) * side.sign > 0]
+        trail = self.entry.trail
+        behind = [(price, p) for price, p in resting if price is not None and trail.is_behind(price, stop, side)]
         return min(behind, key=lambda each: (each[0] * side.sign, each[1].number))[1] if behind else None
 
     @property
@@ -621,5 +624,7 @@ def _chosen(pieces: Sequence[_Piece], excess: Decimal) -> Iterator[_Piece]:
         yield piece
 
 
-def _taken_back(orders: Iterable[ProtectiveOrder], why: str) -> tuple[TakeBack, ...]:
-    return tuple(TakeBack(order_id=order.order_id, why=why) for order in orders)
+def _taken_back(
+    orders: Iterable[ProtectiveOrder], why: str, *, moves_to: Decimal | None = None
+) -> tuple[TakeBack, ...]:
+    return tuple(TakeBack(order_id=order.order_id, why=why, moves_to=moves_to) for order in orders)
