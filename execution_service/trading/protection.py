@@ -165,8 +165,10 @@ class Protection:
         clock: Clock,
         ownership: Ownership,
         interval_seconds: float,
+        is_on_bars: bool = False,
     ) -> None:
-        """`interval_seconds`: between two looks at the broker's positions while anything is protected; 0: nothing is protected."""
+        """`interval_seconds`: between two looks at the broker's positions while anything is protected; 0: nothing is protected. `is_on_bars`: the
+        market is one of the past."""
         self._connection = connection
         self._conversation = conversation
         self._orders = orders
@@ -177,7 +179,9 @@ class Protection:
         self._ownership = ownership
         self._interval = interval_seconds
         self._wake_up = WakeUp(clock)
-        self.price_watch = PriceWatch(prices=market.prices, quotes=market.quotes, clock=clock, listener=self)
+        self.price_watch = PriceWatch(
+            prices=market.prices, quotes=market.quotes, clock=clock, listener=self, is_on_bars=is_on_bars
+        )
         self._is_looking = False
         self._entries: dict[str, Order] = {}
         """By our id, entries whose protection has not ended."""
