@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
@@ -97,6 +98,13 @@ class PriceWatch:
         if earlier is None or latest is None:
             return None
         return (min if side is Side.BUY else max)(earlier.price, latest.price)
+
+    def kept_since(self, instrument_key: str) -> datetime | None:
+        """When the first of these two prices was one; None: there are not two, or on bars, since what has filled in a bar did so before its close."""
+        earlier, latest = self._looks.get(instrument_key, (None, None))
+        if self._is_on_bars or earlier is None or latest is None:
+            return None
+        return min(earlier.at, latest.at)
 
     def _best(self, instrument_key: str) -> ReferencePrice | None:
         known = [each for each in self._prices.of(instrument_key) if each.source is not PriceSource.MESSAGE]

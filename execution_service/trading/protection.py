@@ -116,7 +116,7 @@ def _is_of_one_entry(one: Order, other: Order) -> bool:
 
 
 def _said(known: ProtectionChanged) -> tuple[object, ...]:
-    return known.state, known.reason, known.quantity, known.stop_price
+    return known.state, known.reason, known.quantity, known.stop_price, known.begins_after
 
 
 class _Line(NamedTuple):
@@ -531,6 +531,7 @@ class Protection:
                 abilities=abilities,
                 price=self.price_watch.price(line.key.instrument_key),
                 kept_price=self.price_watch.kept(line.key.instrument_key, line.side),
+                kept_since=self.price_watch.kept_since(line.key.instrument_key),
                 opens_at=opens_at,
                 now=self._clock.now(),
             )
@@ -692,10 +693,12 @@ class Protection:
         """Where a trailing stop is to stand is durable before anything is done about it, so that no fall of the price meanwhile, and no death, leaves
         it further away."""
         known = entry.protection
-        if known is None or standing.trailed_to in (None, known.stop_price):
+        if known is None or standing.trailed_to is None:
+            return
+        if (standing.trailed_to, standing.begins_after) == (known.stop_price, known.begins_after):
             return
         before = Standing(state=known.state, reason=known.reason, protected=known.quantity)
-        moved = replace(before, trailed_to=standing.trailed_to)
+        moved = replace(before, trailed_to=standing.trailed_to, begins_after=standing.begins_after)
         await self._record(entry, moved, is_lasting=True, judged_by=known.filled_quantity)
 
     async def _record(
@@ -706,7 +709,7 @@ class Protection:
         filled = entry.filled_quantity if judged_by is None else judged_by
         entry = self._latest(entry)
         known = entry.protection
-        told = (standing.state, standing.reason, standing.protected, standing.trailed_to)
+        told = (standing.state, standing.reason, standing.protected, standing.trailed_to, standing.begins_after)
         if known is not None and _said(known) == told:
             self._passing.pop(entry.order_id, None)
             if standing.state is not ProtectionState.CLOSED or known.filled_quantity == filled:
@@ -728,6 +731,7 @@ class Protection:
                     quantity=standing.protected,
                     filled_quantity=filled,
                     stop_price=standing.trailed_to,
+                    begins_after=standing.begins_after,
                 ),
             )
 

@@ -410,6 +410,46 @@ async def test_what_fills_late_of_a_trailing_entry_that_is_closed_is_protected_o
         assert (resting(world), state(world)) == (20, ProtectionState.PROTECTED)
 
 
+@pytest.mark.parametrize("dies", [False, True])
+async def test_what_fills_after_the_trailing_stop_was_hit_begins_its_own_stop_from_its_own_price(
+    tmp_path: Path, dies: bool
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, 80, stop_loss=None, trail_amount=1)
+        world.quote(bid="13.99", ask="14.01")
+        await world.run(10)
+        (stop,) = [o for o in children(world) if o.status is Status.SUBMITTED]
+        assert stop.stop_price == 13
+        world.quote(bid="11.99", ask="12.01")
+        hit(world, stop)
+        await world.run(5)
+        world.fill("in", 20, "12")
+        await world.run(3)
+        if dies:
+            await world.restart()
+        await world.run(30)
+        assert ([p.ticket.stop_price for p in at_broker(world)], resting(world)) == ([11], 20)
+        assert state(world) is ProtectionState.PROTECTED
+        assert children(world, ProtectiveRole.CLOSE) == []
+        world.quote(bid="13.99", ask="14.01")
+        await world.run(15)
+        assert ([p.ticket.stop_price for p in at_broker(world)], resting(world)) == ([13], 20)
+
+
+async def test_no_price_of_before_an_entry_filled_moves_its_trailing_stop(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, stop_loss=None, trail_amount=3)
+        await world.run(10)
+        world.quote(bid="9.49", ask="9.51")
+        world.send("later", order_type="LIMIT", limit_price=10, trail_amount="0.1")
+        await world.run(0.5)
+        world.fill("later", 100, "9.5")
+        await world.run(20)
+        assert sorted(p.ticket.stop_price or 0 for p in at_broker(world)) == [7, Decimal("9.4")]
+
+
 async def test_a_price_that_was_shown_once_moves_no_stop(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.quote(bid="9.99", ask="10.01")

@@ -302,6 +302,8 @@ class ProtectionChanged(_Event):
     """The entry's, as it was judged by: a later fill opens again what is closed."""
     stop_price: Decimal | None = None
     """Where its trailing stop stands, at the broker or as it is watched; None: the stop does not trail."""
+    begins_after: Decimal | None = None
+    """The stop is of what has filled since the entry had filled so much, all of which was closed by then. None: of all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
