@@ -58,6 +58,8 @@ class OptionRight(StrEnum):
     PUT = "PUT"
 
 
+POSITION_SIDES = ("LONG", "SHORT")
+"""The products of an account that keeps a long and a short position in one instrument apart; no other product bears one of these names."""
 DERIVATIVES = frozenset({AssetClass.FUTURE, AssetClass.OPTION})
 """One symbol and expiry of these may stand for contracts of several sizes."""
 ONE = Decimal(1)
@@ -495,7 +497,7 @@ class Capabilities:
     share_products: tuple[str, ...] = ()
     derivative_products: tuple[str, ...] = ()
     """The products in which a position in one instrument may be held apart; the first is that of an order that names
-    none."""
+    none, unless they are POSITION_SIDES."""
     notes: tuple[str, ...] = field(default=())
     """What `--check` tells the operator about this account, one sentence each."""
 

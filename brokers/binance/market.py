@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from brokers.base import AssetClass, ContractTerms, Instrument, OrderType, Side, Ticket, Tif
+from brokers.base import POSITION_SIDES, AssetClass, ContractTerms, Instrument, OrderType, Side, Ticket, Tif
 from brokers.binance.rows import Malformed, amount, text, whole
 from brokers.errors import OrderRefused
 from brokers.ticks import limit_on_tick, stop_on_tick
@@ -21,7 +21,7 @@ CONDITIONAL = frozenset({OrderType.STOP, OrderType.STOP_LIMIT})
 """Order types that only the service for conditional orders takes."""
 _LIMITED = frozenset({OrderType.LIMIT, OrderType.STOP_LIMIT})
 _SEPARATORS = str.maketrans("", "", "/-:_")
-LONG, SHORT = "LONG", "SHORT"
+LONG, SHORT = POSITION_SIDES
 """The sides of a position, as products, where the account keeps them apart."""
 _CLOSES = {LONG: Side.SELL, SHORT: Side.BUY}
 
@@ -230,16 +230,15 @@ def _position_fields(ticket: Ticket, defaults: OrderDefaults) -> dict[str, objec
 
 
 def _side_of(ticket: Ticket) -> str:
-    """The side of the position that the order is about: the long one where it names none, and buys to open or sells to close. Raises
-    OrderRefused for any other that names none, since it might be meant either way."""
-    side = ticket.product or LONG
+    """The side of the position that the order is about. One that names none is about the side that it opens if it buys, and the side that it
+    closes if it is an exit. Raises OrderRefused for a sale that is no exit and names none, since it might be meant either way."""
+    is_buy = ticket.side is Side.BUY
+    side = ticket.product or (LONG if is_buy is not ticket.is_exit else SHORT)
     if side not in _CLOSES:
         raise OrderRefused(f"Binance keeps positions apart by LONG and SHORT, not by {side}", unsupported=True)
-    is_closing = ticket.side is _CLOSES[side]
-    if ticket.is_exit and not is_closing:
-        words = f"An exit of the {side} position does not {ticket.side.lower()}"
-        raise OrderRefused(words if ticket.product else f"{words}: one of the SHORT position names that as its product")
-    if ticket.product is None and is_closing and not ticket.is_exit:
+    if ticket.is_exit and ticket.side is not _CLOSES[side]:
+        raise OrderRefused(f"An exit of the {side} position does not {ticket.side.lower()}")
+    if ticket.product is None and not is_buy and not ticket.is_exit:
         raise OrderRefused(
             "This account holds long and short positions at once: a sale that is no exit names SHORT as its product to open a "
             "short position, or LONG to reduce the long one"

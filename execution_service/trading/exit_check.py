@@ -15,6 +15,7 @@ from execution_service.core.orders.events import Capped, Event, Noted, Rejected
 from execution_service.core.orders.exit_bound import ZERO, ExitPositionCheck, Exposure, exit_limit
 from execution_service.core.orders.exits import linked_order_id, without_linked
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.products import product_of
 from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.sanitize import sanitized_position
@@ -287,7 +288,7 @@ class ExitCheck:
     def _product(self, order: Order) -> str | None:
         """What the order is traded in, where the broker holds products apart."""
         products = self._connection.capabilities.products_of(order.accepted_request.instrument)
-        return (order.accepted_request.product or products[0]) if products else None
+        return product_of(order, products)
 
     def _exposure(self, order: Order, look: _Look, group: InstrumentGroup) -> Exposure:
         """By our records of this moment, and the difference that the look found. Where something moved since, and it was looked at often

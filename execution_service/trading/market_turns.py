@@ -39,6 +39,9 @@ class MovesMarket(Protocol):
     async def read_book(self, *, whole: bool) -> None:
         """Records all that the broker has to tell. Raises BrokerError, TimeoutError, StoreUnavailable."""
 
+    async def look_at_bar(self) -> None:
+        """Takes note of the prices that are waited for, as the last bar left them. Raises BrokerError, TimeoutError."""
+
     async def wants_market_to_move(self) -> bool:
         """Whether an order waits for the next bar, or a person has asked for it. Raises BrokerError, TimeoutError."""
 
@@ -73,7 +76,8 @@ _PAUSES = {_Found.MOVED: 0.0, _Found.SETTLING: SETTLING_SECONDS, _Found.STILL: S
 
 
 class MarketTurns:
-    """A bar comes when everything that the last one brought is recorded and booked, and every order that it allows to be sent is at the broker:
+    """A bar comes when everything that the last one brought is recorded and booked, every price that is waited for was looked at, and every order
+    that it allows to be sent is at the broker:
     so what an order misses or meets does not hang on how fast this machine is."""
 
     def __init__(
@@ -116,6 +120,9 @@ class MarketTurns:
         if not self._has_settled(account_id, trader):
             return _Found.SETTLING
         await trader.read_book(whole=False)
+        if not self._has_settled(account_id, trader):
+            return _Found.SETTLING
+        await trader.look_at_bar()
         if not self._has_settled(account_id, trader):
             return _Found.SETTLING
         if not await trader.wants_market_to_move():

@@ -29,6 +29,7 @@ from execution_service.core.orders.exits import (
 from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS, about_leg, missing_legs, pending_legs, refusing_leg
 from execution_service.core.orders.next_step import is_stale, stale
 from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.orders.products import product_of, unnamed_side, usual_product
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.orders.tickets import unsupported_reason
@@ -130,7 +131,15 @@ class PreTradeChecks:
                 return (stale(elapsed, self._connection.limits, now),)
             words = f"{LATE_EXIT}: first published {elapsed.age:.0f} s ago, and it reduces a position that we hold"
             first = (*first, Noted(at=now, message=words, alert=True))
-        return first
+        return (*first, *self._with_side(apply_all(order, first)))
+
+    def _with_side(self, order: Order) -> tuple[Event, ...]:
+        """The side of the position that the order means, where the broker keeps these apart: in its record, so that what it fills is booked there."""
+        request = order.accepted_request
+        side = unnamed_side(order, self._connection.capabilities.products_of(request.instrument))
+        if side is None:
+            return ()
+        return (InstrumentMatched(at=self._clock.now(), instrument=request.instrument, product=side),)
 
     # --- protective orders --------------------------------------------------------------------------------------
 
@@ -157,7 +166,12 @@ class PreTradeChecks:
             capped = f"reduced from {wanted:f} to {room:f}: so much is left to protect"
             first = (Capped(at=self._clock.now(), quantity=room, message=capped),)
         bound = await self._exit_check.bound(live, apply_all(order, first), must_look=False)
-        return bound if isinstance(bound, Waiting) else (*first, *bound)
+        if isinstance(bound, Waiting):
+            return bound
+        first = (*first, *bound)
+        return (
+            first if bound and isinstance(bound[-1], Rejected) else (*first, *self._with_side(apply_all(order, first)))
+        )
 
     # --- legs ---------------------------------------------------------------------------------------------------
 
@@ -215,8 +229,9 @@ class PreTradeChecks:
         """Whether the exit is to be traded in another product than that in which the broker holds what its entry built: unless a person has moved
         it there, it would open a position."""
         products = self._connection.capabilities.products_of(order.accepted_request.instrument)
+        usual = usual_product(products, order.accepted_request.side, Purpose.EXIT)
         traded_in = apply_all(order, allowed.events).accepted_request.product
-        return any((product or products[0]) != (traded_in or products[0]) for product in allowed.products if products)
+        return any((product or usual) != (traded_in or usual) for product in allowed.products if products)
 
     async def _allowed_by_the_ledger(self, order: Order, why: str) -> ExitAllowance:
         """Of an exit that cannot be measured by its entry, since the record of that, or of an exit that took from it, cannot be read: what
@@ -289,7 +304,7 @@ class PreTradeChecks:
         """The position that the order would change, in its product where the broker holds these apart; negative: short."""
         held = await self._held_by_product(order)
         products = self._connection.capabilities.products_of(order.accepted_request.instrument)
-        wanted = order.accepted_request.product or next(iter(products), None)
+        wanted = product_of(order, products)
         return sum((each.quantity for each in held if each.product in (None, wanted)), Decimal(0))
 
     async def _in_held_product(self, order: Order) -> tuple[Event, ...]:
@@ -301,7 +316,7 @@ class PreTradeChecks:
         held = {
             each.product for each in await self._held_by_product(order) if each.quantity * request.side.sign < 0
         } - {None}
-        if len(held) != 1 or held == {products[0]}:
+        if len(held) != 1 or held == {product_of(order, products)}:
             return ()
         return (InstrumentMatched(at=self._clock.now(), instrument=request.instrument, product=held.pop()),)
 

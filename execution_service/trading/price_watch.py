@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
@@ -39,6 +40,9 @@ class AsksForQuotes(Protocol):
     def ask_for(self, wanted: Mapping[str, Instrument]) -> None:
         """What the broker answers is among the reference prices soon."""
 
+    async def ask_now(self, wanted: Mapping[str, Instrument]) -> None:
+        """What the broker answers, whatever it has answered before, is among the reference prices on return. Raises BrokerError, TimeoutError."""
+
 
 class WaitsForPrices(Protocol):
     """Who is woken."""
@@ -59,7 +63,18 @@ class _Watched:
 class PriceWatch:
     """While nothing is watched nobody is asked anything."""
 
-    def __init__(self, *, prices: KnowsPrices, quotes: AsksForQuotes, clock: Clock, listener: WaitsForPrices) -> None:
+    def __init__(
+        self,
+        *,
+        prices: KnowsPrices,
+        quotes: AsksForQuotes,
+        clock: Clock,
+        listener: WaitsForPrices,
+        is_on_bars: bool = False,
+    ) -> None:
+        """`is_on_bars`: the market is one of the past. It is looked at when it has settled (`look_at_bar`) and never by our clock, what is known
+        of a bar says nothing once the market has gone on, and a price that was shown once counts, since bars show no wrong one."""
+        self._is_on_bars = is_on_bars
         self._prices = prices
         self._quotes = quotes
         self._clock = clock
@@ -71,15 +86,25 @@ class PriceWatch:
 
     def price(self, instrument_key: str) -> Decimal | None:
         """Where the market stands, by the broker's quote or an execution of ours; None: that is not known, or was long ago."""
-        best = self._best(instrument_key)
+        best = self._looks.get(instrument_key, (None, None))[1] if self._is_on_bars else self._best(instrument_key)
         return None if best is None else best.price
 
     def kept(self, instrument_key: str, side: Side) -> Decimal | None:
-        """The less favourable, for a position of this side, of the last two prices; None: there are not two, so that one alone moves nothing."""
+        """The less favourable, for a position of this side, of the last two prices; None: there are not two, so that one alone moves nothing. On bars
+        the last one."""
+        if self._is_on_bars:
+            return self.price(instrument_key)
         earlier, latest = self._looks.get(instrument_key, (None, None))
         if earlier is None or latest is None:
             return None
         return (min if side is Side.BUY else max)(earlier.price, latest.price)
+
+    def kept_since(self, instrument_key: str) -> datetime | None:
+        """When the first of these two prices was one; None: there are not two, or on bars, since what has filled in a bar did so before its close."""
+        earlier, latest = self._looks.get(instrument_key, (None, None))
+        if self._is_on_bars or earlier is None or latest is None:
+            return None
+        return min(earlier.at, latest.at)
 
     def _best(self, instrument_key: str) -> ReferencePrice | None:
         known = [each for each in self._prices.of(instrument_key) if each.source is not PriceSource.MESSAGE]
@@ -109,13 +134,35 @@ class PriceWatch:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await self._wake_up.wait(LOOK_SECONDS if self._watched else None)
-            wanted = {each.instrument_key: each.instrument for each in self._watched.values()}
+            await self._wake_up.wait(LOOK_SECONDS if self._watched and not self._is_on_bars else None)
+            if self._is_on_bars:
+                continue
+            wanted = self._wanted
             self._quotes.ask_for(self._quotes.missing(wanted, Decimal(LOOK_SECONDS) / 2))
-            self._looks = {key: self._looked(key) for key in wanted}
-            waking = [each for each in self._watched.values() if self._wakes(each)]
-            if waking:
-                self._listener.price_left_band()
+            self._look(wanted)
+
+    async def look_at_bar(self) -> None:
+        """Of a market of the past that has settled: what its last bar has come to. Raises BrokerError, TimeoutError: nothing was looked at."""
+        wanted = self._wanted
+        if wanted:
+            await self._quotes.ask_now(wanted)
+            self._look(wanted)
+
+    def bar_is_over(self) -> None:
+        """The market of the past has gone on."""
+        self._looks.clear()
+        for each in self._watched.values():
+            each.looks_outside = 0
+
+    @property
+    def _wanted(self) -> Mapping[str, Instrument]:
+        return {each.instrument_key: each.instrument for each in self._watched.values()}
+
+    def _look(self, wanted: Mapping[str, Instrument]) -> None:
+        self._looks = {key: self._looked(key) for key in wanted}
+        waking = [each for each in self._watched.values() if self._wakes(each)]
+        if waking:
+            self._listener.price_left_band()
 
     def _wakes(self, watched: _Watched) -> bool:
         price = self.price(watched.instrument_key)

@@ -13,12 +13,13 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from brokers.base import BrokerPosition, Instrument, Side, TellsQuotes
-from brokers.errors import BrokerError
+from brokers.errors import BrokerError, OrderRefused
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import may_be_of_one_contract
 from execution_service.core.orders.events import Event, ProtectionChanged
 from execution_service.core.orders.exits import without_linked
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.products import product_of
 from execution_service.core.orders.protective import NEEDS_A_PERSON, ProtectionState, ProtectiveRole
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
@@ -115,7 +116,7 @@ def _is_of_one_entry(one: Order, other: Order) -> bool:
 
 
 def _said(known: ProtectionChanged) -> tuple[object, ...]:
-    return known.state, known.reason, known.quantity, known.stop_price
+    return known.state, known.reason, known.quantity, known.stop_price, known.begins_after
 
 
 class _Line(NamedTuple):
@@ -164,8 +165,10 @@ class Protection:
         clock: Clock,
         ownership: Ownership,
         interval_seconds: float,
+        is_on_bars: bool = False,
     ) -> None:
-        """`interval_seconds`: between two looks at the broker's positions while anything is protected; 0: nothing is protected."""
+        """`interval_seconds`: between two looks at the broker's positions while anything is protected; 0: nothing is protected. `is_on_bars`: the
+        market is one of the past."""
         self._connection = connection
         self._conversation = conversation
         self._orders = orders
@@ -176,7 +179,9 @@ class Protection:
         self._ownership = ownership
         self._interval = interval_seconds
         self._wake_up = WakeUp(clock)
-        self.price_watch = PriceWatch(prices=market.prices, quotes=market.quotes, clock=clock, listener=self)
+        self.price_watch = PriceWatch(
+            prices=market.prices, quotes=market.quotes, clock=clock, listener=self, is_on_bars=is_on_bars
+        )
         self._is_looking = False
         self._entries: dict[str, Order] = {}
         """By our id, entries whose protection has not ended."""
@@ -187,6 +192,8 @@ class Protection:
         self._shown: dict[_Line, _Shown] = {}
         self._adopted: dict[str, Decimal] = {}
         """By our id, what an adoption has booked."""
+        self._rests_for: dict[str, Decimal] = {}
+        """By our id of a resting stop: the price nearest to the market of which the market's ticks make the price at which it rests."""
         self._moves = 0
         """Counts the fills of the account that were recorded, and annulled."""
         self._passing: dict[str, tuple[ProtectionState, float]] = {}
@@ -236,6 +243,7 @@ class Protection:
         if request.protective is not None:
             if order.status.is_final:
                 self._alive.pop(order.order_id, None)
+                self._rests_for.pop(order.order_id, None)
             else:
                 self._alive[order.order_id] = live
             self._note_move(order)
@@ -347,9 +355,8 @@ class Protection:
 
     def _product(self, order: Order) -> str | None:
         """What it is traded in, where the broker holds products apart."""
-        request = order.accepted_request
-        products = self._conversation.products_of(request.instrument)
-        return (request.product or products[0]) if products else None
+        products = self._conversation.products_of(order.accepted_request.instrument)
+        return product_of(order, products)
 
     @staticmethod
     def _may_still_fill(some: Iterable[Order]) -> Decimal:
@@ -368,6 +375,7 @@ class Protection:
             self._ended,
             self._annulled,
             self._adopted,
+            self._rests_for,
         ):
             kept.clear()
         self._is_loaded = False
@@ -508,6 +516,7 @@ class Protection:
                 capabilities,
                 leaving=_left_of(at_work, entry),
                 is_over=entry.order_id in over,
+                rests_for=self._rests_for,
             )
             for entry in latest
         ]
@@ -522,6 +531,7 @@ class Protection:
                 abilities=abilities,
                 price=self.price_watch.price(line.key.instrument_key),
                 kept_price=self.price_watch.kept(line.key.instrument_key, line.side),
+                kept_since=self.price_watch.kept_since(line.key.instrument_key),
                 opens_at=opens_at,
                 now=self._clock.now(),
             )
@@ -615,15 +625,40 @@ class Protection:
         by_id = {entry.order_id: self._latest(entry) for entry in entries}
         for order_id, standing in plan.standing.items():
             await self._record_move(by_id[order_id], standing)
+        put_off = False
         for back in plan.take_back:
-            await self._take_back(back)
+            if back.moves_to is None or await self._is_worth_moving(back.order_id, back.moves_to):
+                await self._take_back(back)
+            else:
+                put_off = True
         for place in plan.place:
             await self._place(by_id[place.entry_order_id], place)
         for order_id, standing in plan.standing.items():
-            await self._record(by_id[order_id], standing)
+            if not (put_off and standing.state in _PASSING):
+                await self._record(by_id[order_id], standing)
             entry = self._entries.get(order_id)
             if standing.state is ProtectionState.CLOSED and entry is not None and not entry.is_protection_open:
                 self._forget(entry)
+
+    async def _is_worth_moving(self, order_id: str, stop_price: Decimal) -> bool:
+        """Whether the market takes a stop at this price, and at another tick than that at which the order rests, so that it is not taken down for
+        nothing. Where the broker does not tell, it is asked again with the next look."""
+        live, broker = self._live.by_id.get(order_id), self._connection.broker
+        if live is None or not self._connection.capabilities.fits_tickets:
+            return True
+        try:
+            fitted = await self._connection.ask(broker.fitted(replace(live.order.ticket(), stop_price=stop_price)))
+        except OrderRefused as exc:
+            log.info(f"The market takes no stop at {stop_price:f}: {exc}", action="stop_not_moved", order_id=order_id)
+        except (BrokerError, TimeoutError) as exc:
+            log.info(f"A stop is not moved yet: {exc}", action="stop_not_moved", order_id=order_id)
+            return False
+        else:
+            if fitted.stop_price != live.order.stop_price:
+                return True
+        self._rests_for[order_id] = stop_price
+        self._wake_up.tell()
+        return False
 
     async def _take_back(self, back: TakeBack) -> None:
         live = self._live.by_id.get(back.order_id)
@@ -658,10 +693,12 @@ class Protection:
         """Where a trailing stop is to stand is durable before anything is done about it, so that no fall of the price meanwhile, and no death, leaves
         it further away."""
         known = entry.protection
-        if known is None or standing.trailed_to in (None, known.stop_price):
+        if known is None or standing.trailed_to is None:
+            return
+        if (standing.trailed_to, standing.begins_after) == (known.stop_price, known.begins_after):
             return
         before = Standing(state=known.state, reason=known.reason, protected=known.quantity)
-        moved = replace(before, trailed_to=standing.trailed_to)
+        moved = replace(before, trailed_to=standing.trailed_to, begins_after=standing.begins_after)
         await self._record(entry, moved, is_lasting=True, judged_by=known.filled_quantity)
 
     async def _record(
@@ -672,7 +709,7 @@ class Protection:
         filled = entry.filled_quantity if judged_by is None else judged_by
         entry = self._latest(entry)
         known = entry.protection
-        told = (standing.state, standing.reason, standing.protected, standing.trailed_to)
+        told = (standing.state, standing.reason, standing.protected, standing.trailed_to, standing.begins_after)
         if known is not None and _said(known) == told:
             self._passing.pop(entry.order_id, None)
             if standing.state is not ProtectionState.CLOSED or known.filled_quantity == filled:
@@ -694,6 +731,7 @@ class Protection:
                     quantity=standing.protected,
                     filled_quantity=filled,
                     stop_price=standing.trailed_to,
+                    begins_after=standing.begins_after,
                 ),
             )
 

@@ -128,6 +128,15 @@ class Quotes:
         if self._wanted:
             self._to_ask.tell()
 
+    async def ask_now(self, wanted: Mapping[str, Instrument]) -> None:
+        """The broker is asked about these at once, whatever it has answered before; returns when it has answered. Raises BrokerError, TimeoutError:
+        nothing is noted then."""
+        broker = self._connection.broker
+        if isinstance(broker, TellsQuotes):
+            found = await self._connection.ask(broker.quotes(frozenset(wanted.values())), ANSWER_SECONDS)
+            for key, instrument in wanted.items():
+                self._note(key, found.get(instrument))
+
     async def ask_and_wait(self, wanted: Mapping[str, Instrument]) -> None:
         """As `ask_for`, of those of which no answer is good by now; returns when there is one, after a second at the latest."""
         good_for = GOOD_FOR_SECONDS

@@ -18,6 +18,7 @@ from execution_service.core.adoption.successors import explained, quantities_of,
 from execution_service.core.orders.events import Doubted
 from execution_service.core.orders.last_reported import LastReported, name_of
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.products import product_of
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.reconcile.discrepancies import (
@@ -689,9 +690,9 @@ class Reconciliation:
 
     def _is_exit_at_work(self, order: Order, group: InstrumentGroup) -> bool:
         request = order.accepted_request
-        usual = next(iter(self._account.products_of(request.instrument)), None)
+        product = product_of(order, self._account.products_of(request.instrument))
         is_open = order.status in _LISTED and order.identity.purpose is Purpose.EXIT
-        return is_open and group.is_about(request.instrument, request.product or usual)
+        return is_open and group.is_about(request.instrument, product)
 
     # --- what is done about it ----------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from execution_service.core.exact import ZERO
 from execution_service.core.orders.events import Accepted, CancelRequested, Event, Filled, Rejected, SubmitStarted
 from execution_service.core.orders.exits import linked_order_id, without_linked
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.products import product_of
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.orders.waiting import WaitingReason
@@ -551,7 +552,7 @@ class RiskGate:
         apart, none takes of another product than its own."""
         request = order.accepted_request
         products = self._connection.capabilities.products_of(request.instrument)
-        product = (request.product or products[0]) if products else None
+        product = product_of(order, products)
         is_measured = order.identity.purpose is Purpose.EXIT
         if not is_measured and await self._reconciliation.binding(request.instrument, product) is not None:
             return ZERO

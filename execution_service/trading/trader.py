@@ -170,6 +170,7 @@ class Trader:
             clock=clock,
             ownership=ownership,
             interval_seconds=rules.position_monitor_seconds,
+            is_on_bars=account.is_on_bars,
         )
         pre_trade_checks = PreTradeChecks(
             connection=self._connection,
@@ -341,7 +342,14 @@ class Trader:
     async def move_market(self) -> bool:
         """Where the market is one of the past: lets it go on by a bar, if that is wanted; whether it did. Raises BrokerError, TimeoutError."""
         broker = self._connection.broker
-        return isinstance(broker, HasMarketClock) and await self._connection.ask(broker.move_on())
+        has_moved = isinstance(broker, HasMarketClock) and await self._connection.ask(broker.move_on())
+        if has_moved:
+            self.protection.price_watch.bar_is_over()
+        return has_moved
+
+    async def look_at_bar(self) -> None:
+        """Where the market is one of the past: the prices that are waited for, as its last bar left them. Raises BrokerError, TimeoutError."""
+        await self.protection.price_watch.look_at_bar()
 
     @property
     def is_protecting(self) -> bool:

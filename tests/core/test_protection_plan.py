@@ -295,6 +295,19 @@ def test_a_trailing_stop_follows_by_steps_and_is_never_moved_away_from_the_marke
         assert (place.piece, place.stop_price) == (2, Decimal("9.9"))
 
 
+@pytest.mark.parametrize("side", list(Side))
+def test_what_fills_later_moves_a_trailing_stop_by_a_step_at_least_or_not_at_all(side: Side) -> None:
+    resting = order(stop_price=Decimal(10) - side.sign)
+    for better, moves in (("0.09", []), ("0.13", ["stop-1"])):
+        average = Decimal(10) + side.sign * Decimal(better)
+        paid = {"average_price": average, "stop": None, "trail": Trail(amount=Decimal(1))}
+        plan = planned(entry(resting, **paid), side=side)
+        assert taken_back(plan) == moves
+        assert plan.standing["ord_e"].trailed_to == average - side.sign
+    grown = planned(entry(resting, filled=150, **TEN_PERCENT | {"average_price": Decimal("10.05")}))
+    assert (placed(grown), grown.take_back) == ([(STOP, 2, 50)], ()) if side is Side.BUY else True
+
+
 def test_of_several_stops_one_is_moved_after_the_other() -> None:
     pieces = [order(piece=n, quantity=50, stop_price=Decimal(9)) for n in (1, 2)]
     assert taken_back(planned(entry(*pieces, **TEN_PERCENT), kept_price=Decimal(11))) == ["stop-1"]

@@ -27,6 +27,7 @@ class Past:
         self.calls: list[str] = []
         self.fails: Exception | None = None
         self.on_work: Callable[[], object] = lambda: None
+        self.on_look: Callable[[], object] = lambda: None
 
     @property
     def on_bars(self) -> dict[str, Past]:
@@ -36,6 +37,10 @@ class Past:
         self.calls.append("read")
         if self.fails is not None:
             raise self.fails
+
+    async def look_at_bar(self) -> None:
+        self.calls.append("look")
+        self.on_look()
 
     async def wants_market_to_move(self) -> bool:
         return self.is_wanted
@@ -78,7 +83,7 @@ class Stage:
 async def test_all_is_read_and_plans_have_released_before_it_moves() -> None:
     stage = Stage()
     assert await stage.moves_within(1)
-    assert stage.past.calls[:3] == ["read", "plans", "move"]
+    assert stage.past.calls[:4] == ["read", "look", "plans", "move"]
 
 
 @pytest.mark.parametrize("status", [Status.PENDING, Status.SUBMITTING, Status.IN_DOUBT])
@@ -107,6 +112,25 @@ async def test_it_waits_for_what_a_plan_releases() -> None:
     stage = Stage()
     stage.past.on_work = lambda: stage.has(order_in(Status.PENDING))
     assert not await stage.moves_within(1)
+
+
+async def test_it_waits_for_what_a_price_of_the_last_bar_asks_for() -> None:
+    stage = Stage()
+    stage.past.on_look = lambda: setattr(stage.past, "is_protecting", True)
+    assert not await stage.moves_within(1)
+    stage.past.on_look = lambda: None
+    stage.past.is_protecting = False
+    assert await stage.moves_within(1)
+
+
+async def test_it_stands_still_while_no_price_of_the_last_bar_is_told() -> None:
+    stage = Stage()
+
+    def fail() -> None:
+        raise BrokerUnavailable("away")
+
+    stage.past.on_look = fail
+    assert not await stage.moves_within(PATIENCE_SECONDS * 2)
 
 
 async def test_it_waits_for_protective_orders_that_are_not_on_their_way_yet() -> None:

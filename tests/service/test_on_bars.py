@@ -139,6 +139,52 @@ async def test_a_protected_entry_is_stopped_by_the_bars(tmp_path: Path) -> None:
         assert [str(p.quantity) for p in await world.brokers[ACCOUNT].positions()] == []
 
 
+RISING_AND_FALLING = (
+    RISING[: RISING.index("A,2024-01-06")]
+    + "A,2024-01-06,14.60,14.80,12.80,13.20,1000\n"
+    + "".join(f"A,2024-01-{d:02d},13.00,13.50,12.50,13.00,1000\n" for d in range(7, 12))
+)
+"""Closes at 11 on the first day and at 15 on the fifth, and falls through 13 on the sixth."""
+
+
+@pytest.mark.parametrize("dies_after", [None, 0.1, 0.7])
+async def test_a_trailing_stop_follows_each_close_by_the_clock_of_the_market(
+    tmp_path: Path, dies_after: float | None
+) -> None:
+    async with world_on(tmp_path, RISING_AND_FALLING) as world:
+        world.send("entry", symbol="A", quantity=5, trail_amount=2)
+        await world.run(5)
+        to_the_end(world)
+        if dies_after is not None:
+            await world.run(dies_after)
+            await world.restart()
+        await world.run(60)
+        stops = sorted(
+            (o for o in world.records() if o.protective is not None), key=lambda o: (o.received_at, o.signal_id)
+        )
+        assert [str(o.stop_price) for o in stops] == ["8.00", "9.00", "10.00", "11.00", "12.00", "13.00"]
+        # Within the bar of the sixth day, which is over as the seventh begins.
+        assert [(str(f.price), f.time.day) for o in stops for f in o.fills] == [("13.00", 7)]
+        assert [str(p.quantity) for p in await world.brokers[ACCOUNT].positions()] == []
+        audit(world)
+
+
+async def test_no_price_of_before_the_entry_filled_moves_its_trailing_stop(tmp_path: Path) -> None:
+    gap = "A,2024-01-04,11.00,11.60,10.90,11.20,1000\n" + "".join(
+        f"A,2024-01-{d:02d},11.00,11.50,10.80,11.00,1000\n" for d in range(5, 9)
+    )
+    async with world_on(tmp_path, RISING[: RISING.index("A,2024-01-04")] + gap, pace="command") as world:
+        world.send("first", symbol="A", quantity=5, trail_amount=3)
+        world.market_clock.ask(bars=3)
+        await world.run(10)
+        world.send("second", symbol="A", quantity=5, trail_amount=1, strategy_name="other")
+        await world.run(5)
+        world.market_clock.ask(bars=1)
+        await world.run(10)
+        stops = [o for o in world.records() if o.protective is not None and o.accepted_request.strategy == "other"]
+        assert {str(o.stop_price): o.status for o in stops} == {"10.00": Status.CANCELLED, "10.20": Status.SUBMITTED}
+
+
 @pytest.mark.parametrize("dies_after", [0.0, 0.2, 0.5, 1.3])
 async def test_a_death_at_any_time_changes_no_fill(tmp_path: Path, dies_after: float) -> None:
     async with world_on(tmp_path, RISING, COSTS) as world:

@@ -45,6 +45,9 @@ class Market:
     def ask_for(self, wanted: Mapping[str, Instrument]) -> None:
         self.asked += wanted
 
+    async def ask_now(self, wanted: Mapping[str, Instrument]) -> None:
+        self.asked += wanted
+
     def price_left_band(self) -> None:
         self.woken += 1
 
@@ -118,4 +121,19 @@ async def test_one_answer_that_several_looks_find_is_one_price(market: Market) -
     market.is_answering = False
     await passes(market.clock, 5)
     assert watch.kept("AAPL|STOCK", Side.BUY) == 10
+    task.cancel()
+
+
+async def test_a_market_of_the_past_is_looked_at_bar_by_bar_and_not_by_our_clock(market: Market) -> None:
+    watch = PriceWatch(prices=market, quotes=market, clock=market.clock, listener=market, is_on_bars=True)
+    watch.watch("line", "AAPL|STOCK", AAPL, BAND)
+    task = asyncio.create_task(watch.run())
+    market.price = Decimal(12)
+    await passes(market.clock, 50)
+    assert (market.asked, market.woken, watch.price("AAPL|STOCK")) == ([], 0, None)
+    for number in range(1, 9):
+        await watch.look_at_bar()
+        assert (market.woken, watch.price("AAPL|STOCK"), watch.kept("AAPL|STOCK", Side.BUY)) == (number, 12, 12)
+        watch.bar_is_over()
+        assert (watch.price("AAPL|STOCK"), watch.kept("AAPL|STOCK", Side.BUY)) == (None, None)
     task.cancel()

@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from brokers.base import Capabilities, OrderRef, OrderType, ReportStatus, Side, Tif
+from brokers.base import Capabilities, OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
+from brokers.errors import NotAnswered
 from brokers.paper.model import Action, Fault, Operation, PaperOrder
+from brokers.ticks import stop_on_tick
 from execution_service.control.requests import Kind
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectionState, ProtectiveRole
 from execution_service.core.orders.status import Status
 from execution_service.core.risk.gate import Session
-from tests.fakes import BY_HAND, RESTING, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, world_of
 from tests.service.http_calls import http_world
 from tests.service.test_flatten import give
 
@@ -408,6 +410,46 @@ async def test_what_fills_late_of_a_trailing_entry_that_is_closed_is_protected_o
         assert (resting(world), state(world)) == (20, ProtectionState.PROTECTED)
 
 
+@pytest.mark.parametrize("dies", [False, True])
+async def test_what_fills_after_the_trailing_stop_was_hit_begins_its_own_stop_from_its_own_price(
+    tmp_path: Path, dies: bool
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, 80, stop_loss=None, trail_amount=1)
+        world.quote(bid="13.99", ask="14.01")
+        await world.run(10)
+        (stop,) = [o for o in children(world) if o.status is Status.SUBMITTED]
+        assert stop.stop_price == 13
+        world.quote(bid="11.99", ask="12.01")
+        hit(world, stop)
+        await world.run(5)
+        world.fill("in", 20, "12")
+        await world.run(3)
+        if dies:
+            await world.restart()
+        await world.run(30)
+        assert ([p.ticket.stop_price for p in at_broker(world)], resting(world)) == ([11], 20)
+        assert state(world) is ProtectionState.PROTECTED
+        assert children(world, ProtectiveRole.CLOSE) == []
+        world.quote(bid="13.99", ask="14.01")
+        await world.run(15)
+        assert ([p.ticket.stop_price for p in at_broker(world)], resting(world)) == ([13], 20)
+
+
+async def test_no_price_of_before_an_entry_filled_moves_its_trailing_stop(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, stop_loss=None, trail_amount=3)
+        await world.run(10)
+        world.quote(bid="9.49", ask="9.51")
+        world.send("later", order_type="LIMIT", limit_price=10, trail_amount="0.1")
+        await world.run(0.5)
+        world.fill("later", 100, "9.5")
+        await world.run(20)
+        assert sorted(p.ticket.stop_price or 0 for p in at_broker(world)) == [7, Decimal("9.4")]
+
+
 async def test_a_price_that_was_shown_once_moves_no_stop(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.quote(bid="9.99", ask="10.01")
@@ -418,6 +460,46 @@ async def test_a_price_that_was_shown_once_moves_no_stop(tmp_path: Path) -> None
         world.quote(bid="9.99", ask="10.01")
         await world.run(15)
         assert [p.ticket.stop_price for p in at_broker(world)] == [9]
+
+
+def rounds_stops_down_to_halves(world: World) -> None:
+    """As a market with a coarse tick."""
+    broker = world.brokers[ACCOUNT]
+    fit = broker.fitted
+
+    async def fitted(ticket: Ticket) -> Ticket:
+        ticket = await fit(ticket)
+        stop = ticket.stop_price
+        return ticket if stop is None else replace(ticket, stop_price=stop_on_tick(stop, Decimal("0.5"), ticket.side))
+
+    broker.fitted = fitted  # type: ignore[method-assign]
+
+
+async def test_a_trailing_stop_is_not_taken_down_to_be_placed_at_the_same_tick(tmp_path: Path) -> None:
+    able = replace(ALONE, fits_tickets=True)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=able) as world:
+        rounds_stops_down_to_halves(world)
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, stop_loss=None, trail_amount=1)
+        for price, stop, made in (("10.30", "9.0", 1), ("10.45", "9.0", 1), ("10.60", "9.5", 2), ("10.80", "9.5", 2)):
+            world.quote(bid=price, ask=price)
+            await world.run(15)
+            assert [p.ticket.stop_price for p in at_broker(world)] == [Decimal(stop)]
+            assert (len(children(world)), state(world)) == (made, ProtectionState.PROTECTED)
+
+
+async def test_a_stop_is_left_where_it_rests_while_the_market_is_not_told_for_the_new_one(tmp_path: Path) -> None:
+    able = replace(ALONE, fits_tickets=True)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=able) as world:
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, stop_loss=None, trail_amount=1)
+        world.broker_faults.unfitting["AAPL"] = [NotAnswered("no answer") for _ in range(5)]
+        world.quote(bid="11.99", ask="12.01")
+        await world.run(8)
+        assert resting(world) == 100
+        assert world.broker_faults.unfitting["AAPL"] != []
+        await world.run(60)
+        assert [p.ticket.stop_price for p in at_broker(world)] == [11]
 
 
 async def test_how_a_stop_trails_is_said_in_one_way_and_in_per_cent(tmp_path: Path) -> None:

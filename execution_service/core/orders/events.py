@@ -212,11 +212,12 @@ class Capped(_Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstrumentMatched(_Event):
     """An exit that names its instrument (exchange, currency) or product less fully than its entry takes them from
-    the entry, whose position it closes."""
+    the entry, whose position it closes; an order that names no side of the position, where the broker keeps these
+    apart, is of the side that it means."""
 
     instrument: Instrument
     product: str | None = None
-    """None: as the exit names it."""
+    """None: as the order names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +302,8 @@ class ProtectionChanged(_Event):
     """The entry's, as it was judged by: a later fill opens again what is closed."""
     stop_price: Decimal | None = None
     """Where its trailing stop stands, at the broker or as it is watched; None: the stop does not trail."""
+    begins_after: Decimal | None = None
+    """The stop is of what has filled since the entry had filled so much, all of which was closed by then. None: of all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

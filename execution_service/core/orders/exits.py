@@ -132,14 +132,14 @@ def _is_entry_of(order: Order, other: Order) -> bool:
 
 def exited_quantity(entry: Order, exits: Iterable[Order]) -> Decimal:
     """What the exits that refer to the entry have filled of it."""
-    return sum((x.filled_quantity for x in exits if _is_exit_of(x, entry)), ZERO)
+    return sum((x.filled_quantity for x in exits if is_exit_of(x, entry)), ZERO)
 
 
 def protective_room(order: Order, entry: Order, exits: Iterable[Order]) -> Decimal:
     """The most that this protective order may fill: what its entry has filled, less what all other exits of it have taken or may still take. The one
     that the broker links to it counts by what it has filled."""
     linked = linked_order_id(order)
-    others = [x for x in exits if x.order_id != order.order_id and _is_exit_of(x, entry)]
+    others = [x for x in exits if x.order_id != order.order_id and is_exit_of(x, entry)]
     filled = sum((x.filled_quantity for x in others), ZERO)
     at_work = [x for x in others if x.order_id != linked and x.status is not Status.PENDING and not x.status.is_final]
     return max(
@@ -175,7 +175,8 @@ def _is_target(order: Order) -> bool:
     return order.protective is not None and order.protective.role is ProtectiveRole.TARGET
 
 
-def _is_exit_of(order: Order, entry: Order) -> bool:
+def is_exit_of(order: Order, entry: Order) -> bool:
+    """Whether the exit names the entry, and may close what that has filled."""
     request = order.request
     return (
         order.identity.purpose is Purpose.EXIT

@@ -32,6 +32,8 @@ class Protective:
     """The broker takes what one order of the piece fills off the other."""
     stop_loss: Decimal | None = None
     """The entry's, by which the result of a trade is measured."""
+    begins_after: Decimal | None = None
+    """Of a trailing stop: it is of what the entry has filled since it had filled so much, all of which was closed by then. None: of all of it."""
 
     @property
     def link(self) -> str | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from types import MappingProxyType
 
 from brokers.base import Capabilities, OrderType, Tif
 from execution_service.core.exact import ZERO
@@ -15,6 +16,7 @@ from execution_service.core.orders.request import Identity, OrderRequest, Purpos
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.positions.position import Position
 from execution_service.core.protection.plan import Abilities, Ending, Place, ProtectedEntry, ProtectiveOrder, Stage
+from execution_service.core.protection.present import average_price, begins_after, present_fills
 from execution_service.core.protection.trailing import Trail, tightest
 
 TRIGGERED_AFTER_SECONDS = 10.0
@@ -56,22 +58,30 @@ def protected_entry(
     *,
     leaving: Decimal = ZERO,
     is_over: bool = False,
+    rests_for: Mapping[str, Decimal] = MappingProxyType({}),
 ) -> ProtectedEntry:
-    """`exits` are the orders that refer to the entry, protective ones among them. `is_over`: nothing of it is held any more, whatever these say."""
+    """`exits` are the orders that refer to the entry, protective ones among them. `is_over`: nothing of it is held any more, whatever these say.
+    `rests_for`: by our id of a stop, the price nearest to the market of which the market's ticks make the price at which it rests."""
     some = tuple(exits)
     request = entry.accepted_request
+    trail = trail_of(request)
+    after = begins_after(entry, some) or None if trail is not None else None
+    present = present_fills(entry, after or ZERO) if trail is not None else ()
+    known = entry.protection
     own = [x for x in some if (found := x.protective) is not None and found.entry_order_id == entry.order_id]
     return ProtectedEntry(
         order_id=entry.order_id,
         open_quantity=ZERO if is_over else max(ZERO, entry.filled_quantity - exited_quantity(entry, some)),
         stop=request.stop_loss,
         target=request.take_profit,
-        orders=tuple(_protective_order(x, capabilities) for x in own),
+        orders=tuple(_protective_order(x, capabilities, rests_for.get(x.order_id)) for x in own),
         leaving=leaving,
         is_working=not entry.status.is_final,
-        trail=trail_of(request),
-        average_price=entry.average_price,
-        trailed_to=None if entry.protection is None else entry.protection.stop_price,
+        trail=trail,
+        average_price=average_price(present),
+        trailed_to=None if known is None or known.begins_after != after else known.stop_price,
+        begins_after=after,
+        held_since=min((fill.time for fill in present), default=None),
     )
 
 
@@ -82,7 +92,7 @@ def trail_of(request: OrderRequest) -> Trail | None:
     return Trail(percent=request.trail_percent, amount=request.trail_amount)
 
 
-def _protective_order(order: Order, capabilities: Capabilities) -> ProtectiveOrder:
+def _protective_order(order: Order, capabilities: Capabilities, rests_for: Decimal | None) -> ProtectiveOrder:
     assert order.protective is not None
     stage = _STAGES.get(order.status, Stage.GONE)
     why = "" if order.reason is None else order.reason.message
@@ -96,7 +106,7 @@ def _protective_order(order: Order, capabilities: Capabilities) -> ProtectiveOrd
         ending=_ending(order, capabilities) if stage is Stage.GONE else None,
         ended_at=order.finished_at,
         why=why if stage is Stage.GONE or order.status is Status.IN_DOUBT else "",
-        stop_price=order.accepted_request.stop_price,
+        stop_price=tightest([order.accepted_request.stop_price, rests_for], order.accepted_request.side.opposite),
     )
 
 
@@ -131,7 +141,8 @@ def protective_order(entry: Order, place: Place, capabilities: Capabilities, now
         role=place.role,
         piece=place.piece,
         is_linked=place.is_linked,
-        stop_loss=_first_stop(entry),
+        stop_loss=_first_stop(entry, place.begins_after or ZERO),
+        begins_after=place.begins_after,
     )
     rests = place.role is not ProtectiveRole.CLOSE
     made = OrderRequest(
@@ -154,10 +165,11 @@ def protective_order(entry: Order, place: Place, capabilities: Capabilities, now
     return new_order(identity, made, received_at=now, published_at=now)
 
 
-def _first_stop(entry: Order) -> Decimal | None:
-    """The entry's stop, or where it began to trail: by that the result of the trade is measured."""
+def _first_stop(entry: Order, after: Decimal) -> Decimal | None:
+    """The entry's stop, or where that of its fills since it had filled so much began to trail: by that the result of the trade is measured."""
     request, trail = entry.accepted_request, trail_of(entry.accepted_request)
-    begun = None if trail is None or entry.average_price is None else trail.stop_at(entry.average_price, request.side)
+    paid = None if trail is None else average_price(present_fills(entry, after))
+    begun = None if trail is None or paid is None else trail.stop_at(paid, request.side)
     return tightest([request.stop_loss, begun], request.side)
 
 

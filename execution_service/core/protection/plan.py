@@ -71,7 +71,7 @@ class ProtectiveOrder:
     why: str = ""
     """Why it ended, for people."""
     stop_price: Decimal | None = None
-    """Of a stop, as it was made."""
+    """Of a stop: as it was made, or a price nearer to the market that the market's ticks make the same of."""
 
     @property
     def role(self) -> ProtectiveRole:
@@ -99,9 +99,14 @@ class ProtectedEntry:
     trail: Trail | None = None
     """Its stop follows the market."""
     average_price: Decimal | None = None
-    """What it paid, or got, for a unit; from there its stop begins to trail."""
+    """What it paid, or got, for a unit of what it holds now; from there its stop begins to trail."""
     trailed_to: Decimal | None = None
     """Where its trailing stop stood, by its record."""
+    begins_after: Decimal | None = None
+    """It had filled so much when all of that was closed: what it holds now has filled since, and stops of before say nothing of it. None: that has
+    not been."""
+    held_since: datetime | None = None
+    """When the first fill was of what it holds now, by the venue's clock: a price of before moves no stop. None: that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +144,8 @@ class ProtectedPosition:
     """Of the market, and fresh; None: it is not known."""
     kept_price: Decimal | None = None
     """The less favourable of the market's prices in the last two looks: a price that was shown once moves no stop. None: it is not known."""
+    kept_since: datetime | None = None
+    """When the first of these looks showed its price; None: after whatever has filled."""
     opens_at: datetime | None = None
     """By the calendar the market is closed until then; None: it is open, or that is not known. It counts for what has expired alone, since a calendar
     does not know every session."""
@@ -156,6 +163,8 @@ class Place:
     is_linked: bool = False
     stop_price: Decimal | None = None
     """Of a stop."""
+    begins_after: Decimal | None = None
+    """As the entry's, of a trailing stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +173,8 @@ class TakeBack:
 
     order_id: str
     why: str
+    moves_to: Decimal | None = None
+    """It is taken back only to be placed anew, with this stop price: not worth while where the market rounds that to the price at which it rests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +188,8 @@ class Standing:
     """What stops that the broker has taken cover; without a stop what targets cover."""
     trailed_to: Decimal | None = None
     """Where its trailing stop stands; None: it does not trail."""
+    begins_after: Decimal | None = None
+    """As the entry's, of a trailing stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,8 +338,8 @@ class _Case:
             return self._grown(wanted - at_risk)
         behind = self._behind()
         if behind is not None:
-            orders = [order for order in behind.alive if not order.is_asked_to_end]
-            return self._standing_with(take_back=_taken_back(orders, f"the stop is moved to {self._stop:f}"))
+            back = _taken_back(behind.alive, f"the stop is moved to {self._stop:f}", moves_to=self._stop)
+            return self._standing_with(take_back=back)
         return self._standing_with(place=tuple(self._missing_targets()))
 
     # --- what there is ------------------------------------------------------------------------------------------
@@ -353,9 +366,20 @@ class _Case:
         if trail is None:
             return entry.stop
         begun = None if entry.average_price is None else trail.stop_at(entry.average_price, side)
-        stood = tightest([entry.stop, begun, entry.trailed_to, *(order.stop_price for order in entry.orders)], side)
-        price = self.position.kept_price
+        of_present = [o.stop_price for o in entry.orders if o.protective.begins_after == entry.begins_after]
+        stood = tightest([entry.stop, begun, entry.trailed_to, *of_present], side)
+        price = self._kept_price
         return stood if stood is None or price is None else trail.moved(stood, price, side)
+
+    @property
+    def _kept_price(self) -> Decimal | None:
+        """The market's, where it was looked at since what is held has filled."""
+        position, since = self.position, self.entry.held_since
+        if (
+            since is None or since > position.now or position.kept_since is None
+        ):  # a venue's clock that is ahead of ours tells nothing
+            return position.kept_price
+        return position.kept_price if position.kept_since >= since else None
 
     def _behind(self) -> _Piece | None:
         """The piece whose stop has to follow next, where none is on its way: one after the other, so that most of it stays protected."""
@@ -367,7 +391,8 @@ class _Case:
         ]
         if not all(found.stage is Stage.WORKING for p in self._pieces for found in p.alive):
             return None
-        behind = [(price, p) for price, p in resting if price is not None and (stop - price) * side.sign > 0]
+        trail = self.entry.trail
+        behind = [(price, p) for price, p in resting if price is not None and trail.is_behind(price, stop, side)]
         return min(behind, key=lambda each: (each[0] * side.sign, each[1].number))[1] if behind else None
 
     @property
@@ -541,6 +566,7 @@ class _Case:
             quantity=missing,
             is_linked=self._is_linked,
             stop_price=self._stop if role is ProtectiveRole.STOP else None,
+            begins_after=None if self.entry.trail is None else self.entry.begins_after,
         )
         return self._standing_with(place=(*self._missing_targets(), new))
 
@@ -596,6 +622,7 @@ class _Case:
             reason=reason,
             protected=min(protected, self.wanted),
             trailed_to=None if self.entry.trail is None else self._stop,
+            begins_after=None if self.entry.trail is None else self.entry.begins_after,
         )
         return ProtectionPlan(
             place=place,
@@ -621,5 +648,7 @@ def _chosen(pieces: Sequence[_Piece], excess: Decimal) -> Iterator[_Piece]:
         yield piece
 
 
-def _taken_back(orders: Iterable[ProtectiveOrder], why: str) -> tuple[TakeBack, ...]:
-    return tuple(TakeBack(order_id=order.order_id, why=why) for order in orders)
+def _taken_back(
+    orders: Iterable[ProtectiveOrder], why: str, *, moves_to: Decimal | None = None
+) -> tuple[TakeBack, ...]:
+    return tuple(TakeBack(order_id=order.order_id, why=why, moves_to=moves_to) for order in orders)

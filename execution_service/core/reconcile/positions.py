@@ -19,6 +19,7 @@ from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import Contract
 from execution_service.core.orders.exits import without_linked
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.products import usual_product_held
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import DiscrepancyKind, Finding, amount_text
 from execution_service.core.reconcile.instruments import agree, family_of, may_be_the_same, names_of
@@ -42,8 +43,8 @@ class Holding:
 
 
 def by_product(entry: LedgerEntry, products: Sequence[str]) -> list[Holding]:
-    """The ledger entry's position split into these products, including those with 0. Orders without a product count
-    as the first."""
+    """The ledger entry's position split into these products, including those with 0. What orders without a product have
+    built counts as the usual one."""
     whole = Holding(
         instrument=entry.instrument,
         quantity=entry.position.quantity,
@@ -55,7 +56,7 @@ def by_product(entry: LedgerEntry, products: Sequence[str]) -> list[Holding]:
         return [whole]
     quantities = dict.fromkeys(products, ZERO)
     for name, quantity in known.items():
-        product = name or products[0]
+        product = name or usual_product_held(products, quantity)
         quantities[product] = quantities.get(product, ZERO) + quantity
     return [replace(whole, product=product, quantity=quantity) for product, quantity in quantities.items()]
 

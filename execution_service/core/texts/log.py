@@ -38,7 +38,7 @@ from execution_service.core.orders.events import (
 )
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import NEEDS_A_PERSON
-from execution_service.core.orders.request import OrderRequest
+from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.texts.values import (
     UNKNOWN,
@@ -103,6 +103,8 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             return f"Exit capped: {words}: {plain(event.message)}", "exit_capped"
         case InstrumentMatched():
             product = "" if event.product is None else f" in {plain(event.product)}"
+            if order.identity.purpose is Purpose.ENTRY:
+                return f"Order understood as one{product}: {plain(event.instrument.key)}", "product_understood"
             return f"Exit closes its entry's instrument: {plain(event.instrument.key)}{product}", "exit_matched"
         case ContractResolved():
             return _contract_line(event, order)

@@ -290,11 +290,25 @@ async def test_orders_name_the_side_of_the_position_and_positions_are_told_by_si
     assert await hedged.positions() == []
 
 
+async def test_an_exit_that_buys_and_names_no_side_closes_the_short_position_and_opens_nothing(
+    server: SimulatedBinance, hedged: BinanceBroker
+) -> None:
+    await hedged.place_order(ticket(quantity=Decimal(10)))
+    leaving = ticket(side=Side.BUY, is_exit=True, quantity=Decimal(4), client_order_id="t000000000000000002")
+    with pytest.raises(OrderRefused, match="ReduceOnly"):
+        await hedged.place_order(await hedged.fitted(leaving))
+    await hedged.place_order(
+        ticket(side=Side.SELL, product="SHORT", quantity=Decimal(4), client_order_id="t000000000000000003")
+    )
+    await hedged.place_order(replace(leaving, client_order_id="t000000000000000004"))
+    (position,) = await hedged.positions()
+    assert (position.product, position.quantity) == ("LONG", Decimal(10))
+
+
 @pytest.mark.parametrize(
     ("side", "is_exit", "product", "words"),
     [
         (Side.SELL, False, None, "names SHORT as its product"),
-        (Side.BUY, True, None, "names that as its product"),
         (Side.BUY, True, "LONG", "An exit of the LONG position does not buy"),
         (Side.SELL, True, "SHORT", "An exit of the SHORT position does not sell"),
         (Side.BUY, False, "MIS", "by LONG and SHORT, not by MIS"),
