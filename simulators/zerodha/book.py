@@ -180,9 +180,32 @@ def _legs(order: PaperOrder, report: Report) -> list[_Leg]:
     return legs
 
 
-def order_items(order: PaperOrder, report: Report, token: int) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Legs:
+    """How the legs of iceberg orders are shown, since Zerodha does not say."""
+
+    are_tagged: bool = True
+    """Whether a later leg bears the order's tag, besides its parent's id."""
+    follow_at_once: bool = True
+    """Whether the next leg is in the list as soon as the one before it is done."""
+
+
+USUAL_LEGS = Legs()
+
+
+def order_items(order: PaperOrder, report: Report, token: int, shown_as: Legs = USUAL_LEGS) -> list[dict[str, Any]]:
     """An order's rows in the order list: itself, or the legs of an iceberg order so far."""
-    return [_order_item(order, report, leg, token) for leg in _legs(order, report)]
+    items = [_order_item(order, report, leg, token) for leg in _legs(order, report)]
+    if len(items) > 1 and not shown_as.are_tagged:
+        items[1:] = [item | {"tag": None, "tags": []} for item in items[1:]]
+    if (
+        len(items) > 1
+        and not shown_as.follow_at_once
+        and items[-1]["status"] == "OPEN"
+        and not items[-1]["filled_quantity"]
+    ):
+        items.pop()
+    return items
 
 
 def _order_item(order: PaperOrder, report: Report, leg: _Leg, token: int) -> dict[str, Any]:
@@ -197,10 +220,10 @@ def _order_item(order: PaperOrder, report: Report, leg: _Leg, token: int) -> dic
         "placed_by": order.account_id,
         "order_id": leg.order_id,
         "exchange_order_id": None if leg.status is ReportStatus.REJECTED else f"11{order.number:014d}",
-        "parent_order_id": None,
+        "parent_order_id": None if leg.number == 1 else order.broker_order_id,
         "status": _STATUS.get(leg.status, "OPEN" if ticket.stop_price is None else "TRIGGER PENDING"),
-        "status_message": report.reason,
-        "status_message_raw": report.reason,
+        "status_message": None if leg.status is ReportStatus.FILLED else report.reason,
+        "status_message_raw": None if leg.status is ReportStatus.FILLED else report.reason,
         "order_timestamp": placed_at,
         "exchange_update_timestamp": changed_at,
         "exchange_timestamp": changed_at,

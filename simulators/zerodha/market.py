@@ -15,7 +15,7 @@ EXCHANGES = ("NSE", "BSE", "NFO", "BFO", "CDS", "BCD", "MCX")
 VARIETIES = ("regular", "amo", "iceberg")
 PRODUCTS = ("CNC", "MIS", "NRML")
 LONGEST_TAG = 20
-MOST_ICEBERG_LEGS = 10
+MOST_ICEBERG_LEGS = 50
 ICEBERG_OF = "iceberg of"
 """How the book stores the variety of an iceberg order: these words and the quantity of a leg."""
 
@@ -143,7 +143,7 @@ def read_order(variety: str, form: Mapping[str, str], listings: Mapping[tuple[st
     stop_price = _price(form, "trigger_price", listing) if stopped else None
     _check_sides(form["transaction_type"], limit_price, stop_price)
     if variety == "iceberg":
-        variety = f"{ICEBERG_OF} {_iceberg_part(form, quantity)}"
+        variety = f"{ICEBERG_OF} {_iceberg_part(form, quantity, listing.lot)}"
     return Ticket(
         client_order_id=tag,
         instrument=listing.instrument(),
@@ -209,11 +209,13 @@ def _check_market_protection(given: str | None) -> None:
         raise Refused(400, "InputException", "Invalid `market_protection`.")
 
 
-def _iceberg_part(form: Mapping[str, str], quantity: Decimal) -> Decimal:
-    """The displayed quantity of an iceberg order."""
+def _iceberg_part(form: Mapping[str, str], quantity: Decimal, lot: int) -> Decimal:
+    """The displayed quantity of an iceberg order: the quantity by the legs, rounded up to whole lots, and no other."""
     legs, part = _number(form, "iceberg_legs"), _number(form, "iceberg_quantity")
-    if not 2 <= legs <= MOST_ICEBERG_LEGS or part <= 0 or not (legs - 1) * part < quantity <= legs * part:
-        raise Refused(400, "InputException", "Invalid `iceberg_legs` or `iceberg_quantity`.")
+    if legs != int(legs) or not 2 <= legs <= MOST_ICEBERG_LEGS:
+        raise Refused(400, "InputException", "Invalid `iceberg_legs`.")
+    if part != -(-int(quantity) // (int(legs) * lot)) * lot or (legs - 1) * part >= quantity:
+        raise Refused(400, "InputException", "Invalid `iceberg_quantity`.")
     return part
 
 
