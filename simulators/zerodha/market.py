@@ -12,12 +12,11 @@ from decimal import Decimal, InvalidOperation
 from brokers.base import AssetClass, Instrument, OrderType, Side, Ticket, Tif
 
 EXCHANGES = ("NSE", "BSE", "NFO", "BFO", "CDS", "BCD", "MCX")
-VARIETIES = ("regular", "amo", "iceberg")
+ICEBERG = "iceberg"
+VARIETIES = ("regular", "amo", ICEBERG)
 PRODUCTS = ("CNC", "MIS", "NRML")
 LONGEST_TAG = 20
 MOST_ICEBERG_LEGS = 50
-ICEBERG_OF = "iceberg of"
-"""How the book stores the variety of an iceberg order: these words and the quantity of a leg."""
 
 _ORDER_TYPES = {
     "MARKET": OrderType.MARKET,
@@ -142,8 +141,6 @@ def read_order(variety: str, form: Mapping[str, str], listings: Mapping[tuple[st
     limit_price = _price(form, "price", listing) if limited else None
     stop_price = _price(form, "trigger_price", listing) if stopped else None
     _check_sides(form["transaction_type"], limit_price, stop_price)
-    if variety == "iceberg":
-        variety = f"{ICEBERG_OF} {_iceberg_part(form, quantity, listing.lot)}"
     return Ticket(
         client_order_id=tag,
         instrument=listing.instrument(),
@@ -156,6 +153,7 @@ def read_order(variety: str, form: Mapping[str, str], listings: Mapping[tuple[st
         tif=Tif(form["validity"]),
         product=form["product"],
         variety=variety,
+        display_quantity=_iceberg_part(form, quantity, listing.lot) if variety == ICEBERG else None,
     )
 
 

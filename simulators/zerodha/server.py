@@ -62,7 +62,7 @@ from simulators.zerodha.book import (
     quote_item,
     trade_items,
 )
-from simulators.zerodha.market import EXCHANGES, LISTINGS, Listing, Refused, as_csv, read_order
+from simulators.zerodha.market import EXCHANGES, ICEBERG, LISTINGS, Listing, Refused, as_csv, read_order
 
 HEARTBEAT = b"\x00"
 HEARTBEAT_SECONDS = 1.0
@@ -392,7 +392,7 @@ class SimulatedKite(HttpGateway[Call, object]):
 
     def _cancel(self, variety: str, order_id: str) -> dict[str, str]:
         order = self._order(order_id)
-        own = (order.ticket.variety or "regular").split(" ")[0]
+        own = order.ticket.variety or "regular"
         if own == "amo" and order.broker_order_id not in self._session["amo"]:
             # The list continues to call it an after-market order; cancelling it as one has no effect.
             own = "regular"
@@ -402,7 +402,7 @@ class SimulatedKite(HttpGateway[Call, object]):
             raise Refused(400, "InputException", f"The order is not of the variety {variety}.")
         rows = order_items(order, order.report(), self._token(order), self.legs_shown_as)
         is_done = all(row["status"] == "COMPLETE" for row in rows if row["order_id"] == order_id)
-        if self.is_line_down or (own == "iceberg" and is_done):
+        if self.is_line_down or (own == ICEBERG and is_done):
             words = "Order cannot be cancelled as it is being processed. Try later."
             raise Refused(400, "OrderException", words)
         try:
