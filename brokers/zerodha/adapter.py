@@ -76,6 +76,7 @@ from brokers.zerodha.dialect import (
 from brokers.zerodha.feed import OrderFeed
 from brokers.zerodha.manifest import MANIFEST
 from brokers.zerodha.rows import (
+    ICEBERG,
     IST,
     ListedRow,
     Malformed,
@@ -249,6 +250,7 @@ class ZerodhaBroker:
             tifs=frozenset({Tif.DAY, Tif.IOC}),
             asset_classes=asset_classes(exchanges),
             refuses_repeated_client_id=Fact.REFUSES_REPEATED_IDS in MANIFEST.facts,
+            takes_display_quantity=True,
             needs_reservation=True,
             fits_tickets=True,
             commission_currency=CURRENCY,
@@ -297,19 +299,20 @@ class ZerodhaBroker:
                 _log.info("The instruments list could not be read yet: %s", exc)
 
     async def fitted(self, ticket: Ticket) -> Ticket:
-        """With its prices on the tick. Refused if the quantity is not a whole number of lots, or if Kite's list does
-        not confirm what the order says of the contract."""
+        """With its prices on the tick, and with the legs' size if it is worked in legs. Refused if the quantity is not a
+        whole number of lots, or if Kite's list does not confirm what the order says of the contract."""
         self._check_session()
         listed = await self._listed(ticket)
         await self._learn_lot_size(listed)
         terms = terms_of(listed, ticket.instrument, self._lot_sizes)
         form = order_form(ticket, listed, self._configuration.order_defaults)
-        limit, stop = form.get("price"), form.get("trigger_price")
+        limit, stop, part = form.get("price"), form.get("trigger_price"), form.get("iceberg_quantity")
         return replace(
             ticket,
             terms=terms,
             limit_price=ticket.limit_price if limit is None else Decimal(str(limit)),
             stop_price=ticket.stop_price if stop is None else Decimal(str(stop)),
+            display_quantity=None if part is None else Decimal(str(part)),
         )
 
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
@@ -341,7 +344,7 @@ class ZerodhaBroker:
         self._calls.check_budget(kind)  # before any query is made for it
         order_id = ref.broker_order_id
         variety = None if order_id is None else self._varieties.get(order_id)
-        if order_id is not None and variety is not None and variety != "iceberg":
+        if order_id is not None and variety is not None and variety != ICEBERG:
             await self._cancel(variety, order_id, kind)
             return
         book = await self._orders()

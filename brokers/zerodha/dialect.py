@@ -33,6 +33,7 @@ from brokers.errors import OrderRefused
 from brokers.ticks import limit_on_tick, stop_on_tick
 from brokers.zerodha.rows import (
     AMO,
+    ICEBERG,
     IST,
     ListedRow,
     Malformed,
@@ -48,7 +49,7 @@ from brokers.zerodha.rows import (
 CURRENCY = "INR"
 EXCHANGES = ("NSE", "BSE", "NFO", "BFO", "CDS", "BCD", "MCX")
 PRODUCTS = ("CNC", "MIS", "NRML")
-VARIETIES = ("regular", "amo", "iceberg")
+VARIETIES = ("regular", "amo", ICEBERG)
 
 _ASSET_CLASSES = {
     "NSE": (AssetClass.STOCK, AssetClass.ETF),
@@ -254,6 +255,8 @@ def order_form(ticket: Ticket, listed: ListedRow, order_defaults: OrderDefaults)
         ticket.product or (order_defaults.derivatives_product if is_derivative else order_defaults.equity_product)
     ).upper()
     variety = (ticket.variety or "regular").lower()
+    if ticket.display_quantity is not None and variety == "regular":
+        variety = ICEBERG
     if product not in PRODUCTS or (is_derivative and product == "CNC"):
         raise OrderRefused(f"{listed.symbol} is not traded with the product {product}", unsupported=True)
     if variety not in VARIETIES:
@@ -282,7 +285,9 @@ def order_form(ticket: Ticket, listed: ListedRow, order_defaults: OrderDefaults)
         form["market_protection"] = format(order_defaults.market_protection, "f")
     if trigger is not None:
         form["trigger_price"] = format(trigger, "f")
-    if variety == "iceberg":
+    if ticket.display_quantity is not None and variety != ICEBERG:
+        raise OrderRefused(f"An order of the variety {variety} is shown whole", unsupported=True)
+    if variety == ICEBERG:
         form |= _iceberg(ticket, listed, order_defaults.iceberg_legs)
     return form
 
@@ -318,16 +323,26 @@ def _on_tick(
     return rounded
 
 
-def _iceberg(ticket: Ticket, listed: ListedRow, most_legs: int) -> dict[str, object]:
-    """In so many legs of equal size, in whole lots, the last one smaller: Kite takes no other size than the quantity by
-    the legs, rounded up to a lot."""
+def _iceberg(ticket: Ticket, listed: ListedRow, usual_legs: int) -> dict[str, object]:
+    """In legs of equal size, in whole lots, the last one smaller: Kite takes no other size than the quantity by the
+    legs, rounded up to a lot. So many legs that none is more than what may be seen at once, if the order names that."""
     if ticket.order_type is not OrderType.LIMIT or ticket.tif is Tif.IOC:
         # Each leg is a new order with the same terms, and the market has passed a trigger by then.
         raise OrderRefused("An iceberg order is one with a limit, good for the day", unsupported=True)
     lots = int(ticket.quantity / listed.lot)
-    legs = min(most_legs, lots)
+    legs = min(usual_legs, lots)
+    if ticket.display_quantity is not None:
+        shown = int(ticket.display_quantity / listed.lot)
+        if not shown:
+            raise OrderRefused(f"display_quantity {ticket.display_quantity:f} is less than a lot of {listed.lot:f}")
+        legs = -(-lots // shown)
     if legs < _LEAST_ICEBERG_LEGS:
         raise OrderRefused("An iceberg order has at least two lots")
+    if legs > MOST_ICEBERG_LEGS:
+        least = -(-lots // MOST_ICEBERG_LEGS) * listed.lot
+        raise OrderRefused(
+            f"An iceberg order has at most {MOST_ICEBERG_LEGS} legs, and this one would have {legs}: show at least {least:f}"
+        )
     part = -(-lots // legs)
     # With parts of whole lots the last leg may be empty.
     return {"iceberg_legs": -(-lots // part), "iceberg_quantity": int(part * listed.lot)}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from brokers.base import Fill, FillsShown, OrderRef, OrderType, Report, ReportStatus, Tif
+from brokers.base import AssetClass, Fill, FillsShown, Instrument, OrderRef, OrderType, Report, ReportStatus, Tif
 from brokers.errors import AnswerUnclear, HeldBack, OrderRefused
 from brokers.zerodha import dialect, rows
 from brokers.zerodha.adapter import ZerodhaBroker, create
@@ -17,6 +17,7 @@ from simulators.zerodha.book import Legs
 from simulators.zerodha.server import SimulatedKite
 from tests.contract.zerodha.stage import TAG, found, hold, last_form, limit, order_row, ticket
 
+NIFTY = Instrument(symbol="NIFTY26DECFUT", asset_class=AssetClass.FUTURE)
 FIRST, SECOND, THIRD = "261121000000001", "261121000000002", "261121000000003"
 DONE = {"status": "COMPLETE", "filled_quantity": 10}
 
@@ -143,6 +144,52 @@ async def test_what_cannot_be_worked_in_legs_is_refused_before_it_is_sent(
     with pytest.raises(OrderRefused):
         await broker.place_order(replace(limit(variety="iceberg", quantity=Decimal(20)), **changes))
     assert server.calls("POST /orders/*") == []
+
+
+@pytest.mark.parametrize(
+    ("quantity", "shown", "legs", "part"),
+    [
+        (100, "10", 10, 10),
+        (25, "10", 3, 9),  # three legs of at most 10, and Kite takes none but equal ones
+        (31, "16", 2, 16),
+        (11, "10", 2, 6),
+        (10, "9.9", 2, 5),
+        (50, "1", 50, 1),
+    ],
+)
+async def test_no_leg_is_more_than_what_may_be_seen_at_once(
+    server: SimulatedKite, broker: ZerodhaBroker, quantity: int, shown: str, legs: int, part: int
+) -> None:
+    fitted = await broker.fitted(limit(quantity=Decimal(quantity), display_quantity=Decimal(shown)))
+    assert fitted.display_quantity == part
+    for ticket_sent in (fitted, await broker.fitted(fitted)):
+        await broker.place_order(ticket_sent)
+        form = last_form(server)
+        assert (form["variety"], form["iceberg_legs"], form["iceberg_quantity"]) == ("iceberg", str(legs), str(part))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"quantity": Decimal(51), "display_quantity": Decimal(1)}, "at most 50 legs.*show at least 2$"),
+        ({"quantity": Decimal(225), "display_quantity": Decimal(74), "instrument": NIFTY}, "less than a lot of 75"),
+        ({"variety": "amo", "display_quantity": Decimal(5)}, "amo is shown whole"),
+    ],
+    ids=["too many", "less than a lot", "after the market"],
+)
+async def test_what_cannot_be_shown_so_is_refused_before_it_is_sent(
+    server: SimulatedKite, broker: ZerodhaBroker, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(OrderRefused, match=words):
+        await broker.fitted(limit(**changes))
+    assert server.calls("POST /orders/*") == []
+
+
+async def test_parts_are_whole_lots(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    asked = limit("25000", instrument=NIFTY, quantity=Decimal(31 * 75), display_quantity=Decimal(16 * 75 + 74))
+    assert (await broker.fitted(asked)).display_quantity == 16 * 75
+    await broker.place_order(asked)
+    assert (last_form(server)["iceberg_legs"], last_form(server)["iceberg_quantity"]) == ("2", str(16 * 75))
 
 
 # Its life
