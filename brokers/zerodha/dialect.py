@@ -385,14 +385,14 @@ def placed(orders: Sequence[OrderRow]) -> list[list[OrderRow]]:
     those with one tag, the oldest comes first.
 
     A leg belongs to the order that it names as its parent. If none of the rows is that, it belongs to the oldest
-    iceberg order of its tag and size that has come as far as the leg before it: two first legs are two orders.
+    iceberg order of its tag and size that has come as far as the leg before it, or else nearest to that: two first
+    legs are two orders.
     """
     groups: list[list[OrderRow]] = []
     shown = {row.order_id for row in orders}
     for row in sorted(orders, key=lambda row: (1 if row.leg is None else row.leg.number, *_age(row.order_id))):
         fitting = [group for group in groups if _continues(group, row, shown)]
-        # The next leg is placed when the one before it is done.
-        group = min(fitting, key=lambda group: _FINAL.get(group[-1].status) is not ReportStatus.FILLED, default=None)
+        group = min(fitting, key=lambda group: _distance(group[-1], row), default=None)
         if group is None:
             groups.append([row])
         else:
@@ -412,7 +412,14 @@ def _continues(group: Sequence[OrderRow], row: OrderRow, shown: Container[str]) 
     parent = row.parent_order_id
     if parent is not None and (parent in shown or parent == first.parent_order_id):
         return parent == first.parent_order_id or parent in {leg.order_id for leg in group}
-    return bool(row.tag) and row.leg.number == last.leg.number + 1 and row.leg.total == last.leg.total
+    return bool(row.tag) and row.leg.number > last.leg.number and row.leg.total == last.leg.total
+
+
+def _distance(before: OrderRow, row: OrderRow) -> tuple[int, bool]:
+    """How far a leg is from being the next one after `before`: that is placed when the one before it is done."""
+    assert row.leg is not None
+    assert before.leg is not None
+    return row.leg.number - before.leg.number, _FINAL.get(before.status) is not ReportStatus.FILLED
 
 
 def _is_broken(legs: Sequence[OrderRow]) -> bool:

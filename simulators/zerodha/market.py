@@ -52,6 +52,8 @@ class Listing:
     lot: int = 1
     multiplier: int = 1
     """Units per lot, which only positions show, for contracts whose quantities are in lots."""
+    freeze: int | None = None
+    """The most that the exchange takes in one order; no list of Kite's names it. None: no bound here."""
     expiry: str = ""
     strike: Decimal = Decimal(0)
 
@@ -73,7 +75,8 @@ LISTINGS: tuple[Listing, ...] = (
     Listing(token=256265, symbol="NIFTY 50", exchange="NSE", name="NIFTY 50", tick=Decimal(0), lot=0),
     Listing(token=128053508, symbol="INFY", exchange="BSE", name="INFOSYS", last_price=Decimal("1485.35")),
     Listing(
-        token=13568258, symbol="NIFTY26DECFUT", exchange="NFO", name="NIFTY", kind="FUT", lot=75, expiry="2026-12-31"
+        token=13568258, symbol="NIFTY26DECFUT", exchange="NFO", name="NIFTY", kind="FUT", lot=75, expiry="2026-12-31",
+        freeze=1800,
     ),
     Listing(
         token=13568514, symbol="INFY26DEC1500CE", exchange="NFO", name="INFY", kind="CE", lot=400,
@@ -136,6 +139,16 @@ def read_order(variety: str, form: Mapping[str, str], listings: Mapping[tuple[st
         raise Refused(400, "InputException", "Invalid `quantity`.")
     if quantity % listing.lot:
         raise Refused(400, "InputException", f"Invalid quantity. Quantity should be in multiples of {listing.lot}.")
+    if form.get("autoslice") == "true":
+        raise Refused(400, "InputException", "The simulator makes one order of each call.")
+    part = _iceberg_part(form, quantity, listing.lot) if variety == ICEBERG else None
+    if listing.freeze is not None and (part or quantity) > listing.freeze:
+        raise Refused(
+            400,
+            "InputException",
+            f"The order quantity {part or quantity:f} is higher than the maximum quantity of {listing.freeze} allowed by "
+            "the exchanges. Please reduce the order quantity or use iceberg orders.",
+        )
     limited = order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT)
     stopped = order_type in (OrderType.STOP, OrderType.STOP_LIMIT)
     limit_price = _price(form, "price", listing) if limited else None
@@ -153,7 +166,7 @@ def read_order(variety: str, form: Mapping[str, str], listings: Mapping[tuple[st
         tif=Tif(form["validity"]),
         product=form["product"],
         variety=variety,
-        display_quantity=_iceberg_part(form, quantity, listing.lot) if variety == ICEBERG else None,
+        display_quantity=part,
     )
 
 

@@ -45,6 +45,15 @@ def client_of(server: SimulatedKite) -> KiteConnect:
     return KiteConnect(server.api_key, access_token=server.access_token, root=server.root_url, timeout=5)
 
 
+FUTURES = {
+    "exchange": "NFO",
+    "tradingsymbol": "NIFTY26DECFUT",
+    "product": "NRML",
+    "order_type": "LIMIT",
+    "price": 25000,
+}
+
+
 def form(**changes: object) -> dict[str, object]:
     plain: dict[str, object] = {
         "variety": "regular",
@@ -111,6 +120,11 @@ def test_the_same_tag_twice_makes_two_orders(kite: KiteConnect) -> None:
         ({"exchange": "NFO", "tradingsymbol": "NIFTY26DECFUT", "product": "NRML"}, "multiples of 75"),
         ({"variety": "iceberg", "iceberg_legs": 1, "iceberg_quantity": 10}, "iceberg_legs"),
         ({"variety": "iceberg", "quantity": 102, "iceberg_legs": 51, "iceberg_quantity": 2}, "iceberg_legs"),
+        (FUTURES | {"quantity": 1875}, "use iceberg orders"),
+        (
+            FUTURES | {"variety": "iceberg", "quantity": 3750, "iceberg_legs": 2, "iceberg_quantity": 1875},
+            "maximum quantity",
+        ),
         # 13 of 20 in two legs: Kite wants the half.
         ({"variety": "iceberg", "quantity": 20, "iceberg_legs": 2, "iceberg_quantity": 13}, "iceberg_quantity"),
     ],
@@ -121,6 +135,12 @@ def test_a_wrong_form_is_refused_and_leaves_nothing(
     with pytest.raises(kite_errors.InputException, match=words) as refusal:
         kite.place_order(**form(**changes))
     assert refusal.value.code == 400
+    assert server.book.orders() == []
+
+
+def test_a_call_that_would_make_several_orders_is_refused(server: SimulatedKite, kite: KiteConnect) -> None:
+    with pytest.raises(kite_errors.InputException, match="one order of each call"):
+        kite.place_autoslice_order(**form())
     assert server.book.orders() == []
 
 

@@ -7,6 +7,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from brokers.base import AssetClass, Fill, FillsShown, Instrument, OrderRef, OrderType, Report, ReportStatus, Tif
 from brokers.errors import AnswerUnclear, HeldBack, OrderRefused
@@ -114,6 +116,65 @@ def test_the_fills_of_all_legs_are_added_up_and_come_in_their_sequence() -> None
     assert report.fills[0].time < report.fills[1].time
 
 
+@st.composite
+def shown_lists(draw: st.DrawFn) -> tuple[list[dict[str, Any]], dict[str, int], Decimal, str, bool]:
+    """An iceberg order as any list might show it: the rows, what each of these has filled, what was filled in all, how it
+    stands, and whether a row is missing. A later leg is tied by its tag, its parent, or both."""
+    part, of = draw(st.integers(1, 9)), draw(st.integers(2, 6))
+    total = part * (of - 1) + draw(st.integers(1, part))
+    filled = draw(st.integers(0, total))
+    ended = "COMPLETE" if filled == total else draw(st.sampled_from(["OPEN", "CANCELLED", "REJECTED"]))
+    ties = draw(st.sampled_from(["tag", "parent", "both", "a parent that is shown nowhere"]))
+    rows_of_legs = []
+    left, to_place = filled, total
+    for number in range(1, of + 1):
+        quantity = min(part, to_place)
+        done = min(left, quantity)
+        changes: dict[str, Any] = {"quantity": quantity, "filled_quantity": done}
+        if number > 1 and ties == "parent":
+            changes |= {"tag": None, "tags": []}
+        if number > 1 and ties in ("parent", "both"):
+            changes["parent_order_id"] = FIRST
+        elif number > 1 and ties != "tag":
+            changes["parent_order_id"] = "9"
+        status = "COMPLETE" if done == quantity else ended
+        meta = {"iceberg": {"leg": number, "legs": of, "leg_quantity": part, "total_quantity": total}}
+        order_id = str(int(FIRST) + number - 1)
+        rows_of_legs.append(order_row(variety="iceberg", order_id=order_id, status=status, meta=meta, **changes))
+        left, to_place = left - done, to_place - quantity
+        if done < quantity:
+            break
+    hidden = draw(st.sets(st.integers(1, len(rows_of_legs)), max_size=1)) - {len(rows_of_legs)}
+    hidden -= {1} if ties == "parent" else set()
+    shown = [row for place, row in enumerate(rows_of_legs, 1) if place not in hidden]
+    by_row = {str(row["order_id"]): int(row["filled_quantity"]) for row in shown}
+    return draw(st.permutations(shown)), by_row, Decimal(filled), ended, bool(hidden)
+
+
+@given(shown_lists())
+def test_however_the_legs_are_listed_each_execution_counts_once(
+    told: tuple[list[dict[str, Any]], dict[str, int], Decimal, str, bool],
+) -> None:
+    listed, by_row, filled_in_all, ended, is_one_missing = told
+    read, malformed = rows.read_orders([order_row(order_id="1", tag=None, tags=[]), *listed])
+    fills = {
+        order_id: [
+            Fill(fill_id=order_id, quantity=Decimal(quantity), price=Decimal(1), time=rows.utc("2026-11-23 09:16:38"))
+        ]
+        for order_id, quantity in by_row.items()
+        if quantity
+    }
+    foreign, report = dialect.reports(read, fills, malformed)
+    assert (foreign.client_order_id, report.client_order_id) == ("", TAG)
+    assert report.filled_quantity == sum(by_row.values()) <= filled_in_all
+    assert sorted(fill.fill_id for fill in report.fills) == sorted(fills)
+    assert report.is_unclear is is_one_missing
+    if not is_one_missing:
+        assert report.broker_order_id == FIRST
+        expected = {"COMPLETE": ReportStatus.FILLED, "OPEN": ReportStatus.WORKING}.get(ended)
+        assert report.status is (expected or ReportStatus(ended))
+
+
 # What is sent
 
 
@@ -183,6 +244,14 @@ async def test_what_cannot_be_shown_so_is_refused_before_it_is_sent(
     with pytest.raises(OrderRefused, match=words):
         await broker.fitted(limit(**changes))
     assert server.calls("POST /orders/*") == []
+
+
+async def test_more_than_the_exchange_takes_at_once_goes_in_parts(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    asked = limit("25000", instrument=NIFTY, quantity=Decimal(3750))
+    with pytest.raises(OrderRefused, match="use iceberg orders"):
+        await broker.place_order(asked)
+    await broker.place_order(replace(asked, display_quantity=Decimal(1800)))
+    assert (await found(broker)).filled_quantity == 3750
 
 
 async def test_parts_are_whole_lots(server: SimulatedKite, broker: ZerodhaBroker) -> None:
