@@ -192,6 +192,8 @@ class Ticket:
     """One of `Capabilities.share_products` or `derivative_products`, if the broker keeps positions apart by product."""
     variety: str | None = None
     """The broker's own name of an order variety, if it has several."""
+    display_quantity: Decimal | None = None
+    """How much of it the market may see at once, less than the quantity: an iceberg. None: all of it."""
     reserved_order_id: str | None = None
     """The broker's own order id, if `Broker.reserve` gave one before placing."""
     cash_quantity: Decimal | None = None
@@ -459,6 +461,8 @@ class Capabilities:
     asset_classes: frozenset[AssetClass] = frozenset(AssetClass)
     varieties: frozenset[str] | None = None
     """The order varieties that it has besides `regular`, in lower case. None: the adapter itself refuses others."""
+    takes_display_quantity: bool = False
+    """It can show the market a part of an order (`Ticket.display_quantity`)."""
     refuses_repeated_client_id: bool = False
     """True only if the broker itself refuses a second order under a client order id for ever: then sending again is
     safe."""

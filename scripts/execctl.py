@@ -332,6 +332,7 @@ def _what(order: Order) -> str:
     words += [order.symbol, request.order_type]
     words += [f"limit {quantity(order.limit_price)}" if order.limit_price is not None else None]
     words += [f"stop {quantity(order.stop_price)}" if order.stop_price is not None else None]
+    words += [f"showing {quantity(order.display_quantity)}" if order.display_quantity is not None else None]
     return " ".join(str(word) for word in words if word is not None) or "(unreadable)"
 
 
@@ -356,6 +357,7 @@ def _order_fields(stored: Stored) -> dict[str, object]:
         "commission": order.commission,
         "limit_price": order.limit_price,
         "stop_price": order.stop_price,
+        "display_quantity": order.display_quantity,
         "request_order_id": request.request_order_id,
         "broker_order_id": order.broker_order_id,
         "client_order_ids": list(order.client_order_ids),

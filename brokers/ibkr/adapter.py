@@ -356,6 +356,7 @@ class IbkrBroker:
         return Capabilities(
             asset_classes=TRADED,
             varieties=frozenset(),
+            takes_display_quantity=True,
             refuses_repeated_client_id=Fact.REFUSES_REPEATED_IDS in MANIFEST.facts,
             needs_reservation=True,
             fits_tickets=True,
@@ -665,6 +666,8 @@ class IbkrBroker:
         if ticket.instrument.asset_class is AssetClass.CRYPTO:
             at_once = ticket.order_type is OrderType.MARKET
             order.tif = Tif.IOC.value if at_once else str(ticket.tif or self._configuration.crypto_tif)
+        if ticket.display_quantity is not None:
+            order.displaySize = int(ticket.display_quantity)
         if ticket.cash_quantity is not None:
             order.totalQuantity, order.cashQty = "0", plain(ticket.cash_quantity)
         return order

@@ -8,7 +8,18 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, Decimal, InvalidOperation
 from typing import Any
 
-from brokers.base import DERIVATIVES, ONE, AssetClass, ContractTerms, Instrument, OptionRight, OrderType, Side, Ticket
+from brokers.base import (
+    DERIVATIVES,
+    ONE,
+    AssetClass,
+    ContractTerms,
+    Instrument,
+    OptionRight,
+    OrderType,
+    Side,
+    Ticket,
+    Tif,
+)
 from brokers.errors import OrderRefused
 from brokers.ibkr.library import UNSET, Library
 from brokers.ticks import limit_on_tick, stop_on_tick
@@ -25,6 +36,9 @@ _SEC_TYPES = {
     AssetClass.FUND: "FUND",
 }
 TRADED = frozenset(_SEC_TYPES)
+_SHOWN_IN_PART = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.OPTION, AssetClass.FUTURE})
+"""By interactivebrokers.com, "Iceberg/Reserve Orders": stocks, options, futures and warrants, with a limit. Which of their
+exchanges do it IBKR itself must say."""
 _EXCHANGES = {AssetClass.FOREX: "IDEALPRO", AssetClass.FUTURE: "", AssetClass.FUND: "FUNDSERV"}
 _CANDIDATES_NAMED = 8
 _NAMED_BY_OTHERS = frozenset({AssetClass.BOND, AssetClass.FUND})
@@ -218,7 +232,26 @@ def fitted(ticket: Ticket, contract: Qualified) -> Ticket:
             f"The quantity {plain(ticket.quantity)} is less than {plain(contract.size_increment)}, "
             f"the increment of {ticket.instrument.symbol}"
         )
-    return replace(ticket, quantity=quantity)
+    return replace(ticket, quantity=quantity, display_quantity=_displayed(ticket, quantity, contract.size_increment))
+
+
+def _displayed(ticket: Ticket, quantity: Decimal, increment: Decimal) -> Decimal | None:
+    """How much of the quantity is shown: IBKR counts that in whole units. None: all of it. Raises OrderRefused for what
+    is not shown in part."""
+    if ticket.display_quantity is None:
+        return None
+    if ticket.instrument.asset_class not in _SHOWN_IN_PART:
+        kinds = ", ".join(sorted(_SHOWN_IN_PART))
+        raise OrderRefused(
+            f"IBKR shows parts of {kinds} alone, not of {ticket.instrument.asset_class}", unsupported=True
+        )
+    if ticket.order_type is not OrderType.LIMIT or ticket.tif is Tif.IOC:
+        raise OrderRefused("IBKR shows a part only of what rests with a limit", unsupported=True)
+    step = max(ONE, increment)
+    shown = ticket.display_quantity // step * step
+    if not shown:
+        raise OrderRefused(f"display_quantity {plain(ticket.display_quantity)} is less than {plain(step)}")
+    return shown if shown < quantity else None
 
 
 def _check_is_same(ticket: Ticket, contract: Qualified) -> None:

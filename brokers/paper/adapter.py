@@ -77,6 +77,7 @@ class MockBroker(ExchangeBroker):
         self._market = market or Market()
         self._faults = tuple(faults)
         self._capabilities = Capabilities(
+            takes_display_quantity=True,
             refuses_repeated_client_id=True,
             commission_currency=self._market.currency,
             concurrent_calls=16,

@@ -18,7 +18,7 @@ _INSTRUMENT_COLUMNS = "symbol, asset_class, exchange, expiry, strike, call_or_pu
 _ORDER_COLUMNS = (
     "number, account, client_id, broker_id, symbol, asset_class, exchange, expiry, strike, call_or_put, currency, multiplier, underlying, "
     "con_id, trading_class, isin, side, quantity, order_type, limit_price, stop_price, reference_price, tif, product, variety, "
-    "reserved_id, status, reason, placed_at, changed_at, changed, is_protective, link"
+    "reserved_id, status, reason, placed_at, changed_at, changed, is_protective, link, display_quantity"
 )
 _FILL_COLUMNS = (
     "f.order_number, f.fill_id, f.quantity, f.price, f.at, f.commission, f.currency, f.busted, f.corrects, f.number"
@@ -208,7 +208,7 @@ def insert_order(
     guard = client_id if unique_client_order_id else None
     try:
         db.execute(
-            f"INSERT INTO orders (guard, {_ORDER_COLUMNS}) VALUES ({', '.join('?' * 34)})",
+            f"INSERT INTO orders (guard, {_ORDER_COLUMNS}) VALUES ({', '.join('?' * 35)})",
             (
                 guard,
                 number,
@@ -233,6 +233,7 @@ def insert_order(
                 count(db, "change"),
                 int(ticket.is_protective),
                 ticket.link,
+                text_of(ticket.display_quantity),
             ),
         )
     except sqlite3.IntegrityError as exc:
@@ -428,6 +429,7 @@ def _order(row: tuple[Any, ...], fills: tuple[PaperFill, ...]) -> PaperOrder:
         reserved_order_id=row[25],
         is_protective=bool(row[31]),
         link=row[32],
+        display_quantity=decimal_of(row[33]),
     )
     return PaperOrder(
         number=row[0],

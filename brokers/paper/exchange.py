@@ -664,5 +664,7 @@ def _refuse_nonsense(ticket: Ticket) -> None:
         wrong.append("a limit price")
     if ticket.order_type in (OrderType.STOP, OrderType.STOP_LIMIT) and ticket.stop_price is None:
         wrong.append("a stop price")
+    if ticket.display_quantity is not None and not 0 < ticket.display_quantity < ticket.quantity:
+        wrong.append("a displayed quantity above 0 and below its own")
     if wrong:
         raise OrderRefused(f"A {ticket.order_type} order needs {' and '.join(wrong)}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
 
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 _SCHEMA = (
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO counters VALUES ('order', 0), ('fill', 0), ('change', 0)",
@@ -24,7 +24,7 @@ _SCHEMA = (
         multiplier TEXT, underlying TEXT, con_id INTEGER, trading_class TEXT, isin TEXT,
         side TEXT NOT NULL, quantity TEXT NOT NULL, order_type TEXT NOT NULL, limit_price TEXT,
         stop_price TEXT, reference_price TEXT, tif TEXT, product TEXT, variety TEXT, reserved_id TEXT,
-        is_protective INTEGER NOT NULL DEFAULT 0, link TEXT,
+        is_protective INTEGER NOT NULL DEFAULT 0, link TEXT, display_quantity TEXT,
         status TEXT NOT NULL, reason TEXT, placed_at INTEGER NOT NULL, changed_at INTEGER NOT NULL, changed INTEGER NOT NULL,
         UNIQUE (account, guard), UNIQUE (account, broker_id))""",
     "CREATE INDEX orders_client ON orders (account, client_id)",
@@ -64,7 +64,13 @@ _SINCE_VERSION_2 = (
     "ALTER TABLE orders ADD COLUMN is_protective INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE orders ADD COLUMN link TEXT",
 )
-_STATEMENTS = {0: _SCHEMA, 1: (*_SINCE_VERSION_1, *_SINCE_VERSION_2), 2: _SINCE_VERSION_2}
+_SINCE_VERSION_3 = ("ALTER TABLE orders ADD COLUMN display_quantity TEXT",)
+_STATEMENTS = {
+    0: _SCHEMA,
+    1: (*_SINCE_VERSION_1, *_SINCE_VERSION_2, *_SINCE_VERSION_3),
+    2: (*_SINCE_VERSION_2, *_SINCE_VERSION_3),
+    3: _SINCE_VERSION_3,
+}
 """By the version of the book that is opened; 0: it is new."""
 _PAGES_BETWEEN_CHECKPOINTS = 4_000
 
@@ -157,7 +163,7 @@ def _open(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
             for statement in _STATEMENTS[version]:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-        if version in (0, 2, _SCHEMA_VERSION):
+        if version in (*_STATEMENTS, _SCHEMA_VERSION):
             db.execute(_TRANSFERS)
             db.execute(_QUOTES)
         db.execute("COMMIT")

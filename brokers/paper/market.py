@@ -14,6 +14,8 @@ from brokers.paper.model import LIMITED, Action, Execution, Fault, Market, Plann
 
 _SLIPPAGE_PLACES = 4
 _MOST_PLACES = 8
+_MOST_PARTS = 50
+"""In so many fills an order is done of which only a part is shown at a time."""
 _REJECTIONS = (
     "Insufficient margin",
     "Price outside of the permitted range",
@@ -47,6 +49,7 @@ def decide(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], momen
     reason = luck.choice(_REJECTIONS)
     partial = luck.random() < market.partial_fill_rate
     first = _first_part(ticket.quantity, luck.random()) if partial else ticket.quantity
+    parts = _parts(ticket, first)
     if Action.REJECT in faults:
         rejected, reason = True, faults[Action.REJECT].reason
     if rejected:
@@ -58,13 +61,13 @@ def decide(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], momen
     delay = micros_of(market.fill_delay_seconds)
     late = faults.get(Action.LATE_COMMISSION)
     due = moment + delay
-    plan = [Planned(due, Step.FILL, first, price, None if late else market.commission_per_order)]
-    rest = ticket.quantity - first
-    if rest and ticket.tif is Tif.IOC:
+    plan = [Planned(due, Step.FILL, parts[0], price, None if late else market.commission_per_order)]
+    if len(parts) > 1 and ticket.tif is Tif.IOC:
         plan.append(Planned(due, Step.CANCEL, reason="The rest of an IOC order is cancelled"))
-    elif rest:
-        due += delay
-        plan.append(Planned(due, Step.FILL, rest, price, None if late else Decimal(0)))
+    else:
+        for part in parts[1:]:
+            due += delay
+            plan.append(Planned(due, Step.FILL, part, price, None if late else Decimal(0)))
     over = faults.get(Action.OVERFILL)
     if over is not None:
         extra = ticket.quantity if over.quantity is None else over.quantity
@@ -134,6 +137,19 @@ def add_up(executions: Iterable[Execution], market: Market) -> Holdings:
             for currency, amount in sorted(cash.items())
         ),
     )
+
+
+def _parts(ticket: Ticket, first: Decimal) -> list[Decimal]:
+    """What fills at a time: what is shown at a time, else `first` and the rest."""
+    if ticket.display_quantity is None:
+        return [part for part in (first, ticket.quantity - first) if part]
+    parts: list[Decimal] = []
+    left = ticket.quantity
+    while left > 0:
+        part = left if len(parts) == _MOST_PARTS - 1 else min(left, ticket.display_quantity)
+        parts.append(part)
+        left -= part
+    return parts
 
 
 def _first_part(quantity: Decimal, luck: float) -> Decimal:

@@ -53,11 +53,13 @@ from brokers.zerodha.dialect import (
     CURRENCY,
     EXCHANGES,
     IN_LOTS,
+    MOST_ICEBERG_LEGS,
     PRODUCTS,
     Listing,
     OrderDefaults,
     account_notes,
     asset_classes,
+    awaits_next_leg,
     balances,
     exchange_of,
     fills_by_order,
@@ -74,6 +76,7 @@ from brokers.zerodha.dialect import (
 from brokers.zerodha.feed import OrderFeed
 from brokers.zerodha.manifest import MANIFEST
 from brokers.zerodha.rows import (
+    ICEBERG,
     IST,
     ListedRow,
     Malformed,
@@ -103,6 +106,9 @@ _QUOTED_AT_ONCE = 500
 """Kite's limit for quotes with depth."""
 _SETTLED_SECONDS = 20.0
 """How long the order and trade lists must agree about an order before a missing trade counts as busted."""
+_NEXT_LEG_SECONDS = 10.0
+"""How long a cancel waits for the next leg of an iceberg order."""
+_NEXT_LEG_AGAIN_SECONDS = 0.5
 _MALFORMED_NAMED = 5
 _ORDERS_REMEMBERED = 20_000
 _MALFORMED_REMEMBERED = 1_000
@@ -127,7 +133,7 @@ class Configuration(MeteredConfiguration):
     """-1: Zerodha's own; else a percentage above 0, up to 100."""
     equity_product: str = _ORDER_DEFAULTS.equity_product
     derivatives_product: str = _ORDER_DEFAULTS.derivatives_product
-    iceberg_legs: Whole = Field(_ORDER_DEFAULTS.iceberg_legs, ge=2, le=10)
+    iceberg_legs: Whole = Field(_ORDER_DEFAULTS.iceberg_legs, ge=2, le=MOST_ICEBERG_LEGS)
     order_calls_per_second: Calls = 8
     order_calls_per_minute: Calls | None = 180
     order_calls_per_day: Calls | None = 2_800
@@ -223,6 +229,8 @@ class ZerodhaBroker:
         self._notes = ContractNotes()
         self._settled_tracker = SettledTracker(_SETTLED_SECONDS)
         self._varieties: dict[str, str] = {}
+        self._awaiting_leg: dict[OrderRef, float] = {}
+        """Since when (monotonic) the cancel of an iceberg order has been waiting for its next leg."""
         self._malformed_logged: set[str] = set()
         self._first_received: dict[tuple[str, str], datetime] = {}
         """By order and trade: when a trade with an unreadable time was first received."""
@@ -242,6 +250,7 @@ class ZerodhaBroker:
             tifs=frozenset({Tif.DAY, Tif.IOC}),
             asset_classes=asset_classes(exchanges),
             refuses_repeated_client_id=Fact.REFUSES_REPEATED_IDS in MANIFEST.facts,
+            takes_display_quantity=True,
             needs_reservation=True,
             fits_tickets=True,
             commission_currency=CURRENCY,
@@ -290,19 +299,20 @@ class ZerodhaBroker:
                 _log.info("The instruments list could not be read yet: %s", exc)
 
     async def fitted(self, ticket: Ticket) -> Ticket:
-        """With its prices on the tick. Refused if the quantity is not a whole number of lots, or if Kite's list does
-        not confirm what the order says of the contract."""
+        """With its prices on the tick, and with the legs' size if it is worked in legs. Refused if the quantity is not a
+        whole number of lots, or if Kite's list does not confirm what the order says of the contract."""
         self._check_session()
         listed = await self._listed(ticket)
         await self._learn_lot_size(listed)
         terms = terms_of(listed, ticket.instrument, self._lot_sizes)
         form = order_form(ticket, listed, self._configuration.order_defaults)
-        limit, stop = form.get("price"), form.get("trigger_price")
+        limit, stop, part = form.get("price"), form.get("trigger_price"), form.get("iceberg_quantity")
         return replace(
             ticket,
             terms=terms,
             limit_price=ticket.limit_price if limit is None else Decimal(str(limit)),
             stop_price=ticket.stop_price if stop is None else Decimal(str(stop)),
+            display_quantity=None if part is None else Decimal(str(part)),
         )
 
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
@@ -328,16 +338,17 @@ class ZerodhaBroker:
 
     async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
         """Cancels the order, or the unfinished legs of an iceberg order. Costs one more call if the order's variety
-        is not known yet."""
+        is not known yet. Raises HeldBack between two legs."""
         self._check_session()
         kind = CallKind.CANCEL_AGAIN if again else CallKind.CANCEL
         self._calls.check_budget(kind)  # before any query is made for it
         order_id = ref.broker_order_id
         variety = None if order_id is None else self._varieties.get(order_id)
-        if order_id is not None and variety is not None and variety != "iceberg":
+        if order_id is not None and variety is not None and variety != ICEBERG:
             await self._cancel(variety, order_id, kind)
             return
         book = await self._orders()
+        self._check_legs(book, ref)
         legs = working_legs(book.orders, ref.client_order_id, order_id)
         if not legs and order_id is None:
             book.check_clear(ref.client_order_id)
@@ -348,6 +359,21 @@ class ZerodhaBroker:
             # It may exist without being shown, so Zerodha itself must answer.
             shown = next((malformed.variety for malformed in book.malformed if malformed.order_id == order_id), None)
             await self._cancel(shown or "regular", order_id, kind)
+
+    def _check_legs(self, book: _Book, ref: OrderRef) -> None:
+        """Raises HeldBack between two legs of an iceberg order: cancelling the leg that is done would be refused, and
+        the next one works. If that does not come for long, Kite itself must answer."""
+        if not awaits_next_leg(book.orders, ref.client_order_id, ref.broker_order_id):
+            self._awaiting_leg.pop(ref, None)
+            return
+        now = time.monotonic()
+        if len(self._awaiting_leg) > _ORDERS_REMEMBERED:
+            self._awaiting_leg.clear()
+        if now - self._awaiting_leg.setdefault(ref, now) < _NEXT_LEG_SECONDS:
+            words = (
+                f"order {ref.client_order_id} is between two legs, and is cancelled as soon as the next one is shown"
+            )
+            raise HeldBack(words, wait_seconds=_NEXT_LEG_AGAIN_SECONDS)
 
     async def reports(self, since: int | None = None) -> Reports:
         """All orders of the day in two calls, and a third if commissions are to be estimated. Orders that cannot be

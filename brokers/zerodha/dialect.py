@@ -4,7 +4,7 @@ clock, no parsing of rows."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
@@ -33,6 +33,7 @@ from brokers.errors import OrderRefused
 from brokers.ticks import limit_on_tick, stop_on_tick
 from brokers.zerodha.rows import (
     AMO,
+    ICEBERG,
     IST,
     ListedRow,
     Malformed,
@@ -48,7 +49,7 @@ from brokers.zerodha.rows import (
 CURRENCY = "INR"
 EXCHANGES = ("NSE", "BSE", "NFO", "BFO", "CDS", "BCD", "MCX")
 PRODUCTS = ("CNC", "MIS", "NRML")
-VARIETIES = ("regular", "amo", "iceberg")
+VARIETIES = ("regular", "amo", ICEBERG)
 
 _ASSET_CLASSES = {
     "NSE": (AssetClass.STOCK, AssetClass.ETF),
@@ -94,6 +95,8 @@ IN_LOTS = frozenset({"CDS", "BCD", "MCX"})
 (`multiplier`), never in the list."""
 _CANDIDATES_NAMED = 5
 _LEAST_ICEBERG_LEGS = 2
+MOST_ICEBERG_LEGS = 50
+"""By Zerodha's announcement of January 2026 (kite.trade discussion, comment 51724); it was 20, and 10, before."""
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -252,6 +255,8 @@ def order_form(ticket: Ticket, listed: ListedRow, order_defaults: OrderDefaults)
         ticket.product or (order_defaults.derivatives_product if is_derivative else order_defaults.equity_product)
     ).upper()
     variety = (ticket.variety or "regular").lower()
+    if ticket.display_quantity is not None and variety == "regular":
+        variety = ICEBERG
     if product not in PRODUCTS or (is_derivative and product == "CNC"):
         raise OrderRefused(f"{listed.symbol} is not traded with the product {product}", unsupported=True)
     if variety not in VARIETIES:
@@ -280,7 +285,9 @@ def order_form(ticket: Ticket, listed: ListedRow, order_defaults: OrderDefaults)
         form["market_protection"] = format(order_defaults.market_protection, "f")
     if trigger is not None:
         form["trigger_price"] = format(trigger, "f")
-    if variety == "iceberg":
+    if ticket.display_quantity is not None and variety != ICEBERG:
+        raise OrderRefused(f"An order of the variety {variety} is shown whole", unsupported=True)
+    if variety == ICEBERG:
         form |= _iceberg(ticket, listed, order_defaults.iceberg_legs)
     return form
 
@@ -316,11 +323,26 @@ def _on_tick(
     return rounded
 
 
-def _iceberg(ticket: Ticket, listed: ListedRow, most_legs: int) -> dict[str, object]:
+def _iceberg(ticket: Ticket, listed: ListedRow, usual_legs: int) -> dict[str, object]:
+    """In legs of equal size, in whole lots, the last one smaller: Kite takes no other size than the quantity by the
+    legs, rounded up to a lot. So many legs that none is more than what may be seen at once, if the order names that."""
+    if ticket.order_type is not OrderType.LIMIT or ticket.tif is Tif.IOC:
+        # Each leg is a new order with the same terms, and the market has passed a trigger by then.
+        raise OrderRefused("An iceberg order is one with a limit, good for the day", unsupported=True)
     lots = int(ticket.quantity / listed.lot)
-    legs = min(most_legs, lots)
-    if legs < _LEAST_ICEBERG_LEGS or ticket.order_type is OrderType.MARKET:
-        raise OrderRefused("An iceberg order has a limit and at least two lots")
+    legs = min(usual_legs, lots)
+    if ticket.display_quantity is not None:
+        shown = int(ticket.display_quantity / listed.lot)
+        if not shown:
+            raise OrderRefused(f"display_quantity {ticket.display_quantity:f} is less than a lot of {listed.lot:f}")
+        legs = -(-lots // shown)
+    if legs < _LEAST_ICEBERG_LEGS:
+        raise OrderRefused("An iceberg order has at least two lots")
+    if legs > MOST_ICEBERG_LEGS:
+        least = -(-lots // MOST_ICEBERG_LEGS) * listed.lot
+        raise OrderRefused(
+            f"An iceberg order has at most {MOST_ICEBERG_LEGS} legs, and this one would have {legs}: show at least {least:f}"
+        )
     part = -(-lots // legs)
     # With parts of whole lots the last leg may be empty.
     return {"iceberg_legs": -(-lots // part), "iceberg_quantity": int(part * listed.lot)}
@@ -362,14 +384,15 @@ def placed(orders: Sequence[OrderRow]) -> list[list[OrderRow]]:
     """The rows grouped by placement: each order by itself, the legs of one iceberg order together, in their order. Of
     those with one tag, the oldest comes first.
 
-    A leg belongs to the oldest iceberg order of its tag and size that has come as far as the leg before it: two first
+    A leg belongs to the order that it names as its parent. If none of the rows is that, it belongs to the oldest
+    iceberg order of its tag and size that has come as far as the leg before it, or else nearest to that: two first
     legs are two orders.
     """
     groups: list[list[OrderRow]] = []
+    shown = {row.order_id for row in orders}
     for row in sorted(orders, key=lambda row: (1 if row.leg is None else row.leg.number, *_age(row.order_id))):
-        fitting = [group for group in groups if _continues(group, row)]
-        # The next leg is placed when the one before it is done.
-        group = min(fitting, key=lambda group: _FINAL.get(group[-1].status) is not ReportStatus.FILLED, default=None)
+        fitting = [group for group in groups if _continues(group, row, shown)]
+        group = min(fitting, key=lambda group: _distance(group[-1], row), default=None)
         if group is None:
             groups.append([row])
         else:
@@ -382,41 +405,74 @@ def _age(order_id: str) -> tuple[int, str]:
     return len(order_id), order_id
 
 
-def _continues(group: Sequence[OrderRow], row: OrderRow) -> bool:
+def _continues(group: Sequence[OrderRow], row: OrderRow, shown: Container[str]) -> bool:
     first, last = group[0], group[-1]
-    if row.leg is None or last.leg is None or not row.tag or row.tag != first.tag:
+    if row.leg is None or last.leg is None or row.tag != first.tag:
         return False
-    if row.parent_order_id is not None:
-        return row.parent_order_id in {leg.order_id for leg in group}
-    return row.leg.number == last.leg.number + 1 and row.leg.total == last.leg.total
+    parent = row.parent_order_id
+    if parent is not None and (parent in shown or parent == first.parent_order_id):
+        return parent == first.parent_order_id or parent in {leg.order_id for leg in group}
+    return bool(row.tag) and row.leg.number > last.leg.number and row.leg.total == last.leg.total
+
+
+def _distance(before: OrderRow, row: OrderRow) -> tuple[int, bool]:
+    """How far a leg is from being the next one after `before`: that is placed when the one before it is done."""
+    assert row.leg is not None
+    assert before.leg is not None
+    return row.leg.number - before.leg.number, _FINAL.get(before.status) is not ReportStatus.FILLED
+
+
+def _is_broken(legs: Sequence[OrderRow]) -> bool:
+    """Whether a leg is missing before the last one that is shown."""
+    return [leg.leg.number for leg in legs if leg.leg is not None] != list(range(1, len(legs) + 1))
+
+
+def _next_leg_follows(legs: Sequence[OrderRow]) -> bool:
+    """Whether these legs of an iceberg order are filled, and are not all of it: Kite places the next one by itself. It
+    is over when the legs come to the whole order, however much of that was annulled later."""
+    last = legs[-1].leg
+    if last is None or any(_FINAL.get(leg.status) is not ReportStatus.FILLED for leg in legs):
+        return False
+    placed_so_far = sum((leg.leg.quantity or leg.filled for leg in legs if leg.leg is not None), Decimal(0))
+    return max(placed_so_far, sum((leg.filled for leg in legs), Decimal(0))) < last.total
+
+
+def _ascending(fills: Sequence[Fill]) -> list[Fill]:
+    """Each later than the one before it: those of a leg follow those of the leg before, whose last second may be the
+    same."""
+    ascending: list[Fill] = []
+    for fill in fills:
+        before = ascending[-1].time if ascending else None
+        ascending.append(fill if before is None or fill.time > before else replace(fill, time=before + _MICROSECOND))
+    return ascending
 
 
 def _report(
     legs: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], under_tag: Sequence[str], now: datetime | None
 ) -> Report:
-    own = [fill for leg in legs for fill in fills.get(leg.order_id, ())]
+    own = _ascending([fill for leg in legs for fill in fills.get(leg.order_id, ())])
     reported = sum((leg.filled for leg in legs), Decimal(0))
-    last = legs[-1]
+    first, last = legs[0], legs[-1]
     is_working = any(leg.status not in _FINAL for leg in legs)
-    status = ReportStatus.WORKING if is_working else _FINAL[last.status]
-    if status is ReportStatus.FILLED and last.leg is not None and reported < last.leg.total:
-        # This leg is done; the next one follows by itself.
-        status = ReportStatus.WORKING
+    is_broken = last.leg is not None and _is_broken(legs)
+    status = ReportStatus.WORKING if is_working or _next_leg_follows(legs) else _FINAL[last.status]
     shown = sum((fill.quantity for fill in own), Decimal(0))
     is_held, held_until = held(last, now) if is_working else (None, None)
     return Report(
-        client_order_id=legs[0].tag,
-        broker_order_id=legs[0].order_id,
+        client_order_id=first.tag,
+        # Placing answers with the first leg's id.
+        broker_order_id=(is_broken and first.parent_order_id) or first.order_id,
         status=status,
         # The trades are queried after the orders and may be ahead of them.
         filled_quantity=max(reported, shown),
         fills=tuple(own),
-        fills_shown=FillsShown.ALL if shown == reported else FillsShown.SOME,
+        fills_shown=FillsShown.ALL if shown == reported and not is_broken else FillsShown.SOME,
         reason=last.reason,
         said=last.status,
         is_held=is_held,
         held_until=held_until,
         orders_under_tag=tuple(under_tag) if len(under_tag) > 1 else (),
+        is_unclear=is_broken,
         # Of shares alone: what a derivative is follows from the list of instruments.
         instrument=Instrument(symbol=last.symbol) if last.symbol and last.exchange in ("NSE", "BSE") else None,
         side={"BUY": Side.BUY, "SELL": Side.SELL}.get(last.side),
@@ -469,13 +525,20 @@ def _in_sequence(trades: Iterable[TradeRow], received_at: Callable[[TradeRow], d
 
 def working_legs(orders: Sequence[OrderRow], client_order_id: str, order_id: str | None) -> list[OrderRow]:
     """The orders to cancel for this one: itself, or the unfinished legs of an iceberg order. If its id is not known,
-    all with its tag."""
+    all with its tag. Empty if there is none; if all are done, the last."""
+    rows = [row for group in _groups_of(orders, client_order_id, order_id) for row in group]
+    return [row for row in rows if row.status not in _FINAL] or rows[-1:]
+
+
+def awaits_next_leg(orders: Sequence[OrderRow], client_order_id: str, order_id: str | None) -> bool:
+    """Whether this order is an iceberg between two legs, where there is nothing that could be cancelled."""
+    return any(_next_leg_follows(group) for group in _groups_of(orders, client_order_id, order_id))
+
+
+def _groups_of(orders: Sequence[OrderRow], client_order_id: str, order_id: str | None) -> list[list[OrderRow]]:
     groups = placed(orders)
     own = [group for group in groups if any(row.order_id == order_id for row in group)]
-    if not own:
-        own = [group for group in groups if client_order_id and group[0].tag == client_order_id]
-    rows = [row for group in own for row in group]
-    return [row for row in rows if row.status not in _FINAL] or rows[-1:]
+    return own or [group for group in groups if client_order_id and group[0].tag == client_order_id]
 
 
 # Contract notes

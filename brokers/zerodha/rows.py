@@ -7,7 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
@@ -37,10 +37,12 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leg:
-    """The part of an iceberg order that a row is. `number` counts from 1; `total` is the whole order's quantity."""
+    """The part of an iceberg order that a row is. `number` counts from 1; `total` is the whole order's quantity,
+    `quantity` this part's (None if the row does not say it legibly)."""
 
     number: int
     total: Decimal
+    quantity: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,7 @@ class MalformedRow:
     """None: unknown."""
     tag: str | None = None
     """None: unknown; empty: not ours."""
+    parent_order_id: str | None = None
     variety: str | None = None
     words: str
 
@@ -142,12 +145,23 @@ class MalformedRow:
 
 
 def read_orders(rows: object) -> tuple[list[OrderRow], list[MalformedRow]]:
-    """The order list; a repeated row counts once. Raises Malformed for anything that is no list."""
+    """The order list; a repeated row counts once. A later leg of an iceberg order is tied to the first by its parent,
+    and need not have the tag itself: it gets it here, whether it can be read or not. Raises Malformed for anything that
+    is no list."""
     read, malformed = _each(rows, _order, "order")
     first: dict[str, OrderRow] = {}
     for row in read:
         first.setdefault(row.order_id, row)
-    return list(first.values()), malformed
+    tags = {order_id: row.tag for order_id, row in first.items() if row.leg is not None and row.tag}
+    tags |= {row.parent_order_id: row.tag for row in first.values() if row.leg and row.tag and row.parent_order_id}
+
+    def inherited(row: OrderRow | MalformedRow) -> str:
+        return tags.get(row.parent_order_id or "", "") if row.tag == "" else ""
+
+    return (
+        [replace(row, tag=tag) if row.leg and (tag := inherited(row)) else row for row in first.values()],
+        [replace(row, tag=tag) if (tag := inherited(row)) else row for row in malformed],
+    )
 
 
 def read_trades(rows: object) -> tuple[list[TradeRow], list[MalformedRow]]:
@@ -321,7 +335,13 @@ def _malformed_row(row: object, words: str) -> MalformedRow:
             return None
 
     order_id, variety = readable(lambda: text(row, "order_id")), readable(lambda: text(row, "variety"))
-    return MalformedRow(order_id=order_id, tag=readable(lambda: tag_of(row)), variety=variety, words=words)
+    return MalformedRow(
+        order_id=order_id,
+        tag=readable(lambda: tag_of(row)),
+        parent_order_id=readable(lambda: text(row, "parent_order_id")),
+        variety=variety,
+        words=words,
+    )
 
 
 def _shown(row: object) -> str:
@@ -363,7 +383,11 @@ def _leg(row: Row) -> Leg:
     place = number(iceberg, "leg", least=1)
     if place != place.to_integral_value():
         raise Malformed(f"its leg is {place}")
-    return Leg(number=int(place), total=number(iceberg, "total_quantity", least=1))
+    try:
+        quantity = number(row, "quantity", least=1)
+    except Malformed:
+        quantity = None
+    return Leg(number=int(place), total=number(iceberg, "total_quantity", least=1), quantity=quantity)
 
 
 def _trade(row: Row) -> TradeRow:

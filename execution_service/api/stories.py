@@ -38,6 +38,7 @@ def brief(stored: Stored) -> dict[str, Any]:
         "quantity": order.quantity,
         "limit_price": order.limit_price,
         "stop_price": order.stop_price,
+        "display_quantity": order.display_quantity,
         "filled_quantity": order.filled_quantity,
         "average_price": order.average_price,
         "value": order.value,

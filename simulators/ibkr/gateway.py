@@ -319,6 +319,7 @@ class TwsSimulator:
             tif=ticket.product or ticket.tif or Tif.DAY,
             order_ref=ticket.client_order_id,
             cash_quantity=cash,
+            display_size=ticket.display_quantity,
             status=_NAMED_STATUS.get(order.status, working),
             filled=filled,
             average_price=paid / filled if filled else Decimal(0),
@@ -766,13 +767,13 @@ class Session:
             self._listing(request),
             *(request.action, request.quantity, request.cash_quantity or Decimal(0), request.order_type),
             *(request.limit_price or None, request.aux_price or None, request.tif),
-            *(request.account or order.account_id, request.order_ref),
+            *(request.account or order.account_id, request.order_ref, request.display_size),
         )
         held = (
             row.listing,
             *(row.action, row.quantity, row.cash_quantity, row.order_type),
             *(row.limit_price, row.aux_price, row.tif),
-            *(row.account, row.order_ref),
+            *(row.account, row.order_ref, row.display_size),
         )
         if asked != held:
             raise Refusal(105, "Order being modified does not match original order")
@@ -802,6 +803,7 @@ class Session:
             raise Refusal(
                 201, f"Order rejected - reason:The size does not conform to the increment {listing.size_increment}"
             )
+        self._check_display_size(request, listing)
         return Ticket(
             client_order_id=request.order_ref,
             instrument=listing.instrument,
@@ -814,6 +816,7 @@ class Session:
             tif=Tif(request.tif) if request.tif in tuple(Tif) else None,
             product=request.tif,
             variety=None if request.cash_quantity is None else str(request.cash_quantity),
+            display_quantity=request.display_size,
             reserved_order_id=broker_order_id,
             # A stop that stays overnight is meant to rest, and not taken to be reached as others are here.
             is_protective=bool(request.oca_group) or (order_type is OrderType.STOP and request.tif == Tif.GTC.value),
@@ -827,6 +830,16 @@ class Session:
         if len(found) > 1:
             raise Refusal(200, "The contract description specified is ambiguous")
         return found[0]
+
+    def _check_display_size(self, request: wire.PlaceRequest, listing: Listing) -> None:
+        shown = request.display_size
+        if shown is None:
+            return
+        is_whole = shown == shown.to_integral_value()
+        if request.order_type != "LMT" or listing.sec_type not in ("STK", "OPT", "FUT"):
+            raise Refusal(387, "Unsupported order type for this exchange and security type.")
+        if not is_whole or not 0 < shown < request.quantity:
+            raise Refusal(321, "Error validating request: the display size must be less than the quantity")
 
     def _check_coins(self, request: wire.PlaceRequest, price: Decimal) -> None:
         if request.order_type not in ("MKT", "LMT"):

@@ -126,6 +126,8 @@ class PlaceRequest:
     what_if: bool
     cash_quantity: Decimal | None
     oca_group: str
+    display_size: Decimal | None
+    """Of an iceberg: how much of it is shown."""
 
 
 def place_request(fields: list[str]) -> PlaceRequest:
@@ -146,6 +148,7 @@ def place_request(fields: list[str]) -> PlaceRequest:
         what_if=fields[85] == "1",
         cash_quantity=_optional(fields[101]) or None,
         oca_group=fields[22],
+        display_size=_optional(fields[31]) or None,
     )
 
 
@@ -184,6 +187,7 @@ class OrderRow:
     tif: str
     order_ref: str
     cash_quantity: Decimal
+    display_size: Decimal | None
     status: str
     filled: Decimal
     average_price: Decimal
@@ -279,6 +283,7 @@ def open_order(row: OrderRow, status: str | None = None) -> bytes:
     said: dict[str, object] = {
         "status": status or row.status,
         "cashQty": row.cash_quantity,
+        "displaySize": row.display_size or 0,
         "clearingIntent": "IB",
         "exemptCode": -1,
     }
@@ -291,6 +296,7 @@ def completed_order(row: OrderRow) -> bytes:
     said: dict[str, object] = {
         "status": row.status,
         "cashQty": row.cash_quantity,
+        "displaySize": row.display_size or 0,
         "filledQuantity": row.filled,
         "clearingIntent": "IB",
         "exemptCode": -1,

@@ -12,7 +12,7 @@ from typing import Any
 from brokers.base import Instrument, Report, ReportStatus
 from brokers.paper.model import Fault, Market, Operation, PaperOrder, ScriptedQuote
 from simulators.fault_plan import PlannedBook
-from simulators.zerodha.market import ICEBERG_OF, KITE_ORDER_TYPES, Listing, Refused
+from simulators.zerodha.market import KITE_ORDER_TYPES, Listing, Refused
 
 IST = timezone(timedelta(hours=5, minutes=30), "IST")
 ORDER_ID_FORMAT = "{time:%y%m%d}{number:09d}"
@@ -155,10 +155,9 @@ class _Leg:
 
 def _legs(order: PaperOrder, report: Report) -> list[_Leg]:
     trades = [_Trade(fill.fill_id, fill.quantity, fill.price, fill.time) for fill in report.fills]
-    variety = order.ticket.variety or ""
-    if not variety.startswith(ICEBERG_OF):
+    part = order.ticket.display_quantity
+    if part is None:
         return [_Leg(order.broker_order_id, 1, order.ticket.quantity, tuple(trades), report.status)]
-    part = Decimal(variety.removeprefix(ICEBERG_OF))
     legs: list[_Leg] = []
     left = order.ticket.quantity
     while left > 0:
@@ -180,15 +179,37 @@ def _legs(order: PaperOrder, report: Report) -> list[_Leg]:
     return legs
 
 
-def order_items(order: PaperOrder, report: Report, token: int) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Legs:
+    """How the legs of iceberg orders are shown, since Zerodha does not say."""
+
+    are_tagged: bool = True
+    """Whether a later leg bears the order's tag, besides its parent's id."""
+    follow_at_once: bool = True
+    """Whether the next leg is in the list as soon as the one before it is done."""
+
+
+USUAL_LEGS = Legs()
+
+
+def order_items(order: PaperOrder, report: Report, token: int, shown_as: Legs = USUAL_LEGS) -> list[dict[str, Any]]:
     """An order's rows in the order list: itself, or the legs of an iceberg order so far."""
-    return [_order_item(order, report, leg, token) for leg in _legs(order, report)]
+    items = [_order_item(order, report, leg, token) for leg in _legs(order, report)]
+    if len(items) > 1 and not shown_as.are_tagged:
+        items[1:] = [item | {"tag": None, "tags": []} for item in items[1:]]
+    if (
+        len(items) > 1
+        and not shown_as.follow_at_once
+        and items[-1]["status"] == "OPEN"
+        and not items[-1]["filled_quantity"]
+    ):
+        items.pop()
+    return items
 
 
 def _order_item(order: PaperOrder, report: Report, leg: _Leg, token: int) -> dict[str, Any]:
     ticket = order.ticket
     is_open = leg.status is ReportStatus.WORKING
-    is_iceberg = (ticket.variety or "").startswith(ICEBERG_OF)
     placed_at = kite_time(order.placed_at)
     changed_at = kite_time(leg.trades[-1].time) if leg.trades else placed_at
     paid = sum((trade.quantity * trade.price for trade in leg.trades), Decimal(0))
@@ -197,14 +218,14 @@ def _order_item(order: PaperOrder, report: Report, leg: _Leg, token: int) -> dic
         "placed_by": order.account_id,
         "order_id": leg.order_id,
         "exchange_order_id": None if leg.status is ReportStatus.REJECTED else f"11{order.number:014d}",
-        "parent_order_id": None,
+        "parent_order_id": None if leg.number == 1 else order.broker_order_id,
         "status": _STATUS.get(leg.status, "OPEN" if ticket.stop_price is None else "TRIGGER PENDING"),
-        "status_message": report.reason,
-        "status_message_raw": report.reason,
+        "status_message": None if leg.status is ReportStatus.FILLED else report.reason,
+        "status_message_raw": None if leg.status is ReportStatus.FILLED else report.reason,
         "order_timestamp": placed_at,
         "exchange_update_timestamp": changed_at,
         "exchange_timestamp": changed_at,
-        "variety": "iceberg" if is_iceberg else ticket.variety or "regular",
+        "variety": ticket.variety or "regular",
         "modified": False,
         "exchange": ticket.instrument.exchange,
         "tradingsymbol": ticket.instrument.symbol,
@@ -223,19 +244,18 @@ def _order_item(order: PaperOrder, report: Report, leg: _Leg, token: int) -> dic
         "pending_quantity": pending if is_open else 0,
         "cancelled_quantity": 0 if is_open else pending,
         "market_protection": 0,
-        "meta": _iceberg_meta(order, leg) if is_iceberg else {},
+        "meta": {} if ticket.display_quantity is None else _iceberg_meta(ticket.quantity, ticket.display_quantity, leg),
         "tag": ticket.client_order_id or None,
         "tags": [ticket.client_order_id] if ticket.client_order_id else [],
         "guid": f"{order.number:x}X",
     }
 
 
-def _iceberg_meta(order: PaperOrder, leg: _Leg) -> dict[str, Any]:
-    total, part = order.ticket.quantity, Decimal((order.ticket.variety or "").removeprefix(ICEBERG_OF))
+def _iceberg_meta(total: Decimal, part: Decimal, leg: _Leg) -> dict[str, Any]:
     return {
         "iceberg": {
             "leg": leg.number,
-            "legs": -(-total // part),
+            "legs": -(-int(total) // int(part)),
             "leg_quantity": part,
             "total_quantity": total,
             "remaining_quantity": max(total - part * leg.number, Decimal(0)),

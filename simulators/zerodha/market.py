@@ -12,12 +12,11 @@ from decimal import Decimal, InvalidOperation
 from brokers.base import AssetClass, Instrument, OrderType, Side, Ticket, Tif
 
 EXCHANGES = ("NSE", "BSE", "NFO", "BFO", "CDS", "BCD", "MCX")
-VARIETIES = ("regular", "amo", "iceberg")
+ICEBERG = "iceberg"
+VARIETIES = ("regular", "amo", ICEBERG)
 PRODUCTS = ("CNC", "MIS", "NRML")
 LONGEST_TAG = 20
-MOST_ICEBERG_LEGS = 10
-ICEBERG_OF = "iceberg of"
-"""How the book stores the variety of an iceberg order: these words and the quantity of a leg."""
+MOST_ICEBERG_LEGS = 50
 
 _ORDER_TYPES = {
     "MARKET": OrderType.MARKET,
@@ -53,6 +52,8 @@ class Listing:
     lot: int = 1
     multiplier: int = 1
     """Units per lot, which only positions show, for contracts whose quantities are in lots."""
+    freeze: int | None = None
+    """The most that the exchange takes in one order; no list of Kite's names it. None: no bound here."""
     expiry: str = ""
     strike: Decimal = Decimal(0)
 
@@ -74,7 +75,8 @@ LISTINGS: tuple[Listing, ...] = (
     Listing(token=256265, symbol="NIFTY 50", exchange="NSE", name="NIFTY 50", tick=Decimal(0), lot=0),
     Listing(token=128053508, symbol="INFY", exchange="BSE", name="INFOSYS", last_price=Decimal("1485.35")),
     Listing(
-        token=13568258, symbol="NIFTY26DECFUT", exchange="NFO", name="NIFTY", kind="FUT", lot=75, expiry="2026-12-31"
+        token=13568258, symbol="NIFTY26DECFUT", exchange="NFO", name="NIFTY", kind="FUT", lot=75, expiry="2026-12-31",
+        freeze=1800,
     ),
     Listing(
         token=13568514, symbol="INFY26DEC1500CE", exchange="NFO", name="INFY", kind="CE", lot=400,
@@ -137,13 +139,21 @@ def read_order(variety: str, form: Mapping[str, str], listings: Mapping[tuple[st
         raise Refused(400, "InputException", "Invalid `quantity`.")
     if quantity % listing.lot:
         raise Refused(400, "InputException", f"Invalid quantity. Quantity should be in multiples of {listing.lot}.")
+    if form.get("autoslice") == "true":
+        raise Refused(400, "InputException", "The simulator makes one order of each call.")
+    part = _iceberg_part(form, quantity, listing.lot) if variety == ICEBERG else None
+    if listing.freeze is not None and (part or quantity) > listing.freeze:
+        raise Refused(
+            400,
+            "InputException",
+            f"The order quantity {part or quantity:f} is higher than the maximum quantity of {listing.freeze} allowed by "
+            "the exchanges. Please reduce the order quantity or use iceberg orders.",
+        )
     limited = order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT)
     stopped = order_type in (OrderType.STOP, OrderType.STOP_LIMIT)
     limit_price = _price(form, "price", listing) if limited else None
     stop_price = _price(form, "trigger_price", listing) if stopped else None
     _check_sides(form["transaction_type"], limit_price, stop_price)
-    if variety == "iceberg":
-        variety = f"{ICEBERG_OF} {_iceberg_part(form, quantity)}"
     return Ticket(
         client_order_id=tag,
         instrument=listing.instrument(),
@@ -156,6 +166,7 @@ def read_order(variety: str, form: Mapping[str, str], listings: Mapping[tuple[st
         tif=Tif(form["validity"]),
         product=form["product"],
         variety=variety,
+        display_quantity=part,
     )
 
 
@@ -209,11 +220,13 @@ def _check_market_protection(given: str | None) -> None:
         raise Refused(400, "InputException", "Invalid `market_protection`.")
 
 
-def _iceberg_part(form: Mapping[str, str], quantity: Decimal) -> Decimal:
-    """The displayed quantity of an iceberg order."""
+def _iceberg_part(form: Mapping[str, str], quantity: Decimal, lot: int) -> Decimal:
+    """The displayed quantity of an iceberg order: the quantity by the legs, rounded up to whole lots, and no other."""
     legs, part = _number(form, "iceberg_legs"), _number(form, "iceberg_quantity")
-    if not 2 <= legs <= MOST_ICEBERG_LEGS or part <= 0 or not (legs - 1) * part < quantity <= legs * part:
-        raise Refused(400, "InputException", "Invalid `iceberg_legs` or `iceberg_quantity`.")
+    if legs != int(legs) or not 2 <= legs <= MOST_ICEBERG_LEGS:
+        raise Refused(400, "InputException", "Invalid `iceberg_legs`.")
+    if part != -(-int(quantity) // (int(legs) * lot)) * lot or (legs - 1) * part >= quantity:
+        raise Refused(400, "InputException", "Invalid `iceberg_quantity`.")
     return part
 
 

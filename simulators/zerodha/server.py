@@ -52,6 +52,7 @@ from simulators.listener import Listener
 from simulators.loopback_http import HttpCall, json_response
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY, DEFAULT_API_SECRET
 from simulators.zerodha.book import (
+    USUAL_LEGS,
     KiteBook,
     charges_item,
     holding_item,
@@ -61,7 +62,7 @@ from simulators.zerodha.book import (
     quote_item,
     trade_items,
 )
-from simulators.zerodha.market import EXCHANGES, LISTINGS, Listing, Refused, as_csv, read_order
+from simulators.zerodha.market import EXCHANGES, ICEBERG, LISTINGS, Listing, Refused, as_csv, read_order
 
 HEARTBEAT = b"\x00"
 HEARTBEAT_SECONDS = 1.0
@@ -183,6 +184,7 @@ class SimulatedKite(HttpGateway[Call, object]):
         self._session = self._read_session()
         self._request_tokens: set[str] = set()
         self.is_line_down = False
+        self.legs_shown_as = USUAL_LEGS
         self._beat_at = time.monotonic()
         self._limits = {
             "order": order_calls_per_second,
@@ -316,7 +318,9 @@ class SimulatedKite(HttpGateway[Call, object]):
             case "GET", ["quote"]:
                 return {name: item for name in call.query.get("i", []) if (item := self._quote(name)) is not None}
             case "GET", ["orders"]:
-                return self._listed(call.route, order_items)
+                return self._listed(
+                    call.route, lambda order, report, token: order_items(order, report, token, self.legs_shown_as)
+                )
             case "GET", ["trades"]:
                 return self._listed(call.route, trade_items)
             case "GET", ["orders", order_id]:
@@ -356,7 +360,11 @@ class SimulatedKite(HttpGateway[Call, object]):
         for order, report in self._shown():
             odd = self._standing(order, report) if route == "GET /orders" else {}
             odd |= self._distorted_fields(route, order.broker_order_id, order.ticket.client_order_id)
-            rows += [item | odd for item in items(order, report, self._token(order))]
+            for item in items(order, report, self._token(order)):
+                of_leg = (
+                    {} if item["order_id"] == order.broker_order_id else self._distorted_fields(route, item["order_id"])
+                )
+                rows.append(item | odd | of_leg)
         return rows
 
     def _standing(self, order: Any, report: Any) -> dict[str, Any]:
@@ -384,7 +392,7 @@ class SimulatedKite(HttpGateway[Call, object]):
 
     def _cancel(self, variety: str, order_id: str) -> dict[str, str]:
         order = self._order(order_id)
-        own = (order.ticket.variety or "regular").split(" ")[0]
+        own = order.ticket.variety or "regular"
         if own == "amo" and order.broker_order_id not in self._session["amo"]:
             # The list continues to call it an after-market order; cancelling it as one has no effect.
             own = "regular"
@@ -392,7 +400,9 @@ class SimulatedKite(HttpGateway[Call, object]):
                 raise Refused(504, "NetworkException", f"request {order_id} timed out")
         if variety != own:
             raise Refused(400, "InputException", f"The order is not of the variety {variety}.")
-        if self.is_line_down:
+        rows = order_items(order, order.report(), self._token(order), self.legs_shown_as)
+        is_done = all(row["status"] == "COMPLETE" for row in rows if row["order_id"] == order_id)
+        if self.is_line_down or (own == ICEBERG and is_done):
             words = "Order cannot be cancelled as it is being processed. Try later."
             raise Refused(400, "OrderException", words)
         try:
@@ -415,7 +425,8 @@ class SimulatedKite(HttpGateway[Call, object]):
 
     def _history(self, order_id: str) -> list[dict[str, Any]]:
         order = self._order(order_id)
-        (now, *_) = order_items(order, order.report(), self._token(order))
+        rows = order_items(order, order.report(), self._token(order), self.legs_shown_as)
+        now = next((row for row in rows if row["order_id"] == order_id), rows[0])
         begun = {"filled_quantity": 0, "pending_quantity": now["quantity"], "average_price": 0, "status_message": None}
         return [{**now, **begun, "status": status} for status in ("PUT ORDER REQ RECEIVED", "VALIDATION PENDING")] + [
             now

@@ -229,6 +229,30 @@ async def test_a_part_is_reported_before_the_rest(bench: Bench) -> None:
     assert sum(fill.commission for fill in whole.fills) == charged(bench, ticket)
 
 
+async def test_an_order_of_which_a_part_is_shown_is_one_order(bench: Bench) -> None:
+    broker = await bench.connect()
+    if not broker.capabilities.takes_display_quantity:
+        pytest.skip(f"{bench.adapter.name} shows every order whole")
+    bench.hold()
+    bench.arm(Operation.PLACE, Action.ACCEPT_THEN_DROP)
+    ticket = bench.ticket(OrderType.LIMIT, display_quantity=Decimal(4))
+    with pytest.raises(OutcomeUnknown):
+        await place(broker, ticket)
+    broker = await bench.connect()
+    found = await until(lambda: broker.find(ticket.client_order_id), lambda report: True)
+    assert bench.truth(ticket).ticket.display_quantity == 4
+    bench.stage.exchange.fill_order(ref(found), Decimal(5))
+    part = await reported(broker, ticket, lambda report: report.filled_quantity == Decimal(5))
+    assert (part.status, filled(part), part.broker_order_id) == (
+        ReportStatus.WORKING, Decimal(5), found.broker_order_id
+    )  # fmt: skip
+    await broker.cancel_order(ref(found))
+    ended = await reported(broker, ticket, is_now(ReportStatus.CANCELLED))
+    assert (ended.filled_quantity, filled(ended)) == (Decimal(5), Decimal(5))
+    assert bench.truth(ticket).status is ReportStatus.CANCELLED
+    assert bench.count() == {ticket.client_order_id: 1}
+
+
 @pytest.mark.parametrize("market", [Market(partial_fill_rate=1.0, seed=4)])
 async def test_an_ioc_order_takes_what_there_is_and_ends(bench: Bench) -> None:
     broker = await bench.connect()

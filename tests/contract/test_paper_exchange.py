@@ -837,7 +837,7 @@ def test_a_book_of_before_contract_facts_were_kept_goes_on(tmp_path: Path) -> No
         )
         book.advance()
     with closing(sqlite3.connect(path)) as db, db:
-        for column in ("con_id", "trading_class", "isin", "is_protective", "link"):
+        for column in ("con_id", "trading_class", "isin", "is_protective", "link", "display_quantity"):
             db.execute(f"ALTER TABLE orders DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 1")
     facts = replace(silver, multiplier=Decimal(5000), trading_class="SI", con_id=7, isin="US78462F1030")
@@ -856,3 +856,48 @@ def test_a_book_of_before_contract_facts_were_kept_goes_on(tmp_path: Path) -> No
             book.advance()
             held = {position.instrument: position.quantity for position in book.positions()}
             assert held == {silver: Decimal(1), facts: Decimal(2)}
+
+
+def test_a_book_of_before_icebergs_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "book.db"
+    bought = Ticket(
+        client_order_id="old",
+        instrument=Instrument(symbol="AAPL"),
+        side=Side.BUY,
+        quantity=Decimal(25),
+        order_type=OrderType.LIMIT,
+        limit_price=Decimal(10),
+    )
+    with closing(PaperExchange(path, account_id="acc", market=Market())) as book:
+        book.place(bought)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("ALTER TABLE orders DROP COLUMN display_quantity")
+        db.execute("PRAGMA user_version = 3")
+    with closing(PaperExchange(path, account_id="acc", market=Market())) as book:
+        (old,) = book.orders("old")
+        assert old.ticket == bought
+        shown = replace(bought, client_order_id="new", display_quantity=Decimal(10))
+        book.place(shown)
+        (new,) = book.orders("new")
+        assert new.ticket == shown
+
+
+@pytest.mark.parametrize(
+    ("shown", "parts"), [("10", [10, 10, 5]), ("24", [24, 1]), ("0.1", [Decimal("0.1")] * 49 + [Decimal("20.1")])]
+)
+def test_what_is_shown_in_part_fills_part_by_part(tmp_path: Path, shown: str, parts: list[Decimal]) -> None:
+    iceberg = Ticket(
+        client_order_id="tag",
+        instrument=Instrument(symbol="AAPL"),
+        side=Side.BUY,
+        quantity=Decimal(25),
+        order_type=OrderType.LIMIT,
+        limit_price=Decimal(10),
+        display_quantity=Decimal(shown),
+    )
+    with closing(PaperExchange(tmp_path / "book.db", account_id="acc", market=Market(fill_delay_seconds=0.0))) as book:
+        report = book.place(iceberg)
+        assert [fill.quantity for fill in report.fills] == parts
+        assert report.status is ReportStatus.FILLED
+        with pytest.raises(OrderRefused, match="displayed quantity"):
+            book.place(replace(iceberg, client_order_id="all", display_quantity=Decimal(25)))

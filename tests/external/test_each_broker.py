@@ -140,6 +140,24 @@ def test_parts_are_told_one_by_one(stage: VenueStage, venue: Venue, listener: Li
     ]
 
 
+def test_a_part_is_shown_where_the_broker_does_that_and_else_nothing_is_sent(stage: VenueStage, venue: Venue) -> None:
+    body = stage.body(venue, display_quantity=4, strategy_name="Iceberg")
+    stage.publish(body)
+    record = stage.wait(body)
+    if venue.broker in ("alpaca", "binance"):
+        assert record["status"] == "REJECTED"
+        assert stage.confirmation(body["signal_id"])["reason"]["code"] == "UNSUPPORTED_ORDER"
+        assert venue.of(record["client_order_id"]) == []
+        return
+    order = truth(venue, record)
+    assert (record["status"], order["status"], order["filled_quantity"]) == ("FILLED", "FILLED", "10")
+    assert [fill["quantity"] for fill in order["fills"]] == ["4", "4", "2"]
+    assert stage.confirmation(body["signal_id"])["filled_quantity"] == 10
+    with stage.service.database() as db:
+        held = {"strategy_name": "Iceberg", "account_id": venue.account_id, "quantity": 10}
+        wait_until(lambda: db["positions"].find_one(held), "the position is told")
+
+
 @pytest.mark.parametrize("action", ["reject", "refuse"])
 def test_a_no_of_the_broker_is_final_and_has_its_words(stage: VenueStage, venue: Venue, action: str) -> None:
     venue.fault("place", action, reason="Insufficient margin")

@@ -52,6 +52,23 @@ async def test_order_that_the_broker_cannot_take_is_refused_before_it_is_sent(tm
         assert not world.calls("place_order")
 
 
+async def test_an_order_that_shows_a_part_goes_only_where_the_broker_does_that(tmp_path: Path) -> None:
+    iceberg = {"order_type": "LIMIT", "limit_price": 10, "display_quantity": 40}
+    async with world_of(tmp_path, capabilities=Capabilities(refuses_repeated_client_id=True)) as world:
+        world.send(**iceberg)
+        await world.run(2)
+        assert code(world) is ReasonCode.UNSUPPORTED_ORDER
+        assert "display_quantity" in world.record().reason.message
+        assert not world.calls("place_order")
+    shows = Capabilities(refuses_repeated_client_id=True, takes_display_quantity=True)
+    async with world_of(tmp_path / "shows", capabilities=shows) as world:
+        world.send(**iceberg)
+        await world.run(2)
+        assert world.placed()[0].ticket.display_quantity == 40
+        assert [fill.quantity for fill in world.record().fills] == [40, 40, 20]
+        assert world.record().status is Status.FILLED
+
+
 async def test_reservation_that_is_refused_rejects_the_order(tmp_path: Path) -> None:
     reserving = Capabilities(needs_reservation=True, refuses_repeated_client_id=True)
     async with world_of(tmp_path, capabilities=reserving) as world:

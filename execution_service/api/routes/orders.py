@@ -313,6 +313,10 @@ _PLACE: dict[str, Any] = {
                             "description": "The stop follows the best price, so many per cent behind",
                         },
                         "trail_amount": {**_NUMBER, "description": "The same, in units of the price"},
+                        "display_quantity": {
+                            **_NUMBER,
+                            "description": "How much of an order with a limit the market sees at once",
+                        },
                         "metadata": {"type": "object"},
                         "signal_id": {"type": "string"},
                         "account_id": {"type": "string", "description": "Needed where several accounts are configured"},

@@ -387,6 +387,7 @@ class _Draft:
         "account_id",
         "decision",
         "direction",
+        "display_quantity",
         "entry_refs",
         "fields",
         "instrument",
@@ -432,6 +433,7 @@ class _Draft:
         self.timeout_seconds = self._timeout()
         self.product = fields.word("product", _PRODUCTS)
         self.variety = fields.word("variety", _VARIETIES)
+        self._read_display_quantity()
         refs = (fields.text("entry_signal_id"), fields.text("entry_signal_ref"))
         self.entry_refs = tuple(sorted({ref for ref in refs if ref is not None}))
         self.request_order_id = fields.text("order_id")
@@ -461,6 +463,7 @@ class _Draft:
             timeout_seconds=self.timeout_seconds,
             product=self.product,
             variety=self.variety,
+            display_quantity=self.display_quantity,
             stop_loss=self.stop_loss,
             trail_percent=self.trail_percent,
             trail_amount=self.trail_amount,
@@ -502,6 +505,21 @@ class _Draft:
             self.fields.problems.append(
                 "trail_amount does not go with trail_percent: either says how far the stop trails"
             )
+
+    def _read_display_quantity(self) -> None:
+        """Only what rests in the market with a limit can be shown there in part."""
+        fields = self.fields
+        shown = self.display_quantity = fields.positive_or_absent("display_quantity")
+        if shown is None:
+            return
+        if self.quantity is not None and shown >= self.quantity:
+            fields.problems.append("display_quantity must be less than quantity; without it all of the order is shown")
+        if self.order_type not in (None, OrderType.LIMIT):
+            fields.problems.append(f"display_quantity goes with a LIMIT order, not with {self.order_type}")
+        if self.tif is Tif.IOC:
+            fields.problems.append("display_quantity does not go with tif IOC: nothing of that order rests")
+        if self.variety not in (None, "regular", "iceberg"):
+            fields.problems.append(f"display_quantity does not go with variety {self.variety}")
 
     def _check_quantity(self, may_be_sized: bool) -> None:
         """One that is missing is worked out from the stop, where that is allowed: of an order that stands alone and

@@ -252,6 +252,8 @@ class Fitted(_Event):
     stop_price: Decimal | None = None
     cash_quantity: Decimal | None = None
     """An amount of money, sent instead of the quantity."""
+    display_quantity: Decimal | None = None
+    """How much of it the market sees at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

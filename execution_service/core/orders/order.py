@@ -91,6 +91,8 @@ class Order:
     cash_quantity: Decimal | None = None
     """Not None: the order is for this amount of money; until it is done, `quantity` is only what that is expected to
     buy."""
+    display_quantity: Decimal | None = None
+    """How much of it the market sees at once: as requested, or rounded to what the broker takes. None: all of it."""
     fills: tuple[Fill, ...] = ()
     busted_fill_ids: frozenset[str] = frozenset()
     filled_quantity: Decimal = ZERO
@@ -297,6 +299,7 @@ class Order:
         quantity = self.quantity if self.quantity is not None else request.quantity
         if quantity is None:
             raise ValueError(f"order {self.order_id} has no quantity yet")
+        shown = self.display_quantity
         return Ticket(
             client_order_id=self.client_order_id,
             instrument=request.instrument,
@@ -310,6 +313,8 @@ class Order:
             tif=request.tif,
             product=request.product,
             variety=request.variety,
+            # Of an order that was sized or capped to less than that, all of it may be seen.
+            display_quantity=shown if shown is not None and shown < quantity else None,
             reserved_order_id=self.reserved_order_id,
             terms=self.terms,
             is_exit=self.identity.purpose is Purpose.EXIT,
@@ -340,6 +345,7 @@ def new_order(
         quantity=request.quantity,
         limit_price=request.limit_price if isinstance(request, OrderRequest) else None,
         stop_price=request.stop_price if isinstance(request, OrderRequest) else None,
+        display_quantity=request.display_quantity if isinstance(request, OrderRequest) else None,
         client_order_id=identity.client_order_id(1),
     )
 
@@ -462,6 +468,7 @@ def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
                 "limit_price": order.limit_price if event.limit_price is None else event.limit_price,
                 "stop_price": order.stop_price if event.stop_price is None else event.stop_price,
                 "cash_quantity": order.cash_quantity if event.cash_quantity is None else event.cash_quantity,
+                "display_quantity": event.display_quantity or order.display_quantity,
             }
         case Held():
             since = event.at if order.hold is None else order.hold.since

@@ -86,6 +86,8 @@ class OrderRequest:
     timeout_seconds: Decimal | None = None
     product: str | None = None
     variety: str | None = None
+    display_quantity: Decimal | None = None
+    """How much of it the market may see at once; None: all of it."""
     stop_loss: Decimal | None = None
     take_profit: Decimal | None = None
     trail_percent: Decimal | None = None
@@ -126,6 +128,7 @@ class OrderRequest:
             self.entry_refs,
             *(() if self.quantity is not None else (self.stop_loss,)),
             *(() if self.decision is None else (self.decision,)),
+            *(() if self.display_quantity is None else ("display_quantity", self.display_quantity)),
         )
 
 

@@ -23,7 +23,7 @@ def fitting(order: Order, ticket: Ticket, now: datetime) -> tuple[Event, ...]:
     asked = order.ticket()
     values = {
         name: getattr(ticket, name)
-        for name in ("quantity", "limit_price", "stop_price", "cash_quantity")
+        for name in ("quantity", "limit_price", "stop_price", "cash_quantity", "display_quantity")
         if getattr(ticket, name) != getattr(asked, name)
     }
     if not values:
@@ -52,6 +52,8 @@ def unsupported_reason(order: Order, capabilities: Capabilities, broker: str) ->
         and variety not in capabilities.varieties
     ):
         problems.append(f"the variety {variety}")
+    if request.display_quantity is not None and not capabilities.takes_display_quantity:
+        problems.append("orders of which only a part is shown (display_quantity)")
     is_leg = request.total_legs > 1 and order.identity.purpose is Purpose.ENTRY
     if is_leg and request.instrument.asset_class is AssetClass.OPTION and not capabilities.splits_option_combinations:
         problems.append(f"an option alone that is one of {request.total_legs} legs: it would stand naked")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -384,3 +385,55 @@ async def test_linked_exits_are_one_group_and_what_one_fills_is_taken_off_the_ot
     with pytest.raises(OrderRefused, match="linked to is done"):
         await place(broker, late)
     assert stage.truth(late).status is ReportStatus.REJECTED
+
+
+# Icebergs
+
+
+async def test_a_part_is_shown_by_the_brokers_own_field(stage: IbkrStage) -> None:
+    broker = await stage.connect()
+    ticket = stage.ticket(
+        order_type=OrderType.LIMIT,
+        limit_price=Decimal(LAST_PRICE),
+        quantity=Decimal(25),
+        display_quantity=Decimal("10.9"),
+    )
+    fitted = await broker.fitted(ticket)
+    assert (fitted.quantity, fitted.display_quantity) == (25, 10)
+    await place(broker, ticket)
+    report = await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
+    (sent,) = stage.heard(Ask.PLACE_ORDER)
+    assert (sent[17], sent[31]) == ("25", "10")
+    # However many parts the market saw, it is one order with one id.
+    assert [fill.quantity for fill in report.fills] == [10, 10, 5]
+    assert report.filled_quantity == 25
+    assert stage.book.orders()[0].ticket.display_quantity == 10
+
+
+async def test_an_order_that_shows_all_names_no_part(stage: IbkrStage) -> None:
+    broker = await stage.connect()
+    await place(broker, stage.ticket())
+    (sent,) = stage.heard(Ask.PLACE_ORDER)
+    assert sent[31] == "0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"instrument": Instrument(symbol="EURUSD", asset_class=AssetClass.FOREX)}, "not of FOREX"),
+        ({"instrument": Instrument(symbol="ETH", asset_class=AssetClass.CRYPTO)}, "not of CRYPTO"),
+        ({"order_type": OrderType.STOP_LIMIT, "stop_price": Decimal(2)}, "rests with a limit"),
+        ({"order_type": OrderType.MARKET, "limit_price": None}, "rests with a limit"),
+        ({"tif": Tif.IOC}, "rests with a limit"),
+        ({"display_quantity": Decimal("0.5")}, "less than 1"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_what_ibkr_shows_whole_is_refused_before_it_is_sent(
+    stage: IbkrStage, changes: dict[str, Any], words: str
+) -> None:
+    broker = await stage.connect()
+    iceberg = {"order_type": OrderType.LIMIT, "limit_price": Decimal("2.5"), "display_quantity": Decimal(5)}
+    with pytest.raises(OrderRefused, match=words):
+        await broker.fitted(stage.ticket(**(iceberg | {"quantity": Decimal(25)} | changes)))
+    assert stage.heard(Ask.PLACE_ORDER) == []

@@ -205,11 +205,43 @@ async def test_the_control_side_shows_and_changes_the_book(gateway: TwsSimulator
 
 
 @pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"displaySize": 10}, 321),
+        ({"displaySize": 4, "orderType": "MKT", "lmtPrice": 0.0}, 387),
+    ],
+    ids=["all of it", "at the market"],
+)
+async def test_a_part_is_shown_of_an_order_with_a_limit_alone(
+    gateway: TwsSimulator, library: Any, change: dict[str, Any], code: int
+) -> None:
+    ib = await connected(library, gateway.port)
+    codes: list[int] = []
+    ib.errorEvent += lambda number, code, text, contract: codes.append(code)
+    order = library.LimitOrder("BUY", 10, 99.5, account="DU000001", tif="DAY", displaySize=4)
+    for name, value in change.items():
+        setattr(order, name, value)
+    ib.placeOrder(library.Stock("SPY", "SMART", "USD"), order)
+    await until(lambda: bool(codes))
+    assert codes == [code]
+    assert gateway.book.orders() == []
+    # One of 4 at a time is taken, and shown with it.
+    ib.placeOrder(
+        library.Stock("SPY", "SMART", "USD"),
+        library.LimitOrder("BUY", 10, 99.5, account="DU000001", tif="DAY", displaySize=4),
+    )
+    await until(lambda: bool(ib.trades()) and bool(gateway.book.orders()))
+    assert gateway.book.orders()[0].ticket.display_quantity == 4
+    ib.disconnect()
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"action": "SELL"},
         {"totalQuantity": 11},
         {"lmtPrice": 99.25},
+        {"displaySize": 4},
         {"tif": "GTC"},
         {"orderRef": "somebody-else's"},
         {"orderType": "MKT", "lmtPrice": 0.0},

@@ -45,6 +45,15 @@ def client_of(server: SimulatedKite) -> KiteConnect:
     return KiteConnect(server.api_key, access_token=server.access_token, root=server.root_url, timeout=5)
 
 
+FUTURES = {
+    "exchange": "NFO",
+    "tradingsymbol": "NIFTY26DECFUT",
+    "product": "NRML",
+    "order_type": "LIMIT",
+    "price": 25000,
+}
+
+
 def form(**changes: object) -> dict[str, object]:
     plain: dict[str, object] = {
         "variety": "regular",
@@ -109,7 +118,15 @@ def test_the_same_tag_twice_makes_two_orders(kite: KiteConnect) -> None:
         ({"product": "NRML"}, "product"),
         ({"validity": "GTC"}, "validity"),
         ({"exchange": "NFO", "tradingsymbol": "NIFTY26DECFUT", "product": "NRML"}, "multiples of 75"),
-        ({"variety": "iceberg", "iceberg_legs": 1, "iceberg_quantity": 10}, "iceberg"),
+        ({"variety": "iceberg", "iceberg_legs": 1, "iceberg_quantity": 10}, "iceberg_legs"),
+        ({"variety": "iceberg", "quantity": 102, "iceberg_legs": 51, "iceberg_quantity": 2}, "iceberg_legs"),
+        (FUTURES | {"quantity": 1875}, "use iceberg orders"),
+        (
+            FUTURES | {"variety": "iceberg", "quantity": 3750, "iceberg_legs": 2, "iceberg_quantity": 1875},
+            "maximum quantity",
+        ),
+        # 13 of 20 in two legs: Kite wants the half.
+        ({"variety": "iceberg", "quantity": 20, "iceberg_legs": 2, "iceberg_quantity": 13}, "iceberg_quantity"),
     ],
 )
 def test_a_wrong_form_is_refused_and_leaves_nothing(
@@ -118,6 +135,12 @@ def test_a_wrong_form_is_refused_and_leaves_nothing(
     with pytest.raises(kite_errors.InputException, match=words) as refusal:
         kite.place_order(**form(**changes))
     assert refusal.value.code == 400
+    assert server.book.orders() == []
+
+
+def test_a_call_that_would_make_several_orders_is_refused(server: SimulatedKite, kite: KiteConnect) -> None:
+    with pytest.raises(kite_errors.InputException, match="one order of each call"):
+        kite.place_autoslice_order(**form())
     assert server.book.orders() == []
 
 
@@ -145,14 +168,17 @@ def test_a_stop_order_waits_for_its_trigger(server: SimulatedKite, kite: KiteCon
 def test_the_legs_of_an_iceberg_order_come_one_after_the_other(server: SimulatedKite, kite: KiteConnect) -> None:
     server.book.add_fault(Fault(operation=Operation.PLACE, action=Action.HOLD))
     order_id = kite.place_order(
-        **form(variety="iceberg", order_type="LIMIT", price=100, quantity=25, iceberg_legs=3, iceberg_quantity=10)
+        **form(variety="iceberg", order_type="LIMIT", price=100, quantity=29, iceberg_legs=3, iceberg_quantity=10)
     )
     assert [(row["order_id"], row["quantity"]) for row in kite.orders()] == [(order_id, 10)]
     server.book.fill_order(OrderRef(client_order_id="", broker_order_id=order_id), Decimal(12))
     legs = kite.orders()
     assert [(leg["status"], leg["filled_quantity"]) for leg in legs] == [("COMPLETE", 10), ("OPEN", 2)]
-    assert legs[1]["meta"]["iceberg"]["total_quantity"] == 25
+    assert [leg["parent_order_id"] for leg in legs] == [None, order_id]
+    assert legs[1]["meta"]["iceberg"]["total_quantity"] == 29
     assert sum(trade["quantity"] for trade in kite.trades()) == 12
+    with pytest.raises(kite_errors.OrderException, match="being processed"):
+        kite.cancel_order("iceberg", order_id)
     kite.cancel_order("iceberg", legs[1]["order_id"])
     assert [leg["status"] for leg in kite.orders()] == ["COMPLETE", "CANCELLED"]
 
