@@ -263,6 +263,24 @@ async def test_parts_are_whole_lots(server: SimulatedKite, broker: ZerodhaBroker
     assert (last_form(server)["iceberg_legs"], last_form(server)["iceberg_quantity"]) == ("2", str(16 * 75))
 
 
+async def test_each_leg_is_an_order_of_the_day_and_one_call(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    def spent(of: ZerodhaBroker) -> tuple[int, int]:
+        left = {seconds: calls for (kind, seconds), calls in of.calls_left().items() if kind == "orders"}
+        return before[86_400.0] - left[86_400.0], before[60.0] - left[60.0]
+
+    before = {seconds: calls for (kind, seconds), calls in broker.calls_left().items() if kind == "orders"}
+    await broker.place_order(limit(variety="iceberg", quantity=Decimal(24)))
+    assert spent(broker) == (5, 1)
+    await broker.place_order(limit())
+    assert spent(broker) == (6, 2)
+    # As the next process counts them, from the list.
+    await found(broker, lambda report: report.filled_quantity == 24)
+    other = create(config_for(server))
+    await other.connect()
+    assert spent(other) == (6, 2)
+    await other.close()
+
+
 # Its life
 
 
