@@ -109,6 +109,8 @@ _SETTLED_SECONDS = 20.0
 _NEXT_LEG_SECONDS = 10.0
 """How long a cancel waits for the next leg of an iceberg order."""
 _NEXT_LEG_AGAIN_SECONDS = 0.5
+_OF_THE_DAY_ALONE_SECONDS = 61.0
+"""A call of that age counts in the day's limit, and in no shorter one: as the legs do that Zerodha places by itself."""
 _MALFORMED_NAMED = 5
 _ORDERS_REMEMBERED = 20_000
 _MALFORMED_REMEMBERED = 1_000
@@ -329,6 +331,9 @@ class ZerodhaBroker:
         form = order_form(ticket, listed, self._configuration.order_defaults)
         order_id = await self._calls.ask(lambda kite: _placed(kite.place_order(**form)), _kind_of(ticket))
         self._varieties[order_id] = str(form["variety"])
+        if "iceberg_legs" in form:
+            later_legs = int(str(form["iceberg_legs"])) - 1
+            self._calls.remember_order_calls([_OF_THE_DAY_ALONE_SECONDS] * later_legs)
         return Report(
             client_order_id=ticket.client_order_id,
             broker_order_id=order_id,
@@ -701,12 +706,13 @@ class _Book:
 
     def call_ages(self, now: datetime) -> list[float]:
         """How long ago, in seconds, the calls were made that led to these rows: one for each order, one more for
-        each cancelled. A row without a readable time counts as new."""
+        each cancelled. A row without a readable time counts as new. A later leg of an iceberg order took no call, and
+        counts in the day's limit alone."""
         ages: list[float] = [0.0] * len(self.malformed)
         for order in self.orders:
-            if order.leg is None or order.leg.number == 1:
-                age = 0.0 if order.placed_at is None else (now - order.placed_at).total_seconds()
-                ages += [age] * (2 if order.status == "CANCELLED" else 1)
+            age = 0.0 if order.placed_at is None else (now - order.placed_at).total_seconds()
+            own_age = age if order.leg is None or order.leg.number == 1 else max(age, _OF_THE_DAY_ALONE_SECONDS)
+            ages += [own_age] + [age] * (order.status == "CANCELLED")
         return ages
 
     def unreadable(self, malformed_trades: Sequence[MalformedRow]) -> list[Unreadable]:

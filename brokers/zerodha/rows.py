@@ -152,7 +152,8 @@ def read_orders(rows: object) -> tuple[list[OrderRow], list[MalformedRow]]:
     first: dict[str, OrderRow] = {}
     for row in read:
         first.setdefault(row.order_id, row)
-    tags = {order_id: row.tag for order_id, row in first.items() if row.leg is not None and row.tag}
+    tags = {row.order_id: row.tag for row in malformed if row.order_id and row.tag}
+    tags |= {order_id: row.tag for order_id, row in first.items() if row.leg and row.tag}
     tags |= {row.parent_order_id: row.tag for row in first.values() if row.leg and row.tag and row.parent_order_id}
 
     def inherited(row: OrderRow | MalformedRow) -> str:

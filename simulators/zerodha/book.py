@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from brokers.base import Instrument, Report, ReportStatus
-from brokers.paper.model import Fault, Market, Operation, PaperOrder, ScriptedQuote
+from brokers.paper.model import Fault, Market, Operation, PaperFill, PaperOrder, ScriptedQuote
 from simulators.fault_plan import PlannedBook
 from simulators.zerodha.market import KITE_ORDER_TYPES, Listing, Refused
 
@@ -73,8 +73,16 @@ class KiteBook(PlannedBook):
         if any(report.broker_order_id not in self._known for report in reports):
             self._known = {order.broker_order_id: order for order in self.orders()}
         pairs = [(self._known[report.broker_order_id], report) for report in reports]
+        # What was annulled of an iceberg order only the order itself says.
+        pairs = [
+            (order if order.ticket.display_quantity is None else self._present(order), report)
+            for order, report in pairs
+        ]
         hiding = [fault for fault in self.armed_faults(Operation.FIND) if _hides(fault)]
         return [pair for pair in pairs if not any(self._is_hidden(pair[0], fault) for fault in hiding)]
+
+    def _present(self, order: PaperOrder) -> PaperOrder:
+        return self.order(order.broker_order_id) or order
 
     def known(self, order_id: str) -> PaperOrder | None:
         """The order as placed; its state may be outdated."""
@@ -154,29 +162,41 @@ class _Leg:
 
 
 def _legs(order: PaperOrder, report: Report) -> list[_Leg]:
-    trades = [_Trade(fill.fill_id, fill.quantity, fill.price, fill.time) for fill in report.fills]
-    part = order.ticket.display_quantity
-    if part is None:
-        return [_Leg(order.broker_order_id, 1, order.ticket.quantity, tuple(trades), report.status)]
+    if order.ticket.display_quantity is None:
+        trades = tuple(_Trade(fill.fill_id, fill.quantity, fill.price, fill.time) for fill in report.fills)
+        return [_Leg(order.broker_order_id, 1, order.ticket.quantity, trades, report.status)]
+    # A leg that is done stays done, whatever of it is annulled later.
+    waiting = [(fill, fill.quantity) for fill in order.fills if fill.corrects is None]
     legs: list[_Leg] = []
     left = order.ticket.quantity
     while left > 0:
-        number, quantity, own = len(legs) + 1, min(part, left), []
+        number, quantity, own = len(legs) + 1, min(order.ticket.display_quantity, left), list[_Trade]()
+        left -= quantity
         missing = quantity
-        while missing and trades:
-            first = trades.pop(0)
-            taken = min(missing, first.quantity)
-            own.append(_Trade(f"{first.trade_id}{number:02d}", taken, first.price, first.time))
-            missing -= taken
-            if taken < first.quantity:
-                trades.insert(0, replace(first, quantity=first.quantity - taken))
+        while waiting and (missing or not left):
+            fill, rest = waiting.pop(0)
+            taken = min(missing, rest) if left else rest
+            own += _trades_of(order, fill, taken, number, is_begun=rest < fill.quantity)
+            missing = max(missing - taken, Decimal(0))
+            if taken < rest:
+                waiting.insert(0, (fill, rest - taken))
         order_id = order.broker_order_id if number == 1 else f"{order.broker_order_id}{number:02d}"
         status = report.status if missing else ReportStatus.FILLED
         legs.append(_Leg(order_id, number, quantity, tuple(own), status))
-        left -= quantity
         if missing:
             break  # the next leg is placed when this one is done
     return legs
+
+
+def _trades_of(order: PaperOrder, fill: PaperFill, taken: Decimal, number: int, *, is_begun: bool) -> list[_Trade]:
+    """What a leg shows of so much of a fill: nothing if that was annulled, and a correction of it in the leg where it
+    began."""
+    if not fill.busted:
+        return [_Trade(f"{fill.fill_id}{number:02d}", taken, fill.price, fill.time)]
+    corrected = next((each for each in order.fills if each.corrects == fill.fill_id), None)
+    if corrected is None or is_begun:
+        return []
+    return _trades_of(order, corrected, corrected.quantity, number, is_begun=False)
 
 
 @dataclass(frozen=True, slots=True)

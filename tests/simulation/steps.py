@@ -422,6 +422,7 @@ def draw(seed: int) -> History:
     options["limits"] = _drawn_limits(random.Random(f"limits:{seed}"))
     steps = _with_protection(random.Random(f"protection:{seed}"), steps)
     steps = _with_trails(random.Random(f"trails:{seed}"), steps)
+    steps = _with_icebergs(random.Random(f"icebergs:{seed}"), steps)
     return History(seed, options, tuple(sorted(steps, key=lambda s: s.at)))
 
 
@@ -455,6 +456,21 @@ def _with_trails(luck: random.Random, steps: list[Step]) -> list[Step]:
             trail = luck.choice([{"trail_percent": 5}, {"trail_percent": 20}, {"trail_amount": 1}])
             kept = {name: value for name, value in each.args.items() if name != "stop_loss" or luck.random() < 0.5}
             each = Step(each.at, "order", kept | trail)
+        found.append(each)
+    return found
+
+
+def _with_icebergs(luck: random.Random, steps: list[Step]) -> list[Step]:
+    """Of some orders with a limit only a part is shown, and the venue fills them part by part."""
+    found: list[Step] = []
+    for each in steps:
+        args = each.args
+        rests = each.do == "order" and args.get("order_type") == "LIMIT" and args.get("tif") != "IOC"
+        if rests and args["quantity"] > 1 and luck.random() < 0.3:
+            whole = args["quantity"]
+            each = Step(
+                each.at, "order", args | {"display_quantity": luck.choice([whole // 7 or 1, whole // 3, whole - 1])}
+            )
         found.append(each)
     return found
 

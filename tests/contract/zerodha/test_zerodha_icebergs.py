@@ -53,6 +53,8 @@ def test_a_leg_that_cannot_be_read_is_its_parents() -> None:
     read, malformed = rows.read_orders([leg(1, FIRST, **DONE), of_parent(2, SECOND, filled_quantity="much")])
     assert [row.tag for row in malformed] == [TAG]
     assert dialect.reports(read, {}, malformed) == []
+    # Nor is a readable one somebody else's while its parent cannot be read.
+    assert reports_of([leg(1, FIRST, filled_quantity="much"), of_parent(2, SECOND, filled_quantity=4)]) == []
 
 
 def test_the_legs_of_a_person_are_foreign_and_none_of_ours() -> None:
@@ -261,6 +263,24 @@ async def test_parts_are_whole_lots(server: SimulatedKite, broker: ZerodhaBroker
     assert (last_form(server)["iceberg_legs"], last_form(server)["iceberg_quantity"]) == ("2", str(16 * 75))
 
 
+async def test_each_leg_is_an_order_of_the_day_and_one_call(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    def spent(of: ZerodhaBroker) -> tuple[int, int]:
+        left = {seconds: calls for (kind, seconds), calls in of.calls_left().items() if kind == "orders"}
+        return before[86_400.0] - left[86_400.0], before[60.0] - left[60.0]
+
+    before = {seconds: calls for (kind, seconds), calls in broker.calls_left().items() if kind == "orders"}
+    await broker.place_order(limit(variety="iceberg", quantity=Decimal(24)))
+    assert spent(broker) == (5, 1)
+    await broker.place_order(limit())
+    assert spent(broker) == (6, 2)
+    # As the next process counts them, from the list.
+    await found(broker, lambda report: report.filled_quantity == 24)
+    other = create(config_for(server))
+    await other.connect()
+    assert spent(other) == (6, 2)
+    await other.close()
+
+
 # Its life
 
 
@@ -319,6 +339,28 @@ async def test_a_next_leg_that_never_comes_is_asked_about_in_the_end(
     monkeypatch.setattr("brokers.zerodha.adapter._NEXT_LEG_SECONDS", 0.0)
     with pytest.raises(OrderRefused, match="being processed"):
         await broker.cancel_order(ref)
+
+
+async def test_what_is_annulled_or_corrected_counts_no_more_and_the_order_stays_ended(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    ref = await iceberg(server, broker)
+    first, *_ = [server.book.fill_order(by_id(ref), Decimal(quantity)) for quantity in (5, 5, 5, 5)]
+    corrected = server.book.fill_order(by_id(ref), Decimal(4))
+    report = await found(broker)
+    assert (report.status, report.filled_quantity) == (ReportStatus.FILLED, Decimal(24))
+    server.book.bust_fill(first.fill_id)
+    server.book.correct_fill(corrected.fill_id, quantity=Decimal(3))
+    report = await found(broker)
+    assert (report.status, report.filled_quantity) == (ReportStatus.FILLED, Decimal(18))
+    assert [fill.quantity for fill in report.fills] == [5, 5, 5, 3]
+    assert report.fills_shown is FillsShown.ALL
+
+
+async def test_more_than_was_ordered_is_told(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    ref = await iceberg(server, broker)
+    server.book.fill_order(by_id(ref), Decimal(30), force=True)
+    assert (await found(broker)).filled_quantity == 30
 
 
 async def test_a_leg_that_zerodha_rejects_ends_the_order(server: SimulatedKite, broker: ZerodhaBroker) -> None:
