@@ -1709,7 +1709,7 @@ ARROWS: Mapping[str, set[str]] = {
         "notifications.telegram_updates",
     },
     "execution_service.app.check": {
-        CORE,
+        *VOCABULARY,
         "brokers.errors",
         "brokers.factory",
         "brokers.registry",

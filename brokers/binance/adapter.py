@@ -382,6 +382,14 @@ class BinanceBroker:
                 found |= dict.fromkeys(named, told[symbol])
         return found
 
+    async def quotes_in_words(self) -> str:
+        """By asking for all: in demo trading not every contract has both sides."""
+        self._check_session()
+        symbols = (await self._all_listings()).trading
+        told = await self._quotes_of(symbols)
+        two_sided = [each for each in told.values() if isinstance(each, Quote) and None not in (each.bid, each.ask)]
+        return f"Quotes (best bid and ask) of {len(two_sided)} of the {len(symbols)} contracts that are traded."
+
     async def _quotes_of(self, symbols: Sequence[str]) -> Mapping[str, Quote | NoQuote]:
         self._calls.check_spare()
         form, weight = form_for(symbols)
