@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 
 from brokers.base import NoQuote, Quote
 from brokers.binance.rows import Malformed, read_book_ticker, time_of
 
 BOOK_TICKERS = "/fapi/v1/ticker/bookTicker"
 _ONE_WEIGHS, _ALL_WEIGH = 2, 5
+_WIDEST = Decimal("0.05")
+"""A part of the bid. The middle of a book that is wider is nobody's price, and there is no last trade beside it."""
 
 
 def form_for(symbols: Sequence[str]) -> tuple[Mapping[str, object], int]:
@@ -34,4 +37,5 @@ def _quote(symbol: str, row: Mapping[str, object] | None, by_our_clock: Callable
         at = time_of(by_our_clock(told.at_ms))
     except Malformed as exc:
         return NoQuote(reason=f"Binance's quote of {symbol} cannot be read: {exc}")
-    return Quote(bid=told.bid or None, ask=told.ask or None, at=at)
+    is_wide = bool(told.bid and told.ask) and told.ask - told.bid > told.bid * _WIDEST
+    return Quote(at=at) if is_wide else Quote(bid=told.bid or None, ask=told.ask or None, at=at)

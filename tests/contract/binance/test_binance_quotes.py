@@ -70,9 +70,10 @@ async def test_a_quote_has_the_venue_s_time_by_our_clock(server: SimulatedBinanc
         ({"ask": "100"}, "has no price"),
         ({"bid": "0", "ask": "0"}, "has no price"),
         ({"refusal": "not told"}, "has no price"),
+        ({"bid": "100", "ask": "105.01"}, "has no price"),
     ],
 )
-async def test_crossed_one_sided_and_empty_books_are_no_price(
+async def test_crossed_one_sided_empty_and_wide_books_are_no_price(
     server: SimulatedBinance, broker: BinanceBroker, fields: dict[str, object], words: str
 ) -> None:
     set_quote(server, "SOLUSDT", **fields)
