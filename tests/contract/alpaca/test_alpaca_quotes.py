@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from brokers.errors import BrokerUnavailable, HeldBack, RateLimited
 from execution_service.core.risk.prices import ReferencePrice, price_of_quote
 from simulators.alpaca.server import AlpacaFault, FaultKind, SimulatedAlpaca
 from simulators.control import quote_of
+from simulators.http_gateway import serving
 from simulators.stage_alpaca import LAST_PRICE, config_for
 from tests.contract.alpaca.stage import ticket
 
@@ -226,6 +228,20 @@ async def test_quotes_stay_within_a_limit_of_their_own(server: SimulatedAlpaca) 
         with pytest.raises(HeldBack):
             await broker.quotes([AAPL])
         assert len(asked(server)) == 3
+        await broker.place_order(ticket())
+
+
+async def test_the_last_call_of_the_minute_by_alpaca_s_own_count_is_the_last(tmp_path: Path) -> None:
+    """Other programs of the account are counted too. Orders and other queries are counted elsewhere."""
+    async with (
+        serving(SimulatedAlpaca(tmp_path / "alpaca.db", calls_per_minute=50, data_calls_per_minute=3)) as server,
+        connected(server) as broker,
+    ):
+        await broker.quotes([AAPL])
+        await broker.quotes([AAPL])
+        with pytest.raises(HeldBack):
+            await broker.quotes([AAPL])
+        assert [feed for _, feed in asked(server)] == ["sip", "iex", "iex"]
         await broker.place_order(ticket())
 
 
