@@ -15,7 +15,7 @@ import requests
 from alpaca.common.exceptions import APIError
 
 from brokers.alpaca import dialect
-from brokers.alpaca.calls import Access, RawClient, Redirected, refusal_of, seconds_to_reset
+from brokers.alpaca.calls import Access, RawClient, refusal_of, seconds_to_reset
 from brokers.alpaca.codes import TOO_MANY, Refusal
 from brokers.alpaca.rows import Malformed, SnapshotRow, read_snapshot, read_snapshots
 from brokers.base import Instrument, NoQuote, Quote
@@ -65,7 +65,8 @@ class FeedRefused(BrokerUnavailable):
     def invalid_among(self, symbols: Collection[str]) -> str | None:
         """The one of these symbols that Alpaca calls invalid: it answers for none of the others then."""
         named = re.search(r"invalid symbol: (\S+)", self.refusal.words)
-        return named[1] if named is not None and named[1] in symbols else None
+        symbol = None if named is None else named[1].rstrip(".,;\"'")
+        return symbol if symbol in symbols else None
 
 
 class MarketDataCalls(BlockingCalls[RawClient]):
@@ -105,7 +106,7 @@ class MarketDataCalls(BlockingCalls[RawClient]):
     def _translated(self, exc: Exception, kind: CallKind) -> BrokerError:
         if never_connected(exc):
             return BrokerUnavailable("Alpaca's market data cannot be reached")
-        if isinstance(exc, Redirected) or not isinstance(exc, APIError):
+        if not isinstance(exc, APIError):
             return BrokerUnavailable(self._access.without_secrets(f"Alpaca's market data: {exc or type(exc).__name__}"))
         refusal = refusal_of(exc)
         words = self._access.without_secrets(f"Alpaca's market data ({refusal.status}): {refusal.words}")
