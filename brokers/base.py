@@ -441,6 +441,14 @@ class TellsEndings(Protocol):
 
 
 @runtime_checkable
+class DescribesQuotes(Protocol):
+    """An adapter that tells quotes, and knows or finds out which ones this account is given."""
+
+    async def quotes_in_words(self) -> str:
+        """One sentence for people, which begins with "Quotes". Uses such calls as `quotes` does. Raises BrokerUnavailable and NotAnswered."""
+
+
+@runtime_checkable
 class HasMarketClock(Protocol):
     """An adapter whose market is one of the past: it stands still until it is told to go on."""
 

@@ -1711,7 +1711,7 @@ ARROWS: Mapping[str, set[str]] = {
         "notifications.telegram_updates",
     },
     "execution_service.app.check": {
-        CORE,
+        *VOCABULARY,
         "brokers.errors",
         "brokers.factory",
         "brokers.registry",
@@ -2261,6 +2261,7 @@ BROKERS_WORDS: Mapping[str, tuple[str, ...]] = {
 NAMED_ALLOWED = {
     "services/execution/__init__.py": "the names of spec 001, which is one broker's",
     "benchmarks/gateways.py": "measures two client libraries bare, beside their adapters",
+    "tests/faults/priced.py": "which of them tell quotes by calls of their own is their dialect",
     "tests/faults/protected.py": "how each refuses a stop, and which of them link two orders, is their dialect",
     "tests/faults/scenarios.py": "some of its scenarios are about one broker's dialect, and are tests of that broker",
     "tests/faults/test_kills.py": "two of its tests are about one broker's ids, and are tests of that broker",

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -27,8 +27,9 @@ from brokers.alpaca.calls import (
 )
 from brokers.alpaca.endings import read_endings
 from brokers.alpaca.feed import TradeUpdates
-from brokers.alpaca.manifest import LIVE_URL, MANIFEST, PAPER_URL, TradingMode, host_is_paper
+from brokers.alpaca.manifest import DATA_URL, LIVE_URL, MANIFEST, PAPER_URL, TradingMode, host_is_paper
 from brokers.alpaca.orders import AccountOrders
+from brokers.alpaca.quotes import AccountQuotes, Feed
 from brokers.alpaca.rows import (
     AccountRow,
     AssetRow,
@@ -43,12 +44,16 @@ from brokers.alpaca.rows import (
     read_positions,
 )
 from brokers.base import (
+    AssetClass,
     Balance,
     BrokerPosition,
     Capabilities,
+    Instrument,
+    NoQuote,
     OrderRef,
     OrderType,
     PositionEnding,
+    Quote,
     Report,
     Reports,
     ReportStatus,
@@ -67,6 +72,7 @@ from brokers.errors import (
     OrderRefused,
 )
 from brokers.manifest import Fact
+from brokers.rate import limit
 
 _log = logging.getLogger(__name__)
 STOP_PASSED_WORDS = ("base_price",)
@@ -94,6 +100,9 @@ class Configuration(MeteredConfiguration):
     """None: Alpaca's host for the trading mode."""
     stream_url: str | None = None
     """None: made from the base URL."""
+    data_url: str | None = None
+    """Of the market data. None: Alpaca's host for it, or the base URL where that is none of Alpaca's hosts: keys go nowhere that
+    nobody has named."""
     account_number: str | None = None
     """The keys must be those of this account."""
     trading_mode: TradingMode = Field(TradingMode.PAPER, validate_default=True)
@@ -103,6 +112,9 @@ class Configuration(MeteredConfiguration):
     other_calls_per_second: Calls = 10
     other_calls_per_minute: Calls | None = 90
     """Alpaca counts all calls of an account together: 200 a minute."""
+    quote_feed: Feed = Feed.AUTO
+    quote_calls_per_minute: Calls = 180
+    """Alpaca counts calls for market data by themselves: 200 a minute, and more with a subscription."""
     connect_timeout_seconds: TimeOut = CONNECT_SECONDS
     read_timeout_seconds: TimeOut = READ_SECONDS
     answer_timeout_seconds: TimeOut = ANSWER_SECONDS
@@ -136,6 +148,17 @@ class Configuration(MeteredConfiguration):
         parts = urlsplit(self.address)
         made = urlunsplit(("wss" if parts.scheme == "https" else "ws", parts.netloc, "/stream", "", ""))
         return self.stream_url or made
+
+    @property
+    def data_address(self) -> str:
+        is_alpacas = urlsplit(self.address).hostname in {urlsplit(url).hostname for url in (PAPER_URL, LIVE_URL)}
+        return (self.data_url or (DATA_URL if is_alpacas else self.address)).rstrip("/")
+
+    @property
+    def data_access(self) -> Access:
+        """As `access`, to the market data."""
+        limits = (limit(calls=self.quote_calls_per_minute, seconds=60.0),)
+        return replace(self.access, base_url=self.data_address, order_limits=(), other_limits=limits)
 
     @property
     def access(self) -> Access:
@@ -186,6 +209,7 @@ class AlpacaBroker:
         self._stream: TradeUpdates | None = None
         self._assets: OrderedDict[str, _KnownAsset] = OrderedDict()
         self._orders = AccountOrders(self._calls, clock)
+        self._quotes = AccountQuotes(configuration.data_access, feed=configuration.quote_feed)
 
     @property
     def name(self) -> str:
@@ -226,6 +250,7 @@ class AlpacaBroker:
     async def connect(self) -> None:
         """Verifies that the keys are accepted and are those of the right account. May be called again at any time."""
         self._calls.open()
+        self._quotes.open()
         self._has_session = False
         account = await self._read_account()
         wanted = self._configuration.account_number
@@ -339,9 +364,22 @@ class AlpacaBroker:
         self._check_session()
         return dialect.balances(await self._read_account())
 
+    async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
+        """The latest quote and trade, by one call for each class of assets, of another host with a limit of its own: none of the calls
+        for orders and other queries is used."""
+        self._check_session()
+        return await self._quotes.quotes(instruments)
+
+    async def quotes_in_words(self) -> str:
+        self._check_session()
+        classes = self.capabilities.asset_classes
+        return await self._quotes.in_words(
+            has_options=AssetClass.OPTION in classes, has_coins=AssetClass.CRYPTO in classes
+        )
+
     def calls_left(self) -> dict[tuple[str, float], int]:
         """By kind of call and period in seconds, how many ordinary calls may leave now."""
-        return self._calls.left()
+        return {**self._calls.left(), **self._quotes.calls_left()}
 
     def on_hint(self, callback: Callable[[], None] | None) -> None:
         """`callback` is called when the stream tells of any order, ours or not, and whenever it has connected."""
@@ -353,6 +391,7 @@ class AlpacaBroker:
         if stream is not None:
             await stream.close()
         self._calls.close()
+        self._quotes.close()
 
     # Calls
 

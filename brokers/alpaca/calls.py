@@ -14,7 +14,7 @@ from alpaca.common.rest import RESTClient
 
 from brokers.alpaca.codes import Meaning, Refusal
 from brokers.blocking_calls import AFTER_TOO_MANY_SECONDS, BlockingCalls, ExactSession, never_connected
-from brokers.call_kinds import CallKind
+from brokers.call_kinds import ASKING, CallKind
 from brokers.errors import (
     AuthRequired,
     BrokerError,
@@ -57,6 +57,12 @@ class Access:
     order_limits: tuple[RateLimit, ...]
     other_limits: tuple[RateLimit, ...]
 
+    def without_secrets(self, text: str) -> str:
+        """Alpaca's texts go into records, messages and alerts: any credential that they repeat is removed."""
+        for secret in (self.secret_key, self.api_key):
+            text = text.replace(secret, "***") if secret else text
+        return text
+
 
 class RawClient:
     """The library's REST client for one call at a time: no retries of its own, time-outs, numbers as exact decimals,
@@ -73,9 +79,9 @@ class RawClient:
         self._on_answer = on_answer
         self._status = 0
 
-    def get(self, path: str, query: Mapping[str, object] | None = None) -> Any:
+    def get(self, path: str, query: Mapping[str, object] | None = None, *, version: str = "v2") -> Any:
         """Raises APIError, Redirected, and the errors of `requests`."""
-        return self._checked(self._rest.get(path, dict(query or {})))
+        return self._checked(self._rest.get(path, dict(query or {}), api_version=version))
 
     def get_or_none(self, path: str, query: Mapping[str, object] | None = None) -> Any:
         """As `get`. None only if Alpaca itself says that it does not exist."""
@@ -131,28 +137,28 @@ class AlpacaCalls(BlockingCalls[RawClient]):
         """Keeps the last calls of the minute for orders, by Alpaca's own count of all this account's programs."""
         left = _whole(response.headers.get("X-RateLimit-Remaining"))
         if left is not None and left <= _FEW_CALLS_LEFT:
-            self._other_budget.pause(_seconds_to_reset(response))
+            self._other_budget.pause(seconds_to_reset(response))
 
     def _translated(self, exc: Exception, kind: CallKind) -> BrokerError:
         if isinstance(exc, APIError):
             return self._refused(exc, kind)
         if never_connected(exc):
             return BrokerUnavailable("Alpaca cannot be reached")
-        words = self._clean(f"Alpaca: {exc or type(exc).__name__}")
-        return BrokerUnavailable(words) if kind is CallKind.QUERY else OutcomeUnknown(words)
+        words = self._access.without_secrets(f"Alpaca: {exc or type(exc).__name__}")
+        return BrokerUnavailable(words) if kind in ASKING else OutcomeUnknown(words)
 
     def _refused(self, exc: APIError, kind: CallKind) -> BrokerError:
         refusal = refusal_of(exc)
-        words = self._clean(refusal.words)
+        words = self._access.without_secrets(refusal.words)
         match refusal.meaning:
             case Meaning.NOT_TAKEN:
-                seconds = _seconds_to_reset(exc.response)
+                seconds = seconds_to_reset(exc.response)
                 for budget in (self._order_budget, self._other_budget):
                     budget.pause(seconds)
                 return RateLimited(f"Alpaca takes no more calls now ({words})", wait_seconds=seconds)
             case Meaning.KEYS:
                 return AuthRequired(f"Alpaca does not accept the keys ({words})")
-        if kind is CallKind.QUERY:
+        if kind in ASKING:
             return BrokerUnavailable(f"Alpaca ({refusal.status}): {words}")
         match refusal.meaning:
             case Meaning.EXISTS:
@@ -160,12 +166,6 @@ class AlpacaCalls(BlockingCalls[RawClient]):
             case Meaning.REFUSED:
                 return Declined(words, refusal)
         return OutcomeUnknown(f"Alpaca ({refusal.status}): {words}")
-
-    def _clean(self, text: str) -> str:
-        """Alpaca's texts go into records, messages and alerts: any credential that they repeat is removed."""
-        for secret in (self._access.secret_key, self._access.api_key):
-            text = text.replace(secret, "***") if secret else text
-        return text
 
 
 class Declined(OrderRefused):
@@ -181,7 +181,7 @@ def refusal_of(exc: APIError) -> Refusal:
     return Refusal.of(int(exc.status_code or 0), str(exc.args[0]) if exc.args else "")
 
 
-def _seconds_to_reset(response: requests.Response | None) -> float:
+def seconds_to_reset(response: requests.Response | None) -> float:
     """Until Alpaca counts anew."""
     reset = None if response is None else _whole(response.headers.get("X-RateLimit-Reset"))
     if reset is None:

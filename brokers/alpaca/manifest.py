@@ -25,6 +25,8 @@ from brokers.variables import (
 
 PAPER_URL = "https://paper-api.alpaca.markets"
 LIVE_URL = "https://api.alpaca.markets"
+DATA_URL = "https://data.alpaca.markets"
+"""Of the market data, for paper and live accounts alike."""
 _SAME_SETTING = {
     "apca_api_key_id": "alpaca_api_key",
     "apca_api_secret_key": "alpaca_secret_key",
@@ -46,6 +48,7 @@ class AlpacaVariables(BrokerVariables):
     alpaca_secret_key: SecretStr | None = None
     alpaca_base_url: Annotated[WebAddress | None, WEB_ADDRESS] = None
     alpaca_stream_url: Annotated[SocketAddress | None, SOCKET_ADDRESS] = None
+    alpaca_data_url: Annotated[WebAddress | None, WEB_ADDRESS] = None
     apca_api_key_id: SecretStr | None = None
     apca_api_secret_key: SecretStr | None = None
     apca_api_base_url: Annotated[WebAddress | None, WEB_ADDRESS] = None
@@ -60,7 +63,7 @@ class AlpacaVariables(BrokerVariables):
         return value
 
     def account_keys(self, own: Collection[str], data_dir: Path) -> dict[str, object]:
-        """An account with a base URL of its own takes no stream URL from here: that would belong to another host."""
+        """An account with a base URL of its own takes no stream or data URL from here: these would belong to another host."""
         keys = super().account_keys(own, data_dir)
         for theirs, ours in _SAME_SETTING.items():
             value = keys.pop(theirs, None)
@@ -68,6 +71,7 @@ class AlpacaVariables(BrokerVariables):
                 keys.setdefault(ours.removeprefix(self.prefix), value)
         if "base_url" in own:
             keys.pop("stream_url", None)
+            keys.pop("data_url", None)
         return keys
 
 

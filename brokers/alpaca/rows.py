@@ -87,6 +87,18 @@ class PositionRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotRow:
+    """The market in one asset: its latest quote and its latest trade. None: there is no such price."""
+
+    bid: Decimal | None
+    ask: Decimal | None
+    last: Decimal | None
+    at: datetime
+    """When the quote came to stand so; without one, when the trade was."""
+    last_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccountRow:
     number: str
     status: str
@@ -209,6 +221,33 @@ def read_contract(said: object) -> AssetRow:
         is_tradable=row.get("tradable") is True and row.get("status") == "active",
         multiplier=multiplier,
     )
+
+
+def read_snapshots(said: object) -> Mapping[str, object]:
+    """What is told by symbol; that of shares stands by itself, that of others under a name. Raises Malformed."""
+    row = _a_row(said)
+    inner = row.get("snapshots", row)
+    return _a_row(inner)
+
+
+def read_snapshot(said: object) -> SnapshotRow:
+    """Raises Malformed, also for one of which nobody can tell how old it is."""
+    row = _a_row(said)
+    quote, trade = (row.get(name) for name in ("latestQuote", "latestTrade"))
+    bid, ask = _price_in(quote, "bp"), _price_in(quote, "ap")
+    last, last_at = _price_in(trade, "p"), moment(trade.get("t")) if isinstance(trade, Mapping) else None
+    at = moment(quote.get("t")) if isinstance(quote, Mapping) else last_at
+    if at is None:
+        raise Malformed("it does not say when that was")
+    return SnapshotRow(bid=bid, ask=ask, last=last, at=at, last_at=last_at)
+
+
+def _price_in(row: object, name: str) -> Decimal | None:
+    """0 and what is missing is no price. Raises Malformed for anything else that is none."""
+    if row is None:
+        return None
+    fields = _a_row(row)
+    return number(fields, name, least=0) or None if fields.get(name) is not None else None
 
 
 def tag_of(row: Row) -> str:

@@ -21,8 +21,10 @@ from brokers.base import (
     BrokerPosition,
     Capabilities,
     Instrument,
+    NoQuote,
     OrderRef,
     OrderType,
+    Quote,
     Report,
     Reports,
     ReportStatus,
@@ -35,6 +37,7 @@ from brokers.binance.calls import ANSWER_SECONDS, CONNECT_SECONDS, Access, Binan
 from brokers.binance.codes import MARGIN_TYPE_AS_ASKED, NOTHING_LEFT_TO_REDUCE, PASSING, OtherPositionMode
 from brokers.binance.manifest import MANIFEST, STREAM_URLS, base_url, is_paper
 from brokers.binance.market import CONDITIONAL, LONG, SHORT, Listing, Listings, OrderDefaults, fitted, order_form
+from brokers.binance.quotes import BOOK_TICKERS, form_for, quotes_in
 from brokers.binance.rows import Malformed, read_algo, read_balance, read_position, read_rows
 from brokers.binance.stream import UserStream
 from brokers.call_kinds import CallKind
@@ -360,6 +363,43 @@ class BinanceBroker:
         if malformed:
             raise AnswerUnclear(malformed[0].words)
         return [row for row in rows if row.cash or row.equity or row.currency == CURRENCY]
+
+    async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
+        """The best bid and ask: one contract by itself, several by one call that tells those of all. Nothing is asked while less than
+        half of the minute's weight is left."""
+        self._check_session()
+        listings = await self._all_listings()
+        found: dict[Instrument, Quote | NoQuote] = {}
+        symbols: dict[str, list[Instrument]] = {}
+        for instrument in instruments:
+            try:
+                symbols.setdefault(listings.resolve(instrument).symbol, []).append(instrument)
+            except OrderRefused as exc:
+                found[instrument] = NoQuote(reason=exc.reason)
+        if symbols:
+            told = await self._quotes_of(list(symbols))
+            for symbol, named in symbols.items():
+                found |= dict.fromkeys(named, told[symbol])
+        return found
+
+    async def quotes_in_words(self) -> str:
+        """By asking for all: in demo trading not every contract has both sides."""
+        self._check_session()
+        symbols = (await self._all_listings()).trading
+        told = await self._quotes_of(symbols)
+        two_sided = [each for each in told.values() if isinstance(each, Quote) and None not in (each.bid, each.ask)]
+        return f"Quotes (best bid and ask) of {len(two_sided)} of the {len(symbols)} contracts that are traded."
+
+    async def _quotes_of(self, symbols: Sequence[str]) -> Mapping[str, Quote | NoQuote]:
+        self._calls.check_spare()
+        form, weight = form_for(symbols)
+        try:
+            answer = await self._calls.ask(
+                "GET", BOOK_TICKERS, form, weight=weight, kind=CallKind.QUOTE, is_signed=False
+            )
+            return quotes_in(answer, symbols, self._calls.by_our_clock)
+        except Malformed as exc:
+            raise BrokerUnavailable(str(exc)) from exc
 
     def calls_left(self) -> dict[tuple[str, float], int]:
         """By kind of call and period in seconds, how many ordinary calls (or how much weight) may leave now."""

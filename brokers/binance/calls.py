@@ -19,7 +19,7 @@ from binance_common.utils import encoded_string, get_signature
 from yarl import URL
 
 from brokers.binance.codes import Meaning, OtherPositionMode, meaning
-from brokers.call_kinds import CANCELLING, PLACING, PRIORITIES, CallKind
+from brokers.call_kinds import ASKING, CANCELLING, PLACING, PRIORITIES, CallKind
 from brokers.errors import (
     AuthRequired,
     BrokerError,
@@ -48,6 +48,7 @@ _AFTER_FAILURE_SECONDS = 1.0
 _CLOCK_AGAIN_SECONDS = 600.0
 _CLOCK_RETRY_SECONDS = 60.0
 _LONGEST_PACE_SECONDS = 1.0
+_SPARED_SHARE = 0.5
 _CONNECTIONS = 16
 _TOO_LONG_FOR_THE_LOOP = 100_000
 """A longer answer is parsed in a thread: the list of all symbols is more than a megabyte."""
@@ -103,6 +104,11 @@ class CircuitBreaker:
         if self._failures >= _OPENS_AFTER_FAILURES:
             # This call tries; those that come before its answer are refused.
             self._not_before = self._clock() + self._pause_seconds
+
+    def check_closed(self) -> None:
+        """For a call that is not needed enough to be the one that tries again. Raises BrokerUnavailable."""
+        if self._failures >= _OPENS_AFTER_FAILURES:
+            raise BrokerUnavailable(f"Binance did not answer {self._failures} calls in succession")
 
     def failed(self) -> None:
         self._failures += 1
@@ -179,9 +185,18 @@ class BinanceCalls:
         if wait_seconds > _PATIENCE_SECONDS:
             raise _spent(BudgetSpent(wait_seconds))
 
+    def check_spare(self) -> None:
+        """Raises RateLimited if less than half of the weight is left that ordinary calls may use: the rest is for orders, cancels and reports."""
+        if self._weights.share_left() < _SPARED_SHARE:
+            raise RateLimited("Binance: the rest of the minute's weight is left to orders", wait_seconds=1.0)
+
     def now_ms(self) -> int:
         """Milliseconds since 1970 by Binance's clock, as far as it is known."""
         return time.time_ns() // 1_000_000 + self._clock_offset_ms
+
+    def by_our_clock(self, moment_ms: int) -> int:
+        """The same moment, which Binance told by its clock."""
+        return moment_ms - self._clock_offset_ms
 
     def left(self) -> dict[tuple[str, float], int]:
         """As LimitsCalls.calls_left."""
@@ -205,13 +220,15 @@ class BinanceCalls:
         kind: CallKind = CallKind.QUERY,
         is_signed: bool = True,
     ) -> Any:
-        """The answer, parsed, with exact decimals. Raises Refusal with a meaning of NOT_THERE, or for a query also REFUSED;
-        else the errors of `brokers.errors`."""
+        """The answer, parsed, with exact decimals. Raises Refusal with a meaning of NOT_THERE, or for a query or quote also
+        REFUSED; else the errors of `brokers.errors`."""
         session = self.session
         if is_signed and (self._clock_read_at is None or kind is CallKind.QUERY):
             await self._read_clock()
         for is_last in (False, True):
-            if kind not in (CallKind.EXIT, CallKind.CANCEL):
+            if kind is CallKind.QUOTE:
+                self._breaker.check_closed()
+            elif kind not in (CallKind.EXIT, CallKind.CANCEL):
                 self._breaker.check()
             await self._wait_for_budget(kind, weight)
             try:
@@ -241,28 +258,37 @@ class BinanceCalls:
             async with session.request(method, _encoded(url), allow_redirects=False) as response:
                 status, headers, body = response.status, response.headers, await response.text("utf-8", "replace")
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
-            self._breaker.failed()
+            self._note_outcome(kind, has_failed=True)
             raise BrokerUnavailable("Binance cannot be reached") from exc
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            self._breaker.failed()
+            self._note_outcome(kind, has_failed=True)
             raise _unclear(kind, f"Binance did not answer ({type(exc).__name__})") from exc
-        self._count(headers)
+        if kind is not CallKind.QUOTE:
+            # Of the answers with quotes Binance says that the weight in them is not accurate.
+            self._count(headers)
         try:
             answer = await _parsed(body)
         except ValueError:
             answer = None
         if status == 200 and answer is not None:
-            self._breaker.succeeded()
+            self._note_outcome(kind, has_failed=False)
             return answer
         if status < 400:
             raise _unclear(kind, f"Binance answered with status {status} and nothing that can be read")
         code, text = _error_of(answer, body)
         refusal = Refusal(meaning(status, code, text), code, text, _seconds(headers.get("Retry-After")))
-        if refusal.meaning in (Meaning.UNKNOWN, Meaning.FAILED) and status >= 500:
+        is_failure = refusal.meaning in (Meaning.UNKNOWN, Meaning.FAILED) and status >= 500
+        self._note_outcome(kind, has_failed=is_failure)
+        raise refusal
+
+    def _note_outcome(self, kind: CallKind, *, has_failed: bool) -> None:
+        """Calls for quotes say nothing about whether orders are taken."""
+        if kind is CallKind.QUOTE:
+            return
+        if has_failed:
             self._breaker.failed()
         else:
             self._breaker.succeeded()
-        raise refusal
 
     def _signed(self, params: Mapping[str, object]) -> str:
         query = _encoded_form({**params, "recvWindow": RECEIVE_WINDOW_MS, "timestamp": self.now_ms()})
@@ -329,6 +355,8 @@ class BinanceCalls:
                 words = f"Binance shuts this address out for {wait_seconds:.0f} s, since it was called too often"
                 _log.error("%s (%s)", words, refusal)
                 return HeldBack(words, wait_seconds=wait_seconds)
+            case Meaning.AUTH if kind is CallKind.QUOTE:
+                return BrokerUnavailable(words)
             case Meaning.AUTH:
                 return AuthRequired(
                     f"Binance does not accept the API key ({refusal}): check key, secret, permissions and allowed addresses, "
@@ -352,7 +380,7 @@ class BinanceCalls:
                 return _unclear(kind, words)
             case Meaning.EXISTS if kind in PLACING:
                 return OrderAlreadyExists(words)
-        return refusal if kind is CallKind.QUERY else OrderRefused(str(refusal))
+        return refusal if kind in ASKING else OrderRefused(str(refusal))
 
 
 async def _parsed(body: str) -> Any:
@@ -385,7 +413,7 @@ def _seconds(said: str | None) -> float | None:
 
 def _unclear(kind: CallKind, words: str) -> BrokerError:
     """A query that failed says nothing; anything else may have been carried out."""
-    return BrokerUnavailable(words) if kind is CallKind.QUERY else OutcomeUnknown(words)
+    return BrokerUnavailable(words) if kind in ASKING else OutcomeUnknown(words)
 
 
 def _spent(spent: BudgetSpent) -> RateLimited:

@@ -97,6 +97,11 @@ class Listings:
     def by_symbol(self, symbol: str) -> Listing | None:
         return self._by_symbol.get(symbol)
 
+    @property
+    def trading(self) -> tuple[str, ...]:
+        """The symbols of those that are traded now."""
+        return tuple(each.symbol for each in self._by_symbol.values() if each.is_trading)
+
     def resolve(self, instrument: Instrument) -> Listing:
         """The one contract that the order names. Raises OrderRefused if there is none, or if it is not what the order
         says of it."""

@@ -120,6 +120,16 @@ class TradeRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BookTickerRow:
+    """The best bid and ask of a contract; 0: nobody stands on that side."""
+
+    bid: Decimal
+    ask: Decimal
+    at_ms: int
+    """When they came to stand so, in milliseconds since 1970 by Binance's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PositionRow:
     symbol: str
     quantity: Decimal
@@ -200,12 +210,20 @@ def read_trade(row: Row) -> TradeRow:
             fill_id=f"{symbol}:{number}",
             quantity=quantity,
             price=price,
-            time=_time(whole(row, "time")),
+            time=time_of(whole(row, "time")),
             # What is charged: positive; a rebate is negative.
             commission=amount(row, "commission") if has_commission else None,
             commission_currency=text(row, "commissionAsset") if has_commission else None,
         ),
     )
+
+
+def read_book_ticker(row: Row) -> BookTickerRow:
+    """Raises Malformed, also for one of which nobody can tell how old it is."""
+    at_ms = whole(row, "time")
+    if at_ms <= 0:
+        raise Malformed(f"time is {at_ms}")
+    return BookTickerRow(bid=_at_least_0(row, "bidPrice"), ask=_at_least_0(row, "askPrice"), at_ms=at_ms)
 
 
 def read_position(row: Row) -> PositionRow:
@@ -328,7 +346,8 @@ def _moment(row: Row, *names: str) -> int:
     raise Malformed(f"it has no {' or '.join(names)}")
 
 
-def _time(moment_ms: int) -> datetime:
+def time_of(moment_ms: int) -> datetime:
+    """Of milliseconds since 1970. Raises Malformed for a time that cannot be."""
     try:
         return datetime.fromtimestamp(moment_ms / 1000, UTC)
     except (OverflowError, ValueError, OSError):

@@ -957,6 +957,10 @@ class IbkrBroker:
         told = await asyncio.gather(*(self._quote(session, each) for each in asked))
         return {each: quote for each, quote in zip(asked, told, strict=True) if quote is not None}
 
+    async def quotes_in_words(self) -> str:
+        """Nothing is asked: each market has a subscription of its own."""
+        return "Quotes of the markets whose live data the account subscribes to; delayed ones are taken for none."
+
     async def _quote(self, session: Session, instrument: Instrument) -> Quote | NoQuote | None:
         """None: it was not answered."""
         try:

@@ -104,6 +104,8 @@ _LIST_PAUSES_SECONDS = (1.0, 60.0)
 _NOTED_AT_ONCE = 100
 _QUOTED_AT_ONCE = 500
 """Kite's limit for quotes with depth."""
+_QUOTED_BY_ALL = "NSE:INFY"
+"""By which it is found out whether there are quotes."""
 _SETTLED_SECONDS = 20.0
 """How long the order and trade lists must agree about an order before a missing trade counts as busted."""
 _NEXT_LEG_SECONDS = 10.0
@@ -475,6 +477,15 @@ class ZerodhaBroker:
         for name in asked:
             found |= dict.fromkeys(names[name], _quote(name, answer.get(name)))
         return found
+
+    async def quotes_in_words(self) -> str:
+        """By asking for one: an app without Kite's market data is refused all."""
+        self._check_session()
+        try:
+            await self._calls.ask(lambda kite: kite.quote(_QUOTED_BY_ALL), CallKind.QUOTE)
+        except BrokerUnavailable as exc:
+            return f"Quotes: none ({exc})."
+        return "Quotes of all that Kite lists."
 
     def calls_left(self) -> dict[tuple[str, float], int]:
         """By kind of call and period in seconds, how many ordinary calls may leave now."""

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from brokers.base import Broker, DescribesQuotes, TellsQuotes
 from brokers.errors import AnswerUnclear, BrokerError
 from brokers.factory import BrokerFactory
 from brokers.registry import manifests
@@ -28,6 +29,7 @@ from notifications.base import NotificationFailed
 from notifications.telegram import TelegramNotifier
 
 CALL_SECONDS = 20.0
+QUOTES_SECONDS = 8.0
 EMBEDDED = "store and Pub/Sub"
 
 
@@ -142,6 +144,7 @@ async def account_finding(account: Account) -> Finding:
             await broker.connect()
             balances = await broker.balances()
             able = broker.capabilities
+            quotes = await _quotes_in_words(broker)
     except AnswerUnclear as exc:
         return Finding(part, False, f"{account.broker}: its answer cannot be read ({exc})")
     except (BrokerError, TimeoutError) as exc:
@@ -159,11 +162,24 @@ async def account_finding(account: Account) -> Finding:
         return Finding(part, False, f"{broker.name}: {words}name the paper account")
     money = ", ".join(f"{b.cash:,.2f} {b.currency}" for b in balances) or "no balances shown"
     trades = f"Trades {_listed(able.asset_classes)}; {_listed(able.order_types)}; {_listed(able.tifs)}."
-    notes = " ".join(able.notes)
+    notes = " ".join(words for words in (quotes, *able.notes) if words)
     if able.is_paper and account.live:
         notes += " live = true, but the broker's account is one for practice."
     kind = "LIVE" if account.live else "paper" if account.mode is Mode.PRODUCTION else account.mode.value
     return Finding(part, True, f"{broker.name}, {kind}, {account.name}: {money}. {trades} {notes}".strip())
+
+
+async def _quotes_in_words(broker: Broker) -> str:
+    """Which prices the account is told. A failure here says nothing about the account."""
+    if not isinstance(broker, TellsQuotes):
+        return "It tells no quotes."
+    if not isinstance(broker, DescribesQuotes):
+        return ""
+    try:
+        async with asyncio.timeout(QUOTES_SECONDS):
+            return await broker.quotes_in_words()
+    except (BrokerError, TimeoutError) as exc:
+        return f"Quotes: none now ({exc or 'no answer in time'})."
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, ReportStatus, Side
-from brokers.paper.model import Market, PaperFill, PaperOrder
+from brokers.paper.model import Market, PaperFill, PaperOrder, ScriptedQuote
 from simulators.alpaca.market import ALPACA_ORDER_TYPES
 from simulators.fault_plan import PlannedBook
 
@@ -168,6 +168,38 @@ def position_row(position: BrokerPosition, held: Decimal) -> dict[str, Any]:
         "market_value": _text(quantity * price),
         "cost_basis": _text(quantity * price),
         "current_price": _text(price),
+    }
+
+
+def snapshot_item(
+    price: Decimal, step: Decimal, scripted: ScriptedQuote | None, delay_seconds: float
+) -> dict[str, Any]:
+    """The market in one asset, as numbers: as it was set, else one step around its last price. A side on which nobody stands has the price 0."""
+    quote = scripted or ScriptedQuote(symbol="", bid=price - step, ask=price + step, last=price, last_age_seconds=0)
+    now = datetime.now(UTC) - timedelta(seconds=delay_seconds)
+
+    def at(age_seconds: float) -> str:
+        return alpaca_time(now - timedelta(seconds=age_seconds))
+
+    trade = None
+    if quote.last is not None:
+        age = quote.age_seconds if quote.last_age_seconds is None else quote.last_age_seconds
+        trade = {"t": at(age), "x": "V", "p": float(quote.last), "s": 100, "c": ["@"], "i": 1, "z": "C"}
+    bid, ask = float(quote.bid or 0), float(quote.ask or 0)
+    sides = {
+        "bp": bid,
+        "bs": 1 if bid else 0,
+        "bx": "V" if bid else " ",
+        "ap": ask,
+        "as": 1 if ask else 0,
+        "ax": "V" if ask else " ",
+    }
+    return {
+        "latestTrade": trade,
+        "latestQuote": {"t": at(quote.age_seconds), **sides, "c": ["R"], "z": "C"},
+        "minuteBar": None,
+        "dailyBar": None,
+        "prevDailyBar": None,
     }
 
 

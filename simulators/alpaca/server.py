@@ -1,5 +1,5 @@
-"""Alpaca's trading API on loopback: REST and the stream of trade updates over a paper exchange, with faults on demand. No
-money, no market prices.
+"""Alpaca's trading API on loopback: REST and the stream of trade updates over a paper exchange, and its market data as they are
+set, with faults on demand. No money.
 
     python -m simulators.alpaca --port 8084 --data alpaca.db       a book that outlives the server
     python -m simulators.alpaca … --faults 7:0.2                   a fifth of the calls fails, reproducibly by the seed 7
@@ -19,6 +19,8 @@ Besides the API's own routes, for tests and people:
     end_option      symbol, kind (expiry, assignment, exercise), contracts (nothing: all), posted_in_seconds: positions change at once, without an
                     execution, and the activities come so much later (on paper accounts of Alpaca's the next day)
     lag             orders, fills: how many seconds later the lists show what is new
+    market_data     plus: whether the account subscribes to all exchanges (SIP, OPRA); at first not: shares on IEX, options as indications
+    quote           as of every gateway; without one an asset is quoted one step around its last price
     drop_feed       mute_feed (muted)       the stream is disconnected, or silent
     show_oddly      route, order, fields: from now on the rows of this order (its id or tag; a position's symbol) in the answers of
                     that route (`GET /v2/orders`) have these fields instead of their own
@@ -27,6 +29,7 @@ Besides the API's own routes, for tests and people:
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,6 +56,7 @@ from simulators.alpaca.book import (
     kind_of,
     order_row,
     position_row,
+    snapshot_item,
     status_of,
 )
 from simulators.alpaca.endings import OptionEndings
@@ -65,12 +69,24 @@ from simulators.loopback_http import HttpCall, json_response
 _ORDERS_A_PAGE, _MOST_ORDERS_A_PAGE = 50, 500
 _MOST_FILLS_A_PAGE = 100
 _MINUTE = 60.0
+_CENT = Decimal("0.01")
 _RESTING_AGAINST = frozenset({OrderType.MARKET, OrderType.STOP})
 _OPERATIONS = {
     "GET /v2/account": (Operation.CONNECT, Operation.BALANCES),
     "GET /v2/orders": (Operation.REPORTS,),
     "GET /v2/positions": (Operation.POSITIONS,),
+    "GET /v2/stocks/snapshots": (Operation.QUOTES,),
+    "GET /v1beta1/options/snapshots": (Operation.QUOTES,),
+    "GET /v1beta3/crypto/us/snapshots": (Operation.QUOTES,),
 }
+_QUOTED = {"stocks": "us_equity", "options": "us_option", "crypto": "crypto"}
+_FREE_FEEDS, _PLUS_FEEDS = frozenset({"iex", "delayed_sip", "indicative"}), frozenset({"sip", "opra"})
+_NOT_SUBSCRIBED = {
+    "sip": "subscription does not permit querying recent SIP data",
+    "opra": "OPRA agreement is not signed",
+}
+_DELAY_SECONDS = 900.0
+_SYMBOL = re.compile(r"[A-Z0-9./]+")
 
 
 class FaultKind(StrEnum):
@@ -137,7 +153,8 @@ class _Chain:
 class SimulatedAlpaca(HttpGateway[Call, Response]):
     """The server, in threads of its own: `with SimulatedAlpaca(path) as server: ... server.base_url, server.book`.
 
-    One account. With `calls_per_minute`, more calls within a minute are answered with 429. The book survives the server.
+    One account. With `calls_per_minute`, more calls within a minute are answered with 429; with `data_calls_per_minute`, those for
+    market data, which are at another host at Alpaca and are counted by themselves. The book survives the server.
     Port 0 takes any free port. Raises ValueError for a host other than loopback, OSError for a port in use.
     """
 
@@ -161,6 +178,7 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
         host: str = "127.0.0.1",
         port: int = 0,
         calls_per_minute: int | None = None,
+        data_calls_per_minute: int | None = None,
     ) -> None:
         super().__init__(host, port)
         self.api_key, self.secret_key = api_key, secret_key
@@ -178,7 +196,9 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
         """When the market opens; None: it is open. Until then orders for shares are `accepted` and not filled by themselves."""
         self.refuses_wash_trades = False
         """Alpaca's rule against orders of one account that might trade with each other; off, since other brokers' scenarios are played here too."""
-        self._limit = calls_per_minute
+        self._limits = {False: calls_per_minute, True: data_calls_per_minute}
+        """By whether they are calls for market data."""
+        self.data_feeds = _FREE_FEEDS
         self._busted: dict[str, int] = {}
 
     @property
@@ -221,7 +241,7 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
             response = json_response(refusal.status, refusal.fields, control.plain)
         except BrokerUnavailable as exc:
             response = json_response(503, {"code": 50010000, "message": str(exc)})
-        response.headers.update(self._rate_headers())
+        response.headers.update(self._rate_headers(call))
         return response
 
     def _refuse(self, status: int, words: str) -> Response:
@@ -269,7 +289,7 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
     def _carry_out(self, call: Call) -> Response:
         if not self.are_keys_good or call.keys != (self.api_key, self.secret_key):
             raise Refused(403, None, "forbidden.")
-        answer = self._data(call)
+        answer = self._snapshots(call) if _is_of_data(call) else self._data(call)
         return Response(status_code=204) if answer is None else json_response(200, answer, control.plain)
 
     def _data(self, call: Call) -> object:
@@ -498,24 +518,50 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
                 return self._position(each, route)
         raise Refused(404, 40410000, "position does not exist")
 
+    # Market data
+
+    def _snapshots(self, call: Call) -> object:
+        """Of the assets that are known; one of these symbols that can be none fails the whole call."""
+        kind = _QUOTED[call.path.split("/")[2]]
+        feed = {"us_equity": "sip", "us_option": "opra"}.get(kind)
+        feed = None if feed is None else call.query.get("feed") or next(iter({feed} & self.data_feeds), "iex")
+        if feed is not None and feed not in self.data_feeds:
+            raise Refused(403, None, _NOT_SUBSCRIBED.get(feed, f"invalid feed: {feed}"))
+        found = {}
+        for symbol in call.query.get("symbols", "").split(","):
+            if _SYMBOL.fullmatch(symbol) is None:
+                raise Refused(400, None, f"code=400, message=invalid symbol: {symbol}")
+            asset, scripted = find_asset(symbol, self._assets), self.book.quote(symbol)
+            if asset is not None and asset.kind == kind and (scripted is None or scripted.refusal is None):
+                delay = _DELAY_SECONDS if feed == "delayed_sip" else 0.0
+                item = snapshot_item(asset.last_price, asset.price_step or _CENT, scripted, delay)
+                found[symbol] = item | self._distorted_fields(call.route, symbol)
+        return found if kind == "us_equity" else {"snapshots": found, "next_page_token": None}
+
+    def subscribe(self, plus: bool = True) -> None:
+        """Whether the account has the feeds of all exchanges."""
+        self.data_feeds = _FREE_FEEDS | (_PLUS_FEEDS if plus else frozenset())
+
     # Faults and limits
 
     def _is_too_often(self, call: Call) -> bool:
-        return self._limit is not None and self._within_a_minute(call.at) >= self._limit
+        limit = self._limits[_is_of_data(call)]
+        return limit is not None and self._within_a_minute(call) >= limit
 
     def _too_often(self) -> Exception:
         return Refused(429, None, "too many requests.")
 
-    def _within_a_minute(self, now: float) -> int:
-        return sum(1 for _ in self._calls_within(_MINUTE, now))
+    def _within_a_minute(self, call: Call) -> int:
+        """The calls of the minute before it that are counted together with it."""
+        return sum(1 for each in self._calls_within(_MINUTE, call.at) if _is_of_data(each) is _is_of_data(call))
 
-    def _rate_headers(self) -> dict[str, str]:
-        limit = self._limit or 1_000_000
+    def _rate_headers(self, call: Call) -> dict[str, str]:
+        limit = self._limits[_is_of_data(call)]
         with self._lock:
-            left = max(0, limit - (self._within_a_minute(time.monotonic()) if self._limit else 0))
-        reset = int(time.time()) + (1 if self._limit is None else int(_MINUTE))
+            left = 1_000_000 if limit is None else max(0, limit - self._within_a_minute(call))
+        reset = int(time.time()) + (1 if limit is None else int(_MINUTE))
         return {
-            "X-RateLimit-Limit": str(limit),
+            "X-RateLimit-Limit": str(limit or 1_000_000),
             "X-RateLimit-Remaining": str(left),
             "X-RateLimit-Reset": str(reset),
         }
@@ -581,6 +627,7 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
             "replace": self._replace_by_hand,
             "shown_as": self.show_as,
             "lag": self.set_lag,
+            "market_data": self.subscribe,
             "wash_trades": self.refuse_wash_trades,
             "market": self.set_market,
             "end_option": self.end_option,
@@ -615,6 +662,11 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
         except Refused as exc:
             raise ValueError(str(exc)) from exc
         return {"order_id": new.broker_order_id}
+
+
+def _is_of_data(call: Call) -> bool:
+    """It is for the market data, which are at another host at Alpaca."""
+    return call.path.endswith("/snapshots")
 
 
 def _frame(stream: str, data: Mapping[str, Any]) -> bytes:

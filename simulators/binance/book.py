@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from brokers.base import OrderRef, OrderType, Report, ReportStatus, Side, Ticket, Tif
-from brokers.paper.model import Fault, Market, Operation, PaperOrder
-from simulators.binance.market import ALGO, BOTH, LONG, REDUCE_ONLY, SHORT, Refused
+from brokers.paper.model import Fault, Market, Operation, PaperOrder, ScriptedQuote
+from simulators.binance.market import ALGO, BOTH, LONG, REDUCE_ONLY, SHORT, Listing, Refused
 from simulators.fault_plan import PlannedBook
 
 ORDER_ID_FORMAT = "{symbol}:{number}"
@@ -323,6 +323,26 @@ def position_item(position: FuturesPosition) -> dict[str, Any]:
         "notional": str(position.quantity * position.entry_price),
         "marginAsset": "USDT",
         "updateTime": 0,
+    }
+
+
+def book_ticker_item(listing: Listing, scripted: ScriptedQuote | None, now_ms: int) -> dict[str, Any]:
+    """The best bid and ask: as they were set, else one tick around the last price. A side on which nobody stands, and a contract without a
+    price, has zeros."""
+    bid = ask = Decimal(0)
+    age_seconds = 0.0
+    if scripted is not None and scripted.refusal is None:
+        bid, ask, age_seconds = scripted.bid or bid, scripted.ask or ask, scripted.age_seconds
+    elif scripted is None and listing.last_price is not None:
+        bid, ask = listing.last_price - listing.tick, listing.last_price + listing.tick
+    return {
+        "symbol": listing.symbol,
+        "bidPrice": str(bid),
+        "bidQty": "10" if bid else "0",
+        "askPrice": str(ask),
+        "askQty": "10" if ask else "0",
+        "time": now_ms - int(age_seconds * 1000),
+        "lastUpdateId": now_ms,
     }
 
 

@@ -16,6 +16,7 @@ Besides the API's own routes, for tests and people:
     without_symbol (on) GET allOrders without a symbol is answered, or refused as on hosts that lag behind
     hide_trade (number)     trades with this number are missing from the lists, while later ones are there; nothing: all are there
     rest_by_hand    symbol, quantity (below 0: sells), price: somebody else's resting order that only reduces the position
+    quote           as of every gateway; without one a contract is quoted one tick around its last price, and one that has none is shown with zeros
     show_oddly      route, order, fields: from now on the rows of this order (its number or client id; a position's symbol) in the
                     answers of that route have these fields instead of their own
 
@@ -48,6 +49,7 @@ from simulators.binance import DEFAULT_API_KEY, DEFAULT_API_SECRET
 from simulators.binance.book import (
     BinanceBook,
     algo_item,
+    book_ticker_item,
     child_of,
     events_of,
     is_algo,
@@ -80,9 +82,14 @@ _WEIGHTS = {
     "GET /fapi/v3/positionRisk": 5,
     "GET /fapi/v3/balance": 5,
     "GET /fapi/v1/accountConfig": 5,
+    "GET /fapi/v1/ticker/bookTicker": 5,
     "POST /fapi/v1/order": 0,
     "POST /fapi/v1/algoOrder": 0,
 }
+_QUOTES = "GET /fapi/v1/ticker/bookTicker"
+_QUOTE_OF_ONE_WEIGHS = 2
+_NOT_ACCURATE = 2_399
+"""What an answer with quotes tells as the weight used, whatever that is: at Binance, too, it "is not accurate from this endpoint"."""
 _WITHOUT_SYMBOL_40 = frozenset({"GET /fapi/v1/openOrders", "GET /fapi/v1/openAlgoOrders"})
 _OPERATIONS = {
     "GET /fapi/v1/accountConfig": (Operation.CONNECT,),
@@ -90,10 +97,16 @@ _OPERATIONS = {
     "GET /fapi/v1/order": (Operation.FIND,),
     "GET /fapi/v3/positionRisk": (Operation.POSITIONS,),
     "GET /fapi/v3/balance": (Operation.BALANCES,),
+    _QUOTES: (Operation.QUOTES,),
 }
 _PLACING = ("POST /fapi/v1/order", "POST /fapi/v1/algoOrder")
 _CANCELLING = ("DELETE /fapi/v1/order", "DELETE /fapi/v1/algoOrder")
-_UNSIGNED = frozenset({"/fapi/v1/time", "/fapi/v1/exchangeInfo", "/fapi/v1/listenKey", "/fapi/v1/ping"})
+_UNSIGNED = frozenset(
+    {
+        *("/fapi/v1/time", "/fapi/v1/exchangeInfo", "/fapi/v1/listenKey", "/fapi/v1/ping"),
+        "/fapi/v1/ticker/bookTicker",
+    }
+)
 
 
 class FaultKind(StrEnum):
@@ -224,7 +237,7 @@ class SimulatedBinance(HttpGateway[Call, object]):
             response = _refusal(refusal)
         except BrokerUnavailable as exc:
             response = _refusal(Refused(-1008, str(exc), 503))
-        response.headers["X-MBX-USED-WEIGHT-1M"] = str(self.weight())
+        response.headers["X-MBX-USED-WEIGHT-1M"] = str(_NOT_ACCURATE if call.route == _QUOTES else self.weight())
         if call.route in _PLACING:
             response.headers["X-MBX-ORDER-COUNT-10S"] = str(self._orders(10))
             response.headers["X-MBX-ORDER-COUNT-1M"] = str(self._orders(60))
@@ -282,6 +295,8 @@ class SimulatedBinance(HttpGateway[Call, object]):
                     "rateLimits": self._rate_limits(),
                     "symbols": [each.as_json() for each in self.listings.values()],
                 }
+            case "GET", "v1/ticker/bookTicker":
+                return self._book_tickers(call)
             case "GET", "v1/accountConfig":
                 return {"canTrade": True, "dualSidePosition": self.is_hedged, "multiAssetsMargin": False, "feeTier": 0}
             case "GET", "v1/positionSide/dual":
@@ -510,6 +525,19 @@ class SimulatedBinance(HttpGateway[Call, object]):
             rows = [item for item in rows if int(item["time"]) >= int(form["startTime"])]
         return rows[: min(int(form.get("limit", 500)), _LONGEST_PAGE)]
 
+    def _book_tickers(self, call: Call) -> object:
+        """Of the one contract that was named, or of all."""
+        named = call.form.get("symbol")
+        if named is not None and named not in self.listings:
+            raise Refused(-1121, "Invalid symbol.")
+        chosen = [self.listings[named]] if named is not None else list(self.listings.values())
+        rows = [
+            book_ticker_item(each, self.book.quote(each.symbol), self._now_ms())
+            | self._distorted_fields(call.route, each.symbol)
+            for each in chosen
+        ]
+        return rows if named is None else rows[0]
+
     def _now_ms(self) -> int:
         return int((datetime.now(UTC).timestamp() + self.clock_ahead_seconds) * 1000)
 
@@ -518,6 +546,8 @@ class SimulatedBinance(HttpGateway[Call, object]):
     def _weight_of(self, call: Call) -> int:
         if call.route in _WITHOUT_SYMBOL_40:
             return 1 if "symbol" in call.form else 40
+        if call.route == _QUOTES and "symbol" in call.form:
+            return _QUOTE_OF_ONE_WEIGHS
         return _WEIGHTS.get(call.route, 1)
 
     def _rate_limits(self) -> list[dict[str, Any]]:

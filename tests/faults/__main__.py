@@ -23,7 +23,8 @@ from rich.console import Console
 from brokers.registry import manifests
 from tests.external.long_run import ending_with_all
 from tests.external.venues import BROKERS
-from tests.faults import protected as protected  # enters its scenarios into the table
+from tests.faults import priced as priced  # enters its scenarios into the table, and so does the next
+from tests.faults import protected as protected
 from tests.faults import table
 from tests.faults.crashes import (
     HAND_TRADE_CROSSINGS,

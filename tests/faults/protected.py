@@ -181,7 +181,7 @@ def _looked_at(position: Position) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _while_dead(position: Position) -> Iterator[None]:
+def while_dead(position: Position) -> Iterator[None]:
     """From a kill -9 until the service is ready again."""
     position.is_served = False
     position.play.stage.service.kill()
@@ -264,7 +264,7 @@ def part_filled_and_the_service_is_killed(play: Play) -> None:
     """4 of 10 fill; the service is killed, and the rest fills while it is away."""
     position = entered(play, 4)
     until_stops_are(position, 4)
-    with _while_dead(position):
+    with while_dead(position):
         play.fill(position.entry)
     until_stops_are(position, 10)
     left(position, 10)
@@ -277,7 +277,7 @@ def killed_between_placing_the_stop_and_recording_it(play: Play) -> None:
     play.venue.fault("place", "slow", client_order_id=tag_of(position.entry, STOP), seconds=5.0, accepted=True)
     play.fill(position.entry)
     until_stops_are(position, 10)
-    with _while_dead(position):
+    with while_dead(position):
         pass
     play.pause(4.0)
     left(position, 10)

@@ -88,14 +88,11 @@ def test_live_false_at_the_live_host_is_refused(tmp_path: Path) -> None:
     assert PAPER in words
 
 
-def test_an_account_has_its_own_address_and_then_no_stream_of_another(tmp_path: Path) -> None:
-    config = (
-        load(tmp_path, f'base_url = "{PAPER}"', **KEYS, ALPACA_STREAM_URL="wss://elsewhere.example/stream")
-        .accounts["a"]
-        .config
-    )
+def test_an_account_has_its_own_address_and_then_no_stream_or_data_of_another(tmp_path: Path) -> None:
+    others = {"ALPACA_STREAM_URL": "wss://elsewhere.example/stream", "ALPACA_DATA_URL": "https://elsewhere.example"}
+    config = load(tmp_path, f'base_url = "{PAPER}"', **KEYS, **others).accounts["a"].config
     assert config["base_url"] == PAPER
-    assert "stream_url" not in config
+    assert not {"stream_url", "data_url"} & config.keys()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import brokers
 from brokers.paper.model import Market
 from execution_service.app.check import account_finding
 from execution_service.app.settings.accounts import Account
-from simulators.alpaca.server import SimulatedAlpaca
+from simulators.alpaca.server import AlpacaFault, FaultKind, SimulatedAlpaca
 from simulators.stage_alpaca import config_for
 from tests.contract.test_check_accounts import closed_port, says
 
@@ -25,6 +25,23 @@ async def test_an_account_that_answers_tells_what_it_may_trade_and_what_is_to_be
     assert finding.works
     says(finding, "ALPACA, paper, The account: 1,000,000.00 USD", "CRYPTO", "OPTION", "STOCK", "PA3TEST, ACTIVE")
     says(finding, "regulatory fees")
+
+
+async def test_which_quotes_the_account_gets_is_told(server: SimulatedAlpaca) -> None:
+    finding = await account_finding(account(config_for(server)))
+    says(
+        finding,
+        "Quotes of shares on IEX alone",
+        "options: none (OPRA agreement is not signed)",
+        "coins at Alpaca's own venue",
+    )
+    server.subscribe()
+    finding = await account_finding(account(config_for(server)))
+    says(finding, "Quotes of shares on all exchanges (SIP); options on all exchanges (OPRA)")
+    server.add_fault(AlpacaFault(kind=FaultKind.HTML, status=503, route="GET /v2/stocks/snapshots"))
+    finding = await account_finding(account(config_for(server)))
+    assert finding.works
+    says(finding, "Quotes of shares: none (Alpaca's market data (503)")
 
 
 async def test_what_an_account_may_not_do_is_told(server: SimulatedAlpaca) -> None:

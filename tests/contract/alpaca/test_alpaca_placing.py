@@ -98,7 +98,8 @@ async def test_too_many_calls_pause_all_calls_of_the_account(server: SimulatedAl
         await broker.place_order(ticket())
     assert 0 < caught.value.wait_seconds <= 65
     assert server.book.orders() == []
-    assert set(broker.calls_left().values()) == {0}
+    # Quotes are asked of another host, which counts by itself.
+    assert {left for (kind, _), left in broker.calls_left().items() if kind != "quotes"} == {0}
 
 
 async def test_when_few_calls_are_left_queries_wait_and_orders_leave(tmp_path_factory: pytest.TempPathFactory) -> None:
