@@ -8,7 +8,18 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, Decimal, InvalidOperation
 from typing import Any
 
-from brokers.base import DERIVATIVES, ONE, AssetClass, ContractTerms, Instrument, OptionRight, OrderType, Side, Ticket
+from brokers.base import (
+    DERIVATIVES,
+    ONE,
+    AssetClass,
+    Combination,
+    ContractTerms,
+    Instrument,
+    OptionRight,
+    OrderType,
+    Side,
+    Ticket,
+)
 from brokers.errors import OrderRefused
 from brokers.ibkr.library import UNSET, Library
 from brokers.ticks import limit_on_tick, stop_on_tick
@@ -29,6 +40,8 @@ _EXCHANGES = {AssetClass.FOREX: "IDEALPRO", AssetClass.FUTURE: "", AssetClass.FU
 _CANDIDATES_NAMED = 8
 _NAMED_BY_OTHERS = frozenset({AssetClass.BOND, AssetClass.FUND})
 """Symbols at IBKR hardly match those used elsewhere."""
+BAG = "BAG"
+"""The security type of combinations."""
 _BOND = "BOND"
 """Quoted in per cent of a face value. The gateway's answer contains neither that value nor a multiplier or
 magnifier."""
@@ -219,6 +232,24 @@ def fitted(ticket: Ticket, contract: Qualified) -> Ticket:
             f"the increment of {ticket.instrument.symbol}"
         )
     return replace(ticket, quantity=quantity)
+
+
+def bag_of(library: Library, combination: Combination, legs: Sequence[Qualified]) -> Any:
+    """The library's Contract of a combination of these, in the sequence of its legs. Raises OrderRefused where IBKR has
+    no one contract of them."""
+    contracts = [leg.contract for leg in legs]
+    places = {(each.symbol, each.currency, each.exchange) for each in contracts}
+    if len(places) > 1:
+        named = ", ".join(f"{symbol} in {currency} on {exchange}" for symbol, currency, exchange in sorted(places))
+        raise OrderRefused(f"IBKR combines options of one underlying, currency and exchange, not of {named}")
+    bag = library.contract()
+    bag.secType = BAG
+    bag.symbol, bag.currency, bag.exchange = places.pop()
+    bag.comboLegs = [
+        library.combo_leg(conId=leg.con_id, ratio=leg.ratio, action=leg.side.value, exchange=bag.exchange)
+        for leg in combination.legs
+    ]
+    return bag
 
 
 def _check_is_same(ticket: Ticket, contract: Qualified) -> None:
