@@ -183,6 +183,8 @@ class ReportPoller:
         broker = self._connection.broker
         self.is_asking, self._is_wanted = True, False
         asked_at = self._clock.monotonic()
+        if whole:
+            self._tell_combinations()
         try:
             since, has_more, is_recorded = None if whole else self._mark, True, True
             while has_more:
@@ -202,6 +204,12 @@ class ReportPoller:
         finally:
             self.is_asking = False
             self._timers.wake()
+
+    def _tell_combinations(self) -> None:
+        """Of all orders in hand, so that a new connection shows their legs at once."""
+        for live in self._live.by_id.values():
+            if live.order.request.account_id == self._connection.account_id:
+                self._connection.tell_combinations(live.order)
 
     async def _sound(self, reports: Sequence[Report]) -> tuple[list[Report], list[Unreadable]]:
         """The reports without values that can be none, and what those were."""

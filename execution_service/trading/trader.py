@@ -9,8 +9,8 @@ from decimal import Decimal
 
 from brokers.base import Balance, BrokerPosition, HasMarketClock, Instrument, Report, Tif
 from brokers.errors import BrokerError, NotAnswered
-from execution_service.core.orders.combination import cancelled_with
 from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.core.orders.legs import cancelled_with
 from execution_service.core.orders.next_step import Limits, cancel_request
 from execution_service.core.orders.sanitize import sanitized_position
 from execution_service.core.orders.status import Reason

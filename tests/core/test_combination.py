@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from brokers.base import AssetClass, Capabilities, Combination, ContractTerms, OrderType, Side, Ticket
 from execution_service.core.orders.combination import (
+    MOST_LEGS,
     combination_of,
     has_missed,
     is_combined,
@@ -75,8 +76,10 @@ def test_exits_leave_by_themselves() -> None:
     assert not is_combined(order(of=identity(purpose=Purpose.EXIT), instrument=option, total_legs=2), COMBINING)
 
 
-def test_legs_of_two_accounts_are_not_one_order() -> None:
+def test_legs_of_two_accounts_or_too_many_are_not_one_order() -> None:
     assert uncombinable([leg(0), leg(1)]) is None
+    assert uncombinable([leg(number) for number in range(MOST_LEGS)]) is None
+    assert uncombinable([leg(number) for number in range(MOST_LEGS + 1)]) is not None
     refused = uncombinable([leg(0), leg(1, account_id="another")])
     assert refused is not None
     assert "different accounts" in refused.message

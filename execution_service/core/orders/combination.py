@@ -14,6 +14,8 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 
 COMBINED_TYPES = (OrderType.MARKET, OrderType.LIMIT)
+MOST_LEGS = 16
+"""No exchange of options trades more as one order; each leg costs calls before it can be refused."""
 
 
 def is_combined(order: Order, capabilities: Capabilities) -> bool:
@@ -34,7 +36,9 @@ def uncombinable(legs: Sequence[Order]) -> Reason | None:
     first = legs[0]
     requests = [leg.accepted_request for leg in legs]
     words = None
-    if any(request.instrument.asset_class is not AssetClass.OPTION for request in requests):
+    if len(legs) > MOST_LEGS:
+        words = f"{len(legs)} are more than {MOST_LEGS}"
+    elif any(request.instrument.asset_class is not AssetClass.OPTION for request in requests):
         words = "some are options and some are not"
     elif not all(is_of_same_account(first, leg) for leg in legs):
         words = "they name different accounts"
@@ -109,9 +113,3 @@ def combination_of(tickets: Sequence[Ticket]) -> Combination | Reason:
         quantity=Decimal(units),
         limit_price=sum(limits, Decimal(0)) if limits else None,
     )
-
-
-def cancelled_with(order: Order, why: Reason) -> Reason:
-    """A leg's cancellation, worded for the other legs of its combination, which end with it."""
-    place = f"leg {order.identity.leg_index + 1} of {order.request.total_legs}"
-    return Reason(why.code, f"cancelled with {place}, one order at the broker: {why.message}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -24,11 +25,13 @@ from brokers.base import (
 )
 from brokers.errors import OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.ibkr.adapter import IbkrBroker
+from brokers.ibkr.blotter import Blotter, Execution
 from brokers.paper.model import Action, Market, Operation
 from simulators.ibkr.wire import Ask, place_request
 from tests.contract.ibkr.stage import IbkrStage
 from tests.waits import PATIENCE_SECONDS
 
+NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 BY_HAND = Market(fill_delay_seconds=None)
 
 
@@ -252,3 +255,21 @@ async def test_a_combination_of_somebody_else_is_not_of_one_instrument(stage: Ib
     (report,) = await shown_untagged(broker)
     assert len(report.fills) == 2
     assert report.instrument is None
+
+
+def test_an_execution_of_no_leg_is_nobodys_and_is_missing_in_the_count() -> None:
+    blotter = Blotter()
+    legs = tuple(
+        CombinationLeg(client_order_id=f"t{n}", con_id=n, side=side, ratio=n)
+        for n, side in ((1, Side.BUY), (2, Side.SELL))
+    )
+    assert blotter.know_combination(Combination(client_order_id="t1", legs=legs, quantity=Decimal(3)))
+    ids = {"client_id": 1, "order_id": 7, "perm_id": 70}
+    blotter.note_order(**ids, client_order_id="t1", status="Submitted")
+    for number, con_id in (("a.01", 1), ("b.01", 0)):
+        execution = Execution(exec_id=number, quantity=Decimal(1), price=Decimal(2), time=NOON, con_id=con_id)
+        blotter.note_execution(**ids, client_order_id="t1", execution=execution)
+    blotter.note_status(**ids, status="Submitted", filled=Decimal(1))
+    first, second = blotter.reports(None)
+    assert [fill.fill_id for fill in first.fills] == ["a.01"]
+    assert (first.filled_quantity, second.filled_quantity, second.fills) == (1, 2, ())
