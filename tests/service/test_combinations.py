@@ -15,6 +15,7 @@ from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
 from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
+from tests.core.risk_cases import written
 from tests.fakes import BY_HAND, World, world_of
 from tests.fakes.world import RESTING
 from tests.service.audit import audit
@@ -122,6 +123,23 @@ async def test_a_leg_that_the_risk_gate_refuses_ends_the_others(tmp_path: Path) 
         assert statuses(world) == [Status.REJECTED] * 2
         assert "the distance of the limit 5 from 10" in reason(world, 1)
         assert "not placed without leg 2 of 2" in reason(world, 0)
+        assert not world.calls("place_combined")
+        audit(world)
+
+
+@pytest.mark.parametrize("leg", [0, 1])
+async def test_a_cancel_that_comes_while_the_legs_are_prepared_keeps_all_from_leaving(tmp_path: Path, leg: int) -> None:
+    async with spread_world(tmp_path) as world:
+        hold = world.broker_faults.holds["reserve"] = asyncio.Event()
+        send_legs(world, *SPREAD)
+        await world.run(1)
+        assert world.calls("reserve") == [tag(0)]
+        world.cancel(signal_id="sig", leg_index=leg)
+        await world.run(1)
+        hold.set()
+        await world.run(10)
+        assert world.record(leg_index=leg).status is Status.CANCELLED
+        assert world.record(leg_index=1 - leg).status is Status.REJECTED
         assert not world.calls("place_combined")
         audit(world)
 
@@ -308,3 +326,17 @@ async def test_a_kill_cancels_the_whole_at_work(tmp_path: Path) -> None:
         assert statuses(world) == [Status.CANCELLED] * 2
         assert world.record(leg_index=1).filled_quantity == 1
         audit(world)
+
+
+async def test_each_leg_reserves_beside_those_before_it_and_all_is_released_again(tmp_path: Path) -> None:
+    limits = written(max_open_orders=1)
+    async with spread_world(tmp_path, limits=limits) as world:
+        send_legs(world, *SPREAD)
+        await world.run(10)
+        assert statuses(world) == [Status.REJECTED] * 2
+        assert "open orders" in reason(world, 1)
+        assert not world.calls("place_combined")
+        assert not any(document.get("reservations") for document in world.documents("execution_risk"))
+        world.send("alone", symbol="MSFT")
+        await world.run(5)
+        assert world.record("alone").status is Status.SUBMITTED
