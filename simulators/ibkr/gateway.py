@@ -295,18 +295,16 @@ class TwsSimulator:
 
     def row(self, order: PaperOrder) -> wire.OrderRow:
         """The order in the gateway's terms, as it is shown."""
-        bag = bag_in(order)
-        return self._row(order) if bag is None else self._row_of_bag(order, bag)
+        bag, row = bag_in(order), self._row(order)
+        return row if bag is None else self._row_of_bag(order, bag, row)
 
-    def _row_of_bag(self, order: PaperOrder, bag: Bag) -> wire.OrderRow:
+    def _row_of_bag(self, order: PaperOrder, bag: Bag, first: wire.OrderRow) -> wire.OrderRow:
+        """The combination's, made of the `first` leg's."""
         legs = self.book.legs_of(order)
-        price = bag.price_of(legs)
-        own = self._row(order, cash=Decimal(0))
+        symbol, currency, price = first.listing.symbol, first.listing.currency, bag.price_of(legs)
         return replace(
-            own,
-            listing=Listing(
-                symbol=own.listing.symbol, sec_type=wire.BAG, exchange="SMART", currency=own.listing.currency
-            ),
+            first,
+            listing=Listing(symbol=symbol, sec_type=wire.BAG, exchange="SMART", currency=currency),
             action=bag.action,
             quantity=bag.quantity,
             order_type=bag.order_type,
@@ -317,14 +315,13 @@ class TwsSimulator:
             last_price=price,
         )
 
-    def _row(self, order: PaperOrder, cash: Decimal | None = None) -> wire.OrderRow:
+    def _row(self, order: PaperOrder) -> wire.OrderRow:
         ticket = order.ticket
         standing = [fill for fill in order.fills if not fill.busted]
         client_id, order_id = client_and_order_id(order)
         filled = order.filled_quantity
         paid = sum((fill.quantity * fill.price for fill in standing), Decimal(0))
-        if cash is None:
-            cash = Decimal(ticket.variety) if ticket.variety else Decimal(0)
+        cash = Decimal(ticket.variety) if ticket.variety and bag_in(order) is None else Decimal(0)
         working = "PreSubmitted" if ticket.order_type in (OrderType.STOP, OrderType.STOP_LIMIT) else "Submitted"
         if order.broker_order_id in self.waiting:
             working = "PreSubmitted"

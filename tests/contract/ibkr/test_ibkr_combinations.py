@@ -27,6 +27,7 @@ from brokers.errors import OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.ibkr.adapter import IbkrBroker
 from brokers.ibkr.blotter import Blotter, Execution
 from brokers.paper.model import Action, Market, Operation
+from simulators.ibkr import wire
 from simulators.ibkr.wire import Ask, place_request
 from tests.contract.ibkr.stage import IbkrStage
 from tests.waits import PATIENCE_SECONDS
@@ -273,3 +274,34 @@ def test_an_execution_of_no_leg_is_nobodys_and_is_missing_in_the_count() -> None
     first, second = blotter.reports(None)
     assert [fill.fill_id for fill in first.fills] == ["a.01"]
     assert (first.filled_quantity, second.filled_quantity, second.fills) == (1, 2, ())
+
+
+def rows(data: bytes) -> list[list[str]]:
+    """The fields of each message."""
+    found = []
+    while data:
+        size = 4 + int.from_bytes(data[:4], "big")
+        found.append(data[4:size].decode().split("\0"))
+        data = data[size:]
+    return found
+
+
+async def test_the_gateway_shows_a_combination_as_one_order_with_a_row_more_than_its_legs(stage: IbkrStage) -> None:
+    broker = await stage.connect()
+    whole, tickets = await spread(stage, broker, limit="1.50")
+    await broker.place_combined(whole, tickets)
+    await shown(broker, tickets, ReportStatus.FILLED, ReportStatus.FILLED)
+    (order,) = stage.book.shown(stage.book.orders())
+    row = stage.gateway.row(order)
+    assert (row.listing.sec_type, row.quantity, row.filled, row.average_price) == ("BAG", 2, 2, Decimal("1.50"))
+    executions = rows(b"".join(stage.gateway.executions(order, 1)))
+    of_trades = [fields for fields in executions if fields[0] == "11"]
+    assert [(fields[5], fields[18], fields[19]) for fields in of_trades] == [
+        ("BAG", "BOT", "2"),
+        ("OPT", "BOT", "2"),
+        ("OPT", "SLD", "2"),
+    ]
+    assert {fields[26] for fields in of_trades} == {whole.client_order_id}
+    (fields,) = rows(wire.open_order(row))
+    legs = [str(leg.con_id) for leg in whole.legs]
+    assert [fields.count(number) for number in legs] == [1, 1]
