@@ -212,6 +212,33 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CombinationLeg:
+    """One leg of several that the broker takes as one order."""
+
+    client_order_id: str
+    """The tag of the leg's own ticket. The broker does not know it, unless the whole bears it."""
+    con_id: int
+    """The broker's number of the leg's contract, by which its executions are told from those of the other legs."""
+    side: Side
+    ratio: int
+    """Contracts of the leg in one unit of the whole, at least 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination:
+    """Several tickets as one order at the broker, which fills as a whole: units of all legs in their ratios."""
+
+    client_order_id: str
+    """The tag that the whole bears at the broker: that of its first leg."""
+    legs: tuple[CombinationLeg, ...]
+    quantity: Decimal
+    """How many units are bought; of a leg that is sold its side says so."""
+    limit_price: Decimal | None = None
+    """The most to be paid for one unit, as the legs are quoted: what is bought less what is sold. Negative: the least
+    to be received. None: at the market."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OrderRef:
     """Identifies an order by our tag and, once known, by the broker's id."""
 
@@ -449,6 +476,21 @@ class DescribesQuotes(Protocol):
 
 
 @runtime_checkable
+class CombinesOrders(Protocol):
+    """An adapter whose broker takes several tickets as one order. It shows each leg as an order of its own, under the
+    leg's tag: with the leg's executions, the status of the whole, and of its count what falls to the leg. `find`,
+    `find_all` and `cancel_order` take the tag of any leg; a cancellation is one of the whole."""
+
+    async def place_combined(self, combination: Combination, tickets: Sequence[Ticket]) -> Sequence[Report]:
+        """Sends the whole once and returns a report for each leg, in their sequence. `tickets` are the legs', fitted,
+        with the whole's reserved id in each. Raises as `place_order`, of the whole."""
+
+    def know_combination(self, combination: Combination) -> bool:
+        """Says that this order is a whole of these legs. To be said before reports of it are believed: without it
+        they are those of one order, with the executions of all legs. False: it was known already."""
+
+
+@runtime_checkable
 class HasMarketClock(Protocol):
     """An adapter whose market is one of the past: it stands still until it is told to go on."""
 
@@ -488,6 +530,8 @@ class Capabilities:
     """The account's base currency is set at the broker and told with the balances. False: it is the commission's."""
     splits_option_combinations: bool = True
     """False: an option that is one leg of several is refused, since it would be naked if another leg did not fill."""
+    combines_option_legs: bool = False
+    """The adapter is one that `CombinesOrders`: options that are legs of one signal leave as one order."""
     concurrent_calls: int = 1
     """How many placing calls the adapter takes at once."""
     find_window_seconds: float = 30.0

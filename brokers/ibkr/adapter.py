@@ -26,6 +26,7 @@ from brokers.base import (
     Balance,
     BrokerPosition,
     Capabilities,
+    Combination,
     ContractTerms,
     Instrument,
     NoQuote,
@@ -55,10 +56,12 @@ from brokers.ibkr import codes
 from brokers.ibkr.balances import balances_in
 from brokers.ibkr.blotter import Blotter, Commission, Entry, Execution, Hold, UnreadableGap
 from brokers.ibkr.contracts import (
+    BAG,
     TRADED,
     Qualified,
     amount,
     amount_or_none,
+    bag_of,
     fitted,
     instrument_of,
     optional_amount,
@@ -154,6 +157,7 @@ _LEARNED_AGAIN_SECONDS = 300.0
 """After so long a contract is queried again, if the gateway gave neither its facts nor the answer that it has none."""
 _IN_PAIRS = frozenset({AssetClass.FOREX, AssetClass.CRYPTO})
 """The currency is part of what is bought."""
+_CANCELLING = frozenset({"PendingCancel", "Cancelled", "ApiCancelled"})
 _TAKEN = frozenset({"PreSubmitted", "Submitted", "Filled", "Cancelled", "ApiCancelled", "PendingCancel"})
 
 
@@ -174,6 +178,8 @@ class Configuration(MeteredConfiguration):
     crypto_tif: Literal["Minutes", "IOC", "DAY", "GTC"] = "Minutes"
     """The time in force of limit orders for coins that name none; it also determines which others are allowed
     (`_COIN_TIFS`)."""
+    option_legs: Literal["together", "refused"] = "together"
+    """What becomes of options that are legs of one signal: one combination of all of them, or a refusal."""
     outside_rth: bool = False
     connect_seconds: TimeOut = 10.0
     answer_seconds: TimeOut = 4.0
@@ -361,6 +367,7 @@ class IbkrBroker:
             needs_reservation=True,
             fits_tickets=True,
             splits_option_combinations=False,
+            combines_option_legs=self._combines_legs,
             commission_currency="USD",
             has_base_currency=True,
             concurrent_calls=1,
@@ -371,6 +378,10 @@ class IbkrBroker:
             concern=self._concern(),
             notes=self._notes(),
         )
+
+    @property
+    def _combines_legs(self) -> bool:
+        return self._configuration.option_legs == "together"
 
     # Life
 
@@ -499,7 +510,10 @@ class IbkrBroker:
         notes = [
             f"Account {self._account} by {self._library.name} {self._library.version}, client id {session.client_id}, "
             f"server version {session.server_version}.",
-            "An option that is one leg of several is refused: it would stand naked if the others did not fill.",
+            "Options that are legs of one signal are sent as one combination, which fills as a whole (option_legs)."
+            if self._combines_legs
+            else "An option that is one leg of several is refused (option_legs): it would stand naked if the others "
+            "did not fill.",
             f"Orders are held, not rejected, when the gateway is away from {wanted.restart_from:%H:%M} to "
             f"{wanted.restart_until:%H:%M} {wanted.restart_timezone}.",
         ]
@@ -544,6 +558,36 @@ class IbkrBroker:
     async def place_order(self, ticket: Ticket) -> Report:
         """Reserves an id if the ticket has none. Only the server's message is an answer. After an UndocumentedAnswer
         the order is not sent again."""
+
+        async def as_sent(session: Session) -> tuple[Any, Any]:
+            contract = await self._contract(session, ticket.instrument)
+            return contract.contract, self._order(fitted(ticket, contract))
+
+        return self._blotter.report(await self._place(ticket, as_sent))
+
+    async def place_combined(self, combination: Combination, tickets: Sequence[Ticket]) -> Sequence[Report]:
+        """As a guaranteed combination (BAG): IBKR fills all legs of a unit or none. It is bought, and what each leg does
+        is said by the leg; a credit is a negative price."""
+        self.know_combination(combination)
+
+        async def as_sent(session: Session) -> tuple[Any, Any]:
+            found = [await self._contract(session, ticket.instrument) for ticket in tickets]
+            for ticket, contract in zip(tickets, found, strict=True):
+                fitted(ticket, contract)
+            bag = bag_of(self._library, combination, found)
+            whole = replace(
+                tickets[0], side=Side.BUY, quantity=combination.quantity, limit_price=combination.limit_price
+            )
+            return bag, self._order(whole)
+
+        return self._blotter.reports_of(await self._place(tickets[0], as_sent))
+
+    def know_combination(self, combination: Combination) -> bool:
+        return self._blotter.know_combination(combination)
+
+    async def _place(self, ticket: Ticket, as_sent: Callable[[Session], Awaitable[tuple[Any, Any]]]) -> Entry:
+        """Sends it once, under the ticket's tag and id, and returns what the gateway then shows. `as_sent` makes the
+        library's contract and order."""
         session = self._ready_session()
         tag = ticket.client_order_id
         if words := self._unacknowledged.messages_of(tag):
@@ -551,8 +595,7 @@ class IbkrBroker:
         if self._blotter.with_tag(tag) or any(wait.client_order_id == tag for wait in self._waits.placement.values()):
             raise OrderAlreadyExists(f"IBKR has an order {tag} already")
         reserved = ticket.reserved_order_id or self._sent_as(tag) or await self.reserve(ticket)
-        contract = await self._contract(session, ticket.instrument)
-        order = self._order(fitted(ticket, contract))
+        contract, order = await as_sent(session)
         await self._order_call(_claim_of(ticket))
         # No await from here to the sending, so that ids leave in their order.
         session = self._ready_session()
@@ -560,7 +603,7 @@ class IbkrBroker:
         wait = _Wait(asyncio.get_running_loop().create_future(), tag)
         self._waits.placement[order_id] = wait
         try:
-            session.place(order_id, contract.contract, order)
+            session.place(order_id, contract, order)
             is_repetition = ticket.is_repetition or bool(self._sent_as(tag))
             named = f"{session.client_id}:{order_id}"
             self._highest_sent, self._last_sent = order_id, (named, tag)
@@ -595,6 +638,8 @@ class IbkrBroker:
     async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
         session = self._ready_session()
         order_id = self._number_to_cancel(session, ref)
+        if not again and self._is_cancelled_with_another_leg(ref, order_id):
+            return
         await self._order_call(
             CallPriority.REPEATED if again else CallPriority.CANCEL, queues_seconds=_ORDER_PATIENCE_SECONDS
         )
@@ -611,9 +656,16 @@ class IbkrBroker:
         finally:
             self._waits.cancelling.pop(order_id, None)
 
+    def _is_cancelled_with_another_leg(self, ref: OrderRef, order_id: int) -> bool:
+        """Whether the whole of which this is a leg is being cancelled, or is cancelled: asked once more, the gateway
+        would refuse."""
+        shown = self._blotter.with_tag(ref.client_order_id)
+        is_leg = self._blotter.is_leg(ref.client_order_id)
+        return is_leg and (order_id in self._waits.cancelling or any(each.status in _CANCELLING for each in shown))
+
     async def _placed(
         self, session: Session, order_id: int, wait: _Wait, ticket: Ticket, patience_seconds: float
-    ) -> Report:
+    ) -> Entry:
         try:
             async with asyncio.timeout(patience_seconds):
                 await asyncio.shield(wait.answer)
@@ -625,7 +677,7 @@ class IbkrBroker:
         assert entry is not None, "whatever settles the wait has told of the order"
         if entry.client_order_id not in ("", ticket.client_order_id):
             raise OutcomeUnknown(f"What was told of order id {order_id} is about {entry.client_order_id}")
-        return self._blotter.report(entry)
+        return entry
 
     def _check_coins(self, ticket: Ticket) -> None:
         """Raises OrderRefused for coin orders with a time in force that the account does not allow. Market orders
@@ -837,9 +889,11 @@ class IbkrBroker:
         if not found:
             # An order that was shown once was acknowledged; being no longer shown is no refusal.
             is_known = bool(self._blotter.with_tag(client_order_id))
-            return None if is_known else self._unacknowledged.refusal_of(client_order_id)
+            whole = self._blotter.whole_tag(client_order_id)
+            refused = None if is_known else self._unacknowledged.refusal_of(whole)
+            return None if refused is None else replace(refused, client_order_id=client_order_id)
         first = next(iter(self._blotter.duplicates(client_order_id)), None)
-        return self._blotter.report(first or found[-1])
+        return self._blotter.report(first or found[-1], client_order_id)
 
     async def positions(self) -> Sequence[BrokerPosition]:
         session = self._ready_session()
@@ -1099,7 +1153,8 @@ class IbkrBroker:
             self._acknowledged(entry)
 
     def on_execution(self, execution: Any, moment: Moment, contract: Any) -> None:
-        if execution.acctNumber == self._account:
+        if execution.acctNumber == self._account and contract.secType != BAG:
+            # A combination's own row says once more, at the net price, what the rows of its legs say.
             if moment.is_estimated:
                 self._log_estimate(execution, moment)
             tag = execution.orderRef or self._unacknowledged.tag_of(f"{execution.clientId}:{execution.orderId}")
@@ -1114,6 +1169,7 @@ class IbkrBroker:
                     price=amount(execution.price),
                     time=moment.at,
                     is_time_estimated=moment.is_estimated,
+                    con_id=int(contract.conId or 0),
                 ),
                 traded=None if tag else _traded(contract, execution),
             )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 
-from brokers.base import Fill, Instrument, Report, ReportStatus, Side, Unreadable
+from brokers.base import Combination, Fill, Instrument, Report, ReportStatus, Side, Unreadable
 
 _VERSIONED = re.compile(r"(?P<base>.+)\.(?P<version>\d{1,3})", re.ASCII | re.DOTALL)
 """More digits are no version number: every version below it would be reported as busted."""
@@ -17,6 +18,7 @@ _FINAL = frozenset({"Filled", *_CANCELLED})
 _NO_STATUS_OF_THE_SERVER = frozenset({"", "PendingSubmit", "ApiPending", "ApiUpdate", "ValidationError"})
 _WORKING = frozenset({"PreSubmitted", "Submitted", "PendingCancel"})
 _LOOKS = 2
+_COMBINATIONS_REMEMBERED = 20_000
 
 
 def base_of(exec_id: str) -> str:
@@ -34,6 +36,8 @@ class Execution:
     price: Decimal
     time: datetime
     is_time_estimated: bool = False
+    con_id: int = 0
+    """The contract that was traded: of a combination, which leg. 0: it was not said."""
 
     @property
     def base(self) -> str:
@@ -188,9 +192,37 @@ class Blotter:
         self._unclear: dict[int, Entry] = {}
         """The entries about which something could not be read, by identity."""
         self._commissions: dict[str, Commission] = {}
+        self._combinations: OrderedDict[str, Combination] = OrderedDict()
+        """By the tag of the whole, latest last."""
+        self._whole_of: dict[str, str] = {}
+        """By the tag of a leg, the tag of the whole."""
         self._holes: dict[str, UnreadableGap] = {}
         self._round = 0
         self._reading = 0
+
+    # Combinations
+
+    def know_combination(self, combination: Combination) -> bool:
+        """From now on what is known of this order is reported leg by leg. False: it was known already."""
+        tag = combination.client_order_id
+        if self._combinations.get(tag) == combination:
+            return False
+        self._combinations[tag] = combination
+        self._whole_of |= {leg.client_order_id: tag for leg in combination.legs}
+        if len(self._combinations) > _COMBINATIONS_REMEMBERED:
+            _, oldest = self._combinations.popitem(last=False)
+            for leg in oldest.legs:
+                self._whole_of.pop(leg.client_order_id, None)
+        for entry in self.with_tag(tag):
+            self._changed(entry)
+        return True
+
+    def whole_tag(self, client_order_id: str) -> str:
+        """The tag of the order that is shown for this one: of a leg that of the whole, else its own."""
+        return self._whole_of.get(client_order_id, client_order_id)
+
+    def is_leg(self, client_order_id: str) -> bool:
+        return client_order_id in self._whole_of
 
     # Rounds
 
@@ -369,7 +401,8 @@ class Blotter:
 
     def gap_of(self, client_order_id: str) -> UnreadableGap | None:
         """Something unreadable that may be about the order with this tag, if it is not among the entries."""
-        return next((hole for hole in self._holes.values() if hole.tag in (None, client_order_id)), None)
+        whole = self.whole_tag(client_order_id)
+        return next((hole for hole in self._holes.values() if hole.tag in (None, whole)), None)
 
     def unreadable(self) -> list[Unreadable]:
         """What is unclear in the last complete round, or since, about orders that may be ours."""
@@ -405,7 +438,7 @@ class Blotter:
         their last change."""
         after = since if since is not None and 0 <= since <= self.mark else 0
         found = [entry for entry in self._changed_after(after) if self.is_mentioned(entry)]
-        return [self.report(entry) for entry in reversed(found)]
+        return [report for entry in reversed(found) for report in self.reports_of(entry)]
 
     def _changed_after(self, mark: int) -> Iterator[Entry]:
         """Latest first."""
@@ -414,8 +447,19 @@ class Blotter:
                 return
             yield entry
 
-    def report(self, entry: Entry) -> Report:
+    def reports_of(self, entry: Entry) -> list[Report]:
+        """Of a combination one for each leg, in their sequence; else the order's own."""
+        whole = self._combinations.get(entry.client_order_id)
+        return [self._report(each) for each in ([entry] if whole is None else _legs_of(entry, whole))]
+
+    def report(self, entry: Entry, client_order_id: str = "") -> Report:
+        """The order's; with the tag of a leg, that leg's."""
+        reports = self.reports_of(entry)
+        return next((each for each in reports if each.client_order_id == client_order_id), reports[0])
+
+    def _report(self, entry: Entry) -> Report:
         duplicates = self.duplicates(entry.client_order_id)
+        traded = entry.traded if len({each.con_id for each in entry.executions.values()}) == 1 else None
         return Report(
             client_order_id=entry.client_order_id,
             broker_order_id=entry.broker_order_id,
@@ -429,8 +473,8 @@ class Blotter:
             is_held=entry.is_held,
             held_until=entry.hold.until if entry.hold is not None and entry.is_held else None,
             orders_under_tag=tuple(twin.broker_order_id for twin in duplicates),
-            instrument=None if entry.traded is None else entry.traded[0],
-            side=None if entry.traded is None else entry.traded[1],
+            instrument=None if traded is None else traded[0],
+            side=None if traded is None else traded[1],
         )
 
     def duplicates(self, client_order_id: str) -> list[Entry]:
@@ -442,8 +486,9 @@ class Blotter:
         return sorted(found, key=lambda entry: entry.perm_id)
 
     def with_tag(self, client_order_id: str) -> list[Entry]:
-        """Every order with our tag, in the order in which they became known."""
-        return list(self._by_tag.get(client_order_id, ()))
+        """Every order with our tag, or with that of the whole of which this is a leg, in the order in which they became
+        known."""
+        return list(self._by_tag.get(self.whole_tag(client_order_id), ()))
 
     def of_ids(self, client_id: int, order_id: int) -> Entry | None:
         return self._by_order_id.get((client_id, order_id))
@@ -517,6 +562,25 @@ class Blotter:
         if perm_id:
             self._by_perm_id[perm_id] = entry
         return entry
+
+
+def _legs_of(entry: Entry, whole: Combination) -> list[Entry]:
+    """Each leg as an order of its own: with its executions, and of the server's count, which is in units of the whole,
+    what falls to it. An execution of a contract that is no leg is nobody's, and is then missing in the count."""
+    legs = []
+    for leg in whole.legs:
+        own = {base: each for base, each in entry.executions.items() if each.con_id == leg.con_id}
+        legs.append(
+            replace(
+                entry,
+                client_order_id=leg.client_order_id,
+                executions=own,
+                first_versions={base: entry.first_versions[base] for base in own},
+                busted={exec_id for exec_id in entry.busted if base_of(exec_id) in own},
+                reported_filled=entry.reported_filled * leg.ratio,
+            )
+        )
+    return legs
 
 
 def _status_text(entry: Entry) -> str | None:

@@ -12,6 +12,7 @@ from brokers.base import (
     DERIVATIVES,
     ONE,
     AssetClass,
+    Combination,
     ContractTerms,
     Instrument,
     OptionRight,
@@ -43,6 +44,8 @@ _EXCHANGES = {AssetClass.FOREX: "IDEALPRO", AssetClass.FUTURE: "", AssetClass.FU
 _CANDIDATES_NAMED = 8
 _NAMED_BY_OTHERS = frozenset({AssetClass.BOND, AssetClass.FUND})
 """Symbols at IBKR hardly match those used elsewhere."""
+BAG = "BAG"
+"""The security type of combinations."""
 _BOND = "BOND"
 """Quoted in per cent of a face value. The gateway's answer contains neither that value nor a multiplier or
 magnifier."""
@@ -252,6 +255,24 @@ def _displayed(ticket: Ticket, quantity: Decimal, increment: Decimal) -> Decimal
     if not shown:
         raise OrderRefused(f"display_quantity {plain(ticket.display_quantity)} is less than {plain(step)}")
     return shown if shown < quantity else None
+
+
+def bag_of(library: Library, combination: Combination, legs: Sequence[Qualified]) -> Any:
+    """The library's Contract of a combination of these, in the sequence of its legs. Raises OrderRefused where IBKR has
+    no one contract of them."""
+    contracts = [leg.contract for leg in legs]
+    places = {(each.symbol, each.currency, each.exchange) for each in contracts}
+    if len(places) > 1:
+        named = ", ".join(f"{symbol} in {currency} on {exchange}" for symbol, currency, exchange in sorted(places))
+        raise OrderRefused(f"IBKR combines options of one underlying, currency and exchange, not of {named}")
+    bag = library.contract()
+    bag.secType = BAG
+    bag.symbol, bag.currency, bag.exchange = places.pop()
+    bag.comboLegs = [
+        library.combo_leg(conId=leg.con_id, ratio=leg.ratio, action=leg.side.value, exchange=bag.exchange)
+        for leg in combination.legs
+    ]
+    return bag
 
 
 def _check_is_same(ticket: Ticket, contract: Qualified) -> None:

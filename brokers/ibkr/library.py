@@ -55,6 +55,7 @@ class Library:
     version: str
     client: Any
     contract: Any
+    combo_leg: Any
     order: Any
     execution_filter: Any
 
@@ -81,6 +82,7 @@ def choose(wanted: str) -> Library:
         version=str(module.__version__),
         client=module.Client,
         contract=module.Contract,
+        combo_leg=module.ComboLeg,
         order=module.Order,
         execution_filter=module.ExecutionFilter,
     )

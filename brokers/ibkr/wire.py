@@ -10,8 +10,9 @@ from enum import IntEnum
 
 EXECUTION_TIME = 15
 """The position of the time among an execution's fields."""
-_UNUSED_OF_EXECUTION = (3, 7, 23, 24, 25, 28, 30)
-"""Numbers that nothing here uses: contract, strike, liquidation, cumulative quantity, average price, multiplier of a
+_CONTRACT_OF_EXECUTION = 3
+_UNUSED_OF_EXECUTION = (7, 23, 24, 25, 28, 30)
+"""Numbers that nothing here uses: strike, liquidation, cumulative quantity, average price, multiplier of a
 rule, liquidity."""
 _QUESTION = {11: 1, 10: 1, 18: 1, 73: 2}
 """By message: the position of the number of the query that it answers, which differs each time."""
@@ -107,6 +108,8 @@ def execution_to_decode(fields: Sequence[str], seconds: int) -> list[str]:
     needs no zone), and without unused fields, which might be unreadable."""
     decoded = ["" if place in _UNUSED_OF_EXECUTION else field for place, field in enumerate(fields)]
     decoded[EXECUTION_TIME] = str(seconds)
+    if not _whole(fields, _CONTRACT_OF_EXECUTION):
+        decoded[_CONTRACT_OF_EXECUTION] = ""  # what it is of is known by its order, unless that is a combination
     return decoded
 
 

@@ -118,4 +118,7 @@ def _why_no_decision(stored: Sequence[Stored]) -> str:
 
 
 def _is_namesake(other: Order, order: Order) -> bool:
-    return other.order_id != order.order_id and other.request.account_id == order.request.account_id
+    """Whether the broker's order cannot be both: legs of one combination are one order there."""
+    is_one_order = other.combination is not None and other.combination == order.combination
+    is_same_account = other.request.account_id == order.request.account_id
+    return other.order_id != order.order_id and is_same_account and not is_one_order

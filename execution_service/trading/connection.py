@@ -11,10 +11,11 @@ from typing import Any, Protocol, TypeVar
 import structlog
 import tenacity
 
-from brokers.base import Broker, Capabilities, LimitsCalls
+from brokers.base import Broker, Capabilities, CombinesOrders, LimitsCalls
 from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
 from execution_service.core import backoff
 from execution_service.core.orders.next_step import Limits
+from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.texts.service import auth_required, broker_down, broker_up, orders_held, session_concern
 from execution_service.runtime.alerts import RaisesAlerts
@@ -122,6 +123,14 @@ class Connection:
     def calls_left(self) -> Mapping[tuple[str, float], int]:
         """As LimitsCalls says it; of a broker that limits none, nothing."""
         return self._broker.calls_left() if isinstance(self._broker, LimitsCalls) else {}
+
+    def tell_combinations(self, order: Order) -> bool:
+        """Says to the broker of which of its orders this one is, or was, a leg. True: one of them was new to it, and what it has shown of the order
+        before is not to be believed."""
+        if not isinstance(self._broker, CombinesOrders):
+            return False
+        were_new = [self._broker.know_combination(each) for each in order.combinations]
+        return any(were_new)
 
     async def ask(
         self,

@@ -24,6 +24,7 @@ from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.trading.blocked_exits import BlockedExits
+from execution_service.trading.combined_submission import CombinedSubmission
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.grouped_alerts import GroupedAlerts
 from execution_service.trading.instrument_queues import (
@@ -62,6 +63,7 @@ class OrderSteps:
         timers: Timers[LiveOrder],
         queues: InstrumentQueues,
         submission: Submission,
+        combined_submission: CombinedSubmission,
         pre_trade_checks: PreTradeChecks,
         report_poller: ReportPoller,
         placement: Placement,
@@ -78,6 +80,7 @@ class OrderSteps:
         self._timers = timers
         self._queues = queues
         self._submission = submission
+        self._combined_submission = combined_submission
         self._pre_trade_checks = pre_trade_checks
         self._report_poller = report_poller
         self._placement = placement
@@ -122,7 +125,7 @@ class OrderSteps:
             self._begin(live, lambda: self._live.record_unless_changed(live, (remark,), since=order))
             return
         limits, sending = self._connection.limits, live.sending
-        if not sending.may_be_repeated:
+        if not sending.may_be_repeated or order.combination is not None:
             limits = replace(limits, refuses_repeated_client_id=False)
         # What may be shown in a way that cannot be read is not refused.
         refusal = None if sending.is_answer_unclear else sending.refusal
@@ -153,6 +156,8 @@ class OrderSteps:
                 self._timers.make(live, 1.0 if self._report_poller.is_asking else 0.1)
             case StepKind.FIND if live.order.status is Status.IN_DOUBT:
                 self._begin(live, lambda: self._report_poller.find_doubtful(live))
+            case StepKind.FIND if live.order.combination is not None:
+                self._begin(live, lambda: self._combined_submission.find(live))
             case StepKind.FIND:
                 self._begin(live, lambda: self._report_poller.find(live))
             case StepKind.CANCEL:
@@ -224,7 +229,10 @@ class OrderSteps:
     async def _submit(self, queue: InstrumentQueue, batch: Sequence[LiveOrder]) -> None:
         answers: Answers = ()
         try:
-            answers = await self._submission.submit(queue, batch)
+            if self._combined_submission.takes(batch):
+                await self._combined_submission.submit(batch[0])
+            else:
+                answers = await self._submission.submit(queue, batch)
         except Exception as exc:
             # Of no order by itself: the queue makes a pause, and others go on.
             log.exception(

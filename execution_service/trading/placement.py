@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
-from brokers.base import Report, Ticket
+from brokers.base import CombinesOrders, Report
 from brokers.errors import (
     BrokerUnavailable,
     HeldBack,
@@ -83,72 +83,108 @@ class Placement:
     async def place(self, live: LiveOrder, *, again: bool = False) -> Handed:
         """Hands the order over. With `again` it may have left before: then neither that nothing was sent now nor a refusal proves
         anything."""
-        order = live.order
+        return await self._place((live,), again=again)
+
+    async def place_combined(self, legs: Sequence[LiveOrder]) -> Handed:
+        """Hands these over as the one order of which their records say that they are the legs, in that order's sequence. What becomes of it becomes
+        of each."""
+        return await self._place(legs)
+
+    async def _place(self, orders: Sequence[LiveOrder], *, again: bool = False) -> Handed:
+        """Of several: as one order, or not at all."""
+        sent = {live: live.order for live in orders}
         if not self._ownership.holds(self._connection.account_id):
             # This process was frozen, or the store away, since the intent was written. Whoever took the account over is looking for the
             # order at the broker by now, and must not be contradicted.
-            return Handed(self._was_overtaken(live), is_clear=False)
-        # The store may have been away while the intent was being written.
-        is_late = is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
-        is_late = is_late and not any(note.message.startswith(LATE_EXIT) for note in order.notes)
-        if not self._connection.is_connected or order.cancel_request is not None or is_late:
-            held = self.nothing_was_sent(live, "held back before it left", counts=False, again=again, sent=order)
-            return Handed(held, is_clear=False)
+            return Handed(_all(map(self._was_overtaken, orders)), is_clear=False)
+
+        def nothing_sent(why: str, *, counts: bool) -> Handed:
+            notes = (
+                self.nothing_was_sent(live, why, counts=counts, again=again, sent=order) for live, order in sent.items()
+            )
+            return Handed(_all(notes), is_clear=False)
+
+        if not self._connection.is_connected or any(map(self._may_not_leave, orders)):
+            return nothing_sent("held back before it left", counts=False)
+        for order in sent.values():
+            try:
+                stopped = await self._risk_gate.stops(order, again=again)
+            except StoreUnavailable as exc:
+                stopped = str(exc)
+            if stopped is not None:
+                return nothing_sent(stopped, counts=False)
+        first = orders[0].order
         try:
-            stopped = await self._risk_gate.stops(order, again=again)
-        except StoreUnavailable as exc:
-            stopped = str(exc)
-        if stopped is not None:
-            unsent = self.nothing_was_sent(live, stopped, counts=False, again=again, sent=order)
-            return Handed(unsent, is_clear=False)
-        try:
-            report = await self._handed_over(live, replace(order.ticket(), is_repetition=again))
+            reports = await self._handed_over(orders, again=again)
         except NoLongerWaitedFor:
-            return Handed(self._was_reported(live), is_clear=True)
+            return Handed(_all(map(self._was_reported, orders)), is_clear=True)
         except HeldBack as exc:
-            self.rest(order, exc)
-            live.sending = live.sending.unclear(was_repeated=again)
-            unsent = self.nothing_was_sent(live, str(exc), counts=False, again=again, sent=order)
-            return Handed(unsent, is_clear=False)
+            self.rest(first, exc)
+            for live in orders:
+                live.sending = live.sending.unclear(was_repeated=again)
+            return nothing_sent(str(exc), counts=False)
         except BrokerUnavailable as exc:
             self._connection.lose(exc)
-            self._queues.slow_down(order, str(exc))
-            unsent = self.nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again, sent=order)
-            return Handed(unsent, is_clear=False)
+            self._queues.slow_down(first, str(exc))
+            return nothing_sent(str(exc), counts=not exc.known_pause)
         except NotAnswered as exc:
-            self._queues.slow_down(order, str(exc))
-            live.sending = live.sending.unclear(was_repeated=again)
-            unsent = self.nothing_was_sent(live, str(exc), counts=True, again=again, sent=order)
-            return Handed(unsent, is_clear=False)
+            self._queues.slow_down(first, str(exc))
+            for live in orders:
+                live.sending = live.sending.unclear(was_repeated=again)
+            return nothing_sent(str(exc), counts=True)
         except ReservationLost as exc:
             if again:
-                return Handed(self._was_passed_over(live, exc), is_clear=False)
-            return Handed(self.nothing_was_sent(live, str(exc), counts=True, sent=order), is_clear=False)
+                return Handed(_all([self._was_passed_over(live, exc) for live in orders]), is_clear=False)
+            return nothing_sent(str(exc), counts=True)
         except OrderRefused as exc:
             if again:
-                return Handed(self._was_refused_again(live, order, reason_of(exc)), is_clear=False)
-            return Handed(self._was_refused(live, order, exc), is_clear=False)
+                refusals = [self._was_refused_again(live, order, reason_of(exc)) for live, order in sent.items()]
+            else:
+                refusals = [self._was_refused(live, order, exc) for live, order in sent.items()]
+            return Handed(_all(refusals), is_clear=False)
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
-            live.sending = live.sending.not_looked_for().unclear(
-                was_repeated=again, is_answered=isinstance(exc, OrderAlreadyExists | UndocumentedAnswer)
-            )
-            self._queues.was_perhaps_sent(order)
+            for live in orders:
+                live.sending = live.sending.not_looked_for().unclear(
+                    was_repeated=again, is_answered=isinstance(exc, OrderAlreadyExists | UndocumentedAnswer)
+                )
+                self._queues.was_perhaps_sent(live.order)
             if again and isinstance(exc, UndocumentedAnswer):
-                said = Reason(ReasonCode.BROKER_REJECTED, exc.words)
-                return Handed(self._was_refused_again(live, order, said, answer=exc.words), is_clear=False)
-            return Handed(self._is_unclear(live, exc), is_clear=False)
-        return Handed(self._was_taken(live, report), is_clear=True)
+                said, words = Reason(ReasonCode.BROKER_REJECTED, exc.words), exc.words
+                doubts = (self._was_refused_again(live, order, said, answer=words) for live, order in sent.items())
+                return Handed(_all(doubts), is_clear=False)
+            return Handed(_all([self._is_unclear(live, exc) for live in orders]), is_clear=False)
+        taken = (self._was_taken(live, report) for live, report in zip(orders, reports, strict=True))
+        return Handed(_all(taken), is_clear=True)
 
-    async def _handed_over(self, live: LiveOrder, ticket: Ticket) -> Report:
-        """Raises NoLongerWaitedFor where the call hangs and a report has told of the order meanwhile: neither its exit nor another order of its
+    def _may_not_leave(self, live: LiveOrder) -> bool:
+        """It is to be cancelled, or has become too old: the store may have been away while the intent was being written."""
+        order = live.order
+        is_late = is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
+        is_late = is_late and not any(note.message.startswith(LATE_EXIT) for note in order.notes)
+        return is_late or order.cancel_request is not None
+
+    async def _handed_over(self, orders: Sequence[LiveOrder], *, again: bool) -> Sequence[Report]:
+        """Raises NoLongerWaitedFor where the call hangs and a report has told of an order meanwhile: neither its exit nor another order of its
         instrument waits for the end of such a call."""
-        live.handing_over = asyncio.get_running_loop().create_future()
+        heard = asyncio.get_running_loop().create_future()
+        for live in orders:
+            live.handing_over = heard
         try:
-            call = self._connection.broker.place_order(ticket)
-            return await self._connection.ask(call, PLACE_SECONDS, until=live.handing_over)
+            return await self._connection.ask(self._call(orders, again=again), PLACE_SECONDS, until=heard)
         finally:
-            live.handing_over.cancel()
-            live.handing_over = None
+            heard.cancel()
+            for live in orders:
+                live.handing_over = None
+
+    async def _call(self, orders: Sequence[LiveOrder], *, again: bool) -> Sequence[Report]:
+        broker, whole = self._connection.broker, orders[0].order.combination
+        tickets = [replace(live.order.ticket(), is_repetition=again) for live in orders]
+        if whole is None:
+            (ticket,) = tickets
+            return (await broker.place_order(ticket),)
+        if not isinstance(broker, CombinesOrders):
+            raise OrderRefused(f"{broker.name} takes no legs as one order")
+        return await broker.place_combined(whole, tickets)
 
     async def place_again(self, live: LiveOrder) -> None:
         """Under the same id, where the broker takes it only once."""
@@ -285,6 +321,18 @@ class Placement:
             return (noted,) if order.status is Status.SUBMITTING else ()
 
         await self._live.record(live, note)
+
+
+def _all(recordings: Iterable[Coroutine[Any, Any, None]]) -> Coroutine[Any, Any, None]:
+    """Each is tried, whatever becomes of the others. Raises what the first of them raised that failed."""
+    each = tuple(recordings)
+    return each[0] if len(each) == 1 else _gathered(each)
+
+
+async def _gathered(recordings: Sequence[Coroutine[Any, Any, None]]) -> None:
+    for outcome in await asyncio.gather(*recordings, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 def _is_worked_elsewhere(order: Order, sent: Order) -> bool:

@@ -8,6 +8,7 @@ from decimal import Decimal
 import structlog
 
 from brokers.errors import OrderRefused
+from execution_service.core.orders.combination import has_missed, is_combined, uncombinable
 from execution_service.core.orders.events import (
     Cancelled,
     CancelRequested,
@@ -26,12 +27,19 @@ from execution_service.core.orders.exits import (
     with_instrument_of_entry,
     without_linked,
 )
-from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS, about_leg, missing_legs, pending_legs, refusing_leg
+from execution_service.core.orders.legs import (
+    UNKNOWN_LEG_SECONDS,
+    about_leg,
+    missing_legs,
+    other_legs,
+    pending_legs,
+    refusing_leg,
+)
 from execution_service.core.orders.next_step import is_stale, stale
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.products import product_of, unnamed_side, usual_product
 from execution_service.core.orders.request import Purpose
-from execution_service.core.orders.status import Reason, ReasonCode
+from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.tickets import unsupported_reason
 from execution_service.core.orders.waiting import Waiting, WaitingReason, others_of
 from execution_service.core.positions.ledger import LedgerKey
@@ -187,6 +195,11 @@ class PreTradeChecks:
             numbers = ", ".join(str(number) for number in missing)
             words = f"of {order.request.total_legs} legs these have not come: {numbers}; none is placed alone"
             reason = Reason(ReasonCode.UNSUPPORTED_ORDER, words)
+        others = other_legs(order, legs)
+        if reason is None and any(is_combined(leg, capabilities) for leg in (order, *others)):
+            reason = has_missed(order, others) or uncombinable((order, *others))
+            if reason is None and any(leg.status in (Status.SUBMITTING, Status.IN_DOUBT) for leg in others):
+                return Waiting(WaitingReason.LEGS)
         reason = reason or await self._unfitting_leg(order, legs)
         return () if reason is None else (Rejected(at=self._clock.now(), reason=reason),)
 

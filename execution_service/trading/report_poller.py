@@ -183,6 +183,8 @@ class ReportPoller:
         broker = self._connection.broker
         self.is_asking, self._is_wanted = True, False
         asked_at = self._clock.monotonic()
+        if whole:
+            self._tell_combinations()
         try:
             since, has_more, is_recorded = None if whole else self._mark, True, True
             while has_more:
@@ -202,6 +204,12 @@ class ReportPoller:
         finally:
             self.is_asking = False
             self._timers.wake()
+
+    def _tell_combinations(self) -> None:
+        """Of all orders in hand, so that a new connection shows their legs at once."""
+        for live in self._live.by_id.values():
+            if live.order.request.account_id == self._connection.account_id:
+                self._connection.tell_combinations(live.order)
 
     async def _sound(self, reports: Sequence[Report]) -> tuple[list[Report], list[Unreadable]]:
         """The reports without values that can be none, and what those were."""
@@ -230,7 +238,9 @@ class ReportPoller:
         known = {r.client_order_id: live for r in reports if (live := self._live.by_client_id.get(r.client_order_id))}
         # Two accounts of ours may be one at the broker: each records its own orders only, or both would step them.
         own = {tag: live for tag, live in known.items() if live.order.request.account_id == account_id}
-        in_hand = [(own[r.client_order_id], r) for r in reports if r.client_order_id in own]
+        # What was shown of a combination before the broker knew its legs is not to be believed: it shows it anew, each leg by itself.
+        anew = {tag for tag, live in own.items() if self._connection.tell_combinations(live.order)}
+        in_hand = [(own[tag], r) for r in reports if (tag := r.client_order_id) in own and tag not in anew]
         recorded = await asyncio.gather(*(self._is_recorded(live, r) for live, r in in_hand))
         self._note_strangers([r for r in reports if r.filled_quantity and not r.client_order_id])
         failed = await self._record_finished(
@@ -244,7 +254,7 @@ class ReportPoller:
             for r, exc in lasting
         ]
         await self._alert_unreadable([*unreadable, *cannot])
-        return all(recorded) and not failed
+        return all(recorded) and not (failed or anew)
 
     def _say_failure(self, report: Report, failure: BaseException) -> None:
         """Once for each order: what cannot be recorded is reported again and again."""
@@ -320,6 +330,7 @@ class ReportPoller:
         recorded, and why."""
         failed: list[tuple[Report, BaseException]] = []
         unrecorded: list[Report] = []
+        anew: set[str] = set()
         for start in range(0, len(reports), LOOKED_THROUGH_AT_ONCE):
             some = reports[start : start + LOOKED_THROUGH_AT_ONCE]
             unrecorded += [r for r in some if not self._is_known(r)]
@@ -332,6 +343,10 @@ class ReportPoller:
                 record = by_client_id.get(report.client_order_id)
                 try:
                     if record is not None and record.order.request.account_id == self._connection.account_id:
+                        if self._connection.tell_combinations(record.order):
+                            anew.add(report.client_order_id)  # as in `_record_all`
+                        if report.client_order_id in anew:
+                            continue
                         await self._record_late(record, report)
                     elif record is None and (
                         unreadable := self._store.unreadable([f"client:{report.client_order_id}"])
@@ -424,6 +439,8 @@ class ReportPoller:
         tags = {tag: live for live in some for tag in live.order.client_order_ids}
         if not tags:
             return set()
+        for live in some:
+            self._connection.tell_combinations(live.order)
         found = await self._looked(self._connection.broker.find_all(tuple(tags)))
         shown = {live.order.order_id for tag, live in tags.items() if tag not in found or found[tag] is not None}
         for tag, report in found.items():
@@ -437,6 +454,7 @@ class ReportPoller:
     async def look_for(self, live: LiveOrder) -> bool:
         """Whether the broker finds the order under any of its ids; what it says of it is recorded. Raises BrokerError, TimeoutError."""
         broker = self._connection.broker
+        self._connection.tell_combinations(live.order)
         is_found = False
         for client_order_id in live.order.client_order_ids:
             report = await self._looked(broker.find(client_order_id))

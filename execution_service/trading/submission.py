@@ -63,6 +63,21 @@ class _Reservation:
     order_id: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What is to be recorded of an order that is about to leave."""
+
+    events: tuple[Event, ...]
+    """The last one is its SubmitStarted, or its end."""
+    ticket: Ticket | None
+    """As it was fitted to the market; None: this market takes tickets unchanged."""
+    wish: Reason | None
+    """The wish to cancel it that was known when it was judged."""
+    ends: bool
+    has_passed: bool
+    """The risk gate let it pass, and counts it as leaving."""
+
+
 class Submission:
     """Brings the orders of one account from their queues to the broker, when their turn has come."""
 
@@ -124,14 +139,14 @@ class Submission:
     def batch_size(self) -> int:
         """Where the broker does not itself refuse a repeated id, each order whose sending was begun and not finished when we die is in doubt;
         and where it gives the ids beforehand, one that a later one has passed over can never be sent again. There the intent is written one
-        by one."""
+        by one. So it is where legs are combined: those of one order are of several queues."""
         return LARGEST_BATCH if self._can_go_together else 1
 
     @property
     def _can_go_together(self) -> bool:
-        return (
-            self._connection.limits.refuses_repeated_client_id and not self._connection.capabilities.needs_reservation
-        )
+        able = self._connection.capabilities
+        is_one_by_one = able.needs_reservation or able.combines_option_legs
+        return self._connection.limits.refuses_repeated_client_id and not is_one_by_one
 
     def is_earlier_id_awaited(self) -> bool:
         """An order that was perhaps sent under an id that the broker gave beforehand may have to leave again under it, which it can no more
@@ -146,6 +161,8 @@ class Submission:
             return False
         if self._isolation.holds(live):
             return False  # the others do not wait for it; passed over, it is looked for, and then in doubt
+        if live.order.combination is not None:
+            return False  # a combination is not sent again
         sending = live.sending
         is_settled = sending.is_answered or sending.is_refused or sending.unclear_repetitions >= REPETITIONS_WAITED_FOR
         is_in_time = not is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
@@ -208,7 +225,7 @@ class Submission:
         # Those orders are PENDING as before; the others of the batch have gone their way.
         for live, failure in failed:
             if not isinstance(failure, StoreUnavailable):
-                self._intent_failed(live, failure)
+                self.intent_failed(live, failure)
         away = [failure for _, failure in failed if isinstance(failure, StoreUnavailable)]
         if away:
             log.warning(
@@ -232,46 +249,54 @@ class Submission:
         return await self._write_intent(live, now)
 
     async def _write_intent(self, live: LiveOrder, now: datetime) -> bool:
+        intent = await self.prepare(live, now)
+        return intent is not None and await self.write(live, intent)
+
+    async def prepare(self, live: LiveOrder, now: datetime, *, is_leg: bool = False) -> Intent | None:
+        """What is to be recorded before the order leaves, or for its end; None: it does not leave now. `is_leg`: of a combination, whose id is
+        reserved once for all of its legs. Raises StoreUnavailable."""
         wish, has_passed = live.order.cancel_request, False
+        ticket: Ticket | None = None
         try:
-            first = await self._checked(live)
+            first = await self.checked(live)
         except (BrokerError, TimeoutError) as exc:
-            self._preparation_failed(live, exc)
-            return False
+            self.preparation_failed(live, exc)
+            return None
         if isinstance(first, Waiting):
-            return False
+            return None
         ends = bool(first) and not isinstance(first[-1], Capped | InstrumentMatched | Noted)
         if not ends and live.order.quantity is None:
             if await self._risk_gate.waits_for_quote(apply_all(live.order, first)):
                 await self._keep(live, None)
-                return False
+                return None
             size = await self._size(live, apply_all(live.order, first), now)
             if size is None:
-                return False
+                return None
             if isinstance(size[-1], AwaitsOpening):
                 await self._keep(live, size[-1])
-                return False
+                return None
             first, ends = (*first, *size), isinstance(size[-1], Rejected)
         if not ends:
             order, reserved = apply_all(live.order, first), None
             terms: ContractTerms | None = None
             if self._connection.capabilities.fits_tickets or self._connection.capabilities.needs_reservation:
-                reservation = await self._reserve(live, order)
+                reservation = await self._reserve(live, order, is_leg=is_leg)
                 if reservation is None:
-                    return False
-                first = (*first, *fitting(order, reservation.ticket, now))
-                reserved, terms = reservation.order_id, reservation.ticket.terms
+                    return None
+                ticket = reservation.ticket
+                first = (*first, *fitting(order, ticket, now))
+                reserved, terms = reservation.order_id, ticket.terms
             contract = await self._holding_choice.contract_events(order, terms, now)
             ends = bool(contract) and isinstance(contract[-1], Rejected)
             first = (*first, *contract)
             if not ends:
                 if await self._risk_gate.waits_for_quote(apply_all(live.order, first)):
                     await self._keep(live, None)
-                    return False
+                    return None
                 verdict = await self._risk_gate.judge(apply_all(live.order, first))
                 if verdict.decision is Decision.HOLD:
                     await self._keep(live, opening(verdict, now))
-                    return False
+                    return None
                 ends, has_passed = verdict.decision is Decision.REFUSE, verdict.decision is Decision.PASS
                 if ends:
                     first = (*first, refusal(verdict, now))
@@ -279,14 +304,19 @@ class Submission:
                     kept = kept_verdict(verdict, keeps_uses=self._risk_gate.has_written_limits)
                     started = SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved, risk=kept)
                     first = (*first, *remarks(verdict, now), started)
+        return Intent(first, ticket, wish, ends=ends, has_passed=has_passed)
+
+    async def write(self, live: LiveOrder, intent: Intent) -> bool:
+        """Makes it durable, unless the order has changed meanwhile; whether the order may leave."""
 
         def start(order: Order) -> Sequence[Event]:
-            return first if order.status is Status.PENDING and order.cancel_request == wish else ()
+            is_as_judged = order.status is Status.PENDING and order.cancel_request == intent.wish
+            return intent.events if is_as_judged else ()
 
         is_recorded = bool(await self._live.record(live, start))
-        if has_passed and not is_recorded:
+        if intent.has_passed and not is_recorded:
             self._risk_gate.not_leaving(live)
-        return is_recorded and not ends
+        return is_recorded and not intent.ends
 
     async def _keep(self, live: LiveOrder, until: AwaitsOpening | None) -> None:
         """It waits for the risk gate. What it is kept for is recorded once, so that its age counts from there in every life."""
@@ -294,7 +324,7 @@ class Submission:
         if until is not None and live.order.opens_at != until.until:
             await self._live.record_unless_changed(live, (until,), since=live.order)
 
-    async def _checked(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
+    async def checked(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
         """What must be recorded before it leaves, or for what it has to wait. It waits for others from before they are asked about on: its
         entry may end, or another leg come, while the store answers."""
         others = others_of(live.order)
@@ -317,34 +347,48 @@ class Submission:
         except OrderRefused as exc:
             return (Rejected(at=now, reason=reason_of(exc)),)
         except (BrokerError, TimeoutError) as exc:
-            self._preparation_failed(live, exc)
+            self.preparation_failed(live, exc)
             return None
 
-    async def _reserve(self, live: LiveOrder, order: Order) -> _Reservation | None:
-        """None: as far as the broker is concerned, the order may not leave now, or never. `order` is as it would leave."""
+    async def _reserve(self, live: LiveOrder, order: Order, *, is_leg: bool = False) -> _Reservation | None:
+        """None: as far as the broker is concerned, the order may not leave now, or never. `order` is as it would leave; of a leg only its ticket
+        is fitted."""
         decided_for = live.order
         broker, taken = self._connection.broker, self._left_reserved
         try:
             ticket, able = order.ticket(), self._connection.capabilities
             if able.fits_tickets:
                 ticket = await self._connection.ask(broker.fitted(ticket))
-            if not able.needs_reservation:
+            if is_leg or not able.needs_reservation:
                 return _Reservation(ticket, None)
             return _Reservation(ticket, await self._connection.ask(broker.reserve(ticket, taken=taken)))
         except OrderRefused as exc:
             rejected = Rejected(at=self._clock.now(), reason=reason_of(exc))
             await self._live.record_unless_changed(live, (rejected,), since=decided_for)
         except (BrokerError, TimeoutError) as exc:
-            self._preparation_failed(live, exc)
+            self.preparation_failed(live, exc)
         return None
 
-    def _intent_failed(self, live: LiveOrder, why: BaseException) -> None:
+    async def reserved_id(self, live: LiveOrder, ticket: Ticket) -> str | None:
+        """The broker's id for a combination, by the ticket of its first leg; None: it needs none. Raises OrderRefused, BrokerError, TimeoutError,
+        after the last two of which the order waits."""
+        if not self._connection.capabilities.needs_reservation:
+            return None
+        try:
+            return await self._connection.ask(self._connection.broker.reserve(ticket, taken=self._left_reserved))
+        except OrderRefused:
+            raise
+        except (BrokerError, TimeoutError) as exc:
+            self.preparation_failed(live, exc)
+            raise
+
+    def intent_failed(self, live: LiveOrder, why: BaseException) -> None:
         """By something that nobody foresaw, of this order or its instrument: it counts like one that the broker cannot take, and holds up no
         other order."""
         self._isolation.failed(live, why, doing="preparing it for the broker")
         live.tries = live.tries.failed(str(why) or type(why).__name__)
 
-    def _preparation_failed(self, live: LiveOrder, exc: Exception) -> None:
+    def preparation_failed(self, live: LiveOrder, exc: Exception) -> None:
         """Nothing was sent; the queue waits, and a question that got no answer says nothing about the connection."""
         if isinstance(exc, HeldBack):
             self._placement.rest(live.order, exc)

@@ -11,6 +11,7 @@ from decimal import Decimal
 from brokers.base import Balance, BrokerPosition, HasMarketClock, Instrument, PositionEnding, Report, TellsEndings, Tif
 from brokers.errors import BrokerError, NotAnswered
 from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.core.orders.legs import cancelled_with
 from execution_service.core.orders.next_step import Limits, cancel_request
 from execution_service.core.orders.sanitize import sanitized_position
 from execution_service.core.orders.status import Reason
@@ -24,6 +25,7 @@ from execution_service.runtime.supervision import Keeper, Part
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 from execution_service.trading.blocked_exits import BlockedExits
+from execution_service.trading.combined_submission import CombinedSubmission
 from execution_service.trading.connection import AccountState, Connection
 from execution_service.trading.exit_check import ExitCheck
 from execution_service.trading.grouped_alerts import GroupedAlerts
@@ -215,12 +217,26 @@ class Trader:
             grouped_alerts=grouped_alerts,
             clock=clock,
         )
+        combined_submission = CombinedSubmission(
+            connection=self._connection,
+            queues=self._queues,
+            submission=self._submission,
+            placement=placement,
+            report_poller=self._report_poller,
+            isolation=isolation,
+            live_orders=live_orders,
+            store=store,
+            clock=clock,
+            cancels=cancels,
+            risk_gate=self.risk_gate,
+        )
         self._isolation = isolation
         self._order_steps = OrderSteps(
             connection=self._connection,
             timers=self._timers,
             queues=self._queues,
             submission=self._submission,
+            combined_submission=combined_submission,
             pre_trade_checks=pre_trade_checks,
             report_poller=self._report_poller,
             placement=placement,
@@ -298,7 +314,16 @@ class Trader:
         self._queues.look_again(live)
 
     async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None:
-        """Records the wish; a PENDING order ends by it at once, any other is cancelled at the broker next."""
+        """Records the wish; a PENDING order ends by it at once, any other is cancelled at the broker next. Of a combination the broker cancels the
+        whole, so every leg is to be cancelled."""
+        await self._cancel(live, reason, requested_by)
+        whole = live.order.combination
+        for leg in () if whole is None else whole.legs:
+            other = self._live.by_client_id.get(leg.client_order_id)
+            if other is not None and other is not live:
+                await self._cancel(other, cancelled_with(live.order, reason), requested_by)
+
+    async def _cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None:
         await self._live.record(live, lambda order: cancel_request(order, reason, requested_by, self._clock.now()))
         self._isolation.lift(live)
         live.take_news()  # asked for once more, it is asked for at the broker soon again

@@ -42,10 +42,10 @@ from typing import Any
 
 from brokers.base import OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.errors import OrderRefused
-from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder, ScriptedQuote
+from brokers.paper.model import Action, Fault, Market, Operation, PaperFill, PaperOrder, ScriptedQuote
 from simulators import control
 from simulators.ibkr import DEFAULT_ACCOUNT, wire
-from simulators.ibkr.book import TwsBook, client_and_order_id, next_version, perm_id
+from simulators.ibkr.book import Bag, TwsBook, bag_in, client_and_order_id, next_version, perm_id
 from simulators.ibkr.contracts import Listing, listed, listing_of, market_rule
 from simulators.ibkr.wire import Ask
 from simulators.loopback_http import LoopbackServer
@@ -259,12 +259,13 @@ class TwsSimulator:
         """Orders held for the opening are now at the exchange under the same ids; market orders fill."""
         waited, self.waiting, self.opens = tuple(self.waiting), {}, None
         for broker_order_id in waited:
-            order = self._existing(broker_order_id)
+            (order,) = self.book.shown([self._existing(broker_order_id)])
             if order.status is not ReportStatus.WORKING:
                 continue
             self.push_order(order)
-            if order.ticket.order_type is OrderType.MARKET:
-                self.book.fill_order(OrderRef(client_order_id="", broker_order_id=broker_order_id))
+            for leg in self.book.legs_of(order):
+                if leg.ticket.order_type is OrderType.MARKET:
+                    self.book.fill_order(OrderRef(client_order_id="", broker_order_id=leg.broker_order_id))
         self.push_changes()
 
     def push_changes(self) -> None:
@@ -275,7 +276,7 @@ class TwsSimulator:
         mark = self.book.mark()
         if mark == self._mark:
             return
-        changed = self.book.changed_since(self._mark)
+        changed = self.book.shown(self.book.changed_since(self._mark))
         self._mark = mark
         for order in changed:
             if order.number not in self.muted:
@@ -293,13 +294,34 @@ class TwsSimulator:
         self._wake_up(order, self.pushed.setdefault(order.number, _Pushed()))
 
     def row(self, order: PaperOrder) -> wire.OrderRow:
-        """The order in the gateway's terms."""
+        """The order in the gateway's terms, as it is shown."""
+        bag, row = bag_in(order), self._row(order)
+        return row if bag is None else self._row_of_bag(order, bag, row)
+
+    def _row_of_bag(self, order: PaperOrder, bag: Bag, first: wire.OrderRow) -> wire.OrderRow:
+        """The combination's, made of the `first` leg's."""
+        legs = self.book.legs_of(order)
+        symbol, currency, price = first.listing.symbol, first.listing.currency, bag.price_of(legs)
+        return replace(
+            first,
+            listing=Listing(symbol=symbol, sec_type=wire.BAG, exchange="SMART", currency=currency),
+            action=bag.action,
+            quantity=bag.quantity,
+            order_type=bag.order_type,
+            limit_price=bag.limit_price,
+            legs=bag.legs,
+            filled=bag.filled_of(legs),
+            average_price=price,
+            last_price=price,
+        )
+
+    def _row(self, order: PaperOrder) -> wire.OrderRow:
         ticket = order.ticket
         standing = [fill for fill in order.fills if not fill.busted]
         client_id, order_id = client_and_order_id(order)
         filled = order.filled_quantity
         paid = sum((fill.quantity * fill.price for fill in standing), Decimal(0))
-        cash = Decimal(ticket.variety) if ticket.variety else Decimal(0)
+        cash = Decimal(ticket.variety) if ticket.variety and bag_in(order) is None else Decimal(0)
         working = "PreSubmitted" if ticket.order_type in (OrderType.STOP, OrderType.STOP_LIMIT) else "Submitted"
         if order.broker_order_id in self.waiting:
             working = "PreSubmitted"
@@ -330,14 +352,37 @@ class TwsSimulator:
 
     def executions(self, order: PaperOrder, request_id: int) -> list[bytes]:
         """All executions of the order, including busted ones and what busts them, each with its commission."""
-        row, messages = self.row(order), []
-        for fill in order.fills:
+        messages = []
+        for fill, row in self._rows_of_fills(order):
+            messages += self._of_bag(request_id, order, fill)
             messages.append(self._execution(request_id, row, fill.fill_id, fill.quantity, fill.price, fill.time))
             if fill.commission is not None:
                 messages.append(wire.commission_report(fill.fill_id, fill.commission, fill.commission_currency))
             if fill.busted and not any(other.corrects == fill.fill_id for other in order.fills):
                 messages.append(self._annulment(request_id, row, fill.fill_id, fill.time))
         return messages
+
+    def _rows_of_fills(self, order: PaperOrder) -> list[tuple[PaperFill, wire.OrderRow]]:
+        """Each fill with its order's row; of a combination with that of its leg, under the ids of the whole."""
+        bag, whole = bag_in(order), self.row(order)
+        if bag is None:
+            return [(fill, whole) for fill in order.fills]
+        return [
+            (fill, replace(whole, listing=listing_of(leg.ticket.instrument), action=leg.ticket.side, legs=()))
+            for leg in self.book.legs_of(order)
+            for fill in leg.fills
+        ]
+
+    def _of_bag(self, request_id: int, order: PaperOrder, fill: PaperFill) -> list[bytes]:
+        """The row of the whole that a gateway sends besides those of the legs: with each fill of the first leg."""
+        bag = bag_in(order)
+        if bag is None:
+            return []
+        legs = self.book.legs_of(order)
+        units = fill.quantity // bag.legs[0].ratio
+        if not units or not any(each.fill_id == fill.fill_id for each in legs[0].fills):
+            return []
+        return [self._execution(request_id, self.row(order), f"b{fill.fill_id}", units, bag.price_of(legs), fill.time)]
 
     # Control
 
@@ -467,7 +512,7 @@ class TwsSimulator:
             await asyncio.sleep(TICK_SECONDS)
 
     def _skip_changes(self) -> None:
-        for order in self.book.changed_since(self._mark):
+        for order in self.book.shown(self.book.changed_since(self._mark)):
             self.mark_pushed(order)
         self._mark = self.book.mark()
 
@@ -502,16 +547,18 @@ class TwsSimulator:
         if row.status not in (pushed.status, "Filled", "Cancelled", "Inactive"):
             pushed.status = row.status
             messages += [wire.open_order(row), *self._statuses(_unfilled(row))]
-        for fill in order.fills:
+        rows = self._rows_of_fills(order)
+        for fill, own in rows:
             if fill.fill_id not in pushed.fills:
                 pushed.fills.add(fill.fill_id)
-                messages.append(self._execution(-1, row, fill.fill_id, fill.quantity, fill.price, fill.time))
+                messages += self._of_bag(-1, order, fill)
+                messages.append(self._execution(-1, own, fill.fill_id, fill.quantity, fill.price, fill.time))
                 messages += self._statuses(row)
-        for fill in order.fills:
+        for fill, own in rows:
             if fill.busted and fill.fill_id not in pushed.busted:
                 pushed.busted.add(fill.fill_id)
                 if not any(other.corrects == fill.fill_id for other in order.fills):
-                    messages.append(self._annulment(-1, row, fill.fill_id, fill.time))
+                    messages.append(self._annulment(-1, own, fill.fill_id, fill.time))
                 messages += self._statuses(row)
         if row.status != pushed.status:
             pushed.status = row.status
@@ -713,7 +760,7 @@ class Session:
             if fault.action in (Action.DROP_BEFORE_ACCEPT, Action.ACCEPT_THEN_DROP):
                 self.abort()
         if order is not None:
-            order = self._book.order(order.broker_order_id) or order
+            (order,) = self._book.shown([self._book.order(order.broker_order_id) or order])
             self._gateway.muted.discard(order.number)
         if is_lost:
             if order is not None:
@@ -735,23 +782,30 @@ class Session:
         broker_order_id = f"{self.client_id}:{request.order_id}"
         known = self._book.order(broker_order_id)
         if known is not None:
-            self._modify(known, request)
+            self._modify(self._book.shown([known])[0], request)
             return None
         if request.order_id < self._book.next_order_id(self.client_id) and not is_late:
             raise Refusal(103, "Duplicate order id")
-        ticket = self._ticket(request, broker_order_id)
+        tickets = self._tickets(request, broker_order_id)
+        ticket = tickets[0]
         self._gateway.push_changes()
         if self._gateway.opens is not None:
             self._book.add_fault(
-                Fault(operation=Operation.PLACE, action=Action.HOLD, client_order_id=ticket.client_order_id or "*")
+                Fault(
+                    operation=Operation.PLACE,
+                    action=Action.HOLD,
+                    client_order_id=ticket.client_order_id or "*",
+                    times=len(tickets),
+                )
             )
             self._gateway.waiting[broker_order_id] = self._gateway.opens
         try:
-            self._book.place(ticket)
+            self._book.place_legs(tickets)
         except OrderRefused as exc:
             raise Refusal(321, f"Error validating request: {exc.reason}") from exc
-        order = self._book.order(broker_order_id)
-        assert order is not None
+        placed = self._book.order(broker_order_id)
+        assert placed is not None
+        (order,) = self._book.shown([placed])
         if quietly:
             self._gateway.muted.add(order.number)
         return order
@@ -764,13 +818,15 @@ class Session:
             raise Refusal(103, "Duplicate order id")
         row = self._gateway.row(order)
         asked = (
-            self._listing(request),
+            row.listing if row.legs else self._listing(request),
+            request.legs,
             *(request.action, request.quantity, request.cash_quantity or Decimal(0), request.order_type),
             *(request.limit_price or None, request.aux_price or None, request.tif),
             *(request.account or order.account_id, request.order_ref, request.display_size),
         )
         held = (
             row.listing,
+            row.legs,
             *(row.action, row.quantity, row.cash_quantity, row.order_type),
             *(row.limit_price, row.aux_price, row.tif),
             *(row.account, row.order_ref, row.display_size),
@@ -778,6 +834,41 @@ class Session:
         if asked != held:
             raise Refusal(105, "Order being modified does not match original order")
         self.send(wire.open_order(row) + wire.order_status(row))
+
+    def _tickets(self, request: wire.PlaceRequest, broker_order_id: str) -> list[Ticket]:
+        """One, or of a combination one for each leg, which together keep to its limit."""
+        if request.contract.sec_type != wire.BAG:
+            return [self._ticket(request, broker_order_id)]
+        if len(request.legs) < 2:
+            raise Refusal(321, "Error validating request: Security type 'BAG' requires combo leg details.")
+        if request.order_type not in ("MKT", "LMT"):
+            raise Refusal(387, f"Unsupported order type {request.order_type} for this exchange and security type.")
+        limit = request.limit_price if request.order_type == "LMT" else None
+        bag = Bag(
+            action=request.action,
+            quantity=request.quantity,
+            order_type=request.order_type,
+            limit_price=limit,
+            legs=request.legs,
+        )
+        sides = [Side(leg.action) if request.action == "BUY" else Side(leg.action).opposite for leg in request.legs]
+        prices = leg_prices(limit or Decimal(0), sides, [leg.ratio for leg in request.legs])
+        return [
+            replace(
+                self._ticket(
+                    replace(
+                        request,
+                        contract=wire.contract_query([str(leg.con_id), *[""] * 6, leg.exchange, *[""] * 4]),
+                        action=side.value,
+                        quantity=request.quantity * leg.ratio,
+                        limit_price=None if limit is None else price,
+                    ),
+                    broker_order_id,
+                ),
+                variety=bag.as_text,
+            )
+            for leg, side, price in zip(request.legs, sides, prices, strict=True)
+        ]
 
     def _ticket(self, request: wire.PlaceRequest, broker_order_id: str) -> Ticket:
         listing = self._listing(request)
@@ -788,7 +879,8 @@ class Session:
             raise Refusal(435, "You must specify an account.")
         if not request.transmit or request.what_if:
             raise Refusal(321, "Error validating request: the simulated gateway only takes orders to be transmitted")
-        self._check_prices(request, listing)
+        if not request.legs:
+            self._check_prices(request, listing)
         price = self._gateway.prices.get(listing.symbol, self._book.symbol_price(listing.symbol))
         quantity = request.quantity
         if request.cash_quantity is not None:
@@ -882,6 +974,7 @@ class Session:
         if order is None:
             self.send(wire.error(order_id, 10147, f"OrderId {order_id} that needs to be cancelled is not found."))
             return
+        (order,) = self._book.shown([order])
         if self._gateway.ignores_cancels and order.broker_order_id in self._gateway.waiting:
             return
         faults = self._book.draw(Operation.CANCEL, order.ticket.client_order_id)
@@ -895,7 +988,7 @@ class Session:
                 self.send(wire.error(order_id, code, f"Cancel attempted when order is not cancellable: {fault.reason}"))
                 return
             if fault.action is not Action.DROP_BEFORE_ACCEPT and fault.accepted and not is_done:
-                self._book.cancel(OrderRef(client_order_id="", broker_order_id=order.broker_order_id))
+                self._book.cancel_shown(order)
                 is_done = True
             if fault.action is Action.SLOW:
                 await asyncio.sleep(fault.seconds)
@@ -910,9 +1003,9 @@ class Session:
         if not is_done:
             self._gateway.push_changes()
             try:
-                self._book.cancel(OrderRef(client_order_id="", broker_order_id=order.broker_order_id))
+                self._book.cancel_shown(order)
             except OrderRefused:
-                now = self._book.order(order.broker_order_id) or order
+                (now,) = self._book.shown([self._book.order(order.broker_order_id) or order])
                 state = self._gateway.row(now).status
                 text = f"OrderId {order_id} that needs to be cancelled cannot be cancelled, state: {state}."
                 self.send(wire.error(order_id, 10148, text))
@@ -928,7 +1021,9 @@ class Session:
     # Lists of orders
 
     async def _own_open_orders(self, fields: list[str]) -> None:
-        mine = [order for order in self._book.orders() if client_and_order_id(order)[0] == self.client_id]
+        mine = [
+            order for order in self._book.shown(self._book.orders()) if client_and_order_id(order)[0] == self.client_id
+        ]
         self.send(self._open_orders(mine))
 
     async def _all_open_orders(self, fields: list[str]) -> None:
@@ -959,17 +1054,17 @@ class Session:
         self.send(b"".join(messages) + wire.frame(55, 1, request_id))
 
     def _listed(self) -> list[PaperOrder]:
-        return self._book.orders() if self._round is None else self._round
+        return self._book.shown(self._book.orders()) if self._round is None else self._round
 
     def _shown(self) -> list[PaperOrder]:
         """The orders of the next round of lists, in their order, as distorted by faults."""
         orders = [self._book.order(report.broker_order_id) for report in self._book.reports().reports]
         hiding = self._book.armed_faults(Operation.FIND)
-        return [
+        return self._book.shown(
             order
             for order in orders
             if order is not None and not (hiding and self._book.find(order.ticket.client_order_id) is None)
-        ]
+        )
 
     async def _is_received(self) -> bool:
         for fault in self._round_faults:
@@ -1085,6 +1180,21 @@ class Session:
             total = None if total is None or rate is None else total + worth * rate
         lines.append(("ExchangeRate", Decimal(1), "BASE"))
         return lines if total is None else [*lines, ("NetLiquidationByCurrency", total, "BASE")]
+
+
+def leg_prices(net: Decimal, sides: Sequence[Side], ratios: Sequence[int]) -> list[Decimal]:
+    """Prices above 0 at which one unit of the legs costs `net`: all the same where that is possible, else one leg's
+    makes up for it."""
+    signed = [side.sign * ratio for side, ratio in zip(sides, ratios, strict=True)]
+    total = sum(signed)
+    if total and net / total > 0:
+        return [net / total] * len(signed)
+    usual = abs(net) + 1
+    for place, sign in enumerate(signed):
+        other = (net - usual * (total - sign)) / sign
+        if other > 0:
+            return [other if n == place else usual for n in range(len(signed))]
+    raise Refusal(201, f"Order rejected - reason:No legs cost {net} together")
 
 
 _CODED = re.compile(r"(\d+) (.*)", re.DOTALL)

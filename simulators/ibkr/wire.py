@@ -108,6 +108,27 @@ def wire_time(moment: datetime) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ComboLeg:
+    """One leg of a combination, as orders name it."""
+
+    con_id: int
+    ratio: int
+    action: str
+    exchange: str
+
+    @property
+    def fields(self) -> tuple[object, ...]:
+        """With the four that say nothing here: whether it opens, and of short sales where the shares come from."""
+        return (self.con_id, self.ratio, self.action, self.exchange, 0, 0, "", -1)
+
+
+_LEG_FIELDS = 8
+_LEGS_AT = 35
+"""Where the legs of a combination stand in a placeOrder message; in any other these fields are not there at all."""
+BAG = "BAG"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceRequest:
     """A client's placeOrder message."""
 
@@ -128,11 +149,18 @@ class PlaceRequest:
     oca_group: str
     display_size: Decimal | None
     """Of an iceberg: how much of it is shown."""
+    legs: tuple[ComboLeg, ...] = ()
+    """Of a combination."""
+    routing: tuple[tuple[str, str], ...] = ()
+    """How a combination is to be routed, as tags and values."""
 
 
 def place_request(fields: list[str]) -> PlaceRequest:
-    """Reads a message without legs, conditions or algorithms."""
+    """Reads a message without prices of single legs, conditions or algorithms."""
+    legs, routing, fields = _without_legs(fields)
     return PlaceRequest(
+        legs=legs,
+        routing=routing,
         order_id=int(fields[1]),
         contract=contract_query(fields[2:14]),
         action=fields[16],
@@ -150,6 +178,26 @@ def place_request(fields: list[str]) -> PlaceRequest:
         oca_group=fields[22],
         display_size=_optional(fields[31]) or None,
     )
+
+
+def _without_legs(
+    fields: list[str],
+) -> tuple[tuple[ComboLeg, ...], tuple[tuple[str, str], ...], list[str]]:
+    """The legs and the routing of a combination, and the message as if it had none. Raises ValueError for prices of
+    single legs."""
+    if fields[4] != BAG:
+        return (), (), fields
+    at = _LEGS_AT + 1
+    legs = []
+    for _ in range(int(fields[_LEGS_AT])):
+        con_id, ratio, action, exchange, *_ = fields[at : at + _LEG_FIELDS]
+        legs.append(ComboLeg(con_id=int(con_id), ratio=int(ratio), action=action, exchange=exchange))
+        at += _LEG_FIELDS
+    if int(fields[at] or 0):
+        raise ValueError("the simulated gateway takes no prices of single legs")
+    count, at = int(fields[at + 1] or 0), at + 2
+    routing = tuple((fields[at + 2 * n], fields[at + 2 * n + 1]) for n in range(count))
+    return tuple(legs), routing, [*fields[:_LEGS_AT], *fields[at + 2 * count :]]
 
 
 def contract_query(fields: list[str]) -> Query:
@@ -194,10 +242,17 @@ class OrderRow:
     last_price: Decimal
     reason: str
     finished_at: datetime
+    legs: tuple[ComboLeg, ...] = ()
 
     @property
     def remaining(self) -> Decimal:
         return max(self.quantity - self.filled, Decimal(0))
+
+    @property
+    def said_of_legs(self) -> dict[str, object]:
+        legs = (len(self.legs), *(field for leg in self.legs for field in leg.fields))
+        words = ",".join(f"{leg.con_id}|{leg.ratio if leg.action == 'BUY' else -leg.ratio}" for leg in self.legs)
+        return {"comboLegs": legs, "comboLegsDescrip": words} if self.legs else {}
 
     @property
     def _head(self) -> tuple[object, ...]:
@@ -286,6 +341,7 @@ def open_order(row: OrderRow, status: str | None = None) -> bytes:
         "displaySize": row.display_size or 0,
         "clearingIntent": "IB",
         "exemptCode": -1,
+        **row.said_of_legs,
     }
     tail = _tail(_OPEN_ORDER_TAIL, said)
     return frame(5, row.order_id, *row._head, row.client_id, row.perm_id, *tail)
@@ -300,6 +356,7 @@ def completed_order(row: OrderRow) -> bytes:
         "filledQuantity": row.filled,
         "clearingIntent": "IB",
         "exemptCode": -1,
+        **row.said_of_legs,
         "completedTime": wire_time(row.finished_at),
         "completedStatus": row.reason or f"Filled Size: {row.filled}",
     }
@@ -371,7 +428,9 @@ def position(account: str, listing: Listing, quantity: Decimal, average_cost: De
 
 
 def _tail(names: str, said: dict[str, object]) -> list[object]:
-    return [said.get(name, _ALWAYS.get(name, "")) for name in names.split()]
+    """A tuple stands for several fields."""
+    values = (said.get(name, _ALWAYS.get(name, "")) for name in names.split())
+    return [field for value in values for field in (value if isinstance(value, tuple) else (value,))]
 
 
 def _optional(text: str) -> Decimal | None:

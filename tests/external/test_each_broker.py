@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -122,6 +123,50 @@ def test_a_limit_order_rests_and_is_cancelled(stage: VenueStage, venue: Venue) -
     order = truth(venue, record)
     assert (record["status"], order["status"], order["filled_quantity"]) == ("CANCELLED", "CANCELLED", "0")
     assert stage.confirmation(body["signal_id"])["reason"]["code"] == "CANCEL_REQUESTED"
+
+
+def test_options_that_are_legs_of_one_signal_are_one_order_at_ibkr(stage: VenueStage) -> None:
+    """Filled together, and then another spread is cancelled by the name of one leg."""
+    venue = stage.venues["ibkr"]
+    assert isinstance(venue, GatewayVenue)
+    option = {"instrument_type": "OPTION", "right": "CALL", "expiry": "20270115", "tif": None, "quantity": 2}
+    placed = venue.state()["messages_placed"]
+
+    def send_spread(**fields: Any) -> list[Mapping[str, Any]]:
+        legs = [
+            stage.body(venue, side, **option, strike=strike, limit_price=price, price=price, **fields)
+            for side, strike, price in (("BUY", 500, "3.00"), ("SELL", 510, "1.50"))
+        ]
+        named = [
+            {**leg, "signal_id": legs[0]["signal_id"], "leg_index": n, "total_legs": 2} for n, leg in enumerate(legs)
+        ]
+        stage.publish(*named)
+        return named
+
+    def records(legs: list[Mapping[str, Any]], status: str) -> list[dict[str, Any]]:
+        def are_there() -> list[dict[str, Any]]:
+            with stage.service.database() as db:
+                found = sorted(
+                    db["execution_orders"].find({"signal_id": legs[0]["signal_id"]}), key=lambda r: int(r["leg_index"])
+                )
+            return found if [record["status"] for record in found] == [status] * 2 else []
+
+        return wait_until(are_there, f"both legs are {status}")
+
+    first = records(send_spread(), "FILLED")
+    assert venue.state()["messages_placed"] == placed + 1
+    assert len({record["broker_order_id"] for record in first}) == 1
+    bought, sold = venue.of(first[0]["client_order_id"])
+    assert [record["filled_quantity"] for record in first] == ["2", "2"]
+    assert Decimal(bought["fills"][0]["price"]) - Decimal(sold["fills"][0]["price"]) == Decimal("1.50")
+    venue.fault("place", "hold", times=None)
+    second = send_spread()
+    records(second, "SUBMITTED")
+    cancel = {"command": "CANCEL", "signal_id": second[0]["signal_id"], "leg_index": 1, "reason": "changed my mind"}
+    stage.publish(cancel, topic=COMMANDS_TOPIC)
+    records(second, "CANCELLED")
+    venue.do("clear_faults")
+    assert venue.state()["messages_placed"] == placed + 2
 
 
 def test_parts_are_told_one_by_one(stage: VenueStage, venue: Venue, listener: Listener) -> None:

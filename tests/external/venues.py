@@ -99,6 +99,9 @@ class GatewayVenue(Venue):
     def do(self, what: str, **wish: object) -> Mapping[str, Any]:
         return self._call(Request(self._url, json.dumps({"do": what, **wish}).encode()))
 
+    def state(self) -> Mapping[str, Any]:
+        return self._call(Request(self._url))
+
     def orders(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._call(Request(f"{self._url}/orders"))["orders"]
         return found

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from brokers.base import (
     Balance,
     BrokerPosition,
     Capabilities,
+    Combination,
+    ContractTerms,
     Instrument,
     NoQuote,
     OrderRef,
@@ -23,7 +28,7 @@ from brokers.base import (
     Ticket,
     Unreadable,
 )
-from brokers.errors import AnswerUnclear, BrokerUnavailable, ReservationLost
+from brokers.errors import AnswerUnclear, BrokerUnavailable, OrderRefused, ReservationLost
 from brokers.paper.adapter import MockBroker
 from brokers.paper.broker import Venue
 from brokers.paper.exchange import PaperExchange
@@ -141,6 +146,7 @@ class GatedBroker:
         calls: list[tuple[str, str]],
         capabilities: Capabilities | None,
         ids: Reservations,
+        combined: list[Combination] | None = None,
     ) -> None:
         self.inner = inner
         self._gate = gate
@@ -148,6 +154,10 @@ class GatedBroker:
         self._calls = calls
         self._capabilities = capabilities
         self._ids = ids
+        self._combined = [] if combined is None else combined
+        """What was placed as one order of several legs, in every life."""
+        self._known_combinations: set[str] = set()
+        self._has_new_combination = False
         self.repetitions = 0
         """Of the requests to cancel: how many said that they were made before."""
 
@@ -167,7 +177,11 @@ class GatedBroker:
         wrong = self._faults.unfitting.get(ticket.instrument.symbol)
         if wrong:
             raise wrong.pop(0)
-        return await self.inner.fitted(ticket)
+        ticket = await self.inner.fitted(ticket)
+        if not self.capabilities.combines_option_legs:
+            return ticket
+        con_id = zlib.crc32(ticket.instrument.full_key.encode())
+        return replace(ticket, terms=ContractTerms(con_id=con_id, multiplier=Decimal(100)))
 
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
         async def next_id() -> str | None:
@@ -183,13 +197,55 @@ class GatedBroker:
 
         return await self._pass("place_order", ticket.client_order_id, place)
 
+    async def place_combined(self, combination: Combination, tickets: Sequence[Ticket]) -> Sequence[Report]:
+        """In the book each leg is an order of its own: what is one order is which are placed and cancelled together."""
+
+        async def place() -> Sequence[Report]:
+            assert [leg.client_order_id for leg in combination.legs] == [each.client_order_id for each in tickets]
+            if tickets[0].reserved_order_id is not None:
+                self._ids.send(tickets[0].reserved_order_id)
+            self._known_combinations.add(combination.client_order_id)
+            self._combined.append(combination)
+            return [await self.inner.place_order(replace(each, reserved_order_id=None)) for each in tickets]
+
+        return await self._pass("place_combined", combination.client_order_id, place)
+
+    def know_combination(self, combination: Combination) -> bool:
+        is_new = combination.client_order_id not in self._known_combinations
+        self._known_combinations.add(combination.client_order_id)
+        self._has_new_combination = self._has_new_combination or is_new
+        return is_new
+
+    def _whole_of(self, client_order_id: str) -> Combination | None:
+        return next((c for c in self._combined if client_order_id in {leg.client_order_id for leg in c.legs}), None)
+
+    def _as_shown(self, report: Report) -> Report:
+        """What legs fill of which this connection has not been told stands under the tag of the whole."""
+        whole = self._whole_of(report.client_order_id)
+        if whole is None or whole.client_order_id in self._known_combinations:
+            return report
+        return replace(report, client_order_id=whole.client_order_id)
+
     async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
         self.repetitions += again
-        await self._pass("cancel_order", ref.client_order_id, lambda: self.inner.cancel_order(ref, again=again))
+        await self._pass("cancel_order", ref.client_order_id, lambda: self._cancel(ref, again=again))
+
+    async def _cancel(self, ref: OrderRef, *, again: bool) -> None:
+        whole = self._whole_of(ref.client_order_id)
+        if whole is None:
+            await self.inner.cancel_order(ref, again=again)
+            return
+        for leg in whole.legs:
+            with contextlib.suppress(OrderRefused):  # it was cancelled with another leg
+                await self.inner.cancel_order(OrderRef(client_order_id=leg.client_order_id), again=again)
 
     async def reports(self, since: int | None = None) -> Reports:
         is_mark = self._faults.retold is None or self._faults.retells_changes
+        if self._has_new_combination:
+            since, self._has_new_combination = None, False
         answer = await self._pass("reports", "", lambda: self.inner.reports(since if is_mark else None))
+        if self._combined:
+            answer = replace(answer, reports=[self._as_shown(each) for each in answer.reports])
         if self._faults.retold is None:
             return replace(answer, unreadable=self._faults.unreadable)
         mark = answer.mark if is_mark else None

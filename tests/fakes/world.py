@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
-from brokers.base import Capabilities, OrderRef
+from brokers.base import Capabilities, Combination, OrderRef
 from brokers.errors import BrokerUnavailable
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.model import Fault, Market, PaperOrder
@@ -203,6 +203,8 @@ class World:
         self.brokers: dict[str, GatedBroker] = {}
         """By account id: whom the service's present life speaks to."""
         self.reservations = Reservations()
+        self.combined: list[Combination] = []
+        """What was placed as one order of several legs."""
         self._books: dict[str, PaperExchange] = {}
         self._orders_read: dict[str, tuple[dict[str, Any], Order]] = {}
 
@@ -337,7 +339,13 @@ class World:
         )
         self._inner.append(inner)
         broker = self.brokers[str(config["account_id"])] = GatedBroker(
-            inner, self.gate, self.broker_faults, self.broker_calls, self._capabilities, self.reservations
+            inner,
+            self.gate,
+            self.broker_faults,
+            self.broker_calls,
+            self._capabilities,
+            self.reservations,
+            self.combined,
         )
         return broker
 

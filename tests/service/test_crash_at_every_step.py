@@ -24,6 +24,7 @@ from tests.core.risk_cases import written
 from tests.fakes import BY_HAND, ONLY_A_TAG, Gate, Moment, World, world_of
 from tests.service import adoptions
 from tests.service.audit import audit
+from tests.service.option_spreads import COMBINING, SPREAD
 
 RULES = TradingRules(order_timeout_seconds=8.0, max_order_age_seconds=300.0)
 RESERVING = Capabilities(refuses_repeated_client_id=True, needs_reservation=True, find_window_seconds=1.0)
@@ -136,6 +137,14 @@ def pair_is_shown(world: World) -> None:
     (document,) = world.documents("signal_store", signal_id="sig")
     assert document["execution_status"] == document["execution"]["status"] == "FILLED"
     assert {n: leg["instrument"] for n, leg in document["execution"]["legs"].items()} == {"0": "AAPL", "1": "NVDA"}
+
+
+def all_legs_or_none(world: World) -> None:
+    """Both have filled, or nothing was placed: then both have ended, or it is not known of either whether it was."""
+    legs = [world.record("sig", leg_index=number).status for number in (0, 1)]
+    unknown = {Status.SUBMITTING, Status.IN_DOUBT}
+    assert len(world.book().orders()) == (2 if Status.FILLED in legs else 0)
+    assert any(set(legs) <= each for each in ({Status.FILLED}, {Status.REJECTED}, unknown)), legs
 
 
 def dead_letter_is_kept_and_told(world: World) -> None:
@@ -299,6 +308,12 @@ SCENARIOS = {
         ],
         ends=entry("sig", Status.FILLED),
         check=pair_is_shown,
+    ),
+    "options that are legs of one order": Scenario(
+        capabilities=COMBINING,
+        script=[(at_once, send(leg_index=n, total_legs=2, **leg)) for n, leg in enumerate(SPREAD)],
+        ends=entry("sig", Status.FILLED, Status.IN_DOUBT, Status.REJECTED),
+        check=all_legs_or_none,
     ),
     "lost answer": Scenario(
         faults=[Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP)],

@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TypeAlias
 
-from brokers.base import ContractTerms, Fill, Instrument
+from brokers.base import Combination, ContractTerms, Fill, Instrument
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.protective import ProtectionState
 from execution_service.core.orders.status import LimitBreach, Reason
@@ -100,6 +100,8 @@ class SubmitStarted(_Event):
     reserved_order_id: str | None = None
     risk: RiskVerdict | None = None
     """None: of a record that was written before there was a risk gate."""
+    combination: Combination | None = None
+    """It leaves as one leg of this order, once every leg has such an event. None: by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,8 +36,17 @@ def refusing_leg(order: Order, legs: Sequence[Order], capabilities: Capabilities
 
 def about_leg(leg: Order, why: Reason) -> Reason:
     """A leg's reason, worded for the other legs of its signal."""
-    place = f"leg {leg.identity.leg_index + 1} of {leg.request.total_legs}"
-    return Reason(why.code, f"not placed without {place}: {why.message}")
+    return Reason(why.code, f"not placed without {name_of(leg)}: {why.message}")
+
+
+def cancelled_with(leg: Order, why: Reason) -> Reason:
+    """A leg's cancellation, worded for the other legs of its combination, which end with it."""
+    return Reason(why.code, f"cancelled with {name_of(leg)}, one order at the broker: {why.message}")
+
+
+def name_of(leg: Order) -> str:
+    """Its place among the legs of its signal, for people."""
+    return f"leg {leg.identity.leg_index + 1} of {leg.request.total_legs}"
 
 
 def other_legs(order: Order, legs: Sequence[Order]) -> list[Order]:

@@ -10,7 +10,7 @@ from functools import reduce
 from itertools import takewhile
 from typing import Any
 
-from brokers.base import ONE, ContractTerms, Fill, Instrument, Ticket
+from brokers.base import ONE, Combination, ContractTerms, Fill, Instrument, Ticket
 from execution_service.core.errors import FillsDoNotAddUp, InvalidTransition
 from execution_service.core.exact import EXACT, ZERO
 from execution_service.core.orders.events import (
@@ -99,6 +99,8 @@ class Order:
     attempt: int = 1
     broker_order_id: str | None = None
     reserved_order_id: str | None = None
+    combination: Combination | None = None
+    """Not None: at the broker it is a leg of this order, or was to be."""
     submitted_at: datetime | None = None
     filled_at: datetime | None = None
     finished_at: datetime | None = None
@@ -173,6 +175,14 @@ class Order:
         if self.attempt == 1:  # nearly always, and asked for often
             return (self.identity.client_order_id(1),)
         return tuple(self.identity.client_order_id(n) for n in range(1, self.attempt + 1))
+
+    @property
+    def combinations(self) -> tuple[Combination, ...]:
+        """Every order at the broker of which it ever was, or was to be, a leg; what they fill stays its own."""
+        if self.request.total_legs == 1:  # nearly always, and asked for often
+            return ()
+        started = (event for event in self.events if isinstance(event, SubmitStarted))
+        return tuple(event.combination for event in started if event.combination is not None)
 
     @property
     def remaining_quantity(self) -> Decimal:
@@ -256,7 +266,8 @@ class Order:
 
     @property
     def wants_protection(self) -> bool:
-        """It is an entry that names a stop, fixed or trailing, or a target."""
+        """It is an entry that names a stop, fixed or trailing, or a target, and no leg of a combination: what closes
+        one leg would leave the others alone."""
         request = self.request
         return (
             isinstance(request, OrderRequest)
@@ -266,6 +277,7 @@ class Order:
             )
             and self.identity.purpose is Purpose.ENTRY
             and self.adoption is None
+            and self.combination is None
         )
 
     @property
@@ -440,9 +452,13 @@ def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
     """The fields that the event changes, besides the status and what always goes with it."""
     match event:
         case SubmitStarted():
-            return {"reserved_order_id": event.reserved_order_id, "submitted_at": event.at}
+            return {
+                "reserved_order_id": event.reserved_order_id,
+                "submitted_at": event.at,
+                "combination": event.combination,
+            }
         case NothingSent():
-            return {"reserved_order_id": None, "submitted_at": None}
+            return {"reserved_order_id": None, "submitted_at": None, "combination": None}
         case Accepted():
             return {"broker_order_id": event.broker_order_id, "reason": None, "is_named_by_person": False}
         case DeclaredPlaced():
@@ -490,6 +506,7 @@ def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
                 "attempt": attempt,
                 "client_order_id": order.identity.client_order_id(attempt),
                 "reserved_order_id": None,
+                "combination": None,
                 "broker_order_id": None,
                 "submitted_at": None,
                 "cancel_request": None,

@@ -55,6 +55,7 @@ def unsupported_reason(order: Order, capabilities: Capabilities, broker: str) ->
     if request.display_quantity is not None and not capabilities.takes_display_quantity:
         problems.append("orders of which only a part is shown (display_quantity)")
     is_leg = request.total_legs > 1 and order.identity.purpose is Purpose.ENTRY
-    if is_leg and request.instrument.asset_class is AssetClass.OPTION and not capabilities.splits_option_combinations:
+    takes_legs = capabilities.splits_option_combinations or capabilities.combines_option_legs
+    if is_leg and request.instrument.asset_class is AssetClass.OPTION and not takes_legs:
         problems.append(f"an option alone that is one of {request.total_legs} legs: it would stand naked")
     return f"{broker} does not take {' or '.join(problems)}" if problems else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brokers.base import OrderType
+from brokers.base import Combination, OrderType
 from execution_service.core.orders.events import (
     Accepted,
     Adopted,
@@ -73,7 +73,8 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
         case SubmitStarted():
             price = None if event.risk is None else event.risk.price
             by = "" if price is None else f", let pass by the price of {price}"
-            return f"Placing order: {order_summary(order)} {_type(order)}{by}", "order_placing"
+            whole = "" if event.combination is None else f", {_combination(event.combination, order)}"
+            return f"Placing order: {order_summary(order)} {_type(order)}{by}{whole}", "order_placing"
         case NothingSent():
             return f"Order not sent: {plain(event.message)}", "order_not_sent"
         case Accepted():
@@ -129,6 +130,11 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             covered = f"{quantity(event.quantity)} of {quantity(order.filled_quantity)} filled"
             return f"Protection {event.state.value}, {covered}{words}", "protection_changed"
     return _end_line(order_before, event, order)
+
+
+def _combination(whole: Combination, order: Order) -> str:
+    price = "at the market" if whole.limit_price is None else f"at a net limit of {quoted(whole.limit_price, order)}"
+    return f"as one order of {len(whole.legs)} legs, {quantity(whole.quantity)} units {price}"
 
 
 def _contract_line(event: ContractResolved, order: Order) -> tuple[str, str]:

@@ -214,7 +214,9 @@ async def test_an_execution_that_names_no_tag_acknowledges_the_order_of_its_id(s
         shares=10.0,
         price=100.25,
     )
-    broker.on_execution(execution, Moment(at=datetime(2026, 11, 27, 15, tzinfo=UTC)), None)
+    broker.on_execution(
+        execution, Moment(at=datetime(2026, 11, 27, 15, tzinfo=UTC)), SimpleNamespace(secType="STK", conId=0)
+    )
     for _ in range(5):
         assert await broker.find(ticket.client_order_id) is None  # the lists do not have it, which alone is no refusal
         await asyncio.sleep(0.2)
