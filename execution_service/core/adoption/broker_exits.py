@@ -183,6 +183,7 @@ def _booked_endings(adoptions: Sequence[Order]) -> list[tuple[Adopted, Order]]:
 
 def _exit(row: Discrepancy, held: LedgerEntry, report: Report, fill: Fill, now: datetime) -> ExitToBook:
     execution = plain(f"{fill.fill_id} of order {report.broker_order_id}")
+    why = f"the broker shows execution {execution}, which is none of ours"
     return ExitToBook(
         name=booking_id(row.account_id, report, fill),
         body={
@@ -190,7 +191,7 @@ def _exit(row: Discrepancy, held: LedgerEntry, report: Report, fill: Fill, now: 
             "account_id": row.account_id,
             "strategy": held.key.strategy,
             "by": BY,
-            "reason": f"the broker shows execution {execution}, which is none of ours",
+            "reason": why if report.reason is None else f"{plain(report.reason)}: {why}",
             "holding": held.key.instrument_key,
             "quantity": str(fill.quantity),
             "price": str(fill.price),
