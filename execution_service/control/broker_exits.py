@@ -79,6 +79,8 @@ class BrokerExits:
         self._clock = clock
         self._judged: dict[str, tuple[object, ...]] = {}
         """By discrepancy, what was known when it was looked at last: it is looked at again when that has changed."""
+        self._left: dict[str, str] = {}
+        """By discrepancy, why it was left to a person, as it was said last."""
         self._endings: dict[str, tuple[float, Sequence[PositionEnding]]] = {}
         """By discrepancy about an option, what its broker recorded, and when it was asked, by the monotonic clock."""
 
@@ -93,6 +95,7 @@ class BrokerExits:
             compared = self._accounts.compared()
             is_open = {row.discrepancy_id for books in compared.values() for row in books.position_differences}
             self._judged = {name: known for name, known in self._judged.items() if name in is_open}
+            self._left = {name: reason for name, reason in self._left.items() if name in is_open}
             self._endings = {name: asked for name, asked in self._endings.items() if name in is_open}
             try:
                 for account_id, books in compared.items():
@@ -126,11 +129,13 @@ class BrokerExits:
             return
         exits = await self._proven(account_id, row, trades, endings)
         if isinstance(exits, NotProven):
-            log.info(
-                f"An exit at the broker is left to a person: {row.finding.subject}: {exits.reason}",
-                action="broker_exit_not_proven",
-                account_id=account_id,
-            )
+            if self._left.get(row.discrepancy_id) != exits.reason:
+                self._left[row.discrepancy_id] = exits.reason
+                log.info(
+                    f"An exit at the broker is left to a person: {row.finding.subject}: {exits.reason}",
+                    action="broker_exit_not_proven",
+                    account_id=account_id,
+                )
         else:
             for each in exits:
                 if not await self._book(account_id, each):

@@ -228,7 +228,8 @@ def test_an_option_does_not_expire_before_its_day() -> None:
 
 def executed(instrument: Instrument, quantity: int, price: int, order_id: str, **changes: Any) -> Report:
     """Somebody else's order; a negative quantity sells."""
-    fill = Fill(fill_id=f"f-{order_id}", quantity=abs(Decimal(quantity)), price=Decimal(price), time=OPENED)
+    at = changes.pop("at", OPENED)
+    fill = Fill(fill_id=f"f-{order_id}", quantity=abs(Decimal(quantity)), price=Decimal(price), time=at)
     usual = Report(
         client_order_id="",
         broker_order_id=order_id,
@@ -295,6 +296,7 @@ def test_contracts_that_went_with_their_shares_were_exercised_or_assigned(
         {"trades": [executed(CALL, -2, 0, "b1"), executed(SHARES, 100, 50, "b2")], "theirs": shown(100)},
         {"trades": [executed(CALL, -2, 0, "b1"), executed(SHARES, -200, 50, "b2")], "theirs": shown(-200)},
         {"trades": [executed(CALL, -2, 0, "b1"), executed(SHARES, 200, 50, "b2")], "theirs": shown(0)},
+        {"trades": [executed(CALL, -2, 0, "b1", at=OPENED - timedelta(minutes=1))]},
     ],
     ids=str,
 )

@@ -179,6 +179,8 @@ async def test_what_is_not_proven_stays_an_open_difference(tmp_path: Path, what:
         before = len(bookings(world))
         await world.run(LONG_ENOUGH)
         assert len(bookings(world)) == before
+        said = [line for line in world.logs if line.get("action") == "broker_exit_not_proven"]
+        assert len(said) <= 1, "why is said once"
         assert world.documents("execution_discrepancies", state="OPEN")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from decimal import Decimal
 
 from brokers.base import (
@@ -117,12 +117,12 @@ def endings_to_book(
     if isinstance(held, NotProven):
         return held
     opened_at = held.position.opened_at
+    if opened_at is not None and not are_by_executions:
+        opened_at = datetime.combine(opened_at.date(), time.min, opened_at.tzinfo)  # of a record the day alone is known
     found = [
         ending
         for ending in _not_told_by_people(endings_about(row, endings), held, adoptions)
-        if ending_name(row.account_id, ending) not in booked
-        # Of an ending often only the day is known.
-        and (opened_at is None or ending.at.date() >= opened_at.date())
+        if ending_name(row.account_id, ending) not in booked and (opened_at is None or ending.at >= opened_at)
     ]
     total = sum((ending.quantity for ending in found), ZERO)
     if not found or total != row.finding.amount:
@@ -140,12 +140,13 @@ def endings_to_book(
     is_guessed = are_by_executions and any(ending.kind is EndingKind.EXPIRY for ending in found)
     if is_guessed and not _agrees_in_underlying(held.instrument, ledgers, theirs):
         return NotProven("it is gone at a price of 0, and it is not certain that nothing was delivered for it")
-    made = [_booking(row, held, ending, ledgers, now) for ending in found]
-    return (
-        tuple(each for each in made if each is not None)
-        if None not in made
-        else NotProven("our books name the shares in several ways")
-    )
+    made: list[ExitToBook] = []
+    for ending in found:
+        booking = _booking(row, held, ending, ledgers, now)
+        if isinstance(booking, NotProven):
+            return booking
+        made.append(booking)
+    return tuple(made)
 
 
 def _is_of(ending: PositionEnding, mine: Instrument) -> bool:
@@ -238,8 +239,7 @@ def _are_shares(position: BrokerPosition, shares: Instrument) -> bool:
 
 def _booking(
     row: Discrepancy, held: LedgerEntry, ending: PositionEnding, ledgers: Sequence[LedgerEntry], now: datetime
-) -> ExitToBook | None:
-    """None: the strategy holds the shares under several names."""
+) -> ExitToBook | NotProven:
     happened_at = min(ending.at, now)
     if held.position.opened_at is not None:
         happened_at = max(happened_at, held.position.opened_at)
@@ -263,7 +263,7 @@ def _booking(
             if entry.key.strategy == held.key.strategy and may_be_the_same(entry.instrument, delivered.instrument)
         ]
         if len(own) > 1:
-            return None
+            return NotProven("our books name the shares in several ways")
         body |= {
             "successor": instrument_fields(own[0]) if own else {"symbol": delivered.instrument.symbol},
             "new_quantity": str(abs(delivered.quantity)),
