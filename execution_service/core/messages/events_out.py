@@ -55,7 +55,7 @@ class OutEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """Where the market stands in an instrument, by somebody else than us."""
+    """Where the market stands in an instrument, who says so, and since when."""
 
     price: Decimal
     source: str
