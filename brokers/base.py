@@ -301,7 +301,7 @@ class Report:
     busted_fill_ids: frozenset[str] = frozenset()
     """Executions that the venue annulled. A correction is the old id here and a new fill above."""
     reason: str | None = None
-    """The broker's text on a rejection, cancellation or expiry."""
+    """The broker's text on a rejection, cancellation or expiry; of an order that the broker made itself, why."""
     said: str | None = None
     """The order's state in the broker's own words, for people. Other words count as a change."""
     is_held: bool | None = None

@@ -21,6 +21,7 @@ from brokers.binance.rows import (
     MalformedRow,
     OrderRow,
     amount_or_none,
+    made_by_binance,
     our_tag,
     read_algo,
     read_order,
@@ -47,7 +48,6 @@ _BY_ITSELF_SECONDS = 10.0
 after a later one is missing from the sequence for good."""
 _REASONS_REMEMBERED = 10_000
 _MALFORMED_REMEMBERED = 1_000
-_LIQUIDATIONS = ("autoclose-", "adl_autoclose", "settlement_autoclose-")
 
 Key = tuple[str, int]
 """A symbol and an order's number, which is unique within it."""
@@ -110,8 +110,9 @@ class Blotter:
         if isinstance(details.get("s"), str) and isinstance(number, int):
             self._changed[details["s"], number] = details.get("X"), amount_or_none(details, "z")
         client_id = str(details.get("c") or details.get("caid") or "")
-        if client_id.startswith(_LIQUIDATIONS):
-            _log.error("Binance itself closes a position in %s (%s)", details.get("s"), client_id)
+        why = made_by_binance(client_id)
+        if why is not None:
+            _log.error("%s in %s (%s)", why, details.get("s"), client_id)
         reason = str(details.get("rm") or "")
         expiry = str(details.get("er") or "0")
         if not reason and expiry != "0":

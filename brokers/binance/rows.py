@@ -17,6 +17,12 @@ Row = Mapping[str, Any]
 _OURS = re.compile(r"[a-z][a-z0-9]{18}")
 """The form of a tag of this service. Binance makes ids of other forms for orders that come without one, and for its
 own liquidations (autoclose-…, adl_autoclose, settlement_autoclose-…)."""
+_MADE_BY_BINANCE = {
+    "autoclose-": "Binance liquidated the position",
+    "adl_autoclose": "Binance reduced the position (auto-deleveraging)",
+    "settlement_autoclose-": "Binance settled the contract",
+}
+"""How the client ids of its own orders begin, and what they are."""
 _TRADE_HAS_COMMISSION = ("commission", "commissionAsset")
 
 STATUSES = {
@@ -74,6 +80,8 @@ class OrderRow:
     closing_side: Side | None = None
     """Of one that can only close a position: BUY closes a short one. None: it may open one, or does not say."""
     side: str = ""
+    made_by_binance: str | None = None
+    """Why Binance itself made the order, for people; None: it did not."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -172,6 +180,7 @@ def read_order(row: Row) -> OrderRow:
         is_triggered=original in _CONDITIONAL_TYPES and kind != original,
         closing_side=_closing_side(row),
         side=str(row.get("side", "")),
+        made_by_binance=made_by_binance(text(row, "clientOrderId")),
     )
 
 
@@ -256,7 +265,7 @@ def report_of(order: OrderRow, fills: Sequence[Fill], reason: str | None = None)
         filled_quantity=order.executed,
         fills=tuple(fills),
         fills_shown=FillsShown.ALL if adds_up else FillsShown.SOME,
-        reason=reason,
+        reason=reason or order.made_by_binance,
         said=order.status,
         # Not of what has a delivery: its date stands in the list of symbols.
         instrument=None if "_" in order.symbol else Instrument(symbol=order.symbol, asset_class=AssetClass.CRYPTO),
@@ -293,6 +302,11 @@ def report_of_algo(algo: AlgoRow, child: OrderRow | None, fills: Sequence[Fill],
 def our_tag(client_id: str) -> str:
     """The client order id if it may be one of this service's; else empty."""
     return client_id if _OURS.fullmatch(client_id) else ""
+
+
+def made_by_binance(client_id: str) -> str | None:
+    """Why Binance itself made the order, for people; None: it did not."""
+    return next((words for start, words in _MADE_BY_BINANCE.items() if client_id.startswith(start)), None)
 
 
 def text(row: Any, name: str) -> str:

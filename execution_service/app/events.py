@@ -60,6 +60,8 @@ class EventsOut:
     """Of the delivery, in the record."""
     types: Sequence[str]
     publisher: EventPublisher
+    takes_marks: bool = True
+    """Whether positions are told there with their marks, too, over and over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +160,15 @@ async def event_sources(
                 memory.prepare()
             except FolderUnusable as exc:
                 raise EventsUnusable(str(exc)) from exc
-            out.append(EventsOut(place="the MemoryService", cursor=MEMORY_CURSOR, types=REMEMBERED, publisher=memory))
+            out.append(
+                EventsOut(
+                    place="the MemoryService",
+                    cursor=MEMORY_CURSOR,
+                    types=REMEMBERED,
+                    publisher=memory,
+                    takes_marks=False,
+                )
+            )
         url = _redis_url(settings)
         if url is not None:
             streams, connectivity = _redis_streams(), Connectivity("Redis", clock)

@@ -88,6 +88,7 @@ class ExecutionService:
         self.kill_key = rooms.kill_key
         self.dead_man = rooms.dead_man
         self._broker_exits = rooms.broker_exits
+        self._position_marks = rooms.position_marks
         self.plans = rooms.plans
         self.market_turns = rooms.market_turns
         self._is_begun = False
@@ -120,6 +121,7 @@ class ExecutionService:
         self._keep(*(() if self.kill_key is None else self.kill_key.parts()))
         self._keep(*(() if self.dead_man is None else self.dead_man.parts()))
         self._keep(*(() if self._broker_exits is None else self._broker_exits.parts()))
+        self._keep(*(() if self._position_marks is None else self._position_marks.parts()))
         self._keep(Part(ORDERS_IN, lambda: self.intake.run(self._parts.orders)), *self._events_in())
         self._keep(*self.commands.parts(self._parts.commands))
         self._keep(*self._targets_in(), *self.plans.parts(), *self._markets())

@@ -57,6 +57,7 @@ from execution_service.core.texts.notices import ALL_NOTICES, NoticeKind
 from execution_service.delivery.account_names import AccountNames
 from execution_service.delivery.confirmations import Confirmations
 from execution_service.delivery.dispatch import Delivery
+from execution_service.delivery.position_marks import PositionMarks
 from execution_service.delivery.stream import Sink
 from execution_service.delivery.unreadable import UnreadableRecords
 from execution_service.intake.decisions import Decisions
@@ -158,9 +159,11 @@ class Parts:
     """The outside safety service; None: there is none."""
     is_safety_fail_open: bool = False
     dead_man_seconds: float | None = None
-    books_broker_exits: bool = False
-    """Exits that a broker made without us are booked without a person where its executions prove them."""
     """So long nobody outside may be silent; None: nobody has to say that all is well."""
+    books_broker_exits: bool = False
+    """Exits that a broker made without us are booked without a person where its executions or records prove them."""
+    position_marks_seconds: float = 0.0
+    """How often open positions are told with their marks; 0: never."""
     events: EventSources = NO_EVENTS
     """Where events of the systems around us come from, and go to."""
     notices: Collection[NoticeKind] = ALL_NOTICES
@@ -246,6 +249,7 @@ class Rooms:
     kill_key: KillKey | None
     dead_man: DeadMan | None
     broker_exits: BrokerExits | None
+    position_marks: PositionMarks | None
     confirmations: Confirmations
     plans: Plans
     market_turns: MarketTurns | None
@@ -350,6 +354,7 @@ def build(parts: Parts) -> Rooms:
         broker_exits=BrokerExits(accounts=accounts, commands=commands, store=store, clock=clock)
         if parts.books_broker_exits
         else None,
+        position_marks=_position_marks(parts, accounts),
         confirmations=confirmations,
         plans=plans,
         market_turns=MarketTurns(accounts=accounts, live_orders=live_orders, plans=plans, clock=clock)
@@ -366,6 +371,20 @@ def _safety(parts: Parts, alerts: RaisesAlerts, event_reader: EventReader) -> Sa
     parts.risk_rules.safety = safety
     event_reader.listeners.append(safety)
     return safety
+
+
+def _position_marks(parts: Parts, accounts: Accounts) -> PositionMarks | None:
+    """None: nobody is told of them."""
+    publishers = [out.publisher for out in parts.events.out if out.takes_marks]
+    if not publishers or not parts.position_marks_seconds:
+        return None
+    return PositionMarks(
+        seconds=parts.position_marks_seconds,
+        accounts=accounts,
+        publishers=publishers,
+        store=parts.store,
+        clock=parts.clock,
+    )
 
 
 def _kill_key(parts: Parts, switches: KillSwitches, commands: Commands, alerts: RaisesAlerts) -> KillKey | None:
@@ -620,6 +639,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             is_safety_fail_open=settings.ess_fail_open,
             dead_man_seconds=settings.dead_man_seconds,
             books_broker_exits=settings.book_broker_exits,
+            position_marks_seconds=settings.position_marks_sec,
             notices=settings.notices,
             targets=None if targets is None else targets.messages,
             plan_results=plan_results,

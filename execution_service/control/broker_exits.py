@@ -13,8 +13,15 @@ from brokers.base import AssetClass, BrokerPosition, PositionEnding, Report
 from execution_service.control.adoption_books import read_books, read_holdings
 from execution_service.control.commands import Commands
 from execution_service.control.results import Done
-from execution_service.core.adoption.broker_exits import ExitToBook, NotProven, booking_id, candidates, exits_to_book
-from execution_service.core.adoption.endings import ending_name, endings_about, endings_to_book
+from execution_service.core.adoption.broker_exits import (
+    ExitToBook,
+    NotProven,
+    booking_id,
+    candidates,
+    exits_to_book,
+    holder,
+)
+from execution_service.core.adoption.endings import ending_name, endings_about, endings_by_executions, endings_to_book
 from execution_service.core.adoption.plan import plan
 from execution_service.core.adoption.records import Refused, read_adoption_request
 from execution_service.core.reconcile.discrepancies import Discrepancy
@@ -72,6 +79,8 @@ class BrokerExits:
         self._clock = clock
         self._judged: dict[str, tuple[object, ...]] = {}
         """By discrepancy, what was known when it was looked at last: it is looked at again when that has changed."""
+        self._left: dict[str, str] = {}
+        """By discrepancy, why it was left to a person, as it was said last."""
         self._endings: dict[str, tuple[float, Sequence[PositionEnding]]] = {}
         """By discrepancy about an option, what its broker recorded, and when it was asked, by the monotonic clock."""
 
@@ -86,6 +95,7 @@ class BrokerExits:
             compared = self._accounts.compared()
             is_open = {row.discrepancy_id for books in compared.values() for row in books.position_differences}
             self._judged = {name: known for name, known in self._judged.items() if name in is_open}
+            self._left = {name: reason for name, reason in self._left.items() if name in is_open}
             self._endings = {name: asked for name, asked in self._endings.items() if name in is_open}
             try:
                 for account_id, books in compared.items():
@@ -117,16 +127,15 @@ class BrokerExits:
         known = (row.finding.steady, tuple((report.broker_order_id, fill.fill_id) for report, fill in found), asked_at)
         if not (found or endings) or self._judged.get(row.discrepancy_id) == known:
             return
-        names = {booking_id(account_id, report, fill) for report, fill in found}
-        names |= {ending_name(account_id, ending) for ending in endings}
-        booked = [name for name in names if await self._next_try(name) is None]
-        exits = await self._proven(account_id, row, trades, endings, booked)
+        exits = await self._proven(account_id, row, trades, endings)
         if isinstance(exits, NotProven):
-            log.info(
-                f"An exit at the broker is left to a person: {row.finding.subject}: {exits.reason}",
-                action="broker_exit_not_proven",
-                account_id=account_id,
-            )
+            if self._left.get(row.discrepancy_id) != exits.reason:
+                self._left[row.discrepancy_id] = exits.reason
+                log.info(
+                    f"An exit at the broker is left to a person: {row.finding.subject}: {exits.reason}",
+                    action="broker_exit_not_proven",
+                    account_id=account_id,
+                )
         else:
             for each in exits:
                 if not await self._book(account_id, each):
@@ -139,16 +148,27 @@ class BrokerExits:
         row: Discrepancy,
         trades: Sequence[Report],
         endings: Sequence[PositionEnding],
-        booked: Collection[str],
     ) -> tuple[ExitToBook, ...] | NotProven:
-        """By what the broker recorded of the option, where it recorded anything, else by executions."""
+        """By executions that have a price, else by what the broker recorded of the option, else by executions without a price."""
         ledgers, adoptions = await read_holdings(self._store, account_id, row.finding.instruments)
         unclear, now = self._store.unreadable_ledgers(account_id), self._clock.now()
-        by_executions = exits_to_book(row, ledgers, unclear, trades, booked, now, adoptions)
-        if not endings or not isinstance(by_executions, NotProven):
-            return by_executions
+        names = [booking_id(account_id, report, fill) for report, fill in candidates(row, trades)]
+        exits = exits_to_book(row, ledgers, unclear, trades, await self._booked(names), now, adoptions)
+        held = holder(row, ledgers, unclear)
+        if not isinstance(exits, NotProven) or isinstance(held, NotProven):
+            return exits
+        shown = endings or endings_by_executions(row, held, trades)
+        if not shown:
+            return exits
+        booked = await self._booked([ending_name(account_id, ending) for ending in shown])
         theirs = await self._accounts.positions_of(account_id)
-        return endings_to_book(row, ledgers, unclear, endings, booked, now, adoptions, theirs)
+        return endings_to_book(
+            row, ledgers, unclear, shown, booked, now, adoptions, theirs, are_by_executions=not endings
+        )
+
+    async def _booked(self, names: Sequence[str]) -> Collection[str]:
+        """Those of these bookings that were made, or tried in vain."""
+        return [name for name in names if await self._next_try(name) is None]
 
     async def _endings_of(self, account_id: str, row: Discrepancy) -> tuple[float, Sequence[PositionEnding]]:
         """What the broker recorded of the options that the difference is about, and when it was asked."""

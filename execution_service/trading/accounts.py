@@ -8,11 +8,12 @@ from typing import Protocol
 
 import structlog
 
-from brokers.base import BrokerPosition, PositionEnding
+from brokers.base import BrokerPosition, Instrument, PositionEnding
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.planning.targets import Mode
 from execution_service.core.reconcile.discrepancies import ReconciliationOutcome
+from execution_service.core.risk.prices import ReferencePrice
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
@@ -169,6 +170,17 @@ class Accounts:
                 account_id=account_id,
             )
             return None
+
+    async def prices_of(
+        self, account_id: str, wanted: Mapping[str, Instrument]
+    ) -> Mapping[str, Sequence[ReferencePrice]]:
+        """Of instruments by their keys in the ledger, all that is known, however old; the broker is asked for its quotes first, and waited for a
+        second at most."""
+        trader = self.traders.get(account_id)
+        if trader is None:
+            return {}
+        await trader.ask_prices(wanted)
+        return {key: trader.known_prices(key) for key in wanted}
 
     async def endings_of(self, account_id: str, since: datetime) -> Sequence[PositionEnding]:
         """What its broker recorded from then on of options that ended; none where it records nothing, or does not tell it now."""

@@ -356,7 +356,7 @@ class Trader:
         return [sanitized_position(position) for position in shown]
 
     async def read_endings(self, since: datetime) -> Sequence[PositionEnding]:
-        """None where the broker records none. Raises BrokerError, TimeoutError: the connection is not judged by it."""
+        """As `TellsEndings.endings`; none where the broker records none. Raises BrokerError, TimeoutError: the connection is not judged by it."""
         broker = self._connection.broker
         return await self._connection.ask(broker.endings(since)) if isinstance(broker, TellsEndings) else ()
 

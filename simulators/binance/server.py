@@ -17,6 +17,8 @@ Besides the API's own routes, for tests and people:
     hide_trade (number)     trades with this number are missing from the lists, while later ones are there; nothing: all are there
     rest_by_hand    symbol, quantity (below 0: sells), price: somebody else's resting order that only reduces the position
     quote           as of every gateway; without one a contract is quoted one tick around its last price, and one that has none is shown with zeros
+    force_close     symbol, kind (liquidation, deleveraging, settlement), quantity (nothing: all), price: by Binance itself, under a client id of
+                    its own
     show_oddly      route, order, fields: from now on the rows of this order (its number or client id; a position's symbol) in the
                     answers of that route have these fields instead of their own
 
@@ -71,6 +73,8 @@ from simulators.loopback_http import HttpCall, json_response
 
 _EARLY_MS = 1000
 _LONGEST_PAGE = 1000
+_FORCED = {"liquidation": "autoclose-", "deleveraging": "adl_autoclose", "settlement": "settlement_autoclose-"}
+"""How the client ids of orders begin that Binance itself makes."""
 _NO_LIMIT = 1_000_000
 _STREAM_PATH = "/private/ws"
 _TOLD_EVENTS = frozenset({"ORDER_TRADE_UPDATE", "ALGO_UPDATE", "listenKeyExpired"})
@@ -600,6 +604,7 @@ class SimulatedBinance(HttpGateway[Call, object]):
             "without_symbol": self.answer_without_symbol,
             "hide_trade": self.hide_trade,
             "rest_by_hand": self.rest_by_hand,
+            "force_close": self.force_close,
             "expire_listen_key": self.expire_listen_key,
         }
 
@@ -629,6 +634,25 @@ class SimulatedBinance(HttpGateway[Call, object]):
             return {"order_id": self.book.take(ticket).broker_order_id}
         except Refused as exc:
             raise ValueError(exc.message) from exc
+
+    def force_close(
+        self, symbol: str, kind: str = "liquidation", quantity: object = None, price: object = None
+    ) -> dict[str, str]:
+        """As much of the position is closed by Binance itself. Returns the order's id. Raises ValueError where nothing is held, KeyError for another
+        kind."""
+        starts, instrument = _FORCED[kind], self.listings[symbol].instrument
+        held = sum((each.quantity for each in self.book.positions() if each.instrument.symbol == symbol), Decimal(0))
+        if not held:
+            raise ValueError(f"no {symbol} is held")
+        amount = abs(held) if quantity is None else Decimal(str(quantity))
+        paid = None if price is None else Decimal(str(price))
+        order = self.book.trade_by_hand(instrument, amount.copy_sign(-held), paid)
+        number = number_of(order)
+        client_id = starts if kind == "deleveraging" else f"{starts}{number}"
+        for route in ("GET /fapi/v1/allOrders", "GET /fapi/v1/order"):
+            self.show_oddly(route, str(number), {"clientOrderId": client_id})
+        self._wake_up.set()
+        return {"order_id": order.broker_order_id}
 
     def hide_trade(self, number: int | None = None) -> None:
         """The trades with this number are not listed, while later ones are. None: all are."""

@@ -87,6 +87,12 @@ def test_each_execution_is_a_request_that_a_person_might_have_made() -> None:
     assert len({each.name for each in exits}) == 2
 
 
+def test_why_the_broker_closed_it_stands_in_the_reason() -> None:
+    exits = found(theirs(fill(4), reason="Binance liquidated the position"))
+    assert isinstance(exits, tuple)
+    assert str(exits[0].body["reason"]).startswith("Binance liquidated the position: the broker shows execution f1")
+
+
 def test_what_is_held_in_one_product_is_not_closed_by_a_trade_in_another() -> None:
     overnight = replace(held(), products={"CNC": Decimal(10)})
     assert isinstance(found(theirs(fill(4)), ledgers=(overnight,), product="MIS"), NotProven)

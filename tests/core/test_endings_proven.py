@@ -14,13 +14,16 @@ from brokers.base import (
     BrokerPosition,
     Delivered,
     EndingKind,
+    Fill,
     Instrument,
     OptionRight,
     PositionEnding,
+    Report,
+    ReportStatus,
     Side,
 )
-from execution_service.core.adoption.broker_exits import ExitToBook, NotProven
-from execution_service.core.adoption.endings import ending_name, endings_to_book
+from execution_service.core.adoption.broker_exits import ExitToBook, NotProven, exits_to_book
+from execution_service.core.adoption.endings import ending_name, endings_by_executions, endings_to_book
 from execution_service.core.adoption.records import AdoptionRequest, read_adoption_request
 from execution_service.core.orders.events import Occasion
 from execution_service.core.orders.order import Order, apply_all
@@ -218,3 +221,85 @@ def test_an_option_does_not_expire_before_its_day() -> None:
     exits = found(ending(EXPIRY, -2, instrument=option), amount=-2, ledgers=(held(2, option),), about=option)
     assert isinstance(exits, NotProven)
     assert "had not expired" in exits.reason
+
+
+# --- executions without a price --------------------------------------------------------------------------------------
+
+
+def executed(instrument: Instrument, quantity: int, price: int, order_id: str, **changes: Any) -> Report:
+    """Somebody else's order; a negative quantity sells."""
+    at = changes.pop("at", OPENED)
+    fill = Fill(fill_id=f"f-{order_id}", quantity=abs(Decimal(quantity)), price=Decimal(price), time=at)
+    usual = Report(
+        client_order_id="",
+        broker_order_id=order_id,
+        status=ReportStatus.FILLED,
+        filled_quantity=fill.quantity,
+        fills=(fill,),
+        instrument=instrument,
+        side=Side.BUY if quantity > 0 else Side.SELL,
+    )
+    return replace(usual, **changes)
+
+
+def by_executions(
+    *trades: Report, amount: int, ledgers: tuple[LedgerEntry, ...], **how: Any
+) -> tuple[ExitToBook, ...] | NotProven:
+    row = difference(amount)
+    endings = endings_by_executions(row, ledgers[0], trades)
+    theirs = how.get("theirs", ())
+    return endings_to_book(row, ledgers, (), endings, (), NOW, (), theirs, are_by_executions=True)
+
+
+def test_an_execution_at_a_price_of_0_is_no_sale_and_those_beside_it_are() -> None:
+    gone, sold = executed(CALL, -2, 0, "b1"), executed(CALL, -2, 3, "b2")
+    at_nothing = exits_to_book(difference(-2), (held(2),), (), (gone,), (), NOW)
+    assert isinstance(at_nothing, NotProven)
+    assert "price of 0" in at_nothing.reason
+    assert isinstance(exits_to_book(difference(-2), (held(2),), (), (sold,), (), NOW), tuple)
+    booked = told(2, NOW, by={"command_id": ending_name("a", ending(EXPIRY, -2)), "occasion": Occasion.EXPIRY})
+    exits = exits_to_book(difference(-2), (held(2),), (), (gone, sold), (), NOW, (booked,))
+    assert isinstance(exits, tuple), "what was booked as an ending is left out, and holds up nothing"
+    assert len(exits) == 1
+
+
+def test_contracts_that_went_without_a_price_or_shares_have_expired() -> None:
+    wish = request(by_executions(executed(CALL, -2, 0, "b1"), amount=-2, ledgers=(held(2),)))
+    assert (wish.occasion, wish.quantity, wish.price) == (Occasion.EXPIRY, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("contracts", "shares", "occasion"), [(2, 200, Occasion.EXERCISE), (-2, -200, Occasion.ASSIGNMENT)]
+)
+def test_contracts_that_went_with_their_shares_were_exercised_or_assigned(
+    contracts: int, shares: int, occasion: Occasion
+) -> None:
+    option, stock = executed(CALL, -contracts, 0, "b1"), executed(SHARES, shares, 50, "b2")
+    wish = request(by_executions(option, stock, amount=-contracts, ledgers=(held(contracts),), theirs=shown(shares)))
+    assert (wish.occasion, wish.new_quantity, wish.new_price) == (occasion, 200, 50)
+    holding = (held(-shares, SHARES), held(contracts))
+    row = replace(difference(shares), finding=replace(difference(shares).finding, instruments=(SHARES,)))
+    alone = exits_to_book(row, holding, (), (option, stock), (), NOW)
+    assert isinstance(alone, NotProven), "the shares are not booked by themselves"
+    assert "an option on it" in alone.reason
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"trades": [executed(CALL, -2, 0, "b1")], "theirs": shown(200)},
+        {"trades": [executed(CALL, -2, 0, "b1")], "theirs": None},
+        {"trades": [executed(CALL, -2, 0, "b1", side=None)]},
+        {"trades": [executed(CALL, -2, 0, "b1", is_unclear=True)]},
+        {"trades": [executed(CALL, -1, 0, "b1")]},
+        {"trades": [executed(CALL, -2, 0, "b1"), executed(SHARES, 200, 49, "b2")], "theirs": shown(200)},
+        {"trades": [executed(CALL, -2, 0, "b1"), executed(SHARES, 100, 50, "b2")], "theirs": shown(100)},
+        {"trades": [executed(CALL, -2, 0, "b1"), executed(SHARES, -200, 50, "b2")], "theirs": shown(-200)},
+        {"trades": [executed(CALL, -2, 0, "b1"), executed(SHARES, 200, 50, "b2")], "theirs": shown(0)},
+        {"trades": [executed(CALL, -2, 0, "b1", at=OPENED - timedelta(minutes=1))]},
+    ],
+    ids=str,
+)
+def test_how_an_option_ended_is_left_to_a_person_where_executions_leave_it_open(case: dict[str, Any]) -> None:
+    trades = case.pop("trades")
+    assert isinstance(by_executions(*trades, amount=-2, ledgers=(held(2),), **case), NotProven)

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from brokers.base import Instrument, Side
-from execution_service.core.messages.events_out import OutEvent, events_of, payload_json, stream_entry
+from execution_service.core.messages.events_out import (
+    Mark,
+    OutEvent,
+    events_of,
+    marked_position,
+    payload_json,
+    stream_entry,
+)
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Cancelled, Event, Rejected
 from execution_service.core.orders.order import Order, apply_all
@@ -140,3 +147,34 @@ def test_text_that_no_encoding_has_breaks_no_event() -> None:
 def told_of_refusal(about: Order) -> list[OutEvent]:
     lines: dict[int, Line] = {}
     return [event for applied in applied_events(about) for event in events_of(applied, None, lines, broker="MOCK")]
+
+
+def test_a_mark_that_is_not_known_is_null_in_the_payload_and_no_field_of_a_redis_entry() -> None:
+    bought = working("in", Side.BUY, filled_by("f1", 100, "10.50"), quantity=Decimal(100))
+    entry, _ = fold(
+        LedgerEntry(key=key_of(bought), instrument=bought.accepted_request.instrument),
+        bought,
+        applied_events(bought),
+        {},
+    )
+    unknown = marked_position(entry, None, at(5))
+    known = marked_position(entry, Mark(price=Decimal("11.5"), source="QUOTE", at=at(4)), at(6))
+    nothing = {"mark": None, "mark_source": None, "mark_at": None, "current_price": None, "unrealized_pnl": None}
+    assert {name: value for name, value in unknown.body.items() if value is None} == nothing
+    assert json.loads(payload_json(unknown))["unrealized_pnl"] is None
+    assert not set(nothing) & set(stream_entry(unknown))
+    assert (known.body["unrealized_pnl"], known.body["mark_at"]) == (100, "2025-03-03T15:00:04.000+00:00")
+    assert known.event_id != unknown.event_id
+    assert known.body["trade_id"] == unknown.body["trade_id"] == of(told(bought), "trade.opened")[0]["trade_id"]
+
+
+def test_the_profit_of_a_position_of_unknown_worth_is_null_beside_its_mark() -> None:
+    bought = working("in", Side.BUY, filled_by("f1", 1, "100"), before=[contract_resolved(is_size_unknown=True)])
+    entry, _ = fold(
+        LedgerEntry(key=key_of(bought), instrument=bought.accepted_request.instrument),
+        bought,
+        applied_events(bought),
+        {},
+    )
+    body = marked_position(entry, Mark(price=Decimal(110), source="QUOTE", at=at(4)), at(5)).body
+    assert (body["mark"], body["unrealized_pnl"], "realized_pnl" in body) == (110, None, False)

@@ -136,6 +136,7 @@ class World:
         kill_key: ReadsKey | None = None,
         dead_man_seconds: float | None = None,
         books_broker_exits: bool = False,
+        position_marks_seconds: float = 0.0,
         clock: Any = None,
         notices: frozenset[NoticeKind] = ALL_NOTICES,
         mongo: Any = None,
@@ -181,6 +182,7 @@ class World:
         self.kill_key = kill_key
         self._dead_man_seconds = dead_man_seconds
         self._books_broker_exits = books_broker_exits
+        self._position_marks_seconds = position_marks_seconds
         self._plan_rules = plan_rules or PlanRules()
         self._accounts = {
             a: Account(
@@ -269,6 +271,7 @@ class World:
                 verify_decisions=self.verify_decisions,
                 dead_man_seconds=self._dead_man_seconds,
                 books_broker_exits=self._books_broker_exits,
+                position_marks_seconds=self._position_marks_seconds,
                 notices=self._notices,
                 targets=self.targets.queue,
                 plan_results=self.plan_results,

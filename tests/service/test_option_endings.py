@@ -116,6 +116,18 @@ async def test_the_shares_of_an_assignment_or_exercise_stand_in_the_books_of_the
         assert world.exit_record("out").quantity == 100, "its exit takes the shares, and no more"
 
 
+async def test_a_broker_that_shows_executions_without_a_price_has_them_booked_as_what_they_are(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, books_broker_exits=True) as world:
+        await holding(world, -1)
+        option = world.record("in").accepted_request.instrument
+        world.book().trade_by_hand(option, Decimal(1), Decimal(0))
+        world.book().trade_by_hand(SHARES, Decimal(100), Decimal(50))
+        await world.run(LONG_ENOUGH + ASKED_AGAIN)
+        assert [b.adoption and b.adoption.occasion.value for b in bookings(world)] == ["assignment", "assignment"]
+        assert (held(world), realized(world)) == ([("STOCK", "LONG", 100.0, 50.0)], 320.0)
+        assert not world.documents("execution_discrepancies", state="OPEN")
+
+
 async def _nothing_recorded(world: World) -> None:
     leaves(world, -1)
 
@@ -138,6 +150,11 @@ async def _a_person_has_told(world: World) -> None:
     world.broker_faults.endings = [ended(EndingKind.EXPIRY, -1)]
 
 
+async def _no_price_and_shares_unexplained(world: World) -> None:
+    world.book().trade_by_hand(world.record("in").accepted_request.instrument, Decimal(-1), Decimal(0))
+    world.book().move_position(SHARES, Decimal(-100))
+
+
 async def _the_broker_does_not_tell(world: World) -> None:
     leaves(world, -1)
     world.broker_faults.endings = [ended(EndingKind.EXPIRY, -1)]
@@ -146,7 +163,14 @@ async def _the_broker_does_not_tell(world: World) -> None:
 
 @pytest.mark.parametrize(
     "what",
-    [_nothing_recorded, _another_quantity, _no_shares_came, _a_person_has_told, _the_broker_does_not_tell],
+    [
+        _nothing_recorded,
+        _another_quantity,
+        _no_shares_came,
+        _a_person_has_told,
+        _no_price_and_shares_unexplained,
+        _the_broker_does_not_tell,
+    ],
 )
 async def test_what_is_not_proven_stays_an_open_difference(tmp_path: Path, what: Callable[[World], Any]) -> None:
     async with world_of(tmp_path, market=BY_HAND, books_broker_exits=True) as world:
@@ -155,6 +179,8 @@ async def test_what_is_not_proven_stays_an_open_difference(tmp_path: Path, what:
         before = len(bookings(world))
         await world.run(LONG_ENOUGH)
         assert len(bookings(world)) == before
+        said = [line for line in world.logs if line.get("action") == "broker_exit_not_proven"]
+        assert len(said) <= 1, "why is said once"
         assert world.documents("execution_discrepancies", state="OPEN")
 
 

@@ -130,6 +130,7 @@ class Environment(Variables):
     max_order_age_seconds: Seconds = 300
     reconcile_interval_seconds: Seconds = 60
     position_monitor_interval_sec: Seconds = 10
+    position_marks_sec: Seconds = 60
     book_broker_exits: Flag = False
     risk_file: RootedPath = Path("risk.toml")
     planning_file: RootedPath = Path("planning.toml")

@@ -9,13 +9,13 @@ from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
 
-from brokers.base import Fill, Instrument, Report, Side
+from brokers.base import AssetClass, Fill, Instrument, Report, Side
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.events import Adopted, Occasion
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import Discrepancy
-from execution_service.core.reconcile.instruments import may_be_the_same
+from execution_service.core.reconcile.instruments import may_be_the_same, names_of
 from execution_service.core.texts.values import plain, quantity
 
 BY = "execution-service"
@@ -92,6 +92,10 @@ def exits_to_book(
             continue
         if booking_id(row.account_id, report, fill) in booked:
             continue
+        if held.instrument.asset_class is AssetClass.OPTION and not fill.price:
+            return NotProven("an execution at a price of 0 does not say how the option ended")
+        if _goes_with_an_option(report, fill, trades):
+            return NotProven("an option on it has ended at that price")
         if report.side is not closing:
             return NotProven("executions of others have also opened or added to it")
         if report.is_unclear or sum((each.quantity for each in report.fills), ZERO) != report.filled_quantity:
@@ -125,12 +129,25 @@ def holder(row: Discrepancy, ledgers: Sequence[LedgerEntry], unclear: Sequence[I
     return held
 
 
+def _goes_with_an_option(report: Report, fill: Fill, trades: Sequence[Report]) -> bool:
+    """Whether it may be the shares of an option that ended without a price: then both are booked as one."""
+    shares = report.instrument
+    return shares is not None and any(
+        option.asset_class is AssetClass.OPTION
+        and option.strike == fill.price
+        and bool(names_of(option) & names_of(shares))
+        and any(not each.price for each in other.fills)
+        for other in trades
+        if (option := other.instrument) is not None
+    )
+
+
 def _told_by_people(found: Sequence[tuple[Report, Fill]], adoptions: Sequence[Order]) -> set[tuple[str, str]]:
-    """The executions that people knew of when they adopted, by order and execution."""
+    """The executions that people knew of when they adopted, and those of options whose ending was booked, by order and execution."""
     by_people = adopted_by_people(adoptions)
     last = max((told.at for told, _ in by_people), default=None)
     named: defaultdict[tuple[str, Side, Decimal], Decimal] = defaultdict(Decimal)
-    for told, order in by_people:
+    for told, order in (*by_people, *_booked_endings(adoptions)):
         for fill in order.fills:
             named[told.command_id, order.accepted_request.side, fill.price] += fill.quantity
     unmatched = [(side, price, amount) for (_, side, price), amount in named.items()]
@@ -154,8 +171,19 @@ def adopted_by_people(adoptions: Sequence[Order]) -> list[tuple[Adopted, Order]]
     ]
 
 
+def _booked_endings(adoptions: Sequence[Order]) -> list[tuple[Adopted, Order]]:
+    return [
+        (told, order)
+        for order in adoptions
+        if (told := order.adoption) is not None
+        and told.command_id.startswith(BOOKING)
+        and told.occasion is not Occasion.SQUARE_OFF
+    ]
+
+
 def _exit(row: Discrepancy, held: LedgerEntry, report: Report, fill: Fill, now: datetime) -> ExitToBook:
     execution = plain(f"{fill.fill_id} of order {report.broker_order_id}")
+    why = f"the broker shows execution {execution}, which is none of ours"
     return ExitToBook(
         name=booking_id(row.account_id, report, fill),
         body={
@@ -163,7 +191,7 @@ def _exit(row: Discrepancy, held: LedgerEntry, report: Report, fill: Fill, now: 
             "account_id": row.account_id,
             "strategy": held.key.strategy,
             "by": BY,
-            "reason": f"the broker shows execution {execution}, which is none of ours",
+            "reason": why if report.reason is None else f"{plain(report.reason)}: {why}",
             "holding": held.key.instrument_key,
             "quantity": str(fill.quantity),
             "price": str(fill.price),

@@ -5,15 +5,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from decimal import Decimal
 
-from brokers.base import AssetClass, BrokerPosition, EndingKind, Instrument, OptionRight, PositionEnding, Side
+from brokers.base import (
+    AssetClass,
+    BrokerPosition,
+    Delivered,
+    EndingKind,
+    Instrument,
+    OptionRight,
+    PositionEnding,
+    Report,
+    Side,
+)
 from execution_service.core.adoption.broker_exits import (
     BY,
     ExitToBook,
     NotProven,
     adopted_by_people,
+    candidates,
     holder,
     name_of_booking,
 )
@@ -23,8 +34,11 @@ from execution_service.core.exact import ZERO
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import Discrepancy
-from execution_service.core.reconcile.instruments import may_be_the_same
+from execution_service.core.reconcile.instruments import may_be_the_same, names_of
 from execution_service.core.texts.values import plain, quantity
+
+TOGETHER = timedelta(days=1)
+"""So far apart the executions of an option and of the shares that it delivers may be."""
 
 
 def ending_name(account_id: str, ending: PositionEnding) -> str:
@@ -37,6 +51,48 @@ def endings_about(row: Discrepancy, endings: Sequence[PositionEnding]) -> list[P
     return [ending for ending in endings if any(_is_of(ending, mine) for mine in row.finding.instruments)]
 
 
+def endings_by_executions(row: Discrepancy, held: LedgerEntry, trades: Sequence[Report]) -> list[PositionEnding]:
+    """What executions of others in the option at a price of 0 mean: the contracts are gone, and with an execution in the underlying, of the number
+    that they deliver and at their strike, they were exercised or assigned; else they may have expired."""
+    option, size, is_long = held.instrument, contract_size(held), held.position.quantity > 0
+    came = (option.right is OptionRight.CALL) is is_long
+    moved = [
+        (report, fill)
+        for report in trades
+        if report.instrument is not None
+        and report.instrument.asset_class is not AssetClass.OPTION
+        and report.side is (Side.BUY if came else Side.SELL)
+        and names_of(report.instrument) & names_of(option)
+        for fill in report.fills
+        if fill.fill_id not in report.busted_fill_ids and fill.price == option.strike
+    ]
+    endings = []
+    for report, fill in candidates(row, trades):
+        if fill.price or report.side is None or report.is_unclear:
+            continue
+        due = ZERO if size is None else fill.quantity * size
+        own = next(
+            (each for each in moved if each[1].quantity == due and abs(each[1].time - fill.time) <= TOGETHER), None
+        )
+        delivered, kind = None, EndingKind.EXPIRY
+        if own is not None and own[0].instrument is not None:
+            moved.remove(own)
+            shares = due if came else -due
+            delivered = Delivered(instrument=own[0].instrument, quantity=shares, price=own[1].price)
+            kind = EndingKind.EXERCISE if is_long else EndingKind.ASSIGNMENT
+        endings.append(
+            PositionEnding(
+                ending_id=f"execution {fill.fill_id} of order {report.broker_order_id}",
+                kind=kind,
+                instrument=option,
+                quantity=fill.quantity * report.side.sign,
+                at=fill.time,
+                delivered=delivered,
+            )
+        )
+    return endings
+
+
 def endings_to_book(
     row: Discrepancy,
     ledgers: Sequence[LedgerEntry],
@@ -46,23 +102,27 @@ def endings_to_book(
     now: datetime,
     adoptions: Sequence[Order],
     theirs: Sequence[BrokerPosition] | None,
+    *,
+    are_by_executions: bool = False,
 ) -> tuple[ExitToBook, ...] | NotProven:
-    """As `exits_to_book`, for what the broker recorded of options that ended; `theirs`: its positions, None where they are not known now.
+    """As `exits_to_book`, for what the broker recorded of options that ended; `theirs`: its positions, None where they are not known now;
+    `are_by_executions`: the endings are those of `endings_by_executions`.
 
     Proven is an ending where one strategy alone holds the option, the broker holds less of it, and what it recorded since the position was opened
     comes to exactly the difference. Of an expiry the contract must have expired by then; of an assignment or exercise the shares must be those that
-    the contract delivers, at its strike, and the broker must show them beyond all that our books hold of them.
+    the contract delivers, at its strike, and the broker must show them beyond all that our books hold of them. What executions show to be gone
+    has expired only where the broker holds what our books hold of the underlying.
     """
     held = holder(row, ledgers, unclear)
     if isinstance(held, NotProven):
         return held
     opened_at = held.position.opened_at
+    if opened_at is not None and not are_by_executions:
+        opened_at = datetime.combine(opened_at.date(), time.min, opened_at.tzinfo)  # of a record the day alone is known
     found = [
         ending
         for ending in _not_told_by_people(endings_about(row, endings), held, adoptions)
-        if ending_name(row.account_id, ending) not in booked
-        # Of an ending often only the day is known.
-        and (opened_at is None or ending.at.date() >= opened_at.date())
+        if ending_name(row.account_id, ending) not in booked and (opened_at is None or ending.at >= opened_at)
     ]
     total = sum((ending.quantity for ending in found), ZERO)
     if not found or total != row.finding.amount:
@@ -77,12 +137,16 @@ def endings_to_book(
     problem = _missing_shares(found, ledgers, theirs)
     if problem is not None:
         return NotProven(problem)
-    made = [_booking(row, held, ending, ledgers, now) for ending in found]
-    return (
-        tuple(each for each in made if each is not None)
-        if None not in made
-        else NotProven("our books name the shares in several ways")
-    )
+    is_guessed = are_by_executions and any(ending.kind is EndingKind.EXPIRY for ending in found)
+    if is_guessed and not _agrees_in_underlying(held.instrument, ledgers, theirs):
+        return NotProven("it is gone at a price of 0, and it is not certain that nothing was delivered for it")
+    made: list[ExitToBook] = []
+    for ending in found:
+        booking = _booking(row, held, ending, ledgers, now)
+        if isinstance(booking, NotProven):
+            return booking
+        made.append(booking)
+    return tuple(made)
 
 
 def _is_of(ending: PositionEnding, mine: Instrument) -> bool:
@@ -152,6 +216,21 @@ def _missing_shares(
     return None
 
 
+def _agrees_in_underlying(
+    option: Instrument, ledgers: Sequence[LedgerEntry], theirs: Sequence[BrokerPosition] | None
+) -> bool:
+    if theirs is None or any(position.is_unclear for position in theirs):
+        return False
+    names = names_of(option)
+
+    def is_underlying(other: Instrument) -> bool:
+        return other.asset_class is not AssetClass.OPTION and bool(names & names_of(other))
+
+    shown = sum((each.quantity for each in theirs if is_underlying(each.instrument)), ZERO)
+    ours = sum((entry.position.quantity for entry in ledgers if is_underlying(entry.instrument)), ZERO)
+    return shown == ours
+
+
 def _are_shares(position: BrokerPosition, shares: Instrument) -> bool:
     return may_be_the_same(position.instrument, shares) or (
         position.instrument.asset_class is not AssetClass.OPTION and shares.symbol in position.also_called
@@ -160,8 +239,7 @@ def _are_shares(position: BrokerPosition, shares: Instrument) -> bool:
 
 def _booking(
     row: Discrepancy, held: LedgerEntry, ending: PositionEnding, ledgers: Sequence[LedgerEntry], now: datetime
-) -> ExitToBook | None:
-    """None: the strategy holds the shares under several names."""
+) -> ExitToBook | NotProven:
     happened_at = min(ending.at, now)
     if held.position.opened_at is not None:
         happened_at = max(happened_at, held.position.opened_at)
@@ -185,7 +263,7 @@ def _booking(
             if entry.key.strategy == held.key.strategy and may_be_the_same(entry.instrument, delivered.instrument)
         ]
         if len(own) > 1:
-            return None
+            return NotProven("our books name the shares in several ways")
         body |= {
             "successor": instrument_fields(own[0]) if own else {"symbol": delivered.instrument.symbol},
             "new_quantity": str(abs(delivered.quantity)),

@@ -19,7 +19,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectiveRole
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.core.positions.ledger import Held, Line, key_of
+from execution_service.core.positions.ledger import Held, LedgerEntry, Line, key_of
 
 ORDER_PLACED, ORDER_FILLED, ORDER_FAILED = "order.placed", "order.filled", "order.failed"
 TRADE_OPENED, TRADE_CLOSED, POSITION_UPDATED = "trade.opened", "trade.closed", "position.updated"
@@ -39,18 +39,68 @@ Body = dict[str, object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutEvent:
-    """Something that happened, for others. `body` is plain JSON: text, numbers and booleans, no null."""
+    """Something that happened, for others. `body` is plain JSON: text, numbers and booleans; null nowhere but in a mark that is not known."""
 
     event_type: str
     event_id: str
     """Derived from order and event: the same each time it is published."""
     signal_id: str
     number: int
-    """The number of the order's event that it tells of."""
+    """The number of the order's event that it tells of; 0: of none."""
     timestamp: str
     """As the envelope of a Redis entry has it: UTC without a zone; of `execution.result` whole seconds since 1970, which its readers
     count with."""
     body: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Where the market stands in an instrument, who says so, and since when."""
+
+    price: Decimal
+    source: str
+    at: datetime
+
+
+def marked_position(entry: LedgerEntry, mark: Mark | None, at: datetime) -> OutEvent:
+    """An open position as it stands at this moment, with what the market says; `mark` None: no price of it is known now, which is said by null.
+    Each is an event of its own: of several the latest `timestamp` counts."""
+    position, worth = entry.position, entry.money_per_point
+    moment, ledger_id = at.astimezone(UTC), entry.key.ledger_id
+    event_id = f"{ledger_id}-{int(moment.timestamp() * 1000)}:{POSITION_UPDATED}"
+    profit = None if mark is None or worth is None else (position.quantity * mark.price - position.cost) * worth
+    known: Body = {
+        "event_type": POSITION_UPDATED,
+        "event_id": event_id,
+        "account_id": entry.key.account_id,
+        "strategy_id": entry.key.strategy,
+        "timestamp": _iso(moment),
+        "source": SOURCE,
+        "trade_id": _trade_of(ledger_id, position.episode),
+        "symbol": entry.instrument.symbol,
+        "side": _side(position.quantity),
+        "quantity": json_number(abs(position.quantity)),
+        "entry_price": _price(position.average_price),
+        "realized_pnl": None if worth is None else json_number(position.realized_pnl),
+        "is_open": True,
+        "currency": entry.currency,
+    }
+    marked: Body = {
+        "is_mark": True,
+        "mark": None if mark is None else _price(mark.price),
+        "mark_source": None if mark is None else mark.source,
+        "mark_at": None if mark is None else _iso(mark.at.astimezone(UTC)),
+        "current_price": None if mark is None else _price(mark.price),
+        "unrealized_pnl": json_number(profit),
+    }
+    return OutEvent(
+        event_type=POSITION_UPDATED,
+        event_id=event_id,
+        signal_id="",
+        number=0,
+        timestamp=_iso(moment).removesuffix("+00:00"),
+        body={name: value for name, value in known.items() if value is not None} | marked,
+    )
 
 
 def events_of(applied: AppliedEvent, line: Line | None, lines: Mapping[int, Line], *, broker: str) -> list[OutEvent]:
@@ -76,7 +126,7 @@ def payload_json(event: OutEvent) -> bytes:
 def stream_entry(event: OutEvent) -> dict[str, bytes]:
     """The fields of an entry in a Redis stream, for readers of either kind: those that parse `payload`, and those that take each field by
     itself. The names of the envelope are the envelope's."""
-    flat = {name: _flat(value) for name, value in event.body.items()}
+    flat = {name: _flat(value) for name, value in event.body.items() if value is not None}
     envelope = {
         "event_type": event.event_type.encode(),
         "payload": payload_json(event),
@@ -350,8 +400,12 @@ def _position(order: Order, line: Line, held: Held, fill: Fill, *, before: Decim
 
 
 def _trade_id(order: Order, episode: int) -> str:
+    return _trade_of(key_of(order).ledger_id, episode)
+
+
+def _trade_of(ledger_id: str, episode: int) -> str:
     """The `_id` of the trade's document in `positions`."""
-    return f"pos_{key_of(order).ledger_id.removeprefix('led_')}_{episode}"
+    return f"pos_{ledger_id.removeprefix('led_')}_{episode}"
 
 
 def _side(quantity: Decimal) -> str:

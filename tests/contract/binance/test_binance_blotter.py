@@ -335,6 +335,23 @@ async def test_other_peoples_orders_and_liquidations_have_no_tag(
     assert await broker.positions() == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("liquidation", "liquidated"), ("deleveraging", "auto-deleveraging"), ("settlement", "settled")],
+)
+async def test_what_binance_itself_closes_is_told_with_its_executions_and_why(
+    server: SimulatedBinance, broker: BinanceBroker, kind: str, words: str
+) -> None:
+    await broker.place_order(ticket())
+    (placed,) = server.book.orders()
+    server.force_close(placed.ticket.instrument.symbol, kind, price="90.5")
+    reports = (await broker.reports()).reports
+    (forced,) = [report for report in reports if not report.client_order_id]
+    assert (forced.side, [(fill.quantity, fill.price) for fill in forced.fills]) == (Side.SELL, [(10, Decimal("90.5"))])
+    assert words in str(forced.reason)
+    assert [report.reason for report in reports if report.client_order_id] == [None]
+
+
 @pytest.mark.parametrize(("side", "sign"), [(Side.BUY, 1), (Side.SELL, -1)])
 async def test_positions_are_signed(server: SimulatedBinance, broker: BinanceBroker, side: Side, sign: int) -> None:
     await broker.place_order(ticket(side=side))

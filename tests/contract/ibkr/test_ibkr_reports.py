@@ -9,9 +9,11 @@ from decimal import Decimal
 
 import pytest
 
-from brokers.base import Instrument, OrderRef, OrderType, ReportStatus
+from brokers.base import Instrument, OrderRef, OrderType, ReportStatus, Side
 from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.paper.model import Market
+from execution_service.core.reconcile.instruments import may_be_the_same
+from simulators.control import instrument_of
 from simulators.ibkr import wire
 from simulators.ibkr.wire import Ask
 from simulators.stage_ibkr import LAST_PRICE
@@ -325,3 +327,20 @@ async def test_a_question_is_not_answered_by_a_round_that_began_before_it(stage:
     stage.gateway.sessions[0].send(wire.frame(102))
     await asking
     assert await later is not None
+
+
+@pytest.mark.parametrize("price", [0, 3])
+async def test_an_option_that_left_without_a_price_is_shown_as_an_execution_of_that_contract(
+    stage: IbkrStage, price: int
+) -> None:
+    broker = await stage.connect()
+    option = instrument_of(
+        stage.book,
+        {"symbol": "SPY", "asset_class": "OPTION", "expiry": "20270115", "strike": "500", "right": "CALL"},
+    )
+    stage.book.trade_by_hand(option, Decimal(-1), Decimal(price))
+    (report,) = (await broker.reports()).reports
+    assert [(fill.quantity, fill.price) for fill in report.fills] == [(1, price)]
+    assert report.instrument is not None
+    assert may_be_the_same(report.instrument, option)
+    assert (report.side, report.client_order_id, report.is_unclear) == (Side.SELL, "", False)
