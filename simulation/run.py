@@ -13,6 +13,7 @@ from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
+from math import prod
 from typing import Any
 
 from execution_service.core.planning.progress import Progress
@@ -82,6 +83,7 @@ def matcher_for(
     largest = max(largest, max(orders.limit, default=0), max(orders.stop, default=0))
     most = max((max(series.volume, default=0) for series in history.series.values()), default=0)
     most = max(most, max(orders.quantity, default=0)) * max(1, len(orders))
+    most *= max((prod(series.split_up.values()) for series in history.series.values()), default=1)
     up, down = sum((each.bps for each in settings.slippage), start=Decimal(0)).as_integer_ratio()
     fits = largest * max(up, down, 1) * 10_000 < LARGEST_PRODUCT and most < LARGEST_PRODUCT
     can = fits and not needs_impact(settings) and find_spec("numba") is not None

@@ -13,7 +13,8 @@ from simulation.matching import kernel
 from simulation.matching.kernel import Bars, Fills, Orders, Rules
 
 _FUNCTIONS = (
-    "end", "take", "at_open", "is_due_at", "level_of", "path_key", "path_of", "inside", "begin_bar", "end_bar_from", "end_bar", "arrived", "match",
+    "end", "take", "at_open", "is_due_at", "level_of", "path_key", "path_of", "inside", "split", "begin_bar", "end_bar_from", "end_bar",
+    "arrived", "match",
 )  # fmt: skip
 
 
