@@ -42,7 +42,7 @@ class Trades:
 
     def sorted_by_time(self) -> Trades:
         """By time, closes before opens, then as they are."""
-        keys = list(map(add, map(mul, repeat(2), self.time), map(_IS_AT_OPEN.__getitem__, self.reason)))
+        keys = list(map(add, map(mul, repeat(2), self.time), map(IS_AT_OPEN.__getitem__, self.reason)))
         sequence = sorted(range(len(keys)), key=keys.__getitem__)
         return Trades(*(array("q", map(column.__getitem__, sequence)) for column in self.columns()))
 
@@ -50,7 +50,7 @@ class Trades:
         return (self.order, self.symbol, self.number, self.time, self.quantity, self.price, self.reason, self.fee)
 
 
-_IS_AT_OPEN = tuple(code & 7 in (AT_OPEN, AT_GAP) for code in range(len(FILL_REASONS)))
+IS_AT_OPEN = tuple(code & 7 in (AT_OPEN, AT_GAP) for code in range(len(FILL_REASONS)))
 """By the code of a fill's reason: whether the open decided it."""
 
 
@@ -112,7 +112,7 @@ class Account:
         self.bought += self.per_tick * sum(map(mul, side, amounts))
         self.traded += self.per_tick * sum(amounts)
         self.paid_fees += sum(fees)
-        later = [0 if is_at_open else self._settings.interval for is_at_open in _IS_AT_OPEN]
+        later = [0 if is_at_open else self._settings.interval for is_at_open in IS_AT_OPEN]
         trades.order.extend(map(lane.rows.__getitem__, order))
         trades.symbol.extend(repeat(symbol, count))
         trades.number.extend(numbers)
@@ -123,6 +123,11 @@ class Account:
         trades.fee.extend(fees)
         for book, position in books.items():
             self.positions[book, lane.symbol] = position
+
+    def add(self, flow: Sequence[int], value: Sequence[int]) -> None:
+        """What instruments that were booked elsewhere change of the cash and of the value, by the place of the bar."""
+        self.flow = list(map(add, self.flow, flow))
+        self.value = list(map(add, self.value, value))
 
     def _fees(
         self, order: Sequence[int], side: Sequence[int], lots: Sequence[int], amounts: Sequence[int]

@@ -14,7 +14,7 @@ from simulation.matching.kernel import Bars, Fills, Orders, Rules
 
 _FUNCTIONS = (
     "end", "take", "at_open", "is_due_at", "level_of", "path_key", "path_of", "inside", "split", "begin_bar", "end_bar_from", "end_bar",
-    "arrived", "match",
+    "arrived", "match", "expire",
 )  # fmt: skip
 
 
@@ -29,7 +29,10 @@ def _compiled() -> Mapping[str, Any]:
     return names
 
 
-_MATCH = _compiled()["match"]
+_COMPILED = _compiled()
+_MATCH = _COMPILED["match"]
+expire = _COMPILED["expire"]
+"""As `kernel.expire`."""
 
 
 def match(
@@ -47,7 +50,7 @@ def match(
     money: None,
     impact: None,
 ) -> int:
-    """As `kernel.match`. Every column is an `array("q")`: it is read and written where it is."""
+    """As `kernel.match`. Every column is an `array("q")`, or of numpy: it is read and written where it is."""
     at: Any = numpy.asarray
     stopped = _MATCH(
         first, last, at(active), at(reached), at(keys), Bars(*map(at, bars)), Orders(*map(at, orders)), at(held), rules,
