@@ -166,6 +166,7 @@ class CompiledRun:
         self._history, self._settings, self._account = history, settings, account
         self._left, self._status, self._reason = map(numpy.asarray, ends)
         self._times = _at(history.open_times)
+        self._everywhere = numpy.arange(len(self._times))
         self._rules = rules_of(settings)
         arrival, symbol = _at(orders.arrival), _at(orders.symbol)
         self._rows = numpy.lexsort((arrival, symbol))
@@ -255,7 +256,7 @@ class CompiledRun:
         self._room -= change
         positions = numpy.zeros((self._books, PROFIT_REST + 1), dtype=numpy.int64)
         known = numpy.zeros((len(rows), FEE + 1), dtype=numpy.int64)
-        charged, numbers, places = _ints(count), _ints(count), numpy.searchsorted(self._times, bars.open_time)
+        charged, numbers, places = _ints(count), _ints(count), self._places(bars.open_time)
         bought, traded, paid = _fold(
             count, fills.order, fills.bar, fills.quantity, fills.price, orders.side, orders.book, places, bars.close, self._flow,
             self._value, self._models, account.fees.scale, account.per_tick, account.per_cent, self._grain, self._part, known,
@@ -290,6 +291,12 @@ class CompiledRun:
         expire(self._history.last_session, orders, state)
         done = state[kernel.FILLS]
         return Fills(*(column[:done] for column in fills))
+
+    def _places(self, opens: Any) -> Any:
+        """Of an instrument's bars, among all."""
+        if numpy.array_equal(opens, self._times):
+            return self._everywhere
+        return numpy.searchsorted(self._times, opens)
 
     def _fits(self, lots: int, amount: int) -> bool:
         """Whether an instrument of which so many lots were traded, for at most that, can be booked in 64 bits."""

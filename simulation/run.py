@@ -6,7 +6,7 @@ Without a check of buying power instruments do not touch each other, and are mat
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -79,19 +79,26 @@ def matcher_for(
     settings: Settings, history: History, orders: OrderColumns, wanted: str = "auto"
 ) -> tuple[Matcher, str]:
     """`wanted`: `plain`, `numba` or `auto`: numba for many orders, where it is installed and its whole numbers are large enough."""
-    largest = max((max(series.high, default=0) for series in history.series.values()), default=0)
-    largest = max(largest, max(orders.limit, default=0), max(orders.stop, default=0))
-    most = max((max(series.volume, default=0) for series in history.series.values()), default=0)
-    most = max(most, max(orders.quantity, default=0)) * max(1, len(orders))
-    most *= max((prod(series.split_up.values()) for series in history.series.values()), default=1)
-    up, down = sum((each.bps for each in settings.slippage), start=Decimal(0)).as_integer_ratio()
-    fits = largest * max(up, down, 1) * 10_000 < LARGEST_PRODUCT and most < LARGEST_PRODUCT
-    can = fits and not needs_impact(settings) and find_spec("numba") is not None
-    if wanted == "numba" and not can:
-        raise ValueError("numba is not installed, or cannot hold these figures or models")
+    can = not needs_impact(settings) and find_spec("numba") is not None
     if can and (wanted == "numba" or (wanted == "auto" and len(orders) >= WORTH_COMPILING)):
-        return import_module("simulation.matching.compiled").match, "numba"
+        compiled = import_module("simulation.matching.compiled")
+        if _fits(settings, history, orders, compiled.largest):
+            return compiled.match, "numba"
+    if wanted == "numba":
+        raise ValueError("numba is not installed, or cannot hold these figures or models")
     return kernel.match, "plain"
+
+
+def _fits(
+    settings: Settings, history: History, orders: OrderColumns, largest: Callable[[Iterable[array[int]]], int]
+) -> bool:
+    """Whether no figure of the matcher is too large for 64 bits. `largest` gives the largest of all in some columns."""
+    series = history.series.values()
+    price = largest((orders.limit, orders.stop, *(each.high for each in series)))
+    lots = largest((orders.quantity, *(each.volume for each in series))) * max(1, len(orders))
+    lots *= max((prod(each.split_up.values()) for each in series), default=1)
+    up, down = sum((each.bps for each in settings.slippage), start=Decimal(0)).as_integer_ratio()
+    return price * max(up, down, 1) * 10_000 < LARGEST_PRODUCT and lots < LARGEST_PRODUCT
 
 
 Told = Callable[[int], Any]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableSequence
+from array import array
+from collections.abc import Iterable, Mapping, MutableSequence
 from types import FunctionType
 from typing import Any
 
@@ -33,6 +34,11 @@ _COMPILED = _compiled()
 _MATCH = _COMPILED["match"]
 expire = _COMPILED["expire"]
 """As `kernel.expire`."""
+
+
+def largest(columns: Iterable[array[int]]) -> int:
+    """Of all figures in them; 0: there are none."""
+    return max((int(numpy.asarray(column).max(initial=0)) for column in columns), default=0)
 
 
 def match(
