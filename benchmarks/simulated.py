@@ -113,41 +113,64 @@ def _planning(say: Say) -> Figure:
 def _write_bars(path: Path, instruments: int) -> list[list[int]]:
     """Random walks from a seed; returns the closes, in cents, by instrument and day."""
     luck, closes = random.Random(1), []
+    days = [_day(day) for day in range(DAYS)]
+    price_of = _Prices()
     with path.open("w", encoding="utf-8") as file:
         file.write("symbol,time,open,high,low,close,volume\n")
         for n in range(instruments):
-            price, mine = luck.randint(2_000, 20_000), []
-            for day in range(DAYS):
-                opens = max(1_000, price + luck.randint(-30, 30))
-                price = max(1_000, opens + luck.randint(-100, 100))
-                high, low = max(opens, price) + luck.randint(0, 60), min(opens, price) - luck.randint(0, 60)
-                shape = ",".join(f"{cents / 100:.2f}" for cents in (opens, high, low, price))
-                file.write(f"S{n:04d},{_day(day)},{shape},{luck.randint(1_000, 100_000)}\n")
+            price, mine, lines = luck.randint(2_000, 20_000), [], []
+            gaps, moves, above, below = (luck.choices(span, k=DAYS) for span in _SPANS)
+            volumes = luck.choices(_VOLUMES, k=DAYS)
+            for day, gap, move, high, low, volume in zip(days, gaps, moves, above, below, volumes, strict=True):
+                opens = max(1_000, price + gap)
+                price = max(1_000, opens + move)
+                shape = f"{price_of[opens]},{price_of[max(opens, price) + high]},{price_of[min(opens, price) - low]},{price_of[price]}"
+                lines.append(f"S{n:04d},{day},{shape},{volume}\n")
                 mine.append(price)
+            file.writelines(lines)
             closes.append(mine)
     return closes
 
 
+_SPANS = (range(-30, 31), range(-100, 101), range(61), range(61))
+"""In cents: from close to open, from open to close, and how far beyond both the day goes up and down."""
+_VOLUMES = range(1_000, 100_001)
+
+
+class _Prices(dict[int, str]):
+    """Cents as texts, each made once."""
+
+    def __missing__(self, cents: int) -> str:
+        text = self[cents] = f"{cents / 100:.2f}"
+        return text
+
+
 def _write_orders(path: Path, closes: list[list[int]]) -> None:
     """60 % market, 25 % limit, 10 % stop, 5 % stop-limit; half of those that rest are good till cancelled."""
-    luck = random.Random(2)
+    luck, count = random.Random(2), ORDERS_EACH * len(closes)
+    days, price_of = [_day(day) for day in range(DAYS)], _Prices()
+    draws = zip(
+        luck.choices(range(len(closes)), k=count),
+        luck.choices(range(DAYS - 1), k=count),
+        luck.choices((1, -1), k=count),
+        luck.choices(("MARKET", "LIMIT", "STOP", "STOP_LIMIT"), [60, 25, 10, 5], k=count),
+        luck.choices(range(1, 151), k=count),
+        luck.choices(("DAY", "GTC"), k=count),
+        luck.choices(range(1, 2_001), k=count),
+        strict=True,
+    )
     with path.open("w", encoding="utf-8") as file:
         file.write("order_id,time,symbol,side,quantity,order_type,limit_price,stop_price,tif\n")
-        for number in range(ORDERS_EACH * len(closes)):
-            n, day = luck.randrange(len(closes)), luck.randrange(DAYS - 1)
-            side, kind = (
-                luck.choice(["BUY", "SELL"]),
-                luck.choices(["MARKET", "LIMIT", "STOP", "STOP_LIMIT"], [60, 25, 10, 5])[0],
-            )
-            away = luck.randint(1, 150) * (1 if side == "BUY" else -1)
-            close = closes[n][day]
-            limit = {"LIMIT": f"{(close - away) / 100:.2f}", "STOP_LIMIT": f"{(close + 2 * away) / 100:.2f}"}.get(
-                kind, ""
-            )
-            stop = f"{(close + away) / 100:.2f}" if kind in ("STOP", "STOP_LIMIT") else ""
-            tif = "" if kind == "MARKET" else luck.choice(["DAY", "GTC"])
-            quantity = luck.randint(1, 2_000)
-            file.write(f"o{number},{_day(day + 1)},S{n:04d},{side},{quantity},{kind},{limit},{stop},{tif}\n")
+        for number, (n, day, sign, kind, distance, tif, quantity) in enumerate(draws):
+            away, close = sign * distance, closes[n][day]
+            limit = stop = ""
+            if kind == "LIMIT":
+                limit = price_of[close - away]
+            elif kind != "MARKET":
+                stop = price_of[close + away]
+                limit = price_of[close + 2 * away] if kind == "STOP_LIMIT" else ""
+            head = f"o{number},{days[day + 1]},S{n:04d},{'BUY' if sign > 0 else 'SELL'},{quantity},{kind}"
+            file.write(f"{head},{limit},{stop},{'' if kind == 'MARKET' else tif}\n")
 
 
 def _day(number: int) -> str:

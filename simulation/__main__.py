@@ -18,7 +18,7 @@ from rich.table import Table as ShownTable
 from simulation.actions import read_actions
 from simulation.bars import BarReader, History, digests, files_of
 from simulation.files import FORMATS, default_format, write, write_manifest
-from simulation.history import ENDINGS, inputs_of, parquet_for, read_bars
+from simulation.history import ENDINGS, inputs_of, parquet_for, quick_texts, read_bars
 from simulation.orders import OrderColumns, OrderReader
 from simulation.problems import InputRefused
 from simulation.quality import run_quality
@@ -75,15 +75,16 @@ def run(chosen: argparse.Namespace, errors: Console) -> None:
         files = files_of(chosen.bars, ENDINGS)
         reading = progress.add_task("Reading bars", total=len(files) + 1)
         reader = BarReader(settings)
-        for file in files:
-            read_bars(file, reader, settings)
-            progress.advance(reading)
         asked = chosen.orders or chosen.targets
+        quick = quick_texts([*files, asked], chosen.engine)
+        for file in files:
+            read_bars(file, reader, settings, quick)
+            progress.advance(reading)
         given = [*files, asked, chosen.config, *([] if chosen.actions is None else [chosen.actions])]
         history = reader.history(dict(digests(given)))
         if chosen.actions is not None:
             read_actions(chosen.actions, history, settings)
-        orders = None if chosen.orders is None else read_orders(chosen.orders, settings, history)
+        orders = None if chosen.orders is None else read_orders(chosen.orders, settings, history, quick)
         decisions = [] if chosen.targets is None else read_targets(rows_of(chosen.targets), chosen.targets.name)
         progress.advance(reading)
         matching = progress.add_task("Matching", total=history.count)
@@ -104,11 +105,12 @@ def run(chosen: argparse.Namespace, errors: Console) -> None:
     Console(highlight=False).print(summary_of(result, history, time.perf_counter() - begun))
 
 
-def read_orders(path: Path, settings: Settings, history: History) -> OrderColumns:
+def read_orders(path: Path, settings: Settings, history: History, quick: Any = None) -> OrderColumns:
+    """`quick`: as `quick_texts`. Raises InputRefused, OSError."""
     reader = OrderReader(settings, history)
     if path.suffix.lower() == ".parquet":
         reader.rows(parquet_for(path).rows_of(path), path.name)
-    else:
+    elif quick is None or not quick.read_orders(path, reader, history, settings):
         reader.csv(path)
     return reader.orders()
 

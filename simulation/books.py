@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import accumulate, repeat
@@ -12,6 +12,7 @@ from operator import add, mul
 
 from simulation.fees import CENT, Fees, half_even
 from simulation.lanes import InstrumentLane
+from simulation.matching import kernel
 from simulation.matching.codes import AT_GAP, AT_OPEN, FILL_REASONS
 from simulation.matching.kernel import FILLS
 from simulation.positions import SMALLEST_SHARE, Position
@@ -41,7 +42,7 @@ class Trades:
 
     def sorted_by_time(self) -> Trades:
         """By time, closes before opens, then as they are."""
-        keys = list(map(add, map(mul, repeat(2), self.time), map(_IS_AT_OPEN.__getitem__, self.reason)))
+        keys = list(map(add, map(mul, repeat(2), self.time), map(IS_AT_OPEN.__getitem__, self.reason)))
         sequence = sorted(range(len(keys)), key=keys.__getitem__)
         return Trades(*(array("q", map(column.__getitem__, sequence)) for column in self.columns()))
 
@@ -49,7 +50,7 @@ class Trades:
         return (self.order, self.symbol, self.number, self.time, self.quantity, self.price, self.reason, self.fee)
 
 
-_IS_AT_OPEN = tuple(code & 7 in (AT_OPEN, AT_GAP) for code in range(len(FILL_REASONS)))
+IS_AT_OPEN = tuple(code & 7 in (AT_OPEN, AT_GAP) for code in range(len(FILL_REASONS)))
 """By the code of a fill's reason: whether the open decided it."""
 
 
@@ -111,7 +112,7 @@ class Account:
         self.bought += self.per_tick * sum(map(mul, side, amounts))
         self.traded += self.per_tick * sum(amounts)
         self.paid_fees += sum(fees)
-        later = [0 if is_at_open else self._settings.interval for is_at_open in _IS_AT_OPEN]
+        later = [0 if is_at_open else self._settings.interval for is_at_open in IS_AT_OPEN]
         trades.order.extend(map(lane.rows.__getitem__, order))
         trades.symbol.extend(repeat(symbol, count))
         trades.number.extend(numbers)
@@ -122,6 +123,11 @@ class Account:
         trades.fee.extend(fees)
         for book, position in books.items():
             self.positions[book, lane.symbol] = position
+
+    def add(self, flow: Sequence[int], value: Sequence[int]) -> None:
+        """What instruments that were booked elsewhere change of the cash and of the value, by the place of the bar."""
+        self.flow = list(map(add, self.flow, flow))
+        self.value = list(map(add, self.value, value))
 
     def _fees(
         self, order: Sequence[int], side: Sequence[int], lots: Sequence[int], amounts: Sequence[int]
@@ -160,12 +166,18 @@ class Account:
     def _corporate_action(self, lane: InstrumentLane, k: int, books: Mapping[int, Position]) -> int:
         """What the action pays, in units of money; positions are split."""
         series = lane.series
-        fractions, dividends = action_pays(lane, k, [each.quantity for each in books.values()], self)
+        fractions, dividends = action_pays(lane, k, sum(each.quantity for each in books.values()), self)
         if k in series.split_up:
             up, down = series.split_up[k], series.split_down[k]
-            for position in books.values():
-                cents = fraction_cents(position.quantity, up, down, lane.bars.open[k], self)
-                position.split(up, down, int(cents * CENT / SMALLEST_SHARE))
+            in_sequence = [books[book] for book in sorted(books)]
+            quantities = [each.quantity for each in in_sequence]
+            wholes = list(quantities)
+            kernel.split(wholes, up, down)
+            # Of the account's fraction up to each book, in parts of a lot: rounded in sums, each book's cents add up to the account's.
+            rests = accumulate(quantity * up - whole * down for quantity, whole in zip(quantities, wholes, strict=True))
+            cents = [fraction_cents(rest, down, lane.bars.open[k], self) for rest in rests]
+            for position, whole, now, before in zip(in_sequence, wholes, cents, [0, *cents[:-1]], strict=True):
+                position.split(up, down, whole, int((now - before) * CENT / SMALLEST_SHARE))
         self.dividends += dividends
         self.paid_fractions += fractions
         return fractions + dividends
@@ -192,22 +204,22 @@ class Account:
         return at_cost + self.unit * (sum(self.flow) + self.paid_fees * self.per_cent - self.dividends)
 
 
-def action_pays(lane: InstrumentLane, k: int, quantities: Iterable[int], account: Account) -> tuple[int, int]:
-    """For fractions of a lot at the bar's open, and as dividends on what is held after a split; each to the cent, in units of money."""
+def action_pays(lane: InstrumentLane, k: int, quantity: int, account: Account) -> tuple[int, int]:
+    """For the fraction of a lot at the bar's open, and as dividend on what is held after a split; each to the cent, in units of money.
+
+    `quantity` is what the whole account held before: its strategies are paid as one holder."""
     series = lane.series
-    fractions = dividends = 0
-    for quantity in quantities:
-        held = quantity
-        if k in series.split_up:
-            up, down = series.split_up[k], series.split_down[k]
-            fractions += fraction_cents(quantity, up, down, lane.bars.open[k], account) * account.per_cent
-            held = (abs(quantity) * up // down) * (1 if quantity >= 0 else -1)
-        if k in series.dividend:
-            dividends += int((series.dividend[k] * held * account.lot).quantize(CENT) / account.unit)
-    return fractions, dividends
+    fraction = dividend = 0
+    held = quantity
+    if k in series.split_up:
+        up, down = series.split_up[k], series.split_down[k]
+        held = abs(quantity) * up // down * (1 if quantity >= 0 else -1)
+        fraction = fraction_cents(quantity * up - held * down, down, lane.bars.open[k], account) * account.per_cent
+    if k in series.dividend:
+        dividend = int((series.dividend[k] * held * account.lot).quantize(CENT) / account.unit)
+    return fraction, dividend
 
 
-def fraction_cents(quantity: int, up: int, down: int, price: int, account: Account) -> int:
-    """What the fraction of a lot is worth that a split leaves, in cents; negative for a short position."""
-    rest = abs(quantity) * up % down
-    return half_even((rest if quantity >= 0 else -rest) * price * account.per_tick, down * account.per_cent)
+def fraction_cents(rest: int, down: int, price: int, account: Account) -> int:
+    """What `rest` / `down` of a lot is worth, in cents; negative for what was short."""
+    return half_even(rest * price * account.per_tick, down * account.per_cent)

@@ -30,21 +30,31 @@ class Fees:
         unit = settings.tick * settings.lot * settings.multiplier
         models = {side: _models(settings.commission, side, settings.lot, unit) for side in (1, -1)}
         parts = [part for each in models.values() for model in each for part in model]
-        self._scale = lcm(*(part.denominator for part in parts if part is not None)) if parts else 1
-        self._models = {side: tuple(_scaled(model, self._scale) for model in each) for side, each in models.items()}
-        self.are_none = not any(self._models.values())
+        self.scale = lcm(*(part.denominator for part in parts if part is not None)) if parts else 1
+        """So many parts are a cent."""
+        self.models = {side: tuple(_scaled(model, self.scale) for model in each) for side, each in models.items()}
+        """By side, 1 buys."""
+        self.are_none = not any(self.models.values())
 
     def total(self, side: int, lots: int, amount: int) -> int:
         """The fee, in cents, of an order that has filled so many lots for that amount."""
         exact = 0
-        for per_lot, of_amount, flat, least, most in self._models[side]:
+        for per_lot, of_amount, flat, least, most in self.models[side]:
             fee = per_lot * lots + of_amount * amount + flat
             if fee < least:
                 fee = least
             if most is not None and fee > most * amount:
                 fee = most * amount
             exact += fee
-        return half_even(exact, self._scale)
+        return half_even(exact, self.scale)
+
+    def bound(self, lots: int, amount: int) -> int:
+        """No figure on the way to the fee of an order of at most so many lots, for at most that amount, is larger; in parts of a cent."""
+        models = (model for each in self.models.values() for model in each)
+        return sum(
+            model.per_lot * lots + (model.of_amount + (model.most or 0)) * amount + model.flat + model.least
+            for model in models
+        )
 
 
 def _models(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from simulation.tables import NUMBER, TIME, Table, shown
+from simulation.tables import NUMBER, TEXT, TIME, Table, shown
 from simulation.units import Kept, written_time
 
 FORMATS = ("csv", "parquet", "sqlite")
@@ -38,20 +38,36 @@ def write_csv(table: Table, path: Path) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(table.header)
-        writer.writerows(_written(table))
+        texts = [n for n, (_, kind) in enumerate(table.columns) if kind is TEXT]
+        for columns in _blocks(table):
+            if any(map(_needs_quotes, map(columns.__getitem__, texts))):
+                writer.writerows(zip(*columns, strict=True))
+            else:
+                filled = (map(_empty_if_none, column) if None in column else column for column in columns)
+                file.write("\n".join(map(",".join, zip(*filled, strict=True))) + "\n")
     return path
 
 
-def _written(table: Table) -> Iterator[tuple[Any, ...]]:
-    """The table's rows with their times as texts."""
+def _needs_quotes(column: Sequence[str | None]) -> bool:
+    """Whether there is anything in it that a field of CSV has in quotation marks only."""
+    letters = "".join(filter(None, column))
+    return "," in letters or '"' in letters or "\n" in letters or "\r" in letters
+
+
+def _empty_if_none(text: str | None) -> str:
+    return text or ""
+
+
+def _blocks(table: Table) -> Iterator[list[Sequence[Any]]]:
+    """Some rows at a time, as columns, with their times as texts."""
     times: Kept[int, str] = Kept(written_time)
     places = [n for n, (_, kind) in enumerate(table.columns) if kind is TIME]
     rows = iter(table.rows)
     while block := list(islice(rows, _AT_ONCE)):
-        columns: list[Any] = list(zip(*block, strict=True))
+        columns: list[Sequence[Any]] = list(zip(*block, strict=True))
         for n in places:
-            columns[n] = map(times.__getitem__, columns[n])
-        yield from zip(*columns, strict=True)
+            columns[n] = list(map(times.__getitem__, columns[n]))
+        yield columns
 
 
 SQL_TYPES = {
@@ -83,8 +99,9 @@ def write_sqlite(tables: Iterable[Table], path: Path) -> Path:
         with database:
             for table in tables:
                 database.execute(create_table(table, "sqlite"))
+                rows = chain.from_iterable(zip(*columns, strict=True) for columns in _blocks(table))
                 marks = ", ".join("?" * len(table.columns))
-                database.executemany(f'INSERT INTO "{table.name}" VALUES ({marks})', _written(table))
+                database.executemany(f'INSERT INTO "{table.name}" VALUES ({marks})', rows)
     finally:
         database.close()
     return path

@@ -14,6 +14,8 @@ from simulation.problems import Collected
 from simulation.settings import Settings
 
 ENDINGS = (".csv", ".parquet")
+WORTH_COMPILING = 20_000_000
+"""Bytes of CSV files, from which on reading them by numba saves more time than it takes to be loaded."""
 RULES = 1
 """The version of the rules of fills: another one where the same orders would fill otherwise. A book on bars is not opened under another."""
 
@@ -30,12 +32,21 @@ def read_history(bars: Path, settings: Settings, *, actions: Path | None = None,
     return history
 
 
-def read_bars(path: Path, reader: BarReader, settings: Settings) -> None:
-    """Raises InputRefused where the format needs what is not installed."""
+def read_bars(path: Path, reader: BarReader, settings: Settings, quick: Any = None) -> None:
+    """`quick`: as `quick_texts`. Raises InputRefused where the format needs what is not installed, and OSError."""
     if path.suffix.lower() == ".parquet":
         parquet_for(path).read_bars(path, reader, settings)
-    else:
+    elif quick is None or not quick.read_bars(path, reader, settings):
         reader.csv(path)
+
+
+def quick_texts(paths: Sequence[Path], engine: str) -> Any:
+    """The module that reads CSV files by numba: where `engine` asks for that, or leaves it open and they are large enough. None: there is none.
+    Raises OSError."""
+    is_worth_it = engine == "auto" and sum(path.stat().st_size for path in paths) >= WORTH_COMPILING
+    if find_spec("numba") is None or not (engine == "numba" or is_worth_it):
+        return None
+    return import_module("simulation.compiled_texts")
 
 
 def parquet_for(path: Path) -> Any:

@@ -50,7 +50,7 @@ def rules_of(settings: Settings) -> Rules:
     )
 
 
-def _rings(groups: Sequence[int]) -> Sequence[int]:
+def rings(groups: Sequence[int]) -> Sequence[int]:
     """For each order the next one of its group, the last one's being the first; its own number where it has none."""
     partner = list(range(len(groups)))
     members: dict[int, list[int]] = {}
@@ -104,7 +104,7 @@ class InstrumentLane:
             left=mine(columns.quantity),
             status=column(repeat(WORKING, count)),
             reason=column(repeat(NONE, count)),
-            partner=column(_rings(mine(columns.group))),
+            partner=column(rings(mine(columns.group))),
             reduce_only=mine(columns.reduce_only),
             book=mine(columns.strategy),
             seen=column(repeat(-1, count)),

@@ -92,6 +92,17 @@ class OrderReader:
         """Texts, a header first. Rows that cannot be read are noted, and left out."""
         self._take_texts(texts_of(rows, where, self.problems), where)
 
+    def add_checked(self, columns: OrderColumns) -> bool:
+        """All orders of a run at once, by somebody who has checked of each row what is checked here. False: an id is empty or there twice, or
+        other orders were read before, and nothing was taken."""
+        ids = set(columns.order_id)
+        if self._ids or "" in ids or len(ids) < len(columns):
+            return False
+        self._ids = ids
+        self._strategies = {name: n for n, name in enumerate(columns.strategies)}
+        self._columns = columns
+        return True
+
     def _take_texts(self, texts: Texts, where: str) -> None:
         header = texts.header
         missing = [name for name in COLUMNS if name not in header]

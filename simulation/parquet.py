@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,20 @@ import polars
 from simulation.bars import COLUMNS, LARGEST, BarReader, Series
 from simulation.settings import Settings
 from simulation.tables import NUMBER, TIME, Table
-from simulation.units import DAY, microseconds
+from simulation.units import DAY, Kept, microseconds
 
 NEAR = 1e-6
 """So near to a whole number of ticks must a binary float be to be taken for it."""
 LARGEST_FLOAT = 2**52
+_AT_ONCE = 2_000
 
 
 def write(table: Table, path: Path) -> Path:
     columns: list[list[Any]] = [[] for _ in table.columns]
-    for row in table.rows:
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
+    rows = iter(table.rows)
+    while block := list(islice(rows, _AT_ONCE)):
+        for column, values in zip(columns, zip(*block, strict=True), strict=True):
+            column.extend(values)
     frame = polars.DataFrame(
         [_series(name, kind, column) for (name, kind), column in zip(table.columns, columns, strict=True)]
     )
@@ -46,8 +49,16 @@ def rows_of(path: Path) -> Iterator[Sequence[str]]:
     """A file as texts, its header first: for orders and targets."""
     frame = polars.read_parquet(path)
     yield frame.columns
-    for row in frame.iter_rows():
-        yield [_text(value) for value in row]
+    yield from zip(*map(_texts, frame.get_columns()), strict=True)
+
+
+def _texts(column: Any) -> Sequence[str]:
+    """Of a column; what nothing stands in is empty."""
+    if column.dtype == polars.String or column.dtype.is_integer():
+        texts: list[str] = column.cast(polars.String).fill_null("").to_list()
+        return texts
+    known: Kept[Any, str] = Kept(_text)
+    return list(map(known.__getitem__, column.to_list()))
 
 
 def _text(value: Any) -> str:
@@ -73,12 +84,12 @@ def read_bars(path: Path, reader: BarReader, settings: Settings) -> None:
     if zone is None and frame.schema["time"] != polars.Date:
         reader.problems.add(path.name, 1, "TIME", "needs a time zone: a time without one may mean any")
         return
-    times = frame["time"].to_list()
     prices = [_whole(frame[name], settings.tick, path.name, reader) for name in COLUMNS[2:6]]
-    volumes = frame["volume"].cast(polars.Float64).to_list()
-    halted = frame["halted"].cast(polars.Boolean).fill_null(False).to_list() if "halted" in frame.columns else None
-    if _are_taken_at_once(frame, prices, reader, settings, path.name):
+    if _are_taken_at_once(frame, prices, reader, settings):
         return
+    times, volumes = frame["time"].to_list(), frame["volume"].cast(polars.Float64).to_list()
+    halted = frame["halted"].cast(polars.Boolean).fill_null(False).to_list() if "halted" in frame.columns else None
+    opens, highs, lows, closes = (column.to_list() for column in prices)
     stamps: dict[Any, int] = {}
     lots: dict[float, tuple[int, int]] = {}
     for n, (symbol, time, volume) in enumerate(zip(frame["symbol"].to_list(), times, volumes, strict=True)):
@@ -95,21 +106,19 @@ def read_bars(path: Path, reader: BarReader, settings: Settings) -> None:
         amounts = lots.get(volume)
         if amounts is None:
             amounts = lots[volume] = reader.lots_of(Decimal(repr(volume)))
-        o, h, low, c = prices[0][n], prices[1][n], prices[2][n], prices[3][n]
+        o, h, low, c = opens[n], highs[n], lows[n], closes[n]
         if o is None or h is None or low is None or c is None:
             continue
         reader.add(symbol, at, (o, h, low, c), amounts, bool(halted and halted[n]), path.name, row)
 
 
-def _are_taken_at_once(
-    frame: Any, prices: list[list[int | None]], reader: BarReader, settings: Settings, where: str
-) -> bool:
+def _are_taken_at_once(frame: Any, prices: Sequence[Any], reader: BarReader, settings: Settings) -> bool:
     """Whether nothing at all is wrong with the file, so that its columns could be taken whole. False: nothing was taken; row by row it is found
     out what is wrong, or how a figure of an uncommon kind is meant."""
     if settings.lot != 1 or not frame.schema["volume"].is_integer() or frame.schema["time"] == polars.Date:
         return False
     up, down = reader.rate
-    o, h, low, c = (polars.Series(column, dtype=polars.Int64) for column in prices)
+    o, h, low, c = prices
     table = polars.DataFrame(
         {
             "symbol": frame["symbol"].cast(polars.String),
@@ -172,7 +181,7 @@ def _moment(time: date) -> datetime:
     return time if isinstance(time, datetime) else datetime(time.year, time.month, time.day, tzinfo=UTC)
 
 
-def _whole(column: Any, tick: Decimal, where: str, reader: BarReader) -> list[int | None]:
+def _whole(column: Any, tick: Decimal, where: str, reader: BarReader) -> Any:
     """In ticks; None, and a problem, where it is none."""
     exact = column.cast(polars.Float64) / float(tick)
     whole = exact.round()
@@ -182,5 +191,4 @@ def _whole(column: Any, tick: Decimal, where: str, reader: BarReader) -> list[in
         finite = value is not None and abs(float(value)) < float("inf")
         rule, words = ("TICK", f"is no multiple of {tick}") if finite else ("NUMBER", "is no decimal number")
         reader.problems.add(where, n + 2, rule, f"{column.name} {value} {words}")
-    ticks: list[int | None] = whole.set(~good.fill_null(False), None).cast(polars.Int64).to_list()
-    return ticks
+    return whole.set(~good.fill_null(False), None).cast(polars.Int64)

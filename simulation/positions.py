@@ -43,12 +43,15 @@ class Position:
         self.realized += realized
         return realized
 
-    def split(self, up: int, down: int, paid: int) -> None:
-        """One share becomes `up` / `down`, at the same cost; `paid` was had for the fraction of a lot, which realises its profit."""
-        sign = 1 if self.quantity >= 0 else -1
-        whole, rest = divmod(abs(self.quantity) * up, down)
-        if rest:
-            released = half_even(self.cost * rest, whole * down + rest)
+    def split(self, up: int, down: int, whole: int, paid: int) -> None:
+        """One share becomes `up` / `down`, at the same cost, and `whole` lots of that remain, the nearest below or above. For the difference
+        `paid` was had, or given if negative: a fraction that leaves realises its profit, one that comes adds to the cost."""
+        exact = abs(self.quantity) * up
+        less = exact - abs(whole) * down
+        if less > 0:
+            released = half_even(self.cost * less, exact)
             self.cost -= released
             self.realized += paid - released
-        self.quantity = sign * whole
+        else:
+            self.cost -= paid
+        self.quantity = whole

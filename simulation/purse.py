@@ -48,7 +48,7 @@ class LanePurse:
 
     def acted(self, bar: int) -> None:
         """After a corporate action: the lane's positions have changed, and it has paid."""
-        self._purse.cash += sum(action_pays(self._lane, bar, self._lane.held_before, self._account))
+        self._purse.cash += sum(action_pays(self._lane, bar, sum(self._lane.held_before), self._account))
         price, net = self.price, sum(self._lane.held)
         self.marked(0)
         self.net = net

@@ -43,6 +43,10 @@ class OrderFigures:
     to_first_fill: int
     """From its arrival; what fills inside a bar has the time of the bar's end."""
     to_last_fill: int
+    filled_part: Decimal
+    """Of what it asked for."""
+    share_of_volume: Decimal | None
+    """None: nothing was traded in lots."""
 
     @property
     def is_measured(self) -> bool:
@@ -95,18 +99,21 @@ class _Sum:
 def run_quality(result: Result, history: History) -> RunQuality:
     """By stance (of orders that targets have led to), strategy, type and instrument."""
     figures = {each.row: each for each in order_figures(result, history)}
-    rows = range(min(len(result.orders), MOST_MEASURED))
+    count = min(len(result.orders), MOST_MEASURED)
+    # Sorted once, the figures of each group are sorted too.
+    rising = sorted(figures, key=lambda row: figures[row].slippage_bps)
+    rows = [*rising, *(row for row in range(count) if row not in figures)]
     names = _names(result)
     groups = [
-        _group(result, by, name, mine, figures)
+        _group(by, name, mine, figures)
         for by, names_of_rows in names.items()
         for name, mine in _by_name(rows, names_of_rows)
     ]
     return RunQuality(
         figures=tuple(figures.values()),
         groups=tuple(groups),
-        whole=_group(result, "", "", rows, figures),
-        is_complete=len(rows) == len(result.orders),
+        whole=_group("", "", rows, figures),
+        is_complete=count == len(result.orders),
     )
 
 
@@ -147,6 +154,8 @@ def order_figures(result: Result, history: History) -> Iterator[OrderFigures]:
             each.volume,
             each.first - arrival,
             each.last - arrival,
+            Decimal(each.lots) / orders.quantity[row],
+            Decimal(each.lots) / each.volume if each.volume else None,
         )
 
 
@@ -213,17 +222,16 @@ def _names(result: Result) -> Mapping[str, Sequence[str]]:
     return found
 
 
-def _by_name(rows: range, names: Sequence[str]) -> list[tuple[str, list[int]]]:
+def _by_name(rows: Sequence[int], names: Sequence[str]) -> list[tuple[str, list[int]]]:
     found: dict[str, list[int]] = {}
     for row in rows:
         found.setdefault(names[row], []).append(row)
     return sorted(found.items())
 
 
-def _group(result: Result, by: str, name: str, rows: Sequence[int], figures: Mapping[int, OrderFigures]) -> Group:
+def _group(by: str, name: str, rows: Sequence[int], figures: Mapping[int, OrderFigures]) -> Group:
     mine = [figures[row] for row in rows if row in figures]
-    quantity = result.orders.quantity
-    parts = sum((Decimal(each.lots) / quantity[each.row] for each in mine), _ZERO)
+    parts = sum((each.filled_part for each in mine), _ZERO)
     to_last = median(sorted([each.to_last_fill for each in mine]))
     return Group(
         by=by,
@@ -232,6 +240,6 @@ def _group(result: Result, by: str, name: str, rows: Sequence[int], figures: Map
         filled=len(mine),
         filled_part=parts / len(rows) if rows else None,
         slippage=slippage_of(each for each in mine if each.is_measured),
-        share_of_volume=median(sorted([Decimal(each.lots) / each.volume for each in mine if each.volume])),
+        share_of_volume=median(sorted([each.share_of_volume for each in mine if each.share_of_volume is not None])),
         seconds_to_last_fill=None if to_last is None else to_last / 1_000_000,
     )

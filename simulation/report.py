@@ -76,8 +76,10 @@ def write_report(
 class _Page:
     def __init__(self, result: Result, history: History, quality: RunQuality, manifest: Mapping[str, Any]) -> None:
         self._result, self._history, self._quality, self._manifest = result, history, quality, manifest
-        unit = result.account.unit
-        self._equity = [unit * (cash + value) for cash, value in result.account.equity()]
+        unit, begun = result.account.unit, result.settings.cash or Decimal(0)
+        self._times = [history.open_times[0], *result.close_times]
+        """Before the first bar opens, then the close of each."""
+        self._equity = [begun, *(unit * (cash + value) for cash, value in result.account.equity())]
         self._currency = result.settings.currency
 
     def parts(self) -> Iterator[str]:
@@ -98,7 +100,7 @@ class _Page:
 
     def _summary(self) -> Iterator[str]:
         result, history, account = self._result, self._history, self._result.account
-        times = result.close_times
+        times = self._times
         yield f"<p>{written_time(times[0])} to {written_time(times[-1])}, {history.count:,} bars of "
         yield f"{len(history.series):,} instruments. Amounts in {escape(self._currency)}.</p>"
         whole = self._quality.whole
@@ -106,7 +108,7 @@ class _Page:
         fall = deepest_fall(self._equity, times)
         rows = [
             ("Equity at the end", self._amount(self._equity[-1])),
-            ("Profit", self._amount(self._equity[-1] - (begun or Decimal(0)))),
+            ("Profit", self._amount(self._equity[-1] - self._equity[0])),
         ]
         if begun:
             rows.append(("Return", f"{(self._equity[-1] / begun - 1) * PERCENT:.2f} %"))
@@ -128,7 +130,7 @@ class _Page:
             yield f"<p>Slippage is that of the first {whole.orders:,} of {len(result.orders):,} orders.</p>"
 
     def _curves(self) -> Iterator[str]:
-        times, equity = self._result.close_times, self._equity
+        times, equity = self._times, self._equity
         low, high = float(min(equity)), float(max(equity))
         title = f"Equity from {written_time(times[0])} to {written_time(times[-1])}"
         about = f"It begins at {self._amount(equity[0])}, ends at {self._amount(equity[-1])}, and lies between "
@@ -140,7 +142,7 @@ class _Page:
         has_parts = all(peak > 0 for peak in accumulate(equity, max))
         shown = [-100 * float(each.part or 0) if has_parts else -float(each.amount) for each in falls]
         fall = deepest_fall(equity, times)
-        about = "At each close, how far the equity is below its highest until then."
+        about = "At each close, how far the equity is below its highest since the start."
         if fall.amount:
             about += f" The deepest: {self._amount(fall.amount)}, at {_date(fall.at)}, from its height at {_date(fall.begun)}."
         title = "Drawdown, in per cent of the highest equity" if has_parts else "Drawdown"
@@ -154,7 +156,7 @@ class _Page:
              "" if falls[n].part is None else f"{(falls[n].part or Decimal(0)) * PERCENT:.2f} %")
             for n in evenly(len(equity), ROWS)
         )  # fmt: skip
-        header = ("Close", "Equity", "Drawdown", "Of the highest")
+        header = ("Time", "Equity", "Drawdown", "Of the highest")
         yield self._details("Equity and drawdown as a table", header, rows, of=len(equity))
 
     # --- what fills cost ----------------------------------------------------------------------------------------
@@ -311,7 +313,7 @@ class Drawdown:
 
 
 def drawdowns(equity: Sequence[Decimal]) -> list[Drawdown]:
-    """At each close."""
+    """Of each of them."""
     peaks = accumulate(equity, max)
     return [
         Drawdown(peak - value, (peak - value) / peak if peak > 0 else None)

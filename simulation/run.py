@@ -6,13 +6,14 @@ Without a check of buying power instruments do not touch each other, and are mat
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
+from math import prod
 from typing import Any
 
 from execution_service.core.planning.progress import Progress
@@ -78,18 +79,26 @@ def matcher_for(
     settings: Settings, history: History, orders: OrderColumns, wanted: str = "auto"
 ) -> tuple[Matcher, str]:
     """`wanted`: `plain`, `numba` or `auto`: numba for many orders, where it is installed and its whole numbers are large enough."""
-    largest = max((max(series.high, default=0) for series in history.series.values()), default=0)
-    largest = max(largest, max(orders.limit, default=0), max(orders.stop, default=0))
-    most = max((max(series.volume, default=0) for series in history.series.values()), default=0)
-    most = max(most, max(orders.quantity, default=0)) * max(1, len(orders))
-    up, down = sum((each.bps for each in settings.slippage), start=Decimal(0)).as_integer_ratio()
-    fits = largest * max(up, down, 1) * 10_000 < LARGEST_PRODUCT and most < LARGEST_PRODUCT
-    can = fits and not needs_impact(settings) and find_spec("numba") is not None
-    if wanted == "numba" and not can:
-        raise ValueError("numba is not installed, or cannot hold these figures or models")
+    can = not needs_impact(settings) and find_spec("numba") is not None
     if can and (wanted == "numba" or (wanted == "auto" and len(orders) >= WORTH_COMPILING)):
-        return import_module("simulation.matching.compiled").match, "numba"
+        compiled = import_module("simulation.matching.compiled")
+        if _fits(settings, history, orders, compiled.largest):
+            return compiled.match, "numba"
+    if wanted == "numba":
+        raise ValueError("numba is not installed, or cannot hold these figures or models")
     return kernel.match, "plain"
+
+
+def _fits(
+    settings: Settings, history: History, orders: OrderColumns, largest: Callable[[Iterable[array[int]]], int]
+) -> bool:
+    """Whether no figure of the matcher is too large for 64 bits. `largest` gives the largest of all in some columns."""
+    series = history.series.values()
+    price = largest((orders.limit, orders.stop, *(each.high for each in series)))
+    lots = largest((orders.quantity, *(each.volume for each in series))) * max(1, len(orders))
+    lots *= max((prod(each.split_up.values()) for each in series), default=1)
+    up, down = sum((each.bps for each in settings.slippage), start=Decimal(0)).as_integer_ratio()
+    return price * max(up, down, 1) * 10_000 < LARGEST_PRODUCT and lots < LARGEST_PRODUCT
 
 
 Told = Callable[[int], Any]
@@ -103,35 +112,51 @@ def simulate_orders(
     With `cash` the instruments share an account, and are matched bar by bar in plain Python; without, one after the other.
     """
     account = Account(settings, {at: n for n, at in enumerate(history.open_times)})
+    finished = Collected(orders, history, settings, account)
+    matcher, name = matcher_for(settings, history, orders, engine)
+    if settings.cash is not None:
+        rows = _rows_of_each(orders)
+        lanes = [_lane(orders, mine, history, n, settings) for n, mine in enumerate(rows)]
+        together = Together(lanes, history, settings, account)
+        together.run(told)
+        for symbol, lane in enumerate(lanes):
+            finished.take(symbol, lane)
+        return finished.result("plain")
+    quick: Any = None
+    column: Column = list
+    if name == "numba":
+        quick = import_module("simulation.compiled").CompiledRun(orders, history, settings, account, finished.ends)
+        column = partial(array, "q")
+    rows = quick if quick is not None else _rows_of_each(orders)
+    done = 0
+    for symbol, series in enumerate(history.series.values()):
+        mine = [] if quick is not None and quick.take(symbol, series) else rows[symbol]
+        if mine:
+            lane = _lane(orders, mine, history, symbol, settings, column)
+            lane.match_all(matcher, history.last_session)
+            finished.take(symbol, lane)
+        done += len(series.open)
+        if told is not None:
+            told(done)
+    return finished.result(name, None if quick is None else quick.end(finished.trades))
+
+
+def _rows_of_each(orders: OrderColumns) -> list[list[int]]:
+    """By instrument, its orders by arrival."""
     rows: list[list[int]] = [[] for _ in orders.symbols]
     for row, symbol in enumerate(orders.symbol):
         rows[symbol].append(row)
-    lanes: list[InstrumentLane | None] = []
-    finished = Collected(orders, history, settings, account)
-    matcher, name = matcher_for(settings, history, orders, engine)
-    column: Column = partial(array, "q") if name == "numba" and settings.cash is None else list
-    done = 0
-    for symbol, series in enumerate(history.series.values()):
-        mine = rows[symbol]
-        if mine or settings.cash is not None:
-            mine.sort(key=orders.arrival.__getitem__)
-            lane = InstrumentLane(series, settings, len(orders.strategies), column)
-            lane.add_all(orders, mine, history)
-            if settings.cash is None:
-                lane.match_all(matcher, history.last_session)
-                finished.take(symbol, lane)
-            else:
-                lanes.append(lane)
-        done += len(series.open)
-        if told is not None and settings.cash is None:
-            told(done)
-    if settings.cash is not None:
-        name = "plain"
-        together = Together([lane for lane in lanes if lane is not None], history, settings, account)
-        together.run(told)
-        for symbol, lane in enumerate(together.lanes):
-            finished.take(symbol, lane)
-    return finished.result(name)
+    for mine in rows:
+        mine.sort(key=orders.arrival.__getitem__)
+    return rows
+
+
+def _lane(
+    orders: OrderColumns, rows: Sequence[int], history: History, symbol: int, settings: Settings, column: Column = list
+) -> InstrumentLane:
+    lane = InstrumentLane(history.series[orders.symbols[symbol]], settings, len(orders.strategies), column)
+    lane.add_all(orders, rows, history)
+    return lane
 
 
 class Together:
@@ -197,26 +222,31 @@ class Collected:
 
     def __init__(self, orders: OrderColumns, history: History, settings: Settings, account: Account) -> None:
         self._orders, self._history, self._settings, self._account = orders, history, settings, account
-        self._trades = Trades()
+        self.trades = Trades()
         self._left = array("q", orders.quantity)
         self._status = array("b", bytes(len(orders)))
         self._reason = array("b", bytes(len(orders)))
 
+    @property
+    def ends(self) -> tuple[array[int], array[int], array[int]]:
+        """By row, what is left of each order, its status and its reason."""
+        return self._left, self._status, self._reason
+
     def take(self, symbol: int, lane: InstrumentLane) -> None:
-        self._account.book(lane, symbol, self._trades)
+        self._account.book(lane, symbol, self.trades)
         mine = lane.orders
         for row, left, status, reason in zip(lane.rows, mine.left, mine.status, mine.reason, strict=True):
             self._left[row] = left
             self._status[row] = status
             self._reason[row] = reason
 
-    def result(self, matched_by: str, **more: Any) -> Result:
-        """`more`: what else a result has."""
+    def result(self, matched_by: str, trades: Trades | None = None, **more: Any) -> Result:
+        """`trades`: all of them in their sequence, where that was made already. `more`: what else a result has."""
         assert self._account.imbalance() == 0, "the postings do not add up to zero"
         return Result(
             settings=self._settings,
             orders=self._orders,
-            trades=self._trades.sorted_by_time(),
+            trades=self.trades.sorted_by_time() if trades is None else trades,
             account=self._account,
             left=self._left,
             status=self._status,

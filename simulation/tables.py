@@ -222,7 +222,7 @@ def _order_quality(result: Result, quality: RunQuality) -> Iterator[tuple[str | 
             _exact(average),
             slippage,
             cost,
-            _rounded(Decimal(each.lots) / each.volume) if each.volume else None,
+            _rounded(each.share_of_volume),
             *(plain(Decimal(at) / 1_000_000) for at in (each.to_first_fill, each.to_last_fill)),
         )
 

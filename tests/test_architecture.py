@@ -2038,10 +2038,22 @@ def test_the_matcher_is_pure() -> None:
     assert wrong == set()
 
 
-@pytest.mark.parametrize(("library", "room"), [("numba", "compiled"), ("numpy", "compiled"), ("polars", "parquet")])
-def test_an_optional_library_of_the_simulation_is_imported_in_one_module(library: str, room: str) -> None:
+@pytest.mark.parametrize(
+    ("library", "modules"),
+    [
+        ("numba", {"simulation.matching.compiled", "simulation.compiled"}),
+        ("numpy", {"simulation.matching.compiled", "simulation.compiled", "simulation.compiled_texts"}),
+        ("polars", {"simulation.parquet"}),
+    ],
+)
+def test_an_optional_library_of_the_simulation_is_imported_where_it_is_loaded_by_name(
+    library: str, modules: set[str]
+) -> None:
     found = {s.name for s in of("simulation") for name in s.imports() if name.split(".")[0] == library}
-    assert found == {"simulation.matching.compiled" if room == "compiled" else "simulation.parquet"}
+    assert found == modules
+    loaded = {(s.path, name) for s in of("simulation") for name in s.our_imports() if name in modules}
+    assert {name for _, name in loaded} <= {"simulation.matching.compiled", "simulation.compiled"}
+    assert {Path(path).stem for path, _ in loaded} <= {"compiled", "compiled_texts"}
 
 
 def test_simulators_know_only_the_brokers_vocabulary_and_their_order_book() -> None:

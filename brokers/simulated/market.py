@@ -236,7 +236,7 @@ class HistoricalMarket:
         if k in series.split_up:
             size = abs(held) * series.split_up[k] // series.split_down[k]
             quantity = (size if held > 0 else -size) - held
-        cash = self._account.unit * sum(action_pays(lane, k, (held,), self._account))
+        cash = self._account.unit * sum(action_pays(lane, k, held, self._account))
         if quantity or cash:
             yield CorporateAction(symbol=lane.symbol, quantity=self.settings.lot * quantity, cash=cash)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableSequence
+from array import array
+from collections.abc import Iterable, Mapping, MutableSequence
 from types import FunctionType
 from typing import Any
 
@@ -13,7 +14,8 @@ from simulation.matching import kernel
 from simulation.matching.kernel import Bars, Fills, Orders, Rules
 
 _FUNCTIONS = (
-    "end", "take", "at_open", "is_due_at", "level_of", "path_key", "path_of", "inside", "begin_bar", "end_bar_from", "end_bar", "arrived", "match",
+    "end", "take", "at_open", "is_due_at", "level_of", "path_key", "path_of", "inside", "split", "begin_bar", "end_bar_from", "end_bar",
+    "arrived", "match", "expire",
 )  # fmt: skip
 
 
@@ -28,7 +30,15 @@ def _compiled() -> Mapping[str, Any]:
     return names
 
 
-_MATCH = _compiled()["match"]
+_COMPILED = _compiled()
+_MATCH = _COMPILED["match"]
+expire = _COMPILED["expire"]
+"""As `kernel.expire`."""
+
+
+def largest(columns: Iterable[array[int]]) -> int:
+    """Of all figures in them; 0: there are none."""
+    return max((int(numpy.asarray(column).max(initial=0)) for column in columns), default=0)
 
 
 def match(
@@ -46,7 +56,7 @@ def match(
     money: None,
     impact: None,
 ) -> int:
-    """As `kernel.match`. Every column is an `array("q")`: it is read and written where it is."""
+    """As `kernel.match`. Every column is an `array("q")`, or of numpy: it is read and written where it is."""
     at: Any = numpy.asarray
     stopped = _MATCH(
         first, last, at(active), at(reached), at(keys), Bars(*map(at, bars)), Orders(*map(at, orders)), at(held), rules,

@@ -367,6 +367,23 @@ def inside(
             take(i, k, orders.limit[i], 0, 0, AT_LIMIT, orders, held, rules, fills, state, money, impact)
 
 
+def split(held: MutableSequence[int], up: int, down: int) -> None:
+    """One share becomes `up` / `down`, for the account as a whole: together the books hold the whole lots of the account's net holding after it,
+    rounded towards zero. Each has its exact share, rounded down or up so that all of them add up to that."""
+    before = 0
+    for b in range(len(held)):
+        before += held[b]
+    # The sums of the exact shares up to each book are rounded all one way: down, or up where the account is short.
+    way = 1 if before >= 0 else -1
+    so_far = 0
+    whole_so_far = 0
+    for b in range(len(held)):
+        so_far += held[b]
+        whole = way * (way * so_far * up // down)
+        held[b] = whole - whole_so_far
+        whole_so_far = whole
+
+
 def begin_bar(
     k: int,
     active: MutableSequence[int],
@@ -381,9 +398,7 @@ def begin_bar(
     count = state[ACTIVE]
     is_split = bars.split_up[k] > 0
     if is_split:
-        for b in range(len(held)):
-            size = abs(held[b]) * bars.split_up[k] // bars.split_down[k]
-            held[b] = size if held[b] > 0 else -size
+        split(held, bars.split_up[k], bars.split_down[k])
     total = len(orders.side)
     n = state[NEXT]
     has_come = False

@@ -212,6 +212,11 @@ def test_what_is_not_looked_at_would_not_have_changed(case: Case) -> None:
     )  # fmt: skip
 
 
+def holdings(result: Result) -> dict[tuple[int, str], tuple[int, int, int]]:
+    """Lots, cost and profit of each strategy in each instrument."""
+    return {key: (each.quantity, each.cost, each.realized) for key, each in result.account.positions.items()}
+
+
 @pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")
 def test_the_compiled_matcher_is_the_plain_one_to_the_last_digit() -> None:
     luck = random.Random(17)
@@ -220,9 +225,12 @@ def test_the_compiled_matcher_is_the_plain_one_to_the_last_digit() -> None:
             for _ in range(15):
                 bars, orders = random_bars(luck, 31), random_orders(luck, 60, 31)
                 known = {"participation": RATE, "path": path, "limit_fill": touch, "slippage": SLIPPAGES[2]}
-                plain = simulated(bars, orders, engine="plain", **known)
-                compiled = simulated(bars, orders, engine="numba", **known)
+                actions = "A,2024-01-09,split,3/2\nA,2024-01-20,split,1/7\nA,2024-01-20,dividend,0.255\n"
+                plain = simulated(bars, orders, engine="plain", actions=actions, **known)
+                compiled = simulated(bars, orders, engine="numba", actions=actions, **known)
                 assert (plain.matched_by, compiled.matched_by) == ("plain", "numba")
                 assert fills(plain) == fills(compiled)
                 assert reasons(plain) == reasons(compiled)
                 assert ends(plain) == ends(compiled)
+                assert plain.account.equity() == compiled.account.equity()
+                assert holdings(plain) == holdings(compiled)

@@ -158,6 +158,16 @@ def test_the_deepest_drawdown_is_from_the_height_before_it() -> None:
     assert deepest_fall([D(0), D(-5)], [1, 2]).part is None, "a part of nothing is no figure"
 
 
+def test_equity_and_drawdown_begin_with_the_capital_at_the_start(tmp_path: Path) -> None:
+    """Bought at 10 on the first day, which closed at 8, and 9 on the second: the loss is of what was there before any bar."""
+    text = page_of(tmp_path, ["10 10 8 8", "9 9 9 9"], ["BUY 50 MARKET"], cash=1000)
+    assert "It begins at 1,000.00, ends at 950.00, and lies between 900.00 and 1,000.00." in text
+    assert "The deepest: 100.00, at 2024-01-02, from its height at 2024-01-01." in text
+    assert "100.00 (10.00 %), 2024-01-01 to 2024-01-02" in text
+    assert "Equity from 2024-01-01T00:00:00Z to 2024-01-03T00:00:00Z" in text
+    assert "<td>2024-01-01T00:00:00Z</td><td>1,000.00</td><td>0.00</td><td>0.00 %</td>" in text
+
+
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
@@ -230,7 +240,8 @@ def test_a_run_without_fills_or_money_has_a_page_too(tmp_path: Path) -> None:
     text = page_of(tmp_path, ["10 10 10 10"], [])
     assert "Nothing was filled." in text
     assert Page(text).open == []
-    losing = page_of(tmp_path, ["10 10 10 10", "9 9 9 9"], ["BUY 10 MARKET"])
+    losing = page_of(tmp_path, ["10 11 9 11", "9 9 9 9"], ["BUY 10 MARKET"])
+    assert "from its height at 2024-01-02" in losing
     assert "Drawdown, in per cent" not in losing, "what began at nothing has no part of it"
 
 
