@@ -13,7 +13,7 @@ from pathlib import Path
 
 from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
 
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 _SCHEMA = (
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO counters VALUES ('order', 0), ('fill', 0), ('change', 0)",
@@ -34,7 +34,7 @@ _SCHEMA = (
     """CREATE TABLE fills (
         number INTEGER PRIMARY KEY, fill_id TEXT NOT NULL UNIQUE, order_number INTEGER NOT NULL, quantity TEXT NOT NULL,
         price TEXT NOT NULL, at INTEGER NOT NULL, commission TEXT, currency TEXT NOT NULL, busted INTEGER NOT NULL DEFAULT 0,
-        corrects TEXT)""",
+        corrects TEXT, market_volume TEXT)""",
     "CREATE INDEX fills_order ON fills (order_number)",
     """CREATE TABLE plan (
         id INTEGER PRIMARY KEY, account TEXT NOT NULL, order_number INTEGER NOT NULL, due INTEGER NOT NULL, step TEXT NOT NULL,
@@ -64,7 +64,13 @@ _SINCE_VERSION_2 = (
     "ALTER TABLE orders ADD COLUMN is_protective INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE orders ADD COLUMN link TEXT",
 )
-_STATEMENTS = {0: _SCHEMA, 1: (*_SINCE_VERSION_1, *_SINCE_VERSION_2), 2: _SINCE_VERSION_2}
+_SINCE_VERSION_3 = ("ALTER TABLE fills ADD COLUMN market_volume TEXT",)
+_STATEMENTS = {
+    0: _SCHEMA,
+    1: (*_SINCE_VERSION_1, *_SINCE_VERSION_2, *_SINCE_VERSION_3),
+    2: (*_SINCE_VERSION_2, *_SINCE_VERSION_3),
+    3: _SINCE_VERSION_3,
+}
 """By the version of the book that is opened; 0: it is new."""
 _PAGES_BETWEEN_CHECKPOINTS = 4_000
 
@@ -157,7 +163,7 @@ def _open(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
             for statement in _STATEMENTS[version]:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-        if version in (0, 2, _SCHEMA_VERSION):
+        if version in (*_STATEMENTS, _SCHEMA_VERSION):
             db.execute(_TRANSFERS)
             db.execute(_QUOTES)
         db.execute("COMMIT")

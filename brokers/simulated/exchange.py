@@ -323,7 +323,9 @@ class HistoricalExchange(PaperExchange):
 
     def _book_fill(self, db: sqlite3.Connection, fill: MarketFill, moment: int) -> None:
         order, at = paper_book.order_numbered(db, fill.number), moment_of(fill.time)
-        fill_id = self._record_fill(db, order, fill.quantity, fill.price, at, moment, fill.commission)
+        fill_id = self._record_fill(
+            db, order, fill.quantity, fill.price, at, moment, fill.commission, market_volume=fill.market_volume
+        )
         db.execute("INSERT INTO market_fills (fill_id, reason) VALUES (?, ?)", (fill_id, fill.reason))
 
     def _book_end(self, db: sqlite3.Connection, end: MarketEnd, moment: int) -> None:

@@ -59,6 +59,8 @@ class MarketFill:
     commission: Decimal
     time: datetime
     """The bar's opening for what its open decides, its closing for the rest."""
+    market_volume: Decimal
+    """What the bar has traded in all, in whole lots."""
     reason: str
     """Why it has its price, as in the results of a batch run."""
 
@@ -256,6 +258,7 @@ class HistoricalMarket:
                 price=settings.tick * fills.price[n],
                 commission=CENT * fee,
                 time=moment(opened + (0 if code & 7 in (AT_OPEN, AT_GAP) else settings.interval)),
+                market_volume=settings.lot * lane.series.volume[fills.bar[n]],
                 reason=FILL_REASONS[code],
             )
 

@@ -839,6 +839,7 @@ def test_a_book_of_before_contract_facts_were_kept_goes_on(tmp_path: Path) -> No
     with closing(sqlite3.connect(path)) as db, db:
         for column in ("con_id", "trading_class", "isin", "is_protective", "link"):
             db.execute(f"ALTER TABLE orders DROP COLUMN {column}")
+        db.execute("ALTER TABLE fills DROP COLUMN market_volume")
         db.execute("PRAGMA user_version = 1")
     facts = replace(silver, multiplier=Decimal(5000), trading_class="SI", con_id=7, isin="US78462F1030")
     for _ in range(2):
@@ -856,3 +857,14 @@ def test_a_book_of_before_contract_facts_were_kept_goes_on(tmp_path: Path) -> No
             book.advance()
             held = {position.instrument: position.quantity for position in book.positions()}
             assert held == {silver: Decimal(1), facts: Decimal(2)}
+
+
+def test_a_book_of_before_volumes_were_kept_goes_on_with_its_fills(path: Path, clock: HandClock) -> None:
+    with closing(opened(path, clock)) as book:
+        book.place(ticket())
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("ALTER TABLE fills DROP COLUMN market_volume")
+        db.execute("PRAGMA user_version = 3")
+    for _ in range(2):
+        with closing(opened(path, clock)) as book:
+            assert [fill.market_volume for fill in book.orders()[0].fills] == [None]
