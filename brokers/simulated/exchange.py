@@ -164,6 +164,11 @@ class HistoricalExchange(PaperExchange):
         known = self._symbols.get(symbol.upper())
         return None if known is None else self.historical.last_price(known)
 
+    def usual_volume(self, symbol: str) -> Decimal | None:
+        """What all together usually trade in a bar; None: no bar that traded is over. Raises BrokerUnavailable."""
+        known = self._symbols.get(symbol.upper())
+        return None if known is None else self.historical.usual_volume(known)
+
     def why(self, fill_id: str) -> str | None:
         """Why a fill has its price, in the words of a batch run's `fill_reason`; None: the market has not made it. Raises BrokerUnavailable."""
         with self._reading() as db:

@@ -26,6 +26,7 @@ from simulation.matching.codes import (
 )
 from simulation.run import Together
 from simulation.settings import Settings
+from simulation.slices import latest_volumes
 from simulation.units import microseconds, moment
 
 BOOK = 0
@@ -170,6 +171,12 @@ class HistoricalMarket:
         while k >= 0 and not lane.bars.trading[k]:
             k -= 1
         return self.settings.tick * lane.bars.close[k] if k >= 0 else None
+
+    def usual_volume(self, symbol: str) -> Decimal | None:
+        """The mean of its latest bars that traded and are over, in whole lots each; None: there is none."""
+        at = self._lane_of[symbol]
+        volumes = latest_volumes(self._market.lanes[at].series, self._market.bar_of[at])
+        return self.settings.lot * sum(volumes) / len(volumes) if volumes else None
 
     def marks(self) -> Mapping[str, Decimal]:
         """By symbol, the close of its latest bar that is over, traded or not: what a holding counts at."""
