@@ -1,0 +1,68 @@
+"""The folder of the embedded store: whatever a kill leaves of one that is being made is thrown away, and nothing ever of one that has been made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from execution_service.app.embedded import STORE_FOLDER, NewTables
+from execution_service.app.guardian import UNFINISHED, make_ready
+from tests.external.service_process import Service
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / STORE_FOLDER
+
+
+def names(folder: Path) -> set[str]:
+    return {each.name for each in folder.iterdir()}
+
+
+def test_what_was_broken_off_is_emptied_over_and_over_until_it_is_complete(folder: Path, tmp_path: Path) -> None:
+    make_ready(folder)
+    for _ in range(2):
+        assert names(folder) == {UNFINISHED}
+        (folder / "half.wt").touch()
+        (folder / "journal").mkdir()
+        (folder / "journal" / "1").touch()
+        make_ready(folder)
+    (folder / "whole.wt").touch()
+    NewTables(tmp_path).note_complete()
+    make_ready(folder)
+    assert names(folder) == {"whole.wt"}
+
+
+def test_a_folder_of_before_the_mark_was_made_is_left_as_it_is(folder: Path, tmp_path: Path) -> None:
+    folder.mkdir()
+    (folder / "orders.wt").touch()
+    make_ready(folder)
+    NewTables(tmp_path).note_complete()
+    assert names(folder) == {"orders.wt"}
+
+
+def test_a_death_before_the_folder_has_its_name_leaves_nothing_in_the_way(folder: Path) -> None:
+    begun = folder.with_name(f"{STORE_FOLDER}.new")
+    begun.mkdir()
+    (begun / "anything").touch()
+    make_ready(folder)
+    assert (names(folder), begun.exists()) == ({UNFINISHED}, False)
+
+
+def test_a_service_starts_on_a_store_whose_making_was_broken_off_and_keeps_what_it_has_made(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / STORE_FOLDER
+    with Service(tmp_path) as service:
+        service.start()
+        assert UNFINISHED not in names(folder)
+        service.kill()
+        # As a kill was seen to leave it: the table is known, and its file was never written.
+        (folder / "secantus_indexes.wt").write_bytes(b"")
+        (folder / UNFINISHED).touch()
+        service.start()
+        assert UNFINISHED not in names(folder)
+        table = (folder / "secantus_indexes.wt").stat()
+        service.kill()
+        service.start()
+        assert (folder / "secantus_indexes.wt").stat().st_ino == table.st_ino
+        service.stop()
