@@ -74,33 +74,24 @@ def journal_locked_while_the_market_goes_on(play: Play) -> None:
 @scenario(Family.RESTART, brokers=AT, alone=EVERYWHERE, quick=True, within=90.0)
 def killed_while_the_market_goes_on(play: Play) -> None:
     """kill -9 in the middle of bars that a person has asked for, with an order on its way: no bar is skipped, and none is had twice."""
-    before = clock_of(play).standing()
-    assert before is not None
-    assert before.next_opening is not None
+    before = _opened(play)
     clock_of(play).ask(bars=BARS_ASKED)
     order = play.sent()
     play.stage.service.kill()
     play.stage.service.start()
     play.until(order, "FILLED")
-    after = _until_it_stands(play)
-    moves = _moves(play)
-    opened = (after - before.next_opening.timestamp()) / 60
-    assert opened >= BARS_ASKED, f"{opened} bars of {BARS_ASKED} have opened"
-    play.also_judged.append(
-        lambda: (
-            []
-            if _stands_at(play) == moves
-            else [f"the market stands at bar {_stands_at(play)}, its journal at {moves}"]
-        )
-    )
+    _until_it_stands(play)
+    opened, moves = _opened(play), _moves(play)
+    assert opened >= before + BARS_ASKED, f"{opened - before} bars of {BARS_ASKED} have opened"
+    assert opened == moves, f"{opened} bars have opened, and the journal has {moves} moves"
 
 
 @scenario(Family.RESTART, brokers=AT, alone=EVERYWHERE, within=120.0)
 def bars_gone_at_a_start(play: Play) -> None:
     """The bars are not where they were as the service starts: its orders wait, and are placed when the bars are back."""
     resting = play.resting()
-    with _other_bars(play, None):
-        waits = _nothing_is_traded(play, resting, because="cannot be used")
+    with _other_bars(play, None, said="cannot be used"):
+        waits = _nothing_is_traded(play, resting)
     play.until(waits, "FILLED")
     play.fill(resting)
 
@@ -110,8 +101,8 @@ def other_bars_under_a_journal_that_has_begun(play: Play) -> None:
     """The bars are others than those with which the journal was begun: nothing is traded at their prices, and people are told why."""
     play.until(play.sent(), "FILLED")
     resting = play.resting()
-    with _other_bars(play, "200.50"):
-        waits = _nothing_is_traded(play, resting, because="was begun with other bars or settings")
+    with _other_bars(play, "200.50", said="was begun with other bars or settings"):
+        waits = _nothing_is_traded(play, resting)
     play.until(waits, "FILLED")
     play.fill(resting)
 
@@ -144,53 +135,51 @@ def journal_lost_and_given_back(play: Play) -> None:
 
 
 @contextlib.contextmanager
-def _other_bars(play: Play, price: str | None) -> Iterator[None]:
-    """The service is started again with bars at this price; None: with none at all. Afterwards they are as they were."""
-    bars = bars_of(play)
+def _other_bars(play: Play, price: str | None, *, said: str) -> Iterator[None]:
+    """The service is started again with bars at this price (None: with none at all), and has `said` so. Afterwards they are as they were."""
+    bars, console = bars_of(play), play.stage.service.console
+    times = console().count(said)
     true = bars.read_text(encoding="utf-8")
     try:
         with _while_stopped(play):
             bars.unlink()
             if price is not None:
                 bars.write_text(true.replace(PRICE, price), encoding="utf-8")
+        wait_until(
+            lambda: console().count(said) > times, f"the log says: {said}", within=40.0, more=lambda: console()[-3000:]
+        )
         yield
     finally:
         bars.write_text(true, encoding="utf-8")
 
 
-def _nothing_is_traded(play: Play, resting: Signal, *, because: str) -> Signal:
+def _nothing_is_traded(play: Play, resting: Signal) -> Signal:
     """An order that is sent now, and waits."""
-    console = len(play.stage.service.console())
     waits = play.sent()
-    wait_until(
-        lambda: because in play.stage.service.console()[max(0, console - 20_000) :],
-        f"the log says: {because}",
-        within=40.0,
-        more=lambda: play.stage.service.console()[-3000:],
-    )
     play.stays(resting, "SUBMITTED", seconds=2.0)
     assert not play.at_broker(waits), "it was placed"
     return waits
 
 
-def _until_it_stands(play: Play) -> float:
-    """Until all that was asked for is done; when the next bar opens, in seconds."""
+def _until_it_stands(play: Play) -> None:
+    """Until all that was asked for is done."""
 
-    def standing() -> float | None:
+    def stands() -> bool:
         found = clock_of(play).standing()
-        return found.next_opening.timestamp() if found and found.next_opening and not found.bars else None
+        return found is not None and not found.bars
 
-    return wait_until(standing, "the market stands", within=90.0, pause=0.2)
+    wait_until(stands, "the market stands", within=90.0, pause=0.2)
 
 
 def _moves(play: Play) -> int:
+    """How many have, by the journal."""
     with contextlib.closing(sqlite3.connect(journal_of(play))) as db:
         (count,) = db.execute("SELECT count(*) FROM market_inputs WHERE what = 'move'").fetchone()
     return int(count)
 
 
-def _stands_at(play: Play) -> int:
-    """How many bars have opened."""
+def _opened(play: Play) -> int:
+    """How many bars have opened, by the market's clock."""
     standing = clock_of(play).standing()
     with open(bars_of(play), encoding="utf-8") as lines:
         times = sorted({line.split(",")[1] for line in list(lines)[1:]})
