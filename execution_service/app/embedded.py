@@ -43,7 +43,7 @@ class AlreadyRunning(EmbeddedPartFailed):
 
 @dataclass(frozen=True, slots=True)
 class NewTables:
-    """The files of an embedded store, which are thrown away and made again if their making was broken off."""
+    """The files of an embedded store, which are set aside and made again if their making was broken off."""
 
     data_dir: Path
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import itertools
 import os
 import select
 import shutil
@@ -55,17 +56,13 @@ def main() -> int:
 
 
 def make_ready(folder: Path) -> None:
-    """A folder that is not there is made, for its owner only, with the mark that it is unfinished. One that bears the mark is emptied: a program that
-    was killed while it made its files there may never start on them again, and nothing was kept in them. Any other is left as it is. To be
-    called by who holds the lock. Raises OSError."""
-    mark = folder / UNFINISHED
-    if mark.exists():
-        for each in folder.iterdir():
-            if each.is_dir():
-                shutil.rmtree(each)
-            elif each != mark:
-                each.unlink()
-    elif not folder.exists():
+    """A folder that is not there is made, for its owner only, with the mark that it is unfinished. One that bears the mark is set aside, and made
+    anew: a program that was killed while it made its files there may never start on them again, and nothing was kept in them. Any other is
+    left as it is. To be called by who holds the lock. Raises OSError."""
+    if (folder / UNFINISHED).exists():
+        names = (folder.with_name(f"{folder.name}.unfinished-{n}") for n in itertools.count(1))
+        folder.rename(next(name for name in names if not name.exists()))
+    if not folder.exists():
         # The mark is in it from its first moment on: a folder without one may have everything.
         fresh = folder.with_name(f"{folder.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
