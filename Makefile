@@ -13,7 +13,7 @@ WORKERS ?= 4
 DIFFERENTIAL_BIN := .venv-differential/bin
 IBKR_TESTS := tests/contract/ibkr tests/contract/test_broker.py
 
-.PHONY: help setup run test ib-async-tests check format bench faults soak simulate example fuzz mutants differential lock clean
+.PHONY: help setup run test ib-async-tests check format bench faults soak kills simulate example fuzz mutants differential lock clean
 .DEFAULT_GOAL := help
 
 NEEDS_PYTHON = @test -n '$(PYTHON)' || \
@@ -26,6 +26,7 @@ help:
 	@echo 'make bench   print the figures beside a floor measured in the same run'
 	@echo 'make faults  everything that can go wrong, at each broker, judged by its own book (half an hour); ARGS=--help shows the options'
 	@echo 'make soak    20 orders a second and random faults for SOAK_SECONDS (600): nothing grows, no order is lost'
+	@echo 'make kills   KILLS (150) times kill -9 of the service with its embedded store, from its first moment on (about 20 minutes); ARGS=--help shows the options'
 	@echo 'make simulate  SEEDS (1000) whole lives, each drawn from a seed, in virtual time on all cores; ARGS=--help shows the options'
 	@echo 'make example the same targets under four stances, on real bars: the page and the figures of docs/simulation-example.md'
 	@echo 'make fuzz    hostile messages for FUZZ_SECONDS (60), read a second time naively'
@@ -86,6 +87,9 @@ faults: .venv/installed
 
 soak: .venv/installed
 	@$(BIN)/python -W ignore -m tests.external.soak
+
+kills: .venv/installed
+	@$(BIN)/python -W ignore -m tests.external.kill_loop $(if $(KILLS),--kills $(KILLS)) $(ARGS)
 
 simulate: .venv/installed
 	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)

@@ -491,6 +491,15 @@ class CombinesOrders(Protocol):
 
 
 @runtime_checkable
+class TellsVolume(Protocol):
+    """An adapter whose broker tells how much a market trades."""
+
+    async def usual_volumes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Decimal]:
+        """What the whole market usually trades of each in a bar, by the latest bars that are over. One of which that is not known is left out.
+        Raises BrokerUnavailable."""
+
+
+@runtime_checkable
 class HasMarketClock(Protocol):
     """An adapter whose market is one of the past: it stands still until it is told to go on."""
 

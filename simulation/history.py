@@ -21,15 +21,31 @@ RULES = 1
 
 
 def read_history(bars: Path, settings: Settings, *, actions: Path | None = None, given: Sequence[Path] = ()) -> History:
-    """`bars` is a file or a folder. `given`: other files of the run, whose hashes its manifest has, too. Raises InputRefused, OSError."""
+    """`bars` is a file or a folder. `given`: other files of the run, whose hashes its manifest has, too. Raises InputRefused, also where bars or
+    actions are written to meanwhile; OSError."""
     reader = BarReader(settings)
     files = files_of(bars, ENDINGS)
+    read = [*files, *([] if actions is None else [actions])]
+    before = [_stamp(file) for file in read]
     for file in files:
         read_bars(file, reader, settings)
     history = reader.history(dict(digests([*files, *given, *([] if actions is None else [actions])])))
     if actions is not None:
         read_actions(actions, history, settings)
+    problems = Collected()
+    for file, stamp in zip(read, before, strict=True):
+        if _stamp(file) != stamp:
+            problems.add(
+                file.name, 0, "CHANGED", "it was written to while it was read: the hash may be that of other rows"
+            )
+    problems.raise_if_any()
     return history
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    """Another one after the file was written to or replaced."""
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def read_bars(path: Path, reader: BarReader, settings: Settings, quick: Any = None) -> None:

@@ -1,23 +1,20 @@
 """How much of a plan's order is sent at once, by its stance: a part of what the market usually trades in a bar.
 
-Type and limit of each slice are those of the service (`core/planning/terms.py`). What the service does not do is wait for volume: it is not told any.
+Type, limit and part of each slice are those of the service (`core/planning/terms.py`), which bounds reductions where its broker tells a volume.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 
 from execution_service.core.planning.targets import Aggressiveness
+from execution_service.core.planning.terms import PARTICIPATION
 from simulation.bars import Series
 
 USUAL_BARS = 20
 """So many bars that traded say what the market usually trades in one. The bar that is to come says nothing: it is not known yet."""
-PARTS: Mapping[Aggressiveness, Decimal] = {
-    Aggressiveness.PASSIVE: Decimal("0.05"),
-    Aggressiveness.URGENT: Decimal("0.2"),
-    Aggressiveness.EMERGENCY: Decimal("0.3"),
-}
+PARTS = PARTICIPATION
 """Of what is usually traded in a bar. Without one: the whole order at once, as the plan says."""
 
 

@@ -58,9 +58,9 @@ class Simulator:
     """What a message about an order has to say beside its symbol, in the words of the message."""
     program: str | None = None
     """The module to run with -m, with the options --port, --data, --notice, --fill-delay-seconds, --seed and
-    --faults. None: the broker's adapter does everything itself, with the book that `book` names."""
-    book: str = ""
-    """If there is no program: the book's file in the service's DATA_DIR."""
+    --faults. None: the broker's adapter does everything itself, with the book that `open_book` opens."""
+    open_book: Callable[[Path, str], PaperExchange] | None = None
+    """If there is no program: opens this account's view of the book that the adapter keeps in this DATA_DIR, beside it."""
     has_own_control_port: bool = False
     """Whether the control side has a port of its own (--control-port); otherwise it is on the port of the broker's
     API."""
@@ -70,7 +70,9 @@ class Simulator:
     address_at: Callable[[int], str] = "127.0.0.1:{}".format
     """The address in its notice, from the port."""
     account: Callable[[Place], Mapping[str, object]] = lambda place: {}
-    """The keys of an account that uses the program."""
+    """The keys of an account that uses the program, or the book."""
+    steady_account: Callable[[Place], Mapping[str, object]] | None = None
+    """The same for tests that say at which price orders fill, where the market of `account` moves. None: it does not."""
     apart: Mapping[str, object] = field(default_factory=dict)
     """If it trades only what is in a list: what names an instrument, in the words of a message, that no other test of a stage trades."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -82,6 +84,10 @@ class Simulator:
     demo_account_id: str = ""
     samples: Sequence[str] = ()
     """The test signals, with arguments, that the demo suggests."""
+
+    def test_account(self, place: Place) -> Mapping[str, object]:
+        """The keys of an account whose orders fill at the price that they name."""
+        return (self.steady_account or self.account)(place)
 
     @property
     def instrument(self) -> Instrument:

@@ -34,9 +34,14 @@ async def open_stage(folder: Path, account: str, market: Market) -> AsyncIterato
         exchange.close()
 
 
+def open_book(data_dir: Path, account_id: str) -> PaperExchange:
+    """All accounts share one."""
+    return PaperExchange(data_dir / BOOK, account_id=account_id, market=Market())
+
+
 SIMULATOR = Simulator(
     open_stage=open_stage,
     symbols=("SPY", "AAPL", "MSFT"),
-    book=BOOK,
+    open_book=open_book,
     samples=("equity_simple_signal_1.json",),
 )

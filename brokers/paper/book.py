@@ -20,9 +20,7 @@ _ORDER_COLUMNS = (
     "con_id, trading_class, isin, side, quantity, order_type, limit_price, stop_price, reference_price, tif, product, variety, "
     "reserved_id, status, reason, placed_at, changed_at, changed, is_protective, link, display_quantity"
 )
-_FILL_COLUMNS = (
-    "f.order_number, f.fill_id, f.quantity, f.price, f.at, f.commission, f.currency, f.busted, f.corrects, f.number"
-)
+_FILL_COLUMNS = "f.order_number, f.fill_id, f.quantity, f.price, f.at, f.commission, f.currency, f.busted, f.corrects, f.number, f.market_volume"
 _DAY_MICROSECONDS = 86_400 * 1_000_000
 
 
@@ -252,10 +250,11 @@ def insert_fill(
     commission: Decimal | None,
     currency: str,
     corrects: str | None,
+    market_volume: Decimal | None = None,
 ) -> None:
     db.execute(
-        "INSERT INTO fills (number, fill_id, order_number, quantity, price, at, commission, currency, corrects)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO fills (number, fill_id, order_number, quantity, price, at, commission, currency, corrects, market_volume)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             number,
             fill_id,
@@ -266,6 +265,7 @@ def insert_fill(
             text_of(commission),
             currency,
             corrects,
+            text_of(market_volume),
         ),
     )
 
@@ -408,6 +408,7 @@ def _load(
                 commission_currency=row[6],
                 busted=bool(row[7]),
                 corrects=row[8],
+                market_volume=decimal_of(row[10]),
             )
         )
     return [_order(row, tuple(fills[row[0]])) for row in rows]

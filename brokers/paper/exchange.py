@@ -566,6 +566,7 @@ class PaperExchange:
         commission: Decimal | None,
         *,
         corrects: str | None = None,
+        market_volume: Decimal | None = None,
     ) -> str:
         number = paper_book.count(db, "fill")
         fill_id = self._fill_id_format.format(number=number, time=time_of(at), symbol=order.ticket.instrument.symbol)
@@ -582,6 +583,7 @@ class PaperExchange:
             commission=commission,
             currency=order.ticket.instrument.currency or self.market.currency,
             corrects=corrects,
+            market_volume=market_volume,
         )
         self._take_off_linked(db, order, quantity, moment)
         self._trigger(db, order, price, moment)

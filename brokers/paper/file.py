@@ -34,7 +34,7 @@ _SCHEMA = (
     """CREATE TABLE fills (
         number INTEGER PRIMARY KEY, fill_id TEXT NOT NULL UNIQUE, order_number INTEGER NOT NULL, quantity TEXT NOT NULL,
         price TEXT NOT NULL, at INTEGER NOT NULL, commission TEXT, currency TEXT NOT NULL, busted INTEGER NOT NULL DEFAULT 0,
-        corrects TEXT)""",
+        corrects TEXT, market_volume TEXT)""",
     "CREATE INDEX fills_order ON fills (order_number)",
     """CREATE TABLE plan (
         id INTEGER PRIMARY KEY, account TEXT NOT NULL, order_number INTEGER NOT NULL, due INTEGER NOT NULL, step TEXT NOT NULL,
@@ -64,7 +64,10 @@ _SINCE_VERSION_2 = (
     "ALTER TABLE orders ADD COLUMN is_protective INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE orders ADD COLUMN link TEXT",
 )
-_SINCE_VERSION_3 = ("ALTER TABLE orders ADD COLUMN display_quantity TEXT",)
+_SINCE_VERSION_3 = (
+    "ALTER TABLE orders ADD COLUMN display_quantity TEXT",
+    "ALTER TABLE fills ADD COLUMN market_volume TEXT",
+)
 _STATEMENTS = {
     0: _SCHEMA,
     1: (*_SINCE_VERSION_1, *_SINCE_VERSION_2, *_SINCE_VERSION_3),

@@ -176,6 +176,8 @@ class PaperFill:
     busted: bool = False
     corrects: str | None = None
     """The fill that this one replaces."""
+    market_volume: Decimal | None = None
+    """What all together traded meanwhile; None: this market does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +224,7 @@ class PaperOrder:
                     time=fill.time,
                     commission=fill.commission,
                     commission_currency=None if fill.commission is None else fill.commission_currency,
+                    market_volume=fill.market_volume,
                 )
                 for fill in self.fills
                 if not fill.busted

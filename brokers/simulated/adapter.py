@@ -150,6 +150,16 @@ class SimulatedBroker(ExchangeBroker):
 
         return await self._in_thread(look, BrokerUnavailable)
 
+    async def usual_volumes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Decimal]:
+        """The mean of the latest bars that traded and are over, as a batch run has it for slices."""
+
+        def look(book: PaperExchange) -> dict[Instrument, Decimal]:
+            exchange = cast(HistoricalExchange, book)
+            known = ((each, exchange.usual_volume(each.symbol)) for each in instruments)
+            return {each: volume for each, volume in known if volume is not None}
+
+        return await self._in_thread(look, BrokerUnavailable)
+
     async def wants_to_move(self) -> bool:
         """As `HasMarketClock` says. A market that moves by itself wants nothing of others."""
         return self._mover is None and await self._in_thread(self._is_due, BrokerUnavailable)

@@ -164,6 +164,11 @@ class HistoricalExchange(PaperExchange):
         known = self._symbols.get(symbol.upper())
         return None if known is None else self.historical.last_price(known)
 
+    def usual_volume(self, symbol: str) -> Decimal | None:
+        """What all together usually trade in a bar; None: no bar that traded is over. Raises BrokerUnavailable."""
+        known = self._symbols.get(symbol.upper())
+        return None if known is None else self.historical.usual_volume(known)
+
     def why(self, fill_id: str) -> str | None:
         """Why a fill has its price, in the words of a batch run's `fill_reason`; None: the market has not made it. Raises BrokerUnavailable."""
         with self._reading() as db:
@@ -323,7 +328,9 @@ class HistoricalExchange(PaperExchange):
 
     def _book_fill(self, db: sqlite3.Connection, fill: MarketFill, moment: int) -> None:
         order, at = paper_book.order_numbered(db, fill.number), moment_of(fill.time)
-        fill_id = self._record_fill(db, order, fill.quantity, fill.price, at, moment, fill.commission)
+        fill_id = self._record_fill(
+            db, order, fill.quantity, fill.price, at, moment, fill.commission, market_volume=fill.market_volume
+        )
         db.execute("INSERT INTO market_fills (fill_id, reason) VALUES (?, ?)", (fill_id, fill.reason))
 
     def _book_end(self, db: sqlite3.Connection, end: MarketEnd, moment: int) -> None:

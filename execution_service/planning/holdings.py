@@ -9,6 +9,8 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Generic, Protocol, TypeVar
 
+import structlog
+
 from brokers.base import AssetClass, Balance, Instrument, Tif
 from brokers.errors import BrokerError
 from execution_service.core.exact import ZERO
@@ -16,7 +18,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.planning.facts import InstrumentFacts, Money
-from execution_service.core.planning.plan import ON_MARGIN, Leg
+from execution_service.core.planning.plan import ON_MARGIN, Leg, Phase
 from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.planning.stances import Stances
 from execution_service.core.planning.targets import Aggressiveness, TargetPositions
@@ -30,6 +32,8 @@ from execution_service.core.risk.prices import ReferencePrice, best_reference
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.store import Store
+
+log = structlog.get_logger(__name__)
 
 OLDEST_PRICE = timedelta(minutes=15)
 """A price that is older tells no quantity."""
@@ -51,6 +55,9 @@ class KnowsMarket(Protocol):
     async def ask_prices(self, wanted: Mapping[str, Instrument]) -> None:
         """Has the broker asked for its quotes of these, by their keys in the ledger, where it tells any; returns when it has answered, after a second
         at the latest."""
+
+    async def read_volumes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Decimal]:
+        """What the market usually trades of each in a bar, of those of which its broker tells it. Raises BrokerError, TimeoutError."""
 
     @property
     def is_connected(self) -> bool:
@@ -259,12 +266,23 @@ class Holdings:
         if trader is None or not priced:
             return of_leg
         await trader.ask_prices({leg.instrument.key: leg.instrument for leg in priced})
+        volumes = await self._volumes(trader, priced)
         for leg in priced:
+            own = replace(of_leg[leg.number], usual_volume=volumes.get(leg.instrument))
             best = self._best_price(trader, leg.instrument.key)
             if best is not None:
-                own = of_leg[leg.number]
-                of_leg[leg.number] = replace(own, price=best.price, bid=best.bid, ask=best.ask)
+                own = replace(own, price=best.price, bid=best.bid, ask=best.ask)
+            of_leg[leg.number] = own
         return of_leg
+
+    async def _volumes(self, trader: KnowsMarket, legs: Sequence[Leg]) -> Mapping[Instrument, Decimal]:
+        """Of those that a volume bounds. What cannot be told bounds nothing: a reduction that waited for it would be the greater risk."""
+        wanted = [leg.instrument for leg in legs if leg.phase is Phase.REDUCE]
+        try:
+            return await trader.read_volumes(wanted) if wanted else {}
+        except (BrokerError, TimeoutError) as exc:
+            log.warning(f"Reductions are not bounded by the market's volume: {exc}", action="volume_unknown")
+            return {}
 
     async def cash(self, account_id: str, increases: Sequence[Leg]) -> Decimal | NotNow | None:
         """What increases may spend: the cash that the broker tells, less what other entries of the account may still take of it. None: they are not

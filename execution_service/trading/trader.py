@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 
-from brokers.base import Balance, BrokerPosition, HasMarketClock, Instrument, PositionEnding, Report, TellsEndings, Tif
+from brokers.base import (
+    Balance,
+    BrokerPosition,
+    HasMarketClock,
+    Instrument,
+    PositionEnding,
+    Report,
+    TellsEndings,
+    TellsVolume,
+    Tif,
+)
 from brokers.errors import BrokerError, NotAnswered
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.legs import cancelled_with
@@ -394,6 +404,11 @@ class Trader:
     async def ask_prices(self, wanted: Mapping[str, Instrument]) -> None:
         """Has the broker asked for its quotes of these, by their keys in the ledger; returns when it has answered, after a second at the latest."""
         await self.risk_gate.quotes.ask_and_wait(wanted)
+
+    async def read_volumes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Decimal]:
+        """What the market usually trades of each in a bar, of those of which the broker tells it. Raises BrokerError, TimeoutError."""
+        broker = self._connection.broker
+        return await self._connection.ask(broker.usual_volumes(instruments)) if isinstance(broker, TellsVolume) else {}
 
     def takes(self, tif: Tif) -> bool:
         """Whether the broker knows that time in force."""

@@ -839,6 +839,7 @@ def test_a_book_of_before_contract_facts_were_kept_goes_on(tmp_path: Path) -> No
     with closing(sqlite3.connect(path)) as db, db:
         for column in ("con_id", "trading_class", "isin", "is_protective", "link", "display_quantity"):
             db.execute(f"ALTER TABLE orders DROP COLUMN {column}")
+        db.execute("ALTER TABLE fills DROP COLUMN market_volume")
         db.execute("PRAGMA user_version = 1")
     facts = replace(silver, multiplier=Decimal(5000), trading_class="SI", con_id=7, isin="US78462F1030")
     for _ in range(2):
@@ -872,6 +873,7 @@ def test_a_book_of_before_icebergs_goes_on(tmp_path: Path) -> None:
         book.place(bought)
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("ALTER TABLE orders DROP COLUMN display_quantity")
+        db.execute("ALTER TABLE fills DROP COLUMN market_volume")
         db.execute("PRAGMA user_version = 3")
     with closing(PaperExchange(path, account_id="acc", market=Market())) as book:
         (old,) = book.orders("old")
@@ -901,3 +903,15 @@ def test_what_is_shown_in_part_fills_part_by_part(tmp_path: Path, shown: str, pa
         assert report.status is ReportStatus.FILLED
         with pytest.raises(OrderRefused, match="displayed quantity"):
             book.place(replace(iceberg, client_order_id="all", display_quantity=Decimal(25)))
+
+
+def test_a_book_of_before_volumes_were_kept_goes_on_with_its_fills(path: Path, clock: HandClock) -> None:
+    with closing(opened(path, clock)) as book:
+        book.place(ticket())
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("ALTER TABLE fills DROP COLUMN market_volume")
+        db.execute("ALTER TABLE orders DROP COLUMN display_quantity")
+        db.execute("PRAGMA user_version = 3")
+    for _ in range(2):
+        with closing(opened(path, clock)) as book:
+            assert [fill.market_volume for fill in book.orders()[0].fills] == [None]

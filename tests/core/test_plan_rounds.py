@@ -154,6 +154,51 @@ def test_an_order_as_large_as_the_venue_allows_stays_on_its_rung_while_it_fills(
     assert (life.release(), life.at.state) == ([], PlanState.COMPLETED)
 
 
+def test_a_rung_takes_no_more_than_its_part_of_what_is_usually_traded_and_the_next_slice_stays_on_it() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}), replace(EMERGENCY, usual_volume=Decimal(150)), A=100)
+    seen = []
+    for filled in (45, 20, 35):
+        (only,) = life.release()
+        seen.append((only.rung, only.quantity, only.is_followed))
+        assert life.release() == []
+        life.end(only, filled)
+    assert seen == [(0, 45, True), (0, 45, True), (1, 35, True)]
+    assert (life.release(), life.at.state) == ([], PlanState.COMPLETED)
+
+
+@pytest.mark.parametrize(("stance", "part"), [(Aggressiveness.PASSIVE, 15), (Aggressiveness.URGENT, 60)])
+def test_a_reduction_is_sent_in_slices_of_its_stance_one_at_a_time(stance: Aggressiveness, part: int) -> None:
+    calm = Conduct(stance=stance, price=Decimal(100), usual_volume=Decimal(300))
+    life = Life(a_plan({"A": 100}, {"A": 0}), calm, A=100)
+    left = 100
+    while left:
+        (only,) = life.release()
+        assert (only.quantity, life.release()) == (min(part, left), [])
+        left -= int(only.quantity)
+        life.end(only, only.quantity)
+    assert (life.release(), life.at.state) == ([], PlanState.COMPLETED)
+
+
+def test_a_slice_that_does_not_fill_whole_ends_a_leg_that_has_no_ladder() -> None:
+    urgent = Conduct(stance=Aggressiveness.URGENT, price=Decimal(100), usual_volume=Decimal(300))
+    life = Life(a_plan({"A": 100}, {"A": 0}), urgent, A=100)
+    life.end(life.release()[0], 59)
+    (nothing,) = life.release()
+    assert (nothing.quantity, nothing.reason) == (0, LegReason.SLICE_UNFILLED)
+    assert life.release() == []
+    (leg,) = life.at.legs
+    assert (leg.state, leg.reason, life.at.residuals) == (LegState.SHORT, LegReason.SLICE_UNFILLED, {"A|STOCK": -41})
+
+
+def test_a_slice_is_a_lot_at_least_and_where_no_volume_is_known_all_is_sent() -> None:
+    little = Life(a_plan({"A": 100}, {"A": 0}), replace(EMERGENCY, usual_volume=Decimal(2)), A=100)
+    assert [each.quantity for each in little.release()] == [1]
+    unknown = Life(a_plan({"A": 100}, {"A": 0}), EMERGENCY, A=100)
+    assert [each.quantity for each in unknown.release()] == [100]
+    as_planned = Life(a_plan({"A": 100}, {"A": 0}), Conduct(usual_volume=Decimal(2)), A=100)
+    assert [each.quantity for each in as_planned.release()] == [100]
+
+
 def test_a_late_fill_of_the_order_before_makes_the_next_one_smaller() -> None:
     life = Life(a_plan({"A": 100}, {"A": 0}), EMERGENCY, A=100)
     life.end(life.release()[0], 0)

@@ -1,4 +1,4 @@
-"""The real service with the real adapters: one order's journeys at the mock, at IBKR and at Zerodha, judged by the broker's own book."""
+"""The real service with the real adapters: one order's journeys at each broker, judged by the broker's own book."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def venue(request: pytest.FixtureRequest, stage: VenueStage) -> Iterator[Venue]:
 @pytest.fixture
 def gateway(venue: Venue) -> GatewayVenue:
     if not isinstance(venue, GatewayVenue):
-        pytest.skip("the mock broker has no gateway")
+        pytest.skip("the broker has no gateway: its adapter keeps the book")
     return venue
 
 

@@ -132,7 +132,7 @@ def test_exit_after_a_square_off_at_zerodha_opens_no_short(
 @pytest.mark.parametrize("broker", BROKERS)
 def test_exit_after_too_much_was_sold_by_hand_goes_no_further(stage: VenueStage, broker: str) -> None:
     venue = stage.venues[broker]
-    symbol = {"zerodha": "RELIANCE", "binance": "BTCUSDT"}.get(broker, "QQQ")
+    symbol = {"zerodha": "RELIANCE", "binance": "BTCUSDT", "simulated": "APART"}.get(broker, "QQQ")
     entry = stage.body(venue, symbol=symbol, strategy_name="Much", order_type="MARKET", limit_price=None, tif=None)
     stage.publish(entry)
     stage.wait(entry, "FILLED", within=PATIENCE)

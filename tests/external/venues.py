@@ -15,8 +15,6 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from brokers.base import Tif
-from brokers.paper.exchange import PaperExchange
-from brokers.paper.model import Market
 from brokers.registry import manifests
 from simulators import control
 from simulators.catalogue import simulator_of
@@ -25,14 +23,11 @@ from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import Server, Service, free_port, wide_limits
 from tests.waits import wait_until
 
-BROKERS = tuple(
-    name
-    for name, manifest in manifests().items()
-    if manifest.simulator is not None and not manifest.is_for_training_alone
-)
-"""At which orders leave the process, or may be told to; a market of the past has neither a way to break nor a time to wait."""
+BROKERS = tuple(name for name, manifest in manifests().items() if manifest.simulator is not None)
 PLAYED_EACH_TIME = (
-    BROKERS if os.environ.get("EVERY_BROKER") else tuple(b for b in BROKERS if b not in ("alpaca", "binance"))
+    BROKERS
+    if os.environ.get("EVERY_BROKER")
+    else tuple(b for b in BROKERS if b not in ("alpaca", "binance", "simulated"))
 )
 """Where every run of the tests plays faults, crashes, outages and the demo. EVERY_BROKER=1 plays them at all, and so does
 `make faults`; the contract suite, and the service at each broker, are always for all."""
@@ -74,8 +69,9 @@ class BookVenue(Venue):
 
     def __init__(self, name: str, service: Service) -> None:
         super().__init__(name)
-        path = service.data_dir / simulator_of(name).book
-        self._book = PaperExchange(path, account_id=self.account_id, market=Market())
+        open_book = simulator_of(name).open_book
+        assert open_book is not None
+        self._book = open_book(service.data_dir, self.account_id)
 
     def do(self, what: str, **wish: object) -> Mapping[str, Any]:
         control.carry_out(control.book_commands(self._book), {"do": what, **wish})
@@ -185,7 +181,7 @@ def accounts_file(ports: Mapping[str, int], folder: Path, token_file: Path) -> s
     for broker in BROKERS:
         simulator = simulator_of(broker)
         place = Place(address=simulator.address_at(ports[broker]), folder=folder)
-        keys = {**simulator.account(place), **simulator.hasty, **simulator.short_search}
+        keys = {**simulator.test_account(place), **simulator.hasty, **simulator.short_search}
         tables.append(account_table(account_id_at(broker), {"broker": broker, **keys}))
     limited = {
         "broker": "zerodha",

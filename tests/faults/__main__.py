@@ -23,7 +23,8 @@ from rich.console import Console
 from brokers.registry import manifests
 from tests.external.long_run import ending_with_all
 from tests.external.venues import BROKERS
-from tests.faults import priced as priced  # enters its scenarios into the table, and so does the next
+from tests.faults import historical as historical  # enters its scenarios into the table, and so do the next two
+from tests.faults import priced as priced
 from tests.faults import protected as protected
 from tests.faults import table
 from tests.faults.crashes import (
@@ -198,6 +199,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"kills and freezes for each number of processes at each broker; default {REPLICA_ROUNDS}",
     )
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help=f"jobs side by side; default {AT_ONCE}")
+    parser.add_argument(
+        "--left-out", action="store_true", help="only say which scenarios are not played at which broker, and why"
+    )
     parser.add_argument("--markdown", type=Path, help="a file for the table")
     parser.add_argument("--table", type=Path, help="a page that has a place for the table, such as docs/reliability.md")
     return parser.parse_args(arguments)
@@ -206,6 +210,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parsed(arguments)
     console = Console(width=140)
+    if options.left_out:
+        for broker in options.broker or BROKERS:
+            for each in SCENARIOS.values():
+                why = each.why_not(broker)
+                if why is not None:
+                    console.print(f"{broker:10} {each.name}: {why}", markup=False, highlight=False)
+        return 0
     outcomes: list[Outcome] = []
     telling = threading.Lock()
     began = time.monotonic()

@@ -143,7 +143,8 @@ class Outage:
 
 
 class Extent(StrEnum):
-    """How many outages: all; or those of a broker's own at each broker and the others only at the one that stands in for all."""
+    """How many outages: all; or those of a broker's own at each broker and the others only at the one that stands in for all. A broker that no
+    connection leads to has none of its own: there the quick ones are played."""
 
     QUICK = "quick"
     USUAL = "usual"
@@ -206,6 +207,8 @@ def chosen_outages(broker: str, extent: Extent) -> Sequence[Outage]:
         case Extent.QUICK:
             return quick_outages(broker)
         case Extent.USUAL:
+            if not simulator_of(broker).has_connections and not manifests()[broker].is_stand_in:
+                return QUICK_OUTAGES[stand_in().name]
             return [
                 each for each in all_outages(broker) if manifests()[broker].is_stand_in or Part.BROKER in each.parts
             ]

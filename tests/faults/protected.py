@@ -23,7 +23,7 @@ from tests.waits import wait_until
 ZERO = Decimal(0)
 STOP, TARGET, CLOSE = ProtectiveRole.STOP, ProtectiveRole.TARGET, ProtectiveRole.CLOSE
 STOP_PRICE, TARGET_PRICE = "90.25", "120.25"
-LINKING = ("mock", "ibkr")
+LINKING = ("mock", "ibkr", "simulated")
 """Brokers where stop and target rest together."""
 STOP_PASSED = {
     "mock": "The price is through the stop already",
@@ -192,7 +192,9 @@ def while_dead(position: Position) -> Iterator[None]:
 
 def entered(play: Play, filled: int | None = 10, **more: Any) -> Position:
     """An entry of 10 with a stop, of which so much has filled, and of something that nothing else of the stage trades."""
-    named = simulator_of(play.broker).symbols[1] if play.broker in OF_A_LIST else f"P{uuid.uuid4().hex[:7].upper()}"
+    simulator = simulator_of(play.broker)
+    is_of_list = simulator.apart or play.broker in OF_A_LIST
+    named = simulator.symbols[1] if is_of_list else f"P{uuid.uuid4().hex[:7].upper()}"
     entry = play.order(**{"symbol": named, "stop_loss": STOP_PRICE} | more)
     position = Position(play, {"symbol": named}, [entry])
     play.also_judged.append(position.disagreements)

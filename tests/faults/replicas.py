@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import random
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from tests.faults.stage import (
     ENTRY,
     LOOK_SECONDS,
     Lane,
+    LaneOfBook,
     Outcome,
     Play,
     Signal,
@@ -46,6 +48,7 @@ def fleets_at(broker: str) -> Sequence[int]:
 
 
 ACCOUNTS = 2
+LONGEST_WRITE_SECONDS = 3.0
 AWAKE_SECONDS = 5.0
 """So long after its return nobody decides: what a frozen process was about to send leaves as soon as it wakes."""
 
@@ -203,7 +206,11 @@ def _play(fleet: Fleet, round_: Round, outcome: Outcome) -> None:
         )
         outcome.take_over_seconds = time.monotonic() - struck
         for play, order in zip(plays, resting, strict=True):
-            if wait_until(lambda p=play, o=order: p.at_broker(o) or _is_doubted(p, o), "it is placed", within=60.0):  # type: ignore[misc]
+            if wait_until(
+                lambda p=play, o=order: p.at_broker(o) or _is_doubted(p, o) or is_locked(p),  # type: ignore[misc]
+                "it is placed",
+                within=60.0,
+            ) and not is_locked(play):
                 _fill(play, order)
         time.sleep(round_.after_seconds)
     finally:
@@ -268,6 +275,22 @@ def expected(broker: str, deed: Deed) -> Placed:
         tells(broker, Fact.IDS_OF_A_CONNECTION) and deed is Deed.FROZEN
     )
     return Placed.ONCE_OR_DOUBTED if is_doubtful else Placed.ONCE
+
+
+def is_locked(play: Play) -> bool:
+    """Whether the book is a file that the victim was frozen in the midst of writing to: then nobody trades the account until it wakes, and nothing
+    can be demanded before. Who lives holds the lock for milliseconds."""
+    if not isinstance(play.venue, LaneOfBook):
+        return False
+    with contextlib.closing(
+        sqlite3.connect(play.venue.path, timeout=LONGEST_WRITE_SECONDS, isolation_level=None)
+    ) as db:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        db.execute("ROLLBACK")
+    return False
 
 
 def _is_doubted(play: Play, order: Signal) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -68,11 +68,21 @@ class Scenario:
     within_seconds: float = 45.0
 
     def is_for(self, broker: str) -> bool:
-        return (
-            (not self.brokers or broker in self.brokers)
-            and self.needs <= manifests()[broker].facts
-            and (not self.breaks_connections or simulator_of(broker).has_connections)
-        )
+        return self.why_not(broker) is None
+
+    def why_not(self, broker: str) -> str | None:
+        """Why it is not played there; None: it is."""
+        known = LEFT_OUT.get(broker, {}).get(self.name)
+        if known is not None:
+            return known
+        if self.brokers and broker not in self.brokers:
+            return f"it is about {' and '.join(self.brokers)}"
+        missing = sorted(self.needs - manifests()[broker].facts)
+        if missing:
+            return f"not so there: {', '.join(missing)}"
+        if self.breaks_connections and not simulator_of(broker).has_connections:
+            return "there is no connection that could break"
+        return None
 
     def is_alone(self, broker: str) -> bool:
         if self.alone == GATEWAYS:
@@ -81,6 +91,13 @@ class Scenario:
 
 
 SCENARIOS: dict[str, Scenario] = {}
+LEFT_OUT: Mapping[str, Mapping[str, str]] = {
+    "simulated": {
+        "late_commission": "a fill on historical bars has its commission from the first",
+        "stop_refused_since_the_price_is_through_it": "a stop that the price has passed is taken, and filled at the next open",
+    },
+}
+"""By broker and scenario: why what would fit is not played there."""
 
 
 def scenario(

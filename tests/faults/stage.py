@@ -21,7 +21,6 @@ from google.api_core.exceptions import GoogleAPIError
 import brokers
 from brokers.manifest import Fact
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.model import Market
 from brokers.registry import manifests
 from execution_service.core.orders.request import Identity, Purpose
 from simulators import control
@@ -61,6 +60,10 @@ class NotPublished(Exception):
 
 class LaneOfBook(Venue):
     """One account's view of a book that the service's own adapter keeps."""
+
+    @property
+    def path(self) -> Path:
+        return self._book.path
 
     def __init__(self, broker: str, book: PaperExchange, account_id: str) -> None:
         self.broker = broker
@@ -292,7 +295,9 @@ class Play:
             f"{signal.signal_id} is {' or '.join(statuses or FINAL)}",
             within=within,
             pause=LOOK_SECONDS,
-            more=lambda: str((self.record(signal) or {}).get("status")),
+            more=lambda: (
+                f"{(self.record(signal) or {}).get('status')}, last {(self.record(signal) or {}).get('events', [])[-2:]}"
+            ),
         )
         self.trouble_ended = time.monotonic()
 
@@ -443,7 +448,7 @@ def accounts_file(
     parts = []
     for number, account_id in enumerate(account_ids, start=1):
         place = Place(address=simulator.address_at(port), folder=folder, number=number)
-        keys = {"broker": broker, **simulator.account(place), **simulator.hasty, **(more or {})}
+        keys = {"broker": broker, **simulator.test_account(place), **simulator.hasty, **(more or {})}
         parts.append(account_table(account_id, keys))
     return "\n".join(parts)
 
@@ -465,9 +470,10 @@ def keeps_its_book(broker: str) -> bool:
 
 def lanes_of_book(stack: contextlib.ExitStack, broker: str, data_dir: Path, account_ids: Sequence[str]) -> list[Venue]:
     """Each account's view of the adapter's own book in this folder."""
+    open_book = simulator_of(broker).open_book
+    assert open_book is not None
     data_dir.mkdir(parents=True, exist_ok=True)
-    path = data_dir / simulator_of(broker).book
-    books = [PaperExchange(path, account_id=each, market=Market()) for each in account_ids]
+    books = [open_book(data_dir, each) for each in account_ids]
     for book in books:
         stack.callback(book.close)
     return [LaneOfBook(broker, book, account_id) for book, account_id in zip(books, account_ids, strict=True)]

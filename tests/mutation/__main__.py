@@ -54,6 +54,7 @@ USUAL_MODULES = tuple(name for name in MODULES if not name.startswith(("risk_", 
 explained yet; the matcher has tests of its own."""
 TESTS = ("tests/core", "tests/test_docs.py")
 MATCHER_TESTS = (
+    "tests/simulated/test_kernel.py",
     "tests/simulated/test_matching.py",
     "tests/simulated/test_money.py",
     "tests/simulated/test_matching_properties.py",

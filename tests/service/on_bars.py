@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from brokers.base import Instrument
 from brokers.paper.broker import Venue
 from brokers.simulated.adapter import Configuration, SimulatedBroker
 from brokers.simulated.clock import MarketClock
@@ -40,6 +42,9 @@ class GatedMarket(GatedBroker):
     def __init__(self, world: BarsWorld, inner: Any) -> None:
         super().__init__(inner, world.gate, world.broker_faults, world.broker_calls, None, world.reservations)
         self._world = world
+
+    async def usual_volumes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Decimal]:
+        return await self._pass("usual_volumes", "", lambda: self.inner.usual_volumes(instruments))
 
     async def wants_to_move(self) -> bool:
         return await self._pass("wants_to_move", "", self.inner.wants_to_move)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from brokers.base import Instrument
+from brokers.base import Instrument, Side
 from brokers.paper.model import PaperOrder
 from brokers.simulated.adapter import Configuration, read_past
 from execution_service.core.orders.status import Status
 from execution_service.core.planning.targets import Mode, Target, TargetPositions
+from execution_service.core.quality.order_quality import order_quality
 from simulation.orders import OrderReader
 from simulation.positions import SMALLEST_SHARE
 from simulation.run import Result, simulate_orders
@@ -49,6 +50,35 @@ async def test_an_order_fills_at_the_next_open_and_the_market_stands_when_nobody
         await world.run(60)
         assert fills_of(world, "second") == [("5", "11.00", "2024-01-02")]
         assert world.exchange.historical.time.date().isoformat() == "2024-01-03"
+
+
+async def test_the_record_of_a_fill_tells_its_share_of_what_the_bars_traded(tmp_path: Path) -> None:
+    async with world_on(tmp_path, RISING, DAILY.replace("participation = 1", "participation = 0.01")) as world:
+        world.send("first", symbol="A", quantity=15, tif="GTC")
+        await world.run(2)
+        to_the_end(world)
+        await world.run(10)
+        assert [quantity for quantity, _, _ in fills_of(world, "first")] == ["10", "5"]
+        assert order_quality(world.record("first")).share_of_volume == Decimal(15) / 2000
+
+
+@pytest.mark.parametrize(("stance", "parts"), [("URGENT", ["200", "200", "100"]), ("EMERGENCY", ["300", "200"])])
+async def test_a_reduction_takes_no_more_at_once_than_the_part_of_its_stance_of_what_the_bars_trade(
+    tmp_path: Path, stance: str, parts: list[str]
+) -> None:
+    async with world_on(tmp_path, RISING) as world:
+        world.plan("d-1", "2024-01-01T00:00:00Z", ("A", 500))
+        await world.run(120)  # until a quote is asked for again, of which there was none before the first bar
+        world.plan("d-2", "2024-01-02T00:00:00Z", ("A", 0), aggressiveness=stance)
+        await world.run(20)
+        sold = [
+            str(fill.quantity)
+            for order in sorted(world.exchange.orders(), key=lambda each: each.number)
+            if order.ticket.side is Side.SELL
+            for fill in order.fills
+        ]
+        assert sold == parts
+        audit(world)
 
 
 async def test_a_plan_in_training_reduces_first_and_increases_at_the_open_after(tmp_path: Path) -> None:

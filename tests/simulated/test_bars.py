@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from simulation import history as histories
 from simulation.__main__ import read_bars
 from simulation.bars import BarReader, History
 from simulation.orders import OrderReader
@@ -225,3 +227,23 @@ def test_a_float_off_the_tick_is_refused_by_row(tmp_path: Path) -> None:
     read_bars(tmp_path / "bars.parquet", reader, known)
     with pytest.raises(InputRefused, match=r"bars.parquet, row 3: TICK: open 10.005"):
         reader.history()
+
+
+@pytest.mark.parametrize("changed", ["bars.csv", "actions.csv"])
+def test_a_file_that_changes_while_it_is_read_is_refused_since_its_hash_would_not_be_that_of_what_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    bars, actions = tmp_path / "bars.csv", tmp_path / "actions.csv"
+    bars.write_text(f"{HEADER}\n{GOOD}\n", encoding="utf-8")
+    actions.write_text("symbol,ex_date,type,value\n", encoding="utf-8")
+    settings = settings_of(DAILY)
+    assert histories.read_history(bars, settings, actions=actions).count == 1
+    read = histories.read_actions
+
+    def read_and_changed(*arguments: Any) -> None:
+        read(*arguments)
+        (tmp_path / changed).write_text("other\n", encoding="utf-8")
+
+    monkeypatch.setattr(histories, "read_actions", read_and_changed)
+    with pytest.raises(InputRefused, match=f"{changed}: CHANGED"):
+        histories.read_history(bars, settings, actions=actions)

@@ -99,6 +99,16 @@ def test_nothing_fills_until_the_market_moves_and_then_at_its_open(tmp_path: Pat
         assert not exchange.waits
 
 
+def test_a_fill_tells_what_the_market_traded_in_its_bar_over_a_restart_too(tmp_path: Path) -> None:
+    rows = [("A", 1, "10 10 10 10 1000"), ("A", 2, "10 10 10 10 75")]
+    with opened(tmp_path, past_of(rows, participation="0.02")) as exchange:
+        exchange.place(ticket("t1", quantity=21, tif=Tif.GTC))
+        move(exchange, 2)
+        assert [(fill.quantity, fill.market_volume) for fill in told(exchange, "t1").fills] == [(20, 1000), (1, 75)]
+    with opened(tmp_path, past_of(rows, participation="0.02")) as exchange:
+        assert [fill.market_volume for fill in told(exchange, "t1").fills] == [1000, 75]
+
+
 def test_the_same_tag_is_taken_once_for_ever(tmp_path: Path) -> None:
     with opened(tmp_path, past_of()) as exchange:
         exchange.place(ticket("t1"))

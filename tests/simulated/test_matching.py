@@ -151,6 +151,11 @@ def test_what_only_the_close_decides_comes_last_and_by_arrival() -> None:
     assert fills(result) == [("o5", 10, 99), ("o1", 10, 99), ("o2", 10, 99), ("o3", 5, 99)]
 
 
+def test_of_two_that_only_the_close_decides_the_earlier_comes_first_whichever_was_triggered_first() -> None:
+    orders = ["BUY 10 STOP_LIMIT stop=102 limit=99", "BUY 10 STOP_LIMIT stop=101 limit=99"]
+    assert fills(simulated(["100 105 98 98.50 15"], orders)) == [("o1", 10, 99), ("o2", 5, 99)]
+
+
 def test_one_bar_has_one_pool_for_all_orders_and_the_rest_goes_on_at_the_next_open() -> None:
     bars = ["100 100 100 100 1000", "101 101 101 101 1000"]
     result = simulated(bars, ["SELL 30 MARKET tif=GTC", "BUY 90 MARKET tif=GTC"], participation="0.1")
@@ -265,6 +270,17 @@ def test_a_partner_that_has_ended_stays_as_it_ended() -> None:
     assert ends(simulated([CALM, "99 99 98 99"], orders)) == ["EXPIRED DAY_ENDED", "FILLED"]
 
 
+def test_a_partner_that_the_open_has_ended_is_not_looked_at_in_that_bar_again() -> None:
+    orders = ["BUY 10 MARKET oco=x tif=IOC", "SELL 10 STOP stop=95 oco=x tif=IOC"]
+    assert ends(simulated([CALM], orders)) == ["FILLED", "CANCELLED OCO"]
+
+
+def test_what_the_open_has_filled_whole_makes_nothing_a_matter_of_the_path() -> None:
+    orders = ["BUY 4 LIMIT limit=101 oco=x", "BUY 10 STOP stop=106 oco=x"]
+    result = simulated(["100 107 94 100"], orders)
+    assert (fills(result), reasons(result)) == ([("o1", 4, 100), ("o2", 6, 106)], ["open", "stop"])
+
+
 def test_only_a_partner_within_reach_makes_it_a_matter_of_the_path() -> None:
     orders = ["BUY 10 STOP stop=105 oco=x", "BUY 10 LIMIT limit=98.50 oco=x", "BUY 10 STOP stop=99.50"]
     assert reasons(simulated(["99 100 98 99"], orders)) == ["stop", "limit"]
@@ -274,6 +290,13 @@ def test_a_partial_fill_is_taken_off_the_partner() -> None:
     bars = ["100 107 99 100 60", "100 101 94 95 100"]
     orders = ["SELL 100 LIMIT limit=106 oco=x tif=GTC", "SELL 100 STOP stop=95 oco=x tif=GTC"]
     assert fills(simulated(bars, orders)) == [("o1", 60, 106), ("o2", 40, 95)]
+
+
+def test_a_reverse_split_counts_in_a_bar_that_touches_nothing() -> None:
+    orders = ["BUY 100 MARKET", "SELL 100 STOP stop=50 tif=GTC at=2", "SELL 20 MARKET reduce_only=1 at=4"]
+    result = simulated([CALM] * 4, orders, actions="A,2024-01-03,split,1/10\n")
+    assert ends(result) == ["FILLED", "CANCELLED CORPORATE_ACTION", "CANCELLED REDUCE_ONLY"]
+    assert fills(result)[1:] == [("o3", 10, 99)]
 
 
 # --- slippage -------------------------------------------------------------------------------------------------------

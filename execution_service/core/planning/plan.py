@@ -65,6 +65,8 @@ class LegReason(StrEnum):
     """A kill switch at halt lets nothing leave; what waited is not sent later either."""
     OUTSIDE_COLLAR = "OUTSIDE_COLLAR"
     """The market was beyond the widest collar."""
+    SLICE_UNFILLED = "SLICE_UNFILLED"
+    """An order that was bounded by what the market trades did not fill whole, and there is no further rung: the rest is not sent."""
 
 
 ON_MARGIN = frozenset({AssetClass.FUTURE, AssetClass.FOREX, AssetClass.CFD})

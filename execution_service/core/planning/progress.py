@@ -17,7 +17,15 @@ from execution_service.core.planning.facts import ONE
 from execution_service.core.planning.plan import Leg, LegReason, LegState, Phase, Plan, signal_id_of
 from execution_service.core.planning.quantities import Increase, affordable, slices_of
 from execution_service.core.planning.targets import Aggressiveness
-from execution_service.core.planning.terms import AS_PLANNED, AT_MARKET, Conduct, Terms, choose, is_too_tame
+from execution_service.core.planning.terms import (
+    AS_PLANNED,
+    AT_MARKET,
+    Conduct,
+    Terms,
+    choose,
+    is_too_tame,
+    most_at_once,
+)
 
 NO_CONDUCT: Mapping[int, Conduct] = MappingProxyType({})
 """Every leg is sent as the plan says."""
@@ -322,13 +330,15 @@ def _of_reduction(
     if isinstance(chosen, LegReason):
         yield _release(plan, leg, 0, ZERO, now, reason=chosen)
         return
-    available, is_ladder = _available(leg, held), conduct.stance is Aggressiveness.EMERGENCY
-    parts = (min(leg.quantity, leg.max_quantity or leg.quantity),) if is_ladder else leg.slices
+    available, first = _available(leg, held), _first_order(leg, leg.quantity, conduct)
+    # One order at a time: on the ladder, and where all of it were more than its part of what the market trades.
+    is_single = conduct.stance is Aggressiveness.EMERGENCY or most_at_once(conduct, leg.lot) == first
+    parts = (first,) if is_single else leg.slices
     for child, wanted in enumerate(parts):
         quantity = min(wanted, available)
         available -= quantity
         if quantity or not child:
-            is_followed = chosen.is_followed or (is_ladder and quantity < leg.quantity)
+            is_followed = chosen.is_followed or (is_single and quantity < leg.quantity)
             made = _release(plan, leg, child, quantity, now, terms=chosen.terms, stance=conduct.stance)
             yield replace(made, is_followed=is_followed and bool(quantity))
 
@@ -348,15 +358,23 @@ def _follower(
     if conduct.stance is Aggressiveness.EMERGENCY and last.stance is Aggressiveness.EMERGENCY:
         # One that filled whole was only as large as the venue allows.
         rung = last.rung if at.to_follow[leg.number] else last.rung + 1
+    elif conduct.stance is last.stance and not at.to_follow[leg.number]:
+        return _release(at.plan, leg, child, ZERO, now, reason=LegReason.SLICE_UNFILLED)
     chosen = choose(conduct, leg.side, leg.phase, rung)
     if isinstance(chosen, LegReason):
         return _release(at.plan, leg, child, ZERO, now, reason=chosen)
     left = min(leg.quantity - at.filled[leg.number], _available(leg, held))
-    quantity = min(left, leg.max_quantity or left)
+    quantity = _first_order(leg, left, conduct)
     if not quantity:
         return _release(at.plan, leg, child, ZERO, now, reason=LegReason.NOTHING_HELD)
     made = _release(at.plan, leg, child, quantity, now, terms=chosen.terms, stance=conduct.stance)
     return replace(made, rung=rung, is_followed=chosen.is_followed or quantity < left)
+
+
+def _first_order(leg: Leg, left: Decimal, conduct: Conduct) -> Decimal:
+    """How much of what is left one order takes: no more than the venue allows, and than its part of what the market trades."""
+    bounds = (left, leg.max_quantity, most_at_once(conduct, leg.lot))
+    return min(bound for bound in bounds if bound is not None)
 
 
 def _of_increases(

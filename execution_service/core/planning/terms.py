@@ -6,13 +6,16 @@ cent. EMERGENCY increases nothing, and reduces by a ladder of collars: each limi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
+from types import MappingProxyType
 
 from brokers.base import OrderType, Side, Tif
 from execution_service.core.exact import EXACT
 from execution_service.core.planning.facts import ONE
 from execution_service.core.planning.plan import LegReason, Phase
+from execution_service.core.planning.quantities import whole_lots
 from execution_service.core.planning.targets import Aggressiveness
 
 URGENT_COLLAR = Decimal("0.005")
@@ -22,6 +25,14 @@ RUNG_SECONDS = 15
 """So long an order of the ladder works before what it leaves goes to the next rung."""
 TAKE_SECONDS = 5
 """So long an URGENT order works where the broker knows no immediate-or-cancel."""
+PARTICIPATION: Mapping[Aggressiveness, Decimal] = MappingProxyType(
+    {
+        Aggressiveness.PASSIVE: Decimal("0.05"),
+        Aggressiveness.URGENT: Decimal("0.2"),
+        Aggressiveness.EMERGENCY: Decimal("0.3"),
+    }
+)
+"""How much of what is usually traded one order may be. NORMAL has no bound: as the plan says."""
 _DIGITS = 5
 """A limit has at least so many significant digits, and two decimals; the broker's package fits it to the tick."""
 _URGENCY = {
@@ -64,6 +75,8 @@ class Conduct:
     """The broker knows immediate-or-cancel."""
     may_use_market: bool = False
     """The account's settings allow a market order at the ladder's end."""
+    usual_volume: Decimal | None = None
+    """What the whole market usually trades in a bar; None: nobody says, and orders are not bounded by it."""
 
 
 AS_PLANNED = Conduct()
@@ -117,6 +130,14 @@ def _of_ladder(conduct: Conduct, side: Side, rung: int) -> Chosen | LegReason:
         return Chosen(terms=AT_MARKET)
     is_market = conduct.may_use_market and rung == len(EMERGENCY_COLLARS)
     return Chosen(terms=AT_MARKET) if is_market else LegReason.OUTSIDE_COLLAR
+
+
+def most_at_once(conduct: Conduct, lot: Decimal) -> Decimal | None:
+    """How much one order may be, in whole lots, one at least; None: there is no bound."""
+    part = PARTICIPATION.get(conduct.stance)
+    if part is None or conduct.usual_volume is None:
+        return None
+    return max(lot, whole_lots(part * conduct.usual_volume, lot))
 
 
 def is_too_tame(stance: Aggressiveness, now: Aggressiveness) -> bool:

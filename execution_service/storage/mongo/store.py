@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 from functools import partial
+from typing import Protocol
 
 import pymongo
 
@@ -47,6 +48,13 @@ QUERY_THREADS = 2
 """For those who only look: however many ask, no more of the server's time and of the interpreter's is theirs."""
 
 
+class NotesComplete(Protocol):
+    """Who has to know when all tables of a private server are made."""
+
+    def note_complete(self) -> None:
+        """They are, and nothing is stored in them yet."""
+
+
 class MongoStore(
     MongoQueries,
     MongoOrders,
@@ -79,6 +87,7 @@ class MongoStore(
         urgent_threads: Blocking | None = None,
         query_threads: Blocking | None = None,
         is_private: bool = False,
+        private_tables: NotesComplete | None = None,
     ) -> None:
         """`commit_threads` write the record updates, for which orders wait on their way to the broker. `urgent_threads` serve commands
         and wishes to cancel, which must not wait behind a burst of orders. `query_threads` answer those who only look.
@@ -108,6 +117,7 @@ class MongoStore(
         super().__init__(place)
         self._client = client
         self._is_private = is_private
+        self._private_tables = private_tables
 
     async def open(self) -> None:
         """Finds out what the server can do and makes the indexes that are missing. Raises StoreUnavailable."""
@@ -118,6 +128,8 @@ class MongoStore(
         self._has_transactions = self._is_private and "setName" in hello
         if self._has_transactions:
             await self._calls.ask(self._make_tables)
+        if self._private_tables is not None:
+            self._private_tables.note_complete()
         self._commits.open(has_transactions=self._has_transactions)
 
     def _make_tables(self) -> None:
@@ -155,9 +167,12 @@ class MongoStore(
         self._unreadable.told(some)
 
 
-def mongo_store(uri: str, database: str, *, nonce: str, clock: Clock, is_private: bool) -> MongoStore:
-    """The store of a running service, with a client and threads of its own; not open yet. `is_private` as in MongoStore: the embedded store,
-    which has one writer. Raises StoreUnavailable for an address that is unusable."""
+def mongo_store(
+    uri: str, database: str, *, nonce: str, clock: Clock, private_tables: NotesComplete | None
+) -> MongoStore:
+    """The store of a running service, with a client and threads of its own; not open yet. `private_tables`: those of the embedded store, which has
+    one writer. Raises StoreUnavailable for an address that is unusable."""
+    is_private = private_tables is not None
     return MongoStore(
         connect(uri),
         database,
@@ -168,4 +183,5 @@ def mongo_store(uri: str, database: str, *, nonce: str, clock: Clock, is_private
         urgent_threads=ThreadPool("store-urgent", 1),
         query_threads=ThreadPool("store-queries", QUERY_THREADS),
         is_private=is_private,
+        private_tables=private_tables,
     )
