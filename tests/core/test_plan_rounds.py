@@ -32,7 +32,9 @@ from execution_service.core.planning.rounds import (
     exposure,
     next_round,
     reasons_not_reached,
+    settings_of_round,
     targets_of_round,
+    wants_equity,
 )
 from execution_service.core.planning.targets import (
     Aggressiveness,
@@ -397,23 +399,82 @@ def test_the_way_back_aims_at_what_was_held() -> None:
     assert back.valid_until is None
 
 
-@pytest.mark.parametrize(
-    ("held", "aim"),
-    [
-        (20, 0),  # as the plan left it
-        (120, 100),  # others have bought since: theirs is left alone
-        (5, 0),  # others have sold of it: the way back opens no short position
-        (-30, -50),  # others have gone short by more
-    ],
-)
-def test_the_way_back_trades_back_what_filled_and_nothing_else(held: int, aim: int) -> None:
+@pytest.mark.parametrize(("before", "target", "filled", "held", "aim"), [
+    (0, 100, ["20"], "20", "0"),  # as the plan left it
+    (0, 100, ["20"], "120", "100"),  # others have bought since: theirs is left alone
+    (0, 100, ["20"], "5", "0"),  # others have sold of it: the way back opens no short position
+    (0, 100, ["20"], "0", "0"),  # others have sold all of it
+    (0, 100, ["20"], "-30", "-50"),  # others have gone short by more
+    (0, 100, ["0.2"], "0.9", "0.7"),
+    (30, -20, ["30", "7"], "-7", "30"),
+    (30, -20, ["30", "7"], "-20", "17"),  # others have sold since
+    (30, -20, ["30", "7"], "0", "0"),  # others have bought it back: more than was held before opens nothing
+    (30, -20, ["30", "7"], "5", "42"),
+    (30, 90, ["20"], "0", "0"),  # others have closed it: there is no way back to the other side
+    (1, -1, ["0.5", "0"], "0", "0.5"),
+])  # fmt: skip
+def test_the_way_back_trades_back_what_filled_and_nothing_else(
+    before: int, target: int, filled: list[str], held: str, aim: str
+) -> None:
+    plan = a_plan({"A": before} if before else {}, {"A": target})
+    at = replace(progress(plan, {}, {}, NOW), filled=tuple(map(Decimal, filled)))
+    (back,) = targets_of_round(a_record(plan), at, RoundKind.UNWIND, {"A|STOCK": Decimal(held)}).targets
+    assert back.quantity == Decimal(aim)
+
+
+def test_a_way_back_is_gone_to_its_end_only_when_it_has_ended_and_nothing_is_left() -> None:
+    record, first = short()
+    back = record.with_round(RoundKind.UNWIND, record.first_plan)
+    done = Life(a_plan({"A": 40}, {"A": 0}), Conduct(), A=40)
+    done.end(done.release()[0], 40)
+    assert ended(back, [first, done.at]).is_unwound is True
+    rest = replace(done.at, filled=(Decimal(39),))
+    for last in (rest, replace(done.at, state=PlanState.FAILED), replace(rest, state=PlanState.PARTIAL)):
+        assert (ended(back, [first, last]).is_unwound, ended(back, [first, last]).state) == (False, PlanState.PARTIAL)
+
+
+def test_what_filled_in_any_leg_of_any_round_makes_it_partial() -> None:
+    record, first = short()
+    again = Life(a_plan({"A": 40}, {"A": 100}), Conduct(), A=40)
+    again.end(again.release()[0], 0)
+    assert again.at.state is PlanState.FAILED
+    assert ended(record.with_round(RoundKind.RETRY, record.first_plan), [first, again.at]).state is PlanState.PARTIAL
+
+
+def test_a_plan_at_work_is_followed_by_nothing() -> None:
     life = Life(a_plan({}, {"A": 100}), Conduct())
-    life.end(life.release()[0], 20)
-    (back,) = targets_of_round(a_record(life.plan, life), life.at, RoundKind.UNWIND, {"A|STOCK": Decimal(held)}).targets
-    assert back.quantity == aim
+    life.release()
+    assert next_round(a_record(life.plan, life), life.at, RETRY, NOW) is None
 
 
-@pytest.mark.parametrize("reason", [LegReason.TURNOVER, LegReason.HALTED])
+def test_what_is_done_beside_what_was_left_on_purpose_starts_no_other_round() -> None:
+    life = Life(a_plan({}, {"A": 100, "B": 50}), Conduct())
+    for each in life.release():
+        life.end(each, 100 if life.plan.leg(each.leg).instrument.symbol == "A" else 0)
+    left = replace(life.at, legs=(life.at.legs[0], replace(life.at.legs[1], reason=LegReason.HALTED)))
+    assert (left.legs[0].state, left.state) == (LegState.DONE, PlanState.PARTIAL)
+    assert next_round(a_record(life.plan, life), left, RETRY, NOW) is None
+    both = a_record(life.plan, life)
+    assert [t.instrument.symbol for t in targets_of_round(both, left, RoundKind.RETRY, {}).targets] == []
+
+
+def test_the_way_back_is_planned_whole_and_a_retry_as_the_account_plans() -> None:
+    usual = PlanSettings(band=Decimal("0.1"), max_turnover=Decimal(1), slices=3)
+    for kind in (RoundKind.RETRY, RoundKind.TARGETS):
+        assert settings_of_round(usual, kind) == usual
+    assert settings_of_round(usual, RoundKind.UNWIND) == PlanSettings(slices=3, is_whole=True)
+
+
+def test_only_a_retry_waits_for_an_equity_and_only_for_one_that_was_known() -> None:
+    record, _ = short()
+    assert wants_equity(record, RoundKind.RETRY, Money())
+    assert not wants_equity(record, RoundKind.RETRY, Money(equity=Decimal(1)))
+    assert not wants_equity(record, RoundKind.UNWIND, Money())
+    without = replace(record, plan=replace(record.plan, money=Money()))
+    assert not wants_equity(without, RoundKind.RETRY, Money())
+
+
+@pytest.mark.parametrize("reason", [LegReason.TURNOVER, LegReason.HALTED, LegReason.IN_BAND, LegReason.DUST])
 def test_what_was_left_on_purpose_starts_no_other_round(reason: LegReason) -> None:
     record, at = short()
     left = replace(at, legs=tuple(replace(leg, reason=reason) for leg in at.legs))

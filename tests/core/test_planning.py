@@ -40,9 +40,12 @@ from execution_service.core.planning.targets import (
     ExpectedHolding,
     Mode,
     PlanRefused,
+    Refusal,
     RefusalCode,
     Target,
     TargetPositions,
+    on_partial_of,
+    plan_id_of,
 )
 from tests.builders import NOW
 
@@ -588,3 +591,33 @@ def test_a_change_that_is_to_be_whole_is_cut_by_nothing_but_an_emergency() -> No
     assert orders(planned(targets(("A", 103)), small, settings=whole)) == [("A", Side.BUY, 3)]
     urgent = targets(("A", 103), aggressiveness=Aggressiveness.EMERGENCY)
     assert the_leg(planned(urgent, small, settings=whole)).reason is LegReason.EMERGENCY_REDUCE_ONLY
+
+
+# --- what a list is and says ----------------------------------------------------------------------------------------
+
+
+def test_a_decision_has_one_id_for_ever() -> None:
+    assert plan_id_of("acc", "growth", "d-1") == "plan_2c820c058a78f9ce860f4518"
+    ids = {
+        plan_id_of(*parts)
+        for parts in [("a", "b", "c"), ("a", "c", "b"), ("ab", "", "c"), ("a", "b", "d"), ("x", "b", "c")]
+    }
+    assert len(ids) == 5
+
+
+def test_a_refusal_says_every_reason() -> None:
+    refusals = [Refusal(RefusalCode.EMPTY, "no targets"), Refusal(RefusalCode.WRONG_MODE, "TRAINING")]
+    assert str(PlanRefused(refusals)) == "EMPTY: no targets; WRONG_MODE: TRAINING"
+
+
+@pytest.mark.parametrize("text", ["RETRY 1", "RETRY 10", "REPORT", "UNWIND"])
+def test_what_follows_is_written_as_it_is_read(text: str) -> None:
+    assert str(on_partial_of(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["RETRY", "RETRY 0", "RETRY 11", "RETRY +3", "RETRY x", "RETRY \u0663", "REPORT ", "ask"]
+)
+def test_what_follows_is_not_guessed(text: str) -> None:
+    with pytest.raises(ValueError, match="RETRY"):
+        on_partial_of(text)
