@@ -88,6 +88,7 @@ def test_fees_are_inside() -> None:
     )
     each = Fees(per_order=D(10))
     assert bought("100", wish("a", "0", "90"), wish("b", "1", "90"), fees=each) == ["0", "1"]
+    assert bought("15", wish("a", "0", "3"), wish("b", "1", "3"), fees=each) == ["0", "1"]
     assert bought("100", wish("a", "0.5", "180", lot="0.1"), fees=each) == ["0.5"]
 
 
