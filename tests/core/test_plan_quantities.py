@@ -113,8 +113,8 @@ def test_of_equal_remainders_the_earlier_key_is_first() -> None:
 
 
 def test_remainders_are_compared_in_lots() -> None:
-    # Of 1.6 lots and 1.5 lots, and nothing for another ten of b.
-    assert bought("16.6", wish("a", "2", "1"), wish("b", "18.75", "0.8", lot="10")) == ["2", "10"]
+    # Three quarters of a lot of a, and a quarter of one of b, which is two and a half.
+    assert bought("48", wish("a", "5", "8"), wish("b", "30", "0.8", lot="10")) == ["4", "20"]
 
 
 def test_the_rest_buys_no_more_than_was_wanted_and_all_of_it_where_it_can() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brokers.base import Instrument
+from brokers.base import AssetClass, Instrument
 from execution_service.core.messages.targets import content_of, order_of, parse_targets
 from execution_service.core.planning.facts import InstrumentFacts, Money, PlanSettings
 from execution_service.core.planning.plan import LegReason, LegState, Phase, Plan, make_plan
@@ -217,6 +217,62 @@ def test_only_working_reductions_that_are_too_tame_make_way() -> None:
     assert (only.child, only.quantity, only.rung) == (1, 90, 0)
 
 
+def test_an_increase_never_makes_way_for_a_bolder_one() -> None:
+    """The verb that sets an EMERGENCY cancels it, and nothing follows it."""
+    life = Life(a_plan({}, {"A": 100}), Conduct(stance=Aggressiveness.PASSIVE, price=Decimal(100)))
+    (only,) = life.release()
+    life.outcomes[only.signal_id] = Outcome()
+    assert tame_releases(life.at, life.releases, life.outcomes, {0: EMERGENCY}) == ()
+
+
+def test_of_several_orders_of_a_leg_those_at_work_make_way_and_the_last_is_followed() -> None:
+    passive = Conduct(stance=Aggressiveness.PASSIVE, price=Decimal(100))
+    life = Life(a_plan({"A": 100, "B": 50}, {"A": 0, "B": 0}, most=40), passive, A=100, B=50)
+    first, second, third, *others = life.release()
+    life.end(first, first.quantity)
+    life.outcomes |= {each.signal_id: Outcome() for each in (second, third, *others)}
+    life.end(others[0], others[0].quantity)
+    life.end(others[1], others[1].quantity)
+    tame = tame_releases(life.at, life.releases, life.outcomes, dict.fromkeys(range(2), EMERGENCY))
+    assert tame == (second, third)
+    marked = with_followers(tuple(life.releases.values()), tame)
+    assert [r.signal_id for r in marked if r.is_followed] == [third.signal_id]
+
+
+def test_the_sequence_in_which_releases_are_kept_changes_nothing() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}), EMERGENCY, A=100)
+    life.end(life.release()[0], 30)
+    life.end(life.release()[0], 20)
+    backwards = dict(reversed(life.releases.items()))
+    assert progress(life.plan, backwards, life.outcomes, NOW) == life.at
+    assert next_releases(life.at, backwards, None, life.held, NOW, conduct={0: EMERGENCY})[0].rung == 2
+
+
+def test_what_is_void_beside_what_was_sent_ends_with_that() -> None:
+    life = Life(a_plan({"A": 80}, {"A": 0}, most=40), Conduct(), A=80)
+    sent, unsent = life.release()
+    life.releases[unsent.signal_id] = replace(unsent, is_void=True)
+    life.end(sent, 40)
+    at = progress(life.plan, life.releases, life.outcomes, NOW, is_superseded=True)
+    assert (at.state, at.legs[0].state, at.residuals) == (PlanState.SUPERSEDED, LegState.SHORT, {"A|STOCK": -40})
+
+
+def test_on_a_margin_account_increases_wait_for_their_own_close_alone() -> None:
+    life = Life(a_plan({"A": 100, "B": 30}, {"A": 0, "B": -20, "C": 5}), Conduct(), A=100, B=30)
+
+    def together() -> list[tuple[str, Phase, Decimal]]:
+        more = next_releases(life.at, life.releases, None, life.held, NOW, phases_together=True)
+        life.releases |= {each.signal_id: each for each in more}
+        legs = life.plan.legs
+        return [(legs[r.leg].instrument.symbol, legs[r.leg].phase, r.quantity) for r in more]
+
+    assert together() == [("A", Phase.REDUCE, 100), ("B", Phase.REDUCE, 30), ("C", Phase.INCREASE, 5)]
+    assert together() == []
+    close = next(r for r in life.releases.values() if r.quantity == 30)
+    life.end(close, 30)
+    assert together() == [("B", Phase.INCREASE, 20)]
+
+
 def test_a_superseded_plan_climbs_no_further() -> None:
     life = Life(a_plan({"A": 100}, {"A": 0}), EMERGENCY, A=100)
     life.end(life.release()[0], 0)
@@ -235,6 +291,13 @@ def test_what_is_void_was_never_sent() -> None:
 def test_the_cash_that_is_needed_is_that_of_increases_that_wait() -> None:
     life = Life(a_plan({"A": 100}, {"A": 0, "B": 5, "C": 7}), Conduct(), A=100)
     assert cash_needed(life.at, life.releases) == 1200
+    guarded = replace(life.plan, settings=replace(life.plan.settings, guard=Decimal("0.1")))
+    assert cash_needed(replace(life.at, plan=guarded), life.releases) == 1320
+    future = replace(life.plan.legs[2].instrument, asset_class=AssetClass.FUTURE)
+    on_margin = (*life.at.legs[:2], replace(life.at.legs[2], instrument=future))
+    assert cash_needed(replace(life.at, legs=on_margin), life.releases) == 500
+    blocked = (*life.at.legs[:2], replace(life.at.legs[2], state=LegState.BLOCKED))
+    assert cash_needed(replace(life.at, legs=blocked), life.releases) == 500
     life.end(life.release()[0], 100)
     life.release()
     assert cash_needed(life.at, life.releases) == 0
@@ -383,6 +446,15 @@ def test_a_retry_of_a_weight_without_a_price_asks_for_the_weight_again() -> None
     at = progress(plan, {}, {}, NOW)
     assert next_round(a_record(plan), at, RETRY, NOW) is not None
     assert targets_of_round(a_record(plan), at, RoundKind.RETRY, {}).targets == wanted.targets
+
+
+def test_a_weight_without_a_price_is_asked_for_again_also_where_its_holding_has_another_name() -> None:
+    named, holding = Instrument(symbol="A", exchange="NYSE"), Instrument(symbol="A")
+    wanted = replace(a_plan({}, {"B": 1}).targets, targets=(Target(instrument=named, weight=Decimal("0.1")),))
+    facts = {named.key: InstrumentFacts(instrument=holding, held=Decimal(5))}
+    plan = make_plan(wanted, facts, Money(equity=Decimal(100)), PlanSettings(), NOW)
+    again = targets_of_round(a_record(plan), progress(plan, {}, {}, NOW), RoundKind.RETRY, {})
+    assert again.targets == wanted.targets
 
 
 def test_the_way_back_aims_at_what_was_held() -> None:

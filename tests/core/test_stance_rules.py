@@ -9,9 +9,9 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import OrderType, Side, Tif
+from execution_service.core.planning import stances
 from execution_service.core.planning.plan import LegReason, Phase
 from execution_service.core.planning.stances import (
-    HALT,
     StanceChange,
     StanceRecord,
     StanceRefused,
@@ -106,8 +106,8 @@ def test_an_emergency_elsewhere_stops_nothing_here() -> None:
 
 
 def test_an_emergency_is_reduce_only_to_whoever_sends_orders() -> None:
-    stances = Stances(records=(stance(ACCOUNT, EMERGENCY), stance(ALL, URGENT)), doubtful=(STRATEGY,))
-    assert stances.switches(NOW) == (
+    known = Stances(records=(stance(ACCOUNT, EMERGENCY), stance(ALL, URGENT)), doubtful=(STRATEGY,))
+    assert known.switches(NOW) == (
         Switch(
             scope=ACCOUNT,
             version=1,
@@ -188,7 +188,7 @@ def test_of_many_changes_the_latest_hundred_are_kept() -> None:
 
 
 def test_the_words_by_which_one_is_set() -> None:
-    assert [*Aggressiveness, HALT] == ["PASSIVE", "NORMAL", "URGENT", "EMERGENCY", "HALT"]
+    assert [*Aggressiveness, stances.HALT] == ["PASSIVE", "NORMAL", "URGENT", "EMERGENCY", "HALT"]
 
 
 def test_a_stance_that_is_over_already_is_refused() -> None:

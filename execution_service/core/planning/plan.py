@@ -139,7 +139,7 @@ class Plan:
 
     def in_sequence(self) -> tuple[Leg, ...]:
         """As they are to be sent: reductions first, the largest first; then increases, likewise; ties by number."""
-        return tuple(sorted(self.legs, key=lambda leg: (leg.phase is Phase.INCREASE, -leg.notional, leg.number)))
+        return tuple(sorted(self.legs, key=lambda leg: (leg.phase is Phase.INCREASE, -leg.notional)))
 
 
 def signal_id_of(plan_id: str, leg: int, child: int) -> str:

@@ -144,11 +144,10 @@ def _all_final(mine: list[Release], outcomes: Mapping[str, Outcome]) -> bool:
 def _as_it_stands(
     leg: Leg, mine: list[Release], outcomes: Mapping[str, Outcome], filled: Decimal, is_superseded: bool
 ) -> Leg:
-    if leg.state is not LegState.WAITING or not mine:
+    released = [r for r in mine if not r.is_void]
+    if not released:
         return leg
-    sent, last = [r for r in mine if r.quantity and not r.is_void], mine[-1]
-    if not sent and any(r.is_void for r in mine):
-        return replace(leg, state=LegState.SUPERSEDED, reason=LegReason.SUPERSEDED)
+    sent, last = [r for r in released if r.quantity], released[-1]
     if not sent:
         return replace(leg, state=LegState.SKIPPED, reason=last.reason or _nothing_sent(leg))
     if not _all_final(mine, outcomes):
@@ -277,10 +276,7 @@ def with_followers(releases: Sequence[Release], replaced: Collection[Release]) -
     for release in releases:
         last[release.leg] = max(last.get(release.leg, 0), release.child)
     legs = {release.leg for release in replaced}
-    return tuple(
-        replace(r, is_followed=True) if r.leg in legs and r.child == last[r.leg] and not r.is_followed else r
-        for r in releases
-    )
+    return tuple(replace(r, is_followed=True) if r.leg in legs and r.child == last[r.leg] else r for r in releases)
 
 
 def cash_needed(at: Progress, releases: Mapping[str, Release]) -> Decimal:
@@ -302,7 +298,8 @@ def cash_needed(at: Progress, releases: Mapping[str, Release]) -> Decimal:
 
 
 def _by_notional(legs: list[Leg]) -> list[Leg]:
-    return sorted(legs, key=lambda leg: (-leg.notional, leg.number))
+    """The largest first; of one value those with the lower numbers, as they come."""
+    return sorted(legs, key=lambda leg: -leg.notional)
 
 
 def _is_ready(leg: Leg, at: Progress, held: Mapping[str, Decimal]) -> bool:
