@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from brokers.base import Instrument, OrderType
-from execution_service.core.planning.facts import InstrumentFacts, Money, PlanSettings
+from brokers.base import AssetClass, Instrument, OrderType
+from execution_service.core.planning.facts import Fees, InstrumentFacts, Money, PlanSettings
 from execution_service.core.planning.plan import Leg, LegReason, LegState, Plan, make_plan
-from execution_service.core.planning.progress import PlanState, Release, next_releases
+from execution_service.core.planning.progress import Outcome, PlanState, Progress, Release, next_releases, progress
 from execution_service.core.planning.targets import Aggressiveness
 from execution_service.core.planning.terms import Conduct
 from tests.builders import NOW
@@ -191,3 +193,106 @@ def test_increases_are_sent_by_the_terms_of_their_stance_each() -> None:
         urgent, usual = next_releases(life.at, {}, cash, {}, NOW, conduct=conduct)
         assert (urgent.stance, urgent.terms.limit_price) == (Aggressiveness.URGENT, D("100.5"))
         assert (usual.stance, usual.terms.order_type) == (Aggressiveness.NORMAL, OrderType.MARKET)
+
+
+# --- what ends a leg that waits ---------------------------------------------------------------------------------------
+
+
+def waiting() -> Life:
+    """A close at work, with an opening that waits for it, and an increase that waits for the reductions."""
+    until = NOW + timedelta(seconds=60)
+    life = Life(a_plan({"A": 100}, {"A": -50, "B": 5}, valid_until=until), NORMAL, A=100)
+    life.release()
+    return life
+
+
+def states(at: Progress) -> list[tuple[LegState, LegReason | None]]:
+    return [(leg.state, leg.reason) for leg in at.legs]
+
+
+def test_a_leg_waits_for_as_long_as_the_plan_is_valid() -> None:
+    life = waiting()
+    left, over = (LegState.WAITING, None), (LegState.SKIPPED, LegReason.NO_LONGER_VALID)
+    life.now = NOW + timedelta(seconds=59)
+    assert states(life.at) == [(LegState.RELEASED, None), left, left]
+    life.now = NOW + timedelta(seconds=60)
+    assert states(life.at) == [(LegState.RELEASED, None), over, over]
+    assert life.at.state is PlanState.WORKING
+
+
+def test_what_waits_when_a_plan_is_superseded_is_not_sent() -> None:
+    life = waiting()
+    at = progress(life.plan, life.releases, life.outcomes, NOW, is_superseded=True)
+    never = (LegState.SUPERSEDED, LegReason.SUPERSEDED)
+    assert (states(at), at.state) == ([(LegState.RELEASED, None), never, never], PlanState.WORKING)
+
+
+def test_an_opening_is_skipped_when_its_close_has_ended_short_and_not_before() -> None:
+    life = waiting()
+    (close,) = life.releases.values()
+    life.outcomes[close.signal_id] = Outcome(filled=D(30))
+    assert states(life.at)[1] == (LegState.WAITING, None)
+    life.end(close, 30, rejection="halted at the venue")
+    assert states(life.at)[1] == (LegState.SKIPPED, LegReason.CLOSE_INCOMPLETE)
+    assert life.at.legs[1].note == "the close before it filled 30 of 100"
+
+
+def test_an_opening_is_skipped_when_its_close_was_refused() -> None:
+    life = waiting()
+    life.end(next(iter(life.releases.values())), 0, rejection="no")
+    assert states(life.at)[:2] == [(LegState.REJECTED, None), (LegState.SKIPPED, LegReason.CLOSE_INCOMPLETE)]
+    life.end(life.release()[0], 5)
+    assert life.at.state is PlanState.PARTIAL
+
+
+@pytest.mark.parametrize(("target", "settings"), [(105, {"band": D("0.5")}), (105, {"lot": 10})])
+def test_what_is_left_on_purpose_is_no_failure(target: int, settings: dict[str, Any]) -> None:
+    life = Life(cut_plan(100, target, **settings), NORMAL)
+    assert (the_leg(life).state, life.at.state) == (LegState.SKIPPED, PlanState.COMPLETED)
+    assert life.release() == []
+
+
+def test_what_was_superseded_is_so_whatever_it_has_come_to() -> None:
+    life = Life(a_plan({}, {"A": 5}), NORMAL)
+    life.end(life.release()[0], 5)
+    assert progress(life.plan, life.releases, life.outcomes, NOW, is_superseded=True).state is PlanState.SUPERSEDED
+
+
+# --- cash -------------------------------------------------------------------------------------------------------------
+
+
+def bought(plan: Plan, cash: int) -> list[tuple[str, Decimal]]:
+    at = progress(plan, {}, {}, NOW)
+    more = next_releases(at, {}, D(cash), {}, NOW)
+    return [(plan.leg(r.leg).instrument.symbol + r.signal_id.partition(":")[2][3:], r.quantity) for r in more]
+
+
+def test_an_increase_costs_its_price_the_value_of_a_point_the_guard_and_the_fees() -> None:
+    plan = cut_plan(0, 100)
+    leg = replace(plan.legs[0], price=D(2), unit_value=D(5))
+    for settings, cash, quantity in (
+        (PlanSettings(guard=D(0)), 1000, 100),
+        (PlanSettings(guard=D(0)), 999, 99),
+        (PlanSettings(guard=D("0.1")), 1000, 90),
+        (PlanSettings(guard=D(0), fees=Fees(per_order=D(10))), 1000, 99),
+    ):
+        assert bought(replace(plan, legs=(leg,), settings=settings), cash) == [("A", D(quantity))]
+
+
+def test_what_is_bought_keeps_to_the_smallest_order() -> None:
+    plan = cut_plan(0, 100)
+    assert bought(replace(plan, legs=(replace(plan.legs[0], min_quantity=D(50)),)), 49) == [("A", D(0))]
+
+
+def test_what_cash_has_cut_is_sliced_anew_and_no_slice_is_larger_than_planned() -> None:
+    plan = replace(a_plan({}, {"A": 250}, most=100))
+    assert [len(plan.legs[0].slices), max(plan.legs[0].slices)] == [3, 84]
+    assert bought(plan, 16_800) == [("A", D(56)), ("A.1", D(56)), ("A.2", D(56))]
+    assert bought(plan, 200) == [("A", D(1)), ("A.1", D(1))]
+
+
+def test_of_several_increases_only_those_that_are_paid_whole_share_the_cash() -> None:
+    plan = a_plan({}, {"A": 10, "B": 10, "C": 10})
+    future = replace(plan.legs[1].instrument, asset_class=AssetClass.FUTURE)
+    legs = (plan.legs[0], replace(plan.legs[1], instrument=future), replace(plan.legs[2], price=None))
+    assert sorted(bought(replace(plan, legs=legs), 500)) == [("A", D(5)), ("B", D(10)), ("C", D(0))]

@@ -382,9 +382,47 @@ def test_a_bad_list_is_refused_with_every_reason(wanted: TargetPositions, codes:
     assert [each.code for each in refused.value.refusals] == codes
 
 
-def test_weights_need_equity() -> None:
+@pytest.mark.parametrize("equity", [None, "0", "-1"])
+def test_weights_need_equity(equity: str | None) -> None:
+    money = Money(equity=None if equity is None else D(equity))
+    both = replace(weights(("A", "0.1")), targets=(*weights(("A", "0.1")).targets, *targets(("B", 1)).targets))
     with pytest.raises(PlanRefused, match="NO_EQUITY"):
-        make_plan(weights(("A", "0.1")), {key("A"): facts()}, Money(), PLAIN, NOW)
+        make_plan(both, {key("A"): facts(), key("B"): facts("B")}, money, PLAIN, NOW)
+    assert make_plan(weights(("A", "0")), {key("A"): facts(held=D(1))}, money, PLAIN, NOW).legs
+
+
+def test_a_little_equity_is_one() -> None:
+    assert orders(planned(weights(("A", "1")), facts(price=D("0.01")), equity="0.5")) == [("A", Side.BUY, 50)]
+
+
+@pytest.mark.parametrize(("why", "words"), [
+    ("its broker does not trade this kind", "A|STOCK is not known: its broker does not trade this kind"),
+    ("", "A|STOCK is not known"),
+])  # fmt: skip
+def test_an_instrument_that_is_not_traded_is_refused_with_the_reason(why: str, words: str) -> None:
+    with pytest.raises(PlanRefused) as caught:
+        planned(targets(("A", 1)), facts(unknown=why))
+    assert [each.message for each in caught.value.refusals] == [words]
+
+
+def test_what_was_expected_is_compared_with_what_is_held_also_of_what_is_not_held_at_all() -> None:
+    def expecting(**held: str) -> TargetPositions:
+        named = tuple(ExpectedHolding(key=key(symbol), quantity=D(q)) for symbol, q in held.items())
+        return targets(("A", 1), expected_positions=named)
+
+    assert planned(expecting(A="5", Z="0"), facts(held=D(5))).legs
+    for wrong in (expecting(A="0"), expecting(A="5", Z="1")):
+        assert refused(wrong, facts(held=D(5))) == [RefusalCode.STALE_POSITIONS]
+
+
+@pytest.mark.parametrize(("change", "why"), [
+    ({"price": None}, "a weight needs a fresh price"),
+    ({"unit_value": None, "currency": "JPY"}, "a weight needs what JPY is worth in the account's currency"),
+    ({"unit_value": None}, "a weight needs what its currency is worth in the account's currency"),
+])  # fmt: skip
+def test_a_weight_that_cannot_be_sized_says_what_is_missing(change: dict[str, Any], why: str) -> None:
+    leg = the_leg(planned(weights(("A", "0.1")), facts(**change)))
+    assert (leg.reason, leg.note, leg.quantity) == (LegReason.NO_PRICE, why, 0)
 
 
 def test_an_empty_complete_list_that_is_confirmed_closes_everything() -> None:
@@ -556,6 +594,8 @@ def test_instruments_that_are_told_apart_are_not_the_same() -> None:
         Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202612"),
         Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202703", con_id=3),
         *(Instrument(**option, strike=D(strike)) for strike in (5000, 5010)),  # type: ignore[arg-type]
+        Instrument(**option | {"right": OptionRight.PUT}, strike=D(5000)),  # type: ignore[arg-type]
+        Instrument(**option | {"expiry": "20270115"}, strike=D(5000)),  # type: ignore[arg-type]
     ]
     wanted = targets(targets=tuple(Target(instrument=each, quantity=D(10)) for each in named))
     assert len(planned(wanted, *(InstrumentFacts(instrument=each, price=D(1)) for each in named)).legs) == len(named)
@@ -605,6 +645,17 @@ def test_what_is_in_doubt_is_not_reached_because_it_would_fit() -> None:
         assert progress(plan, {}, {}, NOW).legs[0].reason is LegReason.BLOCKED
 
 
+@pytest.mark.parametrize(("target", "phase"), [(0, Phase.REDUCE), (20, Phase.INCREASE)])
+def test_what_is_in_doubt_is_told_as_what_it_would_be(target: int, phase: Phase) -> None:
+    leg = the_leg(planned(targets(("A", target)), facts(held=D(10), blocked="an order is in doubt")))
+    assert (leg.phase, leg.wanted, leg.target, leg.held) == (phase, 10, target, 10)
+
+
+def test_parts_of_a_coin_are_added_to_parts_of_a_coin() -> None:
+    leg = the_leg(planned(targets(("A", "0.9")), facts(held=D("0.5"), lot=D("0.1"))))
+    assert (leg.side, leg.phase, leg.quantity) == (Side.BUY, Phase.INCREASE, D("0.4"))
+
+
 def test_a_complete_list_does_not_close_what_is_in_doubt() -> None:
     in_doubt = facts("A", held=D(50), blocked="an order is under way or in doubt")
     plan = planned(targets(("B", 1), complete=True), in_doubt, facts("B", held=D(3)))
@@ -632,6 +683,10 @@ def test_a_limit_of_turnover_lets_no_increase_pass_where_the_equity_is_not_known
         (LegState.WAITING, None),
         (LegState.BLOCKED, LegReason.BLOCKED),
     ]
+    assert [leg.state for leg in make_plan(plan.targets, known, Money(), PLAIN, NOW).legs] == [LegState.WAITING] * 2
+    unpriced = known | {key("B"): facts("B", price=None)}
+    limited = make_plan(plan.targets, unpriced, Money(equity=D(1000)), replace(PLAIN, max_turnover=D(1)), NOW)
+    assert (limited.legs[1].reason, limited.legs[1].note) == (LegReason.NO_PRICE, "the limit of turnover needs a price")
 
 
 def test_a_target_below_a_lot_is_left_and_said() -> None:

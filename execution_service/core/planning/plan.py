@@ -115,11 +115,19 @@ class Leg:
         return self.instrument.asset_class not in ON_MARGIN
 
     @property
+    def is_priced(self) -> bool:
+        """Whether it is known what it is worth in money of the account."""
+        return self.price is not None and self.unit_value is not None
+
+    @property
+    def unit_price(self) -> Decimal:
+        """Money of the account for one unit; 0 where that is not known."""
+        return (self.price or ZERO) * (self.unit_value or ZERO)
+
+    @property
     def notional(self) -> Decimal:
         """In money of the account; 0 where no price is known."""
-        if self.price is None or self.unit_value is None:
-            return ZERO
-        return self.quantity * self.price * self.unit_value
+        return self.quantity * self.unit_price
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,8 +336,6 @@ class _Step:
             if known.unit_value is None:
                 why = f"a weight needs what {known.currency or 'its currency'} is worth in the account's currency"
             yield self._off(number, Phase.INCREASE, ZERO, LegReason.NO_PRICE, why)
-            return
-        if not delta and known.blocked is None:
             return
         closing = min(abs(delta), abs(projected)) if projected * delta < 0 else ZERO
         opening = abs(delta) - closing

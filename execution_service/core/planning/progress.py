@@ -172,7 +172,7 @@ def _nothing_sent(leg: Leg) -> LegReason:
     """Of a leg of which less was sent than was planned, where its release does not say why."""
     if leg.phase is Phase.REDUCE:
         return LegReason.NOTHING_HELD
-    return LegReason.NO_PRICE if leg.price is None or leg.unit_value is None else LegReason.INSUFFICIENT_CASH
+    return LegReason.INSUFFICIENT_CASH if leg.is_priced else LegReason.NO_PRICE
 
 
 _FINAL = frozenset(
@@ -380,16 +380,16 @@ def _of_increases(
     if cash is None:
         return
     legs = [leg for leg in legs if leg.is_paid_in_full]
-    priced = [leg for leg in legs if leg.price is not None and leg.unit_value is not None]
+    priced = [leg for leg in legs if leg.is_priced]
     for leg in legs:
-        if leg not in priced:
+        if not leg.is_priced:
             # What it costs is not known, and so not whether there is cash for it.
             yield made(leg, 0, ZERO)
     wishes = [
         Increase(
             key=leg.instrument.key,
             wanted=leg.quantity,
-            unit_cost=(leg.price or ZERO) * (leg.unit_value or ZERO) * (ONE + settings.guard),
+            unit_cost=leg.unit_price * (ONE + settings.guard),
             lot=leg.lot,
             min_quantity=leg.min_quantity,
         )
@@ -408,7 +408,7 @@ def _release(
     quantity: Decimal,
     now: datetime,
     *,
-    terms: Terms | None = None,
+    terms: Terms = AT_MARKET,
     stance: Aggressiveness = Aggressiveness.NORMAL,
     reason: LegReason | None = None,
 ) -> Release:
@@ -418,7 +418,7 @@ def _release(
         child=child,
         quantity=quantity,
         released_at=now,
-        terms=terms or AT_MARKET,
+        terms=terms,
         stance=stance,
         reason=reason,
     )

@@ -167,10 +167,10 @@ def exposure(first: Progress, residuals: dict[str, Decimal]) -> Exposure:
     unpriced = []
     with localcontext(EXACT):
         for key, leg in {leg.instrument.key: leg for leg in first.legs}.items():
-            if leg.price is None or leg.unit_value is None:
+            if not leg.is_priced:
                 unpriced.append(key)
                 continue
-            unit = leg.price * leg.unit_value
+            unit = leg.unit_price
             wanted, reached = leg.target * unit, (leg.target - residuals.get(key, ZERO)) * unit
             net, gross = net + reached, gross + abs(reached)
             target_net, target_gross = target_net + wanted, target_gross + abs(wanted)
