@@ -93,6 +93,14 @@ def test_a_ladder_whose_rungs_were_refused_ended_for_its_own_reason() -> None:
     assert (the_leg(life).state, the_leg(life).reason) == (LegState.SHORT, LegReason.OUTSIDE_COLLAR)
 
 
+def test_a_ladder_that_ran_out_of_time_says_so_also_where_less_was_held() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}, valid_until=NOW + timedelta(seconds=20)), EMERGENCY, A=60)
+    life.end(life.release()[0], 10)
+    life.now = NOW + timedelta(seconds=20)
+    life.release()
+    assert (the_leg(life).state, the_leg(life).reason) == (LegState.SHORT, LegReason.NO_LONGER_VALID)
+
+
 def test_what_was_not_held_any_more_is_the_reason_of_a_reduction_that_was_cut() -> None:
     life = Life(a_plan({"A": 100}, {"A": 0}), NORMAL, A=60)
     life.end(life.release()[0], 60)
@@ -289,6 +297,12 @@ def test_what_cash_has_cut_is_sliced_anew_and_no_slice_is_larger_than_planned() 
     assert [len(plan.legs[0].slices), max(plan.legs[0].slices)] == [3, 84]
     assert bought(plan, 16_800) == [("A", D(56)), ("A.1", D(56)), ("A.2", D(56))]
     assert bought(plan, 200) == [("A", D(1)), ("A.1", D(1))]
+
+
+def test_what_is_blocked_is_not_released_as_nothing() -> None:
+    plan = a_plan({}, {"A": 10, "B": 10})
+    blocked = replace(plan.legs[0], quantity=D(0), slices=(), state=LegState.BLOCKED, reason=LegReason.BLOCKED)
+    assert bought(replace(plan, legs=(blocked, plan.legs[1])), 5000) == [("B", D(10))]
 
 
 def test_of_several_increases_only_those_that_are_paid_whole_share_the_cash() -> None:

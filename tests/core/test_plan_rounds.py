@@ -290,17 +290,17 @@ def test_what_is_void_was_never_sent() -> None:
 
 def test_the_cash_that_is_needed_is_that_of_increases_that_wait() -> None:
     life = Life(a_plan({"A": 100}, {"A": 0, "B": 5, "C": 7}), Conduct(), A=100)
-    assert cash_needed(life.at, life.releases) == 1200
+    assert cash_needed(life.at) == 1200
     guarded = replace(life.plan, settings=replace(life.plan.settings, guard=Decimal("0.1")))
-    assert cash_needed(replace(life.at, plan=guarded), life.releases) == 1320
+    assert cash_needed(replace(life.at, plan=guarded)) == 1320
     future = replace(life.plan.legs[2].instrument, asset_class=AssetClass.FUTURE)
     on_margin = (*life.at.legs[:2], replace(life.at.legs[2], instrument=future))
-    assert cash_needed(replace(life.at, legs=on_margin), life.releases) == 500
+    assert cash_needed(replace(life.at, legs=on_margin)) == 500
     blocked = (*life.at.legs[:2], replace(life.at.legs[2], state=LegState.BLOCKED))
-    assert cash_needed(replace(life.at, legs=blocked), life.releases) == 500
+    assert cash_needed(replace(life.at, legs=blocked)) == 500
     life.end(life.release()[0], 100)
     life.release()
-    assert cash_needed(life.at, life.releases) == 0
+    assert cash_needed(life.at) == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -449,9 +449,13 @@ def test_a_retry_of_a_weight_without_a_price_asks_for_the_weight_again() -> None
 
 
 def test_a_weight_without_a_price_is_asked_for_again_also_where_its_holding_has_another_name() -> None:
-    named, holding = Instrument(symbol="A", exchange="NYSE"), Instrument(symbol="A")
-    wanted = replace(a_plan({}, {"B": 1}).targets, targets=(Target(instrument=named, weight=Decimal("0.1")),))
-    facts = {named.key: InstrumentFacts(instrument=holding, held=Decimal(5))}
+    named, holding, other = Instrument(symbol="A", exchange="NYSE"), Instrument(symbol="A"), Instrument(symbol="B")
+    parts = (Target(instrument=named, weight=Decimal("0.1")), Target(instrument=other, weight=Decimal("0.2")))
+    wanted = replace(a_plan({}, {"B": 1}).targets, targets=parts)
+    facts = {
+        named.key: InstrumentFacts(instrument=holding, held=Decimal(5)),
+        other.key: InstrumentFacts(instrument=other),
+    }
     plan = make_plan(wanted, facts, Money(equity=Decimal(100)), PlanSettings(), NOW)
     again = targets_of_round(a_record(plan), progress(plan, {}, {}, NOW), RoundKind.RETRY, {})
     assert again.targets == wanted.targets

@@ -457,7 +457,7 @@ def test_of_a_future_only_a_margin_is_paid_so_that_cash_is_no_bound() -> None:
     plan = planned(wanted, facts("A"), facts("ES", instrument=future, price=D(5000), unit_value=D(50)))
     run = Run(plan, 5_000)
     assert sorted(run.release()) == [("A", Side.BUY, 50), ("ES", Side.BUY, 2)]
-    assert cash_needed(progress(plan, {}, {}, NOW), {}) == 10_000
+    assert cash_needed(progress(plan, {}, {}, NOW)) == 10_000
 
 
 def test_what_rounding_leaves_goes_to_the_largest_remainder_then_by_key() -> None:

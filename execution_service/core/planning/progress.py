@@ -206,7 +206,7 @@ def _state(legs: list[Leg], filled: list[Decimal], is_superseded: bool) -> PlanS
         return PlanState.SUPERSEDED
     # What was left on purpose (the band, dust) is no failure of the plan.
     tolerated = (LegReason.IN_BAND, LegReason.DUST)
-    wanting = [leg for leg in legs if not (leg.state is LegState.SKIPPED and leg.reason in tolerated)]
+    wanting = [leg for leg in legs if leg.reason not in tolerated]
     if all(leg.state is LegState.DONE for leg in wanting):
         return PlanState.COMPLETED
     return PlanState.PARTIAL if any(filled) else PlanState.FAILED
@@ -234,9 +234,7 @@ def next_releases(
         waiting = [
             leg
             for leg in at.legs
-            if leg.state is LegState.WAITING
-            and leg.number not in by_leg
-            and conduct.get(leg.number, AS_PLANNED).not_now is None
+            if leg.state is LegState.WAITING and conduct.get(leg.number, AS_PLANNED).not_now is None
         ]
         reductions = [leg for leg in waiting if leg.phase is Phase.REDUCE]
         made = [
@@ -244,7 +242,7 @@ def next_releases(
             for leg in _by_notional(reductions)
             for release in _of_reduction(at.plan, leg, held, now, conduct.get(leg.number, AS_PLANNED))
         ]
-        for number in sorted(at.to_follow):
+        for number in at.to_follow:
             next_one = _follower(at, by_leg[number], held, now, conduct.get(number, AS_PLANNED))
             if next_one is not None:
                 made.append(next_one)
@@ -262,8 +260,7 @@ def tame_releases(
     return tuple(
         release
         for release in releases.values()
-        if at.legs[release.leg].state is LegState.RELEASED
-        and at.legs[release.leg].phase is Phase.REDUCE
+        if at.legs[release.leg].phase is Phase.REDUCE
         and release.signal_id in outcomes
         and not outcomes[release.signal_id].is_final
         and is_too_tame(release.stance, conduct.get(release.leg, AS_PLANNED).stance)
@@ -279,19 +276,15 @@ def with_followers(releases: Sequence[Release], replaced: Collection[Release]) -
     return tuple(replace(r, is_followed=True) if r.leg in legs and r.child == last[r.leg] else r for r in releases)
 
 
-def cash_needed(at: Progress, releases: Mapping[str, Release]) -> Decimal:
+def cash_needed(at: Progress) -> Decimal:
     """For all increases that wait and cost their whole value, at the guard price, without fees."""
-    by_leg = _by_leg(releases)
     with localcontext(EXACT):
         guard = ONE + at.plan.settings.guard
         return sum(
             (
                 leg.notional * guard
                 for leg in at.legs
-                if leg.state is LegState.WAITING
-                and leg.phase is Phase.INCREASE
-                and leg.is_paid_in_full
-                and leg.number not in by_leg
+                if leg.state is LegState.WAITING and leg.phase is Phase.INCREASE and leg.is_paid_in_full
             ),
             ZERO,
         )
