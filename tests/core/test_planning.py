@@ -221,6 +221,33 @@ def test_dust_is_left_and_named() -> None:
     )
 
 
+@pytest.mark.parametrize(("change", "note"), [
+    ({"min_quantity": D(10)}, None),
+    ({"min_quantity": D(11)}, "10 is less than the smallest order, 11"),
+    ({"lot": D(20), "min_quantity": D(5)}, "10 is less than the smallest order, 20"),
+    ({"min_notional": D(1000)}, None),
+    ({"min_notional": D(1001)}, "worth 1000, less than the smallest order, 1001"),
+])  # fmt: skip
+def test_an_order_of_the_smallest_size_is_one(change: dict[str, Any], note: str | None) -> None:
+    leg = the_leg(planned(targets(("A", 10)), facts(**change)))
+    assert (leg.note or None, bool(leg.quantity)) == (note, note is None)
+
+
+def test_a_change_that_is_worth_the_band_is_traded() -> None:
+    assert orders(planned(targets(("A", 10)), facts(), settings=replace(PLAIN, band=D("0.01")))) == [
+        ("A", Side.BUY, 10)
+    ]
+
+
+def test_without_a_price_a_change_is_traded_but_for_an_increase_under_a_limit_of_turnover() -> None:
+    known = facts("A", held=D(10), price=None), facts("B", price=None)
+    limited = replace(PLAIN, max_turnover=D(1))
+    for rules, wanted in ((PLAIN, [("A", 4), ("B", 5)]), (limited, [("A", 4)])):
+        plan = planned(targets(("A", 6), ("B", 5)), *known, settings=rules)
+        assert [(symbol, int(quantity)) for symbol, _, quantity in orders(plan)] == wanted
+    assert orders(planned(targets(("A", 6)), facts("A", held=D(10)), settings=limited)) == [("A", Side.SELL, 4)]
+
+
 def test_what_is_not_mentioned_is_left_alone() -> None:
     assert orders(planned(targets(("A", 10)), facts("A"), facts("B", held=D(5)))) == [("A", Side.BUY, 10)]
 
@@ -356,6 +383,57 @@ def test_turnover_makes_increases_smaller_and_no_reduction() -> None:
     assert plan.legs[1].reason is LegReason.TURNOVER
 
 
+@pytest.mark.parametrize(("limit", "orders_of", "reason"), [
+    ("0.15", {"A": 100, "B": 50}, None),  # exactly what is wanted
+    ("1", {"A": 100, "B": 50}, None),
+    ("0.03", {"A": 20, "B": 10}, LegReason.TURNOVER),
+])  # fmt: skip
+def test_a_limit_of_turnover_scales_only_what_is_more(
+    limit: str, orders_of: dict[str, int], reason: LegReason | None
+) -> None:
+    plan = planned(
+        targets(("A", 100), ("B", 50)), facts("A"), facts("B"),
+        settings=replace(PLAIN, max_turnover=D(limit), slices=2), equity=100_000,
+    )  # fmt: skip
+    assert {symbol: quantity for symbol, _, quantity in orders(plan)} == orders_of
+    assert {leg.reason for leg in plan.legs} == {reason}
+    assert [sum(leg.slices) for leg in plan.legs] == [leg.quantity for leg in plan.legs]
+
+
+@pytest.mark.parametrize(("change", "is_sent"), [
+    ({"min_quantity": D(10)}, True), ({"min_quantity": D(11)}, False), ({"lot": D(20)}, False),
+    ({"min_notional": D(1000)}, True), ({"min_notional": D(1001)}, False),
+])  # fmt: skip
+def test_what_the_limit_of_turnover_makes_too_small_is_left_for_that_reason(
+    change: dict[str, Any], is_sent: bool
+) -> None:
+    # Of 100 a tenth.
+    leg = the_leg(planned(targets(("A", 100)), facts(**change), settings=replace(PLAIN, max_turnover=D("0.01"))))
+    assert (leg.reason, leg.note) == (LegReason.TURNOVER, "the plan may trade 1000.00 in all")
+    if is_sent:
+        assert (leg.state, leg.quantity, leg.slices) == (LegState.WAITING, 10, (10,))
+    else:
+        assert (leg.state, leg.quantity, leg.slices) == (LegState.SKIPPED, 0, ())
+
+
+def test_a_limit_of_turnover_knows_a_holding_by_its_own_name() -> None:
+    listed = Instrument(symbol="A", exchange="NYSE")
+    wanted = targets(targets=(Target(instrument=listed, quantity=D(100)),))
+    known = {listed.key: facts("A", held=D(10))}
+    plan = make_plan(wanted, known, Money(equity=D(100_000)), replace(PLAIN, max_turnover=D("0.01")), NOW)
+    assert orders(plan) == [("A", Side.BUY, 10)]
+
+
+def test_what_is_too_small_anyway_keeps_its_own_reason_under_a_limit_of_turnover() -> None:
+    plan = planned(
+        targets(("A", 5), ("B", 100)),
+        facts("A", lot=D(10)),
+        facts("B"),
+        settings=replace(PLAIN, max_turnover=D("0.01")),
+    )
+    assert [leg.reason for leg in plan.legs] == [LegReason.DUST, LegReason.TURNOVER]
+
+
 def test_the_largest_reduction_goes_first() -> None:
     plan = planned(targets(("A", 0), ("B", 0), ("C", 9)), facts("A", held=D(1)), facts("B", held=D(-2)), facts("C"))
     assert orders(plan) == [("B", Side.BUY, 2), ("A", Side.SELL, 1), ("C", Side.BUY, 9)]
@@ -422,7 +500,7 @@ def test_what_was_expected_is_compared_with_what_is_held_also_of_what_is_not_hel
 ])  # fmt: skip
 def test_a_weight_that_cannot_be_sized_says_what_is_missing(change: dict[str, Any], why: str) -> None:
     leg = the_leg(planned(weights(("A", "0.1")), facts(**change)))
-    assert (leg.reason, leg.note, leg.quantity) == (LegReason.NO_PRICE, why, 0)
+    assert (leg.reason, leg.note, leg.quantity, leg.target) == (LegReason.NO_PRICE, why, 0, 0)
 
 
 def test_an_empty_complete_list_that_is_confirmed_closes_everything() -> None:

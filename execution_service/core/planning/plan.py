@@ -421,15 +421,15 @@ def _within_turnover(legs: list[Leg], most: Decimal, facts: Mapping[str, Instrum
     if increased <= left:
         return legs
     why = f"the plan may trade {most} in all"
+    by_name = {known.instrument.key: known for known in facts.values()}
     scaled = []
     for leg in legs:
         if leg.phase is Phase.REDUCE or not leg.quantity:
             scaled.append(leg)
             continue
         quantity = whole_lots(divided(leg.quantity * left, increased), leg.lot)
-        known = facts[leg.instrument.key]
-        unit = known.unit_price or ZERO
-        if not quantity or quantity < leg.min_quantity or quantity * unit < known.min_notional:
+        known = by_name[leg.instrument.key]
+        if not quantity or quantity < leg.min_quantity or quantity * leg.unit_price < known.min_notional:
             off = replace(leg, quantity=ZERO, slices=(), state=LegState.SKIPPED)
             scaled.append(replace(off, reason=LegReason.TURNOVER, note=why))
             continue
