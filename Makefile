@@ -30,7 +30,7 @@ help:
 	@echo 'make simulate  SEEDS (1000) whole lives, each drawn from a seed, in virtual time on all cores; ARGS=--help shows the options'
 	@echo 'make example the same targets under four stances, on real bars: the page and the figures of docs/simulation-example.md'
 	@echo 'make fuzz    hostile messages for FUZZ_SECONDS (60), read a second time naively'
-	@echo 'make mutants every small change of the state machine must be noticed by a test (about 10 minutes)'
+	@echo 'make mutants every small change of the state machine and the planner must be noticed by a test (about 25 minutes)'
 	@echo 'make differential  the simulation beside the engines of others on real bars, and compiled beside plain (its own environment, 1.5 GB)'
 	@echo 'make setup   only install'
 

@@ -251,7 +251,7 @@ class Plans:
         if not (increases and is_their_turn and rule.is_bounded_by_cash):
             return None
         cash = await self._holdings.cash(record.plan.targets.account_id, increases)
-        if not isinstance(cash, Decimal) or cash >= cash_needed(here.at, record.releases_by_signal):
+        if not isinstance(cash, Decimal) or cash >= cash_needed(here.at):
             return cash
         fills = _fill_times(here)
         if fills and now - max(fills) < CASH_WAIT:

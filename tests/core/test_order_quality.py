@@ -14,7 +14,7 @@ from brokers.base import ContractTerms, OrderType, Side
 from execution_service.core.orders.events import ContractResolved, Event, RiskVerdict, SubmitStarted, UsedPrice
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.quality.order_quality import Benchmark, Missing, order_quality
-from execution_service.core.quality.slippage import Measured, median, percentile, slippage_of
+from execution_service.core.quality.slippage import Measured, median, percentile, rounded, slippage_of
 from execution_service.core.quality.summary import GroupKey, quality_groups
 from tests.builders import (
     NOW,
@@ -101,6 +101,21 @@ def test_a_stop_order_is_measured_by_its_stop() -> None:
     assert order_quality(replace(stop, events=(submit_started(), *stop.events[1:]))).benchmark is Benchmark.STOP
 
 
+def test_a_stop_limit_order_is_measured_by_its_stop_too_and_no_other_order_is() -> None:
+    limited = {"order_type": OrderType.STOP_LIMIT, "stop_price": D("0.5"), "limit_price": D("0.4")}
+    cents = order_quality(filled(filled_by("f1", 100, "0.45"), known=price("0.6"), side=Side.SELL, **limited))
+    assert (cents.benchmark, cents.benchmark_price) == (Benchmark.STOP, D("0.5"))
+    for asked in (
+        {"order_type": OrderType.MARKET, "stop_price": D(90)},
+        {"order_type": OrderType.STOP, "stop_price": D(0)},
+    ):
+        assert order_quality(filled(filled_by("f1", 100, "89"), known=price("105"), **asked)).benchmark_price == 105
+    assert (
+        order_quality(filled(filled_by("f1", 100, "89"), known=price("105"), order_type=OrderType.STOP)).benchmark_price
+        == 105
+    )
+
+
 # --- the price at arrival -------------------------------------------------------------------------------------------
 
 
@@ -115,7 +130,20 @@ def test_where_only_the_author_of_the_order_saw_a_price_it_is_that() -> None:
     assert quality.slippage_bps == D(100)
 
 
-@pytest.mark.parametrize(("known", "why"), [(None, Missing.NO_PRICE), (price("100", age="60.1"), Missing.OLD_PRICE)])
+def test_a_price_of_a_minute_is_young_enough() -> None:
+    assert order_quality(filled(known=price("100", age="60"))).arrival == price("100", age="60")
+
+
+def test_an_orders_own_stop_is_no_price_of_the_market() -> None:
+    asked = {"order_type": OrderType.STOP, "stop_price": D(10), "reference_price": D(10)}
+    quality = order_quality(filled(filled_by("f1", 100, "9"), **asked))
+    assert (quality.arrival, quality.missing["arrival_price"]) == (None, Missing.OWN_PRICE)
+
+
+@pytest.mark.parametrize(("known", "why"), [
+    (None, Missing.NO_PRICE), (price("100", age="60.1"), Missing.OLD_PRICE),
+    *((price(odd), Missing.NO_PRICE) for odd in ("0", "-1", "NaN", "Infinity")),
+])  # fmt: skip
 def test_without_a_young_price_there_is_no_slippage_and_the_reason(known: UsedPrice | None, why: Missing) -> None:
     quality = order_quality(filled(filled_by("f1", 100, "100"), known=known))
     assert (quality.arrival, quality.slippage_bps, quality.cost, quality.average_price) == (None, None, None, D(100))
@@ -135,7 +163,8 @@ def test_an_orders_own_limit_is_no_price_of_the_market() -> None:
 
 def test_no_slippage_is_zero_and_not_minus_zero() -> None:
     quality = order_quality(filled(filled_by("f1", 100, "10"), known=price("10"), side=Side.SELL))
-    assert str(quality.fields()["slippage_bps"]) == "0.0000"
+    assert str(quality.slippage_bps).strip("0.") == str(quality.fields()["slippage_bps"]).strip("0.") == ""
+    assert str(rounded(D("-0.00001"))) == "0.0000"
 
 
 def test_what_an_author_saw_more_than_a_minute_before_the_sending_is_too_old() -> None:
@@ -157,12 +186,24 @@ def test_what_was_never_sent_has_no_figures() -> None:
         quality = order_quality(never)
         assert (quality.arrival, quality.slippage_bps) == (None, None)
         assert quality.missing["slippage_bps"] is Missing.NOT_SENT
+    names = (
+        *("arrival_price", "benchmark_price", "average_price", "slippage_bps", "cost"),
+        *("seconds_to_first_fill", "seconds_to_last_fill"),
+    )
+    not_filled = {"share_of_volume": Missing.NOT_FILLED}
+    assert order_quality(order()).missing == dict.fromkeys(names, Missing.NOT_SENT) | not_filled
 
 
 def test_an_order_that_works_has_a_price_at_arrival_and_no_slippage_yet() -> None:
     quality = order_quality(filled(known=price("100")))
     assert quality.arrival == price("100")
-    assert quality.missing["slippage_bps"] is quality.missing["seconds_to_last_fill"] is Missing.NOT_FILLED
+    assert quality.missing == dict.fromkeys(
+        (
+            *("average_price", "slippage_bps", "cost"),
+            *("seconds_to_first_fill", "seconds_to_last_fill", "share_of_volume"),
+        ),
+        Missing.NOT_FILLED,
+    )
 
 
 # --- times and volume -----------------------------------------------------------------------------------------------
@@ -180,6 +221,10 @@ def test_fills_of_another_clock_tell_no_times() -> None:
     quality = order_quality(filled(filled_by("f1", 100, time=at(-86_400))))
     assert (quality.seconds_to_first_fill, quality.seconds_to_last_fill) == (None, None)
     assert quality.missing["seconds_to_last_fill"] is Missing.OTHER_CLOCK
+    one_of_two = filled(filled_by("f1", 40, time=at(-61)), filled_by("f2", 60, time=at(0)))
+    assert order_quality(one_of_two).missing["seconds_to_first_fill"] is Missing.OTHER_CLOCK
+    a_minute_early = order_quality(filled(filled_by("f1", 100, time=at(-60))))
+    assert (a_minute_early.seconds_to_first_fill, a_minute_early.seconds_to_last_fill) == (0, 0)
 
 
 def test_the_share_of_volume_is_known_where_the_broker_tells_what_was_traded_with_each_fill() -> None:
@@ -285,6 +330,42 @@ def test_orders_are_put_together_by_strategy_broker_and_currency() -> None:
         "median_share_of_volume": None,
         "unmeasured": {"NO_PRICE": 1},
     }
+
+
+def test_medians_are_of_what_is_known_and_reasons_stand_in_their_sequence() -> None:
+    key = GroupKey(strategy="a", broker="IBKR", currency="USD")
+    some = [filled(filled_by("f1", 100, time=at(seconds), market_volume=D(traded)))
+            for seconds, traded in ((9, 1000), (1, 200), (5, 500))]  # fmt: skip
+    some.append(filled(filled_by("f1", 100, time=at(-86_400)), known=price("100", age="99")))
+    (group,) = quality_groups([(key, order_quality(each)) for each in some])
+    assert (group.seconds_to_last_fill, group.share_of_volume) == (5, D("0.2"))
+    assert list(group.unmeasured.items()) == [("NO_PRICE", 3), ("OLD_PRICE", 1)]
+    (same,) = quality_groups([(key, order_quality(each)) for each in reversed(some)])
+    assert list(same.unmeasured.items()) == [("NO_PRICE", 3), ("OLD_PRICE", 1)]
+
+
+def test_the_fields_of_an_order_are_its_figures_by_their_names() -> None:
+    fills = (
+        filled_by("f1", 40, "101", time=at(2), market_volume=D(400)),
+        filled_by("f2", 60, "101", time=at(5), market_volume=D(600)),
+    )
+    assert order_quality(filled(*fills, known=price("100"), received_at=at(1))).fields() == {
+        "arrival_price": D(100),
+        "arrival_source": "QUOTE",
+        "arrival_at": NOW,
+        "arrival_age_seconds": D("0.5"),
+        "benchmark": "ARRIVAL",
+        "benchmark_price": D(100),
+        "average_price": D(101),
+        "slippage_bps": D(100),
+        "cost": D(100),
+        "share_of_volume": D("0.1"),
+        "seconds_to_first_fill": D(1),
+        "seconds_to_last_fill": D(4),
+        "missing": {},
+    }
+    blind = order_quality(filled()).fields()
+    assert [blind[f"arrival_{name}"] for name in ("price", "source", "at", "age_seconds")] == [None] * 4
 
 
 def test_the_fields_say_what_is_missing_and_why() -> None:

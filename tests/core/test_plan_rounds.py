@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brokers.base import Instrument
+from brokers.base import AssetClass, Instrument
 from execution_service.core.messages.targets import content_of, order_of, parse_targets
 from execution_service.core.planning.facts import InstrumentFacts, Money, PlanSettings
 from execution_service.core.planning.plan import LegReason, LegState, Phase, Plan, make_plan
@@ -32,7 +32,9 @@ from execution_service.core.planning.rounds import (
     exposure,
     next_round,
     reasons_not_reached,
+    settings_of_round,
     targets_of_round,
+    wants_equity,
 )
 from execution_service.core.planning.targets import (
     Aggressiveness,
@@ -260,6 +262,62 @@ def test_only_working_reductions_that_are_too_tame_make_way() -> None:
     assert (only.child, only.quantity, only.rung) == (1, 90, 0)
 
 
+def test_an_increase_never_makes_way_for_a_bolder_one() -> None:
+    """The verb that sets an EMERGENCY cancels it, and nothing follows it."""
+    life = Life(a_plan({}, {"A": 100}), Conduct(stance=Aggressiveness.PASSIVE, price=Decimal(100)))
+    (only,) = life.release()
+    life.outcomes[only.signal_id] = Outcome()
+    assert tame_releases(life.at, life.releases, life.outcomes, {0: EMERGENCY}) == ()
+
+
+def test_of_several_orders_of_a_leg_those_at_work_make_way_and_the_last_is_followed() -> None:
+    passive = Conduct(stance=Aggressiveness.PASSIVE, price=Decimal(100))
+    life = Life(a_plan({"A": 100, "B": 50}, {"A": 0, "B": 0}, most=40), passive, A=100, B=50)
+    first, second, third, *others = life.release()
+    life.end(first, first.quantity)
+    life.outcomes |= {each.signal_id: Outcome() for each in (second, third, *others)}
+    life.end(others[0], others[0].quantity)
+    life.end(others[1], others[1].quantity)
+    tame = tame_releases(life.at, life.releases, life.outcomes, dict.fromkeys(range(2), EMERGENCY))
+    assert tame == (second, third)
+    marked = with_followers(tuple(life.releases.values()), tame)
+    assert [r.signal_id for r in marked if r.is_followed] == [third.signal_id]
+
+
+def test_the_sequence_in_which_releases_are_kept_changes_nothing() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}), EMERGENCY, A=100)
+    life.end(life.release()[0], 30)
+    life.end(life.release()[0], 20)
+    backwards = dict(reversed(life.releases.items()))
+    assert progress(life.plan, backwards, life.outcomes, NOW) == life.at
+    assert next_releases(life.at, backwards, None, life.held, NOW, conduct={0: EMERGENCY})[0].rung == 2
+
+
+def test_what_is_void_beside_what_was_sent_ends_with_that() -> None:
+    life = Life(a_plan({"A": 80}, {"A": 0}, most=40), Conduct(), A=80)
+    sent, unsent = life.release()
+    life.releases[unsent.signal_id] = replace(unsent, is_void=True)
+    life.end(sent, 40)
+    at = progress(life.plan, life.releases, life.outcomes, NOW, is_superseded=True)
+    assert (at.state, at.legs[0].state, at.residuals) == (PlanState.SUPERSEDED, LegState.SHORT, {"A|STOCK": -40})
+
+
+def test_on_a_margin_account_increases_wait_for_their_own_close_alone() -> None:
+    life = Life(a_plan({"A": 100, "B": 30}, {"A": 0, "B": -20, "C": 5}), Conduct(), A=100, B=30)
+
+    def together() -> list[tuple[str, Phase, Decimal]]:
+        more = next_releases(life.at, life.releases, None, life.held, NOW, phases_together=True)
+        life.releases |= {each.signal_id: each for each in more}
+        legs = life.plan.legs
+        return [(legs[r.leg].instrument.symbol, legs[r.leg].phase, r.quantity) for r in more]
+
+    assert together() == [("A", Phase.REDUCE, 100), ("B", Phase.REDUCE, 30), ("C", Phase.INCREASE, 5)]
+    assert together() == []
+    close = next(r for r in life.releases.values() if r.quantity == 30)
+    life.end(close, 30)
+    assert together() == [("B", Phase.INCREASE, 20)]
+
+
 def test_a_superseded_plan_climbs_no_further() -> None:
     life = Life(a_plan({"A": 100}, {"A": 0}), EMERGENCY, A=100)
     life.end(life.release()[0], 0)
@@ -277,10 +335,17 @@ def test_what_is_void_was_never_sent() -> None:
 
 def test_the_cash_that_is_needed_is_that_of_increases_that_wait() -> None:
     life = Life(a_plan({"A": 100}, {"A": 0, "B": 5, "C": 7}), Conduct(), A=100)
-    assert cash_needed(life.at, life.releases) == 1200
+    assert cash_needed(life.at) == 1200
+    guarded = replace(life.plan, settings=replace(life.plan.settings, guard=Decimal("0.1")))
+    assert cash_needed(replace(life.at, plan=guarded)) == 1320
+    future = replace(life.plan.legs[2].instrument, asset_class=AssetClass.FUTURE)
+    on_margin = (*life.at.legs[:2], replace(life.at.legs[2], instrument=future))
+    assert cash_needed(replace(life.at, legs=on_margin)) == 500
+    blocked = (*life.at.legs[:2], replace(life.at.legs[2], state=LegState.BLOCKED))
+    assert cash_needed(replace(life.at, legs=blocked)) == 500
     life.end(life.release()[0], 100)
     life.release()
-    assert cash_needed(life.at, life.releases) == 0
+    assert cash_needed(life.at) == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -428,6 +493,19 @@ def test_a_retry_of_a_weight_without_a_price_asks_for_the_weight_again() -> None
     assert targets_of_round(a_record(plan), at, RoundKind.RETRY, {}).targets == wanted.targets
 
 
+def test_a_weight_without_a_price_is_asked_for_again_also_where_its_holding_has_another_name() -> None:
+    named, holding, other = Instrument(symbol="A", exchange="NYSE"), Instrument(symbol="A"), Instrument(symbol="B")
+    parts = (Target(instrument=named, weight=Decimal("0.1")), Target(instrument=other, weight=Decimal("0.2")))
+    wanted = replace(a_plan({}, {"B": 1}).targets, targets=parts)
+    facts = {
+        named.key: InstrumentFacts(instrument=holding, held=Decimal(5)),
+        other.key: InstrumentFacts(instrument=other),
+    }
+    plan = make_plan(wanted, facts, Money(equity=Decimal(100)), PlanSettings(), NOW)
+    again = targets_of_round(a_record(plan), progress(plan, {}, {}, NOW), RoundKind.RETRY, {})
+    assert again.targets == wanted.targets
+
+
 def test_the_way_back_aims_at_what_was_held() -> None:
     life = Life(
         a_plan({"A": 30, "B": 5}, {"A": -20, "B": 9}, valid_until=NOW + timedelta(days=1)), Conduct(), A=30, B=5
@@ -442,23 +520,82 @@ def test_the_way_back_aims_at_what_was_held() -> None:
     assert back.valid_until is None
 
 
-@pytest.mark.parametrize(
-    ("held", "aim"),
-    [
-        (20, 0),  # as the plan left it
-        (120, 100),  # others have bought since: theirs is left alone
-        (5, 0),  # others have sold of it: the way back opens no short position
-        (-30, -50),  # others have gone short by more
-    ],
-)
-def test_the_way_back_trades_back_what_filled_and_nothing_else(held: int, aim: int) -> None:
+@pytest.mark.parametrize(("before", "target", "filled", "held", "aim"), [
+    (0, 100, ["20"], "20", "0"),  # as the plan left it
+    (0, 100, ["20"], "120", "100"),  # others have bought since: theirs is left alone
+    (0, 100, ["20"], "5", "0"),  # others have sold of it: the way back opens no short position
+    (0, 100, ["20"], "0", "0"),  # others have sold all of it
+    (0, 100, ["20"], "-30", "-50"),  # others have gone short by more
+    (0, 100, ["0.2"], "0.9", "0.7"),
+    (30, -20, ["30", "7"], "-7", "30"),
+    (30, -20, ["30", "7"], "-20", "17"),  # others have sold since
+    (30, -20, ["30", "7"], "0", "0"),  # others have bought it back: more than was held before opens nothing
+    (30, -20, ["30", "7"], "5", "42"),
+    (30, 90, ["20"], "0", "0"),  # others have closed it: there is no way back to the other side
+    (1, -1, ["0.5", "0"], "0", "0.5"),
+])  # fmt: skip
+def test_the_way_back_trades_back_what_filled_and_nothing_else(
+    before: int, target: int, filled: list[str], held: str, aim: str
+) -> None:
+    plan = a_plan({"A": before} if before else {}, {"A": target})
+    at = replace(progress(plan, {}, {}, NOW), filled=tuple(map(Decimal, filled)))
+    (back,) = targets_of_round(a_record(plan), at, RoundKind.UNWIND, {"A|STOCK": Decimal(held)}).targets
+    assert back.quantity == Decimal(aim)
+
+
+def test_a_way_back_is_gone_to_its_end_only_when_it_has_ended_and_nothing_is_left() -> None:
+    record, first = short()
+    back = record.with_round(RoundKind.UNWIND, record.first_plan)
+    done = Life(a_plan({"A": 40}, {"A": 0}), Conduct(), A=40)
+    done.end(done.release()[0], 40)
+    assert ended(back, [first, done.at]).is_unwound is True
+    rest = replace(done.at, filled=(Decimal(39),))
+    for last in (rest, replace(done.at, state=PlanState.FAILED), replace(rest, state=PlanState.PARTIAL)):
+        assert (ended(back, [first, last]).is_unwound, ended(back, [first, last]).state) == (False, PlanState.PARTIAL)
+
+
+def test_what_filled_in_any_leg_of_any_round_makes_it_partial() -> None:
+    record, first = short()
+    again = Life(a_plan({"A": 40}, {"A": 100}), Conduct(), A=40)
+    again.end(again.release()[0], 0)
+    assert again.at.state is PlanState.FAILED
+    assert ended(record.with_round(RoundKind.RETRY, record.first_plan), [first, again.at]).state is PlanState.PARTIAL
+
+
+def test_a_plan_at_work_is_followed_by_nothing() -> None:
     life = Life(a_plan({}, {"A": 100}), Conduct())
-    life.end(life.release()[0], 20)
-    (back,) = targets_of_round(a_record(life.plan, life), life.at, RoundKind.UNWIND, {"A|STOCK": Decimal(held)}).targets
-    assert back.quantity == aim
+    life.release()
+    assert next_round(a_record(life.plan, life), life.at, RETRY, NOW) is None
 
 
-@pytest.mark.parametrize("reason", [LegReason.TURNOVER, LegReason.HALTED])
+def test_what_is_done_beside_what_was_left_on_purpose_starts_no_other_round() -> None:
+    life = Life(a_plan({}, {"A": 100, "B": 50}), Conduct())
+    for each in life.release():
+        life.end(each, 100 if life.plan.leg(each.leg).instrument.symbol == "A" else 0)
+    left = replace(life.at, legs=(life.at.legs[0], replace(life.at.legs[1], reason=LegReason.HALTED)))
+    assert (left.legs[0].state, left.state) == (LegState.DONE, PlanState.PARTIAL)
+    assert next_round(a_record(life.plan, life), left, RETRY, NOW) is None
+    both = a_record(life.plan, life)
+    assert [t.instrument.symbol for t in targets_of_round(both, left, RoundKind.RETRY, {}).targets] == []
+
+
+def test_the_way_back_is_planned_whole_and_a_retry_as_the_account_plans() -> None:
+    usual = PlanSettings(band=Decimal("0.1"), max_turnover=Decimal(1), slices=3)
+    for kind in (RoundKind.RETRY, RoundKind.TARGETS):
+        assert settings_of_round(usual, kind) == usual
+    assert settings_of_round(usual, RoundKind.UNWIND) == PlanSettings(slices=3, is_whole=True)
+
+
+def test_only_a_retry_waits_for_an_equity_and_only_for_one_that_was_known() -> None:
+    record, _ = short()
+    assert wants_equity(record, RoundKind.RETRY, Money())
+    assert not wants_equity(record, RoundKind.RETRY, Money(equity=Decimal(1)))
+    assert not wants_equity(record, RoundKind.UNWIND, Money())
+    without = replace(record, plan=replace(record.plan, money=Money()))
+    assert not wants_equity(without, RoundKind.RETRY, Money())
+
+
+@pytest.mark.parametrize("reason", [LegReason.TURNOVER, LegReason.HALTED, LegReason.IN_BAND, LegReason.DUST])
 def test_what_was_left_on_purpose_starts_no_other_round(reason: LegReason) -> None:
     record, at = short()
     left = replace(at, legs=tuple(replace(leg, reason=reason) for leg in at.legs))

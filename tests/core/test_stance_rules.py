@@ -9,8 +9,10 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import OrderType, Side, Tif
+from execution_service.core.planning import stances
 from execution_service.core.planning.plan import LegReason, Phase
 from execution_service.core.planning.stances import (
+    StanceChange,
     StanceRecord,
     StanceRefused,
     Stances,
@@ -21,7 +23,7 @@ from execution_service.core.planning.stances import (
 )
 from execution_service.core.planning.targets import Aggressiveness
 from execution_service.core.planning.terms import Chosen, Conduct, choose, is_too_tame
-from execution_service.core.risk.kill import KillLevel
+from execution_service.core.risk.kill import KillLevel, Switch
 from execution_service.core.risk.limits import Scope
 from tests.builders import NOW
 
@@ -99,12 +101,23 @@ def test_in_doubt_about_the_stance_only_reductions_pass() -> None:
     assert Stances(doubtful=(Scope(account_id="other"),)).of(HERE, NORMAL, NOW) is NORMAL
 
 
+def test_an_emergency_elsewhere_stops_nothing_here() -> None:
+    assert not Stances(records=(stance(Scope(account_id="other"), EMERGENCY),)).is_emergency(HERE, NOW)
+
+
 def test_an_emergency_is_reduce_only_to_whoever_sends_orders() -> None:
-    stances = Stances(records=(stance(ACCOUNT, EMERGENCY), stance(ALL, URGENT)), doubtful=(STRATEGY,))
-    assert [(each.scope, each.level) for each in stances.switches(NOW)] == [
-        (ACCOUNT, KillLevel.REDUCE_ONLY),
-        (STRATEGY, KillLevel.REDUCE_ONLY),
-    ]
+    known = Stances(records=(stance(ACCOUNT, EMERGENCY), stance(ALL, URGENT)), doubtful=(STRATEGY,))
+    assert known.switches(NOW) == (
+        Switch(
+            scope=ACCOUNT,
+            version=1,
+            level=KillLevel.REDUCE_ONLY,
+            engaged_at=NOW,
+            by="Ada",
+            reason="stance EMERGENCY: the model says so",
+        ),
+        Switch(scope=STRATEGY, level=KillLevel.REDUCE_ONLY, by="nobody known", reason="its stance cannot be read"),
+    )
 
 
 # --- setting one ----------------------------------------------------------------------------------------------------
@@ -140,6 +153,44 @@ def test_an_emergency_that_comes_late_does_not_shorten_the_one_that_holds() -> N
     assert stance(ALL, EMERGENCY, before=longer, lasts_seconds=600).latest.until == longer.latest.until
 
 
+def test_an_emergency_that_is_said_later_counts_as_it_is_said() -> None:
+    without_end = stance(ALL, EMERGENCY)
+    for seconds in (0, 5):
+        shorter = stance(ALL, EMERGENCY, before=without_end, after_seconds=seconds, lasts_seconds=60, command_id="c")
+        assert shorter.latest.until == NOW + timedelta(seconds=seconds + 60)
+
+
+def test_an_emergency_without_an_end_that_comes_late_has_none() -> None:
+    with_end = stance(ALL, EMERGENCY, after_seconds=300, lasts_seconds=900)
+    assert stance(ALL, EMERGENCY, before=with_end).latest.until is None
+    urgent = stance(ALL, URGENT, after_seconds=300)
+    assert stance(ALL, EMERGENCY, before=urgent, lasts_seconds=900).latest.until == NOW + timedelta(seconds=900)
+
+
+def test_a_wish_of_the_same_moment_is_taken() -> None:
+    assert stance(ALL, NORMAL, before=stance(ALL, EMERGENCY)).latest.stance is NORMAL
+
+
+def test_a_change_says_who_why_and_when_and_none_is_before_the_one_that_it_follows() -> None:
+    first = stance(ALL, URGENT, after_seconds=10, by=" Ada ", reason=" gaps ", command_id="c-1")
+    assert first.latest == StanceChange(
+        version=1, stance=URGENT, at=NOW + timedelta(seconds=10), by="Ada", reason="gaps", command_id="c-1"
+    )
+    late = stance(ALL, EMERGENCY, before=first, after_seconds=5)
+    assert (late.version, late.latest.at) == (2, NOW + timedelta(seconds=10))
+
+
+def test_of_many_changes_the_latest_hundred_are_kept() -> None:
+    record = stance(ALL, URGENT)
+    for n in range(1, 102):
+        record = stance(ALL, URGENT, before=record, after_seconds=n)
+    assert (len(record.history), record.version, record.history[0].version) == (100, 102, 3)
+
+
+def test_the_words_by_which_one_is_set() -> None:
+    assert [*Aggressiveness, stances.HALT] == ["PASSIVE", "NORMAL", "URGENT", "EMERGENCY", "HALT"]
+
+
 def test_a_stance_that_is_over_already_is_refused() -> None:
     with pytest.raises(StanceRefused, match="over already"):
         stance(ALL, EMERGENCY, lasts_seconds=0)
@@ -160,7 +211,9 @@ def test_a_stance_that_was_set_in_time_is_set_when_its_command_comes_again_after
 
 def test_a_stance_is_read_as_it_was_written() -> None:
     record = stance(HERE, EMERGENCY, lasts_seconds=60)
-    assert stance_from_document(stance_to_document(record)) == record
+    document = stance_to_document(record)
+    assert stance_from_document(document) == record
+    assert stances_of([document, {"_id": "symbol:X"}]) == Stances(records=(record,), doubtful=(Scope(symbol="X"),))
 
 
 @pytest.mark.parametrize("document", [
@@ -168,6 +221,8 @@ def test_a_stance_is_read_as_it_was_written() -> None:
     {"_id": "account:acc", "version": 1, "record": {"scope": {"account_id": "acc"}, "history": []}},
     stance_to_document(stance(ACCOUNT, NORMAL)) | {"version": 2},
     stance_to_document(stance(STRATEGY, NORMAL)) | {"_id": "account:acc"},
+    {"_id": "account:acc", "version": 1, "record": 7},
+    {"_id": "account:acc", "version": 1, "record": {"scope": {}, "history": [{"version": 1, "stance": "?", "at": NOW}]}},
 ])  # fmt: skip
 def test_one_that_cannot_be_read_is_in_doubt_for_its_scope(document: dict[str, object]) -> None:
     assert stances_of([document]).doubtful == (ACCOUNT,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import gc
 import importlib
 import os
@@ -40,18 +41,20 @@ ORDERS = (
 )
 CORE = "execution_service.core"
 RISK = ("book", "counters", "documents", "exposure", "gate", "kill", "limits", "prices", "sizing", "verdict")
+QUALITY = ("order_quality", "slippage", "summary")
 PLANNING = ("plan", "progress", "quantities", "rounds", "rules", "stances", "targets", "terms")
 MODULES = {
     **{name: f"{CORE}.orders.{name}" for name in ORDERS},
     "position": f"{CORE}.positions.position",
     **{f"risk_{name}": f"{CORE}.risk.{name}" for name in RISK},
     **{f"planning_{name}": f"{CORE}.planning.{name}" for name in PLANNING},
+    **{name: f"{CORE}.quality.{name}" for name in QUALITY},
     "matcher": "simulation.matching.kernel",
 }
 """By its name in a mutant's, the place of each module."""
-USUAL_MODULES = tuple(name for name in MODULES if not name.startswith(("risk_", "planning_")) and name != "matcher")
-"""Those that are tried unless others are asked for. Of the risk gate's and the planner's the survivors that nothing can notice are not all
-explained yet; the matcher has tests of its own."""
+USUAL_MODULES = tuple(name for name in MODULES if not name.startswith("risk_") and name != "matcher")
+"""Those that are tried unless others are asked for. Of the risk gate's the survivors that nothing can notice are not all explained yet; the matcher
+has tests of its own."""
 TESTS = ("tests/core", "tests/test_docs.py")
 MATCHER_TESTS = (
     "tests/simulated/test_kernel.py",
@@ -76,10 +79,10 @@ class Mutant:
 # --- what is tried ----------------------------------------------------------------------------------------------------
 
 
-def mutants_of(name: str) -> Iterator[Mutant]:
+def mutants_of(name: str, functions: Collection[str] | None = None) -> Iterator[Mutant]:
+    """All of a module, or those of these functions and globals alone."""
     module = importlib.import_module(MODULES[name])
-    assert module.__file__ is not None
-    for change in changes_of(Path(module.__file__).read_text(encoding="utf-8")):
+    for change in changes_of(source_of(name), functions):
         target = _target(module, change.function)
         if isinstance(target, types.FunctionType):
             yield Mutant(f"{name}.{change.name}", f"{name}.{change.function}", _with_code(target, change))
@@ -87,6 +90,12 @@ def mutants_of(name: str) -> Iterator[Mutant]:
             yield Mutant(f"{name}.{change.name}", None, _with_global(module, change))
     if name == "transitions":
         yield from _table_mutants(module)
+
+
+def source_of(name: str) -> str:
+    place = file_of(name)
+    assert place is not None
+    return Path(place).read_text(encoding="utf-8")
 
 
 def file_of(name: str) -> str | None:
@@ -108,7 +117,7 @@ def _target(module: types.ModuleType, qualified: str) -> Any:
 
 def _with_code(function: types.FunctionType, change: Change) -> Callable[[], None]:
     # Compiled here and not in the child: what does not compile would pass for noticed there.
-    code = compile(change.tree, function.__code__.co_filename, "exec")
+    code = compile(_as_bound(change, function), function.__code__.co_filename, "exec")
     made = next(c for c in _codes(code) if c.co_qualname == change.function)
     assert made.co_freevars == function.__code__.co_freevars
 
@@ -116,6 +125,22 @@ def _with_code(function: types.FunctionType, change: Change) -> Callable[[], Non
         function.__code__ = made
 
     return apply
+
+
+def _as_bound(change: Change, function: types.FunctionType) -> ast.Module:
+    """The changed module, in which the function still names each variable of those around it: without its `super()` it would have none of them, and
+    Python takes no code in its place that is bound otherwise."""
+    bound = function.__code__.co_freevars
+    if not bound:
+        return change.tree
+    tree = copy.deepcopy(change.tree)
+    found: ast.Module | ast.ClassDef | ast.FunctionDef = tree
+    for part in change.function.split("."):
+        inner = (each for each in found.body if isinstance(each, ast.ClassDef | ast.FunctionDef))
+        found = next(each for each in inner if each.name == part)
+    never = ast.If(ast.Constant(False), [ast.Expr(ast.Name(name, ast.Load())) for name in bound], [])
+    found.body.insert(0, never)
+    return ast.fix_missing_locations(tree)
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +58,14 @@ class _Spot:
     statement: ast.AST
 
 
-def changes_of(source: str) -> Iterator[Change]:
-    """All changes to what is inside functions, and to simple globals. Left as they are: annotations, decorators, docstrings, defaults of
-    fields and parameters, and the sentences written for people."""
+def changes_of(source: str, functions: Collection[str] | None = None) -> Iterator[Change]:
+    """All changes to what is inside functions, and to simple globals; or of these functions and globals alone. Left as they are: annotations,
+    decorators, docstrings, defaults of fields and parameters, and the sentences written for people."""
     tree = ast.parse(source)
     names: Counter[str] = Counter()
     for place, spot in _spots(tree):
+        if functions is not None and spot.function not in functions:
+            continue
         for edit in _edits(spot.node):
             memo: dict[int, Any] = {}
             changed = copy.deepcopy(tree.body[place], memo)

@@ -22,3 +22,12 @@ def test_of_two_operands_each_is_left_alone_once() -> None:
 
 def test_of_three_operands_each_is_left_out_once() -> None:
     assert {"return b or c", "return a or c", "return a or b"} <= made("return a or b or c")
+
+
+def test_the_changes_of_some_functions_are_those_of_all_that_are_in_them() -> None:
+    source = (
+        "MOST = 3\n\ndef f(a):\n    return not a\n\nclass C:\n    def g(self, a, b):\n        return a < b and a + 1\n"
+    )
+    every = [change.name for change in changes_of(source)]
+    assert [change.name for change in changes_of(source, {"C.g"})] == [n for n in every if n.startswith("C.g: ")]
+    assert [change.name for change in changes_of(source, {"MOST"})] == ["MOST: MOST = 3 -> MOST = 4"]

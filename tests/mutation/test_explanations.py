@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from execution_service.core.orders.order import apply
-from tests.mutation.__main__ import MODULES, complaints, explanations, file_of, mutants_of
+from execution_service.core.planning.targets import PlanRefused, Refusal, RefusalCode
+from tests.mutation.__main__ import MODULES, complaints, explanations, file_of, mutants_of, source_of
+from tests.mutation.changes import changes_of
 
 KNOWN = frozenset({"order.apply: one", "order.apply: other", "position._tidy: third"})
 
@@ -46,10 +48,31 @@ def test_an_explanation_of_what_was_not_tried_today_stands() -> None:
 def test_every_explanation_says_why_and_is_of_a_change_of_the_present_code() -> None:
     explained = explanations()
     assert all(explained.values())
-    concerned = {name.partition(".")[0] for name in explained} & set(MODULES)
-    names = {mutant.name for module in concerned for mutant in mutants_of(module)}
+    concerned: dict[str, set[str]] = {}
+    for name in explained:
+        module, _, rest = name.partition(".")
+        concerned.setdefault(module, set()).add(rest.partition(": ")[0])
+    names = {
+        f"{module}.{change.name}"
+        for module, functions in concerned.items()
+        if module in MODULES
+        for change in changes_of(source_of(module), functions)
+    }
     assert complaints({}, names, explained) == []
 
 
 def test_a_call_is_known_by_the_file_that_the_code_of_its_function_names() -> None:
     assert file_of("order") == apply.__code__.co_filename
+
+
+def test_a_function_that_names_its_class_can_be_changed_to_one_that_does_not() -> None:
+    """As one that calls `super()` is where that is left out."""
+    found = [each for each in mutants_of("planning_targets", {"PlanRefused.__init__"}) if each.name.endswith("-> pass")]
+    (without_super,) = found
+    whole = PlanRefused.__init__.__code__
+    try:
+        without_super.apply()
+        assert str(PlanRefused([Refusal(RefusalCode.EMPTY, "nothing")])) != "EMPTY: nothing"
+    finally:
+        PlanRefused.__init__.__code__ = whole
+    assert str(PlanRefused([Refusal(RefusalCode.EMPTY, "nothing")])) == "EMPTY: nothing"

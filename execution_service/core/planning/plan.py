@@ -117,11 +117,19 @@ class Leg:
         return self.instrument.asset_class not in ON_MARGIN
 
     @property
+    def is_priced(self) -> bool:
+        """Whether it is known what it is worth in money of the account."""
+        return self.price is not None and self.unit_value is not None
+
+    @property
+    def unit_price(self) -> Decimal:
+        """Money of the account for one unit; 0 where that is not known."""
+        return (self.price or ZERO) * (self.unit_value or ZERO)
+
+    @property
     def notional(self) -> Decimal:
         """In money of the account; 0 where no price is known."""
-        if self.price is None or self.unit_value is None:
-            return ZERO
-        return self.quantity * self.price * self.unit_value
+        return self.quantity * self.unit_price
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +149,7 @@ class Plan:
 
     def in_sequence(self) -> tuple[Leg, ...]:
         """As they are to be sent: reductions first, the largest first; then increases, likewise; ties by number."""
-        return tuple(sorted(self.legs, key=lambda leg: (leg.phase is Phase.INCREASE, -leg.notional, leg.number)))
+        return tuple(sorted(self.legs, key=lambda leg: (leg.phase is Phase.INCREASE, -leg.notional)))
 
 
 def signal_id_of(plan_id: str, leg: int, child: int) -> str:
@@ -331,8 +339,6 @@ class _Step:
                 why = f"a weight needs what {known.currency or 'its currency'} is worth in the account's currency"
             yield self._off(number, Phase.INCREASE, ZERO, LegReason.NO_PRICE, why)
             return
-        if not delta and known.blocked is None:
-            return
         closing = min(abs(delta), abs(projected)) if projected * delta < 0 else ZERO
         opening = abs(delta) - closing
         phase = Phase.REDUCE if closing else Phase.INCREASE
@@ -417,15 +423,15 @@ def _within_turnover(legs: list[Leg], most: Decimal, facts: Mapping[str, Instrum
     if increased <= left:
         return legs
     why = f"the plan may trade {most} in all"
+    by_name = {known.instrument.key: known for known in facts.values()}
     scaled = []
     for leg in legs:
         if leg.phase is Phase.REDUCE or not leg.quantity:
             scaled.append(leg)
             continue
         quantity = whole_lots(divided(leg.quantity * left, increased), leg.lot)
-        known = facts[leg.instrument.key]
-        unit = known.unit_price or ZERO
-        if not quantity or quantity < leg.min_quantity or quantity * unit < known.min_notional:
+        known = by_name[leg.instrument.key]
+        if not quantity or quantity < leg.min_quantity or quantity * leg.unit_price < known.min_notional:
             off = replace(leg, quantity=ZERO, slices=(), state=LegState.SKIPPED)
             scaled.append(replace(off, reason=LegReason.TURNOVER, note=why))
             continue

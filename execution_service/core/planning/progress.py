@@ -152,11 +152,10 @@ def _all_final(mine: list[Release], outcomes: Mapping[str, Outcome]) -> bool:
 def _as_it_stands(
     leg: Leg, mine: list[Release], outcomes: Mapping[str, Outcome], filled: Decimal, is_superseded: bool
 ) -> Leg:
-    if leg.state is not LegState.WAITING or not mine:
+    released = [r for r in mine if not r.is_void]
+    if not released:
         return leg
-    sent, last = [r for r in mine if r.quantity and not r.is_void], mine[-1]
-    if not sent and any(r.is_void for r in mine):
-        return replace(leg, state=LegState.SUPERSEDED, reason=LegReason.SUPERSEDED)
+    sent, last = [r for r in released if r.quantity], released[-1]
     if not sent:
         return replace(leg, state=LegState.SKIPPED, reason=last.reason or _nothing_sent(leg))
     if not _all_final(mine, outcomes):
@@ -181,7 +180,7 @@ def _nothing_sent(leg: Leg) -> LegReason:
     """Of a leg of which less was sent than was planned, where its release does not say why."""
     if leg.phase is Phase.REDUCE:
         return LegReason.NOTHING_HELD
-    return LegReason.NO_PRICE if leg.price is None or leg.unit_value is None else LegReason.INSUFFICIENT_CASH
+    return LegReason.INSUFFICIENT_CASH if leg.is_priced else LegReason.NO_PRICE
 
 
 _FINAL = frozenset(
@@ -215,7 +214,7 @@ def _state(legs: list[Leg], filled: list[Decimal], is_superseded: bool) -> PlanS
         return PlanState.SUPERSEDED
     # What was left on purpose (the band, dust) is no failure of the plan.
     tolerated = (LegReason.IN_BAND, LegReason.DUST)
-    wanting = [leg for leg in legs if not (leg.state is LegState.SKIPPED and leg.reason in tolerated)]
+    wanting = [leg for leg in legs if leg.reason not in tolerated]
     if all(leg.state is LegState.DONE for leg in wanting):
         return PlanState.COMPLETED
     return PlanState.PARTIAL if any(filled) else PlanState.FAILED
@@ -243,9 +242,7 @@ def next_releases(
         waiting = [
             leg
             for leg in at.legs
-            if leg.state is LegState.WAITING
-            and leg.number not in by_leg
-            and conduct.get(leg.number, AS_PLANNED).not_now is None
+            if leg.state is LegState.WAITING and conduct.get(leg.number, AS_PLANNED).not_now is None
         ]
         reductions = [leg for leg in waiting if leg.phase is Phase.REDUCE]
         made = [
@@ -253,7 +250,7 @@ def next_releases(
             for leg in _by_notional(reductions)
             for release in _of_reduction(at.plan, leg, held, now, conduct.get(leg.number, AS_PLANNED))
         ]
-        for number in sorted(at.to_follow):
+        for number in at.to_follow:
             next_one = _follower(at, by_leg[number], held, now, conduct.get(number, AS_PLANNED))
             if next_one is not None:
                 made.append(next_one)
@@ -271,8 +268,7 @@ def tame_releases(
     return tuple(
         release
         for release in releases.values()
-        if at.legs[release.leg].state is LegState.RELEASED
-        and at.legs[release.leg].phase is Phase.REDUCE
+        if at.legs[release.leg].phase is Phase.REDUCE
         and release.signal_id in outcomes
         and not outcomes[release.signal_id].is_final
         and is_too_tame(release.stance, conduct.get(release.leg, AS_PLANNED).stance)
@@ -285,32 +281,26 @@ def with_followers(releases: Sequence[Release], replaced: Collection[Release]) -
     for release in releases:
         last[release.leg] = max(last.get(release.leg, 0), release.child)
     legs = {release.leg for release in replaced}
-    return tuple(
-        replace(r, is_followed=True) if r.leg in legs and r.child == last[r.leg] and not r.is_followed else r
-        for r in releases
-    )
+    return tuple(replace(r, is_followed=True) if r.leg in legs and r.child == last[r.leg] else r for r in releases)
 
 
-def cash_needed(at: Progress, releases: Mapping[str, Release]) -> Decimal:
+def cash_needed(at: Progress) -> Decimal:
     """For all increases that wait and cost their whole value, at the guard price, without fees."""
-    by_leg = _by_leg(releases)
     with localcontext(EXACT):
         guard = ONE + at.plan.settings.guard
         return sum(
             (
                 leg.notional * guard
                 for leg in at.legs
-                if leg.state is LegState.WAITING
-                and leg.phase is Phase.INCREASE
-                and leg.is_paid_in_full
-                and leg.number not in by_leg
+                if leg.state is LegState.WAITING and leg.phase is Phase.INCREASE and leg.is_paid_in_full
             ),
             ZERO,
         )
 
 
 def _by_notional(legs: list[Leg]) -> list[Leg]:
-    return sorted(legs, key=lambda leg: (-leg.notional, leg.number))
+    """The largest first; of one value those with the lower numbers, as they come."""
+    return sorted(legs, key=lambda leg: -leg.notional)
 
 
 def _is_ready(leg: Leg, at: Progress, held: Mapping[str, Decimal]) -> bool:
@@ -401,16 +391,16 @@ def _of_increases(
     if cash is None:
         return
     legs = [leg for leg in legs if leg.is_paid_in_full]
-    priced = [leg for leg in legs if leg.price is not None and leg.unit_value is not None]
+    priced = [leg for leg in legs if leg.is_priced]
     for leg in legs:
-        if leg not in priced:
+        if not leg.is_priced:
             # What it costs is not known, and so not whether there is cash for it.
             yield made(leg, 0, ZERO)
     wishes = [
         Increase(
             key=leg.instrument.key,
             wanted=leg.quantity,
-            unit_cost=(leg.price or ZERO) * (leg.unit_value or ZERO) * (ONE + settings.guard),
+            unit_cost=leg.unit_price * (ONE + settings.guard),
             lot=leg.lot,
             min_quantity=leg.min_quantity,
         )
@@ -429,7 +419,7 @@ def _release(
     quantity: Decimal,
     now: datetime,
     *,
-    terms: Terms | None = None,
+    terms: Terms = AT_MARKET,
     stance: Aggressiveness = Aggressiveness.NORMAL,
     reason: LegReason | None = None,
 ) -> Release:
@@ -439,7 +429,7 @@ def _release(
         child=child,
         quantity=quantity,
         released_at=now,
-        terms=terms or AT_MARKET,
+        terms=terms,
         stance=stance,
         reason=reason,
     )

@@ -23,24 +23,24 @@ def divided(amount: Decimal, by: Decimal) -> Decimal:
 
 
 def slices_of(total: Decimal, count: int, lot: Decimal, largest: Decimal | None = None) -> tuple[Decimal, ...]:
-    """`total` in `count` parts that differ by one lot at most, the larger ones first; as many more as keep each at `largest`.
+    """`total`, never negative, in `count` parts that differ by one lot at most, the larger ones first; as many more as keep each at `largest`.
 
-    The sum is exactly `total`. Fewer lots than parts: fewer parts. What is no whole lot (a holding that is closed whole) is in the first part.
+    The sum is exactly `total`. Fewer lots than parts: fewer parts. What is no whole lot (a holding that is closed whole) is in the first part, or by
+    itself at the end where that has no room for it. One lot is the least: a `largest` below it is no bound.
     """
-    if total <= 0:
-        return ()
     lots = int(_DOWN.divide_int(total, lot))
     odd = total - lots * lot
     parts = max(1, min(count, lots))
-    if largest is not None and largest >= lot:
-        most = int(_DOWN.divide_int(largest, lot))
-        parts = max(parts, -(-lots // most))
-        # The odd rest may make the first part larger than allowed: one part more then leaves room for it.
-        if odd and -(-lots // parts) * lot + odd > largest:
-            parts = min(max(1, lots), parts + 1)
+    if largest is None or largest < lot:
+        largest = total
+    else:
+        parts = max(parts, -(-lots // int(_DOWN.divide_int(largest, lot))))
     each, more = divmod(lots, parts)
     quantities = [(each + (1 if n < more else 0)) * lot for n in range(parts)]
-    quantities[0] += odd
+    if quantities[0] + odd <= largest:
+        quantities[0] += odd
+    else:
+        quantities.append(odd)
     return tuple(q for q in quantities if q)
 
 

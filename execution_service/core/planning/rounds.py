@@ -78,11 +78,14 @@ def targets_of_round(record: PlanRecord, at: Progress, kind: RoundKind, held: Ma
     else:
         wanted = {leg.instrument.key for leg in _missed(at)}
         missing = {key: quantity for key, quantity in at.residuals.items() if key in wanted}
-        weights = {each.instrument.key: each for each in at.plan.targets.targets if each.weight}
+        weights = [each for each in at.plan.targets.targets if each.weight]
         for leg in at.legs:
             key = leg.instrument.key
-            if leg.reason is LegReason.NO_PRICE and key in weights:
-                aims[key] = weights[key]  # how much that is was never known
+            # The leg bears the holding's own name, where something is held.
+            asked = (each for each in weights if each.instrument.could_be(leg.instrument))
+            again = next(asked, None) if leg.reason is LegReason.NO_PRICE else None
+            if again is not None:
+                aims[key] = again  # how much that is was never known
             elif key in missing:
                 aims[key] = Target(instrument=leg.instrument, quantity=leg.target)
     return replace(
@@ -164,10 +167,10 @@ def exposure(first: Progress, residuals: dict[str, Decimal]) -> Exposure:
     unpriced = []
     with localcontext(EXACT):
         for key, leg in {leg.instrument.key: leg for leg in first.legs}.items():
-            if leg.price is None or leg.unit_value is None:
+            if not leg.is_priced:
                 unpriced.append(key)
                 continue
-            unit = leg.price * leg.unit_value
+            unit = leg.unit_price
             wanted, reached = leg.target * unit, (leg.target - residuals.get(key, ZERO)) * unit
             net, gross = net + reached, gross + abs(reached)
             target_net, target_gross = target_net + wanted, target_gross + abs(wanted)

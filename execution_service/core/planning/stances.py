@@ -87,17 +87,17 @@ def with_stance(
         raise StanceRefused("the person and the reason must be named")
     if until is not None and until <= max(asked_at, now):
         raise StanceRefused(f"until {until.isoformat()} is over already")
-    if record is not None and asked_at < record.latest.at and stance is not Aggressiveness.EMERGENCY:
-        words = f"{record.latest.stance} was set at {record.latest.at.isoformat()}, after this was asked for"
-        raise StanceRefused(words)
-    is_late = record is not None and asked_at < record.latest.at
-    if is_late and record is not None and record.latest.stance is Aggressiveness.EMERGENCY:
-        # One that comes late does not shorten the one that holds.
-        until = None if until is None or record.latest.until is None else max(until, record.latest.until)
+    latest = None if record is None else record.latest
+    if latest is not None and asked_at < latest.at:
+        if stance is not Aggressiveness.EMERGENCY:
+            raise StanceRefused(f"{latest.stance} was set at {latest.at.isoformat()}, after this was asked for")
+        if latest.stance is Aggressiveness.EMERGENCY:
+            # One that comes late does not shorten the one that holds.
+            until = None if until is None or latest.until is None else max(until, latest.until)
     change = StanceChange(
-        version=1 if record is None else record.version + 1,
+        version=1 if latest is None else latest.version + 1,
         stance=stance,
-        at=asked_at if record is None else max(asked_at, record.latest.at),
+        at=asked_at if latest is None else max(asked_at, latest.at),
         by=by.strip(),
         reason=reason.strip(),
         until=until,
@@ -189,6 +189,6 @@ def stance_from_document(document: Mapping[str, Any]) -> StanceRecord:
 
 def _scope_of(key: Any) -> Scope:
     try:
-        return scope_from_text(key) if isinstance(key, str) else Scope()
+        return scope_from_text(str(key))
     except ValueError:
         return Scope()
