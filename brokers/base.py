@@ -280,6 +280,9 @@ class Report:
     says neither."""
     held_until: datetime | None = None
     """If it is held: until when, if the broker says so."""
+    is_triggered: bool = False
+    """The order is a stop whose trigger was reached: what it became is at the market. False: it was not, or the broker
+    does not say."""
     orders_under_tag: tuple[str, ...] = ()
     """If several orders bear this tag: the broker's ids of all of them, oldest first. Only one can be ours."""
     is_unclear: bool = False

@@ -414,6 +414,8 @@ def _report(
         fills_shown=FillsShown.ALL if shown == reported else FillsShown.SOME,
         reason=last.reason,
         said=last.status,
+        # What waits for its trigger is TRIGGER PENDING.
+        is_triggered=last.is_stop and last.status == "OPEN",
         is_held=is_held,
         held_until=held_until,
         orders_under_tag=tuple(under_tag) if len(under_tag) > 1 else (),

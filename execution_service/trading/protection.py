@@ -16,7 +16,7 @@ from brokers.base import BrokerPosition, Instrument, Side, TellsQuotes
 from brokers.errors import BrokerError, OrderRefused
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import may_be_of_one_contract
-from execution_service.core.orders.events import Event, ProtectionChanged
+from execution_service.core.orders.events import Event, ProtectionChanged, Triggered
 from execution_service.core.orders.exits import without_linked
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.products import product_of
@@ -32,6 +32,7 @@ from execution_service.core.protection.orders import (
     protective_order,
 )
 from execution_service.core.protection.plan import (
+    MarkTriggered,
     Place,
     ProtectedPosition,
     ProtectionPlan,
@@ -625,6 +626,8 @@ class Protection:
         by_id = {entry.order_id: self._latest(entry) for entry in entries}
         for order_id, standing in plan.standing.items():
             await self._record_move(by_id[order_id], standing)
+        for mark in plan.triggered:
+            await self._mark_triggered(mark)
         put_off = False
         for back in plan.take_back:
             if back.moves_to is None or await self._is_worth_moving(back.order_id, back.moves_to):
@@ -639,6 +642,19 @@ class Protection:
             entry = self._entries.get(order_id)
             if standing.state is ProtectionState.CLOSED and entry is not None and not entry.is_protection_open:
                 self._forget(entry)
+
+    async def _mark_triggered(self, mark: MarkTriggered) -> None:
+        def change(order: Order) -> Sequence[Event]:
+            is_working = order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED)
+            return (
+                (Triggered(at=self._clock.now(), message=mark.why),)
+                if is_working and order.triggered_at is None
+                else ()
+            )
+
+        live = self._live.by_id.get(mark.order_id)
+        if live is not None:
+            await self._live.record(live, change)
 
     async def _is_worth_moving(self, order_id: str, stop_price: Decimal) -> bool:
         """Whether the market takes a stop at this price, and at another tick than that at which the order rests, so that it is not taken down for

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from brokers.base import Capabilities, OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
+from brokers.base import Capabilities, OrderRef, OrderType, Reports, ReportStatus, Side, Ticket, Tif
 from brokers.errors import NotAnswered
 from brokers.paper.model import Action, Fault, Operation, PaperOrder
 from brokers.ticks import stop_on_tick
@@ -285,6 +285,79 @@ async def test_a_stop_that_the_price_has_passed_is_closed_at_the_market_once_and
         ]
         assert (world.book().positions(), state(world)) == ((), ProtectionState.CLOSED)
         assert len(world.notifier.titled("Closing Position")) == 1
+
+
+def says_triggered(world: World, child: Order) -> None:
+    """The broker tells of this stop that it was triggered."""
+    broker = world.brokers[ACCOUNT]
+    ask = broker.reports
+
+    async def reports(since: int | None = None) -> Reports:
+        told = await ask(None)
+        named = [replace(r, is_triggered=r.client_order_id == child.client_order_id) for r in told.reports]
+        return replace(told, reports=named)
+
+    broker.reports = reports  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_a_stop_that_is_triggered_and_does_not_fill_is_closed_at_the_market_once(
+    tmp_path: Path, dies: bool
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        (stop,) = children(world)
+        says_triggered(world, stop)
+        hit(world, stop, 30)
+        await world.run(8)
+        assert (resting(world), len(children(world))) == (70, 1)
+        if dies:
+            await world.restart()
+        await world.run(60)
+        (close,) = children(world, ProtectiveRole.CLOSE)
+        assert (close.quantity, state(world), resting(world)) == (70, ProtectionState.CLOSING, 0)
+        assert [order.status for order in children(world)] == [Status.CANCELLED, Status.SUBMITTED]
+        told = [text for text in world.notifier.texts if "Closing Position" in text]
+        assert len(told) == 1
+        assert "its stop was triggered and has not filled" in told[0]
+        hit(world, close)
+        await world.run(5)
+        assert state(world) is ProtectionState.CLOSED
+
+
+async def test_a_triggered_stop_that_fills_in_time_is_left_alone(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        (stop,) = children(world)
+        says_triggered(world, stop)
+        hit(world, stop, 30)
+        await world.run(8)
+        hit(world, stop)
+        await world.run(30)
+        assert ([order.status for order in children(world)], state(world)) == ([Status.FILLED], ProtectionState.CLOSED)
+
+
+async def test_a_stop_with_a_limit_that_the_market_jumps_over_is_closed_at_the_market(tmp_path: Path) -> None:
+    able = replace(ALONE, fits_tickets=True)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=able) as world:
+        broker = world.brokers[ACCOUNT]
+        fit = broker.fitted
+
+        async def fitted(ticket: Ticket) -> Ticket:
+            ticket = await fit(ticket)
+            stop = ticket.stop_price
+            return ticket if stop is None else replace(ticket, limit_price=stop * Decimal("0.95"))
+
+        broker.fitted = fitted  # type: ignore[method-assign]
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world)
+        world.quote(bid="8.79", ask="8.81")
+        await world.run(30)
+        assert (resting(world), children(world, ProtectiveRole.CLOSE)) == (100, [])  # below the stop, and it can fill
+        world.quote(bid="7.99", ask="8.01")
+        await world.run(40)
+        (close,) = children(world, ProtectiveRole.CLOSE)
+        assert (close.quantity, resting(world)) == (100, 0)
 
 
 async def test_without_a_link_the_target_is_watched_and_closed_when_the_stop_is_gone(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from execution_service.core.protection.present import average_price, begins_afte
 from execution_service.core.protection.trailing import Trail, tightest
 
 TRIGGERED_AFTER_SECONDS = 10.0
-"""A stop that the broker had taken for so long, and that is then rejected, was triggered, and the market refused what that made of it."""
+"""Where the broker does not say whether it was triggered: a stop that it had taken for so long, and that is then rejected, was, and the market
+refused what that made of it."""
 _STAGES = {
     Status.PENDING: Stage.UNSENT,
     Status.SUBMITTING: Stage.UNCERTAIN,
@@ -106,14 +107,18 @@ def _protective_order(order: Order, capabilities: Capabilities, rests_for: Decim
         ending=_ending(order, capabilities) if stage is Stage.GONE else None,
         ended_at=order.finished_at,
         why=why if stage is Stage.GONE or order.status is Status.IN_DOUBT else "",
+        limit_price=order.limit_price,
+        triggered_at=order.triggered_at,
         stop_price=tightest([order.accepted_request.stop_price, rests_for], order.accepted_request.side.opposite),
     )
 
 
 def _ending(order: Order, capabilities: Capabilities) -> Ending:
+    if order.status is Status.FILLED:
+        return Ending.FILLED
+    if order.triggered_at is not None:
+        return Ending.PASSED  # whoever has ended what it became
     match order.status:
-        case Status.FILLED:
-            return Ending.FILLED
         case Status.EXPIRED:
             return Ending.EXPIRED
         case Status.REJECTED:

@@ -24,6 +24,8 @@ MOST_PIECES = 4
 with what is missing."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 600.0
 """Between two tries where the broker does not take a protective order, or does not keep it: twice as long each time."""
+UNFILLED_SECONDS = 10.0
+"""What a triggered stop has become has to fill within so long."""
 EXPIRED_PAUSE_SECONDS = 60.0
 """An order of the day that has ended is not placed again into the same evening at once."""
 
@@ -49,7 +51,7 @@ class Ending(StrEnum):
     EXPIRED = auto()
     REFUSED = auto()
     PASSED = auto()
-    """The price was through it already, or the market refused what it triggered: it can never protect."""
+    """The price was through it already, or what it became when it was triggered has not filled: it can never protect."""
 
 
 _FAILED = frozenset({Ending.REMOVED, Ending.EXPIRED, Ending.REFUSED, Ending.PASSED})
@@ -72,6 +74,11 @@ class ProtectiveOrder:
     """Why it ended, for people."""
     stop_price: Decimal | None = None
     """Of a stop: as it was made, or a price nearer to the market that the market's ticks make the same of."""
+
+    limit_price: Decimal | None = None
+    """Of a stop that becomes an order with a limit, where the broker has no other."""
+    triggered_at: datetime | None = None
+    """When it was known that a stop was triggered; None: it was not, or that is not known."""
 
     @property
     def role(self) -> ProtectiveRole:
@@ -178,6 +185,14 @@ class TakeBack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MarkTriggered:
+    """A stop has to be recorded as triggered, though its broker does not say so."""
+
+    order_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How one entry is protected."""
 
@@ -209,6 +224,7 @@ class PriceBand:
 class ProtectionPlan:
     place: tuple[Place, ...] = ()
     take_back: tuple[TakeBack, ...] = ()
+    triggered: tuple[MarkTriggered, ...] = ()
     standing: Mapping[str, Standing] = field(default_factory=dict)
     """By our id of the entry."""
     look_again_at: datetime | None = None
@@ -253,6 +269,7 @@ def protection_plan(position: ProtectedPosition) -> ProtectionPlan:
     wanted = _shares(position.entries, left, without_leaving=True)
     place: list[Place] = []
     take_back: list[TakeBack] = []
+    triggered: list[MarkTriggered] = []
     standing: dict[str, Standing] = {}
     moments: list[datetime] = []
     bands: list[PriceBand] = []
@@ -267,12 +284,14 @@ def protection_plan(position: ProtectedPosition) -> ProtectionPlan:
         done = case.decided()
         place += done.place
         take_back += done.take_back
+        triggered += case.jumped_over()
         standing |= done.standing
         moments += [done.look_again_at] if done.look_again_at is not None else []
         bands += [done.band] if done.band is not None else []
     return ProtectionPlan(
         place=tuple(place),
         take_back=tuple(take_back),
+        triggered=tuple(triggered),
         standing=standing,
         look_again_at=min(moments, default=None),
         band=_narrowest(bands),
@@ -389,7 +408,7 @@ class _Case:
         resting = [
             (found.stop_price, p) for p in self._pieces if (found := p.alive_as(ProtectiveRole.STOP)) is not None
         ]
-        if not all(found.stage is Stage.WORKING for p in self._pieces for found in p.alive):
+        if self._must_have_filled or not all(found.stage is Stage.WORKING for p in self._pieces for found in p.alive):
             return None
         trail = self.entry.trail
         behind = [(price, p) for price, p in resting if price is not None and trail.is_behind(price, stop, side)]
@@ -464,7 +483,11 @@ class _Case:
             order = next(
                 o for o in self.entry.orders if o.protective.piece == last_passed and o.ending is Ending.PASSED
             )
+            if order.triggered_at is not None:
+                return "its stop was triggered and has not filled"
             return f"its stop cannot protect it any more: {order.why}" if order.why else "the price is through its stop"
+        if any(self.position.now >= until for until in self._must_have_filled):
+            return f"its stop was triggered and has not filled within {UNFILLED_SECONDS:.0f} s"
         price = self.position.price
         if price is None or self._paused_until is not None:
             return None
@@ -474,6 +497,30 @@ class _Case:
         if target is not None and (price - target) * sign >= 0:
             return f"the price has reached its target at {target:f}, which does not rest at the broker"
         return None
+
+    @property
+    def _must_have_filled(self) -> tuple[datetime, ...]:
+        """By when each stop that was triggered has to have filled."""
+        stops = [found for piece in self._pieces if (found := piece.alive_as(ProtectiveRole.STOP)) is not None]
+        return tuple(o.triggered_at + timedelta(seconds=UNFILLED_SECONDS) for o in stops if o.triggered_at is not None)
+
+    def jumped_over(self) -> list[MarkTriggered]:
+        """Stops whose limit the market's price has passed: they were triggered, whether the broker says so or not, and do not fill at that price."""
+        price, sign = self.position.kept_price, self.position.side.sign
+        if price is None:
+            return []
+        return [
+            MarkTriggered(
+                order_id=order.order_id, why=f"the market is at {price:f}, past its limit of {order.limit_price:f}"
+            )
+            for order in self._limited_stops
+            if order.triggered_at is None and order.limit_price is not None and (price - order.limit_price) * sign < 0
+        ]
+
+    @property
+    def _limited_stops(self) -> list[ProtectiveOrder]:
+        stops = [found for piece in self._pieces if (found := piece.alive_as(ProtectiveRole.STOP)) is not None]
+        return [each for each in stops if each.limit_price is not None and each.stage is Stage.WORKING]
 
     @property
     def _watched_stop(self) -> Decimal | None:
@@ -491,7 +538,8 @@ class _Case:
     def _band(self) -> PriceBand | None:
         if not self.wanted:
             return None
-        side, stop, moves_at = self.position.side, self._watched_stop, None
+        side, moves_at = self.position.side, None
+        stop = tightest([self._watched_stop, *(each.limit_price for each in self._limited_stops)], side)
         if self.entry.trail is not None and self._stop is not None:
             moves_at = self.entry.trail.moves_at(self._stop, side)
         ahead = [price for price in (self._watched_target, moves_at) if price is not None]
@@ -617,6 +665,7 @@ class _Case:
                     reason = "the broker tells no quotes: its stop follows executions of ours alone"
         if doubtful and state in (ProtectionState.PLACING, ProtectionState.UNPROTECTED):
             state = ProtectionState.IN_DOUBT if _is_old(doubtful) else state
+        moments = (again, *(until for until in self._must_have_filled if until > self.position.now))
         standing = Standing(
             state=state,
             reason=reason,
@@ -628,7 +677,7 @@ class _Case:
             place=place,
             take_back=take_back,
             standing={self.entry.order_id: standing},
-            look_again_at=again,
+            look_again_at=min((at for at in moments if at is not None), default=None),
             band=None if state is ProtectionState.CLOSING else self._band,
         )
 

@@ -35,6 +35,7 @@ from execution_service.core.orders.events import (
     SendAgainOrdered,
     Sized,
     SubmitStarted,
+    Triggered,
 )
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import NEEDS_A_PERSON
@@ -120,6 +121,8 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             return f"Order held for the opening{until}: {plain(event.message)}", "order_held"
         case Released():
             return f"Order released to the market: {plain(event.message)}", "order_released"
+        case Triggered():
+            return f"Stop triggered: {plain(event.message)}", "stop_triggered"
         case Completed():
             return f"Order filled: {_execution_of_all(order)}", "order_filled"
         case Noted():
