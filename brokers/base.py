@@ -448,6 +448,10 @@ class Capabilities:
     only use up calls."""
     links_exits: bool = False
     """It keeps `Ticket.link`: of two linked exits of one position no more than one's quantity fills."""
+    classes_without_stops: frozenset[AssetClass] = frozenset()
+    """Asset classes in which it takes no stop, not even one that protects a position."""
+    classes_of_the_day: frozenset[AssetClass] = frozenset()
+    """Asset classes in which no order outlives the day, whatever `tifs` has for others."""
     stop_passed_words: tuple[str, ...] = ()
     """Parts of a refusal, in small letters, by which it says that the price is through a stop already."""
     concern: str | None = None
@@ -458,6 +462,14 @@ class Capabilities:
     none, unless they are POSITION_SIDES."""
     notes: tuple[str, ...] = field(default=())
     """What `--check` tells the operator about this account, one sentence each."""
+
+    def rests_stops(self, instrument: Instrument) -> bool:
+        """Whether a stop of this instrument can rest at the broker."""
+        return OrderType.STOP in self.order_types and instrument.asset_class not in self.classes_without_stops
+
+    def keeps_overnight(self, instrument: Instrument) -> bool:
+        """Whether an order of this instrument can outlive the day."""
+        return Tif.GTC in self.tifs and instrument.asset_class not in self.classes_of_the_day
 
     def products_of(self, instrument: Instrument) -> tuple[str, ...]:
         """The products in which this instrument may be held apart, the default first; none if the broker has no

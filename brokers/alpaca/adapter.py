@@ -42,6 +42,7 @@ from brokers.alpaca.rows import (
     read_positions,
 )
 from brokers.base import (
+    AssetClass,
     Balance,
     BrokerPosition,
     Capabilities,
@@ -205,11 +206,14 @@ class AlpacaBroker:
             find_window_seconds=self._configuration.find_window_seconds,
             is_paper=self._is_paper(),
             poll_seconds=_POLL_SECONDS,
+            classes_without_stops=frozenset({AssetClass.OPTION}),
+            classes_of_the_day=frozenset({AssetClass.OPTION}),
             stop_passed_words=STOP_PASSED_WORDS,
             concern=None if account is None else dialect.concern_of(account),
             notes=(
                 *(() if account is None else dialect.account_notes(account)),
                 "Shares: DAY, GTC, IOC; options: DAY, market or limit; crypto: GTC, IOC, no plain stops.",
+                "Options have no stops: the service watches the price of a stop_loss, as far as it is known, and closes at the market.",
                 "Alpaca charges no commission; regulatory fees, and the fees of crypto, are posted the next day and by symbol.",
                 "A busted or corrected trade is known by its absence from the account's activities: compare with the account's statement.",
             ),

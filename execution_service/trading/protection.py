@@ -501,7 +501,9 @@ class Protection:
             self._say_unknown(line, "what is held cannot be told")
             return None
         capabilities = self._connection.capabilities
-        abilities = abilities_of(capabilities, tells_quotes=isinstance(self._connection.broker, TellsQuotes))
+        abilities = abilities_of(
+            capabilities, instrument, tells_quotes=isinstance(self._connection.broker, TellsQuotes)
+        )
         session = None if abilities.keeps_overnight else await self._market.session_of(latest[0])
         opens_at = None if session is None or session.is_open else session.opens_at
         if moves != self._moves:  # something has filled meanwhile: what was read does not belong together

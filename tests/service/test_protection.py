@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from brokers.base import Capabilities, OrderRef, OrderType, Reports, ReportStatus, Side, Ticket, Tif
+from brokers.base import AssetClass, Capabilities, OrderRef, OrderType, Reports, ReportStatus, Side, Ticket, Tif
 from brokers.errors import NotAnswered
 from brokers.paper.model import Action, Fault, Operation, PaperOrder
 from brokers.ticks import stop_on_tick
@@ -323,6 +323,29 @@ async def test_a_stop_that_is_triggered_and_does_not_fill_is_closed_at_the_marke
         hit(world, close)
         await world.run(5)
         assert state(world) is ProtectionState.CLOSED
+
+
+async def test_where_an_asset_class_has_no_stops_the_price_is_watched_and_nothing_is_refused(tmp_path: Path) -> None:
+    classes = frozenset({AssetClass.STOCK})
+    able = replace(ALONE, classes_without_stops=classes, classes_of_the_day=classes)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=able) as world:
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world)
+        await world.run(30)
+        assert (children(world), state(world)) == ([], ProtectionState.WATCHED)
+        assert "the stop does not rest at the broker" in str(world.record("in").protection)
+        world.quote(bid="8.99", ask="9.00")
+        await world.run(10)
+        (close,) = children(world)
+        assert (close.protective and close.protective.role, close.quantity) == (ProtectiveRole.CLOSE, 100)
+
+
+async def test_a_target_of_an_asset_class_of_the_day_is_for_the_day(tmp_path: Path) -> None:
+    able = replace(ALONE, classes_of_the_day=frozenset({AssetClass.STOCK}))
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=able) as world:
+        await entered(world, stop_loss=None, take_profit=12)
+        (target,) = at_broker(world)
+        assert (target.ticket.order_type, target.ticket.tif) == (OrderType.LIMIT, Tif.DAY)
 
 
 async def test_a_triggered_stop_that_fills_in_time_is_left_alone(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
 
-from brokers.base import Capabilities, OrderType, Tif
+from brokers.base import Capabilities, Instrument, OrderType, Tif
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.exits import exited_quantity
 from execution_service.core.orders.order import Order, new_order
@@ -31,13 +31,14 @@ _STAGES = {
 }
 
 
-def abilities_of(capabilities: Capabilities, *, tells_quotes: bool) -> Abilities:
+def abilities_of(capabilities: Capabilities, instrument: Instrument, *, tells_quotes: bool) -> Abilities:
+    """What the broker can do for a position in this instrument."""
     return Abilities(
-        rests_stops=OrderType.STOP in capabilities.order_types,
+        rests_stops=capabilities.rests_stops(instrument),
         rests_targets=OrderType.LIMIT in capabilities.order_types,
         links=capabilities.links_exits,
         tells_quotes=tells_quotes,
-        keeps_overnight=Tif.GTC in capabilities.tifs,
+        keeps_overnight=capabilities.keeps_overnight(instrument),
     )
 
 
@@ -159,7 +160,7 @@ def protective_order(entry: Order, place: Place, capabilities: Capabilities, now
         order_type=_TYPES[place.role],
         limit_price=request.take_profit if place.role is ProtectiveRole.TARGET else None,
         stop_price=place.stop_price,
-        tif=(Tif.GTC if Tif.GTC in capabilities.tifs else Tif.DAY) if rests else None,
+        tif=(Tif.GTC if capabilities.keeps_overnight(request.instrument) else Tif.DAY) if rests else None,
         product=request.product,
         signal_type="EXIT",
         entry_refs=entry.names,
