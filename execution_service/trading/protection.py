@@ -37,6 +37,7 @@ from execution_service.core.protection.plan import (
     ProtectedPosition,
     ProtectionPlan,
     Standing,
+    StopMove,
     TakeBack,
     protection_plan,
 )
@@ -630,12 +631,11 @@ class Protection:
             await self._record_move(by_id[order_id], standing)
         for mark in plan.triggered:
             await self._mark_triggered(mark)
-        put_off = False
+        moves = dict.fromkeys(back.move for back in plan.take_back)
+        put_off = [move for move in moves if move is not None and not await self._is_worth(move)]
         for back in plan.take_back:
-            if back.moves_to is None or await self._is_worth_moving(back.order_id, back.moves_to):
+            if back.move not in put_off:
                 await self._take_back(back)
-            else:
-                put_off = True
         for place in plan.place:
             await self._place(by_id[place.entry_order_id], place)
         for order_id, standing in plan.standing.items():
@@ -658,9 +658,10 @@ class Protection:
         if live is not None:
             await self._live.record(live, change)
 
-    async def _is_worth_moving(self, order_id: str, stop_price: Decimal) -> bool:
+    async def _is_worth(self, move: StopMove) -> bool:
         """Whether the market takes a stop at this price, and at another tick than that at which the order rests, so that it is not taken down for
         nothing. Where the broker does not tell, it is asked again with the next look."""
+        order_id, stop_price = move.order_id, move.stop_price
         live, broker = self._live.by_id.get(order_id), self._connection.broker
         if live is None or not self._connection.capabilities.fits_tickets:
             return True

@@ -584,6 +584,19 @@ async def test_a_trailing_stop_is_not_taken_down_to_be_placed_at_the_same_tick(t
             assert (len(children(world)), state(world)) == (made, ProtectionState.PROTECTED)
 
 
+async def test_a_linked_target_stays_with_its_stop_that_is_not_worth_moving(tmp_path: Path) -> None:
+    able = replace(ALONE, fits_tickets=True, links_exits=True)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=able) as world:
+        rounds_stops_down_to_halves(world)
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, stop_loss=None, trail_amount=1, take_profit=20)
+        for price, stop, made in (("10.30", "9.0", 2), ("10.60", "9.5", 4)):
+            world.quote(bid=price, ask=price)
+            await world.run(15)
+            assert {p.ticket.stop_price for p in at_broker(world)} == {Decimal(stop), None}
+            assert (len(children(world)), state(world)) == (made, ProtectionState.PROTECTED)
+
+
 async def test_a_stop_is_left_where_it_rests_while_the_market_is_not_told_for_the_new_one(tmp_path: Path) -> None:
     able = replace(ALONE, fits_tickets=True)
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=able) as world:

@@ -67,8 +67,9 @@ def protected_entry(
     some = tuple(exits)
     request = entry.accepted_request
     trail = trail_of(request)
-    after = begins_after(entry, some) or None if trail is not None else None
-    present = present_fills(entry, after or ZERO) if trail is not None else ()
+    before = ZERO if trail is None else begins_after(entry, some)
+    after = before or None
+    present = () if trail is None else present_fills(entry, before)
     known = entry.protection
     own = [x for x in some if (found := x.protective) is not None and found.entry_order_id == entry.order_id]
     return ProtectedEntry(

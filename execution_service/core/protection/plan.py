@@ -175,13 +175,22 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StopMove:
+    """A resting stop is to be placed anew, nearer to the market: not worth while where the ticks make the same price of it."""
+
+    order_id: str
+    """Of the stop."""
+    stop_price: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TakeBack:
     """A protective order is to be cancelled; until that is confirmed it counts."""
 
     order_id: str
     why: str
-    moves_to: Decimal | None = None
-    """It is taken back only to be placed anew, with this stop price: not worth while where the market rounds that to the price at which it rests."""
+    move: StopMove | None = None
+    """It is taken back for this alone, and stays where that is not worth while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,7 +366,8 @@ class _Case:
             return self._grown(wanted - at_risk)
         behind = self._behind()
         if behind is not None:
-            back = _taken_back(behind.alive, f"the stop is moved to {self._stop:f}", moves_to=self._stop)
+            stop, move = behind
+            back = _taken_back(stop.alive, f"the stop is moved to {move.stop_price:f}", move=move)
             return self._standing_with(take_back=back)
         return self._standing_with(place=tuple(self._missing_targets()))
 
@@ -394,25 +404,28 @@ class _Case:
     def _kept_price(self) -> Decimal | None:
         """The market's, where it was looked at since what is held has filled."""
         position, since = self.position, self.entry.held_since
-        if (
-            since is None or since > position.now or position.kept_since is None
-        ):  # a venue's clock that is ahead of ours tells nothing
+        if since is None or since > position.now:  # a venue's clock that is ahead of ours tells nothing
             return position.kept_price
-        return position.kept_price if position.kept_since >= since else None
+        is_since = position.kept_since is None or position.kept_since >= since
+        return position.kept_price if is_since else None
 
-    def _behind(self) -> _Piece | None:
+    def _behind(self) -> tuple[_Piece, StopMove] | None:
         """The piece whose stop has to follow next, where none is on its way: one after the other, so that most of it stays protected."""
-        stop, side = self._stop, self.position.side
-        if self.entry.trail is None or stop is None or any(o.is_asked_to_end for p in self._pieces for o in p.alive):
+        stop, side, trail = self._stop, self.position.side, self.entry.trail
+        alive = [order for piece in self._pieces for order in piece.alive]
+        is_settled = all(order.stage is Stage.WORKING and not order.is_asked_to_end for order in alive)
+        if trail is None or stop is None or self._must_have_filled or not is_settled:
             return None
-        resting = [
-            (found.stop_price, p) for p in self._pieces if (found := p.alive_as(ProtectiveRole.STOP)) is not None
+        resting = [(o.stop_price, p, o) for p in self._pieces if (o := p.alive_as(ProtectiveRole.STOP)) is not None]
+        behind = [
+            (price * side.sign, piece.number, piece, order)
+            for price, piece, order in resting
+            if price is not None and trail.is_behind(price, stop, side)
         ]
-        if self._must_have_filled or not all(found.stage is Stage.WORKING for p in self._pieces for found in p.alive):
+        if not behind:
             return None
-        trail = self.entry.trail
-        behind = [(price, p) for price, p in resting if price is not None and trail.is_behind(price, stop, side)]
-        return min(behind, key=lambda each: (each[0] * side.sign, each[1].number))[1] if behind else None
+        _, _, piece, order = min(behind, key=lambda each: each[:2])
+        return piece, StopMove(order_id=order.order_id, stop_price=stop)
 
     @property
     def _rests_stop(self) -> bool:
@@ -697,7 +710,5 @@ def _chosen(pieces: Sequence[_Piece], excess: Decimal) -> Iterator[_Piece]:
         yield piece
 
 
-def _taken_back(
-    orders: Iterable[ProtectiveOrder], why: str, *, moves_to: Decimal | None = None
-) -> tuple[TakeBack, ...]:
-    return tuple(TakeBack(order_id=order.order_id, why=why, moves_to=moves_to) for order in orders)
+def _taken_back(orders: Iterable[ProtectiveOrder], why: str, *, move: StopMove | None = None) -> tuple[TakeBack, ...]:
+    return tuple(TakeBack(order_id=order.order_id, why=why, move=move) for order in orders)
