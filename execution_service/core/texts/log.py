@@ -104,7 +104,7 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             return f"Exit capped: {words}: {plain(event.message)}", "exit_capped"
         case InstrumentMatched():
             product = "" if event.product is None else f" in {plain(event.product)}"
-            if order.identity.purpose is Purpose.ENTRY:
+            if order.identity.purpose is Purpose.ENTRY and event.product is not None:
                 return f"Order understood as one{product}: {plain(event.instrument.key)}", "product_understood"
             return f"Exit closes its entry's instrument: {plain(event.instrument.key)}{product}", "exit_matched"
         case ContractResolved():
