@@ -309,6 +309,9 @@ class Report:
     says neither."""
     held_until: datetime | None = None
     """If it is held: until when, if the broker says so."""
+    is_triggered: bool = False
+    """The order is a stop whose trigger was reached: what it became is at the market. False: it was not, or the broker
+    does not say."""
     orders_under_tag: tuple[str, ...] = ()
     """If several orders bear this tag: the broker's ids of all of them, oldest first. Only one can be ours."""
     is_unclear: bool = False
@@ -555,6 +558,10 @@ class Capabilities:
     only use up calls."""
     links_exits: bool = False
     """It keeps `Ticket.link`: of two linked exits of one position no more than one's quantity fills."""
+    classes_without_stops: frozenset[AssetClass] = frozenset()
+    """Asset classes in which it takes no stop, not even one that protects a position."""
+    classes_of_the_day: frozenset[AssetClass] = frozenset()
+    """Asset classes in which no order outlives the day, whatever `tifs` has for others."""
     stop_passed_words: tuple[str, ...] = ()
     """Parts of a refusal, in small letters, by which it says that the price is through a stop already."""
     concern: str | None = None
@@ -565,6 +572,14 @@ class Capabilities:
     none, unless they are POSITION_SIDES."""
     notes: tuple[str, ...] = field(default=())
     """What `--check` tells the operator about this account, one sentence each."""
+
+    def rests_stops(self, instrument: Instrument) -> bool:
+        """Whether a stop of this instrument can rest at the broker."""
+        return OrderType.STOP in self.order_types and instrument.asset_class not in self.classes_without_stops
+
+    def keeps_overnight(self, instrument: Instrument) -> bool:
+        """Whether an order of this instrument can outlive the day."""
+        return Tif.GTC in self.tifs and instrument.asset_class not in self.classes_of_the_day
 
     def products_of(self, instrument: Instrument) -> tuple[str, ...]:
         """The products in which this instrument may be held apart, the default first; none if the broker has no

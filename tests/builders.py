@@ -42,6 +42,7 @@ from execution_service.core.orders.events import (
     SendAgainOrdered,
     Sized,
     SubmitStarted,
+    Triggered,
 )
 from execution_service.core.orders.next_step import Elapsed, Limits
 from execution_service.core.orders.order import Order, apply_all, new_order
@@ -257,6 +258,10 @@ def held(until: datetime | None = None) -> Held:
     return Held(at=NOW, message="not at the exchange before the opening", until=until)
 
 
+def triggered(seconds: float = 0.0) -> Triggered:
+    return Triggered(at=at(seconds), message="TRIGGERED")
+
+
 def released(seconds: float = 0.0) -> Released:
     return Released(at=at(seconds), message="Submitted")
 
@@ -340,6 +345,7 @@ def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
         fitted(),
         Held(at=NOW, message="not at the exchange before the opening", until=at(60)),
         released(),
+        triggered(),
         completed(held),
         noted(),
         protection_changed(),

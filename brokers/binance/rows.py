@@ -283,6 +283,7 @@ def report_of_algo(algo: AlgoRow, child: OrderRow | None, fills: Sequence[Fill],
             client_order_id=algo.tag,
             broker_order_id=algo.broker_order_id,
             said=f"{algo.status}, {child.status}",
+            is_triggered=True,
         )
     status = ALGO_STATUSES.get(algo.status, ReportStatus.WORKING)
     words = algo.reason or reason
@@ -296,6 +297,7 @@ def report_of_algo(algo: AlgoRow, child: OrderRow | None, fills: Sequence[Fill],
         fills_shown=FillsShown.ALL if algo.child is None else FillsShown.SOME,
         reason=words,
         said=algo.status,
+        is_triggered=algo.status == "TRIGGERED" or algo.child is not None,
     )
 
 

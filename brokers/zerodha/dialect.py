@@ -80,6 +80,8 @@ _ORDER_TYPES = {
     OrderType.STOP: "SL-M",
     OrderType.STOP_LIMIT: "SL",
 }
+_BEYOND_THE_STOP = Decimal("0.05")
+"""How far beyond its trigger the limit of a protective stop in options lies, as a part of it."""
 _FINAL = {
     "COMPLETE": ReportStatus.FILLED,
     "CANCELLED": ReportStatus.CANCELLED,
@@ -272,7 +274,7 @@ def order_form(ticket: Ticket, listed: ListedRow, order_defaults: OrderDefaults)
         "transaction_type": ticket.side.value,
         "quantity": int(ticket.quantity),
         "product": product,
-        "order_type": _ORDER_TYPES[ticket.order_type],
+        "order_type": "SL" if _leaves_with_limit(ticket, listed) else _ORDER_TYPES[ticket.order_type],
         "validity": (ticket.tif or Tif.DAY).value,
         "tag": ticket.client_order_id,
     }
@@ -292,6 +294,11 @@ def order_form(ticket: Ticket, listed: ListedRow, order_defaults: OrderDefaults)
     return form
 
 
+def _leaves_with_limit(ticket: Ticket, listed: ListedRow) -> bool:
+    """The exchanges have no SL-M orders for options: a stop that protects a position leaves with a limit that the market should not jump over."""
+    return ticket.is_protective and ticket.order_type is OrderType.STOP and listed.kind in _KINDS[AssetClass.OPTION]
+
+
 def _prices(ticket: Ticket, listed: ListedRow) -> tuple[Decimal | None, Decimal | None]:
     """Limit and trigger price on the tick. Kite accepts no purchase with its trigger above its limit, and no sale
     with its trigger below. If both are on the same tick and rounding would move them past each other, the limit is
@@ -301,6 +308,9 @@ def _prices(ticket: Ticket, listed: ListedRow) -> tuple[Decimal | None, Decimal 
         limit = _on_tick(ticket.limit_price, "a limit price", listed, ticket.side, limit_on_tick)
     if ticket.order_type in (OrderType.STOP, OrderType.STOP_LIMIT):
         trigger = _on_tick(ticket.stop_price, "a stop price", listed, ticket.side, stop_on_tick)
+    if trigger is not None and _leaves_with_limit(ticket, listed):
+        wide = limit_on_tick(trigger * (1 + ticket.side.sign * _BEYOND_THE_STOP), listed.tick, ticket.side)
+        return (min if ticket.side is Side.SELL else max)(trigger, wide), trigger
     if limit is None or trigger is None or ticket.limit_price is None or ticket.stop_price is None:
         return limit, trigger
     asked_in_order = (ticket.limit_price - ticket.stop_price) * ticket.side.sign >= 0
@@ -469,6 +479,8 @@ def _report(
         fills_shown=FillsShown.ALL if shown == reported and not is_broken else FillsShown.SOME,
         reason=last.reason,
         said=last.status,
+        # What waits for its trigger is TRIGGER PENDING.
+        is_triggered=last.is_stop and last.status == "OPEN",
         is_held=is_held,
         held_until=held_until,
         orders_under_tag=tuple(under_tag) if len(under_tag) > 1 else (),

@@ -62,6 +62,8 @@ class OrderRow:
     """None if the order is not an iceberg."""
     placed_at: datetime | None = None
     """None if the row does not say it legibly."""
+    is_stop: bool = False
+    """It waits, or has waited, for a trigger."""
     noted: Mapping[str, str] | None = None
     """The fields with which a contract note is requested. None if the row lacks any."""
     exchange: str = ""
@@ -372,6 +374,7 @@ def _order(row: Row) -> OrderRow:
         exchange=_text_or_none(row.get("exchange")) or "",
         symbol=_text_or_none(row.get("tradingsymbol")) or "",
         side=_text_or_none(row.get("transaction_type")) or "",
+        is_stop=row.get("order_type") in ("SL", "SL-M"),
         noted={name: str(reported) for name, reported in noted.items()} if all(map(_is_word, noted.values())) else None,
     )
 

@@ -16,7 +16,7 @@ from brokers.base import BrokerPosition, Instrument, Side, TellsQuotes
 from brokers.errors import BrokerError, OrderRefused
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import may_be_of_one_contract
-from execution_service.core.orders.events import Event, ProtectionChanged
+from execution_service.core.orders.events import Event, ProtectionChanged, Triggered
 from execution_service.core.orders.exits import without_linked
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.products import product_of
@@ -32,10 +32,12 @@ from execution_service.core.protection.orders import (
     protective_order,
 )
 from execution_service.core.protection.plan import (
+    MarkTriggered,
     Place,
     ProtectedPosition,
     ProtectionPlan,
     Standing,
+    StopMove,
     TakeBack,
     protection_plan,
 )
@@ -500,7 +502,9 @@ class Protection:
             self._say_unknown(line, "what is held cannot be told")
             return None
         capabilities = self._connection.capabilities
-        abilities = abilities_of(capabilities, tells_quotes=isinstance(self._connection.broker, TellsQuotes))
+        abilities = abilities_of(
+            capabilities, instrument, tells_quotes=isinstance(self._connection.broker, TellsQuotes)
+        )
         session = None if abilities.keeps_overnight else await self._market.session_of(latest[0])
         opens_at = None if session is None or session.is_open else session.opens_at
         if moves != self._moves:  # something has filled meanwhile: what was read does not belong together
@@ -625,12 +629,13 @@ class Protection:
         by_id = {entry.order_id: self._latest(entry) for entry in entries}
         for order_id, standing in plan.standing.items():
             await self._record_move(by_id[order_id], standing)
-        put_off = False
+        for mark in plan.triggered:
+            await self._mark_triggered(mark)
+        moves = dict.fromkeys(back.move for back in plan.take_back)
+        put_off = [move for move in moves if move is not None and not await self._is_worth(move)]
         for back in plan.take_back:
-            if back.moves_to is None or await self._is_worth_moving(back.order_id, back.moves_to):
+            if back.move not in put_off:
                 await self._take_back(back)
-            else:
-                put_off = True
         for place in plan.place:
             await self._place(by_id[place.entry_order_id], place)
         for order_id, standing in plan.standing.items():
@@ -640,9 +645,23 @@ class Protection:
             if standing.state is ProtectionState.CLOSED and entry is not None and not entry.is_protection_open:
                 self._forget(entry)
 
-    async def _is_worth_moving(self, order_id: str, stop_price: Decimal) -> bool:
+    async def _mark_triggered(self, mark: MarkTriggered) -> None:
+        def change(order: Order) -> Sequence[Event]:
+            is_working = order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED)
+            return (
+                (Triggered(at=self._clock.now(), message=mark.why),)
+                if is_working and order.triggered_at is None
+                else ()
+            )
+
+        live = self._live.by_id.get(mark.order_id)
+        if live is not None:
+            await self._live.record(live, change)
+
+    async def _is_worth(self, move: StopMove) -> bool:
         """Whether the market takes a stop at this price, and at another tick than that at which the order rests, so that it is not taken down for
         nothing. Where the broker does not tell, it is asked again with the next look."""
+        order_id, stop_price = move.order_id, move.stop_price
         live, broker = self._live.by_id.get(order_id), self._connection.broker
         if live is None or not self._connection.capabilities.fits_tickets:
             return True

@@ -239,7 +239,7 @@ def _order_item(order: PaperOrder, report: Report, leg: _Leg, token: int) -> dic
         "order_id": leg.order_id,
         "exchange_order_id": None if leg.status is ReportStatus.REJECTED else f"11{order.number:014d}",
         "parent_order_id": None if leg.number == 1 else order.broker_order_id,
-        "status": _STATUS.get(leg.status, "OPEN" if ticket.stop_price is None else "TRIGGER PENDING"),
+        "status": _STATUS.get(leg.status, "OPEN" if ticket.stop_price is None or leg.filled else "TRIGGER PENDING"),
         "status_message": None if leg.status is ReportStatus.FILLED else report.reason,
         "status_message_raw": None if leg.status is ReportStatus.FILLED else report.reason,
         "order_timestamp": placed_at,

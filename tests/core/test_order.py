@@ -46,6 +46,7 @@ from execution_service.core.orders.events import (
     SendAgainOrdered,
     Sized,
     SubmitStarted,
+    Triggered,
     stored_name,
 )
 from execution_service.core.orders.order import Order, apply, apply_all
@@ -124,6 +125,7 @@ MEANINGS: tuple[tuple[Status, type[Event], Status, str], ...] = (
     (W, CancelRefused, W, "a refused cancel leaves it working"),
     (W, Held, W, "the broker holds it for the opening"),
     (W, Released, W, "the market has it"),
+    (W, Triggered, W, "its stop is triggered"),
     (W, Cancelled, C, "the broker cancels it"),
     (W, Expired, E, "it expires at the venue"),
     (W, DeclaredCancelled, C, "a person finds it dead at the broker"),
@@ -133,6 +135,7 @@ MEANINGS: tuple[tuple[Status, type[Event], Status, str], ...] = (
     (PF, CancelRefused, PF, "a refused cancel leaves the rest working"),
     (PF, Held, PF, "the broker holds the rest for the next opening"),
     (PF, Released, PF, "the market has the rest"),
+    (PF, Triggered, PF, "a stop of which a part had filled before it was known to be triggered"),
     (PF, Cancelled, C, "the rest is cancelled"),
     (PF, Expired, E, "the rest expires"),
     (PF, DeclaredCancelled, C, "a person finds the rest dead"),

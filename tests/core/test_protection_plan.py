@@ -269,6 +269,45 @@ def test_an_order_of_the_day_is_placed_again_at_the_next_opening() -> None:
     assert placed(planned(entry(), **night)) == [(STOP, 1, 100)]  # something has filled: the calendar may be wrong
 
 
+def test_what_a_triggered_stop_has_become_fills_within_ten_seconds_or_is_closed_at_the_market_once() -> None:
+    stuck = order(triggered_at=NOW, filled=30)
+    rests = planned(entry(stuck, filled=70), now=NOW + timedelta(seconds=9))
+    assert (rests.take_back, rests.place, rests.look_again_at) == ((), (), NOW + timedelta(seconds=10))
+    late = NOW + timedelta(seconds=10)
+    assert taken_back(planned(entry(stuck, filled=70), now=late)) == ["stop-1"]
+    going = replace(stuck, is_asked_to_end=True)
+    plan = planned(entry(going, filled=70), now=late)
+    assert (plan.take_back, plan.place, plan.look_again_at, state(plan)) == ((), (), None, ProtectionState.CLOSING)
+    gone = order(triggered_at=NOW, filled=30, ending=Ending.PASSED)
+    plan = planned(entry(gone, filled=70), now=late)
+    assert (placed(plan), plan.standing["ord_e"].reason) == (
+        [(CLOSE, 2, 70)],
+        "its stop was triggered and has not filled",
+    )
+    close = order(CLOSE, piece=2, quantity=70)
+    assert planned(entry(gone, close, filled=70), now=late + timedelta(hours=1)).place == ()
+    assert planned(entry(gone, filled=0), now=late).place == ()  # it has filled after all
+
+
+def test_a_triggered_stop_is_not_moved() -> None:
+    trailing = entry(order(stop_price=Decimal(9), triggered_at=NOW), **TEN_PERCENT)
+    assert taken_back(planned(trailing, kept_price=Decimal(11))) == []
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_a_stop_whose_limit_the_market_has_jumped_over_counts_as_triggered(side: Side) -> None:
+    limit = Decimal(10) - side.sign
+    resting = entry(order(stop_price=limit + side.sign, limit_price=limit))
+    beyond = planned(resting, side=side, kept_price=limit - side.sign)
+    assert [each.order_id for each in beyond.triggered] == ["stop-1"]
+    for price in (limit, limit + side.sign, None):
+        assert planned(resting, side=side, kept_price=price).triggered == ()
+    assert beyond.band is not None
+    assert limit in (beyond.band.low, beyond.band.high)
+    known = entry(order(stop_price=limit + side.sign, limit_price=limit, triggered_at=NOW))
+    assert planned(known, side=side, kept_price=limit - side.sign).triggered == ()
+
+
 TEN_PERCENT = {"trail": Trail(percent=Decimal(10)), "average_price": Decimal(10), "stop": None}
 
 

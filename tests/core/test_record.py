@@ -208,6 +208,7 @@ def test_the_names_of_stored_events_never_change() -> None:
             "Sized",
             "AwaitsOpening",
             "SubmitStarted",
+            "Triggered",
         ),
     }
 

@@ -140,8 +140,9 @@ def jobs(options: argparse.Namespace) -> list[Job]:
             play = partial(play_replicas, broker, count=count, rounds=options.replicas, seed=options.seed)
             add(Family.REPLICAS, f"{broker}, {count} processes", play)
     for broker in brokers:
-        stops = [name for name in (*STOPS, AT_TWO_PROCESSES) if is_wanted(Family.STOPS, name)]
-        if stops and manifests()[broker].is_stand_in:
+        with_two = (AT_TWO_PROCESSES,) if manifests()[broker].is_stand_in else ()
+        stops = [name for name in (*STOPS, *with_two) if is_wanted(Family.STOPS, name)]
+        if stops:
             add(Family.STOPS, broker, partial(play_stops, broker, wanted=stops))
     for number, broker in enumerate(brokers):
         if is_wanted(Family.CRASHES) and options.crashes != 0:

@@ -25,6 +25,8 @@ STOP, TARGET, CLOSE = ProtectiveRole.STOP, ProtectiveRole.TARGET, ProtectiveRole
 STOP_PRICE, TARGET_PRICE = "90.25", "120.25"
 LINKING = ("mock", "ibkr", "simulated")
 """Brokers where stop and target rest together."""
+TELLING_TRIGGERS = ("zerodha", "binance")
+"""Brokers that say that a stop was triggered, and rests in the book as what it became."""
 STOP_PASSED = {
     "mock": "The price is through the stop already",
     "zerodha": "Trigger price for stoploss sell orders should be lower than the last traded price",
@@ -331,6 +333,31 @@ def stop_fills(play: Play) -> None:
     play.do("fill", order=tag, quantity=3, price=STOP_PRICE)
     until_stops_are(position, 7)
     play.do("fill", order=tag, price=STOP_PRICE)
+
+
+@scenario(Family.PROTECTION, brokers=TELLING_TRIGGERS, alone=OF_A_LIST, within=90.0)
+def stop_triggered_and_left_unfilled(play: Play) -> None:
+    """The stop is triggered, 3 of 10 fill, and the rest stays in the book: it is taken back, and closed at the market once."""
+    position = entered(play)
+    until_stops_are(position, 10)
+    play.do("fill", order=working(position, STOP), quantity=3, price=STOP_PRICE)
+    wait_until(
+        lambda: [r["status"] for r in position.records()] == ["CANCELLED", "FILLED"],
+        "the rest is closed at the market",
+        within=60.0,
+        more=lambda: _said(position),
+    )
+
+
+@scenario(Family.PROTECTION, alone=OF_A_LIST, within=60.0)
+def entry_cancelled_after_a_part_has_filled(play: Play) -> None:
+    """4 of 10 fill, and the rest is cancelled: the 4 keep their stop."""
+    position = entered(play, 4)
+    until_stops_are(position, 4)
+    play.cancel(position.entry)
+    play.until(position.entry, "CANCELLED")
+    until_stops_are(position, 4)
+    left(position, 4)
 
 
 @scenario(Family.PROTECTION, brokers=LINKING, within=60.0)

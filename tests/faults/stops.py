@@ -1,5 +1,5 @@
-"""What stops trading, while what it stands on fails: the kill switch, the safety service, the kill key in Redis; at the broker that stands in for
-all, since no broker has a part in it."""
+"""What stops trading, while what it stands on fails: the kill switch, the safety service, the kill key in Redis; at each broker, and with two
+processes at the one that stands in for all."""
 
 from __future__ import annotations
 

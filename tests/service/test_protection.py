@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from brokers.base import Capabilities, OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
+from brokers.base import AssetClass, Capabilities, OrderRef, OrderType, Reports, ReportStatus, Side, Ticket, Tif
 from brokers.errors import NotAnswered
 from brokers.paper.model import Action, Fault, Operation, PaperOrder
 from brokers.ticks import stop_on_tick
@@ -287,6 +287,102 @@ async def test_a_stop_that_the_price_has_passed_is_closed_at_the_market_once_and
         assert len(world.notifier.titled("Closing Position")) == 1
 
 
+def says_triggered(world: World, child: Order) -> None:
+    """The broker tells of this stop that it was triggered."""
+    broker = world.brokers[ACCOUNT]
+    ask = broker.reports
+
+    async def reports(since: int | None = None) -> Reports:
+        told = await ask(None)
+        named = [replace(r, is_triggered=r.client_order_id == child.client_order_id) for r in told.reports]
+        return replace(told, reports=named)
+
+    broker.reports = reports  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_a_stop_that_is_triggered_and_does_not_fill_is_closed_at_the_market_once(
+    tmp_path: Path, dies: bool
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        (stop,) = children(world)
+        says_triggered(world, stop)
+        hit(world, stop, 30)
+        await world.run(8)
+        assert (resting(world), len(children(world))) == (70, 1)
+        if dies:
+            await world.restart()
+        await world.run(60)
+        (close,) = children(world, ProtectiveRole.CLOSE)
+        assert (close.quantity, state(world), resting(world)) == (70, ProtectionState.CLOSING, 0)
+        assert [order.status for order in children(world)] == [Status.CANCELLED, Status.SUBMITTED]
+        told = [text for text in world.notifier.texts if "Closing Position" in text]
+        assert len(told) == 1
+        assert "its stop was triggered and has not filled" in told[0]
+        hit(world, close)
+        await world.run(5)
+        assert state(world) is ProtectionState.CLOSED
+
+
+async def test_where_an_asset_class_has_no_stops_the_price_is_watched_and_nothing_is_refused(tmp_path: Path) -> None:
+    classes = frozenset({AssetClass.STOCK})
+    able = replace(ALONE, classes_without_stops=classes, classes_of_the_day=classes)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=able) as world:
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world)
+        await world.run(30)
+        assert (children(world), state(world)) == ([], ProtectionState.WATCHED)
+        assert "the stop does not rest at the broker" in str(world.record("in").protection)
+        world.quote(bid="8.99", ask="9.00")
+        await world.run(10)
+        (close,) = children(world)
+        assert (close.protective and close.protective.role, close.quantity) == (ProtectiveRole.CLOSE, 100)
+
+
+async def test_a_target_of_an_asset_class_of_the_day_is_for_the_day(tmp_path: Path) -> None:
+    able = replace(ALONE, classes_of_the_day=frozenset({AssetClass.STOCK}))
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=able) as world:
+        await entered(world, stop_loss=None, take_profit=12)
+        (target,) = at_broker(world)
+        assert (target.ticket.order_type, target.ticket.tif) == (OrderType.LIMIT, Tif.DAY)
+
+
+async def test_a_triggered_stop_that_fills_in_time_is_left_alone(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        (stop,) = children(world)
+        says_triggered(world, stop)
+        hit(world, stop, 30)
+        await world.run(8)
+        hit(world, stop)
+        await world.run(30)
+        assert ([order.status for order in children(world)], state(world)) == ([Status.FILLED], ProtectionState.CLOSED)
+
+
+async def test_a_stop_with_a_limit_that_the_market_jumps_over_is_closed_at_the_market(tmp_path: Path) -> None:
+    able = replace(ALONE, fits_tickets=True)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=able) as world:
+        broker = world.brokers[ACCOUNT]
+        fit = broker.fitted
+
+        async def fitted(ticket: Ticket) -> Ticket:
+            ticket = await fit(ticket)
+            stop = ticket.stop_price
+            return ticket if stop is None else replace(ticket, limit_price=stop * Decimal("0.95"))
+
+        broker.fitted = fitted  # type: ignore[method-assign]
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world)
+        world.quote(bid="8.79", ask="8.81")
+        await world.run(30)
+        assert (resting(world), children(world, ProtectiveRole.CLOSE)) == (100, [])  # below the stop, and it can fill
+        world.quote(bid="7.99", ask="8.01")
+        await world.run(40)
+        (close,) = children(world, ProtectiveRole.CLOSE)
+        assert (close.quantity, resting(world)) == (100, 0)
+
+
 async def test_without_a_link_the_target_is_watched_and_closed_when_the_stop_is_gone(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=ALONE) as world:
         await entered(world, take_profit=12)
@@ -485,6 +581,19 @@ async def test_a_trailing_stop_is_not_taken_down_to_be_placed_at_the_same_tick(t
             world.quote(bid=price, ask=price)
             await world.run(15)
             assert [p.ticket.stop_price for p in at_broker(world)] == [Decimal(stop)]
+            assert (len(children(world)), state(world)) == (made, ProtectionState.PROTECTED)
+
+
+async def test_a_linked_target_stays_with_its_stop_that_is_not_worth_moving(tmp_path: Path) -> None:
+    able = replace(ALONE, fits_tickets=True, links_exits=True)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=able) as world:
+        rounds_stops_down_to_halves(world)
+        world.quote(bid="9.99", ask="10.01")
+        await entered(world, stop_loss=None, trail_amount=1, take_profit=20)
+        for price, stop, made in (("10.30", "9.0", 2), ("10.60", "9.5", 4)):
+            world.quote(bid=price, ask=price)
+            await world.run(15)
+            assert {p.ticket.stop_price for p in at_broker(world)} == {Decimal(stop), None}
             assert (len(children(world)), state(world)) == (made, ProtectionState.PROTECTED)
 
 

@@ -30,6 +30,7 @@ from execution_service.core.orders.events import (
     Released,
     Sized,
     SubmitStarted,
+    Triggered,
 )
 from execution_service.core.orders.order import Order, apply, bare
 
@@ -97,6 +98,7 @@ class AppliedEvent:
             | InstrumentMatched
             | Held
             | Released
+            | Triggered
             | Noted
         )
         return not isinstance(self.event, silent)

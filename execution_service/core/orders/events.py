@@ -276,6 +276,13 @@ class Released(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Triggered(_Event):
+    """A stop that protects a position was triggered: what it became is at the market, and has to fill soon or be replaced."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completed(_Event):
     """The broker reports an order for an amount of money as done: what that bought is the order's quantity."""
 
@@ -391,6 +398,7 @@ Event: TypeAlias = (
     | Fitted
     | Held
     | Released
+    | Triggered
     | Completed
     | Noted
     | ProtectionChanged

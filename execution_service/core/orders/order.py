@@ -44,6 +44,7 @@ from execution_service.core.orders.events import (
     SendAgainOrdered,
     Sized,
     SubmitStarted,
+    Triggered,
     stored_name,
 )
 from execution_service.core.orders.protective import ProtectionState, Protective
@@ -120,6 +121,8 @@ class Order:
     """The contract's facts as the broker reported them. None: it was not asked, or reports none."""
     booked_as: str | None = None
     """The ledger key that its fills are booked under. None: the instrument's own."""
+    triggered_at: datetime | None = field(default=None, repr=False, compare=False)
+    """Of a stop that protects a position: when it was known first that it was triggered."""
     protection: ProtectionChanged | None = None
     """How it is protected, as was last recorded. None: nothing was, since it asks for no protection, has not filled, or is from before there were
     protective orders."""
@@ -491,6 +494,8 @@ def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
             return {"hold": Hold(since=since, until=event.until, message=event.message)}
         case Released():
             return {"hold": None, "released_at": event.at}
+        case Triggered():
+            return {"triggered_at": order.triggered_at or event.at}
         case Completed():
             return {"quantity": event.filled_quantity}
         case CancelRequested():

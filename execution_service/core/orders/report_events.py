@@ -25,8 +25,10 @@ from execution_service.core.orders.events import (
     Noted,
     Rejected,
     Released,
+    Triggered,
 )
 from execution_service.core.orders.order import Order, apply
+from execution_service.core.orders.protective import ProtectiveRole
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 
 _UNACCEPTED = frozenset({Status.PENDING, Status.SUBMITTING, Status.IN_DOUBT})
@@ -99,7 +101,7 @@ def new_events(order: Order, report: Report, now: datetime, *, is_settled: bool 
     ):
         note(f"the broker shows order {report.broker_order_id} ({report.client_order_id}) working, against our record")
     if is_present_attempt:
-        for event in _of_hold(order, report, now):
+        for event in (*_of_hold(order, report, now), *_of_trigger(order, report, now)):
             learn(event)
     is_clear = not report.is_unclear and not fills_are_missing(order, report)
     if is_present_attempt and not order.status.is_final and is_clear:
@@ -196,6 +198,16 @@ def _of_hold(order: Order, report: Report, now: datetime) -> tuple[Event, ...]:
     if known is not None and (until is None or until == known.until):
         return ()
     return (Held(at=now, message=report.said or "held for the opening", until=until),)
+
+
+def _of_trigger(order: Order, report: Report, now: datetime) -> tuple[Event, ...]:
+    """That a stop which protects a position was triggered, once."""
+    is_stop = order.protective is not None and order.protective.role is ProtectiveRole.STOP
+    if not (is_stop and report.is_triggered) or order.triggered_at is not None:
+        return ()
+    if order.status not in (Status.SUBMITTED, Status.PARTIALLY_FILLED):
+        return ()
+    return (Triggered(at=now, message=report.said or "the broker says so"),)
 
 
 def _as_kept(fill: Fill) -> Fill:

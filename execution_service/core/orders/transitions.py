@@ -31,6 +31,7 @@ from execution_service.core.orders.events import (
     SendAgainOrdered,
     Sized,
     SubmitStarted,
+    Triggered,
 )
 from execution_service.core.orders.status import Status
 
@@ -64,6 +65,7 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
         (_W, CancelRefused): _W,
         (_W, Held): _W,
         (_W, Released): _W,
+        (_W, Triggered): _W,
         (_W, Cancelled): Status.CANCELLED,
         (_W, Expired): Status.EXPIRED,
         (_W, DeclaredCancelled): Status.CANCELLED,
@@ -73,6 +75,7 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
         (_PF, CancelRefused): _PF,
         (_PF, Held): _PF,
         (_PF, Released): _PF,
+        (_PF, Triggered): _PF,
         (_PF, Cancelled): Status.CANCELLED,
         (_PF, Expired): Status.EXPIRED,
         (_PF, Completed): Status.FILLED,

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
 
-from brokers.base import Capabilities, OrderType, Tif
+from brokers.base import Capabilities, Instrument, OrderType, Tif
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.exits import exited_quantity
 from execution_service.core.orders.order import Order, new_order
@@ -20,7 +20,8 @@ from execution_service.core.protection.present import average_price, begins_afte
 from execution_service.core.protection.trailing import Trail, tightest
 
 TRIGGERED_AFTER_SECONDS = 10.0
-"""A stop that the broker had taken for so long, and that is then rejected, was triggered, and the market refused what that made of it."""
+"""Where the broker does not say whether it was triggered: a stop that it had taken for so long, and that is then rejected, was, and the market
+refused what that made of it."""
 _STAGES = {
     Status.PENDING: Stage.UNSENT,
     Status.SUBMITTING: Stage.UNCERTAIN,
@@ -30,13 +31,14 @@ _STAGES = {
 }
 
 
-def abilities_of(capabilities: Capabilities, *, tells_quotes: bool) -> Abilities:
+def abilities_of(capabilities: Capabilities, instrument: Instrument, *, tells_quotes: bool) -> Abilities:
+    """What the broker can do for a position in this instrument."""
     return Abilities(
-        rests_stops=OrderType.STOP in capabilities.order_types,
+        rests_stops=capabilities.rests_stops(instrument),
         rests_targets=OrderType.LIMIT in capabilities.order_types,
         links=capabilities.links_exits,
         tells_quotes=tells_quotes,
-        keeps_overnight=Tif.GTC in capabilities.tifs,
+        keeps_overnight=capabilities.keeps_overnight(instrument),
     )
 
 
@@ -65,8 +67,9 @@ def protected_entry(
     some = tuple(exits)
     request = entry.accepted_request
     trail = trail_of(request)
-    after = begins_after(entry, some) or None if trail is not None else None
-    present = present_fills(entry, after or ZERO) if trail is not None else ()
+    before = ZERO if trail is None else begins_after(entry, some)
+    after = before or None
+    present = () if trail is None else present_fills(entry, before)
     known = entry.protection
     own = [x for x in some if (found := x.protective) is not None and found.entry_order_id == entry.order_id]
     return ProtectedEntry(
@@ -106,14 +109,18 @@ def _protective_order(order: Order, capabilities: Capabilities, rests_for: Decim
         ending=_ending(order, capabilities) if stage is Stage.GONE else None,
         ended_at=order.finished_at,
         why=why if stage is Stage.GONE or order.status is Status.IN_DOUBT else "",
+        limit_price=order.limit_price,
+        triggered_at=order.triggered_at,
         stop_price=tightest([order.accepted_request.stop_price, rests_for], order.accepted_request.side.opposite),
     )
 
 
 def _ending(order: Order, capabilities: Capabilities) -> Ending:
+    if order.status is Status.FILLED:
+        return Ending.FILLED
+    if order.triggered_at is not None:
+        return Ending.PASSED  # whoever has ended what it became
     match order.status:
-        case Status.FILLED:
-            return Ending.FILLED
         case Status.EXPIRED:
             return Ending.EXPIRED
         case Status.REJECTED:
@@ -154,7 +161,7 @@ def protective_order(entry: Order, place: Place, capabilities: Capabilities, now
         order_type=_TYPES[place.role],
         limit_price=request.take_profit if place.role is ProtectiveRole.TARGET else None,
         stop_price=place.stop_price,
-        tif=(Tif.GTC if Tif.GTC in capabilities.tifs else Tif.DAY) if rests else None,
+        tif=(Tif.GTC if capabilities.keeps_overnight(request.instrument) else Tif.DAY) if rests else None,
         product=request.product,
         signal_type="EXIT",
         entry_refs=entry.names,

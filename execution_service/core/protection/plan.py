@@ -24,6 +24,8 @@ MOST_PIECES = 4
 with what is missing."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 600.0
 """Between two tries where the broker does not take a protective order, or does not keep it: twice as long each time."""
+UNFILLED_SECONDS = 10.0
+"""What a triggered stop has become has to fill within so long."""
 EXPIRED_PAUSE_SECONDS = 60.0
 """An order of the day that has ended is not placed again into the same evening at once."""
 
@@ -49,7 +51,7 @@ class Ending(StrEnum):
     EXPIRED = auto()
     REFUSED = auto()
     PASSED = auto()
-    """The price was through it already, or the market refused what it triggered: it can never protect."""
+    """The price was through it already, or what it became when it was triggered has not filled: it can never protect."""
 
 
 _FAILED = frozenset({Ending.REMOVED, Ending.EXPIRED, Ending.REFUSED, Ending.PASSED})
@@ -72,6 +74,11 @@ class ProtectiveOrder:
     """Why it ended, for people."""
     stop_price: Decimal | None = None
     """Of a stop: as it was made, or a price nearer to the market that the market's ticks make the same of."""
+
+    limit_price: Decimal | None = None
+    """Of a stop that becomes an order with a limit, where the broker has no other."""
+    triggered_at: datetime | None = None
+    """When it was known that a stop was triggered; None: it was not, or that is not known."""
 
     @property
     def role(self) -> ProtectiveRole:
@@ -168,13 +175,30 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StopMove:
+    """A resting stop is to be placed anew, nearer to the market: not worth while where the ticks make the same price of it."""
+
+    order_id: str
+    """Of the stop."""
+    stop_price: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TakeBack:
     """A protective order is to be cancelled; until that is confirmed it counts."""
 
     order_id: str
     why: str
-    moves_to: Decimal | None = None
-    """It is taken back only to be placed anew, with this stop price: not worth while where the market rounds that to the price at which it rests."""
+    move: StopMove | None = None
+    """It is taken back for this alone, and stays where that is not worth while."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkTriggered:
+    """A stop has to be recorded as triggered, though its broker does not say so."""
+
+    order_id: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +233,7 @@ class PriceBand:
 class ProtectionPlan:
     place: tuple[Place, ...] = ()
     take_back: tuple[TakeBack, ...] = ()
+    triggered: tuple[MarkTriggered, ...] = ()
     standing: Mapping[str, Standing] = field(default_factory=dict)
     """By our id of the entry."""
     look_again_at: datetime | None = None
@@ -253,6 +278,7 @@ def protection_plan(position: ProtectedPosition) -> ProtectionPlan:
     wanted = _shares(position.entries, left, without_leaving=True)
     place: list[Place] = []
     take_back: list[TakeBack] = []
+    triggered: list[MarkTriggered] = []
     standing: dict[str, Standing] = {}
     moments: list[datetime] = []
     bands: list[PriceBand] = []
@@ -267,12 +293,14 @@ def protection_plan(position: ProtectedPosition) -> ProtectionPlan:
         done = case.decided()
         place += done.place
         take_back += done.take_back
+        triggered += case.jumped_over()
         standing |= done.standing
         moments += [done.look_again_at] if done.look_again_at is not None else []
         bands += [done.band] if done.band is not None else []
     return ProtectionPlan(
         place=tuple(place),
         take_back=tuple(take_back),
+        triggered=tuple(triggered),
         standing=standing,
         look_again_at=min(moments, default=None),
         band=_narrowest(bands),
@@ -338,7 +366,8 @@ class _Case:
             return self._grown(wanted - at_risk)
         behind = self._behind()
         if behind is not None:
-            back = _taken_back(behind.alive, f"the stop is moved to {self._stop:f}", moves_to=self._stop)
+            stop, move = behind
+            back = _taken_back(stop.alive, f"the stop is moved to {move.stop_price:f}", move=move)
             return self._standing_with(take_back=back)
         return self._standing_with(place=tuple(self._missing_targets()))
 
@@ -375,25 +404,28 @@ class _Case:
     def _kept_price(self) -> Decimal | None:
         """The market's, where it was looked at since what is held has filled."""
         position, since = self.position, self.entry.held_since
-        if (
-            since is None or since > position.now or position.kept_since is None
-        ):  # a venue's clock that is ahead of ours tells nothing
+        if since is None or since > position.now:  # a venue's clock that is ahead of ours tells nothing
             return position.kept_price
-        return position.kept_price if position.kept_since >= since else None
+        is_since = position.kept_since is None or position.kept_since >= since
+        return position.kept_price if is_since else None
 
-    def _behind(self) -> _Piece | None:
+    def _behind(self) -> tuple[_Piece, StopMove] | None:
         """The piece whose stop has to follow next, where none is on its way: one after the other, so that most of it stays protected."""
-        stop, side = self._stop, self.position.side
-        if self.entry.trail is None or stop is None or any(o.is_asked_to_end for p in self._pieces for o in p.alive):
+        stop, side, trail = self._stop, self.position.side, self.entry.trail
+        alive = [order for piece in self._pieces for order in piece.alive]
+        is_settled = all(order.stage is Stage.WORKING and not order.is_asked_to_end for order in alive)
+        if trail is None or stop is None or self._must_have_filled or not is_settled:
             return None
-        resting = [
-            (found.stop_price, p) for p in self._pieces if (found := p.alive_as(ProtectiveRole.STOP)) is not None
+        resting = [(o.stop_price, p, o) for p in self._pieces if (o := p.alive_as(ProtectiveRole.STOP)) is not None]
+        behind = [
+            (price * side.sign, piece.number, piece, order)
+            for price, piece, order in resting
+            if price is not None and trail.is_behind(price, stop, side)
         ]
-        if not all(found.stage is Stage.WORKING for p in self._pieces for found in p.alive):
+        if not behind:
             return None
-        trail = self.entry.trail
-        behind = [(price, p) for price, p in resting if price is not None and trail.is_behind(price, stop, side)]
-        return min(behind, key=lambda each: (each[0] * side.sign, each[1].number))[1] if behind else None
+        _, _, piece, order = min(behind, key=lambda each: each[:2])
+        return piece, StopMove(order_id=order.order_id, stop_price=stop)
 
     @property
     def _rests_stop(self) -> bool:
@@ -464,7 +496,11 @@ class _Case:
             order = next(
                 o for o in self.entry.orders if o.protective.piece == last_passed and o.ending is Ending.PASSED
             )
+            if order.triggered_at is not None:
+                return "its stop was triggered and has not filled"
             return f"its stop cannot protect it any more: {order.why}" if order.why else "the price is through its stop"
+        if any(self.position.now >= until for until in self._must_have_filled):
+            return f"its stop was triggered and has not filled within {UNFILLED_SECONDS:.0f} s"
         price = self.position.price
         if price is None or self._paused_until is not None:
             return None
@@ -474,6 +510,30 @@ class _Case:
         if target is not None and (price - target) * sign >= 0:
             return f"the price has reached its target at {target:f}, which does not rest at the broker"
         return None
+
+    @property
+    def _must_have_filled(self) -> tuple[datetime, ...]:
+        """By when each stop that was triggered has to have filled."""
+        stops = [found for piece in self._pieces if (found := piece.alive_as(ProtectiveRole.STOP)) is not None]
+        return tuple(o.triggered_at + timedelta(seconds=UNFILLED_SECONDS) for o in stops if o.triggered_at is not None)
+
+    def jumped_over(self) -> list[MarkTriggered]:
+        """Stops whose limit the market's price has passed: they were triggered, whether the broker says so or not, and do not fill at that price."""
+        price, sign = self.position.kept_price, self.position.side.sign
+        if price is None:
+            return []
+        return [
+            MarkTriggered(
+                order_id=order.order_id, why=f"the market is at {price:f}, past its limit of {order.limit_price:f}"
+            )
+            for order in self._limited_stops
+            if order.triggered_at is None and order.limit_price is not None and (price - order.limit_price) * sign < 0
+        ]
+
+    @property
+    def _limited_stops(self) -> list[ProtectiveOrder]:
+        stops = [found for piece in self._pieces if (found := piece.alive_as(ProtectiveRole.STOP)) is not None]
+        return [each for each in stops if each.limit_price is not None and each.stage is Stage.WORKING]
 
     @property
     def _watched_stop(self) -> Decimal | None:
@@ -491,7 +551,8 @@ class _Case:
     def _band(self) -> PriceBand | None:
         if not self.wanted:
             return None
-        side, stop, moves_at = self.position.side, self._watched_stop, None
+        side, moves_at = self.position.side, None
+        stop = tightest([self._watched_stop, *(each.limit_price for each in self._limited_stops)], side)
         if self.entry.trail is not None and self._stop is not None:
             moves_at = self.entry.trail.moves_at(self._stop, side)
         ahead = [price for price in (self._watched_target, moves_at) if price is not None]
@@ -617,6 +678,7 @@ class _Case:
                     reason = "the broker tells no quotes: its stop follows executions of ours alone"
         if doubtful and state in (ProtectionState.PLACING, ProtectionState.UNPROTECTED):
             state = ProtectionState.IN_DOUBT if _is_old(doubtful) else state
+        moments = (again, *(until for until in self._must_have_filled if until > self.position.now))
         standing = Standing(
             state=state,
             reason=reason,
@@ -628,7 +690,7 @@ class _Case:
             place=place,
             take_back=take_back,
             standing={self.entry.order_id: standing},
-            look_again_at=again,
+            look_again_at=min((at for at in moments if at is not None), default=None),
             band=None if state is ProtectionState.CLOSING else self._band,
         )
 
@@ -648,7 +710,5 @@ def _chosen(pieces: Sequence[_Piece], excess: Decimal) -> Iterator[_Piece]:
         yield piece
 
 
-def _taken_back(
-    orders: Iterable[ProtectiveOrder], why: str, *, moves_to: Decimal | None = None
-) -> tuple[TakeBack, ...]:
-    return tuple(TakeBack(order_id=order.order_id, why=why, moves_to=moves_to) for order in orders)
+def _taken_back(orders: Iterable[ProtectiveOrder], why: str, *, move: StopMove | None = None) -> tuple[TakeBack, ...]:
+    return tuple(TakeBack(order_id=order.order_id, why=why, move=move) for order in orders)

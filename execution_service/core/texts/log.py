@@ -35,6 +35,7 @@ from execution_service.core.orders.events import (
     SendAgainOrdered,
     Sized,
     SubmitStarted,
+    Triggered,
 )
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import NEEDS_A_PERSON
@@ -104,7 +105,7 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             return f"Exit capped: {words}: {plain(event.message)}", "exit_capped"
         case InstrumentMatched():
             product = "" if event.product is None else f" in {plain(event.product)}"
-            if order.identity.purpose is Purpose.ENTRY:
+            if order.identity.purpose is Purpose.ENTRY and event.product is not None:
                 return f"Order understood as one{product}: {plain(event.instrument.key)}", "product_understood"
             return f"Exit closes its entry's instrument: {plain(event.instrument.key)}{product}", "exit_matched"
         case ContractResolved():
@@ -121,6 +122,8 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             return f"Order held for the opening{until}: {plain(event.message)}", "order_held"
         case Released():
             return f"Order released to the market: {plain(event.message)}", "order_released"
+        case Triggered():
+            return f"Stop triggered: {plain(event.message)}", "stop_triggered"
         case Completed():
             return f"Order filled: {_execution_of_all(order)}", "order_filled"
         case Noted():

@@ -431,3 +431,9 @@ async def test_what_bars_the_account_is_a_concern(server: SimulatedAlpaca, broke
 @pytest.mark.parametrize("market", [Market(fill_delay_seconds=0.0)])
 async def test_a_paper_account_is_known_by_its_host(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
     assert broker.capabilities.is_paper is True
+    option = Instrument(symbol="AAPL261218C00200000", asset_class=AssetClass.OPTION)
+    for instrument, can in ((option, False), (Instrument(symbol="AAPL"), True)):
+        assert (broker.capabilities.rests_stops(instrument), broker.capabilities.keeps_overnight(instrument)) == (
+            can,
+            can,
+        )

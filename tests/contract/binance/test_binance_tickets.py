@@ -348,6 +348,22 @@ async def test_a_stop_protects_its_side(server: SimulatedBinance, hedged: Binanc
     assert (form["positionSide"], form["side"]) == ("SHORT", "BUY")
 
 
+async def test_it_is_told_that_a_stop_was_triggered_and_rests(server: SimulatedBinance, broker: BinanceBroker) -> None:
+    await broker.place_order(ticket(client_order_id="t000000000000000001"))
+    protective = stop("90", side=Side.SELL, is_exit=True, is_protective=True, client_order_id="t000000000000000002")
+    await broker.place_order(await broker.fitted(protective))
+
+    async def is_triggered() -> bool:
+        found = await broker.find("t000000000000000002")
+        assert found is not None
+        assert found.status is ReportStatus.WORKING
+        return found.is_triggered
+
+    assert not await is_triggered()
+    server.book.fill_order(OrderRef(client_order_id="t000000000000000002"), Decimal(4))
+    assert await is_triggered()
+
+
 async def test_leverage_and_margin_are_set_once_before_a_contracts_first_entry(server: SimulatedBinance) -> None:
     config = {**config_for(server), "leverage": 3, "margin_type": "CROSSED"}  # already crossed: -4046
     broker = create(config)

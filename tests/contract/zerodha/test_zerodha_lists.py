@@ -40,6 +40,21 @@ def trade_row(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    ("order_type", "status", "is_triggered"),
+    [
+        ("SL-M", "TRIGGER PENDING", False),
+        ("SL-M", "OPEN PENDING", False),
+        ("SL-M", "OPEN", True),
+        ("SL", "OPEN", True),
+        ("LIMIT", "OPEN", False),
+    ],
+)
+def test_a_stop_that_is_open_was_triggered(order_type: str, status: str, is_triggered: bool) -> None:
+    (report,) = dialect.reports(orders_of([order_row(status=status, order_type=order_type)]), {})
+    assert (report.status, report.is_triggered) == (ReportStatus.WORKING, is_triggered)
+
+
+@pytest.mark.parametrize(
     "status",
     [
         "OPEN",

@@ -44,6 +44,30 @@ async def test_a_market_order_carries_market_protection_and_our_tag(
     assert "market_protection" not in last_form(server)
 
 
+@pytest.mark.parametrize(
+    ("side", "stop", "limit_price", "trigger"),
+    [
+        (Side.SELL, "100.03", "95.00", "100.00"),
+        (Side.BUY, "100.03", "105.05", "100.05"),
+        (Side.SELL, "0.06", "0.05", "0.05"),
+    ],
+)
+async def test_a_stop_that_protects_an_option_leaves_with_a_limit_beyond_its_trigger(
+    server: SimulatedKite, broker: ZerodhaBroker, side: Side, stop: str, limit_price: str, trigger: str
+) -> None:
+    option = Instrument(symbol="INFY26DEC1500CE", asset_class=AssetClass.OPTION)
+    changes = {"instrument": option, "quantity": Decimal(400), "side": side, "stop_price": Decimal(stop)}
+    protective = await broker.fitted(ticket(OrderType.STOP, **changes, is_exit=True, is_protective=True))
+    assert (protective.limit_price, protective.stop_price) == (Decimal(limit_price), Decimal(trigger))
+    await broker.place_order(protective)
+    form = last_form(server)
+    assert (form["order_type"], form["price"], form["trigger_price"]) == ("SL", limit_price, trigger)
+    assert "market_protection" not in form
+    await broker.fitted(ticket(OrderType.STOP, **changes))
+    share = await broker.fitted(ticket(OrderType.STOP, stop_price=Decimal(stop), is_exit=True, is_protective=True))
+    assert share.limit_price is None
+
+
 async def test_market_protection_can_be_configured(server: SimulatedKite) -> None:
     broker = create(config_for(server) | {"market_protection": "2.5"})
     await broker.connect()
