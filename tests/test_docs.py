@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import groupby, takewhile
+from itertools import groupby, pairwise, takewhile
 from pathlib import Path
 
 import pytest
@@ -130,6 +130,13 @@ def test_the_map_names_every_room_once_and_none_that_is_not_there() -> None:
     rooms = [ROOT / "execution_service", ROOT / "execution_service" / "core", ROOT / "brokers", ROOT / "simulators"]
     packages = {f"{init.parent.relative_to(ROOT)}/" for room in rooms for init in room.glob("*/__init__.py")}
     assert packages - set(names) == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_nothing_is_said_twice_in_a_row(page: Path) -> None:
+    """As where two branches have changed one line, and both were kept."""
+    said = [line for line in page.read_text(encoding="utf-8").splitlines() if len(line) >= 60 and line[0] not in "|$+"]
+    assert [line for line, after in pairwise(said) if line[:60] == after[:60]] == []
 
 
 def test_every_section_of_the_changelog_is_there_once() -> None:
