@@ -247,7 +247,11 @@ def _unshown(life: Life) -> Iterator[str]:
 
 
 def stands_still(life: Life) -> Iterator[str]:
-    """An order that could leave has left."""
+    """An order that could leave has left, and whoever works an account has reached its broker."""
+    for replica in life.replicas:
+        for account_id, trader in replica.service.accounts.traders.items() if replica.is_up else ():
+            if not trader.is_connected:
+                yield f"stands still: {account_id} has no connection although all is well"
     orders = _orders(life)
     for order in orders:
         if order.status is not Status.PENDING or order.request.account_id in life.unconfigured:

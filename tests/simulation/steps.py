@@ -466,7 +466,7 @@ def _with_icebergs(luck: random.Random, steps: list[Step]) -> list[Step]:
     for each in steps:
         args = each.args
         rests = each.do == "order" and args.get("order_type") == "LIMIT" and args.get("tif") != "IOC"
-        if rests and args["quantity"] > 1 and luck.random() < 0.3:
+        if rests and args.get("quantity", 0) > 1 and luck.random() < 0.3:
             whole = args["quantity"]
             each = Step(
                 each.at, "order", args | {"display_quantity": luck.choice([whole // 7 or 1, whole // 3, whole - 1])}
