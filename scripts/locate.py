@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
-from execution_service.app.embedded import EmbeddedPartFailed, embedded_store, owned
+from execution_service.app.embedded import EmbeddedPartFailed, embedded_store, has_stored, owned
 from execution_service.app.settings.loading import Settings, load_settings
 from execution_service.app.settings.problems import ConfigurationError
 from execution_service.storage.mongo.opening import connect
@@ -143,7 +143,7 @@ async def opened_store(settings: Settings) -> AsyncIterator[tuple[str, str]]:
     if found is not None:
         yield found
         return
-    if not (settings.data_dir / "store").exists():
+    if not has_stored(settings.data_dir):
         raise NotFound(f"Nothing has been stored under {settings.data_dir} yet: {HOW_TO_START}")
     async with contextlib.AsyncExitStack() as stack:
         end = asyncio.get_running_loop().time() + LOCK_SECONDS

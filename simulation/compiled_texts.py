@@ -218,7 +218,7 @@ class _Table:
         with path.open("rb") as file:
             first = file.readline()
         self._data: Any = numpy.fromfile(path, dtype=numpy.uint8)
-        self.header = first.decode("ascii", "replace").strip().lower().split(",")
+        self.header = [name.strip() for name in first.decode("ascii", "replace").lower().split(",")]
         if not first.endswith(b"\n") or b'"' in first or len(set(self.header)) < len(self.header):
             return
         rows = int((self._data[len(first) :] == _LINE).sum()) + 1

@@ -57,6 +57,8 @@ def _texts(column: Any) -> Sequence[str]:
     if column.dtype == polars.String or column.dtype.is_integer():
         texts: list[str] = column.cast(polars.String).fill_null("").to_list()
         return texts
+    if column.dtype.is_nested():
+        return list(map(_text, column.to_list()))
     known: Kept[Any, str] = Kept(_text)
     return list(map(known.__getitem__, column.to_list()))
 

@@ -29,8 +29,10 @@ _SYMBOLS_A_CALL = 100
 """Alpaca's limit for options; a list of symbols is part of the address, and should not grow without end."""
 _CAN_BE_LISTED = re.compile(r"[A-Z0-9][A-Z0-9./-]{0,31}")
 """Anything else would be taken for several symbols, or for none."""
-_WIDEST_OF_ONE_EXCHANGE = Decimal("0.05")
-"""A part of the bid. Bid and ask of one exchange that lie further apart show where its few orders stand, and not where the market is."""
+_WIDEST = Decimal("0.05")
+_WIDEST_OF_OPTIONS = Decimal("0.25")
+"""Parts of the bid. A bid and an ask that lie further apart (before the opening, of one exchange, of an option that nobody trades) show where
+a few orders stand, and not where the market is. Options are cheap, and their quotes are wider by nature."""
 _NOT_SUBSCRIBED = ("subscription", "agreement")
 """Of the refusal of a feed that the account does not have: "subscription does not permit querying recent SIP data", "OPRA agreement is not
 signed"."""
@@ -210,10 +212,10 @@ class AccountQuotes:
         except Malformed as exc:
             return NoQuote(reason=f"Alpaca's quote of {symbol} cannot be read: {exc}")
         of_shares = kind == dialect.EQUITY
-        is_wide = of_shares and self._shares_from is Feed.IEX and _is_wide(row)
+        has_market = _is_two_sided(row, _WIDEST_OF_OPTIONS if kind == dialect.OPTION else _WIDEST)
         return Quote(
-            bid=None if is_wide else row.bid,
-            ask=None if is_wide else row.ask,
+            bid=row.bid if has_market else None,
+            ask=row.ask if has_market else None,
             last=row.last,
             at=row.at,
             last_at=row.last_at,
@@ -247,5 +249,6 @@ def _wants_subscription(refusal: Refusal) -> bool:
     return refusal.status == 403 and any(word in refusal.words.lower() for word in _NOT_SUBSCRIBED)
 
 
-def _is_wide(row: SnapshotRow) -> bool:
-    return row.bid is not None and row.ask is not None and row.ask - row.bid > row.bid * _WIDEST_OF_ONE_EXCHANGE
+def _is_two_sided(row: SnapshotRow, widest: Decimal) -> bool:
+    """Whether bid and ask say where the market is; else the latest trade alone does, as long as it is young."""
+    return bool(row.bid) and bool(row.ask) and row.ask - row.bid <= row.bid * widest

@@ -53,6 +53,12 @@ class NewTables:
             guardian.note_complete(self.data_dir / STORE_FOLDER)
 
 
+def has_stored(data_dir: Path) -> bool:
+    """Whether there is an embedded store that the next start goes on with: what is stored in one that is unfinished is set aside with it."""
+    folder = data_dir / STORE_FOLDER
+    return folder.exists() and not (folder / guardian.UNFINISHED).exists()
+
+
 @dataclass(frozen=True, slots=True)
 class TopicPlan:
     """The topics and subscriptions that the local Pub/Sub server is to have."""

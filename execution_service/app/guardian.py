@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import itertools
 import os
 import select
 import shutil
@@ -25,6 +24,8 @@ LEAVE = b"leave\n"
 """What a parent that stops says: the command may take its time to end."""
 UNFINISHED = "unfinished"
 """A file in the folder, from before the command is first started there until whoever uses it says that it is complete (`note_complete`)."""
+SET_ASIDE_AT_MOST = 5
+"""Folders that were unfinished. Where a start fails over and over the last of them is replaced, so that they do not fill the disk."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -60,8 +61,10 @@ def make_ready(folder: Path) -> None:
     anew: a program that was killed while it made its files there may never start on them again, and nothing was kept in them. Any other is
     left as it is. To be called by who holds the lock. Raises OSError."""
     if (folder / UNFINISHED).exists():
-        names = (folder.with_name(f"{folder.name}.unfinished-{n}") for n in itertools.count(1))
-        folder.rename(next(name for name in names if not name.exists()))
+        names = [folder.with_name(f"{folder.name}.unfinished-{n}") for n in range(1, SET_ASIDE_AT_MOST + 1)]
+        aside = next((name for name in names if not name.exists()), names[-1])
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
     if not folder.exists():
         # The mark is in it from its first moment on: a folder without one may have everything.
         fresh = folder.with_name(f"{folder.name}.new")

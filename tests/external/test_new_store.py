@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from execution_service.app.embedded import STORE_FOLDER, NewTables
-from execution_service.app.guardian import UNFINISHED, make_ready
+from execution_service.app.guardian import SET_ASIDE_AT_MOST, UNFINISHED, make_ready
+from execution_service.app.settings.loading import load_settings
+from scripts.locate import NotFound, opened_store
 from tests.external.service_process import Service
 
 
@@ -32,6 +34,22 @@ def test_what_was_broken_off_is_set_aside_over_and_over_until_one_is_complete(fo
     NewTables(tmp_path).note_complete()
     make_ready(folder)
     assert names(folder) == {"whole.wt"}
+
+
+def test_a_start_that_fails_over_and_over_does_not_fill_the_disk(folder: Path, tmp_path: Path) -> None:
+    for _ in range(SET_ASIDE_AT_MOST + 3):
+        make_ready(folder)
+        (folder / "half.wt").touch()
+    assert len(names(tmp_path)) == SET_ASIDE_AT_MOST + 1
+    make_ready(folder)
+    assert names(folder) == {UNFINISHED}
+
+
+async def test_a_script_stores_nothing_in_a_folder_that_the_next_start_sets_aside(folder: Path, tmp_path: Path) -> None:
+    make_ready(folder)
+    with pytest.raises(NotFound, match="Nothing has been stored"):
+        async with opened_store(load_settings({"DATA_DIR": str(tmp_path)}, root=tmp_path)):
+            pytest.fail("a kill switch that is stored there is gone with the next start")
 
 
 def test_a_folder_of_before_the_mark_was_made_is_left_as_it_is(folder: Path, tmp_path: Path) -> None:

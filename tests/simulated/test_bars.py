@@ -229,6 +229,19 @@ def test_a_float_off_the_tick_is_refused_by_row(tmp_path: Path) -> None:
         reader.history()
 
 
+@pytest.mark.skipif(find_spec("polars") is None, reason="polars is not installed")
+def test_a_column_of_lists_beside_bars_of_texts_is_ignored_as_any_other(tmp_path: Path) -> None:
+    import polars
+
+    rows = {"symbol": ["A"], "time": ["2024-01-02T00:00:00Z"], "volume": ["1"], "tags": [["x", "y"]]}
+    rows |= {name: ["10"] for name in ("open", "high", "low", "close")}
+    polars.DataFrame(rows).write_parquet(tmp_path / "bars.parquet")
+    known = settings_of(DAILY)
+    reader = BarReader(known)
+    read_bars(tmp_path / "bars.parquet", reader, known)
+    assert list(reader.history().series) == ["A"]
+
+
 @pytest.mark.parametrize("changed", ["bars.csv", "actions.csv"])
 def test_a_file_that_changes_while_it_is_read_is_refused_since_its_hash_would_not_be_that_of_what_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str

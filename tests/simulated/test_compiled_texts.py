@@ -29,6 +29,7 @@ B,2024-02-29T09:30:00Z,20,21,19,20,33,,
 B,2024-03-01,20,21,19,20,33,,
 A,2024-03-01T00:00:00Z,12,12,11,11,7,,
 """
+SPACED_BARS = MORE_BARS.replace("volume,halted", "volume, Halted ")
 MORE_ORDERS = """time,order_id,symbol,side,quantity,order_type,limit_price,stop_price,tif,strategy_id,reduce_only,oco
 2024-02-28T00:00:00Z,a,A,BUY,3,MARKET,7.13,,,,,
 1969-12-31T23:59:59Z,b,B,SELL,12,LIMIT,20.05,,GTC,growth,0,
@@ -88,7 +89,14 @@ def readers(folder: Path, settings: Any, kind: str) -> Callable[[str, bool], Any
 @needs_numba
 @pytest.mark.parametrize("given", SETTINGS)
 @pytest.mark.parametrize(
-    ("kind", "text"), [("bars", BARS), ("bars", MORE_BARS), ("orders", MORE_ORDERS), ("orders", MORE_ORDERS[:-1])]
+    ("kind", "text"),
+    [
+        ("bars", BARS),
+        ("bars", MORE_BARS),
+        ("bars", SPACED_BARS),
+        ("orders", MORE_ORDERS),
+        ("orders", MORE_ORDERS[:-1]),
+    ],
 )
 def test_a_common_file_is_taken_and_is_what_it_is_row_by_row(
     tmp_path: Path, kind: str, text: str, given: dict[str, Any]

@@ -86,9 +86,9 @@ async def test_each_class_of_assets_costs_one_call_and_none_of_other_calls(serve
 
 
 async def test_a_quote_has_the_market_s_times(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
-    set_quote(server, "AAPL", bid="99.95", last="100", age_seconds=120, last_age_seconds=300)
+    set_quote(server, "AAPL", bid="99.95", ask="100.05", last="100", age_seconds=120, last_age_seconds=300)
     found, now = await quoted(broker), datetime.now(UTC)
-    assert (found.bid, found.ask, found.last) == (Decimal("99.95"), None, Decimal(100))
+    assert (found.bid, found.ask, found.last) == (Decimal("99.95"), Decimal("100.05"), Decimal(100))
     assert timedelta(seconds=119) < now - found.at < timedelta(seconds=140)
     assert found.last_at is not None
     assert timedelta(seconds=299) < now - found.last_at < timedelta(seconds=320)
@@ -114,7 +114,7 @@ async def test_a_subscription_that_has_ended_is_noticed(server: SimulatedAlpaca,
     assert [feed for _, feed in asked(server)] == ["sip", "sip", "iex"]
 
 
-async def test_one_exchange_s_wide_quote_says_nothing_of_the_market(
+async def test_a_wide_or_one_sided_quote_says_nothing_of_the_market(
     server: SimulatedAlpaca, broker: AlpacaBroker
 ) -> None:
     set_quote(server, "AAPL", bid="90", ask="110", last="99", last_age_seconds=3)
@@ -125,7 +125,13 @@ async def test_one_exchange_s_wide_quote_says_nothing_of_the_market(
     server.subscribe()
     await broker.connect()
     tape = await quoted(broker)
-    assert (tape.bid, tape.ask) == (90, 110)
+    assert (tape.bid, tape.ask, tape.last) == (None, None, 99), "a trade of any age may lie between them"
+    set_quote(server, "AAPL", bid="98.8", ask="99.1", last="99", last_age_seconds=3000)
+    near = await quoted(broker)
+    assert (near.bid, near.ask) == (Decimal("98.8"), Decimal("99.1"))
+    set_quote(server, "AAPL", bid="101", last="99", last_age_seconds=3000)
+    alone = await quoted(broker)
+    assert (alone.bid, alone.ask, alone.last) == (None, None, 99)
 
 
 async def test_a_feed_with_a_delay_is_known_as_delayed(server: SimulatedAlpaca) -> None:
