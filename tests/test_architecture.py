@@ -816,6 +816,7 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.delivery.position_marks": {
         *VOCABULARY,
+        "execution_service.recording.live_orders",
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
         "execution_service.storage.ports.errors",

@@ -354,7 +354,7 @@ def build(parts: Parts) -> Rooms:
         broker_exits=BrokerExits(accounts=accounts, commands=commands, store=store, clock=clock)
         if parts.books_broker_exits
         else None,
-        position_marks=_position_marks(parts, accounts),
+        position_marks=_position_marks(parts, accounts, live_orders),
         confirmations=confirmations,
         plans=plans,
         market_turns=MarketTurns(accounts=accounts, live_orders=live_orders, plans=plans, clock=clock)
@@ -373,7 +373,7 @@ def _safety(parts: Parts, alerts: RaisesAlerts, event_reader: EventReader) -> Sa
     return safety
 
 
-def _position_marks(parts: Parts, accounts: Accounts) -> PositionMarks | None:
+def _position_marks(parts: Parts, accounts: Accounts, live_orders: LiveOrders) -> PositionMarks | None:
     """None: nobody is told of them."""
     publishers = [out.publisher for out in parts.events.out if out.takes_marks]
     if not publishers or not parts.position_marks_seconds:
@@ -381,6 +381,7 @@ def _position_marks(parts: Parts, accounts: Accounts) -> PositionMarks | None:
     return PositionMarks(
         seconds=parts.position_marks_seconds,
         accounts=accounts,
+        live_orders=live_orders,
         publishers=publishers,
         store=parts.store,
         clock=parts.clock,

@@ -39,6 +39,8 @@ ENDINGS_AGAIN_SECONDS = 300.0
 """How often a broker is asked how options ended, while one differs: it may record that a day later."""
 ENDINGS_BACK = timedelta(days=10)
 """What a broker recorded so long before a difference was seen may explain it: the service may have been down."""
+REFUSED_AGAIN_SECONDS = 300.0
+"""How often a booking that the books refused is planned again while nothing that is seen here has changed: its entries may have."""
 MOST_TRIES = 3
 """A booking is refused where the books have changed since it was planned: it is planned anew, under a name of its own."""
 
@@ -79,6 +81,8 @@ class BrokerExits:
         self._clock = clock
         self._judged: dict[str, tuple[object, ...]] = {}
         """By discrepancy, what was known when it was looked at last: it is looked at again when that has changed."""
+        self._refused_at: dict[str, float] = {}
+        """By discrepancy whose booking the books refused when it was looked at last, when that was, by the monotonic clock."""
         self._left: dict[str, str] = {}
         """By discrepancy, why it was left to a person, as it was said last."""
         self._endings: dict[str, tuple[float, Sequence[PositionEnding]]] = {}
@@ -95,6 +99,7 @@ class BrokerExits:
             compared = self._accounts.compared()
             is_open = {row.discrepancy_id for books in compared.values() for row in books.position_differences}
             self._judged = {name: known for name, known in self._judged.items() if name in is_open}
+            self._refused_at = {name: at for name, at in self._refused_at.items() if name in is_open}
             self._left = {name: reason for name, reason in self._left.items() if name in is_open}
             self._endings = {name: asked for name, asked in self._endings.items() if name in is_open}
             try:
@@ -124,23 +129,45 @@ class BrokerExits:
         """Raises StoreUnavailable: what is not done by then is done at the next look."""
         found = candidates(row, trades)
         asked_at, endings = await self._endings_of(account_id, row)
-        known = (row.finding.steady, tuple((report.broker_order_id, fill.fill_id) for report, fill in found), asked_at)
-        if not (found or endings) or self._judged.get(row.discrepancy_id) == known:
+        finding, executions = row.finding, tuple((report.broker_order_id, fill.fill_id) for report, fill in found)
+        known = (finding.steady, finding.ours, finding.theirs, executions, asked_at)
+        if not (found or endings) or (self._judged.get(row.discrepancy_id) == known and not self._is_due_again(row)):
             return
+        refused: Refused | None = None
         exits = await self._proven(account_id, row, trades, endings)
         if isinstance(exits, NotProven):
-            if self._left.get(row.discrepancy_id) != exits.reason:
-                self._left[row.discrepancy_id] = exits.reason
+            if self._is_news(row, exits.reason):
                 log.info(
-                    f"An exit at the broker is left to a person: {row.finding.subject}: {exits.reason}",
+                    f"An exit at the broker is left to a person: {finding.subject}: {exits.reason}",
                     action="broker_exit_not_proven",
                     account_id=account_id,
                 )
         else:
             for each in exits:
-                if not await self._book(account_id, each):
+                booked = await self._book(account_id, each)
+                if isinstance(booked, Refused):
+                    refused = booked
+                    break
+                if not booked:
                     return  # planned anew at the next look
         self._judged[row.discrepancy_id] = known
+        if refused is None:
+            self._refused_at.pop(row.discrepancy_id, None)
+            return
+        self._refused_at[row.discrepancy_id] = self._clock.monotonic()
+        if self._is_news(row, refused.words):
+            _say_refused(account_id, refused.words)
+
+    def _is_due_again(self, row: Discrepancy) -> bool:
+        """Whether its booking was refused, and may be no more by what is not seen here."""
+        refused_at = self._refused_at.get(row.discrepancy_id)
+        return refused_at is not None and self._clock.monotonic() - refused_at >= REFUSED_AGAIN_SECONDS
+
+    def _is_news(self, row: Discrepancy, reason: str) -> bool:
+        """Whether it was not the latest reason that was said of it; it is from now on."""
+        before = self._left.get(row.discrepancy_id)
+        self._left[row.discrepancy_id] = reason
+        return before != reason
 
     async def _proven(
         self,
@@ -193,19 +220,20 @@ class BrokerExits:
                 return None
         return None
 
-    async def _book(self, account_id: str, exit_: ExitToBook) -> bool:
-        """By the same plan, shown and carried out, as a person's. Raises StoreUnavailable."""
+    async def _book(self, account_id: str, exit_: ExitToBook) -> bool | Refused:
+        """By the same plan, shown and carried out, as a person's; Refused: there is no plan of it, and nothing was stored. False: it is to be planned
+        anew. Raises StoreUnavailable."""
         command_id = await self._next_try(exit_.name)
         if command_id is None:
             return False
         wish = read_adoption_request(exit_.body)
         if isinstance(wish, Refused):
-            return self._say_refused(account_id, wish.words)
+            return wish
         theirs = await self._accounts.positions_of(account_id)
         now = self._clock.now()
         shown = plan(wish, await read_books(self._store, wish, theirs), now)
         if isinstance(shown, Refused):
-            return self._say_refused(account_id, shown.words)
+            return shown
         command = Command(
             command_id=command_id,
             kind="ADOPT",
@@ -214,10 +242,13 @@ class BrokerExits:
             received_at=now,
         )
         result = await self._commands.give(command)
-        return isinstance(result, Done) or self._say_refused(account_id, str(result))
-
-    def _say_refused(self, account_id: str, why: str) -> bool:
-        log.warning(
-            f"An exit at the broker is left to a person: {why}", action="broker_exit_refused", account_id=account_id
-        )
+        if isinstance(result, Done):
+            return True
+        _say_refused(account_id, str(result))
         return False
+
+
+def _say_refused(account_id: str, why: str) -> None:
+    log.warning(
+        f"An exit at the broker is left to a person: {why}", action="broker_exit_refused", account_id=account_id
+    )

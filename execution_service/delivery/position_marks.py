@@ -12,7 +12,10 @@ import structlog
 
 from brokers.base import Instrument
 from execution_service.core.messages.events_out import Mark, OutEvent, marked_position
+from execution_service.core.orders.request import OrderRequest
+from execution_service.core.positions.ledger import LedgerEntry, key_of
 from execution_service.core.risk.prices import PriceSource, ReferencePrice, best_reference
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -47,13 +50,17 @@ class PricedAccounts(Protocol):
 
 class PositionMarks:
     """Each open position is told once a round at most, and only when its mark, or whether there is one, has changed. What could not be published
-    is told in the next round as it is then."""
+    is told in the next round as it is then.
+
+    A mark never contradicts what is recorded: it bears the moment before the ledger was read, so that whatever is recorded later has a later one,
+    and nothing is told in a round of a position that has changed during it, or of which a fill is being recorded or waits to be booked."""
 
     def __init__(
         self,
         *,
         seconds: float,
         accounts: PricedAccounts,
+        live_orders: LiveOrders,
         publishers: Sequence[EventPublisher],
         store: Store,
         clock: Clock,
@@ -61,6 +68,7 @@ class PositionMarks:
         """`seconds`: from one round to the next."""
         self._seconds = seconds
         self._accounts = accounts
+        self._live = live_orders
         self._publishers = publishers
         self._store = store
         self._clock = clock
@@ -85,7 +93,8 @@ class PositionMarks:
 
     async def _tell(self, account_id: str) -> None:
         """Raises StoreUnavailable."""
-        held = {e.key.ledger_id: e for e in await self._store.ledgers_of_account(account_id, ()) if e.position.is_open}
+        at, moving = self._clock.now(), self._moving(account_id)
+        held = await self._held(account_id)
         said = {name: each for name, each in self._said[account_id].items() if name in held}
         self._said[account_id] = said
         looked_at = [*(name for name in held if name not in said), *said][:POSITIONS_AT_ONCE]
@@ -101,11 +110,33 @@ class PositionMarks:
             if known is not None:
                 said[name] = known
             if known != saying:
-                events[name] = saying, marked_position(entry, mark, now)
+                events[name] = saying, marked_position(entry, mark, at)
+        if events:
+            moving |= self._moving(account_id)
+            still = await self._held(account_id)
+            events = {
+                name: event
+                for name, event in events.items()
+                if name in still and name not in moving and still[name].position == held[name].position
+            }
         if events and await self._publish(account_id, [event for _, event in events.values()]):
             for name, (saying, _) in events.items():
                 said.pop(name, None)
                 said[name] = saying
+
+    async def _held(self, account_id: str) -> dict[str, LedgerEntry]:
+        """What is held by the ledger, by the entries' names. Raises StoreUnavailable."""
+        return {e.key.ledger_id: e for e in await self._store.ledgers_of_account(account_id, ()) if e.position.is_open}
+
+    def _moving(self, account_id: str) -> set[str]:
+        """The ledger entries of which the ledger may not know all that has happened."""
+        return {
+            key_of(live.order).ledger_id
+            for live in self._live.by_id.values()
+            if isinstance(live.order.request, OrderRequest)
+            and live.order.request.account_id == account_id
+            and _may_owe_a_fill(live)
+        }
 
     async def _publish(self, account_id: str, events: Sequence[OutEvent]) -> bool:
         """Whether all who are told have them."""
@@ -122,6 +153,12 @@ class PositionMarks:
                     account_id=account_id,
                 )
         return are_told
+
+
+def _may_owe_a_fill(live: LiveOrder) -> bool:
+    """Whether something is being recorded of it now, or it has filled and the ledger may not know all of that."""
+    order = live.order
+    return live.lock.locked() or (live.owes_world and bool(order.fills or order.busted_fill_ids))
 
 
 def _mark(known: Sequence[ReferencePrice], now: datetime) -> Mark | None:

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from brokers.paper.model import PaperOrder
+from execution_service.control.broker_exits import LOOK_SECONDS, REFUSED_AGAIN_SECONDS
+from execution_service.core.adoption.records import Refused
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectionState
 from execution_service.core.orders.request import Purpose
-from tests.fakes import BY_HAND, RESTING, Moment, World, world_of
+from tests.fakes import BY_HAND, RESTING, UNPROTECTED, Moment, World, world_of
 from tests.service.adoptions import adopt, undo
 from tests.service.test_protection import STOP_AT, at_broker, children, entered, resting, state
 
@@ -111,6 +113,47 @@ async def test_what_executions_do_not_prove_is_left_to_a_person(tmp_path: Path, 
         await world.run(LONG_ENOUGH)
         assert bookings(world) == []
         assert world.documents("execution_discrepancies", state="OPEN")
+
+
+async def test_what_may_be_of_either_entry_is_tried_again_when_the_books_have_changed_and_seldom_else(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=UNPROTECTED, books_broker_exits=True) as world:
+        for name in ("in", "more"):
+            world.send(name, quantity=100)
+            await world.run(1)
+            world.fill(name)
+            await world.run(1)
+        sell_at_the_broker(world, 40)
+        await world.run(LONG_ENOUGH)
+        before = world.store_faults.reads["execution_positions.find"]
+        await world.run(LOOK_SECONDS * 20)
+        assert world.store_faults.reads["execution_positions.find"] - before < 20, "they are not read at every look"
+        assert [line.get("action") for line in world.logs].count("broker_exit_refused") == 1
+        world.exit("out", "more", quantity=100)
+        await world.run(2)
+        world.fill("out", purpose=Purpose.EXIT)
+        await world.run(LONG_ENOUGH)
+        assert [(o.filled_quantity, o.accepted_request.entry_refs) for o in bookings(world)] == [(40, ("in",))]
+        assert held(world) == [60.0]
+
+
+async def test_a_refused_booking_is_tried_again_after_a_while_though_nothing_seems_to_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("execution_service.control.broker_exits.plan", lambda *_: Refused(("not now",)))
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, books_broker_exits=True) as world:
+        await entered(world)
+        sell_at_the_broker(world, 40)
+        await world.run(LONG_ENOUGH)
+        assert [line.get("action") for line in world.logs].count("broker_exit_refused") == 1
+        monkeypatch.undo()
+        world.store_faults.is_away = True
+        await world.run(REFUSED_AGAIN_SECONDS)
+        assert bookings(world) == []
+        world.store_faults.is_away = False
+        await world.run(LONG_ENOUGH)
+        assert (len(bookings(world)), held(world)) == (1, [60.0])
 
 
 async def test_what_a_person_has_taken_back_is_not_booked_again(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from brokers.base import AssetClass, Delivered, EndingKind, Instrument, OptionRight, PositionEnding
 from brokers.errors import BrokerUnavailable
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Purpose
 from tests.builders import NOW
 from tests.fakes import BY_HAND, Moment, World, world_of
 from tests.service.adoptions import adopt, undo
@@ -197,6 +198,35 @@ async def test_a_broker_that_could_not_tell_is_asked_again_and_no_other_is_asked
         await _the_broker_does_not_tell(world)
         await world.run(LONG_ENOUGH + ASKED_AGAIN)
         assert len(bookings(world)) == 1
+
+
+async def test_one_that_may_be_of_either_entry_is_tried_again_when_the_books_have_changed_and_seldom_else(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, books_broker_exits=True) as world:
+        await holding(world, -1)
+        world.send("other", quantity=1, symbol="XYZ", side="SELL", price=3.20, **OPTION)
+        await world.run(2)
+        world.fill("other")
+        await world.run(2)
+        world.broker_faults.endings = [ended(EndingKind.ASSIGNMENT, 1)]
+        leaves(world, 1, 100)
+        await world.run(LONG_ENOUGH)
+        before = world.gate.names.count("broker.positions")
+        await world.run(ASKED_AGAIN)
+        assert [line["event"] for line in world.logs if line.get("action") == "broker_exit_refused"] == [
+            "An exit at the broker is left to a person: "
+            "say which entry it belongs to (--entry): in has 1 left, other has 1 left"
+        ], "why is said once"
+        looks = 2 * 2
+        comparisons = int(ASKED_AGAIN / 60) + 1
+        assert world.gate.names.count("broker.positions") - before <= looks + comparisons
+        world.exit("out", "in", quantity=1, symbol="XYZ", side="BUY", price=1, **OPTION)
+        await world.run(2)
+        world.fill("out", purpose=Purpose.EXIT)
+        await world.run(LONG_ENOUGH)
+        assert held(world) == [("STOCK", "LONG", 100.0, 50.0)]
+        assert {b.accepted_request.entry_refs for b in bookings(world)} >= {("other",)}
 
 
 async def test_it_is_left_to_a_person_where_it_is_not_asked_for(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -104,6 +105,67 @@ async def test_a_position_that_is_closed_is_told_no_more_and_nobody_is_asked_whi
         await world.run(3 * ROUND)
         assert marks(told) == []
         assert "quotes" not in {name for name, _ in world.broker_calls}
+
+
+def latest(told: RecordingEvents) -> Mapping[str, object]:
+    """As a reader sees the one position: of its events the one with the latest timestamp."""
+    return max(told.of("position.updated"), key=lambda body: str(body["timestamp"]))
+
+
+async def test_a_position_that_is_closed_while_its_price_is_asked_for_stays_told_as_closed(tmp_path: Path) -> None:
+    told = RecordingEvents()
+    async with world_of(
+        tmp_path, market=BY_HAND, rules=UNPROTECTED, events_out=told, position_marks_seconds=ROUND
+    ) as world:
+        await holding(world)
+        await world.run(ROUND - 3)
+        world.exit("out", "in", quantity=100)
+        world.quote(bid=11, ask=11, last=11)
+        answer = world.broker_faults.holds["quotes"] = asyncio.Event()
+        await world.run_until(lambda: "quotes" in {name for name, _ in world.broker_calls})
+        world.fill("out", price="11", purpose=Purpose.EXIT)
+        await world.run(0.5)
+        assert latest(told)["is_open"] is False
+        answer.set()
+        await world.run(1)
+        assert latest(told)["is_open"] is False
+        assert marks(told) == []
+
+
+async def test_a_mark_bears_the_moment_of_the_holding_and_not_that_of_the_price(tmp_path: Path) -> None:
+    told = RecordingEvents()
+    async with world_of(
+        tmp_path, market=BY_HAND, rules=UNPROTECTED, events_out=told, position_marks_seconds=ROUND
+    ) as world:
+        await holding(world)
+        world.quote(bid=11, ask=11, last=11)
+        answer = world.broker_faults.holds["quotes"] = asyncio.Event()
+        await world.run_until(lambda: "quotes" in {name for name, _ in world.broker_calls})
+        asked_at = world.clock.now()
+        await world.run(0.5)
+        answer.set()
+        await world.run(1)
+        (mark,) = marks(told)
+        assert mark["timestamp"] == asked_at.isoformat(timespec="milliseconds")
+
+
+async def test_a_fill_that_is_recorded_and_not_booked_is_no_open_position_for_a_mark(tmp_path: Path) -> None:
+    told = RecordingEvents()
+    async with world_of(
+        tmp_path, market=BY_HAND, rules=UNPROTECTED, events_out=told, position_marks_seconds=ROUND
+    ) as world:
+        await holding(world)
+        await holding(world, "other", symbol="MSFT")
+        world.exit("out", "in", quantity=100)
+        await world.run(ROUND - 6)
+        world.store_faults.refused.add("execution_positions")
+        world.fill("out", price="11", purpose=Purpose.EXIT)
+        await world.run(6)
+        world.store_faults.refused.clear()
+        assert {body["symbol"] for body in marks(told)} == {"MSFT"}, "of the other all is known"
+        await world.run(ROUND - 1)
+        closed = [body for body in told.of("position.updated") if body["symbol"] == "AAPL"]
+        assert max(closed, key=lambda body: str(body["timestamp"]))["is_open"] is False
 
 
 async def test_what_could_not_be_published_is_told_in_the_next_round_as_it_is_then(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class Mark:
 
 
 def marked_position(entry: LedgerEntry, mark: Mark | None, at: datetime) -> OutEvent:
-    """An open position as it stands at this moment, with what the market says; `mark` None: no price of it is known now, which is said by null.
+    """An open position as it stood at this moment, with what the market says; `mark` None: no price of it is known now, which is said by null.
     Each is an event of its own: of several the latest `timestamp` counts."""
     position, worth = entry.position, entry.money_per_point
     moment, ledger_id = at.astimezone(UTC), entry.key.ledger_id
