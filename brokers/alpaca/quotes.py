@@ -251,4 +251,4 @@ def _wants_subscription(refusal: Refusal) -> bool:
 
 def _is_two_sided(row: SnapshotRow, widest: Decimal) -> bool:
     """Whether bid and ask say where the market is; else the latest trade alone does, as long as it is young."""
-    return row.bid is not None and row.ask is not None and 0 < row.bid and 0 < row.ask <= row.bid * (1 + widest)
+    return row.bid is not None and row.ask is not None and row.bid > 0 and 0 < row.ask <= row.bid * (1 + widest)
