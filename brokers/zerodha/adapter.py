@@ -71,7 +71,7 @@ from brokers.zerodha.dialect import (
     positions,
     reports,
     terms_of,
-    working_legs,
+    to_cancel,
 )
 from brokers.zerodha.feed import OrderFeed
 from brokers.zerodha.manifest import MANIFEST
@@ -356,21 +356,32 @@ class ZerodhaBroker:
             return
         book = await self._orders()
         self._check_legs(book, ref)
-        legs = working_legs(book.orders, ref.client_order_id, order_id)
-        if not legs and order_id is None:
+        asked = to_cancel(book.orders, book.malformed, ref.client_order_id, order_id)
+        if not asked and order_id is None:
             book.check_clear(ref.client_order_id)
             raise OrderRefused(f"Zerodha shows no order {ref.client_order_id}")
-        for leg in legs:
-            await self._cancel(leg.cancelled_as, leg.order_id, kind)
-        if not legs and order_id is not None:
+        if not asked and order_id is not None:
             # It may exist without being shown, so Zerodha itself must answer.
             shown = next((malformed.variety for malformed in book.malformed if malformed.order_id == order_id), None)
-            await self._cancel(shown or "regular", order_id, kind)
+            asked = {order_id: shown or "regular"}
+        await self._cancel_each(asked, kind)
+
+    async def _cancel_each(self, asked: Mapping[str, str], kind: CallKind) -> None:
+        """Cancels these, by id and variety. Raises OrderRefused if none can be: of several one may be done already,
+        and shall not keep the others alive."""
+        refusals = []
+        for order_id, variety in asked.items():
+            try:
+                await self._cancel(variety, order_id, kind)
+            except OrderRefused as exc:
+                refusals.append(exc)
+        if len(refusals) == len(asked):
+            raise refusals[-1]
 
     def _check_legs(self, book: _Book, ref: OrderRef) -> None:
         """Raises HeldBack between two legs of an iceberg order: cancelling the leg that is done would be refused, and
         the next one works. If that does not come for long, Kite itself must answer."""
-        if not awaits_next_leg(book.orders, ref.client_order_id, ref.broker_order_id):
+        if not awaits_next_leg(book.orders, book.malformed, ref.client_order_id, ref.broker_order_id):
             self._awaiting_leg.pop(ref, None)
             return
         now = time.monotonic()

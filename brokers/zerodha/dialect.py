@@ -535,16 +535,49 @@ def _in_sequence(trades: Iterable[TradeRow], received_at: Callable[[TradeRow], d
     return fills
 
 
+def to_cancel(
+    orders: Sequence[OrderRow], malformed: Sequence[MalformedRow], client_order_id: str, order_id: str | None
+) -> dict[str, str]:
+    """The ids to cancel for this order, and the variety of each: itself, or the legs of an iceberg order that are
+    unfinished or perhaps so. If its id is not known, all with its tag. Empty if there is none; if all are done, the
+    last."""
+    unread = unread_legs(orders, malformed, client_order_id, order_id)
+    legs = working_legs(orders, client_order_id, order_id)
+    found = {leg.order_id: leg.cancelled_as for leg in legs if not unread or leg.status not in _FINAL}
+    return found | dict.fromkeys(unread, ICEBERG)
+
+
 def working_legs(orders: Sequence[OrderRow], client_order_id: str, order_id: str | None) -> list[OrderRow]:
-    """The orders to cancel for this one: itself, or the unfinished legs of an iceberg order. If its id is not known,
-    all with its tag. Empty if there is none; if all are done, the last."""
+    """This order's rows that are not done; if all are, the last. Empty if there is none."""
     rows = [row for group in _groups_of(orders, client_order_id, order_id) for row in group]
     return [row for row in rows if row.status not in _FINAL] or rows[-1:]
 
 
-def awaits_next_leg(orders: Sequence[OrderRow], client_order_id: str, order_id: str | None) -> bool:
+def unread_legs(
+    orders: Sequence[OrderRow], malformed: Sequence[MalformedRow], client_order_id: str, order_id: str | None
+) -> list[str]:
+    """The ids of rows that cannot be read and belong to this iceberg order, by their parent or else by their tag. Not
+    those that are filled."""
+    legs = [row for group in _groups_of(orders, client_order_id, order_id) for row in group]
+    own = {each for leg in legs for each in (leg.order_id, leg.parent_order_id) if each} | {order_id}
+    shown = {row.order_id for row in orders}
+    found = []
+    for row in malformed:
+        if row.order_id is None or row.status == "COMPLETE":
+            continue
+        is_named = row.order_id in own or (row.parent_order_id is not None and row.parent_order_id in own)
+        is_tagged = bool(client_order_id) and row.tag == client_order_id and row.parent_order_id not in shown
+        if (is_named and row.variety in (ICEBERG, None)) or (is_tagged and row.variety == ICEBERG):
+            found.append(row.order_id)
+    return found
+
+
+def awaits_next_leg(
+    orders: Sequence[OrderRow], malformed: Sequence[MalformedRow], client_order_id: str, order_id: str | None
+) -> bool:
     """Whether this order is an iceberg between two legs, where there is nothing that could be cancelled."""
-    return any(_next_leg_follows(group) for group in _groups_of(orders, client_order_id, order_id))
+    is_between = any(_next_leg_follows(group) for group in _groups_of(orders, client_order_id, order_id))
+    return is_between and not unread_legs(orders, malformed, client_order_id, order_id)
 
 
 def _groups_of(orders: Sequence[OrderRow], client_order_id: str, order_id: str | None) -> list[list[OrderRow]]:

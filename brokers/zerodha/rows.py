@@ -140,6 +140,7 @@ class MalformedRow:
     """None: unknown; empty: not ours."""
     parent_order_id: str | None = None
     variety: str | None = None
+    status: str | None = None
     words: str
 
     def may_concern(self, tag: str) -> bool:
@@ -337,12 +338,12 @@ def _malformed_row(row: object, words: str) -> MalformedRow:
         except Malformed:
             return None
 
-    order_id, variety = readable(lambda: text(row, "order_id")), readable(lambda: text(row, "variety"))
     return MalformedRow(
-        order_id=order_id,
+        order_id=readable(lambda: text(row, "order_id")),
         tag=readable(lambda: tag_of(row)),
         parent_order_id=readable(lambda: text(row, "parent_order_id")),
-        variety=variety,
+        variety=readable(lambda: text(row, "variety")),
+        status=readable(lambda: text(row, "status")),
         words=words,
     )
 

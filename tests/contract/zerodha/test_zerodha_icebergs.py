@@ -383,6 +383,52 @@ async def test_a_leg_that_cannot_be_read_hides_no_order(server: SimulatedKite, b
         await broker.find(TAG)
 
 
+@pytest.mark.parametrize("odd", [{"filled_quantity": None}, {"meta": None}, {"filled_quantity": None, "tag": 7}])
+async def test_a_leg_at_work_that_cannot_be_read_is_cancelled(
+    server: SimulatedKite, broker: ZerodhaBroker, odd: dict[str, Any]
+) -> None:
+    ref = await iceberg(server, broker)
+    server.book.fill_order(by_id(ref), Decimal(7))
+    server.show_oddly("GET /orders", f"{ref.broker_order_id}02", odd)
+    await broker.cancel_order(ref)
+    assert [order.status for order in server.book.orders()] == [ReportStatus.CANCELLED]
+    # Kite's own answer about one that is over: nobody waits for a next leg.
+    with pytest.raises(OrderRefused):
+        await broker.cancel_order(ref)
+
+
+async def test_a_leg_that_cannot_be_read_is_cancelled_by_its_tag_where_no_id_is_known(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    ref = await iceberg(server, broker)
+    server.show_oddly("GET /orders", str(ref.broker_order_id), {"filled_quantity": None})
+    await broker.cancel_order(OrderRef(client_order_id=TAG))
+    assert [order.status for order in server.book.orders()] == [ReportStatus.CANCELLED]
+
+
+async def test_a_filled_leg_that_cannot_be_read_hides_no_leg_at_work(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    ref = await iceberg(server, broker)
+    server.book.fill_order(by_id(ref), Decimal(12))
+    server.show_oddly("GET /orders", f"{ref.broker_order_id}02", {"filled_quantity": None})
+    await broker.cancel_order(ref)
+    assert [call.path for call in server.calls("DELETE /orders/*")] == [f"/orders/iceberg/{ref.broker_order_id}03"]
+    assert [order.status for order in server.book.orders()] == [ReportStatus.CANCELLED]
+
+
+async def test_a_leg_that_cannot_be_read_and_is_of_another_order_is_left_alone(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    ref = await iceberg(server, broker)
+    other = await broker.place_order(limit(variety="iceberg", quantity=Decimal(24)))
+    for placed in (ref, other):
+        server.book.fill_order(OrderRef(client_order_id="", broker_order_id=placed.broker_order_id), Decimal(7))
+    server.show_oddly("GET /orders", f"{other.broker_order_id}02", {"filled_quantity": None})
+    await broker.cancel_order(ref)
+    assert [call.path for call in server.calls("DELETE /orders/*")] == [f"/orders/iceberg/{ref.broker_order_id}02"]
+
+
 async def test_a_plain_order_says_nothing_of_legs(server: SimulatedKite, broker: ZerodhaBroker) -> None:
     await broker.place_order(ticket())
     assert not {"iceberg_legs", "iceberg_quantity"} & set(last_form(server))
