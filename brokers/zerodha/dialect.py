@@ -465,8 +465,11 @@ def _report(
     first, last = legs[0], legs[-1]
     is_working = any(leg.status not in _FINAL for leg in legs)
     is_broken = last.leg is not None and _is_broken(legs)
-    status = ReportStatus.WORKING if is_working or _next_leg_follows(legs) else _FINAL[last.status]
+    is_next_leg_absent = _next_leg_follows(legs)
+    status = ReportStatus.WORKING if is_working or is_next_leg_absent else _FINAL[last.status]
     shown = sum((fill.quantity for fill in own), Decimal(0))
+    # The next leg may have come and filled, and be missing from this list.
+    are_all_shown = shown == reported and not is_broken and not is_next_leg_absent
     is_held, held_until = held(last, now) if is_working else (None, None)
     return Report(
         client_order_id=first.tag,
@@ -476,7 +479,7 @@ def _report(
         # The trades are queried after the orders and may be ahead of them.
         filled_quantity=max(reported, shown),
         fills=tuple(own),
-        fills_shown=FillsShown.ALL if shown == reported and not is_broken else FillsShown.SOME,
+        fills_shown=FillsShown.ALL if are_all_shown else FillsShown.SOME,
         reason=last.reason,
         said=last.status,
         # What waits for its trigger is TRIGGER PENDING.

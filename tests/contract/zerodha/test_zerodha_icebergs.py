@@ -89,6 +89,21 @@ def test_with_a_leg_missing_from_the_list_nothing_is_concluded_but_what_is_shown
     assert (gap.status, gap.is_unclear, gap.filled_quantity) == (ReportStatus.WORKING, True, Decimal(20))
 
 
+@pytest.mark.parametrize(
+    "of_the_last",
+    [[], [of_parent(2, SECOND) | {"variety": None}], [of_parent(2, SECOND, filled_quantity=None, tag=7, tags=[7])]],
+    ids=["absent", "without its variety", "not to be read"],
+)
+def test_while_the_next_leg_is_not_shown_no_execution_counts_as_annulled(of_the_last: list[dict[str, Any]]) -> None:
+    read, malformed = rows.read_orders([leg(1, FIRST, **DONE), *of_the_last])
+    at = rows.utc("2026-11-23 09:16:38")
+    fills = {FIRST: [Fill(fill_id="1", quantity=Decimal(10), price=Decimal(100), time=at)]}
+    report = next(each for each in dialect.reports(read, fills, malformed) if each.client_order_id == TAG)
+    assert (report.status, report.filled_quantity, report.fills_shown) == (
+        ReportStatus.WORKING, Decimal(10), FillsShown.SOME
+    )  # fmt: skip
+
+
 def test_an_annulment_leaves_an_ended_order_ended() -> None:
     told = [leg(1, FIRST, of=2, **DONE), leg(2, SECOND, of=2, status="COMPLETE", filled_quantity=4)]
     (report,) = reports_of(told)
