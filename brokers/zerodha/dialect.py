@@ -575,12 +575,33 @@ def unread_legs(
     return found
 
 
-def awaits_next_leg(
+def leg_before_next(
     orders: Sequence[OrderRow], malformed: Sequence[MalformedRow], client_order_id: str, order_id: str | None
+) -> str | None:
+    """The id of the leg that is done, if this order is an iceberg between two legs, where there is nothing that could
+    be cancelled."""
+    if unread_legs(orders, malformed, client_order_id, order_id):
+        return None
+    groups = _groups_of(orders, client_order_id, order_id)
+    return next((group[-1].order_id for group in groups if _next_leg_follows(group)), None)
+
+
+def is_overtaken(
+    asked: Container[str],
+    before: tuple[Sequence[OrderRow], Sequence[MalformedRow]],
+    now: tuple[Sequence[OrderRow], Sequence[MalformedRow]],
+    client_order_id: str,
+    order_id: str | None,
 ) -> bool:
-    """Whether this order is an iceberg between two legs, where there is nothing that could be cancelled."""
-    is_between = any(_next_leg_follows(group) for group in _groups_of(orders, client_order_id, order_id))
-    return is_between and not unread_legs(orders, malformed, client_order_id, order_id)
+    """Whether a leg that was to be cancelled has filled between two readings of the list, and the order goes on."""
+    ended = {row.order_id for rows in now for row in rows if row.status == "COMPLETE"}
+    ended -= {row.order_id for rows in before for row in rows if row.status == "COMPLETE"}
+    if not any(leg_id in asked for leg_id in ended if leg_id is not None):
+        return False
+    if leg_before_next(*now, client_order_id, order_id) is not None:
+        return True
+    legs = working_legs(now[0], client_order_id, order_id)
+    return any(leg.status not in _FINAL for leg in legs) or bool(unread_legs(*now, client_order_id, order_id))
 
 
 def _groups_of(orders: Sequence[OrderRow], client_order_id: str, order_id: str | None) -> list[list[OrderRow]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -356,6 +357,23 @@ async def test_a_next_leg_that_never_comes_is_asked_about_in_the_end(
         await broker.cancel_order(ref)
 
 
+async def test_the_wait_for_a_next_leg_begins_anew_with_each_leg(
+    server: SimulatedKite, broker: ZerodhaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("brokers.zerodha.adapter.time", SimpleNamespace(monotonic=lambda: now[0]))
+    server.legs_shown_as = Legs(follow_at_once=False)
+    ref = await iceberg(server, broker)
+    for _ in range(3):
+        server.book.fill_order(by_id(ref), Decimal(5))
+        with pytest.raises(HeldBack, match="between two legs"):
+            await broker.cancel_order(ref)
+        now[0] += 9.0
+    now[0] += 1.0
+    with pytest.raises(OrderRefused):
+        await broker.cancel_order(ref)
+
+
 async def test_what_is_annulled_or_corrected_counts_no_more_and_the_order_stays_ended(
     server: SimulatedKite, broker: ZerodhaBroker
 ) -> None:
@@ -396,6 +414,79 @@ async def test_a_leg_that_cannot_be_read_hides_no_order(server: SimulatedKite, b
     assert (await broker.reports()).reports == []
     with pytest.raises(AnswerUnclear):
         await broker.find(TAG)
+
+
+def overtake(broker: ZerodhaBroker, server: SimulatedKite, ref: OrderRef, *quantities: int) -> None:
+    """After each reading of the order list so much is filled, before a cancel arrives."""
+    read, left = broker._orders, list(quantities)
+
+    async def then_filled() -> Any:
+        book = await read()
+        if left:
+            server.book.fill_order(by_id(ref), Decimal(left.pop(0)))
+        return book
+
+    broker._orders = then_filled  # type: ignore[method-assign]
+
+
+def cancelled_ids(server: SimulatedKite, ref: OrderRef) -> list[str]:
+    """Of the cancels that were sent, what stands after the order's id."""
+    return [
+        call.path.removeprefix(f"/orders/iceberg/{ref.broker_order_id}") for call in server.calls("DELETE /orders/*")
+    ]
+
+
+async def test_a_cancel_overtaken_by_the_end_of_its_leg_goes_to_the_next_one(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    ref = await iceberg(server, broker)
+    overtake(broker, server, ref, 5)
+    await broker.cancel_order(ref)
+    assert cancelled_ids(server, ref) == ["", "02"]
+    assert [order.status for order in server.book.orders()] == [ReportStatus.CANCELLED]
+
+
+async def test_a_cancel_overtaken_by_the_end_of_its_leg_waits_for_the_next_one(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    server.legs_shown_as = Legs(follow_at_once=False)
+    ref = await iceberg(server, broker)
+    overtake(broker, server, ref, 5)
+    with pytest.raises(HeldBack, match="between two legs"):
+        await broker.cancel_order(ref)
+    assert cancelled_ids(server, ref) == [""]
+
+
+async def test_a_cancel_overtaken_by_leg_after_leg_is_tried_again_soon(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    ref = await iceberg(server, broker)
+    overtake(broker, server, ref, 5, 5)
+    with pytest.raises(HeldBack, match="faster") as held:
+        await broker.cancel_order(ref)
+    assert held.value.wait_seconds <= 1
+    await broker.cancel_order(ref)
+    assert cancelled_ids(server, ref) == ["", "02", "03"]
+
+
+async def test_a_cancel_overtaken_by_the_end_of_the_order_is_too_late(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    ref = await iceberg(server, broker)
+    for _ in range(4):
+        server.book.fill_order(by_id(ref), Decimal(5))
+    overtake(broker, server, ref, 4)
+    with pytest.raises(OrderRefused, match="being processed"):
+        await broker.cancel_order(ref)
+    assert cancelled_ids(server, ref) == ["05"]
+
+
+async def test_a_leg_at_work_that_zerodha_does_not_cancel_is_told(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    ref = await iceberg(server, broker)
+    server.set_line(is_down=True)
+    with pytest.raises(OrderRefused, match="being processed"):
+        await broker.cancel_order(ref)
+    assert cancelled_ids(server, ref) == [""]
 
 
 @pytest.mark.parametrize("odd", [{"filled_quantity": None}, {"meta": None}, {"filled_quantity": None, "tag": 7}])
