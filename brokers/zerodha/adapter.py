@@ -64,6 +64,7 @@ from brokers.zerodha.dialect import (
     fills_by_order,
     is_overtaken,
     leg_before_next,
+    legs_to_come,
     lot_sizes,
     named,
     note_requests,
@@ -746,13 +747,13 @@ class _Book:
     def call_ages(self, now: datetime) -> list[float]:
         """How long ago, in seconds, the calls were made that led to these rows: one for each order, one more for
         each cancelled. A row without a readable time counts as new. A later leg of an iceberg order took no call, and
-        counts in the day's limit alone."""
+        counts in the day's limit alone; so do the legs that are still to come."""
         ages: list[float] = [0.0] * len(self.malformed)
         for order in self.orders:
             age = 0.0 if order.placed_at is None else (now - order.placed_at).total_seconds()
             own_age = age if order.leg is None or order.leg.number == 1 else max(age, _OF_THE_DAY_ALONE_SECONDS)
             ages += [own_age] + [age] * (order.status == "CANCELLED")
-        return ages
+        return ages + [_OF_THE_DAY_ALONE_SECONDS] * legs_to_come(self.orders)
 
     def is_overtaken(self, asked: Container[str], before: _Book, ref: OrderRef) -> bool:
         """Whether one of these legs has filled since `before`, and the order goes on."""

@@ -3,6 +3,7 @@ clock, no parsing of rows."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -445,6 +446,25 @@ def _next_leg_follows(legs: Sequence[OrderRow]) -> bool:
         return False
     placed_so_far = sum((leg.leg.quantity or leg.filled for leg in legs if leg.leg is not None), Decimal(0))
     return max(placed_so_far, sum((leg.filled for leg in legs), Decimal(0))) < last.total
+
+
+def legs_to_come(orders: Sequence[OrderRow]) -> int:
+    """How many more orders Zerodha may make by itself, of the icebergs at work."""
+    return sum(_legs_to_come(group) for group in placed(orders))
+
+
+def _legs_to_come(legs: Sequence[OrderRow]) -> int:
+    last = legs[-1].leg
+    is_at_work = _next_leg_follows(legs) or any(leg.status not in _FINAL for leg in legs)
+    if last is None or not is_at_work:
+        return 0
+    sizes = [leg.leg.quantity for leg in legs if leg.leg is not None and leg.leg.quantity is not None]
+    most = max(MOST_ICEBERG_LEGS - last.number, 0)
+    if not sizes:
+        return most
+    # All but the last leg are of one size.
+    left = max(last.total - max(sizes) * last.number, Decimal(0))
+    return min(most, math.ceil(left / max(sizes)))
 
 
 def _ascending(fills: Sequence[Fill]) -> list[Fill]:

@@ -297,6 +297,49 @@ async def test_each_leg_is_an_order_of_the_day_and_one_call(server: SimulatedKit
     await other.close()
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["a leg at work", "between two legs"])
+@pytest.mark.parametrize(("filled", "is_cancelled"), [(0, False), (10, False), (24, False), (7, True)])
+async def test_legs_still_to_come_count_in_the_day_after_a_restart(
+    server: SimulatedKite, broker: ZerodhaBroker, filled: int, *, is_cancelled: bool, at_once: bool
+) -> None:
+    def left(of: ZerodhaBroker, seconds: float) -> int:
+        return of.calls_left()["orders", seconds]
+
+    day, minute = left(broker, 86_400.0), left(broker, 60.0)
+    server.legs_shown_as = Legs(follow_at_once=at_once)
+    ref = await iceberg(server, broker)
+    if filled:
+        server.book.fill_order(by_id(ref), Decimal(filled))
+    if is_cancelled:
+        server.book.cancel(by_id(ref))
+    other = create(config_for(server))
+    await other.connect()
+    # Two legs had come of what was cancelled, and the cancel is a call.
+    spent = (3, 2) if is_cancelled else (5, 1)
+    assert (day - left(other, 86_400.0), minute - left(other, 60.0)) == spent
+    await other.close()
+
+
+@pytest.mark.parametrize(
+    ("quantities", "to_come"),
+    [([10], 2), ([10, 10], 1), ([10, 10, 4], 0), ([None], 49), ([10, None], 1)],
+    ids=str,
+)
+def test_how_many_legs_are_to_come_follows_from_the_size_of_one(quantities: list[int | None], to_come: int) -> None:
+    told = [
+        order_row(
+            variety="iceberg",
+            order_id=str(int(FIRST) + number),
+            status="OPEN" if number == len(quantities) else "COMPLETE",
+            meta={"iceberg": {"leg": number, "total_quantity": 24}},
+            quantity=quantity,
+            filled_quantity=0,
+        )
+        for number, quantity in enumerate(quantities, 1)
+    ]
+    assert dialect.legs_to_come(rows.read_orders(told)[0]) == to_come
+
+
 # Its life
 
 
