@@ -341,7 +341,7 @@ def _malformed_row(row: object, words: str) -> MalformedRow:
     return MalformedRow(
         order_id=readable(lambda: text(row, "order_id")),
         tag=readable(lambda: tag_of(row)),
-        parent_order_id=readable(lambda: text(row, "parent_order_id")),
+        parent_order_id=_parent(row),
         variety=readable(lambda: text(row, "variety")),
         status=readable(lambda: text(row, "status")),
         words=words,
@@ -358,13 +358,12 @@ def _shown(row: object) -> str:
 def _order(row: Row) -> OrderRow:
     variety = text(row, "variety") if row.get("variety") is not None else "regular"
     status = text(row, "status")
-    parent = row.get("parent_order_id")
     # An order that was refused may come without a count, since nothing of it can have filled.
     is_uncounted = row.get("filled_quantity") is None and status == "REJECTED"
     noted = {name: row.get(name) for name in _NOTED}
     return OrderRow(
         order_id=text(row, "order_id"),
-        parent_order_id=parent if isinstance(parent, str) and parent else None,
+        parent_order_id=_parent(row),
         tag=tag_of(row),
         status=status,
         variety=variety,
@@ -378,6 +377,14 @@ def _order(row: Row) -> OrderRow:
         is_stop=row.get("order_type") in ("SL", "SL-M"),
         noted={name: str(reported) for name, reported in noted.items()} if all(map(_is_word, noted.values())) else None,
     )
+
+
+def _parent(row: Row) -> str | None:
+    """None if it has none, or the row does not say it legibly: then its tag alone says whose it is."""
+    try:
+        return text(row, "parent_order_id") if row.get("parent_order_id") else None
+    except Malformed:
+        return None
 
 
 def _leg(row: Row) -> Leg:

@@ -18,7 +18,7 @@ from brokers.zerodha.adapter import ZerodhaBroker, create
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.book import Legs
 from simulators.zerodha.server import SimulatedKite
-from tests.contract.zerodha.stage import TAG, found, hold, last_form, limit, order_row, ticket
+from tests.contract.zerodha.stage import TAG, found, hold, last_form, limit, order_row, orders_of, ticket
 
 NIFTY = Instrument(symbol="NIFTY26DECFUT", asset_class=AssetClass.FUTURE)
 FIRST, SECOND, THIRD = "261121000000001", "261121000000002", "261121000000003"
@@ -48,6 +48,19 @@ def test_a_leg_without_a_tag_is_its_parents() -> None:
     (report,) = reports_of([leg(1, FIRST, **DONE), of_parent(2, SECOND, filled_quantity=4)])
     assert (report.client_order_id, report.broker_order_id) == (TAG, FIRST)
     assert (report.status, report.filled_quantity) == (ReportStatus.WORKING, Decimal(14))
+
+
+def test_a_parent_that_is_told_as_a_number_is_the_parent() -> None:
+    (report,) = reports_of(
+        [leg(1, FIRST, parent_order_id=0, **DONE), of_parent(2, SECOND, parent_order_id=int(FIRST), filled_quantity=4)]
+    )
+    assert (report.client_order_id, report.broker_order_id, report.filled_quantity) == (TAG, FIRST, Decimal(14))
+
+
+@pytest.mark.parametrize("parent", [None, "", " ", 0, False, True, [], {"id": FIRST}, Decimal("1.5")], ids=repr)
+def test_an_order_can_be_read_without_its_parent(parent: object) -> None:
+    (row,) = orders_of([order_row(parent_order_id=parent)])
+    assert (row.tag, row.parent_order_id) == (TAG, None)
 
 
 def test_a_leg_that_cannot_be_read_is_its_parents() -> None:
