@@ -356,7 +356,7 @@ def _shown(row: object) -> str:
 
 
 def _order(row: Row) -> OrderRow:
-    variety = text(row, "variety") if row.get("variety") is not None else "regular"
+    variety = text(row, "variety") if row.get("variety") is not None else _variety_by_meta(row)
     status = text(row, "status")
     # An order that was refused may come without a count, since nothing of it can have filled.
     is_uncounted = row.get("filled_quantity") is None and status == "REJECTED"
@@ -377,6 +377,12 @@ def _order(row: Row) -> OrderRow:
         is_stop=row.get("order_type") in ("SL", "SL-M"),
         noted={name: str(reported) for name, reported in noted.items()} if all(map(_is_word, noted.values())) else None,
     )
+
+
+def _variety_by_meta(row: Row) -> str:
+    """Of a row that does not say its variety."""
+    meta = row.get("meta")
+    return ICEBERG if isinstance(meta, Mapping) and meta.get("iceberg") else "regular"
 
 
 def _parent(row: Row) -> str | None:

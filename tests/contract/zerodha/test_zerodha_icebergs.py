@@ -105,7 +105,11 @@ def test_with_a_leg_missing_from_the_list_nothing_is_concluded_but_what_is_shown
 
 @pytest.mark.parametrize(
     "of_the_last",
-    [[], [of_parent(2, SECOND) | {"variety": None}], [of_parent(2, SECOND, filled_quantity=None, tag=7, tags=[7])]],
+    [
+        [],
+        [of_parent(2, SECOND) | {"variety": None, "meta": {}}],
+        [of_parent(2, SECOND, filled_quantity=None, tag=7, tags=[7])],
+    ],
     ids=["absent", "without its variety", "not to be read"],
 )
 def test_while_the_next_leg_is_not_shown_no_execution_counts_as_annulled(of_the_last: list[dict[str, Any]]) -> None:
@@ -543,6 +547,16 @@ async def test_a_leg_at_work_that_zerodha_does_not_cancel_is_told(server: Simula
     with pytest.raises(OrderRefused, match="being processed"):
         await broker.cancel_order(ref)
     assert cancelled_ids(server, ref) == [""]
+
+
+async def test_a_leg_without_its_variety_is_one_by_its_meta(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    ref = await iceberg(server, broker)
+    server.book.fill_order(by_id(ref), Decimal(7))
+    server.show_oddly("GET /orders", f"{ref.broker_order_id}02", {"variety": None})
+    (report,) = (await broker.reports()).reports
+    assert (report.client_order_id, report.filled_quantity) == (TAG, Decimal(7))
+    await broker.cancel_order(ref)
+    assert [order.status for order in server.book.orders()] == [ReportStatus.CANCELLED]
 
 
 @pytest.mark.parametrize("odd", [{"filled_quantity": None}, {"meta": None}, {"filled_quantity": None, "tag": 7}])
