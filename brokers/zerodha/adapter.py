@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -59,10 +59,12 @@ from brokers.zerodha.dialect import (
     OrderDefaults,
     account_notes,
     asset_classes,
-    awaits_next_leg,
     balances,
     exchange_of,
     fills_by_order,
+    is_overtaken,
+    leg_before_next,
+    legs_to_come,
     lot_sizes,
     named,
     note_requests,
@@ -71,7 +73,7 @@ from brokers.zerodha.dialect import (
     positions,
     reports,
     terms_of,
-    working_legs,
+    to_cancel,
 )
 from brokers.zerodha.feed import OrderFeed
 from brokers.zerodha.manifest import MANIFEST
@@ -111,6 +113,8 @@ _SETTLED_SECONDS = 20.0
 _NEXT_LEG_SECONDS = 10.0
 """How long a cancel waits for the next leg of an iceberg order."""
 _NEXT_LEG_AGAIN_SECONDS = 0.5
+_LEGS_CHASED = 2
+"""How many legs one cancel is sent after, each of which may fill before it arrives."""
 _OF_THE_DAY_ALONE_SECONDS = 61.0
 """A call of that age counts in the day's limit, and in no shorter one: as the legs do that Zerodha places by itself."""
 _MALFORMED_NAMED = 5
@@ -233,8 +237,8 @@ class ZerodhaBroker:
         self._notes = ContractNotes()
         self._settled_tracker = SettledTracker(_SETTLED_SECONDS)
         self._varieties: dict[str, str] = {}
-        self._awaiting_leg: dict[OrderRef, float] = {}
-        """Since when (monotonic) the cancel of an iceberg order has been waiting for its next leg."""
+        self._awaiting_leg: dict[OrderRef, tuple[str, float]] = {}
+        """After which leg and since when (monotonic) the cancel of an iceberg order has been waiting for the next one."""
         self._malformed_logged: set[str] = set()
         self._first_received: dict[tuple[str, str], datetime] = {}
         """By order and trade: when a trade with an unreadable time was first received."""
@@ -345,7 +349,7 @@ class ZerodhaBroker:
 
     async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
         """Cancels the order, or the unfinished legs of an iceberg order. Costs one more call if the order's variety
-        is not known yet. Raises HeldBack between two legs."""
+        is not known yet, and a query and a cancel more if a leg fills meanwhile. Raises HeldBack between two legs."""
         self._check_session()
         kind = CallKind.CANCEL_AGAIN if again else CallKind.CANCEL
         self._calls.check_budget(kind)  # before any query is made for it
@@ -355,28 +359,53 @@ class ZerodhaBroker:
             await self._cancel(variety, order_id, kind)
             return
         book = await self._orders()
-        self._check_legs(book, ref)
-        legs = working_legs(book.orders, ref.client_order_id, order_id)
-        if not legs and order_id is None:
-            book.check_clear(ref.client_order_id)
-            raise OrderRefused(f"Zerodha shows no order {ref.client_order_id}")
-        for leg in legs:
-            await self._cancel(leg.cancelled_as, leg.order_id, kind)
-        if not legs and order_id is not None:
-            # It may exist without being shown, so Zerodha itself must answer.
-            shown = next((malformed.variety for malformed in book.malformed if malformed.order_id == order_id), None)
-            await self._cancel(shown or "regular", order_id, kind)
+        for _ in range(_LEGS_CHASED):
+            self._check_legs(book, ref)
+            asked = to_cancel(book.orders, book.malformed, ref.client_order_id, order_id)
+            if not asked and order_id is None:
+                book.check_clear(ref.client_order_id)
+                raise OrderRefused(f"Zerodha shows no order {ref.client_order_id}")
+            if not asked and order_id is not None:
+                # It may exist without being shown, so Zerodha itself must answer.
+                shown = next((odd.variety for odd in book.malformed if odd.order_id == order_id), None)
+                asked = {order_id: shown or "regular"}
+            try:
+                await self._cancel_each(asked, kind)
+                return
+            except OrderRefused:
+                if ICEBERG not in asked.values():
+                    raise
+                before, book = book, await self._orders()
+                if not book.is_overtaken(asked, before, ref):
+                    raise
+        words = f"the legs of order {ref.client_order_id} fill faster than they are cancelled"
+        raise HeldBack(words, wait_seconds=_NEXT_LEG_AGAIN_SECONDS)
+
+    async def _cancel_each(self, asked: Mapping[str, str], kind: CallKind) -> None:
+        """Cancels these, by id and variety. Raises OrderRefused if none can be: of several one may be done already,
+        and shall not keep the others alive."""
+        refusals = []
+        for order_id, variety in asked.items():
+            try:
+                await self._cancel(variety, order_id, kind)
+            except OrderRefused as exc:
+                refusals.append(exc)
+        if len(refusals) == len(asked):
+            raise refusals[-1]
 
     def _check_legs(self, book: _Book, ref: OrderRef) -> None:
         """Raises HeldBack between two legs of an iceberg order: cancelling the leg that is done would be refused, and
         the next one works. If that does not come for long, Kite itself must answer."""
-        if not awaits_next_leg(book.orders, ref.client_order_id, ref.broker_order_id):
+        leg_id = leg_before_next(book.orders, book.malformed, ref.client_order_id, ref.broker_order_id)
+        if leg_id is None:
             self._awaiting_leg.pop(ref, None)
             return
         now = time.monotonic()
         if len(self._awaiting_leg) > _ORDERS_REMEMBERED:
             self._awaiting_leg.clear()
-        if now - self._awaiting_leg.setdefault(ref, now) < _NEXT_LEG_SECONDS:
+        if ref not in self._awaiting_leg or self._awaiting_leg[ref][0] != leg_id:
+            self._awaiting_leg[ref] = leg_id, now
+        if now - self._awaiting_leg[ref][1] < _NEXT_LEG_SECONDS:
             words = (
                 f"order {ref.client_order_id} is between two legs, and is cancelled as soon as the next one is shown"
             )
@@ -718,13 +747,18 @@ class _Book:
     def call_ages(self, now: datetime) -> list[float]:
         """How long ago, in seconds, the calls were made that led to these rows: one for each order, one more for
         each cancelled. A row without a readable time counts as new. A later leg of an iceberg order took no call, and
-        counts in the day's limit alone."""
+        counts in the day's limit alone; so do the legs that are still to come."""
         ages: list[float] = [0.0] * len(self.malformed)
         for order in self.orders:
             age = 0.0 if order.placed_at is None else (now - order.placed_at).total_seconds()
             own_age = age if order.leg is None or order.leg.number == 1 else max(age, _OF_THE_DAY_ALONE_SECONDS)
             ages += [own_age] + [age] * (order.status == "CANCELLED")
-        return ages
+        return ages + [_OF_THE_DAY_ALONE_SECONDS] * legs_to_come(self.orders)
+
+    def is_overtaken(self, asked: Container[str], before: _Book, ref: OrderRef) -> bool:
+        """Whether one of these legs has filled since `before`, and the order goes on."""
+        lists = (before.orders, before.malformed), (self.orders, self.malformed)
+        return is_overtaken(asked, *lists, ref.client_order_id, ref.broker_order_id)
 
     def unreadable(self, malformed_trades: Sequence[MalformedRow]) -> list[Unreadable]:
         """What cannot be read and may be about an order of ours."""

@@ -3,6 +3,7 @@ clock, no parsing of rows."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -447,6 +448,25 @@ def _next_leg_follows(legs: Sequence[OrderRow]) -> bool:
     return max(placed_so_far, sum((leg.filled for leg in legs), Decimal(0))) < last.total
 
 
+def legs_to_come(orders: Sequence[OrderRow]) -> int:
+    """How many more orders Zerodha may make by itself, of the icebergs at work."""
+    return sum(_legs_to_come(group) for group in placed(orders))
+
+
+def _legs_to_come(legs: Sequence[OrderRow]) -> int:
+    last = legs[-1].leg
+    is_at_work = _next_leg_follows(legs) or any(leg.status not in _FINAL for leg in legs)
+    if last is None or not is_at_work:
+        return 0
+    sizes = [leg.leg.quantity for leg in legs if leg.leg is not None and leg.leg.quantity is not None]
+    most = max(MOST_ICEBERG_LEGS - last.number, 0)
+    if not sizes:
+        return most
+    # All but the last leg are of one size.
+    left = max(last.total - max(sizes) * last.number, Decimal(0))
+    return min(most, math.ceil(left / max(sizes)))
+
+
 def _ascending(fills: Sequence[Fill]) -> list[Fill]:
     """Each later than the one before it: those of a leg follow those of the leg before, whose last second may be the
     same."""
@@ -465,8 +485,11 @@ def _report(
     first, last = legs[0], legs[-1]
     is_working = any(leg.status not in _FINAL for leg in legs)
     is_broken = last.leg is not None and _is_broken(legs)
-    status = ReportStatus.WORKING if is_working or _next_leg_follows(legs) else _FINAL[last.status]
+    is_next_leg_absent = _next_leg_follows(legs)
+    status = ReportStatus.WORKING if is_working or is_next_leg_absent else _FINAL[last.status]
     shown = sum((fill.quantity for fill in own), Decimal(0))
+    # The next leg may have come and filled, and be missing from this list.
+    are_all_shown = shown == reported and not is_broken and not is_next_leg_absent
     is_held, held_until = held(last, now) if is_working else (None, None)
     return Report(
         client_order_id=first.tag,
@@ -476,7 +499,7 @@ def _report(
         # The trades are queried after the orders and may be ahead of them.
         filled_quantity=max(reported, shown),
         fills=tuple(own),
-        fills_shown=FillsShown.ALL if shown == reported and not is_broken else FillsShown.SOME,
+        fills_shown=FillsShown.ALL if are_all_shown else FillsShown.SOME,
         reason=last.reason,
         said=last.status,
         # What waits for its trigger is TRIGGER PENDING.
@@ -535,16 +558,70 @@ def _in_sequence(trades: Iterable[TradeRow], received_at: Callable[[TradeRow], d
     return fills
 
 
+def to_cancel(
+    orders: Sequence[OrderRow], malformed: Sequence[MalformedRow], client_order_id: str, order_id: str | None
+) -> dict[str, str]:
+    """The ids to cancel for this order, and the variety of each: itself, or the legs of an iceberg order that are
+    unfinished or perhaps so. If its id is not known, all with its tag. Empty if there is none; if all are done, the
+    last."""
+    unread = unread_legs(orders, malformed, client_order_id, order_id)
+    legs = working_legs(orders, client_order_id, order_id)
+    found = {leg.order_id: leg.cancelled_as for leg in legs if not unread or leg.status not in _FINAL}
+    return found | dict.fromkeys(unread, ICEBERG)
+
+
 def working_legs(orders: Sequence[OrderRow], client_order_id: str, order_id: str | None) -> list[OrderRow]:
-    """The orders to cancel for this one: itself, or the unfinished legs of an iceberg order. If its id is not known,
-    all with its tag. Empty if there is none; if all are done, the last."""
+    """This order's rows that are not done; if all are, the last. Empty if there is none."""
     rows = [row for group in _groups_of(orders, client_order_id, order_id) for row in group]
     return [row for row in rows if row.status not in _FINAL] or rows[-1:]
 
 
-def awaits_next_leg(orders: Sequence[OrderRow], client_order_id: str, order_id: str | None) -> bool:
-    """Whether this order is an iceberg between two legs, where there is nothing that could be cancelled."""
-    return any(_next_leg_follows(group) for group in _groups_of(orders, client_order_id, order_id))
+def unread_legs(
+    orders: Sequence[OrderRow], malformed: Sequence[MalformedRow], client_order_id: str, order_id: str | None
+) -> list[str]:
+    """The ids of rows that cannot be read and belong to this iceberg order, by their parent or else by their tag. Not
+    those that are filled."""
+    legs = [row for group in _groups_of(orders, client_order_id, order_id) for row in group]
+    own = {each for leg in legs for each in (leg.order_id, leg.parent_order_id) if each} | {order_id}
+    shown = {row.order_id for row in orders}
+    found = []
+    for row in malformed:
+        if row.order_id is None or row.status == "COMPLETE":
+            continue
+        is_named = row.order_id in own or (row.parent_order_id is not None and row.parent_order_id in own)
+        is_tagged = bool(client_order_id) and row.tag == client_order_id and row.parent_order_id not in shown
+        if (is_named and row.variety in (ICEBERG, None)) or (is_tagged and row.variety == ICEBERG):
+            found.append(row.order_id)
+    return found
+
+
+def leg_before_next(
+    orders: Sequence[OrderRow], malformed: Sequence[MalformedRow], client_order_id: str, order_id: str | None
+) -> str | None:
+    """The id of the leg that is done, if this order is an iceberg between two legs, where there is nothing that could
+    be cancelled."""
+    if unread_legs(orders, malformed, client_order_id, order_id):
+        return None
+    groups = _groups_of(orders, client_order_id, order_id)
+    return next((group[-1].order_id for group in groups if _next_leg_follows(group)), None)
+
+
+def is_overtaken(
+    asked: Container[str],
+    before: tuple[Sequence[OrderRow], Sequence[MalformedRow]],
+    now: tuple[Sequence[OrderRow], Sequence[MalformedRow]],
+    client_order_id: str,
+    order_id: str | None,
+) -> bool:
+    """Whether a leg that was to be cancelled has filled between two readings of the list, and the order goes on."""
+    ended = {row.order_id for rows in now for row in rows if row.status == "COMPLETE"}
+    ended -= {row.order_id for rows in before for row in rows if row.status == "COMPLETE"}
+    if not any(leg_id in asked for leg_id in ended if leg_id is not None):
+        return False
+    if leg_before_next(*now, client_order_id, order_id) is not None:
+        return True
+    legs = working_legs(now[0], client_order_id, order_id)
+    return any(leg.status not in _FINAL for leg in legs) or bool(unread_legs(*now, client_order_id, order_id))
 
 
 def _groups_of(orders: Sequence[OrderRow], client_order_id: str, order_id: str | None) -> list[list[OrderRow]]:

@@ -140,6 +140,7 @@ class MalformedRow:
     """None: unknown; empty: not ours."""
     parent_order_id: str | None = None
     variety: str | None = None
+    status: str | None = None
     words: str
 
     def may_concern(self, tag: str) -> bool:
@@ -337,12 +338,12 @@ def _malformed_row(row: object, words: str) -> MalformedRow:
         except Malformed:
             return None
 
-    order_id, variety = readable(lambda: text(row, "order_id")), readable(lambda: text(row, "variety"))
     return MalformedRow(
-        order_id=order_id,
+        order_id=readable(lambda: text(row, "order_id")),
         tag=readable(lambda: tag_of(row)),
-        parent_order_id=readable(lambda: text(row, "parent_order_id")),
-        variety=variety,
+        parent_order_id=_parent(row),
+        variety=readable(lambda: text(row, "variety")),
+        status=readable(lambda: text(row, "status")),
         words=words,
     )
 
@@ -355,15 +356,14 @@ def _shown(row: object) -> str:
 
 
 def _order(row: Row) -> OrderRow:
-    variety = text(row, "variety") if row.get("variety") is not None else "regular"
+    variety = text(row, "variety") if row.get("variety") is not None else _variety_by_meta(row)
     status = text(row, "status")
-    parent = row.get("parent_order_id")
     # An order that was refused may come without a count, since nothing of it can have filled.
     is_uncounted = row.get("filled_quantity") is None and status == "REJECTED"
     noted = {name: row.get(name) for name in _NOTED}
     return OrderRow(
         order_id=text(row, "order_id"),
-        parent_order_id=parent if isinstance(parent, str) and parent else None,
+        parent_order_id=_parent(row),
         tag=tag_of(row),
         status=status,
         variety=variety,
@@ -377,6 +377,20 @@ def _order(row: Row) -> OrderRow:
         is_stop=row.get("order_type") in ("SL", "SL-M"),
         noted={name: str(reported) for name, reported in noted.items()} if all(map(_is_word, noted.values())) else None,
     )
+
+
+def _variety_by_meta(row: Row) -> str:
+    """Of a row that does not say its variety."""
+    meta = row.get("meta")
+    return ICEBERG if isinstance(meta, Mapping) and meta.get("iceberg") else "regular"
+
+
+def _parent(row: Row) -> str | None:
+    """None if it has none, or the row does not say it legibly: then its tag alone says whose it is."""
+    try:
+        return text(row, "parent_order_id") if row.get("parent_order_id") else None
+    except Malformed:
+        return None
 
 
 def _leg(row: Row) -> Leg:

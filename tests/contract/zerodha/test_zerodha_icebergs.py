@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from brokers.zerodha.adapter import ZerodhaBroker, create
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.book import Legs
 from simulators.zerodha.server import SimulatedKite
-from tests.contract.zerodha.stage import TAG, found, hold, last_form, limit, order_row, ticket
+from tests.contract.zerodha.stage import TAG, found, hold, last_form, limit, order_row, orders_of, ticket
 
 NIFTY = Instrument(symbol="NIFTY26DECFUT", asset_class=AssetClass.FUTURE)
 FIRST, SECOND, THIRD = "261121000000001", "261121000000002", "261121000000003"
@@ -47,6 +48,19 @@ def test_a_leg_without_a_tag_is_its_parents() -> None:
     (report,) = reports_of([leg(1, FIRST, **DONE), of_parent(2, SECOND, filled_quantity=4)])
     assert (report.client_order_id, report.broker_order_id) == (TAG, FIRST)
     assert (report.status, report.filled_quantity) == (ReportStatus.WORKING, Decimal(14))
+
+
+def test_a_parent_that_is_told_as_a_number_is_the_parent() -> None:
+    (report,) = reports_of(
+        [leg(1, FIRST, parent_order_id=0, **DONE), of_parent(2, SECOND, parent_order_id=int(FIRST), filled_quantity=4)]
+    )
+    assert (report.client_order_id, report.broker_order_id, report.filled_quantity) == (TAG, FIRST, Decimal(14))
+
+
+@pytest.mark.parametrize("parent", [None, "", " ", 0, False, True, [], {"id": FIRST}, Decimal("1.5")], ids=repr)
+def test_an_order_can_be_read_without_its_parent(parent: object) -> None:
+    (row,) = orders_of([order_row(parent_order_id=parent)])
+    assert (row.tag, row.parent_order_id) == (TAG, None)
 
 
 def test_a_leg_that_cannot_be_read_is_its_parents() -> None:
@@ -87,6 +101,25 @@ def test_with_a_leg_missing_from_the_list_nothing_is_concluded_but_what_is_shown
     assert (report.fills_shown, report.filled_quantity) == (FillsShown.SOME, Decimal(20))
     (gap,) = reports_of([leg(1, FIRST, **DONE), told[1]])
     assert (gap.status, gap.is_unclear, gap.filled_quantity) == (ReportStatus.WORKING, True, Decimal(20))
+
+
+@pytest.mark.parametrize(
+    "of_the_last",
+    [
+        [],
+        [of_parent(2, SECOND) | {"variety": None, "meta": {}}],
+        [of_parent(2, SECOND, filled_quantity=None, tag=7, tags=[7])],
+    ],
+    ids=["absent", "without its variety", "not to be read"],
+)
+def test_while_the_next_leg_is_not_shown_no_execution_counts_as_annulled(of_the_last: list[dict[str, Any]]) -> None:
+    read, malformed = rows.read_orders([leg(1, FIRST, **DONE), *of_the_last])
+    at = rows.utc("2026-11-23 09:16:38")
+    fills = {FIRST: [Fill(fill_id="1", quantity=Decimal(10), price=Decimal(100), time=at)]}
+    report = next(each for each in dialect.reports(read, fills, malformed) if each.client_order_id == TAG)
+    assert (report.status, report.filled_quantity, report.fills_shown) == (
+        ReportStatus.WORKING, Decimal(10), FillsShown.SOME
+    )  # fmt: skip
 
 
 def test_an_annulment_leaves_an_ended_order_ended() -> None:
@@ -281,6 +314,49 @@ async def test_each_leg_is_an_order_of_the_day_and_one_call(server: SimulatedKit
     await other.close()
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["a leg at work", "between two legs"])
+@pytest.mark.parametrize(("filled", "is_cancelled"), [(0, False), (10, False), (24, False), (7, True)])
+async def test_legs_still_to_come_count_in_the_day_after_a_restart(
+    server: SimulatedKite, broker: ZerodhaBroker, filled: int, *, is_cancelled: bool, at_once: bool
+) -> None:
+    def left(of: ZerodhaBroker, seconds: float) -> int:
+        return of.calls_left()["orders", seconds]
+
+    day, minute = left(broker, 86_400.0), left(broker, 60.0)
+    server.legs_shown_as = Legs(follow_at_once=at_once)
+    ref = await iceberg(server, broker)
+    if filled:
+        server.book.fill_order(by_id(ref), Decimal(filled))
+    if is_cancelled:
+        server.book.cancel(by_id(ref))
+    other = create(config_for(server))
+    await other.connect()
+    # Two legs had come of what was cancelled, and the cancel is a call.
+    spent = (3, 2) if is_cancelled else (5, 1)
+    assert (day - left(other, 86_400.0), minute - left(other, 60.0)) == spent
+    await other.close()
+
+
+@pytest.mark.parametrize(
+    ("quantities", "to_come"),
+    [([10], 2), ([10, 10], 1), ([10, 10, 4], 0), ([None], 49), ([10, None], 1)],
+    ids=str,
+)
+def test_how_many_legs_are_to_come_follows_from_the_size_of_one(quantities: list[int | None], to_come: int) -> None:
+    told = [
+        order_row(
+            variety="iceberg",
+            order_id=str(int(FIRST) + number),
+            status="OPEN" if number == len(quantities) else "COMPLETE",
+            meta={"iceberg": {"leg": number, "total_quantity": 24}},
+            quantity=quantity,
+            filled_quantity=0,
+        )
+        for number, quantity in enumerate(quantities, 1)
+    ]
+    assert dialect.legs_to_come(rows.read_orders(told)[0]) == to_come
+
+
 # Its life
 
 
@@ -341,6 +417,23 @@ async def test_a_next_leg_that_never_comes_is_asked_about_in_the_end(
         await broker.cancel_order(ref)
 
 
+async def test_the_wait_for_a_next_leg_begins_anew_with_each_leg(
+    server: SimulatedKite, broker: ZerodhaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("brokers.zerodha.adapter.time", SimpleNamespace(monotonic=lambda: now[0]))
+    server.legs_shown_as = Legs(follow_at_once=False)
+    ref = await iceberg(server, broker)
+    for _ in range(3):
+        server.book.fill_order(by_id(ref), Decimal(5))
+        with pytest.raises(HeldBack, match="between two legs"):
+            await broker.cancel_order(ref)
+        now[0] += 9.0
+    now[0] += 1.0
+    with pytest.raises(OrderRefused):
+        await broker.cancel_order(ref)
+
+
 async def test_what_is_annulled_or_corrected_counts_no_more_and_the_order_stays_ended(
     server: SimulatedKite, broker: ZerodhaBroker
 ) -> None:
@@ -381,6 +474,135 @@ async def test_a_leg_that_cannot_be_read_hides_no_order(server: SimulatedKite, b
     assert (await broker.reports()).reports == []
     with pytest.raises(AnswerUnclear):
         await broker.find(TAG)
+
+
+def overtake(broker: ZerodhaBroker, server: SimulatedKite, ref: OrderRef, *quantities: int) -> None:
+    """After each reading of the order list so much is filled, before a cancel arrives."""
+    read, left = broker._orders, list(quantities)
+
+    async def then_filled() -> Any:
+        book = await read()
+        if left:
+            server.book.fill_order(by_id(ref), Decimal(left.pop(0)))
+        return book
+
+    broker._orders = then_filled  # type: ignore[method-assign]
+
+
+def cancelled_ids(server: SimulatedKite, ref: OrderRef) -> list[str]:
+    """Of the cancels that were sent, what stands after the order's id."""
+    return [
+        call.path.removeprefix(f"/orders/iceberg/{ref.broker_order_id}") for call in server.calls("DELETE /orders/*")
+    ]
+
+
+async def test_a_cancel_overtaken_by_the_end_of_its_leg_goes_to_the_next_one(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    ref = await iceberg(server, broker)
+    overtake(broker, server, ref, 5)
+    await broker.cancel_order(ref)
+    assert cancelled_ids(server, ref) == ["", "02"]
+    assert [order.status for order in server.book.orders()] == [ReportStatus.CANCELLED]
+
+
+async def test_a_cancel_overtaken_by_the_end_of_its_leg_waits_for_the_next_one(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    server.legs_shown_as = Legs(follow_at_once=False)
+    ref = await iceberg(server, broker)
+    overtake(broker, server, ref, 5)
+    with pytest.raises(HeldBack, match="between two legs"):
+        await broker.cancel_order(ref)
+    assert cancelled_ids(server, ref) == [""]
+
+
+async def test_a_cancel_overtaken_by_leg_after_leg_is_tried_again_soon(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    ref = await iceberg(server, broker)
+    overtake(broker, server, ref, 5, 5)
+    with pytest.raises(HeldBack, match="faster") as held:
+        await broker.cancel_order(ref)
+    assert held.value.wait_seconds <= 1
+    await broker.cancel_order(ref)
+    assert cancelled_ids(server, ref) == ["", "02", "03"]
+
+
+async def test_a_cancel_overtaken_by_the_end_of_the_order_is_too_late(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    ref = await iceberg(server, broker)
+    for _ in range(4):
+        server.book.fill_order(by_id(ref), Decimal(5))
+    overtake(broker, server, ref, 4)
+    with pytest.raises(OrderRefused, match="being processed"):
+        await broker.cancel_order(ref)
+    assert cancelled_ids(server, ref) == ["05"]
+
+
+async def test_a_leg_at_work_that_zerodha_does_not_cancel_is_told(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    ref = await iceberg(server, broker)
+    server.set_line(is_down=True)
+    with pytest.raises(OrderRefused, match="being processed"):
+        await broker.cancel_order(ref)
+    assert cancelled_ids(server, ref) == [""]
+
+
+async def test_a_leg_without_its_variety_is_one_by_its_meta(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    ref = await iceberg(server, broker)
+    server.book.fill_order(by_id(ref), Decimal(7))
+    server.show_oddly("GET /orders", f"{ref.broker_order_id}02", {"variety": None})
+    (report,) = (await broker.reports()).reports
+    assert (report.client_order_id, report.filled_quantity) == (TAG, Decimal(7))
+    await broker.cancel_order(ref)
+    assert [order.status for order in server.book.orders()] == [ReportStatus.CANCELLED]
+
+
+@pytest.mark.parametrize("odd", [{"filled_quantity": None}, {"meta": None}, {"filled_quantity": None, "tag": 7}])
+async def test_a_leg_at_work_that_cannot_be_read_is_cancelled(
+    server: SimulatedKite, broker: ZerodhaBroker, odd: dict[str, Any]
+) -> None:
+    ref = await iceberg(server, broker)
+    server.book.fill_order(by_id(ref), Decimal(7))
+    server.show_oddly("GET /orders", f"{ref.broker_order_id}02", odd)
+    await broker.cancel_order(ref)
+    assert [order.status for order in server.book.orders()] == [ReportStatus.CANCELLED]
+    # Kite's own answer about one that is over: nobody waits for a next leg.
+    with pytest.raises(OrderRefused):
+        await broker.cancel_order(ref)
+
+
+async def test_a_leg_that_cannot_be_read_is_cancelled_by_its_tag_where_no_id_is_known(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    ref = await iceberg(server, broker)
+    server.show_oddly("GET /orders", str(ref.broker_order_id), {"filled_quantity": None})
+    await broker.cancel_order(OrderRef(client_order_id=TAG))
+    assert [order.status for order in server.book.orders()] == [ReportStatus.CANCELLED]
+
+
+async def test_a_filled_leg_that_cannot_be_read_hides_no_leg_at_work(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    ref = await iceberg(server, broker)
+    server.book.fill_order(by_id(ref), Decimal(12))
+    server.show_oddly("GET /orders", f"{ref.broker_order_id}02", {"filled_quantity": None})
+    await broker.cancel_order(ref)
+    assert [call.path for call in server.calls("DELETE /orders/*")] == [f"/orders/iceberg/{ref.broker_order_id}03"]
+    assert [order.status for order in server.book.orders()] == [ReportStatus.CANCELLED]
+
+
+async def test_a_leg_that_cannot_be_read_and_is_of_another_order_is_left_alone(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    ref = await iceberg(server, broker)
+    other = await broker.place_order(limit(variety="iceberg", quantity=Decimal(24)))
+    for placed in (ref, other):
+        server.book.fill_order(OrderRef(client_order_id="", broker_order_id=placed.broker_order_id), Decimal(7))
+    server.show_oddly("GET /orders", f"{other.broker_order_id}02", {"filled_quantity": None})
+    await broker.cancel_order(ref)
+    assert [call.path for call in server.calls("DELETE /orders/*")] == [f"/orders/iceberg/{ref.broker_order_id}02"]
 
 
 async def test_a_plain_order_says_nothing_of_legs(server: SimulatedKite, broker: ZerodhaBroker) -> None:
