@@ -18,7 +18,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.planning.facts import InstrumentFacts, Money
-from execution_service.core.planning.plan import ON_MARGIN, Leg, Phase
+from execution_service.core.planning.plan import ON_MARGIN, Leg, Phase, needs_equity
 from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.planning.stances import Stances
 from execution_service.core.planning.targets import Aggressiveness, TargetPositions
@@ -196,12 +196,10 @@ class Holdings:
         account_id, strategy_id = targets.account_id, targets.strategy_id
         trader = self._accounts.trader_of(account_id)
         settings = rules.of(Scope(account_id=account_id, strategy=strategy_id)).settings
-        needs_equity = any(target.weight for target in targets.targets)
-        needs_equity = needs_equity or bool(settings.band) or settings.max_turnover is not None
         worth = _Worth()
         if trader is not None:  # first: what is read of the holdings is of one moment
             await trader.ask_prices({target.instrument.key: target.instrument for target in targets.targets})
-            worth = await self._worth(trader) if needs_equity else worth
+            worth = await self._worth(trader) if needs_equity(targets, settings) else worth
         entries = await self._entries(account_id, strategy_id)
         if entries is None:
             return NotNow("the positions cannot all be read")

@@ -354,10 +354,10 @@ class Plans:
             await self._tell_waiting(record, here, self._clock.now(), known.words)
             return
         facts, money = known
-        if wants_equity(record, kind, money):
+        settings = settings_of_round(self._rule(record.plan).settings, kind)
+        if wants_equity(record, kind, targets, settings, money):
             await self._tell_waiting(record, here, self._clock.now(), "the account's equity is not known")
             return
-        settings = settings_of_round(self._rule(record.plan).settings, kind)
         try:
             plan = make_plan(targets, facts, money, settings, self._clock.now())
             changed = record.with_round(kind, plan)

@@ -588,11 +588,24 @@ def test_the_way_back_is_planned_whole_and_a_retry_as_the_account_plans() -> Non
 
 def test_only_a_retry_waits_for_an_equity_and_only_for_one_that_was_known() -> None:
     record, _ = short()
-    assert wants_equity(record, RoundKind.RETRY, Money())
-    assert not wants_equity(record, RoundKind.RETRY, Money(equity=Decimal(1)))
-    assert not wants_equity(record, RoundKind.UNWIND, Money())
+    weight = Target(instrument=Instrument(symbol="A"), weight=Decimal("0.1"))
+    targets, usual = replace(record.plan.targets, targets=(weight,)), PlanSettings()
+    assert wants_equity(record, RoundKind.RETRY, targets, usual, Money())
+    assert not wants_equity(record, RoundKind.RETRY, targets, usual, Money(equity=Decimal(1)))
+    assert not wants_equity(record, RoundKind.UNWIND, targets, usual, Money())
     without = replace(record, plan=replace(record.plan, money=Money()))
-    assert not wants_equity(without, RoundKind.RETRY, Money())
+    assert not wants_equity(without, RoundKind.RETRY, targets, usual, Money())
+
+
+def test_a_retry_of_quantities_waits_for_an_equity_only_where_a_band_or_the_turnover_needs_it() -> None:
+    record, at = short()
+    targets = targets_of_round(record, at, RoundKind.RETRY, {})
+    for own, waits in (
+        (PlanSettings(), False),
+        (PlanSettings(band=Decimal("0.001")), True),
+        (PlanSettings(max_turnover=Decimal(1)), True),
+    ):
+        assert wants_equity(record, RoundKind.RETRY, targets, own, Money()) is waits
 
 
 @pytest.mark.parametrize("reason", [LegReason.TURNOVER, LegReason.HALTED, LegReason.IN_BAND, LegReason.DUST])

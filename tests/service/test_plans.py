@@ -688,6 +688,21 @@ async def test_a_retry_waits_for_an_equity_that_its_plan_had_known(tmp_path: Pat
         assert planned(world) == {"AAPL-ENTRY": (Side.BUY, "99", Purpose.ENTRY)}
 
 
+async def test_a_retry_of_a_weight_of_which_the_quantity_is_known_does_not_wait_for_the_equity(tmp_path: Path) -> None:
+    cash_is_no_bound = PlanRules({Scope(): PlanRule(bounded_by_cash=False)})
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, plan_rules=cash_is_no_bound) as world:
+        world.quote("AAPL", bid="99", ask="101", last="100")
+        await world.run(1)
+        by_weight = [{"symbol": "AAPL", "weight": "0.01"}]
+        publish(world, body(world, targets=by_weight, on_partial="RETRY 2"))
+        await world.run(3)
+        world.broker_faults.errors["balances"] = [DOWN] * 1000
+        await end_short(world, "AAPL", 40)
+        await world.run(12)
+        retried = world.record(signal_of(world, "AAPL"))
+        assert (retried.signal_id.endswith(".1:000"), str(retried.quantity)) == (True, "59")
+
+
 async def test_a_retry_that_waits_for_the_equity_ends_with_its_plan(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         until = (world.clock.now() + timedelta(seconds=30)).isoformat()
