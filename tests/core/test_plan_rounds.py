@@ -627,6 +627,14 @@ def test_rounds_have_names_of_their_own_and_are_read_as_they_were_written() -> N
     assert plan_from_document(plan_to_document(third)) == third
 
 
+def test_a_release_of_before_is_read_as_one_that_was_not_replaced() -> None:
+    record, _ = short()
+    document = plan_to_document(record)
+    for release in document["record"]["releases"]:
+        del release["is_replaced"]
+    assert plan_from_document(document) == record
+
+
 def test_what_a_decision_has_come_to_over_its_rounds() -> None:
     record, first = short()
     assert (ended(record, [first]).state, ended(record, [first]).residuals) == (

@@ -62,6 +62,8 @@ class Release:
     """Why nothing is sent, or less than was wanted."""
     is_followed: bool = False
     """What it leaves is sent again, as the leg's next order."""
+    is_replaced: bool = False
+    """It was to make way for an order of a stricter stance: whatever counts when it has ended, what it leaves is not given up."""
     is_void: bool = False
     """It was not sent before its plan was superseded, and never will be."""
 
@@ -276,12 +278,15 @@ def tame_releases(
 
 
 def with_followers(releases: Sequence[Release], replaced: Collection[Release]) -> tuple[Release, ...]:
-    """The releases, with the mark that the last one of each leg of which one is replaced is followed by another."""
+    """The releases, with the mark that the last one of each leg of which one is replaced makes way for another."""
     last: dict[int, int] = {}
     for release in releases:
         last[release.leg] = max(last.get(release.leg, 0), release.child)
     legs = {release.leg for release in replaced}
-    return tuple(replace(r, is_followed=True) if r.leg in legs and r.child == last[r.leg] else r for r in releases)
+    return tuple(
+        replace(r, is_followed=True, is_replaced=True) if r.leg in legs and r.child == last[r.leg] else r
+        for r in releases
+    )
 
 
 def cash_needed(at: Progress) -> Decimal:
@@ -348,7 +353,7 @@ def _follower(
     if conduct.stance is Aggressiveness.EMERGENCY and last.stance is Aggressiveness.EMERGENCY:
         # One that filled whole was only as large as the venue allows.
         rung = last.rung if at.to_follow[leg.number] else last.rung + 1
-    elif conduct.stance is last.stance and not at.to_follow[leg.number]:
+    elif conduct.stance is last.stance and not at.to_follow[leg.number] and not last.is_replaced:
         return _release(at.plan, leg, child, ZERO, now, reason=LegReason.SLICE_UNFILLED)
     chosen = choose(conduct, leg.side, leg.phase, rung)
     if isinstance(chosen, LegReason):
