@@ -608,6 +608,23 @@ def test_a_retry_of_quantities_waits_for_an_equity_only_where_a_band_or_the_turn
         assert wants_equity(record, RoundKind.RETRY, targets, own, Money()) is waits
 
 
+def test_an_instrument_that_is_blocked_and_fits_starts_no_other_round() -> None:
+    """Nothing of it is missing: what was bought whole beside it is no half of anything."""
+    life = Life(a_plan({"B": 50}, {"A": 100}), Conduct(), B=50)
+    facts = {
+        "A|STOCK": InstrumentFacts(instrument=Instrument(symbol="A"), price=Decimal(100)),
+        "B|STOCK": InstrumentFacts(instrument=Instrument(symbol="B"), held=Decimal(50), blocked="in doubt"),
+    }
+    wanted = a_plan({}, {"A": 100, "B": 50}).targets
+    life.plan = make_plan(wanted, facts, Money(), PlanSettings(), NOW)
+    for each in life.release():
+        life.end(each, each.quantity)
+    assert [(leg.state, leg.wanted) for leg in life.at.legs] == [(LegState.DONE, 100), (LegState.BLOCKED, 0)]
+    assert life.at.state is PlanState.PARTIAL
+    for wish in (RETRY, UNWIND):
+        assert next_round(a_record(life.plan, life), life.at, wish, NOW) is None
+
+
 @pytest.mark.parametrize("reason", [LegReason.TURNOVER, LegReason.HALTED, LegReason.IN_BAND, LegReason.DUST])
 def test_what_was_left_on_purpose_starts_no_other_round(reason: LegReason) -> None:
     record, at = short()

@@ -45,9 +45,10 @@ def next_round(record: PlanRecord, at: Progress, standard: OnPartial, now: datet
 
 def _missed(at: Progress) -> list[Leg]:
     """The legs of which something is missing that was to be reached: what the limit of turnover left is not, nor what a HALT stopped, which is not
-    sent later either."""
+    sent later either, nor an instrument that could not be traded and fits. Of one without a price it is not known how much that is."""
     on_purpose = (LegReason.TURNOVER, LegReason.HALTED, LegReason.IN_BAND, LegReason.DUST)
-    return [leg for leg in at.legs if leg.state is not LegState.DONE and leg.reason not in on_purpose]
+    legs = [leg for leg in at.legs if leg.state is not LegState.DONE and leg.reason not in on_purpose]
+    return [leg for leg in legs if leg.wanted or leg.reason is LegReason.NO_PRICE]
 
 
 def _way_back(held: Decimal, filled: Decimal, before: Decimal) -> Decimal:
