@@ -181,6 +181,24 @@ def test_a_reduction_is_sent_in_slices_of_its_stance_one_at_a_time(stance: Aggre
     assert (life.release(), life.at.state) == ([], PlanState.COMPLETED)
 
 
+@pytest.mark.parametrize("volume", [750, 499])
+def test_a_reduction_keeps_to_its_part_of_the_volume_also_where_the_venue_takes_less_at_once(volume: int) -> None:
+    urgent = Conduct(stance=Aggressiveness.URGENT, price=Decimal(100), usual_volume=Decimal(volume))
+    life = Life(a_plan({"A": 1000}, {"A": 0}, most=100), urgent, A=1000)
+    orders = 0
+    while life.at.state is PlanState.WORKING:
+        (only,) = life.release()
+        life.end(only, only.quantity)
+        orders += 1
+    assert (life.at.state, orders) == (PlanState.COMPLETED, 10 if volume == 750 else 11)
+
+
+def test_a_reduction_that_is_no_more_than_its_part_of_the_volume_is_sent_as_planned() -> None:
+    urgent = Conduct(stance=Aggressiveness.URGENT, price=Decimal(100), usual_volume=Decimal(5000))
+    life = Life(a_plan({"A": 1000}, {"A": 0}, most=100), urgent, A=1000)
+    assert [(each.quantity, each.is_followed) for each in life.release()] == [(100, False)] * 10
+
+
 def test_a_slice_that_does_not_fill_whole_ends_a_leg_that_has_no_ladder() -> None:
     urgent = Conduct(stance=Aggressiveness.URGENT, price=Decimal(100), usual_volume=Decimal(300))
     life = Life(a_plan({"A": 100}, {"A": 0}), urgent, A=100)

@@ -326,8 +326,9 @@ def _of_reduction(
         yield _release(plan, leg, 0, ZERO, now, reason=chosen)
         return
     available, first = _available(leg, held), _first_order(leg, leg.quantity, conduct)
+    most = most_at_once(conduct, leg.lot)
     # One order at a time: on the ladder, and where all of it were more than its part of what the market trades.
-    is_single = conduct.stance is Aggressiveness.EMERGENCY or most_at_once(conduct, leg.lot) == first
+    is_single = conduct.stance is Aggressiveness.EMERGENCY or (most is not None and most < leg.quantity)
     parts = (first,) if is_single else leg.slices
     for child, wanted in enumerate(parts):
         quantity = min(wanted, available)
