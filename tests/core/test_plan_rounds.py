@@ -241,9 +241,26 @@ def test_a_ladder_ends_with_the_validity_of_its_plan_also_while_the_broker_is_aw
     life.end(life.release()[0], 0)
     life.conduct = replace(EMERGENCY, not_now="its broker is away")
     assert life.release() == []
+    assert life.at.state is PlanState.WORKING
     life.now = NOW + timedelta(seconds=60)
-    (nothing,) = life.release()
-    assert (nothing.quantity, nothing.reason) == (0, LegReason.NO_LONGER_VALID)
+    (leg,) = life.at.legs
+    assert (leg.state, leg.reason, life.at.to_follow) == (LegState.SHORT, LegReason.NO_LONGER_VALID, {})
+    assert (life.release(), life.at.state) == ([], PlanState.FAILED)
+
+
+def test_a_ladder_whose_order_still_works_ends_with_that_and_not_before() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}, valid_until=NOW + timedelta(seconds=60)), EMERGENCY, A=100)
+    (only,) = life.release()
+    life.now = NOW + timedelta(seconds=60)
+    assert (life.at.legs[0].state, life.release()) == (LegState.RELEASED, [])
+    life.end(only, 30, rejection="BROKER_REJECTED: too far")
+    (leg,) = life.at.legs
+    assert (leg.state, leg.reason, leg.note) == (
+        LegState.SHORT,
+        LegReason.NO_LONGER_VALID,
+        "BROKER_REJECTED: too far",
+    )
+    assert (life.at.state, life.at.residuals) == (PlanState.PARTIAL, {"A|STOCK": -70})
 
 
 def test_while_the_broker_is_away_nothing_is_released() -> None:

@@ -31,7 +31,7 @@ from execution_service.core.risk.limits import Scope
 from execution_service.planning.holdings import Holdings, NotNow
 from execution_service.planning.stances import StancesInForce
 from execution_service.storage.ports.commands import Command
-from tests.fakes import ACCOUNT, BY_HAND, DOWN, ONLY_A_TAG, RESTING, Moment, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, DATABASE, DOWN, ONLY_A_TAG, RESTING, Moment, World, world_of
 from tests.service.audit import audit
 
 
@@ -575,6 +575,23 @@ async def test_a_leg_whose_time_comes_while_the_stances_cannot_be_read_waits_and
             assert results(world) == []
             (notice,) = world.notifier.titled("Plan Waits")
             assert "the stances cannot be read" in notice
+        await world.run(3)
+        assert planned(world)["MSFT-ENTRY"] == (Side.BUY, "50", Purpose.ENTRY)
+
+
+async def test_a_leg_whose_time_comes_while_it_is_not_known_what_is_held_waits_and_that_is_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        publish(world, body(world, ("AAPL", 0), ("MSFT", 50)))
+        await world.run(3)
+        odd = {"_id": "odd", "account_id": ACCOUNT, "is_open": True}
+        world.mongo[DATABASE]["execution_positions"].insert_one(odd)
+        world.fill(signal_of(world, "AAPL", Purpose.EXIT), purpose=Purpose.EXIT)
+        await world.run(65)
+        assert list(planned(world)) == ["AAPL-EXIT"]
+        (notice,) = world.notifier.titled("Plan Waits")
+        assert "what is held is not known now" in notice
+        world.mongo[DATABASE]["execution_positions"].delete_one({"_id": "odd"})
         await world.run(3)
         assert planned(world)["MSFT-ENTRY"] == (Side.BUY, "50", Purpose.ENTRY)
 

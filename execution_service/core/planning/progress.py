@@ -121,14 +121,15 @@ def progress(
         filled = [ZERO] * len(plan.legs)
         legs: list[Leg] = []
         to_follow: dict[int, bool] = {}
+        is_late = plan.targets.valid_until is not None and now >= plan.targets.valid_until
         for leg in plan.legs:
             mine = by_leg.get(leg.number, [])
             filled[leg.number] = sum((outcomes[r.signal_id].filled for r in mine if r.signal_id in outcomes), ZERO)
-            stands = _as_it_stands(leg, mine, outcomes, filled[leg.number], is_superseded)
+            stands = _as_it_stands(leg, mine, outcomes, filled[leg.number], is_superseded, is_late)
             if stands.state is LegState.RELEASED and _all_final(mine, outcomes):
                 to_follow[leg.number] = outcomes[mine[-1].signal_id].filled >= mine[-1].quantity
             legs.append(stands)
-        legs = [_still_wanted(leg, legs, filled, plan, now, is_superseded) for leg in legs]
+        legs = [_still_wanted(leg, legs, filled, is_superseded, is_late) for leg in legs]
         state = _state(legs, filled, is_superseded)
         return Progress(
             plan=plan, state=state, legs=tuple(legs), filled=tuple(filled), to_follow=MappingProxyType(to_follow)
@@ -152,7 +153,7 @@ def _all_final(mine: list[Release], outcomes: Mapping[str, Outcome]) -> bool:
 
 
 def _as_it_stands(
-    leg: Leg, mine: list[Release], outcomes: Mapping[str, Outcome], filled: Decimal, is_superseded: bool
+    leg: Leg, mine: list[Release], outcomes: Mapping[str, Outcome], filled: Decimal, is_superseded: bool, is_late: bool
 ) -> Leg:
     released = [r for r in mine if not r.is_void]
     if not released:
@@ -164,9 +165,13 @@ def _as_it_stands(
         return replace(leg, state=LegState.RELEASED)
     if filled >= leg.wanted:
         return replace(leg, state=LegState.DONE)
-    if last.is_followed and filled < leg.quantity and not is_superseded:
-        return replace(leg, state=LegState.RELEASED)
     rejections = [words for r in sent if (words := outcomes[r.signal_id].rejection) is not None]
+    if last.is_followed and filled < leg.quantity and not is_superseded:
+        if not is_late:
+            return replace(leg, state=LegState.RELEASED)
+        # What is late is not sent any more, whether or not it could be by now.
+        note = "; ".join(rejections) or leg.note
+        return replace(leg, state=LegState.SHORT, reason=LegReason.NO_LONGER_VALID, note=note)
     if rejections and not filled and last.reason is None:
         return replace(leg, state=LegState.REJECTED, note="; ".join(rejections))
     if filled >= leg.quantity and leg.reason is None:
@@ -190,9 +195,7 @@ _FINAL = frozenset(
 )
 
 
-def _still_wanted(
-    leg: Leg, legs: list[Leg], filled: list[Decimal], plan: Plan, now: datetime, is_superseded: bool
-) -> Leg:
+def _still_wanted(leg: Leg, legs: list[Leg], filled: list[Decimal], is_superseded: bool, is_late: bool) -> Leg:
     """A leg that waits, with what ends its waiting for good."""
     if leg.state is not LegState.WAITING:
         return leg
@@ -203,8 +206,7 @@ def _still_wanted(
         if close.state in _FINAL and filled[close.number] < close.wanted:
             why = f"the close before it filled {filled[close.number]} of {close.wanted}"
             return replace(leg, state=LegState.SKIPPED, reason=LegReason.CLOSE_INCOMPLETE, note=why)
-    valid_until = plan.targets.valid_until
-    if valid_until is not None and now >= valid_until:
+    if is_late:
         return replace(leg, state=LegState.SKIPPED, reason=LegReason.NO_LONGER_VALID)
     return leg
 
@@ -345,9 +347,6 @@ def _follower(
     """The leg's next order, for what is left of it; one for nothing ends the leg, with the reason. None: not now."""
     last = mine[-1]
     leg, child = at.legs[last.leg], last.child + 1
-    valid_until = at.plan.targets.valid_until
-    if valid_until is not None and now >= valid_until:
-        return _release(at.plan, leg, child, ZERO, now, reason=LegReason.NO_LONGER_VALID)
     if conduct.not_now is not None:
         return None
     rung = 0
