@@ -205,11 +205,6 @@ def _stance(known: InstrumentFacts, targets: TargetPositions) -> Aggressiveness:
     return targets.aggressiveness if known.stance is None else known.stance
 
 
-def needs_equity(targets: TargetPositions, settings: PlanSettings) -> bool:
-    """Whether what is planned depends on what the account is worth."""
-    return any(target.weight for target in targets.targets) or bool(settings.band) or settings.max_turnover is not None
-
-
 def refusals_of_list(targets: TargetPositions, settings: PlanSettings, now: datetime) -> Iterator[Refusal]:
     """All that is wrong with it whatever is held."""
     if not targets.targets and not targets.complete:

@@ -160,7 +160,10 @@ def _as_it_stands(
         return leg
     sent, last = [r for r in released if r.quantity], released[-1]
     if not sent:
-        return replace(leg, state=LegState.SKIPPED, reason=last.reason or _nothing_sent(leg))
+        skipped = replace(leg, state=LegState.SKIPPED, reason=last.reason or _nothing_sent(leg))
+        if last.reason is None and skipped.reason is LegReason.NO_PRICE and leg.price is not None:
+            return replace(skipped, note="what its currency is worth in the account's is not known")
+        return skipped
     if not _all_final(mine, outcomes):
         return replace(leg, state=LegState.RELEASED)
     if filled >= leg.wanted:

@@ -9,7 +9,7 @@ from decimal import Decimal, localcontext
 
 from execution_service.core.exact import EXACT, ZERO
 from execution_service.core.planning.facts import Money, PlanSettings
-from execution_service.core.planning.plan import Leg, LegReason, LegState, needs_equity
+from execution_service.core.planning.plan import Leg, LegReason, LegState
 from execution_service.core.planning.progress import PlanState, Progress
 from execution_service.core.planning.records import PlanRecord, RoundKind
 from execution_service.core.planning.targets import OnPartial, Target, TargetPositions, WhenShort
@@ -112,7 +112,8 @@ def wants_equity(
     """Whether a round waits for the equity: it needs one, and its decision was planned with one, so that it is away for a moment only. Not the way
     back, of which quantities are known. `targets` and `settings` are the round's own: of most weights a retry knows the quantity."""
     was_known = record.first_plan.money.equity is not None
-    return kind is RoundKind.RETRY and money.equity is None and was_known and needs_equity(targets, settings)
+    needs_it = any(each.weight for each in targets.targets) or bool(settings.band) or settings.max_turnover is not None
+    return kind is RoundKind.RETRY and money.equity is None and was_known and needs_it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
