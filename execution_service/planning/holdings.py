@@ -21,7 +21,7 @@ from execution_service.core.planning.facts import InstrumentFacts, Money
 from execution_service.core.planning.plan import ON_MARGIN, Leg, Phase
 from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.planning.stances import Stances
-from execution_service.core.planning.targets import Aggressiveness, TargetPositions
+from execution_service.core.planning.targets import Aggressiveness, Target, TargetPositions
 from execution_service.core.planning.terms import Conduct
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import DiscrepancyState
@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 OLDEST_PRICE = timedelta(minutes=15)
 """A price that is older tells no quantity."""
 SMALLEST_COIN = Decimal("0.00000001")
+BROKER_AWAY = "its broker cannot be reached"
 STANCES_UNKNOWN = "the stances cannot be read"
 T = TypeVar("T")
 _UNSURE = frozenset({Status.SUBMITTING, Status.IN_DOUBT})
@@ -155,15 +156,18 @@ def _names(entries: Sequence[LedgerEntry], orders: Sequence[Order]) -> list[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Worth:
-    """What an account is worth, in which currency, and what others are worth in that. None: not known, or not asked for."""
+    """What an account is worth, in which currency, and what others are worth in that. None: not known."""
 
     equity: Decimal | None = None
     currency: str | None = None
     rates: Mapping[str, Decimal] = field(default_factory=dict)
+    is_unread: bool = False
+    """The broker did not tell it just now."""
 
     def of(self, amount: Decimal, currency: str | None) -> Decimal | None:
-        """In the account's currency. One that nobody names is taken for the account's; None: what it is worth there is not known."""
-        if self.currency is None or currency is None:
+        """In the account's currency. One that nobody names is taken for the account's, and every one for that of an account that has several and
+        none of its own; None: what it is worth there is not known."""
+        if currency is None or (self.currency is None and not self.is_unread):
             return amount
         return in_currency(amount, currency, self.currency, self.rates)
 
@@ -179,6 +183,7 @@ class Holdings:
         self._live = live_orders
         self._accounts = accounts
         self._clock = clock
+        self._currencies: dict[str, str] = {}
 
     async def held(self, account_id: str, strategy_id: str) -> Mapping[str, Decimal] | None:
         """Signed, by instrument key: by the ledger, less what our own open orders may still take of it. None: it is not known now. Raises
@@ -195,13 +200,10 @@ class Holdings:
         """Of all that is targeted, and of all that the strategy holds or trades, by instrument key. Raises StoreUnavailable."""
         account_id, strategy_id = targets.account_id, targets.strategy_id
         trader = self._accounts.trader_of(account_id)
-        settings = rules.of(Scope(account_id=account_id, strategy=strategy_id)).settings
-        needs_equity = any(target.weight for target in targets.targets)
-        needs_equity = needs_equity or bool(settings.band) or settings.max_turnover is not None
         worth = _Worth()
         if trader is not None:  # first: what is read of the holdings is of one moment
             await trader.ask_prices({target.instrument.key: target.instrument for target in targets.targets})
-            worth = await self._worth(trader) if needs_equity else worth
+            worth = await self._worth(account_id, trader)
         entries = await self._entries(account_id, strategy_id)
         if entries is None:
             return NotNow("the positions cannot all be read")
@@ -235,6 +237,8 @@ class Holdings:
                 self._of(instrument, found_of, differing, trader, rule, worth),
                 stance=stances.of(where, targets.aggressiveness, now),
             )
+        if worth.is_unread and any(_waits_for_worth(each, facts[each.instrument.key]) for each in targets.targets):
+            return NotNow("the broker does not tell what its account's money is worth in other currencies")
         return facts, Money(equity=worth.equity)
 
     async def conduct(
@@ -246,7 +250,7 @@ class Holdings:
         if not stances.is_known:
             return NotNow(STANCES_UNKNOWN)
         trader = self._accounts.trader_of(targets.account_id)
-        away = None if trader is not None and trader.is_connected else "its broker cannot be reached"
+        away = None if trader is not None and trader.is_connected else BROKER_AWAY
         of_leg = {}
         for leg in legs:
             where = Scope(account_id=targets.account_id, strategy=targets.strategy_id, symbol=leg.instrument.symbol)
@@ -293,6 +297,8 @@ class Holdings:
             return NotNow("nobody trades the account here")
         if (trader.makes_up_prices or trader.is_on_bars) and any(leg.price is None for leg in increases):
             return None
+        if not trader.is_connected:
+            return NotNow(BROKER_AWAY)
         try:
             balances = await trader.read_balances()
         except (BrokerError, TimeoutError) as exc:
@@ -300,6 +306,7 @@ class Holdings:
         known = balances if len(balances) == 1 else [each for each in balances if each.is_base]
         if len(known) != 1:
             return None
+        worth = _Worth(currency=known[0].currency, rates=_rates(balances))
         reserved = ZERO
         for live in self._live.by_id.values():
             order = live.order
@@ -310,7 +317,11 @@ class Holdings:
                 best = self._best_price(trader, order.accepted_request.instrument.key)
                 price = order.limit_price or order.stop_price or (None if best is None else best.price)
                 point = order.accepted_request.instrument.multiplier or Decimal(1)
-                reserved += order.remaining_quantity * (price or ZERO) * point
+                currency = order.accepted_request.instrument.currency or trader.usual_currency
+                amount = worth.of(order.remaining_quantity * (price or ZERO) * point, currency)
+                if amount is None:
+                    return NotNow(f"what an open order in {currency} may still take is not known")
+                reserved += amount
         return known[0].cash - reserved
 
     def _best_price(self, trader: KnowsMarket, key: str) -> ReferencePrice | None:
@@ -387,18 +398,40 @@ class Holdings:
             unknown=None if trader is None or trader.trades(instrument) else "its broker does not trade this kind",
         )
 
-    @staticmethod
-    async def _worth(trader: KnowsMarket) -> _Worth:
-        """Of several currencies the base currency is the account's, and none where no base is told."""
+    async def _worth(self, account_id: str, trader: KnowsMarket) -> _Worth:
+        """Of several currencies the base currency is the account's, and none where no base is told. Where the broker does not answer, the currency
+        is what it was: that of an account does not change."""
+        unread = _Worth(currency=self._currencies.get(account_id), is_unread=True)
+        if not trader.is_connected:
+            return unread
         try:
-            balances = await trader.read_balances()
+            worth = _worth_of(await trader.read_balances())
         except (BrokerError, TimeoutError):
-            return _Worth()
-        rates = {each.currency: each.rate for each in balances if each.rate is not None}
-        base = next((each for each in balances if each.is_base), None)
-        if base is not None and base.account_equity is not None:
-            return _Worth(equity=base.account_equity, currency=base.currency, rates=rates)
-        known = [balance for balance in balances if balance.equity is not None]
-        if len(known) != 1:
-            return _Worth()
+            return unread
+        if worth.currency is not None:
+            self._currencies[account_id] = worth.currency
+        return worth
+
+
+def _worth_of(balances: Sequence[Balance]) -> _Worth:
+    rates = _rates(balances)
+    base = next((each for each in balances if each.is_base), None)
+    if base is not None and base.account_equity is not None:
+        return _Worth(equity=base.account_equity, currency=base.currency, rates=rates)
+    known = [balance for balance in balances if balance.equity is not None]
+    if len(known) == 1:
         return _Worth(equity=known[0].equity, currency=known[0].currency, rates=rates)
+    only = balances[0] if len(balances) == 1 else base
+    return _Worth(currency=None if only is None else only.currency, rates=rates)
+
+
+def _rates(balances: Sequence[Balance]) -> Mapping[str, Decimal]:
+    """What one unit of each currency is worth in the account's, as far as the broker says."""
+    return {each.currency: each.rate for each in balances if each.rate is not None}
+
+
+def _waits_for_worth(target: Target, known: InstrumentFacts) -> bool:
+    """Whether more is to be held of what is worth nobody knows what. A reduction does not wait for that; a weight is refused without an equity."""
+    if known.unit_value is not None or not target.quantity:
+        return False
+    return target.quantity * known.held <= 0 or abs(target.quantity) > abs(known.held)

@@ -64,6 +64,7 @@ CASH_WAIT = timedelta(seconds=30)
 """So long after the last fill of a plan its increases wait for the broker to show the cash that they need; then they are cut to what it shows."""
 WAIT_TOLD_AFTER = timedelta(seconds=60)
 """A plan that has waited for its broker for so long is told to people, once."""
+_NOT_KNOWN_WHAT_IS_HELD = "what is held is not known now"
 
 
 class TakesSignals(Protocol):
@@ -197,6 +198,7 @@ class Plans:
         targets = record.plan.targets
         held = await self._holdings.held(targets.account_id, targets.strategy_id)
         if held is None:
+            await self._wait(record, here, now, _NOT_KNOWN_WHAT_IS_HELD)
             return
         waiting = [leg for leg in here.at.legs if leg.state in (LegState.WAITING, LegState.RELEASED)]
         to_send = {leg.number for leg in waiting if leg.state is LegState.WAITING} | here.at.to_follow.keys()
@@ -346,7 +348,7 @@ class Plans:
         planned = record.plan.targets
         held = await self._holdings.held(planned.account_id, planned.strategy_id)
         if held is None:
-            await self._tell_waiting(record, here, self._clock.now(), "what is held is not known now")
+            await self._tell_waiting(record, here, self._clock.now(), _NOT_KNOWN_WHAT_IS_HELD)
             return
         targets = targets_of_round(record, here.at, kind, held)
         known = await self._holdings.facts(targets, self._rules)
@@ -354,10 +356,10 @@ class Plans:
             await self._tell_waiting(record, here, self._clock.now(), known.words)
             return
         facts, money = known
-        if wants_equity(record, kind, money):
+        settings = settings_of_round(self._rule(record.plan).settings, kind)
+        if wants_equity(record, kind, targets, settings, money):
             await self._tell_waiting(record, here, self._clock.now(), "the account's equity is not known")
             return
-        settings = settings_of_round(self._rule(record.plan).settings, kind)
         try:
             plan = make_plan(targets, facts, money, settings, self._clock.now())
             changed = record.with_round(kind, plan)

@@ -12,7 +12,15 @@ import pytest
 from brokers.base import AssetClass, Instrument, OrderType
 from execution_service.core.planning.facts import Fees, InstrumentFacts, Money, PlanSettings
 from execution_service.core.planning.plan import Leg, LegReason, LegState, Plan, make_plan
-from execution_service.core.planning.progress import Outcome, PlanState, Progress, Release, next_releases, progress
+from execution_service.core.planning.progress import (
+    Outcome,
+    PlanState,
+    Progress,
+    Release,
+    next_releases,
+    progress,
+    with_followers,
+)
 from execution_service.core.planning.targets import Aggressiveness
 from execution_service.core.planning.terms import Conduct
 from tests.builders import NOW
@@ -166,6 +174,33 @@ def test_a_market_order_in_an_emergency_is_followed_only_where_it_cannot_take_al
 ) -> None:
     life = Life(a_plan({"A": 100}, {"A": 0}, most=most), BLIND, A=held)
     assert told(life.release()) == [released]
+
+
+def test_an_order_that_was_to_be_replaced_is_sent_anew_though_the_stricter_stance_is_over() -> None:
+    """Nobody gave the exit up: it was cancelled so that it leaves sooner."""
+    calm = Conduct(stance=Aggressiveness.PASSIVE, price=D(100))
+    life = Life(a_plan({"A": 100}, {"A": 0}), calm, A=100)
+    (first,) = life.release()
+    life.releases = {r.signal_id: r for r in with_followers(tuple(life.releases.values()), [first])}
+    life.end(first, 30)
+    (again,) = life.release()
+    assert (again.quantity, again.stance, again.reason) == (70, Aggressiveness.PASSIVE, None)
+    life.end(again, 0)
+    assert life.release() == []
+    assert (the_leg(life).state, the_leg(life).reason) == (LegState.SHORT, None)
+
+
+def test_a_slice_that_was_to_be_replaced_is_sent_anew_too() -> None:
+    calm = Conduct(stance=Aggressiveness.PASSIVE, price=D(100), usual_volume=D(800))
+    life = Life(a_plan({"A": 100}, {"A": 0}), calm, A=100)
+    (first,) = life.release()
+    assert first.is_followed
+    life.releases = {r.signal_id: r for r in with_followers(tuple(life.releases.values()), [first])}
+    life.end(first, 0)
+    (again,) = life.release()
+    assert (again.quantity, again.reason) == (40, None)
+    life.end(again, 39)
+    assert [each.reason for each in life.release()] == [LegReason.SLICE_UNFILLED]
 
 
 def test_a_rung_of_which_nothing_is_held_is_followed_by_nothing() -> None:

@@ -181,6 +181,24 @@ def test_a_reduction_is_sent_in_slices_of_its_stance_one_at_a_time(stance: Aggre
     assert (life.release(), life.at.state) == ([], PlanState.COMPLETED)
 
 
+@pytest.mark.parametrize("volume", [750, 499])
+def test_a_reduction_keeps_to_its_part_of_the_volume_also_where_the_venue_takes_less_at_once(volume: int) -> None:
+    urgent = Conduct(stance=Aggressiveness.URGENT, price=Decimal(100), usual_volume=Decimal(volume))
+    life = Life(a_plan({"A": 1000}, {"A": 0}, most=100), urgent, A=1000)
+    orders = 0
+    while life.at.state is PlanState.WORKING:
+        (only,) = life.release()
+        life.end(only, only.quantity)
+        orders += 1
+    assert (life.at.state, orders) == (PlanState.COMPLETED, 10 if volume == 750 else 11)
+
+
+def test_a_reduction_that_is_no_more_than_its_part_of_the_volume_is_sent_as_planned() -> None:
+    urgent = Conduct(stance=Aggressiveness.URGENT, price=Decimal(100), usual_volume=Decimal(5000))
+    life = Life(a_plan({"A": 1000}, {"A": 0}, most=100), urgent, A=1000)
+    assert [(each.quantity, each.is_followed) for each in life.release()] == [(100, False)] * 10
+
+
 def test_a_slice_that_does_not_fill_whole_ends_a_leg_that_has_no_ladder() -> None:
     urgent = Conduct(stance=Aggressiveness.URGENT, price=Decimal(100), usual_volume=Decimal(300))
     life = Life(a_plan({"A": 100}, {"A": 0}), urgent, A=100)
@@ -223,9 +241,26 @@ def test_a_ladder_ends_with_the_validity_of_its_plan_also_while_the_broker_is_aw
     life.end(life.release()[0], 0)
     life.conduct = replace(EMERGENCY, not_now="its broker is away")
     assert life.release() == []
+    assert life.at.state is PlanState.WORKING
     life.now = NOW + timedelta(seconds=60)
-    (nothing,) = life.release()
-    assert (nothing.quantity, nothing.reason) == (0, LegReason.NO_LONGER_VALID)
+    (leg,) = life.at.legs
+    assert (leg.state, leg.reason, life.at.to_follow) == (LegState.SHORT, LegReason.NO_LONGER_VALID, {})
+    assert (life.release(), life.at.state) == ([], PlanState.FAILED)
+
+
+def test_a_ladder_whose_order_still_works_ends_with_that_and_not_before() -> None:
+    life = Life(a_plan({"A": 100}, {"A": 0}, valid_until=NOW + timedelta(seconds=60)), EMERGENCY, A=100)
+    (only,) = life.release()
+    life.now = NOW + timedelta(seconds=60)
+    assert (life.at.legs[0].state, life.release()) == (LegState.RELEASED, [])
+    life.end(only, 30, rejection="BROKER_REJECTED: too far")
+    (leg,) = life.at.legs
+    assert (leg.state, leg.reason, leg.note) == (
+        LegState.SHORT,
+        LegReason.NO_LONGER_VALID,
+        "BROKER_REJECTED: too far",
+    )
+    assert (life.at.state, life.at.residuals) == (PlanState.PARTIAL, {"A|STOCK": -70})
 
 
 def test_while_the_broker_is_away_nothing_is_released() -> None:
@@ -588,11 +623,41 @@ def test_the_way_back_is_planned_whole_and_a_retry_as_the_account_plans() -> Non
 
 def test_only_a_retry_waits_for_an_equity_and_only_for_one_that_was_known() -> None:
     record, _ = short()
-    assert wants_equity(record, RoundKind.RETRY, Money())
-    assert not wants_equity(record, RoundKind.RETRY, Money(equity=Decimal(1)))
-    assert not wants_equity(record, RoundKind.UNWIND, Money())
+    weight = Target(instrument=Instrument(symbol="A"), weight=Decimal("0.1"))
+    targets, usual = replace(record.plan.targets, targets=(weight,)), PlanSettings()
+    assert wants_equity(record, RoundKind.RETRY, targets, usual, Money())
+    assert not wants_equity(record, RoundKind.RETRY, targets, usual, Money(equity=Decimal(1)))
+    assert not wants_equity(record, RoundKind.UNWIND, targets, usual, Money())
     without = replace(record, plan=replace(record.plan, money=Money()))
-    assert not wants_equity(without, RoundKind.RETRY, Money())
+    assert not wants_equity(without, RoundKind.RETRY, targets, usual, Money())
+
+
+def test_a_retry_of_quantities_waits_for_an_equity_only_where_a_band_or_the_turnover_needs_it() -> None:
+    record, at = short()
+    targets = targets_of_round(record, at, RoundKind.RETRY, {})
+    for own, waits in (
+        (PlanSettings(), False),
+        (PlanSettings(band=Decimal("0.001")), True),
+        (PlanSettings(max_turnover=Decimal(1)), True),
+    ):
+        assert wants_equity(record, RoundKind.RETRY, targets, own, Money()) is waits
+
+
+def test_an_instrument_that_is_blocked_and_fits_starts_no_other_round() -> None:
+    """Nothing of it is missing: what was bought whole beside it is no half of anything."""
+    life = Life(a_plan({"B": 50}, {"A": 100}), Conduct(), B=50)
+    facts = {
+        "A|STOCK": InstrumentFacts(instrument=Instrument(symbol="A"), price=Decimal(100)),
+        "B|STOCK": InstrumentFacts(instrument=Instrument(symbol="B"), held=Decimal(50), blocked="in doubt"),
+    }
+    wanted = a_plan({}, {"A": 100, "B": 50}).targets
+    life.plan = make_plan(wanted, facts, Money(), PlanSettings(), NOW)
+    for each in life.release():
+        life.end(each, each.quantity)
+    assert [(leg.state, leg.wanted) for leg in life.at.legs] == [(LegState.DONE, 100), (LegState.BLOCKED, 0)]
+    assert life.at.state is PlanState.PARTIAL
+    for wish in (RETRY, UNWIND):
+        assert next_round(a_record(life.plan, life), life.at, wish, NOW) is None
 
 
 @pytest.mark.parametrize("reason", [LegReason.TURNOVER, LegReason.HALTED, LegReason.IN_BAND, LegReason.DUST])
@@ -612,6 +677,14 @@ def test_rounds_have_names_of_their_own_and_are_read_as_they_were_written() -> N
     assert [each.kind for each in third.rounds] == [RoundKind.TARGETS, RoundKind.RETRY, RoundKind.UNWIND]
     assert (third.plan_id, third.version, third.releases) == (base, 3, ())
     assert plan_from_document(plan_to_document(third)) == third
+
+
+def test_a_release_of_before_is_read_as_one_that_was_not_replaced() -> None:
+    record, _ = short()
+    document = plan_to_document(record)
+    for release in document["record"]["releases"]:
+        del release["is_replaced"]
+    assert plan_from_document(document) == record
 
 
 def test_what_a_decision_has_come_to_over_its_rounds() -> None:

@@ -31,7 +31,7 @@ from execution_service.core.risk.limits import Scope
 from execution_service.planning.holdings import Holdings, NotNow
 from execution_service.planning.stances import StancesInForce
 from execution_service.storage.ports.commands import Command
-from tests.fakes import ACCOUNT, BY_HAND, DOWN, ONLY_A_TAG, RESTING, Moment, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, DATABASE, DOWN, ONLY_A_TAG, RESTING, Moment, World, world_of
 from tests.service.audit import audit
 
 
@@ -488,6 +488,93 @@ async def test_of_several_currencies_without_a_base_none_is_the_accounts_equity(
         assert "NO_EQUITY" in told.words
 
 
+THREE_CURRENCIES = (*TWO_CURRENCIES, Balance(currency="JPY", cash=Decimal(0), rate=Decimal("0.006")))
+
+
+def share(symbol: str, currency: str, quantity: int) -> dict[str, Any]:
+    return {"symbol": symbol, "currency": currency, "quantity": quantity}
+
+
+async def test_what_an_increase_costs_is_carried_into_the_accounts_currency_also_of_a_list_of_quantities(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=IN_EUROS) as world:
+        world.broker_faults.balances = THREE_CURRENCIES
+        world.quote("SONY", bid="2999", ask="3001", last="3000")
+        await world.run(1)
+        publish(world, body(world, targets=[share("SONY", "JPY", 100)]))
+        await world.run(3)
+        # 300,000 yen are 1,800 of the 5,000 euros.
+        assert planned(world) == {"SONY-ENTRY": (Side.BUY, "100", Purpose.ENTRY)}
+        world.fill(signal_of(world, "SONY"))
+        await world.run(3)
+        assert Decimal(results(world)[0]["exposure"]["gross"]) == 1800
+
+
+async def test_where_nobody_tells_what_a_currency_is_worth_increases_are_not_sent_and_reductions_are(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=IN_EUROS) as world:
+        world.quote("SONY", bid="2999", ask="3001", last="3000")
+        world.quote("TOTO", bid="2999", ask="3001", last="3000")
+        world.send("hold-SONY", symbol="SONY", quantity=100, currency="JPY")
+        await world.run(1)
+        world.fill("hold-SONY")
+        world.broker_faults.balances = TWO_CURRENCIES
+        await world.run(2)
+        publish(world, body(world, targets=[share("SONY", "JPY", 40), share("TOTO", "JPY", 5)]))
+        await world.run(3)
+        assert planned(world) == {"SONY-EXIT": (Side.SELL, "60", Purpose.EXIT)}
+        world.fill(signal_of(world, "SONY", Purpose.EXIT), purpose=Purpose.EXIT)
+        await world.run(3)
+        (told,) = results(world)
+        assert {leg["symbol"]: (leg["state"], leg["reason"]) for leg in told["legs"]} == {
+            "SONY": ("DONE", None),
+            "TOTO": ("SKIPPED", "NO_PRICE"),
+        }
+        (notice,) = world.notifier.titled("Plan Ended Short")
+        assert "what its currency is worth in the account's is not known" in notice
+
+
+async def test_what_another_order_may_spend_is_carried_into_the_accounts_currency(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=IN_EUROS) as world:
+        world.broker_faults.balances = TWO_CURRENCIES
+        world.quote("SAP", bid="99", ask="101", last="100")
+        yen = {"order_type": "LIMIT", "limit_price": 3000, "price": 3000, "currency": "JPY"}
+        world.send("other", symbol="SONY", quantity=100, **yen)
+        await world.run(2)
+        publish(world, body(world, targets=[share("SAP", "EUR", 40)]))
+        await world.run(65)
+        assert planned(world) == {}
+        (notice,) = world.notifier.titled("Plan Waits")
+        assert "what an open order in JPY may still take is not known" in notice
+        world.broker_faults.balances = THREE_CURRENCIES
+        await world.run(3)
+        # 5,000 euros less 1,800, at 100.50 each.
+        assert planned(world)["SAP-ENTRY"][1] == "31"
+
+
+async def test_an_increase_in_a_named_currency_waits_until_it_is_known_what_the_accounts_is(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=IN_EUROS) as world:
+        world.broker_faults.balances = THREE_CURRENCIES
+        for symbol in ("SONY", "SAP"):
+            world.quote(symbol, bid="99", ask="101", last="100")
+        await world.run(1)
+        world.broker_faults.errors["balances"] = [DOWN] * 1000
+        asked = body(world, targets=[share("SAP", "EUR", 10)])
+        dry = await give(world, asked, is_dry=True)
+        assert dry == Refused("the broker does not tell what its account's money is worth in other currencies")
+        closing = await give(world, body(world, targets=[share("SAP", "EUR", 0)]), is_dry=True, command_id="c-2")
+        assert isinstance(closing, Done)
+        world.broker_faults.errors["balances"].clear()
+        assert isinstance(await give(world, asked, is_dry=True, command_id="c-3"), Done)
+        world.broker_faults.errors["balances"] = [DOWN] * 1000
+        # In which currency an account is does not change; what others are worth does.
+        assert isinstance(await give(world, asked, is_dry=True, command_id="c-4"), Done)
+        foreign = body(world, targets=[share("SONY", "JPY", 10)])
+        assert isinstance(await give(world, foreign, is_dry=True, command_id="c-5"), Refused)
+
+
 # --- cash -----------------------------------------------------------------------------------------------------------
 
 
@@ -535,6 +622,32 @@ async def test_increases_wait_while_the_broker_does_not_tell_the_cash(tmp_path: 
         assert planned(world)["MSFT-ENTRY"][1] == "90"
 
 
+async def test_before_the_first_attempt_to_connect_nobody_is_asked_for_cash(tmp_path: Path) -> None:
+    """There is no broker to be asked, and a plan that waits is no failure."""
+
+    async with world_of(tmp_path) as world:
+        holdings = Holdings(
+            store=world.store_beside(),
+            live_orders=world.service.live_orders,
+            accounts=_NotConnected(),  # type: ignore[arg-type]
+            stances=StancesInForce(store=world.store_beside(), switches=world.service.kill_switches, clock=world.clock),
+            clock=world.clock,
+        )
+        assert await holdings.cash(ACCOUNT, []) == NotNow("its broker cannot be reached")
+
+
+class _NotConnected:
+    """The trader of every account, right after the start."""
+
+    is_connected = makes_up_prices = is_on_bars = False
+
+    def trader_of(self, account_id: str | None) -> _NotConnected:
+        return self
+
+    async def read_balances(self) -> list[Balance]:
+        raise AssertionError("there is no broker yet")
+
+
 # --- what cannot be read for a moment ------------------------------------------------------------------------------
 
 STANCES, SWITCHES = "execution_stances.find", "execution_kill_switches.find"
@@ -575,6 +688,23 @@ async def test_a_leg_whose_time_comes_while_the_stances_cannot_be_read_waits_and
             assert results(world) == []
             (notice,) = world.notifier.titled("Plan Waits")
             assert "the stances cannot be read" in notice
+        await world.run(3)
+        assert planned(world)["MSFT-ENTRY"] == (Side.BUY, "50", Purpose.ENTRY)
+
+
+async def test_a_leg_whose_time_comes_while_it_is_not_known_what_is_held_waits_and_that_is_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        publish(world, body(world, ("AAPL", 0), ("MSFT", 50)))
+        await world.run(3)
+        odd = {"_id": "odd", "account_id": ACCOUNT, "is_open": True}
+        world.mongo[DATABASE]["execution_positions"].insert_one(odd)
+        world.fill(signal_of(world, "AAPL", Purpose.EXIT), purpose=Purpose.EXIT)
+        await world.run(65)
+        assert list(planned(world)) == ["AAPL-EXIT"]
+        (notice,) = world.notifier.titled("Plan Waits")
+        assert "what is held is not known now" in notice
+        world.mongo[DATABASE]["execution_positions"].delete_one({"_id": "odd"})
         await world.run(3)
         assert planned(world)["MSFT-ENTRY"] == (Side.BUY, "50", Purpose.ENTRY)
 
@@ -686,6 +816,21 @@ async def test_a_retry_waits_for_an_equity_that_its_plan_had_known(tmp_path: Pat
         world.broker_faults.errors["balances"].clear()
         await world.run(3)
         assert planned(world) == {"AAPL-ENTRY": (Side.BUY, "99", Purpose.ENTRY)}
+
+
+async def test_a_retry_of_a_weight_of_which_the_quantity_is_known_does_not_wait_for_the_equity(tmp_path: Path) -> None:
+    cash_is_no_bound = PlanRules({Scope(): PlanRule(bounded_by_cash=False)})
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, plan_rules=cash_is_no_bound) as world:
+        world.quote("AAPL", bid="99", ask="101", last="100")
+        await world.run(1)
+        by_weight = [{"symbol": "AAPL", "weight": "0.01"}]
+        publish(world, body(world, targets=by_weight, on_partial="RETRY 2"))
+        await world.run(3)
+        world.broker_faults.errors["balances"] = [DOWN] * 1000
+        await end_short(world, "AAPL", 40)
+        await world.run(12)
+        retried = world.record(signal_of(world, "AAPL"))
+        assert (retried.signal_id.endswith(".1:000"), str(retried.quantity)) == (True, "59")
 
 
 async def test_a_retry_that_waits_for_the_equity_ends_with_its_plan(tmp_path: Path) -> None:

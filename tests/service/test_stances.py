@@ -21,7 +21,7 @@ from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.risk.limits import Scope
 from execution_service.storage.ports.commands import Command
 from execution_service.storage.ports.errors import StoreUnavailable
-from tests.fakes import ACCOUNT, BY_HAND, DATABASE, RESTING, Moment, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, DATABASE, DOWN, RESTING, Moment, World, world_of
 from tests.service.audit import audit
 from tests.service.test_plans import body, hold, planned, publish, results
 
@@ -121,6 +121,29 @@ async def test_a_working_exit_that_is_too_tame_makes_way_and_its_late_fill_count
         await world.run(3)
         assert results(world)[0]["state"] == "COMPLETED"
         assert await held(world) == {}
+
+
+async def test_an_exit_that_made_way_for_a_stance_that_was_lifted_meanwhile_is_sent_again(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 100)
+        world.quote("AAPL", bid="10", ask="10.02", last="10")
+        publish(world, body(world, ("AAPL", 0), aggressiveness="PASSIVE"))
+        await world.run(3)
+        world.broker_faults.errors["cancel_order"] = [DOWN] * 1000
+        await set_stance(world, "EMERGENCY")
+        await world.run(3)
+        await set_stance(world, "NORMAL")
+        await world.run(2)
+        assert [(name, status) for name, *_, status in children(world)] == [("000", Status.SUBMITTED)]
+        world.broker_faults.errors["cancel_order"].clear()
+        await world.run(10)
+        assert children(world) == [
+            ("000", "100", "10.02", Status.CANCELLED),
+            ("000.1", "100", "10.02", Status.SUBMITTED),
+        ]
+        world.fill(exits_at_work(world)[0], purpose=Purpose.EXIT)
+        await world.run(3)
+        assert results(world)[0]["state"] == "COMPLETED"
 
 
 async def test_an_exit_that_cannot_be_cancelled_holds_up_no_other(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ class Release:
     """Why nothing is sent, or less than was wanted."""
     is_followed: bool = False
     """What it leaves is sent again, as the leg's next order."""
+    is_replaced: bool = False
+    """It was to make way for an order of a stricter stance: whatever counts when it has ended, what it leaves is not given up."""
     is_void: bool = False
     """It was not sent before its plan was superseded, and never will be."""
 
@@ -119,14 +121,15 @@ def progress(
         filled = [ZERO] * len(plan.legs)
         legs: list[Leg] = []
         to_follow: dict[int, bool] = {}
+        is_late = plan.targets.valid_until is not None and now >= plan.targets.valid_until
         for leg in plan.legs:
             mine = by_leg.get(leg.number, [])
             filled[leg.number] = sum((outcomes[r.signal_id].filled for r in mine if r.signal_id in outcomes), ZERO)
-            stands = _as_it_stands(leg, mine, outcomes, filled[leg.number], is_superseded)
+            stands = _as_it_stands(leg, mine, outcomes, filled[leg.number], is_superseded, is_late)
             if stands.state is LegState.RELEASED and _all_final(mine, outcomes):
                 to_follow[leg.number] = outcomes[mine[-1].signal_id].filled >= mine[-1].quantity
             legs.append(stands)
-        legs = [_still_wanted(leg, legs, filled, plan, now, is_superseded) for leg in legs]
+        legs = [_still_wanted(leg, legs, filled, is_superseded, is_late) for leg in legs]
         state = _state(legs, filled, is_superseded)
         return Progress(
             plan=plan, state=state, legs=tuple(legs), filled=tuple(filled), to_follow=MappingProxyType(to_follow)
@@ -150,21 +153,28 @@ def _all_final(mine: list[Release], outcomes: Mapping[str, Outcome]) -> bool:
 
 
 def _as_it_stands(
-    leg: Leg, mine: list[Release], outcomes: Mapping[str, Outcome], filled: Decimal, is_superseded: bool
+    leg: Leg, mine: list[Release], outcomes: Mapping[str, Outcome], filled: Decimal, is_superseded: bool, is_late: bool
 ) -> Leg:
     released = [r for r in mine if not r.is_void]
     if not released:
         return leg
     sent, last = [r for r in released if r.quantity], released[-1]
     if not sent:
-        return replace(leg, state=LegState.SKIPPED, reason=last.reason or _nothing_sent(leg))
+        skipped = replace(leg, state=LegState.SKIPPED, reason=last.reason or _nothing_sent(leg))
+        if last.reason is None and skipped.reason is LegReason.NO_PRICE and leg.price is not None:
+            return replace(skipped, note="what its currency is worth in the account's is not known")
+        return skipped
     if not _all_final(mine, outcomes):
         return replace(leg, state=LegState.RELEASED)
     if filled >= leg.wanted:
         return replace(leg, state=LegState.DONE)
-    if last.is_followed and filled < leg.quantity and not is_superseded:
-        return replace(leg, state=LegState.RELEASED)
     rejections = [words for r in sent if (words := outcomes[r.signal_id].rejection) is not None]
+    if last.is_followed and filled < leg.quantity and not is_superseded:
+        if not is_late:
+            return replace(leg, state=LegState.RELEASED)
+        # What is late is not sent any more, whether or not it could be by now.
+        note = "; ".join(rejections) or leg.note
+        return replace(leg, state=LegState.SHORT, reason=LegReason.NO_LONGER_VALID, note=note)
     if rejections and not filled and last.reason is None:
         return replace(leg, state=LegState.REJECTED, note="; ".join(rejections))
     if filled >= leg.quantity and leg.reason is None:
@@ -188,9 +198,7 @@ _FINAL = frozenset(
 )
 
 
-def _still_wanted(
-    leg: Leg, legs: list[Leg], filled: list[Decimal], plan: Plan, now: datetime, is_superseded: bool
-) -> Leg:
+def _still_wanted(leg: Leg, legs: list[Leg], filled: list[Decimal], is_superseded: bool, is_late: bool) -> Leg:
     """A leg that waits, with what ends its waiting for good."""
     if leg.state is not LegState.WAITING:
         return leg
@@ -201,8 +209,7 @@ def _still_wanted(
         if close.state in _FINAL and filled[close.number] < close.wanted:
             why = f"the close before it filled {filled[close.number]} of {close.wanted}"
             return replace(leg, state=LegState.SKIPPED, reason=LegReason.CLOSE_INCOMPLETE, note=why)
-    valid_until = plan.targets.valid_until
-    if valid_until is not None and now >= valid_until:
+    if is_late:
         return replace(leg, state=LegState.SKIPPED, reason=LegReason.NO_LONGER_VALID)
     return leg
 
@@ -276,12 +283,15 @@ def tame_releases(
 
 
 def with_followers(releases: Sequence[Release], replaced: Collection[Release]) -> tuple[Release, ...]:
-    """The releases, with the mark that the last one of each leg of which one is replaced is followed by another."""
+    """The releases, with the mark that the last one of each leg of which one is replaced makes way for another."""
     last: dict[int, int] = {}
     for release in releases:
         last[release.leg] = max(last.get(release.leg, 0), release.child)
     legs = {release.leg for release in replaced}
-    return tuple(replace(r, is_followed=True) if r.leg in legs and r.child == last[r.leg] else r for r in releases)
+    return tuple(
+        replace(r, is_followed=True, is_replaced=True) if r.leg in legs and r.child == last[r.leg] else r
+        for r in releases
+    )
 
 
 def cash_needed(at: Progress) -> Decimal:
@@ -321,8 +331,9 @@ def _of_reduction(
         yield _release(plan, leg, 0, ZERO, now, reason=chosen)
         return
     available, first = _available(leg, held), _first_order(leg, leg.quantity, conduct)
+    most = most_at_once(conduct, leg.lot)
     # One order at a time: on the ladder, and where all of it were more than its part of what the market trades.
-    is_single = conduct.stance is Aggressiveness.EMERGENCY or most_at_once(conduct, leg.lot) == first
+    is_single = conduct.stance is Aggressiveness.EMERGENCY or (most is not None and most < leg.quantity)
     parts = (first,) if is_single else leg.slices
     for child, wanted in enumerate(parts):
         quantity = min(wanted, available)
@@ -339,16 +350,13 @@ def _follower(
     """The leg's next order, for what is left of it; one for nothing ends the leg, with the reason. None: not now."""
     last = mine[-1]
     leg, child = at.legs[last.leg], last.child + 1
-    valid_until = at.plan.targets.valid_until
-    if valid_until is not None and now >= valid_until:
-        return _release(at.plan, leg, child, ZERO, now, reason=LegReason.NO_LONGER_VALID)
     if conduct.not_now is not None:
         return None
     rung = 0
     if conduct.stance is Aggressiveness.EMERGENCY and last.stance is Aggressiveness.EMERGENCY:
         # One that filled whole was only as large as the venue allows.
         rung = last.rung if at.to_follow[leg.number] else last.rung + 1
-    elif conduct.stance is last.stance and not at.to_follow[leg.number]:
+    elif conduct.stance is last.stance and not at.to_follow[leg.number] and not last.is_replaced:
         return _release(at.plan, leg, child, ZERO, now, reason=LegReason.SLICE_UNFILLED)
     chosen = choose(conduct, leg.side, leg.phase, rung)
     if isinstance(chosen, LegReason):

@@ -45,9 +45,10 @@ def next_round(record: PlanRecord, at: Progress, standard: OnPartial, now: datet
 
 def _missed(at: Progress) -> list[Leg]:
     """The legs of which something is missing that was to be reached: what the limit of turnover left is not, nor what a HALT stopped, which is not
-    sent later either."""
+    sent later either, nor an instrument that could not be traded and fits. Of one without a price it is not known how much that is."""
     on_purpose = (LegReason.TURNOVER, LegReason.HALTED, LegReason.IN_BAND, LegReason.DUST)
-    return [leg for leg in at.legs if leg.state is not LegState.DONE and leg.reason not in on_purpose]
+    legs = [leg for leg in at.legs if leg.state is not LegState.DONE and leg.reason not in on_purpose]
+    return [leg for leg in legs if leg.wanted or leg.reason is LegReason.NO_PRICE]
 
 
 def _way_back(held: Decimal, filled: Decimal, before: Decimal) -> Decimal:
@@ -105,10 +106,14 @@ def settings_of_round(settings: PlanSettings, kind: RoundKind) -> PlanSettings:
     return replace(settings, band=ZERO, max_turnover=None, is_whole=True)
 
 
-def wants_equity(record: PlanRecord, kind: RoundKind, money: Money) -> bool:
-    """Whether a round waits for the equity: its decision was planned with one, so that it is away for a moment only. Not the way back, of which
-    quantities are known."""
-    return kind is RoundKind.RETRY and money.equity is None and record.first_plan.money.equity is not None
+def wants_equity(
+    record: PlanRecord, kind: RoundKind, targets: TargetPositions, settings: PlanSettings, money: Money
+) -> bool:
+    """Whether a round waits for the equity: it needs one, and its decision was planned with one, so that it is away for a moment only. Not the way
+    back, of which quantities are known. `targets` and `settings` are the round's own: of most weights a retry knows the quantity."""
+    was_known = record.first_plan.money.equity is not None
+    needs_it = any(each.weight for each in targets.targets) or bool(settings.band) or settings.max_turnover is not None
+    return kind is RoundKind.RETRY and money.equity is None and was_known and needs_it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
