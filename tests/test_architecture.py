@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -2433,3 +2434,10 @@ def test_what_the_service_and_the_demo_start_need_no_web_server() -> None:
     program = "import sys, scripts.mvp_demo_start, simulators.pubsub.server; print({'starlette', 'uvicorn'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (shown.stdout, shown.returncode) == ("set()\n", 0), shown.stderr
+
+
+def test_the_files_of_tests_that_are_imported_by_their_bare_names_have_names_of_their_own() -> None:
+    folders = ("core", "contract", "external", "service", "faults", "simulated", "simulation", "mutation", "fuzz")
+    found = [path for folder in folders for path in (ROOT / "tests" / folder).rglob("test_*.py")]
+    bare = Counter(path.name for path in found if not (path.parent / "__init__.py").exists())
+    assert {name: count for name, count in bare.items() if count > 1} == {}

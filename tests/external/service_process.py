@@ -117,7 +117,8 @@ class Service:
     def environment(self) -> dict[str, str]:
         """Nothing of whoever runs the tests but the way to the programs."""
         ours = {*setting_names(), *(f"{name}_FILE" for name in secret_names()), "GOOGLE_APPLICATION_CREDENTIALS"}
-        kept = {name: value for name, value in os.environ.items() if name not in ours}
+        # Another thread may take a variable out meanwhile.
+        kept = {n: value for n in list(os.environ) if n not in ours and (value := os.environ.get(n)) is not None}
         usual = {
             "HOME": str(self.folder),
             # Else the repository's own .env would be obeyed, and with it the store of whoever trades from here.

