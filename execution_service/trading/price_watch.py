@@ -3,7 +3,7 @@ done is decided elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -92,12 +92,19 @@ class PriceWatch:
     def kept(self, instrument_key: str, side: Side) -> Decimal | None:
         """The less favourable, for a position of this side, of the last two prices; None: there are not two, so that one alone moves nothing. On bars
         the last one."""
+        prices = self._last_two(instrument_key)
+        return (min if side is Side.BUY else max)(prices, default=None)
+
+    def passed(self, instrument_key: str, side: Side) -> Decimal | None:
+        """The more favourable of the same: so far against a position of this side the market has gone, and no one wrong price says so."""
+        return self.kept(instrument_key, side.opposite)
+
+    def _last_two(self, instrument_key: str) -> Sequence[Decimal]:
         if self._is_on_bars:
-            return self.price(instrument_key)
+            price = self.price(instrument_key)
+            return () if price is None else (price,)
         earlier, latest = self._looks.get(instrument_key, (None, None))
-        if earlier is None or latest is None:
-            return None
-        return (min if side is Side.BUY else max)(earlier.price, latest.price)
+        return () if earlier is None or latest is None else (earlier.price, latest.price)
 
     def kept_since(self, instrument_key: str) -> datetime | None:
         """When the first of these two prices was one; None: there are not two, or on bars, since what has filled in a bar did so before its close."""

@@ -535,6 +535,7 @@ class Protection:
                 abilities=abilities,
                 price=self.price_watch.price(line.key.instrument_key),
                 kept_price=self.price_watch.kept(line.key.instrument_key, line.side),
+                passed_price=self.price_watch.passed(line.key.instrument_key, line.side),
                 kept_since=self.price_watch.kept_since(line.key.instrument_key),
                 opens_at=opens_at,
                 now=self._clock.now(),

@@ -298,14 +298,14 @@ def test_a_triggered_stop_is_not_moved() -> None:
 def test_a_stop_whose_limit_the_market_has_jumped_over_counts_as_triggered(side: Side) -> None:
     limit = Decimal(10) - side.sign
     resting = entry(order(stop_price=limit + side.sign, limit_price=limit))
-    beyond = planned(resting, side=side, kept_price=limit - side.sign)
+    beyond = planned(resting, side=side, passed_price=limit - side.sign)
     assert [each.order_id for each in beyond.triggered] == ["stop-1"]
     for price in (limit, limit + side.sign, None):
-        assert planned(resting, side=side, kept_price=price).triggered == ()
+        assert planned(resting, side=side, passed_price=price, kept_price=limit - side.sign).triggered == ()
     assert beyond.band is not None
     assert limit in (beyond.band.low, beyond.band.high)
     known = entry(order(stop_price=limit + side.sign, limit_price=limit, triggered_at=NOW))
-    assert planned(known, side=side, kept_price=limit - side.sign).triggered == ()
+    assert planned(known, side=side, passed_price=limit - side.sign).triggered == ()
 
 
 TEN_PERCENT = {"trail": Trail(percent=Decimal(10)), "average_price": Decimal(10), "stop": None}

@@ -112,6 +112,18 @@ async def test_what_two_looks_have_shown_is_kept_and_what_one_has_is_not(market:
     task.cancel()
 
 
+async def test_one_wrong_price_is_nothing_that_the_market_has_passed(market: Market) -> None:
+    market.price = Decimal(10)
+    watch, task = await watching(market)
+    assert watch.passed("AAPL|STOCK", Side.BUY) is None
+    await passes(market.clock, 1)
+    for price, long, short in ((8, 10, 8), (10, 10, 8), (8, 10, 8), (8, 8, 8), (7, 8, 7)):
+        market.price = Decimal(price)
+        await passes(market.clock, 1)
+        assert (watch.passed("AAPL|STOCK", Side.BUY), watch.passed("AAPL|STOCK", Side.SELL)) == (long, short)
+    task.cancel()
+
+
 async def test_one_answer_that_several_looks_find_is_one_price(market: Market) -> None:
     market.price = Decimal(10)
     watch, task = await watching(market)

@@ -378,6 +378,11 @@ async def test_a_stop_with_a_limit_that_the_market_jumps_over_is_closed_at_the_m
         await world.run(30)
         assert (resting(world), children(world, ProtectiveRole.CLOSE)) == (100, [])  # below the stop, and it can fill
         world.quote(bid="7.99", ask="8.01")
+        await world.run(2)
+        world.quote(bid="8.79", ask="8.81")
+        await world.run(40)
+        assert (resting(world), children(world, ProtectiveRole.CLOSE)) == (100, [])  # one wrong price
+        world.quote(bid="7.99", ask="8.01")
         await world.run(40)
         (close,) = children(world, ProtectiveRole.CLOSE)
         assert (close.quantity, resting(world)) == (100, 0)

@@ -151,6 +151,8 @@ class ProtectedPosition:
     """Of the market, and fresh; None: it is not known."""
     kept_price: Decimal | None = None
     """The less favourable of the market's prices in the last two looks: a price that was shown once moves no stop. None: it is not known."""
+    passed_price: Decimal | None = None
+    """The more favourable of the same: so far against the position both looks have shown it. None: it is not known."""
     kept_since: datetime | None = None
     """When the first of these looks showed its price; None: after whatever has filled."""
     opens_at: datetime | None = None
@@ -518,8 +520,9 @@ class _Case:
         return tuple(o.triggered_at + timedelta(seconds=UNFILLED_SECONDS) for o in stops if o.triggered_at is not None)
 
     def jumped_over(self) -> list[MarkTriggered]:
-        """Stops whose limit the market's price has passed: they were triggered, whether the broker says so or not, and do not fill at that price."""
-        price, sign = self.position.kept_price, self.position.side.sign
+        """Stops whose limit the market's price has passed in both looks: they were triggered, whether the broker says so or not, and do not fill at
+        that price."""
+        price, sign = self.position.passed_price, self.position.side.sign
         if price is None:
             return []
         return [
