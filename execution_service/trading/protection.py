@@ -528,6 +528,7 @@ class Protection:
             ProtectedPosition(
                 side=line.side,
                 held=max(ZERO, held),
+                opened_at=booked.position.opened_at,
                 is_reversed=held < 0,
                 shown=None if shown is None or not shown.less else max(ZERO, held - shown.less),
                 leaving=sum((quantity for _, quantity in at_work), ZERO),

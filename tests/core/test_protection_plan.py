@@ -35,7 +35,8 @@ def order(role: ProtectiveRole = STOP, piece: int = 1, quantity: int = 100, **fi
     if "ending" in fields:
         fields = {"stage": Stage.GONE, "ended_at": NOW} | fields
     filled = Decimal(fields.pop("filled", 0))
-    protective = Protective(entry_order_id="ord_e", role=role, piece=piece, is_linked=linked)
+    after = fields.pop("begins_after", None)
+    protective = Protective(entry_order_id="ord_e", role=role, piece=piece, is_linked=linked, begins_after=after)
     name = f"{role.lower()}-{piece}"
     return ProtectiveOrder(order_id=name, protective=protective, quantity=Decimal(quantity), filled=filled, **fields)
 
@@ -306,6 +307,35 @@ def test_a_stop_whose_limit_the_market_has_jumped_over_counts_as_triggered(side:
     assert limit in (beyond.band.low, beyond.band.high)
     known = entry(order(stop_price=limit + side.sign, limit_price=limit, triggered_at=NOW))
     assert planned(known, side=side, passed_price=limit - side.sign).triggered == ()
+
+
+def test_a_stop_that_was_triggered_for_an_earlier_holding_closes_nothing_of_a_later_one() -> None:
+    passed = order(quantity=4, ending=Ending.PASSED, triggered_at=NOW)
+    later = NOW + timedelta(seconds=30)
+    anew = planned(entry(passed, filled=6, begins_after=Decimal(4)), now=later)
+    assert placed(anew) == [(STOP, 2, 6)]
+    again = order(piece=2, quantity=6, ending=Ending.PASSED, begins_after=Decimal(4))
+    assert placed(planned(entry(passed, again, filled=6, begins_after=Decimal(4)), now=later)) == [(CLOSE, 3, 6)]
+    by_others = planned(entry(passed, filled=6), opened_at=NOW + timedelta(seconds=1), now=later)
+    assert placed(by_others) == [(STOP, 2, 6)]  # exits that name no entry have closed what it was triggered for
+    assert placed(planned(entry(passed, filled=6), opened_at=NOW - timedelta(seconds=1), now=later)) == [(CLOSE, 2, 6)]
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_of_several_stops_one_that_was_triggered_closes_all_whichever_ends_first(first: int) -> None:
+    late = NOW + timedelta(seconds=10)
+    pieces = {
+        1: order(quantity=40, triggered_at=NOW, is_asked_to_end=True),
+        2: order(piece=2, quantity=60, is_asked_to_end=True),
+    }
+    ends = {1: Ending.PASSED, 2: Ending.TAKEN_BACK}
+    for number in (first, 3 - first):
+        assert placed(planned(entry(*pieces.values()), now=late)) == []
+        pieces[number] = replace(pieces[number], stage=Stage.GONE, ending=ends[number], ended_at=late)
+    plan = planned(entry(*pieces.values()), now=late)
+    assert (placed(plan), state(plan)) == ([(CLOSE, 3, 100)], ProtectionState.CLOSING)
+    tried = order(CLOSE, 3, ending=Ending.REFUSED)
+    assert placed(planned(entry(*pieces.values(), tried), now=late + timedelta(hours=1))) == [(STOP, 4, 100)]  # once
 
 
 TEN_PERCENT = {"trail": Trail(percent=Decimal(10)), "average_price": Decimal(10), "stop": None}

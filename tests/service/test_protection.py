@@ -348,6 +348,33 @@ async def test_a_target_of_an_asset_class_of_the_day_is_for_the_day(tmp_path: Pa
         assert (target.ticket.order_type, target.ticket.tif) == (OrderType.LIMIT, Tif.DAY)
 
 
+@pytest.mark.parametrize("names_entry", [True, False])
+async def test_what_fills_after_an_exit_has_taken_what_a_stop_was_triggered_for_gets_a_stop_of_its_own(
+    tmp_path: Path, names_entry: bool
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world, 4)
+        (stop,) = children(world)
+        says_triggered(world, stop)
+        if names_entry:
+            world.cancel(signal_id="in")
+            await world.run(3)
+            world.exit("out", "in", quantity=4)
+        else:
+            world.send("out", quantity=4, side="SELL", signal_type="EXIT")
+        await world.run(4)
+        (sale,) = [p for p in world.placed() if p.ticket.side is Side.SELL and p.status is ReportStatus.WORKING]
+        assert stop.triggered_at is None
+        assert children(world)[0].triggered_at is not None
+        world.book().fill_order(OrderRef(client_order_id=sale.ticket.client_order_id), Decimal(4))
+        await world.run(4)
+        assert world.book().positions() == ()
+        world.fill("in", 6, force=names_entry)
+        await world.run(30)
+        assert (resting(world), children(world, ProtectiveRole.CLOSE)) == (6, [])
+        assert state(world) is ProtectionState.PROTECTED
+
+
 async def test_a_triggered_stop_that_fills_in_time_is_left_alone(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         await entered(world)

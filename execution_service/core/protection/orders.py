@@ -67,9 +67,9 @@ def protected_entry(
     some = tuple(exits)
     request = entry.accepted_request
     trail = trail_of(request)
-    before = ZERO if trail is None else begins_after(entry, some)
+    before = begins_after(entry, some)
     after = before or None
-    present = () if trail is None else present_fills(entry, before)
+    present = present_fills(entry, before)
     known = entry.protection
     own = [x for x in some if (found := x.protective) is not None and found.entry_order_id == entry.order_id]
     return ProtectedEntry(

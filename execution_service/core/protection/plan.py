@@ -138,6 +138,8 @@ class ProtectedPosition:
     """Of the entries: BUY protects a long position."""
     held: Decimal
     """By our records, as a positive quantity; 0 too where the position is on the other side."""
+    opened_at: datetime | None = None
+    """When its strategy last began to hold of the instrument; None: that is not known."""
     is_reversed: bool = False
     """The strategy holds the other side, by orders that name none of the entries: what they had may come back."""
     shown: Decimal | None = None
@@ -173,7 +175,7 @@ class Place:
     stop_price: Decimal | None = None
     """Of a stop."""
     begins_after: Decimal | None = None
-    """As the entry's, of a trailing stop."""
+    """As the entry's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -493,14 +495,12 @@ class _Case:
 
     def _why_to_close(self) -> str | None:
         """Why it is to be closed at the market, for people; None: it is not."""
-        last_passed = max((o.protective.piece for o in self.entry.orders if o.ending is Ending.PASSED), default=0)
-        if last_passed and last_passed + 1 == self._next_piece:
-            order = next(
-                o for o in self.entry.orders if o.protective.piece == last_passed and o.ending is Ending.PASSED
-            )
-            if order.triggered_at is not None:
-                return "its stop was triggered and has not filled"
-            return f"its stop cannot protect it any more: {order.why}" if order.why else "the price is through its stop"
+        passed = self._passed
+        if any(order.triggered_at is not None for order in passed):
+            return "its stop was triggered and has not filled"
+        if passed and passed[-1].protective.piece + 1 == self._next_piece:
+            why = passed[-1].why
+            return f"its stop cannot protect it any more: {why}" if why else "the price is through its stop"
         if any(self.position.now >= until for until in self._must_have_filled):
             return f"its stop was triggered and has not filled within {UNFILLED_SECONDS:.0f} s"
         price = self.position.price
@@ -512,6 +512,24 @@ class _Case:
         if target is not None and (price - target) * sign >= 0:
             return f"the price has reached its target at {target:f}, which does not rest at the broker"
         return None
+
+    @property
+    def _passed(self) -> Sequence[ProtectiveOrder]:
+        """Those of what is held now that can never protect, and behind which it was not closed at the market; the latest last."""
+        after, opened_at = self.entry.begins_after or ZERO, self.position.opened_at
+        if opened_at is not None and opened_at > self.position.now:
+            opened_at = None  # a venue's clock that is ahead of ours tells nothing
+        closes = (o.protective.piece for o in self.entry.orders if o.role is ProtectiveRole.CLOSE)
+        last_close = max(closes, default=0)
+        found = [
+            order
+            for order in self.entry.orders
+            if order.ending is Ending.PASSED
+            and order.protective.piece > last_close
+            and (order.protective.begins_after or ZERO) >= after
+            and not (opened_at is not None and order.ended_at is not None and order.ended_at < opened_at)
+        ]
+        return sorted(found, key=lambda order: order.protective.piece)
 
     @property
     def _must_have_filled(self) -> tuple[datetime, ...]:
@@ -630,7 +648,7 @@ class _Case:
             quantity=missing,
             is_linked=self._is_linked,
             stop_price=self._stop if role is ProtectiveRole.STOP else None,
-            begins_after=None if self.entry.trail is None else self.entry.begins_after,
+            begins_after=self.entry.begins_after,
         )
         return self._standing_with(place=(*self._missing_targets(), new))
 
