@@ -350,6 +350,16 @@ def test_a_trailing_stop_begins_behind_what_the_entry_paid_and_needs_no_other() 
     assert place.stop_price == 11
 
 
+def test_whatever_protects_what_filled_after_all_was_closed_says_so() -> None:
+    anew = TEN_PERCENT | {"begins_after": Decimal(80), "filled": 20, "target": Decimal(12)}
+    (stop,) = planned(entry(**anew), abilities=LINKS).place
+    resting = order(quantity=20, stop_price=Decimal(9), is_linked=True, begins_after=Decimal(80))
+    (target,) = planned(entry(resting, **anew), abilities=LINKS).place
+    (close,) = planned(entry(**anew), abilities=Abilities(rests_stops=False), price=9).place
+    assert [each.role for each in (stop, target, close)] == [STOP, TARGET, CLOSE]
+    assert {each.begins_after for each in (stop, target, close)} == {80}
+
+
 def test_a_trailing_stop_follows_by_steps_and_is_never_moved_away_from_the_market() -> None:
     trailing = entry(order(stop_price=Decimal(9)), **TEN_PERCENT)
     assert taken_back(planned(trailing, kept_price=Decimal("10.05"))) == []

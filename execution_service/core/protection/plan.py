@@ -599,6 +599,7 @@ class _Case:
             role=ProtectiveRole.CLOSE,
             piece=self._next_piece,
             quantity=self.wanted,
+            begins_after=self.entry.begins_after,
         )
         return self._standing_with(place=(close,), state=ProtectionState.CLOSING, reason=why)
 
@@ -666,6 +667,7 @@ class _Case:
                     piece=piece.number,
                     quantity=piece.remaining,
                     is_linked=True,
+                    begins_after=self.entry.begins_after,
                 )
 
     # --- how it stands ------------------------------------------------------------------------------------------
