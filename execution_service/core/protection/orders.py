@@ -14,6 +14,7 @@ from execution_service.core.orders.order import Order, new_order
 from execution_service.core.orders.protective import Protective, ProtectiveRole
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.positions.ledger import key_of
 from execution_service.core.positions.position import Position
 from execution_service.core.protection.plan import Abilities, Ending, Place, ProtectedEntry, ProtectiveOrder, Stage
 from execution_service.core.protection.present import average_price, begins_after, present_fills
@@ -51,6 +52,14 @@ def is_of_an_earlier_position(entry: Order, position: Position) -> bool:
     if not names_all or opened_at is None or {entry.order_id, entry.broker_order_id} & set(position.order_ids):
         return False
     return all(fill.time < opened_at for fill in entry.fills)
+
+
+def are_all_that_traded(orders: Iterable[Order], entry: Order, position: Position) -> bool:
+    """Whether every order that the position of the entry's strategy names is among these, and no execution of it was annulled. Legs of one order at
+    the broker share its id: one that is booked elsewhere stands for nothing."""
+    own = [each for each in orders if isinstance(each.request, OrderRequest) and key_of(each) == key_of(entry)]
+    known = {name for each in own for name in (each.order_id, each.broker_order_id)}
+    return known.issuperset(position.order_ids) and not any(each.busted_fill_ids for each in own)
 
 
 def protected_entry(
