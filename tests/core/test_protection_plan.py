@@ -309,6 +309,14 @@ def test_a_stop_whose_limit_the_market_has_jumped_over_counts_as_triggered(side:
     assert planned(known, side=side, passed_price=limit - side.sign).triggered == ()
 
 
+def test_prices_of_before_the_entry_filled_trigger_nothing() -> None:
+    resting = entry(order(stop_price=Decimal(9), limit_price=Decimal(8)), held_since=NOW)
+    before, since = NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
+    late = NOW + timedelta(seconds=9)
+    assert planned(resting, passed_price=Decimal(7), kept_since=before, now=late).triggered == ()
+    assert len(planned(resting, passed_price=Decimal(7), kept_since=since, now=late).triggered) == 1
+
+
 def test_a_stop_that_was_triggered_for_an_earlier_holding_closes_nothing_of_a_later_one() -> None:
     passed = order(quantity=4, ending=Ending.PASSED, triggered_at=NOW)
     later = NOW + timedelta(seconds=30)

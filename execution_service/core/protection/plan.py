@@ -113,7 +113,7 @@ class ProtectedEntry:
     """It had filled so much when all of that was closed: what it holds now has filled since, and stops of before say nothing of it. None: that has
     not been."""
     held_since: datetime | None = None
-    """When the first fill was of what it holds now, by the venue's clock: a price of before moves no stop. None: that is not known."""
+    """When the first fill was of what it holds now, by the venue's clock: a price of before moves and triggers no stop. None: that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,17 +401,16 @@ class _Case:
         begun = None if entry.average_price is None else trail.stop_at(entry.average_price, side)
         of_present = [o.stop_price for o in entry.orders if o.protective.begins_after == entry.begins_after]
         stood = tightest([entry.stop, begun, entry.trailed_to, *of_present], side)
-        price = self._kept_price
+        price = self.position.kept_price if self._are_looks_of_now else None
         return stood if stood is None or price is None else trail.moved(stood, price, side)
 
     @property
-    def _kept_price(self) -> Decimal | None:
-        """The market's, where it was looked at since what is held has filled."""
+    def _are_looks_of_now(self) -> bool:
+        """Whether the last two looks were taken since what is held has filled."""
         position, since = self.position, self.entry.held_since
         if since is None or since > position.now:  # a venue's clock that is ahead of ours tells nothing
-            return position.kept_price
-        is_since = position.kept_since is None or position.kept_since >= since
-        return position.kept_price if is_since else None
+            return True
+        return position.kept_since is None or position.kept_since >= since
 
     def _behind(self) -> tuple[_Piece, StopMove] | None:
         """The piece whose stop has to follow next, where none is on its way: one after the other, so that most of it stays protected."""
@@ -541,7 +540,7 @@ class _Case:
         """Stops whose limit the market's price has passed in both looks: they were triggered, whether the broker says so or not, and do not fill at
         that price."""
         price, sign = self.position.passed_price, self.position.side.sign
-        if price is None:
+        if price is None or not self._are_looks_of_now:
             return []
         return [
             MarkTriggered(
