@@ -535,7 +535,7 @@ class Protection:
                 leaving=sum((quantity for _, quantity in at_work), ZERO),
                 entries=tuple(protected),
                 abilities=abilities,
-                price=self.price_watch.price(line.key.instrument_key),
+                span=self.price_watch.span(line.key.instrument_key),
                 kept_price=self.price_watch.kept(line.key.instrument_key, line.side),
                 passed_price=self.price_watch.passed(line.key.instrument_key, line.side),
                 kept_since=self.price_watch.kept_since(line.key.instrument_key),

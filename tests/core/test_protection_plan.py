@@ -48,9 +48,12 @@ def entry(*orders: ProtectiveOrder, filled: int = 100, **fields: Any) -> Protect
 
 def position(*entries: ProtectedEntry, held: int | None = None, **fields: Any) -> ProtectedPosition:
     total = sum((each.open_quantity for each in entries), Decimal(0)) if held is None else Decimal(held)
-    for name in ("shown", "leaving", "price"):
+    for name in ("shown", "leaving"):
         if fields.get(name) is not None:
             fields[name] = Decimal(fields[name])
+    price = fields.pop("price", None)
+    if price is not None:
+        fields["span"] = Decimal(price), Decimal(price)
     return ProtectedPosition(**{"side": Side.BUY, "held": total, "entries": entries, "now": NOW} | fields)
 
 
@@ -228,6 +231,17 @@ def test_a_stop_that_cannot_rest_is_watched() -> None:
     short = {"side": Side.SELL, "abilities": no_stops}
     assert placed(planned(entry(), price="8.99", **short)) == []
     assert placed(planned(entry(), price="9.5", **short)) == [(CLOSE, 1, 100)]
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_a_price_that_was_shown_once_reaches_no_watched_stop_or_target(side: Side) -> None:
+    stop, target = Decimal(10) - side.sign, Decimal(10) + 2 * side.sign
+    watched = entry(stop=stop, target=target)
+    able: dict[str, Any] = {"side": side, "abilities": Abilities(rests_stops=False, rests_targets=False)}
+    for edge in (stop, target):
+        low, high = sorted((edge, Decimal(10)))
+        assert placed(planned(watched, span=(low, high), **able)) == []
+        assert placed(planned(watched, span=(edge, edge), **able)) == [(CLOSE, 1, 100)]
 
 
 def test_a_stop_whose_price_was_passed_is_closed_at_the_market_once() -> None:

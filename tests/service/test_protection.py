@@ -334,6 +334,11 @@ async def test_where_an_asset_class_has_no_stops_the_price_is_watched_and_nothin
         await world.run(30)
         assert (children(world), state(world)) == ([], ProtectionState.WATCHED)
         assert "the stop does not rest at the broker" in str(world.record("in").protection)
+        world.quote(bid="7.99", ask="8.00")
+        await world.run(2)
+        world.quote(bid="9.99", ask="10.01")
+        await world.run(10)
+        assert children(world) == []  # one wrong price
         world.quote(bid="8.99", ask="9.00")
         await world.run(10)
         (close,) = children(world)
@@ -438,7 +443,7 @@ async def test_a_watched_target_is_reached_by_the_brokers_quote_though_nobody_of
         await world.run(15)
         assert children(world, ProtectiveRole.CLOSE) == []
         world.quote(bid="12.01", ask="12.03")
-        await world.run(5)
+        await world.run(8)
         (close,) = children(world, ProtectiveRole.CLOSE)
         assert (at_broker(world)[0].ticket.order_type, close.quantity) == (OrderType.MARKET, 100)
 

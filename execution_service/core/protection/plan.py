@@ -149,8 +149,9 @@ class ProtectedPosition:
     entries: tuple[ProtectedEntry, ...]
     """The oldest first."""
     abilities: Abilities = field(default_factory=Abilities)
-    price: Decimal | None = None
-    """Of the market, and fresh; None: it is not known."""
+    span: tuple[Decimal, Decimal] | None = None
+    """The lowest and the highest of the market's fresh price and those of the last two looks, though one answer may have served both: nothing but the
+    service takes care of a watched price, so that it cannot wait for another. None: it is not known."""
     kept_price: Decimal | None = None
     """The less favourable of the market's prices in the last two looks: a price that was shown once moves no stop. None: it is not known."""
     passed_price: Decimal | None = None
@@ -502,13 +503,13 @@ class _Case:
             return f"its stop cannot protect it any more: {why}" if why else "the price is through its stop"
         if any(self.position.now >= until for until in self._must_have_filled):
             return f"its stop was triggered and has not filled within {UNFILLED_SECONDS:.0f} s"
-        price = self.position.price
-        if price is None or self._paused_until is not None:
+        span = self.position.span
+        if span is None or self._paused_until is not None:
             return None
         sign, stop, target = self.position.side.sign, self._watched_stop, self._watched_target
-        if stop is not None and (price - stop) * sign <= 0:
+        if stop is not None and all((price - stop) * sign <= 0 for price in span):
             return f"the price has passed its stop at {stop:f}, which does not rest at the broker"
-        if target is not None and (price - target) * sign >= 0:
+        if target is not None and all((price - target) * sign >= 0 for price in span):
             return f"the price has reached its target at {target:f}, which does not rest at the broker"
         return None
 
