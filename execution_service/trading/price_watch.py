@@ -3,7 +3,7 @@ done is decided elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -19,6 +19,8 @@ FRESH_SECONDS = Decimal(60)
 """An older price says nothing of where the market is."""
 LOOK_SECONDS = 2.0
 """Between two looks at the prices that are watched."""
+APART_SECONDS = 1.0
+"""Of two looks that are closer together the second one confirms nothing."""
 LOOKS_IN_SUCCESSION, THEN_EVERY = 3, 5
 """The listener is woken by the first looks that show a price outside of its band, and by every fifth while that lasts: what it cannot do now it
 cannot do two seconds later."""
@@ -60,6 +62,16 @@ class _Watched:
     """So many in succession have shown a price outside of the band."""
 
 
+@dataclass(slots=True)
+class _Found:
+    """What two looks at one instrument have found, whether one answer or two; None: no price was known."""
+
+    at: float
+    """When the second one was, by the monotonic clock."""
+    first: Decimal | None
+    second: Decimal | None
+
+
 class PriceWatch:
     """While nothing is watched nobody is asked anything."""
 
@@ -82,9 +94,22 @@ class PriceWatch:
         self._watched: dict[Hashable, _Watched] = {}
         self._looks: dict[str, tuple[ReferencePrice | None, ReferencePrice | None]] = {}
         """By the instrument's key, the last two prices that came one after the other, the later one last; None: there was none any more."""
+        self._found: dict[str, _Found] = {}
+        """By the instrument's key."""
         self._wake_up = WakeUp(clock)
 
-    def price(self, instrument_key: str) -> Decimal | None:
+    def span(self, instrument_key: str) -> tuple[Decimal, Decimal] | None:
+        """The lowest and the highest of where the market stands and where the last two looks found it, though one answer may have served both: what
+        lies beyond these is more than one short-lived price. On bars where it stands alone. None: one of them found no price."""
+        price, found = self._price(instrument_key), self._found.get(instrument_key)
+        if price is None or self._is_on_bars:
+            return None if price is None else (price, price)
+        if found is None or found.first is None or found.second is None:
+            return None
+        prices = price, found.first, found.second
+        return min(prices), max(prices)
+
+    def _price(self, instrument_key: str) -> Decimal | None:
         """Where the market stands, by the broker's quote or an execution of ours; None: that is not known, or was long ago."""
         best = self._looks.get(instrument_key, (None, None))[1] if self._is_on_bars else self._best(instrument_key)
         return None if best is None else best.price
@@ -92,12 +117,19 @@ class PriceWatch:
     def kept(self, instrument_key: str, side: Side) -> Decimal | None:
         """The less favourable, for a position of this side, of the last two prices; None: there are not two, so that one alone moves nothing. On bars
         the last one."""
+        prices = self._last_two(instrument_key)
+        return (min if side is Side.BUY else max)(prices, default=None)
+
+    def passed(self, instrument_key: str, side: Side) -> Decimal | None:
+        """The more favourable of the same: so far against a position of this side the market has gone, and no one wrong price says so."""
+        return self.kept(instrument_key, side.opposite)
+
+    def _last_two(self, instrument_key: str) -> Sequence[Decimal]:
         if self._is_on_bars:
-            return self.price(instrument_key)
+            price = self._price(instrument_key)
+            return () if price is None else (price,)
         earlier, latest = self._looks.get(instrument_key, (None, None))
-        if earlier is None or latest is None:
-            return None
-        return (min if side is Side.BUY else max)(earlier.price, latest.price)
+        return () if earlier is None or latest is None else (earlier.price, latest.price)
 
     def kept_since(self, instrument_key: str) -> datetime | None:
         """When the first of these two prices was one; None: there are not two, or on bars, since what has filled in a bar did so before its close."""
@@ -114,6 +146,12 @@ class PriceWatch:
         """The last two prices with what is known now: one that two looks find is one price."""
         (earlier, latest), found = self._looks.get(instrument_key, (None, None)), self._best(instrument_key)
         return (earlier, latest) if found is not None and found == latest else (latest, found)
+
+    def _found_now(self, instrument_key: str) -> _Found:
+        now, known = self._clock.monotonic(), self._found.get(instrument_key)
+        if known is not None and now - known.at < APART_SECONDS:
+            return known
+        return _Found(now, None if known is None else known.second, self._price(instrument_key))
 
     def watch(self, name: Hashable, instrument_key: str, instrument: Instrument, band: PriceBand | None) -> None:
         """From now on by this band; None: not any more. The listener is woken also where the price has left it already."""
@@ -160,12 +198,13 @@ class PriceWatch:
 
     def _look(self, wanted: Mapping[str, Instrument]) -> None:
         self._looks = {key: self._looked(key) for key in wanted}
+        self._found = {key: self._found_now(key) for key in wanted}
         waking = [each for each in self._watched.values() if self._wakes(each)]
         if waking:
             self._listener.price_left_band()
 
     def _wakes(self, watched: _Watched) -> bool:
-        price = self.price(watched.instrument_key)
+        price = self._price(watched.instrument_key)
         if price is None or watched.band.holds(price):
             watched.looks_outside = 0
             return False

@@ -27,6 +27,7 @@ from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.positions.position import Position
 from execution_service.core.protection.orders import (
     abilities_of,
+    are_all_that_traded,
     is_of_an_earlier_position,
     protected_entry,
     protective_order,
@@ -528,13 +529,15 @@ class Protection:
             ProtectedPosition(
                 side=line.side,
                 held=max(ZERO, held),
+                opened_at=booked.position.opened_at,
                 is_reversed=held < 0,
                 shown=None if shown is None or not shown.less else max(ZERO, held - shown.less),
                 leaving=sum((quantity for _, quantity in at_work), ZERO),
                 entries=tuple(protected),
                 abilities=abilities,
-                price=self.price_watch.price(line.key.instrument_key),
+                span=self.price_watch.span(line.key.instrument_key),
                 kept_price=self.price_watch.kept(line.key.instrument_key, line.side),
+                passed_price=self.price_watch.passed(line.key.instrument_key, line.side),
                 kept_since=self.price_watch.kept_since(line.key.instrument_key),
                 opens_at=opens_at,
                 now=self._clock.now(),
@@ -563,10 +566,7 @@ class Protection:
             return found
         stored = await self._store.find([f"broker:{shown}" for shown in position.order_ids])
         stored = [*stored, *await self._store.load(position.order_ids)]
-        read = {order.order_id: order for order in map(self._live.latest, stored)}
-        traded = [each for each in read.values() if each.request.account_id == self._connection.account_id]
-        is_known = len(traded) >= position.order_count and not any(each.busted_fill_ids for each in traded)
-        return found if is_known else frozenset()
+        return found if are_all_that_traded(map(self._live.latest, stored), entries[0], position) else frozenset()
 
     def _orders_at_work(self, line: _Line, order: Order) -> Iterator[tuple[Order, Decimal]]:
         """Orders that are not protective, are or may be at the broker, and may still take so much of the line."""

@@ -35,7 +35,8 @@ def order(role: ProtectiveRole = STOP, piece: int = 1, quantity: int = 100, **fi
     if "ending" in fields:
         fields = {"stage": Stage.GONE, "ended_at": NOW} | fields
     filled = Decimal(fields.pop("filled", 0))
-    protective = Protective(entry_order_id="ord_e", role=role, piece=piece, is_linked=linked)
+    after = fields.pop("begins_after", None)
+    protective = Protective(entry_order_id="ord_e", role=role, piece=piece, is_linked=linked, begins_after=after)
     name = f"{role.lower()}-{piece}"
     return ProtectiveOrder(order_id=name, protective=protective, quantity=Decimal(quantity), filled=filled, **fields)
 
@@ -47,9 +48,12 @@ def entry(*orders: ProtectiveOrder, filled: int = 100, **fields: Any) -> Protect
 
 def position(*entries: ProtectedEntry, held: int | None = None, **fields: Any) -> ProtectedPosition:
     total = sum((each.open_quantity for each in entries), Decimal(0)) if held is None else Decimal(held)
-    for name in ("shown", "leaving", "price"):
+    for name in ("shown", "leaving"):
         if fields.get(name) is not None:
             fields[name] = Decimal(fields[name])
+    price = fields.pop("price", None)
+    if price is not None:
+        fields["span"] = Decimal(price), Decimal(price)
     return ProtectedPosition(**{"side": Side.BUY, "held": total, "entries": entries, "now": NOW} | fields)
 
 
@@ -229,6 +233,17 @@ def test_a_stop_that_cannot_rest_is_watched() -> None:
     assert placed(planned(entry(), price="9.5", **short)) == [(CLOSE, 1, 100)]
 
 
+@pytest.mark.parametrize("side", list(Side))
+def test_a_price_that_was_shown_once_reaches_no_watched_stop_or_target(side: Side) -> None:
+    stop, target = Decimal(10) - side.sign, Decimal(10) + 2 * side.sign
+    watched = entry(stop=stop, target=target)
+    able: dict[str, Any] = {"side": side, "abilities": Abilities(rests_stops=False, rests_targets=False)}
+    for edge in (stop, target):
+        low, high = sorted((edge, Decimal(10)))
+        assert placed(planned(watched, span=(low, high), **able)) == []
+        assert placed(planned(watched, span=(edge, edge), **able)) == [(CLOSE, 1, 100)]
+
+
 def test_a_stop_whose_price_was_passed_is_closed_at_the_market_once() -> None:
     passed = order(ending=Ending.PASSED, why="trigger price is above the last price")
     plan = planned(entry(passed))
@@ -298,14 +313,51 @@ def test_a_triggered_stop_is_not_moved() -> None:
 def test_a_stop_whose_limit_the_market_has_jumped_over_counts_as_triggered(side: Side) -> None:
     limit = Decimal(10) - side.sign
     resting = entry(order(stop_price=limit + side.sign, limit_price=limit))
-    beyond = planned(resting, side=side, kept_price=limit - side.sign)
+    beyond = planned(resting, side=side, passed_price=limit - side.sign)
     assert [each.order_id for each in beyond.triggered] == ["stop-1"]
     for price in (limit, limit + side.sign, None):
-        assert planned(resting, side=side, kept_price=price).triggered == ()
+        assert planned(resting, side=side, passed_price=price, kept_price=limit - side.sign).triggered == ()
     assert beyond.band is not None
     assert limit in (beyond.band.low, beyond.band.high)
     known = entry(order(stop_price=limit + side.sign, limit_price=limit, triggered_at=NOW))
-    assert planned(known, side=side, kept_price=limit - side.sign).triggered == ()
+    assert planned(known, side=side, passed_price=limit - side.sign).triggered == ()
+
+
+def test_prices_of_before_the_entry_filled_trigger_nothing() -> None:
+    resting = entry(order(stop_price=Decimal(9), limit_price=Decimal(8)), held_since=NOW)
+    before, since = NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
+    late = NOW + timedelta(seconds=9)
+    assert planned(resting, passed_price=Decimal(7), kept_since=before, now=late).triggered == ()
+    assert len(planned(resting, passed_price=Decimal(7), kept_since=since, now=late).triggered) == 1
+
+
+def test_a_stop_that_was_triggered_for_an_earlier_holding_closes_nothing_of_a_later_one() -> None:
+    passed = order(quantity=4, ending=Ending.PASSED, triggered_at=NOW)
+    later = NOW + timedelta(seconds=30)
+    anew = planned(entry(passed, filled=6, begins_after=Decimal(4)), now=later)
+    assert placed(anew) == [(STOP, 2, 6)]
+    again = order(piece=2, quantity=6, ending=Ending.PASSED, begins_after=Decimal(4))
+    assert placed(planned(entry(passed, again, filled=6, begins_after=Decimal(4)), now=later)) == [(CLOSE, 3, 6)]
+    by_others = planned(entry(passed, filled=6), opened_at=NOW + timedelta(seconds=1), now=later)
+    assert placed(by_others) == [(STOP, 2, 6)]  # exits that name no entry have closed what it was triggered for
+    assert placed(planned(entry(passed, filled=6), opened_at=NOW - timedelta(seconds=1), now=later)) == [(CLOSE, 2, 6)]
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_of_several_stops_one_that_was_triggered_closes_all_whichever_ends_first(first: int) -> None:
+    late = NOW + timedelta(seconds=10)
+    pieces = {
+        1: order(quantity=40, triggered_at=NOW, is_asked_to_end=True),
+        2: order(piece=2, quantity=60, is_asked_to_end=True),
+    }
+    ends = {1: Ending.PASSED, 2: Ending.TAKEN_BACK}
+    for number in (first, 3 - first):
+        assert placed(planned(entry(*pieces.values()), now=late)) == []
+        pieces[number] = replace(pieces[number], stage=Stage.GONE, ending=ends[number], ended_at=late)
+    plan = planned(entry(*pieces.values()), now=late)
+    assert (placed(plan), state(plan)) == ([(CLOSE, 3, 100)], ProtectionState.CLOSING)
+    tried = order(CLOSE, 3, ending=Ending.REFUSED)
+    assert placed(planned(entry(*pieces.values(), tried), now=late + timedelta(hours=1))) == [(STOP, 4, 100)]  # once
 
 
 TEN_PERCENT = {"trail": Trail(percent=Decimal(10)), "average_price": Decimal(10), "stop": None}
@@ -318,6 +370,16 @@ def test_a_trailing_stop_begins_behind_what_the_entry_paid_and_needs_no_other() 
     assert place.stop_price == Decimal("9.5")  # the entry's own is nearer, until the market has gone far enough
     (place,) = planned(entry(**TEN_PERCENT), side=Side.SELL).place
     assert place.stop_price == 11
+
+
+def test_whatever_protects_what_filled_after_all_was_closed_says_so() -> None:
+    anew = TEN_PERCENT | {"begins_after": Decimal(80), "filled": 20, "target": Decimal(12)}
+    (stop,) = planned(entry(**anew), abilities=LINKS).place
+    resting = order(quantity=20, stop_price=Decimal(9), is_linked=True, begins_after=Decimal(80))
+    (target,) = planned(entry(resting, **anew), abilities=LINKS).place
+    (close,) = planned(entry(**anew), abilities=Abilities(rests_stops=False), price=9).place
+    assert [each.role for each in (stop, target, close)] == [STOP, TARGET, CLOSE]
+    assert {each.begins_after for each in (stop, target, close)} == {80}
 
 
 def test_a_trailing_stop_follows_by_steps_and_is_never_moved_away_from_the_market() -> None:

@@ -112,6 +112,48 @@ async def test_what_two_looks_have_shown_is_kept_and_what_one_has_is_not(market:
     task.cancel()
 
 
+async def test_one_wrong_price_is_nothing_that_the_market_has_passed(market: Market) -> None:
+    market.price = Decimal(10)
+    watch, task = await watching(market)
+    assert watch.passed("AAPL|STOCK", Side.BUY) is None
+    await passes(market.clock, 1)
+    for price, long, short in ((8, 10, 8), (10, 10, 8), (8, 10, 8), (8, 8, 8), (7, 8, 7)):
+        market.price = Decimal(price)
+        await passes(market.clock, 1)
+        assert (watch.passed("AAPL|STOCK", Side.BUY), watch.passed("AAPL|STOCK", Side.SELL)) == (long, short)
+    task.cancel()
+
+
+async def test_where_the_market_has_been_for_two_looks_is_known_of_one_answer_too(market: Market) -> None:
+    market.price = Decimal(10)
+    watch, task = await watching(market)
+    assert watch.span("AAPL|STOCK") is None
+    await passes(market.clock, 1)
+    market.is_answering = False
+    for price, low, high in ((8, 8, 10), (10, 8, 10), (8, 8, 10), (8, 8, 8)):
+        market.price = Decimal(price)
+        await passes(market.clock, 1)
+        assert watch.span("AAPL|STOCK") == (low, high)
+    market.price = Decimal(9)
+    assert watch.span("AAPL|STOCK") == (8, 9)  # where it is now counts too
+    market.price = None
+    assert watch.span("AAPL|STOCK") is None
+    task.cancel()
+
+
+async def test_two_looks_close_together_are_one(market: Market) -> None:
+    market.price = Decimal(10)
+    watch, task = await watching(market)
+    await passes(market.clock, 1)
+    for number in range(3):  # each new line is looked at once at once
+        market.price = Decimal(8)
+        watch.watch(number, "AAPL|STOCK", AAPL, BAND)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert watch.span("AAPL|STOCK") == (8, 10)
+    task.cancel()
+
+
 async def test_one_answer_that_several_looks_find_is_one_price(market: Market) -> None:
     market.price = Decimal(10)
     watch, task = await watching(market)
@@ -130,10 +172,10 @@ async def test_a_market_of_the_past_is_looked_at_bar_by_bar_and_not_by_our_clock
     task = asyncio.create_task(watch.run())
     market.price = Decimal(12)
     await passes(market.clock, 50)
-    assert (market.asked, market.woken, watch.price("AAPL|STOCK")) == ([], 0, None)
+    assert (market.asked, market.woken, watch.span("AAPL|STOCK")) == ([], 0, None)
     for number in range(1, 9):
         await watch.look_at_bar()
-        assert (market.woken, watch.price("AAPL|STOCK"), watch.kept("AAPL|STOCK", Side.BUY)) == (number, 12, 12)
+        assert (market.woken, watch.span("AAPL|STOCK"), watch.kept("AAPL|STOCK", Side.BUY)) == (number, (12, 12), 12)
         watch.bar_is_over()
-        assert (watch.price("AAPL|STOCK"), watch.kept("AAPL|STOCK", Side.BUY)) == (None, None)
+        assert (watch.span("AAPL|STOCK"), watch.kept("AAPL|STOCK", Side.BUY)) == (None, None)
     task.cancel()

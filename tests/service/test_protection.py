@@ -334,6 +334,11 @@ async def test_where_an_asset_class_has_no_stops_the_price_is_watched_and_nothin
         await world.run(30)
         assert (children(world), state(world)) == ([], ProtectionState.WATCHED)
         assert "the stop does not rest at the broker" in str(world.record("in").protection)
+        world.quote(bid="7.99", ask="8.00")
+        await world.run(2)
+        world.quote(bid="9.99", ask="10.01")
+        await world.run(10)
+        assert children(world) == []  # one wrong price
         world.quote(bid="8.99", ask="9.00")
         await world.run(10)
         (close,) = children(world)
@@ -346,6 +351,33 @@ async def test_a_target_of_an_asset_class_of_the_day_is_for_the_day(tmp_path: Pa
         await entered(world, stop_loss=None, take_profit=12)
         (target,) = at_broker(world)
         assert (target.ticket.order_type, target.ticket.tif) == (OrderType.LIMIT, Tif.DAY)
+
+
+@pytest.mark.parametrize("names_entry", [True, False])
+async def test_what_fills_after_an_exit_has_taken_what_a_stop_was_triggered_for_gets_a_stop_of_its_own(
+    tmp_path: Path, names_entry: bool
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world, 4)
+        (stop,) = children(world)
+        says_triggered(world, stop)
+        if names_entry:
+            world.cancel(signal_id="in")
+            await world.run(3)
+            world.exit("out", "in", quantity=4)
+        else:
+            world.send("out", quantity=4, side="SELL", signal_type="EXIT")
+        await world.run(4)
+        (sale,) = [p for p in world.placed() if p.ticket.side is Side.SELL and p.status is ReportStatus.WORKING]
+        assert stop.triggered_at is None
+        assert children(world)[0].triggered_at is not None
+        world.book().fill_order(OrderRef(client_order_id=sale.ticket.client_order_id), Decimal(4))
+        await world.run(4)
+        assert world.book().positions() == ()
+        world.fill("in", 6, force=names_entry)
+        await world.run(30)
+        assert (resting(world), children(world, ProtectiveRole.CLOSE)) == (6, [])
+        assert state(world) is ProtectionState.PROTECTED
 
 
 async def test_a_triggered_stop_that_fills_in_time_is_left_alone(tmp_path: Path) -> None:
@@ -378,6 +410,11 @@ async def test_a_stop_with_a_limit_that_the_market_jumps_over_is_closed_at_the_m
         await world.run(30)
         assert (resting(world), children(world, ProtectiveRole.CLOSE)) == (100, [])  # below the stop, and it can fill
         world.quote(bid="7.99", ask="8.01")
+        await world.run(2)
+        world.quote(bid="8.79", ask="8.81")
+        await world.run(40)
+        assert (resting(world), children(world, ProtectiveRole.CLOSE)) == (100, [])  # one wrong price
+        world.quote(bid="7.99", ask="8.01")
         await world.run(40)
         (close,) = children(world, ProtectiveRole.CLOSE)
         assert (close.quantity, resting(world)) == (100, 0)
@@ -406,7 +443,7 @@ async def test_a_watched_target_is_reached_by_the_brokers_quote_though_nobody_of
         await world.run(15)
         assert children(world, ProtectiveRole.CLOSE) == []
         world.quote(bid="12.01", ask="12.03")
-        await world.run(5)
+        await world.run(8)
         (close,) = children(world, ProtectiveRole.CLOSE)
         assert (at_broker(world)[0].ticket.order_type, close.quantity) == (OrderType.MARKET, 100)
 

@@ -33,7 +33,8 @@ class Protective:
     stop_loss: Decimal | None = None
     """The entry's, by which the result of a trade is measured."""
     begins_after: Decimal | None = None
-    """Of a trailing stop: it is of what the entry has filled since it had filled so much, all of which was closed by then. None: of all of it."""
+    """It is of what the entry has filled since it had filled so much, all of which was closed by then. None: of all of it, or it is of before that
+    was recorded of stops that do not trail."""
 
     @property
     def link(self) -> str | None:

@@ -14,6 +14,7 @@ from execution_service.core.orders.order import Order, new_order
 from execution_service.core.orders.protective import Protective, ProtectiveRole
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.positions.ledger import key_of
 from execution_service.core.positions.position import Position
 from execution_service.core.protection.plan import Abilities, Ending, Place, ProtectedEntry, ProtectiveOrder, Stage
 from execution_service.core.protection.present import average_price, begins_after, present_fills
@@ -53,6 +54,14 @@ def is_of_an_earlier_position(entry: Order, position: Position) -> bool:
     return all(fill.time < opened_at for fill in entry.fills)
 
 
+def are_all_that_traded(orders: Iterable[Order], entry: Order, position: Position) -> bool:
+    """Whether every order that the position of the entry's strategy names is among these, and no execution of it was annulled. Legs of one order at
+    the broker share its id: one that is booked elsewhere stands for nothing."""
+    own = [each for each in orders if isinstance(each.request, OrderRequest) and key_of(each) == key_of(entry)]
+    known = {name for each in own for name in (each.order_id, each.broker_order_id)}
+    return known.issuperset(position.order_ids) and not any(each.busted_fill_ids for each in own)
+
+
 def protected_entry(
     entry: Order,
     exits: Iterable[Order],
@@ -67,9 +76,9 @@ def protected_entry(
     some = tuple(exits)
     request = entry.accepted_request
     trail = trail_of(request)
-    before = ZERO if trail is None else begins_after(entry, some)
+    before = begins_after(entry, some)
     after = before or None
-    present = () if trail is None else present_fills(entry, before)
+    present = present_fills(entry, before)
     known = entry.protection
     own = [x for x in some if (found := x.protective) is not None and found.entry_order_id == entry.order_id]
     return ProtectedEntry(

@@ -113,7 +113,7 @@ class ProtectedEntry:
     """It had filled so much when all of that was closed: what it holds now has filled since, and stops of before say nothing of it. None: that has
     not been."""
     held_since: datetime | None = None
-    """When the first fill was of what it holds now, by the venue's clock: a price of before moves no stop. None: that is not known."""
+    """When the first fill was of what it holds now, by the venue's clock: a price of before moves and triggers no stop. None: that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +138,8 @@ class ProtectedPosition:
     """Of the entries: BUY protects a long position."""
     held: Decimal
     """By our records, as a positive quantity; 0 too where the position is on the other side."""
+    opened_at: datetime | None = None
+    """When its strategy last began to hold of the instrument; None: that is not known."""
     is_reversed: bool = False
     """The strategy holds the other side, by orders that name none of the entries: what they had may come back."""
     shown: Decimal | None = None
@@ -147,10 +149,13 @@ class ProtectedPosition:
     entries: tuple[ProtectedEntry, ...]
     """The oldest first."""
     abilities: Abilities = field(default_factory=Abilities)
-    price: Decimal | None = None
-    """Of the market, and fresh; None: it is not known."""
+    span: tuple[Decimal, Decimal] | None = None
+    """The lowest and the highest of the market's fresh price and those of the last two looks, though one answer may have served both: nothing but the
+    service takes care of a watched price, so that it cannot wait for another. None: it is not known."""
     kept_price: Decimal | None = None
     """The less favourable of the market's prices in the last two looks: a price that was shown once moves no stop. None: it is not known."""
+    passed_price: Decimal | None = None
+    """The more favourable of the same: so far against the position both looks have shown it. None: it is not known."""
     kept_since: datetime | None = None
     """When the first of these looks showed its price; None: after whatever has filled."""
     opens_at: datetime | None = None
@@ -171,7 +176,7 @@ class Place:
     stop_price: Decimal | None = None
     """Of a stop."""
     begins_after: Decimal | None = None
-    """As the entry's, of a trailing stop."""
+    """As the entry's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -397,17 +402,16 @@ class _Case:
         begun = None if entry.average_price is None else trail.stop_at(entry.average_price, side)
         of_present = [o.stop_price for o in entry.orders if o.protective.begins_after == entry.begins_after]
         stood = tightest([entry.stop, begun, entry.trailed_to, *of_present], side)
-        price = self._kept_price
+        price = self.position.kept_price if self._are_looks_of_now else None
         return stood if stood is None or price is None else trail.moved(stood, price, side)
 
     @property
-    def _kept_price(self) -> Decimal | None:
-        """The market's, where it was looked at since what is held has filled."""
+    def _are_looks_of_now(self) -> bool:
+        """Whether the last two looks were taken since what is held has filled."""
         position, since = self.position, self.entry.held_since
         if since is None or since > position.now:  # a venue's clock that is ahead of ours tells nothing
-            return position.kept_price
-        is_since = position.kept_since is None or position.kept_since >= since
-        return position.kept_price if is_since else None
+            return True
+        return position.kept_since is None or position.kept_since >= since
 
     def _behind(self) -> tuple[_Piece, StopMove] | None:
         """The piece whose stop has to follow next, where none is on its way: one after the other, so that most of it stays protected."""
@@ -491,25 +495,41 @@ class _Case:
 
     def _why_to_close(self) -> str | None:
         """Why it is to be closed at the market, for people; None: it is not."""
-        last_passed = max((o.protective.piece for o in self.entry.orders if o.ending is Ending.PASSED), default=0)
-        if last_passed and last_passed + 1 == self._next_piece:
-            order = next(
-                o for o in self.entry.orders if o.protective.piece == last_passed and o.ending is Ending.PASSED
-            )
-            if order.triggered_at is not None:
-                return "its stop was triggered and has not filled"
-            return f"its stop cannot protect it any more: {order.why}" if order.why else "the price is through its stop"
+        passed = self._passed
+        if any(order.triggered_at is not None for order in passed):
+            return "its stop was triggered and has not filled"
+        if passed and passed[-1].protective.piece + 1 == self._next_piece:
+            why = passed[-1].why
+            return f"its stop cannot protect it any more: {why}" if why else "the price is through its stop"
         if any(self.position.now >= until for until in self._must_have_filled):
             return f"its stop was triggered and has not filled within {UNFILLED_SECONDS:.0f} s"
-        price = self.position.price
-        if price is None or self._paused_until is not None:
+        span = self.position.span
+        if span is None or self._paused_until is not None:
             return None
         sign, stop, target = self.position.side.sign, self._watched_stop, self._watched_target
-        if stop is not None and (price - stop) * sign <= 0:
+        if stop is not None and all((price - stop) * sign <= 0 for price in span):
             return f"the price has passed its stop at {stop:f}, which does not rest at the broker"
-        if target is not None and (price - target) * sign >= 0:
+        if target is not None and all((price - target) * sign >= 0 for price in span):
             return f"the price has reached its target at {target:f}, which does not rest at the broker"
         return None
+
+    @property
+    def _passed(self) -> Sequence[ProtectiveOrder]:
+        """Those of what is held now that can never protect, and behind which it was not closed at the market; the latest last."""
+        after, opened_at = self.entry.begins_after or ZERO, self.position.opened_at
+        if opened_at is not None and opened_at > self.position.now:
+            opened_at = None  # a venue's clock that is ahead of ours tells nothing
+        closes = (o.protective.piece for o in self.entry.orders if o.role is ProtectiveRole.CLOSE)
+        last_close = max(closes, default=0)
+        found = [
+            order
+            for order in self.entry.orders
+            if order.ending is Ending.PASSED
+            and order.protective.piece > last_close
+            and (order.protective.begins_after or ZERO) >= after
+            and not (opened_at is not None and order.ended_at is not None and order.ended_at < opened_at)
+        ]
+        return sorted(found, key=lambda order: order.protective.piece)
 
     @property
     def _must_have_filled(self) -> tuple[datetime, ...]:
@@ -518,9 +538,10 @@ class _Case:
         return tuple(o.triggered_at + timedelta(seconds=UNFILLED_SECONDS) for o in stops if o.triggered_at is not None)
 
     def jumped_over(self) -> list[MarkTriggered]:
-        """Stops whose limit the market's price has passed: they were triggered, whether the broker says so or not, and do not fill at that price."""
-        price, sign = self.position.kept_price, self.position.side.sign
-        if price is None:
+        """Stops whose limit the market's price has passed in both looks: they were triggered, whether the broker says so or not, and do not fill at
+        that price."""
+        price, sign = self.position.passed_price, self.position.side.sign
+        if price is None or not self._are_looks_of_now:
             return []
         return [
             MarkTriggered(
@@ -578,6 +599,7 @@ class _Case:
             role=ProtectiveRole.CLOSE,
             piece=self._next_piece,
             quantity=self.wanted,
+            begins_after=self.entry.begins_after,
         )
         return self._standing_with(place=(close,), state=ProtectionState.CLOSING, reason=why)
 
@@ -627,7 +649,7 @@ class _Case:
             quantity=missing,
             is_linked=self._is_linked,
             stop_price=self._stop if role is ProtectiveRole.STOP else None,
-            begins_after=None if self.entry.trail is None else self.entry.begins_after,
+            begins_after=self.entry.begins_after,
         )
         return self._standing_with(place=(*self._missing_targets(), new))
 
@@ -645,6 +667,7 @@ class _Case:
                     piece=piece.number,
                     quantity=piece.remaining,
                     is_linked=True,
+                    begins_after=self.entry.begins_after,
                 )
 
     # --- how it stands ------------------------------------------------------------------------------------------
