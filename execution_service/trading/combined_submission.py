@@ -214,7 +214,7 @@ class CombinedSubmission:
         if not was_never_sent(order, other_legs(order, [self._live.latest(each) for each in stored])):
             await self._report_poller.find(live)
             return
-        words = "its combination was not sent: another leg ended before that was written down as leaving"
+        words = "its combination was not sent: the record of another leg proves it"
         nothing = NothingSent(at=self._clock.now(), message=words)
         await self._live.record_unless_changed(live, (nothing,), since=order)
 

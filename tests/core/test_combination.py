@@ -26,6 +26,7 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason
 from tests.builders import (
     accepted,
+    at,
     doubted,
     filled_by,
     identity,
@@ -146,3 +147,19 @@ def test_only_a_leg_that_ended_without_the_intent_proves_that_nothing_left() -> 
     assert not was_never_sent(begun, [leg(1, INTENT)])
     assert not was_never_sent(begun, [leg(1, INTENT, rejected())])
     assert not was_never_sent(leg(0, submit_started()), [leg(1, rejected())])
+
+
+def test_a_leg_that_has_the_same_sending_recorded_as_not_sent_proves_it_for_all() -> None:
+    begun = leg(0, INTENT)
+    assert was_never_sent(begun, [leg(1, INTENT, nothing_sent())])
+    assert was_never_sent(begun, [leg(1, INTENT, nothing_sent(), rejected())])
+
+
+@pytest.mark.parametrize("changes", [{"at": at(5)}, {"nonce": "process-2"}, {"reserved_order_id": "7:2"}])
+def test_that_an_earlier_sending_was_none_proves_nothing_of_a_later_one(changes: dict[str, object]) -> None:
+    """A process that was frozen may still write the later one down for the other leg, and send it."""
+    later = replace(INTENT, **changes)  # type: ignore[arg-type]
+    assert not was_never_sent(leg(0, INTENT, nothing_sent(), later), [leg(1, INTENT, nothing_sent())])
+    assert not was_never_sent(
+        leg(0, INTENT, nothing_sent(), later), [leg(1, INTENT, nothing_sent(), later, doubted(), rejected())]
+    )
