@@ -127,6 +127,12 @@ def test_a_leg_with_a_stop_wants_no_protection_once_it_left_with_others() -> Non
     assert not leg(0, INTENT, stop_loss=Decimal(1)).wants_protection
 
 
+def test_what_is_sent_anew_under_one_tag_is_the_latest_of_it() -> None:
+    other = replace(WHOLE, limit_price=Decimal(3))
+    anew = leg(0, INTENT, nothing_sent(), replace(submit_started(), combination=other))
+    assert anew.combinations == (other,)
+
+
 def test_a_leg_that_was_not_written_down_with_the_others_does_not_leave() -> None:
     assert has_missed(leg(1), [leg(0)]) is None
     for begun in (leg(0, INTENT), leg(0, INTENT, doubted())):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from brokers.base import CombinationLeg, OrderRef, Side
+from brokers.base import CombinationLeg, OrderRef, Side, Ticket
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
 from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
 from tests.core.risk_cases import written
-from tests.fakes import BY_HAND, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, World, world_of
 from tests.fakes.world import RESTING
 from tests.service.audit import audit
 from tests.service.option_spreads import COMBINING, HIGH, LOW, SPREAD
@@ -174,6 +175,27 @@ async def test_what_was_surely_not_sent_is_sent_once_more_whole(tmp_path: Path) 
         assert statuses(world) == [Status.SUBMITTED] * 2
         assert world.calls("place_combined") == [tag(0)] * 2
         assert len(world.book().orders()) == 2
+
+
+async def test_what_is_sent_once_more_with_another_net_limit_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with spread_world(tmp_path) as world:
+
+        async def fitted(ticket: Ticket) -> Ticket:
+            return replace(ticket, limit_price=(ticket.limit_price or 0) - Decimal("0.05"))
+
+        monkeypatch.setattr(world.brokers[ACCOUNT].inner, "fitted", fitted)
+        world.broker_faults.errors["place_combined"] = [BrokerUnavailable("no socket")]
+        limit = {"order_type": "LIMIT", "limit_price": 3, "price": 3}
+        send_legs(world, SPREAD[0] | limit, {**LOW, "strike": 520, "quantity": 2} | limit)
+        await world.run(10)
+        whole = world.record(leg_index=0).combination
+        assert (whole, whole.limit_price) == (world.combined[0], Decimal("5.80"))
+        for leg in (0, 1):
+            fill(world, leg, 2)
+        await world.run(6)
+        assert statuses(world) == [Status.FILLED] * 2
 
 
 async def test_an_answer_that_never_came_sends_nothing_again(tmp_path: Path) -> None:
