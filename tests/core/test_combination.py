@@ -127,6 +127,11 @@ def test_a_leg_with_a_stop_wants_no_protection_once_it_left_with_others() -> Non
     assert not leg(0, INTENT, stop_loss=Decimal(1)).wants_protection
 
 
+def test_a_leg_that_was_perhaps_sent_with_others_wants_no_protection_though_it_is_to_leave_again() -> None:
+    for events in ([nothing_sent()], [doubted(), send_again_ordered()]):
+        assert not leg(0, INTENT, *events, stop_loss=Decimal(1)).wants_protection
+
+
 def test_what_is_sent_anew_under_one_tag_is_the_latest_of_it() -> None:
     other = replace(WHOLE, limit_price=Decimal(3))
     anew = leg(0, INTENT, nothing_sent(), replace(submit_started(), combination=other))

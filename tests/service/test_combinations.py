@@ -269,6 +269,34 @@ async def test_a_leg_of_a_combination_gets_no_stop_and_that_is_said(tmp_path: Pa
         assert any("no protective orders" in note.message for note in world.record(leg_index=0).notes)
 
 
+async def test_that_a_leg_gets_no_stop_is_said_once_however_often_it_is_sent(tmp_path: Path) -> None:
+    async with spread_world(tmp_path) as world:
+        world.broker_faults.errors["place_combined"] = [BrokerUnavailable("no socket")] * 2
+        send_legs(world, SPREAD[0] | {"stop_loss": 1}, SPREAD[1])
+        await world.run(20)
+        assert statuses(world) == [Status.SUBMITTED] * 2
+        assert len(world.calls("place_combined")) == 3
+        assert sum("no protective orders" in note.message for note in world.record(leg_index=0).notes) == 1
+
+
+async def test_a_leg_that_turns_up_filled_after_all_gets_no_stop(tmp_path: Path) -> None:
+    """A person let one leg leave again, and then the first order shows."""
+    async with spread_world(tmp_path) as world:
+        world.broker_faults.errors["place_combined"] = [OutcomeUnknown("no answer")]
+        send_legs(world, SPREAD[0], SPREAD[1] | {"stop_loss": 11})
+        await world.run(30)
+        sent = [replace(world.record(leg_index=leg).ticket(), reserved_order_id=None) for leg in (0, 1)]
+        await decide(world, 1, "send-again")
+        assert statuses(world) == [Status.IN_DOUBT, Status.PENDING]
+        for ticket in sent:
+            await world.brokers[ACCOUNT].inner.place_order(ticket)
+        for leg in (0, 1):
+            fill(world, leg, 2)
+        await world.run(60)
+        assert statuses(world) == [Status.FILLED] * 2
+        assert not world.calls("place_order")
+
+
 async def test_three_legs_of_two_counts_are_units_in_their_ratio(tmp_path: Path) -> None:
     async with spread_world(tmp_path) as world:
         legs = [{**LOW, "quantity": 2}, {**HIGH, "quantity": 4}, {**LOW, "strike": 520, "quantity": 2}]

@@ -270,8 +270,8 @@ class Order:
 
     @property
     def wants_protection(self) -> bool:
-        """It is an entry that names a stop, fixed or trailing, or a target, and no leg of a combination: what closes
-        one leg would leave the others alone."""
+        """It is an entry that names a stop, fixed or trailing, or a target, and never was a leg of a combination, which
+        may fill whatever became of it since: what closes one leg would leave the others alone."""
         request = self.request
         return (
             isinstance(request, OrderRequest)
@@ -281,7 +281,7 @@ class Order:
             )
             and self.identity.purpose is Purpose.ENTRY
             and self.adoption is None
-            and self.combination is None
+            and not self.combinations
         )
 
     @property
