@@ -86,6 +86,12 @@ def test_legs_of_two_accounts_or_too_many_are_not_one_order() -> None:
     assert "different accounts" in refused.message
 
 
+def test_a_part_of_a_leg_is_not_shown_by_itself() -> None:
+    refused = uncombinable([leg(0), leg(1, display_quantity=Decimal(1))])
+    assert refused is not None
+    assert "display_quantity" in refused.message
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(Side), st.integers(1, 40), st.decimals("0.05", "90", places=2)),

@@ -49,6 +49,8 @@ def uncombinable(legs: Sequence[Order]) -> Reason | None:
         words = "their types, times in force or time-outs differ"
     elif any(leg.quantity is None or leg.quantity % 1 for leg in legs):
         words = "each has to name a whole number of contracts"
+    elif any(request.display_quantity is not None for request in requests):
+        words = "of none can only a part be shown (display_quantity)"
     elif any(
         one.instrument.could_be(other.instrument) for place, one in enumerate(requests) for other in requests[:place]
     ):
