@@ -86,13 +86,15 @@ class CombinedSubmission:
                 self._queues.end(leg)
 
     def _legs_of(self, order: Order) -> Sequence[LiveOrder] | None:
-        """All legs of its signal, the first one first; None: they are not all in hand."""
+        """All legs of its signal, the first one first; None: they are not all in hand, or some are of another account, which
+        alone sends them."""
         mine = order.identity
         found = [
             self._live.by_id.get(Identity(signal_id=mine.signal_id, leg_index=n, purpose=mine.purpose).order_id)
             for n in range(order.request.total_legs)
         ]
-        legs = [live for live in found if live is not None]
+        account_id = self._connection.account_id
+        legs = [live for live in found if live is not None and live.order.request.account_id == account_id]
         return legs if len(legs) == len(found) else None
 
     def _may_be_taken(self, leg: LiveOrder) -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 from brokers.base import CombinationLeg, OrderRef, Side, Ticket
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
+from brokers.paper.model import Action, Fault, Operation
 from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
@@ -21,6 +22,8 @@ from tests.fakes import ACCOUNT, BY_HAND, World, world_of
 from tests.fakes.world import RESTING
 from tests.service.audit import audit
 from tests.service.option_spreads import COMBINING, HIGH, LOW, SPREAD
+
+OTHER = "acct-other"
 
 
 def spread_world(folder: Path, **changes: Any) -> Any:
@@ -114,6 +117,23 @@ async def test_what_cannot_be_one_order_is_refused_whole(
         assert words in reason(world, 1)
         assert not world.calls("place_combined")
         assert not world.calls("place_order")
+
+
+async def test_a_leg_of_another_account_stays_that_accounts_own(tmp_path: Path) -> None:
+    """The other account's broker takes options leg by leg, and is away: its leg is in hand, and nobody here may touch it."""
+    away = Fault(operation=Operation.CONNECT, action=Action.NEVER_ANSWER, account_id=OTHER, times=None, accepted=False)
+    async with spread_world(tmp_path, accounts=(ACCOUNT, OTHER), faults=(away,), starts=False) as world:
+        world.own_capabilities[OTHER] = replace(COMBINING, splits_option_combinations=True, combines_option_legs=False)
+        await world.start()
+        world.send(leg_index=1, total_legs=2, account_id=OTHER, **SPREAD[1])
+        await world.run(1)
+        world.send(leg_index=0, total_legs=2, **SPREAD[0])
+        await world.run(20)
+        assert statuses(world) == [Status.REJECTED, Status.PENDING]
+        assert "they name different accounts" in reason(world, 0)
+        assert world.record(leg_index=1).version == 0
+        assert tag(1) not in {named for _, named in world.broker_calls}
+        assert not world.placed()
 
 
 async def test_a_leg_that_the_risk_gate_refuses_ends_the_others(tmp_path: Path) -> None:
