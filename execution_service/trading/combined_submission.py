@@ -12,7 +12,7 @@ import structlog
 from brokers.base import Combination
 from brokers.errors import BrokerError, OrderRefused
 from execution_service.core.orders.combination import combination_of, is_combined, was_never_sent
-from execution_service.core.orders.events import Event, Noted, NothingSent, Rejected, SubmitStarted
+from execution_service.core.orders.events import AwaitsOpening, Event, Noted, NothingSent, Rejected, SubmitStarted
 from execution_service.core.orders.legs import other_legs
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity
@@ -174,9 +174,21 @@ class CombinedSubmission:
                     await self._submission.write(leg, intent)
                 elif leg is not legs[0]:
                     self._queues.wait_for_others(legs[0], WaitingReason.LEGS)
+                if intent is None:
+                    await self._keep_with(leg.order, legs)
                 return None
             intents.append(intent)
         return intents
+
+    async def _keep_with(self, order: Order, legs: Sequence[LiveOrder]) -> None:
+        """Where one of them is kept for an opening, so are all, and the age of each counts from there."""
+        now = self._clock.now()
+        kept = next((event for event in reversed(order.events) if isinstance(event, AwaitsOpening)), None)
+        if kept is None or kept.until <= now:
+            return
+        for leg in legs:
+            if leg.order.opens_at != kept.until:
+                await self._live.record_unless_changed(leg, (replace(kept, at=now),), since=leg.order)
 
     def _store_is_away(self, leader: LiveOrder, exc: StoreUnavailable) -> None:
         log.info(f"Nothing is sent while the store is away: {exc}", action="sending_waits")

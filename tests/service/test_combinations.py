@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ import pytest
 from brokers.base import CombinationLeg, OrderRef, Side, Ticket
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper.model import Action, Fault, Operation
+from execution_service.core.orders.events import AwaitsOpening
 from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
+from execution_service.core.risk.limits import SessionRule
 from tests.core.risk_cases import written
 from tests.fakes import ACCOUNT, BY_HAND, World, world_of
 from tests.fakes.world import RESTING
 from tests.service.audit import audit
 from tests.service.option_spreads import COMBINING, HIGH, LOW, SPREAD
+from tests.service.test_market_hours import Hours, rule
 
 OTHER = "acct-other"
 
@@ -373,6 +377,34 @@ async def kill(world: World, **fields: Any) -> None:
     body = {"command": "KILL", "scope": "all", "reason": "runaway strategy", "by": "ann", **fields}
     world.commands.publish(json.dumps(body).encode(), world.clock.now())
     await world.run(3)
+
+
+@pytest.mark.parametrize("comes_late", [False, True])
+@pytest.mark.parametrize("dies", [False, True])
+async def test_every_leg_is_kept_for_the_opening_however_old_it_gets(
+    tmp_path: Path, dies: bool, comes_late: bool
+) -> None:
+    async with spread_world(tmp_path, limits=rule(SessionRule.HOLD)) as world:
+        opens_at, venue = world.clock.now() + timedelta(minutes=8), {"exchange": "NYSE"}
+        world.risk_rules.hours = Hours(opens_at)
+        if comes_late:
+            world.send(leg_index=0, total_legs=2, **SPREAD[0] | venue)
+            await world.run(20)
+            world.send(leg_index=1, total_legs=2, **SPREAD[1] | venue)
+        else:
+            send_legs(world, *SPREAD, **venue)
+        await world.run(400)  # beyond the age limit
+        if dies:
+            await world.restart()
+        assert statuses(world) == [Status.PENDING] * 2
+        for leg in (0, 1):
+            order = world.record(leg_index=leg)
+            assert order.opens_at == opens_at
+            assert sum(isinstance(event, AwaitsOpening) for event in order.events) == 1
+        assert not world.calls("place_combined")
+        await world.run((opens_at - world.clock.now()).total_seconds() + 10)
+        assert statuses(world) == [Status.SUBMITTED] * 2
+        assert world.calls("place_combined") == [tag(0)]
 
 
 async def test_a_kill_stops_the_whole_before_it_leaves(tmp_path: Path) -> None:
