@@ -21,7 +21,7 @@ from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.risk.limits import SessionRule
 from tests.core.risk_cases import written
-from tests.fakes import ACCOUNT, BY_HAND, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, Moment, World, world_of
 from tests.fakes.world import RESTING
 from tests.service.audit import audit
 from tests.service.option_spreads import COMBINING, HIGH, LOW, SPREAD
@@ -242,6 +242,26 @@ async def test_a_process_that_dies_before_the_sending_leaves_the_whole_in_doubt(
         await world.run(30)
         assert not world.book().orders()
         assert statuses(world) == [Status.IN_DOUBT] * 2
+        audit(world)
+
+
+async def test_a_death_before_every_leg_says_that_nothing_was_sent_leaves_no_doubt(tmp_path: Path) -> None:
+    async with spread_world(tmp_path) as world:
+        hold = world.broker_faults.holds["place_combined"] = asyncio.Event()
+        world.broker_faults.errors["place_combined"] = [BrokerUnavailable("no socket")]
+        send_legs(world, SPREAD[0] | {"stop_loss": 1}, SPREAD[1])  # so that their records are written one by one
+        await world.run(1)
+        # It connects anew, and writes of both legs that nothing was sent: of one it gets to do so.
+        world.gate.dies_at = (len(world.gate.names) + 2, Moment.HALFWAY)
+        world.broker_faults.holds.clear()
+        hold.set()
+        await world.run(1)
+        assert world.gate.is_dead
+        assert sorted(statuses(world)) == [Status.PENDING, Status.SUBMITTING]
+        await world.restart()
+        await world.run(30)
+        assert statuses(world) == [Status.REJECTED] * 2
+        assert not world.book().orders()
         audit(world)
 
 
