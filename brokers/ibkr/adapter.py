@@ -576,7 +576,11 @@ class IbkrBroker:
                 fitted(ticket, contract)
             bag = bag_of(self._library, combination, found)
             whole = replace(
-                tickets[0], side=Side.BUY, quantity=combination.quantity, limit_price=combination.limit_price
+                tickets[0],
+                side=Side.BUY,
+                quantity=combination.quantity,
+                limit_price=combination.limit_price,
+                display_quantity=None,
             )
             return bag, self._order(whole)
 

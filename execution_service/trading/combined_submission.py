@@ -12,7 +12,7 @@ import structlog
 from brokers.base import Combination
 from brokers.errors import BrokerError, OrderRefused
 from execution_service.core.orders.combination import combination_of, is_combined, was_never_sent
-from execution_service.core.orders.events import Event, Noted, NothingSent, Rejected, SubmitStarted
+from execution_service.core.orders.events import AwaitsOpening, Event, Noted, NothingSent, Rejected, SubmitStarted
 from execution_service.core.orders.legs import other_legs
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity
@@ -86,13 +86,15 @@ class CombinedSubmission:
                 self._queues.end(leg)
 
     def _legs_of(self, order: Order) -> Sequence[LiveOrder] | None:
-        """All legs of its signal, the first one first; None: they are not all in hand."""
+        """All legs of its signal, the first one first; None: they are not all in hand, or some are of another account, which
+        alone sends them."""
         mine = order.identity
         found = [
             self._live.by_id.get(Identity(signal_id=mine.signal_id, leg_index=n, purpose=mine.purpose).order_id)
             for n in range(order.request.total_legs)
         ]
-        legs = [live for live in found if live is not None]
+        account_id = self._connection.account_id
+        legs = [live for live in found if live is not None and live.order.request.account_id == account_id]
         return legs if len(legs) == len(found) else None
 
     def _may_be_taken(self, leg: LiveOrder) -> bool:
@@ -172,9 +174,21 @@ class CombinedSubmission:
                     await self._submission.write(leg, intent)
                 elif leg is not legs[0]:
                     self._queues.wait_for_others(legs[0], WaitingReason.LEGS)
+                if intent is None:
+                    await self._keep_with(leg.order, legs)
                 return None
             intents.append(intent)
         return intents
+
+    async def _keep_with(self, order: Order, legs: Sequence[LiveOrder]) -> None:
+        """Where one of them is kept for an opening, so are all, and the age of each counts from there."""
+        now = self._clock.now()
+        kept = next((event for event in reversed(order.events) if isinstance(event, AwaitsOpening)), None)
+        if kept is None or kept.until <= now:
+            return
+        for leg in legs:
+            if leg.order.opens_at != kept.until:
+                await self._live.record_unless_changed(leg, (replace(kept, at=now),), since=leg.order)
 
     def _store_is_away(self, leader: LiveOrder, exc: StoreUnavailable) -> None:
         log.info(f"Nothing is sent while the store is away: {exc}", action="sending_waits")
@@ -214,7 +228,7 @@ class CombinedSubmission:
         if not was_never_sent(order, other_legs(order, [self._live.latest(each) for each in stored])):
             await self._report_poller.find(live)
             return
-        words = "its combination was not sent: another leg ended before that was written down as leaving"
+        words = "its combination was not sent: the record of another leg proves it"
         nothing = NothingSent(at=self._clock.now(), message=words)
         await self._live.record_unless_changed(live, (nothing,), since=order)
 

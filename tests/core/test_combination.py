@@ -26,6 +26,7 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason
 from tests.builders import (
     accepted,
+    at,
     doubted,
     filled_by,
     identity,
@@ -85,6 +86,12 @@ def test_legs_of_two_accounts_or_too_many_are_not_one_order() -> None:
     assert "different accounts" in refused.message
 
 
+def test_a_part_of_a_leg_is_not_shown_by_itself() -> None:
+    refused = uncombinable([leg(0), leg(1, display_quantity=Decimal(1))])
+    assert refused is not None
+    assert "display_quantity" in refused.message
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(Side), st.integers(1, 40), st.decimals("0.05", "90", places=2)),
@@ -126,6 +133,17 @@ def test_a_leg_with_a_stop_wants_no_protection_once_it_left_with_others() -> Non
     assert not leg(0, INTENT, stop_loss=Decimal(1)).wants_protection
 
 
+def test_a_leg_that_was_perhaps_sent_with_others_wants_no_protection_though_it_is_to_leave_again() -> None:
+    for events in ([nothing_sent()], [doubted(), send_again_ordered()]):
+        assert not leg(0, INTENT, *events, stop_loss=Decimal(1)).wants_protection
+
+
+def test_what_is_sent_anew_under_one_tag_is_the_latest_of_it() -> None:
+    other = replace(WHOLE, limit_price=Decimal(3))
+    anew = leg(0, INTENT, nothing_sent(), replace(submit_started(), combination=other))
+    assert anew.combinations == (other,)
+
+
 def test_a_leg_that_was_not_written_down_with_the_others_does_not_leave() -> None:
     assert has_missed(leg(1), [leg(0)]) is None
     for begun in (leg(0, INTENT), leg(0, INTENT, doubted())):
@@ -146,3 +164,19 @@ def test_only_a_leg_that_ended_without_the_intent_proves_that_nothing_left() -> 
     assert not was_never_sent(begun, [leg(1, INTENT)])
     assert not was_never_sent(begun, [leg(1, INTENT, rejected())])
     assert not was_never_sent(leg(0, submit_started()), [leg(1, rejected())])
+
+
+def test_a_leg_that_has_the_same_sending_recorded_as_not_sent_proves_it_for_all() -> None:
+    begun = leg(0, INTENT)
+    assert was_never_sent(begun, [leg(1, INTENT, nothing_sent())])
+    assert was_never_sent(begun, [leg(1, INTENT, nothing_sent(), rejected())])
+
+
+@pytest.mark.parametrize("changes", [{"at": at(5)}, {"nonce": "process-2"}, {"reserved_order_id": "7:2"}])
+def test_that_an_earlier_sending_was_none_proves_nothing_of_a_later_one(changes: dict[str, object]) -> None:
+    """A process that was frozen may still write the later one down for the other leg, and send it."""
+    later = replace(INTENT, **changes)  # type: ignore[arg-type]
+    assert not was_never_sent(leg(0, INTENT, nothing_sent(), later), [leg(1, INTENT, nothing_sent())])
+    assert not was_never_sent(
+        leg(0, INTENT, nothing_sent(), later), [leg(1, INTENT, nothing_sent(), later, doubted(), rejected())]
+    )

@@ -156,7 +156,8 @@ class GatedBroker:
         self._ids = ids
         self._combined = [] if combined is None else combined
         """What was placed as one order of several legs, in every life."""
-        self._known_combinations: set[str] = set()
+        self._known_combinations: dict[str, Combination] = {}
+        """By the tag of the whole, as at IBKR: one of another net limit is another."""
         self._has_new_combination = False
         self.repetitions = 0
         """Of the requests to cancel: how many said that they were made before."""
@@ -204,15 +205,15 @@ class GatedBroker:
             assert [leg.client_order_id for leg in combination.legs] == [each.client_order_id for each in tickets]
             if tickets[0].reserved_order_id is not None:
                 self._ids.send(tickets[0].reserved_order_id)
-            self._known_combinations.add(combination.client_order_id)
+            self._known_combinations[combination.client_order_id] = combination
             self._combined.append(combination)
             return [await self.inner.place_order(replace(each, reserved_order_id=None)) for each in tickets]
 
         return await self._pass("place_combined", combination.client_order_id, place)
 
     def know_combination(self, combination: Combination) -> bool:
-        is_new = combination.client_order_id not in self._known_combinations
-        self._known_combinations.add(combination.client_order_id)
+        is_new = self._known_combinations.get(combination.client_order_id) != combination
+        self._known_combinations[combination.client_order_id] = combination
         self._has_new_combination = self._has_new_combination or is_new
         return is_new
 

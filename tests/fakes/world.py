@@ -170,6 +170,8 @@ class World:
         self._market = market or Market()
         self._book_faults = tuple(faults)
         self._capabilities = capabilities
+        self.own_capabilities: dict[str, Capabilities] = {}
+        """By account id: of brokers whose abilities are others than those of all."""
         self._is_unique = is_unique
         self._uses_ordering_keys = uses_ordering_keys
         self._lease_seconds = lease_seconds
@@ -346,7 +348,7 @@ class World:
             self.gate,
             self.broker_faults,
             self.broker_calls,
-            self._capabilities,
+            self.own_capabilities.get(str(config["account_id"]), self._capabilities),
             self.reservations,
             self.combined,
         )

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from brokers.base import CombinationLeg, OrderRef, Side
+from brokers.base import CombinationLeg, OrderRef, Side, Ticket
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
+from brokers.paper.model import Action, Fault, Operation
+from execution_service.core.orders.events import AwaitsOpening
 from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
+from execution_service.core.risk.limits import SessionRule
 from tests.core.risk_cases import written
-from tests.fakes import BY_HAND, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, Moment, World, world_of
 from tests.fakes.world import RESTING
 from tests.service.audit import audit
 from tests.service.option_spreads import COMBINING, HIGH, LOW, SPREAD
+from tests.service.test_market_hours import Hours, rule
+
+OTHER = "acct-other"
 
 
 def spread_world(folder: Path, **changes: Any) -> Any:
@@ -115,6 +123,23 @@ async def test_what_cannot_be_one_order_is_refused_whole(
         assert not world.calls("place_order")
 
 
+async def test_a_leg_of_another_account_stays_that_accounts_own(tmp_path: Path) -> None:
+    """The other account's broker takes options leg by leg, and is away: its leg is in hand, and nobody here may touch it."""
+    away = Fault(operation=Operation.CONNECT, action=Action.NEVER_ANSWER, account_id=OTHER, times=None, accepted=False)
+    async with spread_world(tmp_path, accounts=(ACCOUNT, OTHER), faults=(away,), starts=False) as world:
+        world.own_capabilities[OTHER] = replace(COMBINING, splits_option_combinations=True, combines_option_legs=False)
+        await world.start()
+        world.send(leg_index=1, total_legs=2, account_id=OTHER, **SPREAD[1])
+        await world.run(1)
+        world.send(leg_index=0, total_legs=2, **SPREAD[0])
+        await world.run(20)
+        assert statuses(world) == [Status.REJECTED, Status.PENDING]
+        assert "they name different accounts" in reason(world, 0)
+        assert world.record(leg_index=1).version == 0
+        assert tag(1) not in {named for _, named in world.broker_calls}
+        assert not world.placed()
+
+
 async def test_a_leg_that_the_risk_gate_refuses_ends_the_others(tmp_path: Path) -> None:
     async with spread_world(tmp_path) as world:
         far = {"order_type": "LIMIT", "limit_price": 5}
@@ -176,6 +201,27 @@ async def test_what_was_surely_not_sent_is_sent_once_more_whole(tmp_path: Path) 
         assert len(world.book().orders()) == 2
 
 
+async def test_what_is_sent_once_more_with_another_net_limit_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with spread_world(tmp_path) as world:
+
+        async def fitted(ticket: Ticket) -> Ticket:
+            return replace(ticket, limit_price=(ticket.limit_price or 0) - Decimal("0.05"))
+
+        monkeypatch.setattr(world.brokers[ACCOUNT].inner, "fitted", fitted)
+        world.broker_faults.errors["place_combined"] = [BrokerUnavailable("no socket")]
+        limit = {"order_type": "LIMIT", "limit_price": 3, "price": 3}
+        send_legs(world, SPREAD[0] | limit, {**LOW, "strike": 520, "quantity": 2} | limit)
+        await world.run(10)
+        whole = world.record(leg_index=0).combination
+        assert (whole, whole.limit_price) == (world.combined[0], Decimal("5.80"))
+        for leg in (0, 1):
+            fill(world, leg, 2)
+        await world.run(6)
+        assert statuses(world) == [Status.FILLED] * 2
+
+
 async def test_an_answer_that_never_came_sends_nothing_again(tmp_path: Path) -> None:
     async with spread_world(tmp_path) as world:
         world.broker_faults.errors["place_combined"] = [OutcomeUnknown("no answer")]
@@ -196,6 +242,26 @@ async def test_a_process_that_dies_before_the_sending_leaves_the_whole_in_doubt(
         await world.run(30)
         assert not world.book().orders()
         assert statuses(world) == [Status.IN_DOUBT] * 2
+        audit(world)
+
+
+async def test_a_death_before_every_leg_says_that_nothing_was_sent_leaves_no_doubt(tmp_path: Path) -> None:
+    async with spread_world(tmp_path) as world:
+        hold = world.broker_faults.holds["place_combined"] = asyncio.Event()
+        world.broker_faults.errors["place_combined"] = [BrokerUnavailable("no socket")]
+        send_legs(world, SPREAD[0] | {"stop_loss": 1}, SPREAD[1])  # so that their records are written one by one
+        await world.run(1)
+        # It connects anew, and writes of both legs that nothing was sent: of one it gets to do so.
+        world.gate.dies_at = (len(world.gate.names) + 2, Moment.HALFWAY)
+        world.broker_faults.holds.clear()
+        hold.set()
+        await world.run(1)
+        assert world.gate.is_dead
+        assert sorted(statuses(world)) == [Status.PENDING, Status.SUBMITTING]
+        await world.restart()
+        await world.run(30)
+        assert statuses(world) == [Status.REJECTED] * 2
+        assert not world.book().orders()
         audit(world)
 
 
@@ -245,6 +311,34 @@ async def test_a_leg_of_a_combination_gets_no_stop_and_that_is_said(tmp_path: Pa
         assert statuses(world) == [Status.FILLED] * 2
         assert not world.calls("place_order")
         assert any("no protective orders" in note.message for note in world.record(leg_index=0).notes)
+
+
+async def test_that_a_leg_gets_no_stop_is_said_once_however_often_it_is_sent(tmp_path: Path) -> None:
+    async with spread_world(tmp_path) as world:
+        world.broker_faults.errors["place_combined"] = [BrokerUnavailable("no socket")] * 2
+        send_legs(world, SPREAD[0] | {"stop_loss": 1}, SPREAD[1])
+        await world.run(20)
+        assert statuses(world) == [Status.SUBMITTED] * 2
+        assert len(world.calls("place_combined")) == 3
+        assert sum("no protective orders" in note.message for note in world.record(leg_index=0).notes) == 1
+
+
+async def test_a_leg_that_turns_up_filled_after_all_gets_no_stop(tmp_path: Path) -> None:
+    """A person let one leg leave again, and then the first order shows."""
+    async with spread_world(tmp_path) as world:
+        world.broker_faults.errors["place_combined"] = [OutcomeUnknown("no answer")]
+        send_legs(world, SPREAD[0], SPREAD[1] | {"stop_loss": 11})
+        await world.run(30)
+        sent = [replace(world.record(leg_index=leg).ticket(), reserved_order_id=None) for leg in (0, 1)]
+        await decide(world, 1, "send-again")
+        assert statuses(world) == [Status.IN_DOUBT, Status.PENDING]
+        for ticket in sent:
+            await world.brokers[ACCOUNT].inner.place_order(ticket)
+        for leg in (0, 1):
+            fill(world, leg, 2)
+        await world.run(60)
+        assert statuses(world) == [Status.FILLED] * 2
+        assert not world.calls("place_order")
 
 
 async def test_three_legs_of_two_counts_are_units_in_their_ratio(tmp_path: Path) -> None:
@@ -303,6 +397,34 @@ async def kill(world: World, **fields: Any) -> None:
     body = {"command": "KILL", "scope": "all", "reason": "runaway strategy", "by": "ann", **fields}
     world.commands.publish(json.dumps(body).encode(), world.clock.now())
     await world.run(3)
+
+
+@pytest.mark.parametrize("comes_late", [False, True])
+@pytest.mark.parametrize("dies", [False, True])
+async def test_every_leg_is_kept_for_the_opening_however_old_it_gets(
+    tmp_path: Path, dies: bool, comes_late: bool
+) -> None:
+    async with spread_world(tmp_path, limits=rule(SessionRule.HOLD)) as world:
+        opens_at, venue = world.clock.now() + timedelta(minutes=8), {"exchange": "NYSE"}
+        world.risk_rules.hours = Hours(opens_at)
+        if comes_late:
+            world.send(leg_index=0, total_legs=2, **SPREAD[0] | venue)
+            await world.run(20)
+            world.send(leg_index=1, total_legs=2, **SPREAD[1] | venue)
+        else:
+            send_legs(world, *SPREAD, **venue)
+        await world.run(400)  # beyond the age limit
+        if dies:
+            await world.restart()
+        assert statuses(world) == [Status.PENDING] * 2
+        for leg in (0, 1):
+            order = world.record(leg_index=leg)
+            assert order.opens_at == opens_at
+            assert sum(isinstance(event, AwaitsOpening) for event in order.events) == 1
+        assert not world.calls("place_combined")
+        await world.run((opens_at - world.clock.now()).total_seconds() + 10)
+        assert statuses(world) == [Status.SUBMITTED] * 2
+        assert world.calls("place_combined") == [tag(0)]
 
 
 async def test_a_kill_stops_the_whole_before_it_leaves(tmp_path: Path) -> None:

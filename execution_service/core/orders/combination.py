@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import pairwise
 from math import gcd
 
 from brokers.base import AssetClass, Capabilities, Combination, CombinationLeg, OrderType, Ticket
-from execution_service.core.orders.events import SubmitStarted
+from execution_service.core.orders.events import NothingSent, SubmitStarted
 from execution_service.core.orders.exits import is_of_same_account
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
@@ -48,6 +49,8 @@ def uncombinable(legs: Sequence[Order]) -> Reason | None:
         words = "their types, times in force or time-outs differ"
     elif any(leg.quantity is None or leg.quantity % 1 for leg in legs):
         words = "each has to name a whole number of contracts"
+    elif any(request.display_quantity is not None for request in requests):
+        words = "of none can only a part be shown (display_quantity)"
     elif any(
         one.instrument.could_be(other.instrument) for place, one in enumerate(requests) for other in requests[:place]
     ):
@@ -71,18 +74,47 @@ def has_missed(order: Order, legs: Sequence[Order]) -> Reason | None:
 
 
 def was_never_sent(order: Order, legs: Sequence[Order]) -> bool:
-    """Whether the records prove that the order's combination did not leave: a leg of it has ended without the event that all of them need first.
-    It cannot get that any more, whatever a process does that was frozen meanwhile. `legs`: the other legs."""
+    """Whether the records prove that the order's combination did not leave: a leg of it has ended without the event that all of them need first,
+    which it cannot get any more, whatever a process does that was frozen meanwhile; or has it recorded that this very sending was none.
+    `legs`: the other legs."""
     whole = order.combination
     if whole is None:
         return False
     tags = {leg.client_order_id for leg in whole.legs}
+    started = next(event for event in reversed(order.events) if isinstance(event, SubmitStarted))
     return any(
         leg.client_order_id in tags
-        and leg.status.is_final
         and not leg.fills
-        and not any(isinstance(event, SubmitStarted) and event.combination == whole for event in leg.events)
+        and (_ended_before(leg, whole) or _was_recorded_as_unsent(leg, started))
         for leg in legs
+    )
+
+
+def _ended_before(leg: Order, whole: Combination) -> bool:
+    return leg.status.is_final and not any(
+        isinstance(event, SubmitStarted) and event.combination == whole for event in leg.events
+    )
+
+
+def _was_recorded_as_unsent(leg: Order, started: SubmitStarted) -> bool:
+    """Whether the sending that began with this event of another leg stands in the leg's record too, and after it that nothing was sent. An earlier
+    sending of the same legs proves nothing: the later one may yet be written down for this leg, and leave."""
+    if leg.broker_order_id is not None:
+        return False
+    begins_and_failures = [event for event in leg.events if isinstance(event, SubmitStarted | NothingSent)]
+    return any(
+        isinstance(event, SubmitStarted) and _is_same_sending(event, started) and isinstance(following, NothingSent)
+        for event, following in pairwise(begins_and_failures)
+    )
+
+
+def _is_same_sending(one: SubmitStarted, other: SubmitStarted) -> bool:
+    """Of two legs: one process begins it for all of them at one moment."""
+    return (one.at, one.nonce, one.reserved_order_id, one.combination) == (
+        other.at,
+        other.nonce,
+        other.reserved_order_id,
+        other.combination,
     )
 
 

@@ -181,11 +181,12 @@ class Order:
 
     @property
     def combinations(self) -> tuple[Combination, ...]:
-        """Every order at the broker of which it ever was, or was to be, a leg; what they fill stays its own."""
+        """Every order at the broker of which it ever was, or was to be, a leg; what they fill stays its own. Of several
+        under one tag only the last: before it was written down, it was known that nothing of the others was sent."""
         if self.request.total_legs == 1:  # nearly always, and asked for often
             return ()
-        started = (event for event in self.events if isinstance(event, SubmitStarted))
-        return tuple(event.combination for event in started if event.combination is not None)
+        started = (event.combination for event in self.events if isinstance(event, SubmitStarted))
+        return tuple({whole.client_order_id: whole for whole in started if whole is not None}.values())
 
     @property
     def remaining_quantity(self) -> Decimal:
@@ -269,8 +270,8 @@ class Order:
 
     @property
     def wants_protection(self) -> bool:
-        """It is an entry that names a stop, fixed or trailing, or a target, and no leg of a combination: what closes
-        one leg would leave the others alone."""
+        """It is an entry that names a stop, fixed or trailing, or a target, and never was a leg of a combination, which
+        may fill whatever became of it since: what closes one leg would leave the others alone."""
         request = self.request
         return (
             isinstance(request, OrderRequest)
@@ -280,7 +281,7 @@ class Order:
             )
             and self.identity.purpose is Purpose.ENTRY
             and self.adoption is None
-            and self.combination is None
+            and not self.combinations
         )
 
     @property

@@ -125,6 +125,14 @@ async def test_one_order_of_all_legs_leaves(stage: IbkrStage) -> None:
     assert len({each.broker_order_id for each in reports}) == 1
 
 
+async def test_what_is_shown_of_a_leg_is_not_said_of_the_whole(stage: IbkrStage) -> None:
+    broker = await stage.connect()
+    whole, tickets = await spread(stage, broker, limit="-1.25")
+    await broker.place_combined(whole, [replace(ticket, display_quantity=Decimal(1)) for ticket in tickets])
+    (sent,) = map(place_request, stage.heard(Ask.PLACE_ORDER))
+    assert sent.display_size is None
+
+
 async def test_each_leg_has_its_own_executions_and_commissions_and_no_row_of_the_whole(stage: IbkrStage) -> None:
     broker = await stage.connect()
     whole, tickets = await spread(stage, broker, (Side.BUY, 1, 500), (Side.SELL, 2, 510))
