@@ -227,7 +227,7 @@ class _Table:
         self._names: Any = numpy.empty((SLOTS // 2, 2), dtype=numpy.int64)
         count, self._known = _parsed(
             self._data, len(first), numpy.array([kinds.get(name, IGNORED) for name in self.header]),
-            numpy.array([places.get(name, 0) for name in self.header]), _letters([words.get(name, ()) for name in self.header]),
+            numpy.array([places.get(name, 0) for name in self.header]), _words_as_bytes([words.get(name, ()) for name in self.header]),
             self._figures, self._ends, numpy.full(SLOTS, -1, dtype=numpy.int64), self._names,
         )  # fmt: skip
         self.count = max(0, count)
@@ -250,7 +250,7 @@ class _Table:
         return [whole[begin:end] for begin, end in zip(self.figures(name).tolist(), ends, strict=True)]
 
 
-def _letters(words: Sequence[Sequence[str]]) -> Any:
+def _words_as_bytes(words: Sequence[Sequence[str]]) -> Any:
     """By column and word: how many letters it has, then the letters."""
     longest = max((len(word) for each in words for word in each), default=0)
     made = numpy.full((len(words), max(map(len, words)), 1 + longest), -1, dtype=numpy.int64)

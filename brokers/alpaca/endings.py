@@ -105,7 +105,7 @@ def _ending(activity: _Activity, moved: list[_Activity]) -> PositionEnding | Non
         came = (option.right is OptionRight.CALL) is (kind is EndingKind.EXERCISE)
         shares = abs(activity.quantity) * _SHARES_A_CONTRACT * (1 if came else -1)
         own = (activity.day, option.symbol, shares, -shares * option.strike)
-        found = next((m for m in moved if (m.day, _letters(m.symbol), m.quantity, m.money) == own), None)
+        found = next((m for m in moved if (m.day, _root_of_options(m.symbol), m.quantity, m.money) == own), None)
         if found is None:
             return None
         moved.remove(found)
@@ -144,6 +144,6 @@ def _day(row: Mapping[str, Any]) -> date:
         raise Malformed(f"its date is {row.get('date')!r}") from exc
 
 
-def _letters(symbol: str) -> str:
+def _root_of_options(symbol: str) -> str:
     """A share's symbol as the roots of its options spell it."""
     return symbol.replace(".", "").replace("/", "")

@@ -175,7 +175,7 @@ class AccountQuotes:
     async def _quotes_of(self, kind: str, symbols: Sequence[str]) -> Mapping[str, Quote | NoQuote]:
         """Of these; where one of them is no symbol of Alpaca's, of that one alone, since the others are not answered then."""
         try:
-            told = await self._told(kind, symbols)
+            told = await self._snapshots(kind, symbols)
         except FeedRefused as exc:
             invalid = exc.invalid_among(symbols)
             return dict.fromkeys(symbols if invalid is None else [invalid], NoQuote(reason=str(exc)))
@@ -183,7 +183,7 @@ class AccountQuotes:
             raise BrokerUnavailable(f"Alpaca's quotes cannot be read: {exc}") from exc
         return {symbol: self._quote(kind, symbol, told.get(symbol)) for symbol in symbols}
 
-    async def _told(self, kind: str, symbols: Sequence[str]) -> Mapping[str, object]:
+    async def _snapshots(self, kind: str, symbols: Sequence[str]) -> Mapping[str, object]:
         if kind == dialect.CRYPTO:
             return read_snapshots(await self._calls.snapshots("v1beta3", "/crypto/us/snapshots", symbols))
         if kind == dialect.OPTION:

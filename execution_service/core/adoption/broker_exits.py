@@ -84,7 +84,7 @@ def exits_to_book(
     position, missing = held.position, abs(row.finding.amount or ZERO)
     closing = Side.SELL if position.quantity > 0 else Side.BUY
     found: list[tuple[Report, Fill]] = []
-    told = _told_by_people(candidates(row, trades), adoptions)
+    told = _adopted_already(candidates(row, trades), adoptions)
     for report, fill in candidates(row, trades):
         if (report.broker_order_id, fill.fill_id) in told:
             continue
@@ -142,7 +142,7 @@ def _goes_with_an_option(report: Report, fill: Fill, trades: Sequence[Report]) -
     )
 
 
-def _told_by_people(found: Sequence[tuple[Report, Fill]], adoptions: Sequence[Order]) -> set[tuple[str, str]]:
+def _adopted_already(found: Sequence[tuple[Report, Fill]], adoptions: Sequence[Order]) -> set[tuple[str, str]]:
     """The executions that people knew of when they adopted, and those of options whose ending was booked, by order and execution."""
     by_people = adopted_by_people(adoptions)
     last = max((told.at for told, _ in by_people), default=None)

@@ -121,7 +121,7 @@ def endings_to_book(
         opened_at = datetime.combine(opened_at.date(), time.min, opened_at.tzinfo)  # of a record the day alone is known
     found = [
         ending
-        for ending in _not_told_by_people(endings_about(row, endings), held, adoptions)
+        for ending in _not_adopted(endings_about(row, endings), held, adoptions)
         if ending_name(row.account_id, ending) not in booked and (opened_at is None or ending.at >= opened_at)
     ]
     total = sum((ending.quantity for ending in found), ZERO)
@@ -155,7 +155,7 @@ def _is_of(ending: PositionEnding, mine: Instrument) -> bool:
     )
 
 
-def _not_told_by_people(
+def _not_adopted(
     found: Sequence[PositionEnding], held: LedgerEntry, adoptions: Sequence[Order]
 ) -> list[PositionEnding]:
     """Without those that people knew of when they adopted: of before a person last adopted anything of the option, or of the quantity that a person
