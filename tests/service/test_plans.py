@@ -988,12 +988,12 @@ async def test_the_facts_of_thousands_of_instruments_are_known_in_time(tmp_path:
         )
         parsed = parse_targets(json.dumps(body(world, *((f"S{n}", 1) for n in range(1500, 4500)), complete=True)))
         assert isinstance(parsed, TargetPositions)
-        begun = time.process_time()
+        begun = time.thread_time()
         known = await holdings.facts(parsed, PlanRules())
         assert not isinstance(known, NotNow)
         assert len(known[0]) == 4500
         assert sum(each.held for each in known[0].values()) == 3000
-        assert time.process_time() - begun < 5
+        assert time.thread_time() - begun < 5
 
 
 class _Holding:
