@@ -185,10 +185,30 @@ async def test_an_exit_of_nothing_is_refused_for_good(server: SimulatedBinance, 
         await broker.place_order(ticket(side=Side.SELL, is_exit=True))
 
 
-async def test_while_it_is_not_told_what_rests_a_refused_exit_waits(
+async def test_an_exit_that_is_refused_while_binance_shows_its_position_waits(
     server: SimulatedBinance, broker: BinanceBroker
 ) -> None:
-    server.add_fault(BinanceFault(kind=FaultKind.ERROR, route="GET /fapi/v1/openOrders", status=500))
+    await broker.place_order(ticket())
+    await reported(broker, lambda report: report.status is ReportStatus.FILLED)
+    refused = BinanceFault(
+        kind=FaultKind.ERROR, route="POST /fapi/v1/order", status=400, code=-2022, text="ReduceOnly Order is rejected."
+    )
+    server.add_fault(refused)
+    leaving = ticket(side=Side.SELL, is_exit=True, client_order_id="t000000000000000002")
+    with pytest.raises(HeldBack, match="shows 10 of SOLUSDT"):
+        await broker.place_order(leaving)
+    await broker.place_order(leaving)
+    await reported(broker, lambda report: report.status is ReportStatus.FILLED, tag=leaving.client_order_id)
+    # Of the other side there is nothing to close.
+    with pytest.raises(OrderRefused, match="ReduceOnly"):
+        await broker.place_order(ticket(side=Side.SELL, is_exit=True, client_order_id="t000000000000000003"))
+
+
+@pytest.mark.parametrize("route", ["GET /fapi/v1/openOrders", "GET /fapi/v3/positionRisk"])
+async def test_while_it_is_not_told_what_rests_or_is_held_a_refused_exit_waits(
+    server: SimulatedBinance, broker: BinanceBroker, route: str
+) -> None:
+    server.add_fault(BinanceFault(kind=FaultKind.ERROR, route=route, status=500))
     with pytest.raises(HeldBack):
         await broker.place_order(ticket(side=Side.SELL, is_exit=True))
 
