@@ -54,7 +54,6 @@ class FillRow:
     price: Decimal
     time: datetime | None
     """None if the row does not say it legibly."""
-    is_crypto: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,8 +340,6 @@ def _fill(said: object) -> FillRow:
         quantity=abs(quantity),
         price=number(row, "price", least=0),
         time=moment(row.get("transaction_time")),
-        # Activities do not name the asset class; only pairs of coins have a stroke.
-        is_crypto="/" in (_text_or_none(row.get("symbol")) or ""),
     )
 
 
