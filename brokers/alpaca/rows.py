@@ -330,15 +330,15 @@ def _shown(row: object) -> str:
 
 def _fill(said: object) -> FillRow:
     row = _a_row(said)
-    quantity = number(row, "qty")
-    if not quantity:
-        raise Malformed("its qty is 0")
+    quantity, price = number(row, "qty"), number(row, "price", least=0)
+    if not quantity or not price:
+        raise Malformed(f"it is of {quantity:f} at {price:f}")
     return FillRow(
         activity_id=text(row, "id"),
         order_id=text(row, "order_id"),
         # Some of Alpaca's documents show sales below zero.
         quantity=abs(quantity),
-        price=number(row, "price", least=0),
+        price=price,
         time=moment(row.get("transaction_time")),
     )
 

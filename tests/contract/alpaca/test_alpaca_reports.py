@@ -367,7 +367,9 @@ async def test_a_tag_that_cannot_be_read_may_be_any(server: SimulatedAlpaca, bro
     assert unreadable.client_order_id == ""
 
 
-@pytest.mark.parametrize("fields", [{"qty": "0"}, {"price": "much"}, {"qty": None}, {"price": "Infinity"}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"qty": "0"}, {"price": "much"}, {"price": "0"}, {"qty": None}, {"price": "Infinity"}], ids=str
+)
 async def test_an_execution_without_sense_makes_its_order_unclear_and_no_other(
     server: SimulatedAlpaca, broker: AlpacaBroker, fields: dict[str, object]
 ) -> None:
