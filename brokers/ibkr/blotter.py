@@ -346,8 +346,10 @@ class Blotter:
         execution: Execution,
         traded: tuple[Instrument, Side] | None = None,
     ) -> Entry:
-        """An execution, or a later version that replaces an earlier one."""
-        entry = self._entry(client_id, order_id, perm_id)
+        """An execution, or a later version that replaces an earlier one. One that names no order is known by itself: each reading of
+        the lists tells it again."""
+        nameless = None if order_id or perm_id else self._by_exec_base.get(execution.base)
+        entry = nameless or self._entry(client_id, order_id, perm_id)
         entry.traded = traded or entry.traded
         changed = bool(client_order_id) and entry.client_order_id != client_order_id
         self._tag(entry, client_order_id)
