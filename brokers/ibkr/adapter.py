@@ -130,6 +130,8 @@ _DAY_SECONDS = 86_400.0
 _BETWEEN_DOUBTS_SECONDS = 2.0
 _ORDER_IDS_END = 2**31 - 1
 _CALLS_OF_A_ROUND = 3
+_MARGIN_WARNED_SECONDS = 3600.0
+"""For how long a warning of the account's margin is one. IBKR repeats it while it lasts."""
 _IN_HUNDREDTHS = frozenset({"GBP", "ILS", "ZAR"})
 """Currencies in which shares may be priced in hundredths (pence, agorot, cents), while their cost is told in whole units (gloomberb pull
 request 537, bankroll issue 31)."""
@@ -352,6 +354,7 @@ class IbkrBroker:
         self._order_calls = RateBudget(configuration.order_limits)
         self._other_calls = RateBudget(configuration.other_limits)
         self._lists_required_at = float("-inf")
+        self._margin_warning, self._margin_warned_at = "", float("-inf")
         self._estimates_logged: OrderedDict[str, None] = OrderedDict()
         self._rounds_begun = 0
         self._last_whole_round = 0
@@ -531,9 +534,13 @@ class IbkrBroker:
 
     def _concern(self) -> str | None:
         session, wanted = self._session, self._configuration.client_id
-        if session is None or session.client_id == wanted:
-            return None
-        return f"Client id {wanted} is in use by another connection: what it placed cannot be cancelled from here."
+        concerns = []
+        if time.monotonic() - self._margin_warned_at < _MARGIN_WARNED_SECONDS:
+            concerns.append(f"IBKR warns of the account's margin: {self._margin_warning}")
+        if session is not None and session.client_id != wanted:
+            words = f"Client id {wanted} is in use by another connection: what it placed cannot be cancelled from here."
+            concerns.append(words)
+        return " ".join(concerns) or None
 
     # Placing and cancelling
 
@@ -1248,6 +1255,14 @@ class IbkrBroker:
         if code not in codes.CANCEL_REFUSED:
             _log.warning("IBKR says of order %s: %s (code %s)", order_id, text, code)
         self._must_read_lists = True
+
+    def on_margin_warning(self, text: str) -> None:
+        """Unless it names another account of the login."""
+        named = set() if self._session is None else {name for name in self._session.accounts if name in text}
+        if named and self._account not in named:
+            return
+        self._margin_warning, self._margin_warned_at = " ".join(text.split()), time.monotonic()
+        _log.warning("IBKR warns of the margin of account %s: %s", self._account, self._margin_warning)
 
     def on_gap(self) -> None:
         self._must_read_lists = True

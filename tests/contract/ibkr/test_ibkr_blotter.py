@@ -167,6 +167,27 @@ def test_an_execution_that_names_no_order_is_one_however_often_it_is_told() -> N
     assert len(blotter.entries) == 2
 
 
+@pytest.mark.parametrize("order_id", [-1, 0])
+def test_liquidations_which_all_have_the_same_order_id_are_orders_of_their_own(order_id: int) -> None:
+    # Lean.Brokerages.InteractiveBrokers issue 156: client id 0 and order id -1, and a permanent id beyond 32 bits.
+    blotter = Blotter()
+    for number in (1, 2):
+        execution = Execution(
+            exec_id=f"00025b45.67f26a7{number}.01.01",
+            quantity=Decimal(500),
+            price=Decimal(21),
+            time=datetime.now(UTC),
+        )
+        blotter.note_execution(
+            client_id=0, order_id=order_id, perm_id=17437899455 + number, client_order_id="", execution=execution
+        )
+    # A status that names no permanent id is of none of them.
+    assert blotter.note_status(client_id=0, order_id=order_id, perm_id=0, status="Filled", filled=Decimal(9)) is None
+    reports = blotter.reports(None)
+    assert [report.broker_order_id for report in reports] == ["p17437899456", "p17437899457"]
+    assert [report.filled_quantity for report in reports] == [500, 500]
+
+
 @pytest.mark.parametrize("order_id", [77, -3, 0])
 def test_an_execution_under_another_order_id_is_of_the_order_with_its_permanent_id(order_id: int) -> None:
     # nautilus_trader issues 4970 and 3465: executions and open orders are told under ids that were not sent, or 0.
