@@ -550,9 +550,9 @@ class BinanceBroker:
             return
         try:
             if wanted.margin_type is not None:
-                await self._set("/fapi/v1/marginType", {"symbol": listing.symbol, "marginType": wanted.margin_type})
+                await self._set("/fapi/v1/marginType", listing.symbol, "marginType", wanted.margin_type)
             if wanted.leverage is not None:
-                await self._set("/fapi/v1/leverage", {"symbol": listing.symbol, "leverage": wanted.leverage})
+                await self._set("/fapi/v1/leverage", listing.symbol, "leverage", wanted.leverage)
         except Refusal as refusal:
             raise OrderRefused(
                 f"Binance does not set {listing.symbol} to leverage {wanted.leverage or 'unchanged'}, margin "
@@ -560,12 +560,27 @@ class BinanceBroker:
             ) from refusal
         self._prepared.add(listing.symbol)
 
-    async def _set(self, path: str, params: Mapping[str, object]) -> None:
+    async def _set(self, path: str, symbol: str, name: str, wanted: object) -> None:
+        """Raises Refusal if Binance does not set it and does not show it so either: refusals have been seen of what was as asked for already
+        (-4067, binance-connector-python issue 538)."""
         try:
-            await self._calls.ask("POST", path, params)
+            await self._calls.ask("POST", path, {"symbol": symbol, name: wanted})
         except Refusal as refusal:
-            if refusal.code != MARGIN_TYPE_AS_ASKED:
+            if refusal.code != MARGIN_TYPE_AS_ASKED and await self._shown(symbol, name) != str(wanted):
                 raise
+
+    async def _shown(self, symbol: str, name: str) -> str | None:
+        """Of the contract's settings in this account; None: it is not told."""
+        try:
+            rows = await self._calls.ask("GET", "/fapi/v1/symbolConfig", {"symbol": symbol}, weight=5)
+        except Refusal:
+            return None
+        own = (
+            (row for row in rows if isinstance(row, Mapping) and row.get("symbol") == symbol)
+            if isinstance(rows, list)
+            else ()
+        )
+        return next((str(row[name]) for row in own if row.get(name) is not None), None)
 
     # Hints
 
