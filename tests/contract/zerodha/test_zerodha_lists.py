@@ -17,6 +17,7 @@ from brokers.errors import OrderRefused, RateLimited
 from brokers.settled_reports import SettledTracker
 from brokers.zerodha import dialect, rows
 from brokers.zerodha.adapter import ZerodhaBroker, create
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import FaultKind, KiteFault, SimulatedKite
 from tests.contract.zerodha.stage import INFY, TAG, found, hold, limit, never, order_row, orders_of, ticket
@@ -209,6 +210,12 @@ async def test_shares_sold_from_the_holdings_are_counted_once(server: SimulatedK
     await found(broker, lambda report: report.status is ReportStatus.FILLED)
     (position,) = await broker.positions()
     assert (position.quantity, position.product, position.average_price) == (Decimal(30), "CNC", Decimal(90))
+    # So the books agree, and nothing keeps the rest from being sold.
+    ours = Holding(instrument=INFY, quantity=Decimal(30), product="CNC")
+    assert compare_positions([ours], [position]).agreeing == 1
+    await broker.place_order(ticket(side=Side.SELL, quantity=Decimal(30), client_order_id="t000000000000000002"))
+    await found(broker, lambda report: report.status is ReportStatus.FILLED, "t000000000000000002")
+    assert await broker.positions() == []
 
 
 HELD = {"exchange": "NSE", "tradingsymbol": "INFY", "product": "CNC", "average_price": Decimal(90)}
