@@ -548,6 +548,7 @@ ARROWS: Mapping[str, set[str]] = {
         "brokers.errors",
         "execution_service.runtime.alerts",
         "execution_service.runtime.clock",
+        "execution_service.runtime.wake_up",
         "execution_service.storage.ports.errors",
         "execution_service.trading.traded_account",
     },

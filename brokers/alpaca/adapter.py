@@ -365,7 +365,8 @@ class AlpacaBroker:
 
     async def balances(self) -> Sequence[Balance]:
         self._check_session()
-        return dialect.balances(await self._read_account())
+        self._account = await self._read_account()
+        return dialect.balances(self._account)
 
     async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
         """The latest quote and trade, by one call for each class of assets, of another host with a limit of its own: none of the calls

@@ -392,7 +392,7 @@ def report_of(
     Alpaca's id. `opens_at`: when the market of shares and options opens; None: it is open, or that is not known. `note`
     is added to what is said of the order."""
     first, last = chain[0], chain[-1]
-    own = [fill for row in chain for fill in fills.get(row.order_id, ())]
+    own = [_charged(fill, row) for row in chain for fill in fills.get(row.order_id, ())]
     counted = sum((row.filled for row in chain), Decimal(0))
     shown = sum((fill.quantity for fill in own), Decimal(0))
     status = _FINAL.get(last.status, ReportStatus.WORKING)
@@ -427,8 +427,9 @@ def _reason(status: ReportStatus) -> str | None:
 
 
 def may_be_held(row: OrderRow) -> bool:
-    """Whether it waits for the opening if its market is closed; that of coins never is."""
-    return row.status == _WAITS_FOR_THE_MARKET and "/" not in row.symbol
+    """Whether it waits for the opening if its market is closed; that of coins never is, whose symbols do not tell them
+    from shares: `BTCUSD` is one (alpaca-py issue 374)."""
+    return row.status == _WAITS_FOR_THE_MARKET and row.asset_class != CRYPTO
 
 
 def _is_held(row: OrderRow, opens_at: datetime | None) -> bool | None:
@@ -437,18 +438,21 @@ def _is_held(row: OrderRow, opens_at: datetime | None) -> bool | None:
     return True if opens_at is not None and may_be_held(row) else None
 
 
-def fill_of(row: FillRow, received_at: datetime, *, is_crypto: bool) -> Fill:
-    """Alpaca charges no commission for shares and options. The fee of a crypto trade is taken out of what is received
-    and posted by day and symbol, not by order: it is not told."""
+def fill_of(row: FillRow, received_at: datetime) -> Fill:
+    """Without its commission, which depends on the order's class of assets."""
     return Fill(
         fill_id=row.activity_id,
         quantity=row.quantity,
         price=row.price,
         time=row.time or received_at,
-        commission=None if is_crypto else Decimal(0),
-        commission_currency=None if is_crypto else CURRENCY,
         is_time_estimated=row.time is None,
     )
+
+
+def _charged(fill: Fill, order: OrderRow) -> Fill:
+    """Alpaca charges no commission for shares and options. The fee of a crypto trade is taken out of what is received
+    and posted by day and symbol, not by order: it is not told."""
+    return fill if order.asset_class == CRYPTO else replace(fill, commission=Decimal(0), commission_currency=CURRENCY)
 
 
 # Account

@@ -335,7 +335,7 @@ class AccountOrders:
             except Malformed as exc:
                 raise BrokerUnavailable(str(exc)) from exc
             now = self._clock()
-            found += [(row, dialect.fill_of(row, now, is_crypto=row.is_crypto)) for row in rows]
+            found += [(row, dialect.fill_of(row, now)) for row in rows]
             for each in odd:
                 self._log_malformed(each.words)
             malformed += odd

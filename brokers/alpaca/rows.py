@@ -54,7 +54,6 @@ class FillRow:
     price: Decimal
     time: datetime | None
     """None if the row does not say it legibly."""
-    is_crypto: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,18 +330,16 @@ def _shown(row: object) -> str:
 
 def _fill(said: object) -> FillRow:
     row = _a_row(said)
-    quantity = number(row, "qty")
-    if not quantity:
-        raise Malformed("its qty is 0")
+    quantity, price = number(row, "qty"), number(row, "price", least=0)
+    if not quantity or not price:
+        raise Malformed(f"it is of {quantity:f} at {price:f}")
     return FillRow(
         activity_id=text(row, "id"),
         order_id=text(row, "order_id"),
         # Some of Alpaca's documents show sales below zero.
         quantity=abs(quantity),
-        price=number(row, "price", least=0),
+        price=price,
         time=moment(row.get("transaction_time")),
-        # Activities do not name the asset class; only pairs of coins have a stroke.
-        is_crypto="/" in (_text_or_none(row.get("symbol")) or ""),
     )
 
 

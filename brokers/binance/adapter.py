@@ -28,6 +28,7 @@ from brokers.base import (
     Report,
     Reports,
     ReportStatus,
+    Side,
     Ticket,
     Tif,
     Unreadable,
@@ -38,7 +39,15 @@ from brokers.binance.codes import MARGIN_TYPE_AS_ASKED, NOTHING_LEFT_TO_REDUCE, 
 from brokers.binance.manifest import MANIFEST, STREAM_URLS, base_url, is_paper
 from brokers.binance.market import CONDITIONAL, LONG, SHORT, Listing, Listings, OrderDefaults, fitted, order_form
 from brokers.binance.quotes import BOOK_TICKERS, form_for, quotes_in
-from brokers.binance.rows import Malformed, read_algo, read_balance, read_position, read_rows
+from brokers.binance.rows import (
+    Malformed,
+    MalformedRow,
+    PositionRow,
+    read_algo,
+    read_balance,
+    read_position,
+    read_rows,
+)
 from brokers.binance.stream import UserStream
 from brokers.call_kinds import CallKind
 from brokers.configuration import AccountConfiguration, Calls, TimeOut, Whole, Wrong
@@ -324,9 +333,7 @@ class BinanceBroker:
         self._check_session()
         listings = await self._all_listings()
         try:
-            rows, malformed = read_rows(
-                await self._asked("GET", "/fapi/v3/positionRisk", weight=5), read_position, "positions", "symbol"
-            )
+            rows, malformed = await self._position_rows()
         except Malformed as exc:
             raise AnswerUnclear(str(exc)) from exc
         positions: list[BrokerPosition] = []
@@ -417,16 +424,17 @@ class BinanceBroker:
         await self._calls.close()
 
     async def _check_exit_is_refused_for_good(self, ticket: Ticket, listing: Listing, refusal: Refusal) -> None:
-        """Raises HeldBack if a refused exit may leave later: by the state of the market, or because open orders would close the position
-        before it."""
+        """Raises HeldBack if a refused exit may leave later: by the state of the market, because open orders would close the position
+        before it, or because Binance shows the position all the same: it names the edge of liquidation as a third reason (ccxt issue 9001)."""
         if refusal.code in PASSING:
             raise HeldBack(f"Binance: {refusal}", wait_seconds=_EXIT_AGAIN_SECONDS) from refusal
         if refusal.code not in NOTHING_LEFT_TO_REDUCE:
             return
         try:
             others = await self._blotter.closing(listing.symbol, ticket.side)
+            held = Decimal(0) if others else await self._closable(listing.symbol, ticket.side)
         except (Malformed, BrokerUnavailable) as exc:
-            words = f"Binance: {refusal}; what other orders would close is not told now ({exc})"
+            words = f"Binance: {refusal}; what other orders would close, and what is held, is not told now ({exc})"
             raise HeldBack(words, wait_seconds=_EXIT_AGAIN_SECONDS) from exc
         if others:
             names = ", ".join(row.broker_order_id for row in others)
@@ -434,6 +442,23 @@ class BinanceBroker:
                 f"The position in {listing.symbol} is not left to this order: {names} would take it first ({refusal})"
             )
             raise HeldBack(words, wait_seconds=_EXIT_AGAIN_SECONDS) from refusal
+        # Where sides are kept apart, one of more than its side holds is refused for that.
+        if held and (held >= ticket.quantity or not self._configuration.order_defaults.is_hedged):
+            words = f"Binance shows {held:f} of {listing.symbol} and does not let it go now ({refusal})"
+            raise HeldBack(words, wait_seconds=_EXIT_AGAIN_SECONDS) from refusal
+
+    async def _closable(self, symbol: str, side: Side) -> Decimal:
+        """How much an order of this side could close, by Binance's positions. Raises Malformed, BrokerUnavailable."""
+        rows, malformed = await self._position_rows()
+        if malformed:
+            raise Malformed(malformed[0].words)
+        own = (-row.quantity * side.sign for row in rows if row.symbol == symbol)
+        return sum((quantity for quantity in own if quantity > 0), Decimal(0))
+
+    async def _position_rows(self) -> tuple[list[PositionRow], list[MalformedRow]]:
+        """Raises Malformed, BrokerUnavailable."""
+        answer = await self._asked("GET", "/fapi/v3/positionRisk", weight=5)
+        return read_rows(answer, read_position, "positions", "symbol")
 
     # Calls
 
@@ -525,9 +550,9 @@ class BinanceBroker:
             return
         try:
             if wanted.margin_type is not None:
-                await self._set("/fapi/v1/marginType", {"symbol": listing.symbol, "marginType": wanted.margin_type})
+                await self._set("/fapi/v1/marginType", listing.symbol, "marginType", wanted.margin_type)
             if wanted.leverage is not None:
-                await self._set("/fapi/v1/leverage", {"symbol": listing.symbol, "leverage": wanted.leverage})
+                await self._set("/fapi/v1/leverage", listing.symbol, "leverage", wanted.leverage)
         except Refusal as refusal:
             raise OrderRefused(
                 f"Binance does not set {listing.symbol} to leverage {wanted.leverage or 'unchanged'}, margin "
@@ -535,12 +560,27 @@ class BinanceBroker:
             ) from refusal
         self._prepared.add(listing.symbol)
 
-    async def _set(self, path: str, params: Mapping[str, object]) -> None:
+    async def _set(self, path: str, symbol: str, name: str, wanted: object) -> None:
+        """Raises Refusal if Binance does not set it and does not show it so either: refusals have been seen of what was as asked for already
+        (-4067, binance-connector-python issue 538)."""
         try:
-            await self._calls.ask("POST", path, params)
+            await self._calls.ask("POST", path, {"symbol": symbol, name: wanted})
         except Refusal as refusal:
-            if refusal.code != MARGIN_TYPE_AS_ASKED:
+            if refusal.code != MARGIN_TYPE_AS_ASKED and await self._shown(symbol, name) != str(wanted):
                 raise
+
+    async def _shown(self, symbol: str, name: str) -> str | None:
+        """Of the contract's settings in this account; None: it is not told."""
+        try:
+            rows = await self._calls.ask("GET", "/fapi/v1/symbolConfig", {"symbol": symbol}, weight=5)
+        except Refusal:
+            return None
+        own = (
+            (row for row in rows if isinstance(row, Mapping) and row.get("symbol") == symbol)
+            if isinstance(rows, list)
+            else ()
+        )
+        return next((str(row[name]) for row in own if row.get(name) is not None), None)
 
     # Hints
 

@@ -23,7 +23,6 @@ _MADE_BY_BINANCE = {
     "settlement_autoclose-": "Binance settled the contract",
 }
 """How the client ids of its own orders begin, and what they are."""
-_TRADE_HAS_COMMISSION = ("commission", "commissionAsset")
 
 STATUSES = {
     "NEW": ReportStatus.WORKING,
@@ -210,7 +209,9 @@ def read_trade(row: Row) -> TradeRow:
     quantity, price = amount(row, "qty"), amount(row, "price")
     if quantity <= 0 or price <= 0:
         raise Malformed(f"an execution of {quantity} at {price}")
-    has_commission = all(row.get(name) is not None for name in _TRADE_HAS_COMMISSION)
+    # What is charged: positive; a rebate is negative.
+    commission, asset = amount_or_none(row, "commission"), row.get("commissionAsset")
+    is_charged = commission is not None and isinstance(asset, str) and asset != ""
     return TradeRow(
         symbol=symbol,
         number=number,
@@ -220,9 +221,8 @@ def read_trade(row: Row) -> TradeRow:
             quantity=quantity,
             price=price,
             time=time_of(whole(row, "time")),
-            # What is charged: positive; a rebate is negative.
-            commission=amount(row, "commission") if has_commission else None,
-            commission_currency=text(row, "commissionAsset") if has_commission else None,
+            commission=commission if is_charged else None,
+            commission_currency=str(asset) if is_charged else None,
         ),
     )
 

@@ -130,6 +130,11 @@ _DAY_SECONDS = 86_400.0
 _BETWEEN_DOUBTS_SECONDS = 2.0
 _ORDER_IDS_END = 2**31 - 1
 _CALLS_OF_A_ROUND = 3
+_MARGIN_WARNED_SECONDS = 3600.0
+"""For how long a warning of the account's margin is one. IBKR repeats it while it lasts."""
+_IN_HUNDREDTHS = frozenset({"GBP", "ILS", "ZAR"})
+"""Currencies in which shares may be priced in hundredths (pence, agorot, cents), while their cost is told in whole units (gloomberb pull
+request 537, bankroll issue 31)."""
 _CALLS_OF_A_CONTRACT = 3
 """Its facts, its price increments, and what is wanted of it."""
 _QUOTE_SECONDS = 2.0
@@ -349,6 +354,7 @@ class IbkrBroker:
         self._order_calls = RateBudget(configuration.order_limits)
         self._other_calls = RateBudget(configuration.other_limits)
         self._lists_required_at = float("-inf")
+        self._margin_warning, self._margin_warned_at = "", float("-inf")
         self._estimates_logged: OrderedDict[str, None] = OrderedDict()
         self._rounds_begun = 0
         self._last_whole_round = 0
@@ -528,9 +534,13 @@ class IbkrBroker:
 
     def _concern(self) -> str | None:
         session, wanted = self._session, self._configuration.client_id
-        if session is None or session.client_id == wanted:
-            return None
-        return f"Client id {wanted} is in use by another connection: what it placed cannot be cancelled from here."
+        concerns = []
+        if time.monotonic() - self._margin_warned_at < _MARGIN_WARNED_SECONDS:
+            concerns.append(f"IBKR warns of the account's margin: {self._margin_warning}")
+        if session is not None and session.client_id != wanted:
+            words = f"Client id {wanted} is in use by another connection: what it placed cannot be cancelled from here."
+            concerns.append(words)
+        return " ".join(concerns) or None
 
     # Placing and cancelling
 
@@ -907,8 +917,8 @@ class IbkrBroker:
         return [*map(self._unclear_position, odd), *(self._position(*row) for row in own)]
 
     async def _learn(self, session: Session, contracts: Sequence[Any]) -> None:
-        """Queries the facts of contracts that no order has asked for yet; until they are known, average prices are
-        not reported. A contract without facts is queried once a day, one without an answer after a pause. No order
+        """Queries the facts of contracts that no order has asked for yet, where prices may be in another unit than costs; until they are
+        known, average prices are not reported. A contract without facts is queried once a day, one without an answer after a pause. No order
         waits for this."""
         unknown = [each for each in contracts if self._is_to_be_learned(each)][:_LEARNED_AT_ONCE]
         if not unknown:
@@ -943,13 +953,13 @@ class IbkrBroker:
 
     def _is_to_be_learned(self, contract: Any) -> bool:
         try:
-            kind = instrument_of(contract).asset_class
+            held = instrument_of(contract)
         except ValueError:
             return False  # it is reported as unclear
         con_id = int(contract.conId)
         is_asked = con_id in self._by_number or self._unknown_on.get(con_id) == self._clock().date()
         is_put_off = time.monotonic() < self._unanswered.get(con_id, 0.0)
-        return bool(con_id) and not (is_asked or is_put_off) and kind in DERIVATIVES
+        return bool(con_id) and not (is_asked or is_put_off) and _is_worth_unknown(held)
 
     def _position(self, contract: Any, quantity: Any, average_cost: Any) -> BrokerPosition:
         """IBKR reports the average cost of one contract in its currency, including the multiplier and never in
@@ -1246,6 +1256,14 @@ class IbkrBroker:
             _log.warning("IBKR says of order %s: %s (code %s)", order_id, text, code)
         self._must_read_lists = True
 
+    def on_margin_warning(self, text: str) -> None:
+        """Unless it names another account of the login."""
+        named = set() if self._session is None else {name for name in self._session.accounts if name in text}
+        if named and self._account not in named:
+            return
+        self._margin_warning, self._margin_warned_at = " ".join(text.split()), time.monotonic()
+        _log.warning("IBKR warns of the margin of account %s: %s", self._account, self._margin_warning)
+
     def on_gap(self) -> None:
         self._must_read_lists = True
         self._give_hint()
@@ -1334,10 +1352,16 @@ def _claim_of(ticket: Ticket) -> CallPriority:
     return CallPriority.EXIT if ticket.is_exit else CallPriority.ORDINARY
 
 
+def _is_worth_unknown(held: Instrument) -> bool:
+    """Whether only the contract's facts tell how much money one unit of its price is."""
+    is_in_hundredths = held.currency in _IN_HUNDREDTHS and held.asset_class not in _IN_PAIRS
+    return is_in_hundredths or held.asset_class in DERIVATIVES
+
+
 def _price_of_cost(cost: Decimal | None, held: Instrument, terms: ContractTerms | None) -> Decimal | None:
     """The cost of one contract as a market price; None if the money per point is not known. A bond's is returned as
     it is."""
-    worth = None if held.asset_class in DERIVATIVES else ONE
+    worth = None if _is_worth_unknown(held) else ONE
     if terms is not None and not terms.is_size_unknown:
         worth = terms.money_per_point
     return None if cost is None or worth is None else cost / worth

@@ -346,8 +346,10 @@ class Blotter:
         execution: Execution,
         traded: tuple[Instrument, Side] | None = None,
     ) -> Entry:
-        """An execution, or a later version that replaces an earlier one."""
-        entry = self._entry(client_id, order_id, perm_id)
+        """An execution, or a later version that replaces an earlier one. One that names no order is known by itself: each reading of
+        the lists tells it again."""
+        nameless = None if order_id > 0 or perm_id else self._by_exec_base.get(execution.base)
+        entry = nameless or self._entry(client_id, order_id, perm_id)
         entry.traded = traded or entry.traded
         changed = bool(client_order_id) and entry.client_order_id != client_order_id
         self._tag(entry, client_order_id)
@@ -540,8 +542,10 @@ class Blotter:
         self._by_tag.setdefault(client_order_id, []).append(entry)
 
     def _known(self, client_id: int, order_id: int, perm_id: int) -> Entry | None:
+        """Order ids count from 1. Orders that no client of the API has placed have 0 or -1, all of them: IBKR's own liquidations
+        (Lean.Brokerages.InteractiveBrokers issue 156), and a person's."""
         entry = self._by_perm_id.get(perm_id) if perm_id else None
-        if entry is None and order_id:
+        if entry is None and order_id > 0:
             found = self._by_order_id.get((client_id, order_id))
             # The gateway may restart its order ids after a restart; the permanent id distinguishes old from new.
             if found is not None and (not perm_id or not found.perm_id):
@@ -553,9 +557,9 @@ class Blotter:
         if entry is None:
             entry = Entry()
             self.entries.append(entry)
-        if order_id and not entry.order_id:
+        if order_id > 0 and not entry.order_id:
             entry.client_id, entry.order_id = client_id, order_id
-        if order_id:
+        if order_id > 0:
             self._by_order_id[(entry.client_id, entry.order_id)] = entry
         if perm_id and not entry.perm_id:
             entry.perm_id = perm_id

@@ -32,6 +32,9 @@ ORDER_MESSAGE = 399
 LINK_LOST = frozenset({1100, 2110})
 LINK_RESTORED_DATA_LOST = 1101
 LINK_RESTORED_DATA_KEPT = 1102
+MARGIN_WARNING = 2148
+"""Of the whole account: its margin is short, or nearly, and IBKR may sell positions without further notice (Lean pull request 1033,
+Lean.Brokerages.InteractiveBrokers issue 156). In no published list."""
 CANCEL_REFUSED = frozenset({135, 136, 161, 10147, 10148})
 """Not found, or not in a state to be cancelled. What became of the order is another question."""
 

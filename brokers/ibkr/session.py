@@ -56,6 +56,9 @@ class Listener(Protocol):
     def on_too_many(self) -> None:
         """The gateway reported too many messages, without saying which."""
 
+    def on_margin_warning(self, text: str) -> None:
+        """IBKR may close positions of an account, which the text names."""
+
     def on_gap(self) -> None:
         """Messages may have been missed."""
 
@@ -453,6 +456,8 @@ class Session:
         elif code == codes.TOO_MANY:
             _log.warning("The gateway says: %s (code %s)", text, code)
             self._listener.on_too_many()
+        elif code == codes.MARGIN_WARNING:
+            self._listener.on_margin_warning(text)
         elif not 2100 <= code < 2200:
             if not self.is_open:
                 self.trouble = self.trouble or text

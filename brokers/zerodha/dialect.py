@@ -669,29 +669,29 @@ def positions(
     kinds: Mapping[tuple[str, str], ListedRow],
     sizes: Mapping[tuple[str, str], Decimal] = MappingProxyType({}),
 ) -> list[BrokerPosition]:
-    """The positions, by product: Zerodha does not net products. Settled shares come from the holdings. `kinds`: known
-    instruments by exchange and symbol; `sizes`: units per lot likewise.
+    """The positions, by product: Zerodha does not net products. Settled shares come from the holdings, and what is sold of
+    them today from the day's positions. `kinds`: known instruments by exchange and symbol; `sizes`: units per lot
+    likewise.
 
     A row with an unreadable quantity makes its instrument unclear; one without a legible instrument becomes an unnamed
     position.
     """
     held: defaultdict[tuple[str, str, str | None], list[_Part | None]] = defaultdict(list)
     found = []
-    for rows, also in ((net, None), (holdings, "t1_quantity")):
+    for rows, quantity_of in ((net, _day_quantity), (holdings, _quantity_before_today)):
         for row in rows:
             try:
                 name = (*named(row), _product(row))
             except Malformed:
                 found.append(UNNAMED_POSITION)
             else:
-                held[name].append(_part(row, also))
+                held[name].append(_part(row, quantity_of))
     for (exchange, symbol, product), reported in held.items():
         parts = [part for part in reported if part is not None]
         quantity = sum((part.quantity for part in parts), Decimal(0))
         is_unclear = len(parts) < len(reported)
         if quantity or is_unclear:
-            costs = [None if part.price is None else part.quantity * part.price for part in parts if part.quantity]
-            average = None if is_unclear or None in costs else sum(filter(None, costs), Decimal(0)) / quantity
+            average = None if is_unclear else _average([part for part in parts if part.quantity * quantity > 0])
             found.append(
                 BrokerPosition(
                     instrument=_instrument(exchange, symbol, kinds.get((exchange, symbol))),
@@ -729,13 +729,11 @@ def _product(row: object) -> str | None:
     return reported.upper() if isinstance(reported, str) and reported else None
 
 
-def _part(row: object, also: str | None = None) -> _Part | None:
-    """None if its quantity cannot be read. `also` names a field that may be missing and is added to it."""
+def _part(row: object, quantity_of: Callable[[Row], Decimal]) -> _Part | None:
+    """None if its quantity cannot be read."""
     assert isinstance(row, Mapping)
     try:
-        quantity = number(row, "quantity")
-        if also is not None and row.get(also) is not None:
-            quantity += number(row, also)
+        quantity = quantity_of(row)
     except Malformed:
         return None
     try:
@@ -743,6 +741,42 @@ def _part(row: object, also: str | None = None) -> _Part | None:
     except Malformed:
         price = None
     return _Part(quantity, price)
+
+
+def _average(parts: Sequence[_Part]) -> Decimal | None:
+    """What one unit has cost; None if one of the parts does not say it. A sale of some does not change it for the rest."""
+    costs = [None if part.price is None else part.quantity * part.price for part in parts]
+    if None in costs:
+        return None
+    return sum(filter(None, costs), Decimal(0)) / sum((part.quantity for part in parts), Decimal(0))
+
+
+def _day_quantity(row: Row) -> Decimal:
+    return number(row, "quantity")
+
+
+def _quantity_before_today(row: Row) -> Decimal:
+    """All that was owned of a holding before anything was sold today, which the day's positions show as a negative one.
+
+    Kite divides it: `quantity` is free to be sold, `t1_quantity` is not settled yet, and what is pledged is in
+    `collateral_quantity` alone (openalgo issue 1625). `used_quantity` was sold today; whether it is taken off `quantity`
+    already, as Zerodha's support page on stocks sold from holdings says of its own screen, follows from what was there
+    in the morning (`opening_quantity`), which may count what is pledged or not. Raises Malformed if that fits neither.
+    """
+    free = number(row, "quantity") + _or_0(row, "t1_quantity")
+    pledged, sold = _or_0(row, "collateral_quantity"), _or_0(row, "used_quantity")
+    if not sold:
+        return free + pledged
+    opening = number(row, "opening_quantity")
+    is_taken_off = opening in (free + sold, free + sold + pledged)
+    if is_taken_off is (opening in (free, free + pledged)):
+        raise Malformed(f"{sold:f} sold and {free:f} left of {opening:f} is not clear")
+    return free + pledged + (sold if is_taken_off else 0)
+
+
+def _or_0(row: Row, name: str) -> Decimal:
+    """0 if the row does not have it."""
+    return Decimal(0) if row.get(name) is None else number(row, name)
 
 
 def _instrument(exchange: str, symbol: str, listed: ListedRow | None) -> Instrument:

@@ -409,9 +409,12 @@ def _leg(row: Row) -> Leg:
 
 
 def _trade(row: Row) -> TradeRow:
-    quantity = number(row, "quantity", least=0)
+    quantity, price = number(row, "quantity", least=0), number(row, "average_price", least=0)
     if not quantity:
         raise Malformed("its quantity is 0")
+    if not price:
+        # As users see of completed orders (openalgo issue 425): nothing is traded for nothing.
+        raise Malformed("its average_price is 0")
     reported = [row.get(name) for name in _TRADE_TIMES]
     # The first one that has a date: the order's own time comes without.
     time = next((moment for moment in map(_moment, reported) if moment is not None), None)
@@ -419,7 +422,7 @@ def _trade(row: Row) -> TradeRow:
         order_id=text(row, "order_id"),
         trade_id=text(row, "trade_id"),
         quantity=quantity,
-        price=number(row, "average_price", least=0),
+        price=price,
         time=time,
         time_text="" if time is not None else f"its times are {', '.join(_shown(each) for each in reported)}",
     )

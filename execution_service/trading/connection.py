@@ -20,6 +20,7 @@ from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.texts.service import auth_required, broker_down, broker_up, orders_held, session_concern
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
+from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.traded_account import TradedAccount
 
@@ -30,6 +31,8 @@ UNUSABLE_TOLERATED = 3
 QUERY_SECONDS = 30.0
 CONNECT_SECONDS = 60.0
 CLOSE_SECONDS = 5.0
+CONCERN_SECONDS = 60.0
+"""How often is looked whether there is something new of the session that people must know."""
 CANCELLED_SECONDS = 1.0
 """How long a call that was cancelled may take to end."""
 AFTER_FAILURE_SECONDS = 1.0
@@ -102,7 +105,7 @@ class Connection:
         self._alerted_concern: str | None = None
         self._is_login_alerted = False
         self._unusable_answers = 0
-        self._lost = asyncio.Event()
+        self._lost = WakeUp(clock)
         self._left_behind: set[asyncio.Future[Any]] = set()
         """Calls that nobody waits for any more; kept, so that they are not collected while they run."""
 
@@ -212,13 +215,15 @@ class Connection:
         self.lose(BrokerUnavailable("the connection is made anew"))
         while True:
             await self._connect()
-            await self._lost.wait()
+            while self.is_connected:
+                await self._lost.wait(CONCERN_SECONDS)
+                await self._alert_of_concern()
 
     def lose(self, why: Exception) -> None:
         if self.is_connected:
             self.is_connected, self.trouble = False, str(why)
             log.warning(f"Broker connection lost: {why}", action="broker_connection_lost", account_id=self.account_id)
-            self._lost.set()
+            self._lost.tell()
 
     async def close(self) -> None:
         if self._broker is not None:
@@ -234,7 +239,6 @@ class Connection:
         self._broker, self.is_connected = None, False
 
     async def _connect(self) -> None:
-        self._lost.clear()
         attempts = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(Exception),
             wait=_pause_seconds,
@@ -310,8 +314,10 @@ class Connection:
     # --- words for people ---------------------------------------------------------------------------------------
 
     async def _alert_of_concern(self) -> None:
-        """Once for as long as each session has the same."""
-        concern = self.capabilities.concern
+        """Once for as long as the session has the same; another one may come meanwhile."""
+        if self._broker is None or not self.is_connected:
+            return
+        concern = self._broker.capabilities.concern
         if concern is not None and concern != self._alerted_concern:
             words = session_concern(account_name=self.account_name, broker=self.broker_name, concern=concern)
             await self._alerts.raise_alert(f"session_concern:{self.account_id}", words)

@@ -397,9 +397,16 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
                 )
 
     def replace(
-        self, order: str, limit_price: object = None, qty: object = None, stop_price: object = None, **_: object
+        self,
+        order: str,
+        limit_price: object = None,
+        qty: object = None,
+        stop_price: object = None,
+        of_the_whole: bool = False,
+        **_: object,
     ) -> PaperOrder:
-        """Replaces a working order by a new one with an id and a client id of its own."""
+        """Replaces a working order by a new one with an id and a client id of its own, of what is left to fill; `of_the_whole`: of
+        the whole quantity once more, as was seen of orders that had filled in part (Alpaca-API issue 165)."""
         old = self._known(order)
         if old.status is not ReportStatus.WORKING:
             raise Refused(422, 42210000, f'order is already in "{status_of(old)}" state')
@@ -408,7 +415,7 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
         ticket = replace(
             old.ticket,
             client_order_id=f"{old.broker_order_id}-r{old.number}",
-            quantity=quantity - old.filled_quantity,
+            quantity=quantity if of_the_whole else quantity - old.filled_quantity,
             limit_price=old.ticket.limit_price if limit_price is None else Decimal(str(limit_price)),
             stop_price=old.ticket.stop_price if stop_price is None else Decimal(str(stop_price)),
         )

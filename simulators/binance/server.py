@@ -305,6 +305,17 @@ class SimulatedBinance(HttpGateway[Call, object]):
                 return {"canTrade": True, "dualSidePosition": self.is_hedged, "multiAssetsMargin": False, "feeTier": 0}
             case "GET", "v1/positionSide/dual":
                 return {"dualSidePosition": self.is_hedged}
+            case "GET", "v1/symbolConfig":
+                return [
+                    {
+                        "symbol": symbol,
+                        "marginType": self._margin_types.get(symbol, "CROSSED"),
+                        "isAutoAddMargin": False,
+                        "leverage": self._leverage.get(symbol, 20),
+                        "maxNotionalValue": "1000000",
+                    }
+                    for symbol in ([form["symbol"]] if "symbol" in form else self.listings)
+                ]
             case "POST", "v1/leverage":
                 leverage = int(form["leverage"])
                 self._leverage[form["symbol"]] = leverage

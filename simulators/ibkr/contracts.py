@@ -43,6 +43,8 @@ FUTURES = {
 OPTION_CLASSES = {"SPX": ("SPX", "SPXW")}
 """Indices with two series of options of the same expiry, strike and right."""
 ISINS = {"SPY": "US78462F1030", "AAPL": "US0378331005"}
+IN_PENCE = frozenset({"VOD"})
+"""Shares of London, whose prices are in pence and whose costs are in pounds (gloomberb pull request 537)."""
 CURRENCIES = frozenset({"USD", "EUR", "GBP", "JPY", "CHF", "AUD", "CAD", "NZD", "SEK", "NOK"})
 COINS = frozenset({"BTC", "ETH", "LTC", "BCH"})
 COIN_EXCHANGES = ("PAXOS", "ZEROHASH")
@@ -111,7 +113,8 @@ class Listing:
     @property
     def point_value(self) -> Decimal | None:
         """Money per point of the quoted price; None: 1."""
-        return Decimal(self.multiplier) / Decimal(self.magnifier) if self.multiplier else None
+        is_one = not self.multiplier and self.magnifier == "1"
+        return None if is_one else Decimal(self.multiplier or 1) / Decimal(self.magnifier)
 
     @property
     def local_symbol(self) -> str:
@@ -214,15 +217,18 @@ def _stocks(query: Query) -> list[Listing]:
     if not re.fullmatch(r"[A-Z][A-Z0-9. ]{0,11}", query.symbol):
         return []
     is_etf = query.symbol in ETFS
-    homes = ("NYSE", "NASDAQ") if query.symbol == TWIN else ("ARCA",) if is_etf else ("NASDAQ",)
+    is_in_pence = query.symbol in IN_PENCE
+    usual = "LSE" if is_in_pence else "ARCA" if is_etf else "NASDAQ"
+    homes = ("NYSE", "NASDAQ") if query.symbol == TWIN else (usual,)
     return [
         Listing(
             symbol=query.symbol,
             sec_type="STK",
             exchange="SMART",
-            currency="USD",
+            currency="GBP" if is_in_pence else "USD",
             primary_exchange=home,
             stock_type="ETF" if is_etf else "COMMON",
+            magnifier="100" if is_in_pence else "1",
             size_increment="0.0001",
             market_rule=PENNY_RULE,
             isin=ISINS.get(query.symbol, ""),

@@ -6,6 +6,7 @@ no contracts.
 Its control port speaks HTTP and has the commands of every gateway (see `simulators.control`), and:
 
     say                 order, code, text: an error on the order's id that leaves the order unchanged
+    warn                text, code: a warning of the whole account, as of its margin (2148)
     answer_with_words   code, text, symbol, client_order_id, times, taken_after, is_taken_first: a placed order is answered with this error on
                         its id. taken_after null: the order is never accepted; else it is accepted so many seconds later. is_taken_first:
                         it is accepted and shown before the error. times null: every such order, 0: no more
@@ -237,6 +238,10 @@ class TwsSimulator:
         for session in self._sessions_of(client_id):
             session.send(wire.error(order_id, code, text))
 
+    def warn(self, text: str, code: int = 2148) -> None:
+        """A warning that concerns no order."""
+        self._send_to_all(code, text)
+
     def answer_orders_with(self, message: OrderMessage) -> None:
         """From now on matching orders are answered with this message. `times` 0 removes all such messages."""
         self.order_messages = [] if message.times == 0 else [*self.order_messages, message]
@@ -426,6 +431,7 @@ class TwsSimulator:
             "lose_link": self.lose_link,
             "restore_link": self.restore_link,
             "say": lambda order, code, text: self.send_order_error(self._id_of(order), int(code), text),
+            "warn": self.warn,
             "restart": lambda closed_seconds=0.0: self.spawn(self._pause(float(closed_seconds))),
             "answer_with_words": lambda **fields: self.answer_orders_with(order_message(fields)),
             "coin_terms": lambda tifs=None: setattr(self, "coin_tifs", None if tifs is None else frozenset(tifs)),

@@ -113,6 +113,12 @@ class KiteBook(PlannedBook):
         """Delivered shares: what arrived or left without a trade."""
         return [held for held in self._sums(settled=True) if held.quantity]
 
+    def sold_of(self, holding: KiteHolding) -> Decimal:
+        """How much of delivered shares was sold today."""
+        place = (holding.instrument.key, holding.product)
+        today = (held.quantity for held in self.net() if (held.instrument.key, held.product) == place)
+        return min(max(-sum(today, Decimal(0)), Decimal(0)), holding.quantity)
+
     def _sums(self, *, settled: bool) -> list[KiteHolding]:
         sums: dict[tuple[str, str], KiteHolding] = {}
         for execution in self.executions():
@@ -363,8 +369,9 @@ def quote_item(quote: ScriptedQuote, listing: Listing, now: datetime) -> dict[st
     }
 
 
-def holding_item(holding: KiteHolding, token: int) -> dict[str, Any]:
-    """A row of the holdings."""
+def holding_item(holding: KiteHolding, sold: Decimal, token: int) -> dict[str, Any]:
+    """A row of the holdings. What was `sold` of them today is taken off their quantity, and is a negative position until
+    the day is over (Zerodha's support page on stocks sold from holdings)."""
     price = holding.average_price
     return {
         "tradingsymbol": holding.instrument.symbol,
@@ -373,8 +380,8 @@ def holding_item(holding: KiteHolding, token: int) -> dict[str, Any]:
         "isin": "",
         "product": holding.product,
         "price": 0,
-        "quantity": holding.quantity,
-        "used_quantity": 0,
+        "quantity": holding.quantity - sold,
+        "used_quantity": sold,
         "t1_quantity": 0,
         "realised_quantity": holding.quantity,
         "authorised_quantity": 0,

@@ -347,7 +347,11 @@ class SimulatedKite(HttpGateway[Call, object]):
                 return {"net": net, "day": net}
             case "GET", ["portfolio", "holdings"]:
                 return [
-                    holding_item(each, self._token_of(each.instrument.exchange, each.instrument.symbol))
+                    holding_item(
+                        each,
+                        self.book.sold_of(each),
+                        self._token_of(each.instrument.exchange, each.instrument.symbol),
+                    )
                     | self._distorted_fields(call.route, each.instrument.symbol)
                     for each in self.book.holdings()
                 ]

@@ -102,6 +102,8 @@ class BrokerFaults:
         """What is told of the account's money instead."""
         self.endings: Sequence[PositionEnding] = ()
         """What is told of options that ended."""
+        self.concern: str | None = None
+        """What is amiss with the sessions, besides their capabilities."""
         self.retells_changes = False
         """Whether that is made of what has changed only, as at brokers that push."""
 
@@ -168,7 +170,8 @@ class GatedBroker:
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._capabilities or self.inner.capabilities
+        own = self._capabilities or self.inner.capabilities
+        return own if self._faults.concern is None else replace(own, concern=self._faults.concern)
 
     async def connect(self) -> None:
         await self._pass("connect", "", self.inner.connect)

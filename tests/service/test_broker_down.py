@@ -50,6 +50,20 @@ async def test_what_is_amiss_with_a_session_is_told_once_for_as_long_as_it_lasts
         assert "Client id 1 is in use" in told
 
 
+async def test_what_a_session_begins_to_warn_of_is_told_within_a_minute_and_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await world.run(1)
+        for concern in ("Positions may be sold without further notice.", None, "Positions may be sold now."):
+            world.broker_faults.concern = concern
+            await world.run(200)
+        first, second = world.notifier.titled("Limited Session")
+        assert "without further notice" in first
+        assert "may be sold now" in second
+        world.send()
+        await world.run(1)
+        assert world.record().status is Status.FILLED
+
+
 async def test_connecting_goes_on_for_ever_and_later_orders_are_placed(tmp_path: Path) -> None:
     async with world_of(tmp_path, starts=False) as world:
         world.broker_faults.unavailable = DOWN

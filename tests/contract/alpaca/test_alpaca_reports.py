@@ -143,6 +143,21 @@ async def test_a_word_that_does_not_end_an_order_leaves_it_working(
     assert report.is_held is {"new": False}.get(word)
 
 
+@pytest.mark.parametrize("written", ["BTC/USD", "BTCUSD"])
+async def test_the_fee_of_coins_is_not_told_as_none_however_they_are_written(
+    server: SimulatedAlpaca, broker: AlpacaBroker, written: str
+) -> None:
+    shares, coin = ticket(), ticket(instrument=Instrument(symbol="BTC/USD", asset_class=AssetClass.CRYPTO))
+    for each in (shares, coin):
+        placed = await broker.place_order(each)
+        server.book.fill_order(ref(placed))
+    server.show_oddly("GET /v2/account/activities/FILL", placed.broker_order_id, {"symbol": written})
+    (fill,) = (await report_of(broker, coin)).fills
+    assert (fill.commission, fill.commission_currency) == (None, None)
+    (fill,) = (await report_of(broker, shares)).fills
+    assert (fill.commission, fill.commission_currency) == (0, "USD")
+
+
 async def test_an_order_waits_for_the_opening_and_until_when_is_told(
     server: SimulatedAlpaca, broker: AlpacaBroker
 ) -> None:
@@ -150,6 +165,8 @@ async def test_an_order_waits_for_the_opening_and_until_when_is_told(
     order, coin = ticket(), ticket(instrument=Instrument(symbol="BTC/USD", asset_class=AssetClass.CRYPTO))
     for each in (order, coin):
         await broker.place_order(each)
+    # As orders, positions and fees write it, which differs (alpaca-py issue 374).
+    server.show_oddly("GET /v2/orders", coin.client_order_id, {"symbol": "BTCUSD", "status": "accepted"})
     report = await report_of(broker, order)
     assert (report.is_held, report.held_until) == (True, server.opens_at)
     assert (await report_of(broker, coin)).is_held is not True
@@ -234,6 +251,20 @@ async def test_a_replaced_order_is_one_order_with_the_executions_of_all(
         assert (report.status, report.filled_quantity) == (ReportStatus.FILLED, Decimal(10))
         assert [fill.quantity for fill in report.fills] == [3, 7]
         assert third.broker_order_id in (report.said or "")
+
+
+async def test_what_a_successor_of_the_whole_quantity_fills_too_much_is_told(
+    server: SimulatedAlpaca, broker: AlpacaBroker
+) -> None:
+    order = ticket()
+    placed = await broker.place_order(order)
+    server.book.fill_order(ref(placed), Decimal(4))
+    second = server.replace(placed.broker_order_id, limit_price="101", of_the_whole=True)
+    server.book.fill_order(OrderRef(client_order_id="", broker_order_id=second.broker_order_id))
+    report = await report_of(broker, order)
+    assert (report.status, report.filled_quantity) == (ReportStatus.FILLED, Decimal(14))
+    assert [fill.quantity for fill in report.fills] == [4, 10]
+    assert report.fills_shown is FillsShown.ALL
 
 
 async def test_those_that_replaced_an_order_are_nobody_elses_orders(
@@ -336,7 +367,9 @@ async def test_a_tag_that_cannot_be_read_may_be_any(server: SimulatedAlpaca, bro
     assert unreadable.client_order_id == ""
 
 
-@pytest.mark.parametrize("fields", [{"qty": "0"}, {"price": "much"}, {"qty": None}, {"price": "Infinity"}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"qty": "0"}, {"price": "much"}, {"price": "0"}, {"qty": None}, {"price": "Infinity"}], ids=str
+)
 async def test_an_execution_without_sense_makes_its_order_unclear_and_no_other(
     server: SimulatedAlpaca, broker: AlpacaBroker, fields: dict[str, object]
 ) -> None:
@@ -424,7 +457,7 @@ async def test_what_bars_the_account_is_a_concern(server: SimulatedAlpaca, broke
     await broker.connect()
     assert "trading_blocked" in (broker.capabilities.concern or "")
     server.account_fields = {"status": "ACCOUNT_CLOSED"}
-    await broker.connect()
+    await broker.balances()  # as at Alpaca-API issue 168, between two connections
     assert "ACCOUNT_CLOSED" in (broker.capabilities.concern or "")
 
 

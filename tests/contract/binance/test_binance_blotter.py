@@ -127,6 +127,20 @@ async def test_the_commission_is_that_of_the_execution_in_its_asset(
     assert (report.fills[0].commission, report.fills[0].commission_currency) == (Decimal("-0.002"), "BNB")
 
 
+@pytest.mark.parametrize(
+    "fields", [{"commissionAsset": ""}, {"commissionAsset": 0}, {"commission": "free"}, {"commission": ""}], ids=str
+)
+async def test_a_commission_that_cannot_be_read_costs_no_execution(
+    server: SimulatedBinance, broker: BinanceBroker, fields: dict[str, object]
+) -> None:
+    server.show_oddly("GET /fapi/v1/userTrades", TAG, fields)
+    await broker.place_order(ticket())
+    answer = await broker.reports()
+    (report,) = answer.reports
+    assert (report.fills_shown, report.filled_quantity, answer.unreadable) == (FillsShown.ALL, Decimal(10), [])
+    assert (report.fills[0].commission, report.fills[0].commission_currency) == (None, None)
+
+
 async def test_an_execution_that_is_listed_after_a_later_one_is_not_lost(
     server: SimulatedBinance, broker: BinanceBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,10 +185,30 @@ async def test_an_exit_of_nothing_is_refused_for_good(server: SimulatedBinance, 
         await broker.place_order(ticket(side=Side.SELL, is_exit=True))
 
 
-async def test_while_it_is_not_told_what_rests_a_refused_exit_waits(
+async def test_an_exit_that_is_refused_while_binance_shows_its_position_waits(
     server: SimulatedBinance, broker: BinanceBroker
 ) -> None:
-    server.add_fault(BinanceFault(kind=FaultKind.ERROR, route="GET /fapi/v1/openOrders", status=500))
+    await broker.place_order(ticket())
+    await reported(broker, lambda report: report.status is ReportStatus.FILLED)
+    refused = BinanceFault(
+        kind=FaultKind.ERROR, route="POST /fapi/v1/order", status=400, code=-2022, text="ReduceOnly Order is rejected."
+    )
+    server.add_fault(refused)
+    leaving = ticket(side=Side.SELL, is_exit=True, client_order_id="t000000000000000002")
+    with pytest.raises(HeldBack, match="shows 10 of SOLUSDT"):
+        await broker.place_order(leaving)
+    await broker.place_order(leaving)
+    await reported(broker, lambda report: report.status is ReportStatus.FILLED, tag=leaving.client_order_id)
+    # Of the other side there is nothing to close.
+    with pytest.raises(OrderRefused, match="ReduceOnly"):
+        await broker.place_order(ticket(side=Side.SELL, is_exit=True, client_order_id="t000000000000000003"))
+
+
+@pytest.mark.parametrize("route", ["GET /fapi/v1/openOrders", "GET /fapi/v3/positionRisk"])
+async def test_while_it_is_not_told_what_rests_or_is_held_a_refused_exit_waits(
+    server: SimulatedBinance, broker: BinanceBroker, route: str
+) -> None:
+    server.add_fault(BinanceFault(kind=FaultKind.ERROR, route=route, status=500))
     with pytest.raises(HeldBack):
         await broker.place_order(ticket(side=Side.SELL, is_exit=True))
 
@@ -375,6 +395,27 @@ async def test_leverage_and_margin_are_set_once_before_a_contracts_first_entry(s
     await broker.close()
 
 
+@pytest.mark.parametrize(
+    ("margin_type", "leverage", "refused", "code"),
+    [("CROSSED", 20, "marginType", -4067), ("CROSSED", 20, "leverage", -4161), ("ISOLATED", 20, "marginType", -4067)],
+)
+async def test_what_binance_does_not_set_counts_by_what_it_shows(
+    server: SimulatedBinance, margin_type: str, leverage: int, refused: str, code: int
+) -> None:
+    # -4067 is said of a contract without orders or position whose margin is as wanted (binance-connector-python issue 538).
+    words = "Position side cannot be changed if there exists open orders."
+    route = f"POST /fapi/v1/{refused}"
+    server.add_fault(BinanceFault(kind=FaultKind.ERROR, route=route, times=None, status=400, code=code, text=words))
+    broker = create({**config_for(server), "leverage": leverage, "margin_type": margin_type})
+    await broker.connect()
+    if margin_type == "CROSSED":
+        await broker.place_order(await broker.fitted(ticket()))
+    else:
+        with pytest.raises(OrderRefused, match="margin ISOLATED"):
+            await broker.fitted(ticket())
+    await broker.close()
+
+
 async def test_an_entry_is_refused_where_its_leverage_cannot_be_set_and_an_exit_is_not(
     server: SimulatedBinance,
 ) -> None:
@@ -384,6 +425,10 @@ async def test_an_entry_is_refused_where_its_leverage_cannot_be_set_and_an_exit_
         kind=FaultKind.ERROR, route="POST /fapi/v1/leverage", times=None, status=400, code=-4161, text="no"
     )
     server.add_fault(refused)
+    with pytest.raises(OrderRefused, match="leverage 3"):
+        await broker.fitted(ticket())
+    untold = BinanceFault(kind=FaultKind.ERROR, route="GET /fapi/v1/symbolConfig", status=404, code=-5000, text="no")
+    server.add_fault(untold)
     with pytest.raises(OrderRefused, match="leverage 3"):
         await broker.fitted(ticket())
     await broker.fitted(ticket(is_exit=True))

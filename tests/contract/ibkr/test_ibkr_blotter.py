@@ -150,6 +150,57 @@ def test_an_order_id_used_anew_after_a_restart_is_another_order() -> None:
     assert [report.client_order_id for report in blotter.reports(None)] == ["t5", "t6"]
 
 
+def test_an_execution_that_names_no_order_is_one_however_often_it_is_told() -> None:
+    blotter = Blotter()
+    for _ in range(3):
+        blotter.begin_round()
+        for number in ("01", "02"):
+            execution = Execution(
+                exec_id=f"0000e0d5.{number}.01", quantity=Decimal(1), price=Decimal(5), time=datetime.now(UTC)
+            )
+            blotter.note_execution(client_id=0, order_id=0, perm_id=0, client_order_id="", execution=execution)
+        blotter.end_round()
+    assert [[fill.fill_id for fill in report.fills] for report in blotter.reports(None)] == [
+        ["0000e0d5.01.01"],
+        ["0000e0d5.02.01"],
+    ]
+    assert len(blotter.entries) == 2
+
+
+@pytest.mark.parametrize("order_id", [-1, 0])
+def test_liquidations_which_all_have_the_same_order_id_are_orders_of_their_own(order_id: int) -> None:
+    # Lean.Brokerages.InteractiveBrokers issue 156: client id 0 and order id -1, and a permanent id beyond 32 bits.
+    blotter = Blotter()
+    for number in (1, 2):
+        execution = Execution(
+            exec_id=f"00025b45.67f26a7{number}.01.01",
+            quantity=Decimal(500),
+            price=Decimal(21),
+            time=datetime.now(UTC),
+        )
+        blotter.note_execution(
+            client_id=0, order_id=order_id, perm_id=17437899455 + number, client_order_id="", execution=execution
+        )
+    # A status that names no permanent id is of none of them.
+    assert blotter.note_status(client_id=0, order_id=order_id, perm_id=0, status="Filled", filled=Decimal(9)) is None
+    reports = blotter.reports(None)
+    assert [report.broker_order_id for report in reports] == ["p17437899456", "p17437899457"]
+    assert [report.filled_quantity for report in reports] == [500, 500]
+
+
+@pytest.mark.parametrize("order_id", [77, -3, 0])
+def test_an_execution_under_another_order_id_is_of_the_order_with_its_permanent_id(order_id: int) -> None:
+    # nautilus_trader issues 4970 and 3465: executions and open orders are told under ids that were not sent, or 0.
+    blotter = Blotter()
+    execution = Execution(exec_id="0000e0d5.01.01", quantity=Decimal(10), price=Decimal(5), time=datetime.now(UTC))
+    blotter.note_order(client_id=9, order_id=5, perm_id=900, client_order_id="a", status="Submitted")
+    blotter.note_execution(client_id=0, order_id=order_id, perm_id=900, client_order_id="a", execution=execution)
+    blotter.note_order(client_id=0, order_id=order_id, perm_id=900, client_order_id="a", status="Submitted")
+    blotter.note_status(client_id=0, order_id=order_id, perm_id=900, status="Filled", filled=Decimal(10))
+    (report,) = blotter.reports(None)
+    assert (report.broker_order_id, report.status, len(report.fills)) == ("9:5", ReportStatus.FILLED, 1)
+
+
 def test_a_status_that_only_the_client_library_sets_is_no_status() -> None:
     blotter = Blotter()
     ids = {"client_id": 1, "order_id": 1, "perm_id": 5}

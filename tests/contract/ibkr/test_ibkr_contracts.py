@@ -32,6 +32,7 @@ INDEX = Instrument(
     symbol="SPX", asset_class=AssetClass.OPTION, expiry="20270620", strike=Decimal(6000), right=OptionRight.PUT
 )
 SHARE = Instrument(symbol="SPY")
+IN_PENCE = Instrument(symbol="VOD", currency="GBP")
 
 
 class ContractStage(IbkrStage):
@@ -170,15 +171,22 @@ async def test_an_order_is_not_sent_for_another_contract_than_it_was_recorded_wi
 
 async def test_average_prices_are_as_quoted_also_of_what_no_order_has_asked_for(stage: ContractStage) -> None:
     broker = await stage.connect()
-    bought = {CORN: "450.25", sized(SILVER, 1000): "30", sized(SILVER, 5000): "31", SHARE: "100.25"}
+    bought = {CORN: "450.25", sized(SILVER, 1000): "30", sized(SILVER, 5000): "31", SHARE: "100.25", IN_PENCE: "72.5"}
     for instrument, price in bought.items():
         ticket = stage.ticket_for(instrument, price)
         await broker.place_order(replace(ticket, reserved_order_id=await broker.reserve(ticket)))
     for own in (broker, await stage.connect(client_id=7)):
         held = await own.positions()
-        assert sorted(str(each.average_price) for each in held) == ["100.25", "30", "31", "450.25"]
+        assert sorted(str(each.average_price) for each in held) == ["100.25", "30", "31", "450.25", "72.5"]
         holdings = [Holding(instrument=each, quantity=Decimal(1)) for each in bought]
-        assert compare_positions(holdings, held).agreeing == 4
+        assert compare_positions(holdings, held).agreeing == 5
+
+
+async def test_a_share_priced_in_pence_is_worth_a_hundredth_of_its_price_in_pounds(stage: ContractStage) -> None:
+    broker = await stage.connect()
+    fitted = await broker.fitted(stage.ticket_for(IN_PENCE, "72.5"))
+    assert fitted.terms is not None
+    assert (fitted.terms.currency, fitted.terms.money_per_point) == ("GBP", Decimal("0.01"))
 
 
 async def test_an_average_price_is_not_told_where_the_contract_cannot_be_asked_for(stage: ContractStage) -> None:

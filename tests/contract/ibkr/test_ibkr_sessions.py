@@ -237,3 +237,32 @@ async def test_the_nightly_hour_is_the_one_that_the_account_names(
     with pytest.raises(BrokerUnavailable) as caught:
         await broker.connect()
     assert caught.value.known_pause is is_pause
+
+
+WARNING = (
+    "URGENT: Please note that the qualifying equity within your account (i.e., Equity with Loan Value) is insufficient to satisfy the margin "
+    "requirement and, to restore margin compliance, liquidation of positions may commence without further notice."
+)
+
+
+async def test_a_warning_of_the_accounts_margin_is_a_concern_for_as_long_as_it_is_fresh(
+    stage: IbkrStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = await stage.connect()
+    assert broker.capabilities.concern is None
+    stage.gateway.warn(f"{WARNING} Account: DU000001")
+    await broker.positions()  # asked after it, and so answered after it
+    assert "liquidation of positions may commence" in (broker.capabilities.concern or "")
+    monkeypatch.setattr(ibkr, "_MARGIN_WARNED_SECONDS", 0.0)
+    assert broker.capabilities.concern is None
+
+
+async def test_a_warning_of_another_account_of_the_login_is_none_of_ours(stage: IbkrStage) -> None:
+    stage.gateway.accounts.append("DU000002")
+    broker = await stage.connect(ibkr_account="DU000001")
+    stage.gateway.warn(f"{WARNING} Account: DU000002")
+    await broker.positions()
+    assert broker.capabilities.concern is None
+    stage.gateway.warn(WARNING)  # it names none
+    await broker.positions()
+    assert broker.capabilities.concern is not None

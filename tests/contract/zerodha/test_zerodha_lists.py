@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from kiteconnect import KiteConnect
 
-from brokers.base import AssetClass, FillsShown, Instrument, OrderRef, Report, ReportStatus
+from brokers.base import AssetClass, FillsShown, Instrument, OrderRef, Report, ReportStatus, Side
 from brokers.call_kinds import CallKind
 from brokers.errors import OrderRefused, RateLimited
 from brokers.settled_reports import SettledTracker
 from brokers.zerodha import dialect, rows
 from brokers.zerodha.adapter import ZerodhaBroker, create
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import FaultKind, KiteFault, SimulatedKite
 from tests.contract.zerodha.stage import INFY, TAG, found, hold, limit, never, order_row, orders_of, ticket
@@ -201,6 +202,62 @@ def test_positions_are_told_by_product_and_settled_shares_belong_to_delivery() -
         ("INFY", "MIS", Decimal(-3)),
         ("INFY", "CNC", Decimal(15)),
     }
+
+
+async def test_shares_sold_from_the_holdings_are_counted_once(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    server.book.move_position(replace(INFY, exchange="NSE"), Decimal(50), Decimal(90), product="CNC")
+    await broker.place_order(ticket(side=Side.SELL, quantity=Decimal(20)))
+    await found(broker, lambda report: report.status is ReportStatus.FILLED)
+    (position,) = await broker.positions()
+    assert (position.quantity, position.product, position.average_price) == (Decimal(30), "CNC", Decimal(90))
+    # So the books agree, and nothing keeps the rest from being sold.
+    ours = Holding(instrument=INFY, quantity=Decimal(30), product="CNC")
+    assert compare_positions([ours], [position]).agreeing == 1
+    await broker.place_order(ticket(side=Side.SELL, quantity=Decimal(30), client_order_id="t000000000000000002"))
+    await found(broker, lambda report: report.status is ReportStatus.FILLED, "t000000000000000002")
+    assert await broker.positions() == []
+
+
+HELD = {"exchange": "NSE", "tradingsymbol": "INFY", "product": "CNC", "average_price": Decimal(90)}
+
+
+@pytest.mark.parametrize(
+    ("row", "sold", "held"),
+    [
+        ({"quantity": 50, "used_quantity": 0}, 0, 50),
+        ({"quantity": 0, "t1_quantity": 5, "used_quantity": 0, "opening_quantity": 5}, 0, 5),
+        # Pledged shares are in no other quantity (openalgo issue 1625).
+        ({"quantity": 0, "collateral_quantity": 40, "opening_quantity": 40}, 0, 40),
+        ({"quantity": 10, "collateral_quantity": 40, "opening_quantity": 10}, 0, 50),
+        # What was sold today is a negative position, whether the row has taken it off or not.
+        ({"quantity": 30, "used_quantity": 20, "opening_quantity": 50}, 20, 30),
+        ({"quantity": 50, "used_quantity": 20, "opening_quantity": 50}, 20, 30),
+        ({"quantity": 0, "used_quantity": 50, "opening_quantity": 50}, 50, 0),
+        ({"quantity": 0, "t1_quantity": 3, "used_quantity": 2, "opening_quantity": 5}, 2, 3),
+        ({"quantity": 30, "used_quantity": 20, "collateral_quantity": 40, "opening_quantity": 90}, 20, 70),
+        ({"quantity": 30, "used_quantity": 20, "collateral_quantity": 40, "opening_quantity": 50}, 20, 70),
+    ],
+)
+def test_a_holding_is_all_that_is_owned_however_kite_divides_it(row: dict[str, int], sold: int, held: int) -> None:
+    net = [{**HELD, "quantity": -sold}] if sold else []
+    found = dialect.positions(net, [{**HELD, **row}], {})
+    assert [(each.quantity, each.is_unclear) for each in found] == ([(Decimal(held), False)] if held else [])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"quantity": 30, "used_quantity": 20},
+        {"quantity": 30, "used_quantity": 20, "opening_quantity": 70},
+        {"quantity": 30, "used_quantity": 20, "opening_quantity": None},
+        # Both readings fit.
+        {"quantity": 30, "used_quantity": 20, "collateral_quantity": 20, "opening_quantity": 50},
+        {"quantity": 30, "collateral_quantity": "some"},
+    ],
+)
+def test_a_holding_whose_quantities_do_not_add_up_is_unclear(row: dict[str, Any]) -> None:
+    (found,) = dialect.positions([], [{**HELD, **row}], {})
+    assert found.is_unclear
 
 
 async def test_a_new_day_empties_the_lists_and_nothing_else(server: SimulatedKite, broker: ZerodhaBroker) -> None:

@@ -158,6 +158,7 @@ def test_a_row_that_does_not_say_whose_it_is_may_be_anybodys(row: object) -> Non
         ({"quantity": 0}, "quantity"),
         ({"quantity": None}, "quantity"),
         ({"average_price": None}, "average_price"),
+        ({"average_price": 0}, "average_price"),
         ({"average_price": Decimal("NaN")}, "average_price"),
         ({"trade_id": None}, "trade_id"),
         ({"order_id": []}, "order_id"),
