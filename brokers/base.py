@@ -498,8 +498,9 @@ class TellsVolume(Protocol):
     """An adapter whose broker tells how much a market trades."""
 
     async def usual_volumes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Decimal]:
-        """What the whole market usually trades of each in a bar, by the latest bars that are over. One of which that is not known is left out.
-        Raises BrokerUnavailable."""
+        """What the whole market usually trades of each in a bar: on historical bars the mean of the latest that are over, at a live market what
+        falls to a minute of what it has traded lately. In the units of orders, above 0; one of which that is not known is left out. Raises
+        BrokerUnavailable and NotAnswered."""
 
 
 @runtime_checkable

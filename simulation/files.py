@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from simulation.tables import NUMBER, TEXT, TIME, Table, shown
+from simulation.tables import NUMBER, TEXT, TIME, Columns, Table, shown
 from simulation.units import Kept, written_time
 
 FORMATS = ("csv", "parquet", "sqlite")
@@ -23,24 +23,28 @@ def default_format() -> str:
     return "parquet" if find_spec("polars") is not None else "csv"
 
 
-def write(tables: Iterable[Table], folder: Path, form: str) -> list[Path]:
-    """Writes each table; an older result of the same name is replaced. Raises OSError."""
+def write(tables: Iterable[Table], folder: Path, form: str, *, compiled: bool = False) -> list[Path]:
+    """Writes each table; an older result of the same name is replaced. `compiled`: numba may write it. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     if form == "sqlite":
         return [write_sqlite(tables, folder / "results.sqlite")]
     if form == "parquet":
         writer = import_module("simulation.parquet")
         return [writer.write(table, folder / f"{table.name}.parquet") for table in tables]
-    return [write_csv(table, folder / f"{table.name}.csv") for table in tables]
+    quick = import_module("simulation.compiled_tables") if compiled else None
+    return [write_csv(table, folder / f"{table.name}.csv", quick) for table in tables]
 
 
-def write_csv(table: Table, path: Path) -> Path:
+def write_csv(table: Table, path: Path, quick: Any = None) -> Path:
+    """`quick`: `compiled_tables`, which writes what it can. Raises OSError."""
+    if quick is not None and isinstance(table.rows, Columns) and quick.write_csv(table, table.rows, path):
+        return path
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(table.header)
         texts = [n for n, (_, kind) in enumerate(table.columns) if kind is TEXT]
         for columns in _blocks(table):
-            if any(map(_needs_quotes, map(columns.__getitem__, texts))):
+            if any(needs_quotes("".join(filter(None, columns[n]))) for n in texts):
                 writer.writerows(zip(*columns, strict=True))
             else:
                 filled = (map(_empty_if_none, column) if None in column else column for column in columns)
@@ -48,9 +52,8 @@ def write_csv(table: Table, path: Path) -> Path:
     return path
 
 
-def _needs_quotes(column: Sequence[str | None]) -> bool:
-    """Whether there is anything in it that a field of CSV has in quotation marks only."""
-    letters = "".join(filter(None, column))
+def needs_quotes(letters: str) -> bool:
+    """Whether there is anything in them that a field of CSV has in quotation marks only."""
     return "," in letters or '"' in letters or "\n" in letters or "\r" in letters
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import compress
+from operator import attrgetter
+from typing import Any
 
 from execution_service.core.quality.slippage import BASIS_POINTS, Slippage, median, slippage_of
 from simulation.bars import History, Series
 from simulation.matching.codes import AT_GAP, AT_OPEN, KINDS, STOP, STOP_LIMIT
 from simulation.run import Result
 
-_ZERO = Decimal(0)
+_ZERO, _ONE = Decimal(0), Decimal(1)
 MOST_MEASURED = 100_000
 """So many orders are measured; of larger runs the first ones."""
 NO_NAME = "(none)"
@@ -47,10 +50,8 @@ class OrderFigures:
     """Of what it asked for."""
     share_of_volume: Decimal | None
     """None: nothing was traded in lots."""
-
-    @property
-    def is_measured(self) -> bool:
-        return self.benchmark > 0
+    is_measured: bool
+    """Whether there is a benchmark."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,23 +99,14 @@ class _Sum:
 
 def run_quality(result: Result, history: History) -> RunQuality:
     """By stance (of orders that targets have led to), strategy, type and instrument."""
-    figures = {each.row: each for each in order_figures(result, history)}
+    figures = tuple(order_figures(result, history))
     count = min(len(result.orders), MOST_MEASURED)
     # Sorted once, the figures of each group are sorted too.
-    rising = sorted(figures, key=lambda row: figures[row].slippage_bps)
-    rows = [*rising, *(row for row in range(count) if row not in figures)]
-    names = _names(result)
-    groups = [
-        _group(by, name, mine, figures)
-        for by, names_of_rows in names.items()
-        for name, mine in _by_name(rows, names_of_rows)
-    ]
-    return RunQuality(
-        figures=tuple(figures.values()),
-        groups=tuple(groups),
-        whole=_group("", "", rows, figures),
-        is_complete=count == len(result.orders),
-    )
+    rising = sorted(figures, key=attrgetter("slippage_bps"))
+    shares = sorted([each for each in figures if each.share_of_volume is not None], key=attrgetter("share_of_volume"))
+    groups = [group for by, names in _names(result).items() for group in _groups(by, names[:count], rising, shares)]
+    (whole,) = _groups("", [""] * count, rising, shares) or [_group("", "", 0, [], [])]
+    return RunQuality(figures=figures, groups=tuple(groups), whole=whole, is_complete=count == len(result.orders))
 
 
 def order_figures(result: Result, history: History) -> Iterator[OrderFigures]:
@@ -122,23 +114,26 @@ def order_figures(result: Result, history: History) -> Iterator[OrderFigures]:
     orders, settings = result.orders, result.settings
     series = list(history.series.values())
     sums = _sums(result, series)
-    closes = [list(compress(range(len(each.close)), each.trading)) for each in series]
-    closed_at = [
-        [each.open_time[k] + settings.interval for k in mine] for each, mine in zip(series, closes, strict=True)
-    ]
     money = settings.tick * settings.lot * settings.multiplier
     arrivals = _arrivals(result)
+    # Of each instrument the bars that traded; None: all.
+    traded = [None if all(each.trading) else list(compress(range(len(each.close)), each.trading)) for each in series]
     for row in sorted(sums):
         each, symbol, side = sums[row], orders.symbol[row], orders.side[row]
         benchmark = _ZERO
         if orders.kind[row] in (STOP, STOP_LIMIT):
             benchmark = Decimal(orders.stop[row])
         else:
-            n = bisect_right(closed_at[symbol], arrivals[row]) - 1
-            if n >= 0:
-                benchmark = _as_of_fill(series[symbol], closes[symbol][n], each.first_bar, result)
+            closed, mine = series[symbol], traded[symbol]
+            k = bisect_right(closed.open_time, arrivals[row] - settings.interval) - 1
+            if mine is not None:
+                n = bisect_right(mine, k) - 1
+                k = mine[n] if n >= 0 else -1
+            if k >= 0:
+                benchmark = _as_of_fill(closed, k, each.first_bar, result)
         slippage = cost = value = _ZERO
-        if benchmark > 0:
+        is_measured = benchmark > 0
+        if is_measured:
             at_benchmark = benchmark * each.lots
             paid_more = side * (each.amount - at_benchmark)
             slippage, cost, value = paid_more * BASIS_POINTS / at_benchmark, paid_more * money, at_benchmark * money
@@ -154,8 +149,9 @@ def order_figures(result: Result, history: History) -> Iterator[OrderFigures]:
             each.volume,
             each.first - arrival,
             each.last - arrival,
-            Decimal(each.lots) / orders.quantity[row],
+            _ONE if each.lots == orders.quantity[row] else Decimal(each.lots) / orders.quantity[row],
             Decimal(each.lots) / each.volume if each.volume else None,
+            is_measured,
         )
 
 
@@ -222,24 +218,30 @@ def _names(result: Result) -> Mapping[str, Sequence[str]]:
     return found
 
 
-def _by_name(rows: Sequence[int], names: Sequence[str]) -> list[tuple[str, list[int]]]:
-    found: dict[str, list[int]] = {}
-    for row in rows:
-        found.setdefault(names[row], []).append(row)
-    return sorted(found.items())
+def _groups(
+    by: str, names: Sequence[str], rising: Sequence[OrderFigures], shares: Sequence[OrderFigures]
+) -> list[Group]:
+    """Of the orders that `names` has a name for, by their rows. The figures are all of the run: `rising` by slippage, `shares` by share of volume."""
+    counts = Counter(names)
+    figures: dict[str, list[OrderFigures]] = {name: [] for name in counts}
+    for each in rising:
+        figures[names[each.row]].append(each)
+    of_volume: dict[str, list[Decimal | None]] = {name: [] for name in counts}
+    for each in shares:
+        of_volume[names[each.row]].append(each.share_of_volume)
+    return [_group(by, name, counts[name], figures[name], of_volume[name]) for name in sorted(counts)]
 
 
-def _group(by: str, name: str, rows: Sequence[int], figures: Mapping[int, OrderFigures]) -> Group:
-    mine = [figures[row] for row in rows if row in figures]
-    parts = sum((each.filled_part for each in mine), _ZERO)
-    to_last = median(sorted([each.to_last_fill for each in mine]))
+def _group(by: str, name: str, orders: int, figures: Sequence[OrderFigures], shares: Sequence[Any]) -> Group:
+    """Of so many orders those that filled, and their shares of volume, rising."""
+    to_last = median(sorted([each.to_last_fill for each in figures]))
     return Group(
         by=by,
         name=name,
-        orders=len(rows),
-        filled=len(mine),
-        filled_part=parts / len(rows) if rows else None,
-        slippage=slippage_of(each for each in mine if each.is_measured),
-        share_of_volume=median(sorted([each.share_of_volume for each in mine if each.share_of_volume is not None])),
+        orders=orders,
+        filled=len(figures),
+        filled_part=sum([each.filled_part for each in figures], _ZERO) / orders if orders else None,
+        slippage=slippage_of([each for each in figures if each.is_measured]),
+        share_of_volume=median(shares),
         seconds_to_last_fill=None if to_last is None else to_last / 1_000_000,
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import repeat
 from operator import itemgetter
+from typing import Any
 
 from execution_service.core.planning.plan import LegState
 from execution_service.core.quality.slippage import rounded
@@ -23,12 +24,65 @@ TEXT, NUMBER, TIME = "text", "number", "time"
 _AVERAGE = Decimal("1e-10")
 
 
+Value = str | int | None
+Row = tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A column in which the same values come again and again: of each row `value` of its code, or the code itself; with `by`, what `by` has at
+    that place is the code."""
+
+    codes: Sequence[int]
+    value: Callable[[int], Value] | None = None
+    by: Sequence[int] | None = None
+
+    def __iter__(self) -> Iterator[Value]:
+        codes = self.codes if self.by is None else map(self.by.__getitem__, self.codes)
+        return iter(codes) if self.value is None else map(self.value, codes)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A column whose every value is made of what stands in others, each row anew."""
+
+    value: Callable[..., Value]
+    of: Sequence[Iterable[Any]]
+
+    def __iter__(self) -> Iterator[Value]:
+        return map(self.value, *self.of)
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """A column with one value in all rows."""
+
+    value: Value
+
+    def __iter__(self) -> Iterator[Value]:
+        return repeat(self.value)
+
+
+Filled = Coded | Made | Same | Sequence[str]
+"""What a column holds; may be gone through more than once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The rows of a large table, kept as its columns; the first has a value for each row."""
+
+    columns: Sequence[Filled]
+
+    def __iter__(self) -> Iterator[Row]:
+        return zip(*self.columns)  # noqa: B905 - what is the same in all rows has no end
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     name: str
     columns: tuple[tuple[str, str], ...]
     """Name and kind."""
-    rows: Sequence[tuple[str | int | None, ...]] | Iterator[tuple[str | int | None, ...]]
+    rows: Columns | Sequence[Row] | Iterator[Row]
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -56,33 +110,35 @@ def trades_table(result: Result) -> Table:
     return Table("trades", TRADES, _trades(result))
 
 
-def _trades(result: Result) -> Iterator[tuple[str | int | None, ...]]:
+def _trades(result: Result) -> Columns:
     orders, trades = result.orders, result.trades
     prices, lots = steps_of(result.settings)
-    order_ids = list(map(orders.order_id.__getitem__, trades.order))
-    contexts: list[Iterable[str | None]] = [repeat(None)] * 5
+    contexts: Sequence[Filled] = [Same(None)] * 5
     if result.contexts:
         own = list(map(result.contexts.__getitem__, trades.order))
-        contexts = [map(itemgetter(n), own) for n in range(5)]
+        contexts = [Made(itemgetter(n), [own]) for n in range(5)]
     profile, regime, universe, decision, plan = contexts
-    return zip(
-        map(trade_id, order_ids, trades.number),
-        trades.time,
-        map(orders.symbols.__getitem__, trades.symbol),
-        map(_DIRECTIONS.__getitem__, map(orders.side.__getitem__, trades.order)),
-        lots.texts(trades.quantity),
-        prices.texts(trades.price),
-        order_ids,
-        map(orders.strategies.__getitem__, map(orders.strategy.__getitem__, trades.order)),
-        profile,
-        regime,
-        universe,
-        decision,
-        map(FILL_REASONS.__getitem__, trades.reason),
-        Whole(CENT).texts(trades.fee),
-        repeat(result.settings.currency),
-        plan,
-        repeat("TRAINING"),
+    order_ids = Coded(trades.order, orders.order_id.__getitem__)
+    return Columns(
+        (
+            Made(trade_id, [order_ids, trades.number]),
+            Coded(trades.time),
+            Coded(trades.symbol, orders.symbols.__getitem__),
+            Coded(trades.order, _DIRECTIONS.__getitem__, orders.side),
+            Coded(trades.quantity, lots.text_of),
+            Coded(trades.price, prices.text_of),
+            order_ids,
+            Coded(trades.order, orders.strategies.__getitem__, orders.strategy),
+            profile,
+            regime,
+            universe,
+            decision,
+            Coded(trades.reason, FILL_REASONS.__getitem__),
+            Coded(trades.fee, Whole(CENT).text_of),
+            Same(result.settings.currency),
+            plan,
+            Same("TRAINING"),
+        )
     )
 
 
@@ -100,17 +156,18 @@ def orders_table(result: Result) -> Table:
     return Table("orders", columns, _orders(result))
 
 
-def _orders(result: Result) -> Iterator[tuple[str | int | None, ...]]:
+def _orders(result: Result) -> Columns:
     _, steps = steps_of(result.settings)
     lots, amounts = result.filled()
-    average = _Averages(result.settings.tick)
-    return zip(
-        result.orders.order_id,
-        map(STATUSES.__getitem__, result.status),
-        steps.texts(lots),
-        map(average.text, lots, amounts),
-        map([words or None for words in REASONS].__getitem__, result.reason),
-        strict=True,
+    reasons = [words or None for words in REASONS]
+    return Columns(
+        (
+            result.orders.order_id,
+            Coded(result.status, STATUSES.__getitem__),
+            Coded(lots, steps.text_of),
+            Made(_Averages(result.settings.tick).text, [lots, amounts]),
+            Coded(result.reason, reasons.__getitem__),
+        )
     )
 
 
@@ -210,20 +267,25 @@ def order_quality_table(result: Result, quality: RunQuality) -> Table:
     return Table("order_quality", columns, _order_quality(result, quality))
 
 
-def _order_quality(result: Result, quality: RunQuality) -> Iterator[tuple[str | int | None, ...]]:
+def _order_quality(result: Result, quality: RunQuality) -> Iterator[Row]:
     tick, order_id = result.settings.tick, result.orders.order_id
+    # Prices in whole ticks and times come again and again.
+    prices: Kept[int | Decimal, str] = Kept(lambda ticks: _exact(tick * ticks))
+    seconds: Kept[int, str] = Kept(lambda at: plain(Decimal(at) / 1_000_000))
     for each in quality.figures:
-        average = tick * Decimal(each.amount) / each.lots
-        measured = (tick * each.benchmark, each.slippage_bps, each.cost)
-        benchmark, slippage, cost = (_exact(figure) if each.is_measured else None for figure in measured)
+        ticks, rest = divmod(each.amount, each.lots)
+        benchmark = slippage = cost = None
+        if each.is_measured:
+            benchmark, slippage, cost = prices[each.benchmark], _exact(each.slippage_bps), _exact(each.cost)
         yield (
             order_id[each.row],
             benchmark,
-            _exact(average),
+            _exact(tick * Decimal(each.amount) / each.lots) if rest else prices[ticks],
             slippage,
             cost,
             _rounded(each.share_of_volume),
-            *(plain(Decimal(at) / 1_000_000) for at in (each.to_first_fill, each.to_last_fill)),
+            seconds[each.to_first_fill],
+            seconds[each.to_last_fill],
         )
 
 

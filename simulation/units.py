@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TypeVar
@@ -117,8 +117,10 @@ class Whole:
         """Always with as many decimals as the step has."""
         return self._written[count]
 
-    def texts(self, counts: Iterable[int]) -> Iterator[str]:
-        return map(self._written.__getitem__, counts)
+    @property
+    def text_of(self) -> Callable[[int], str]:
+        """As `text`, for a whole column."""
+        return self._written.__getitem__
 
     def _text(self, count: int) -> str:
         return f"{self.step * count:.{self._places}f}"

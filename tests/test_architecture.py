@@ -2041,11 +2041,15 @@ def test_the_matcher_is_pure() -> None:
     assert wrong == set()
 
 
+COMPILED = {"compiled", "compiled_texts", "compiled_tables"}
+"""The modules of the simulation that work by numba, beside the matcher's."""
+
+
 @pytest.mark.parametrize(
     ("library", "modules"),
     [
         ("numba", {"simulation.matching.compiled", "simulation.compiled"}),
-        ("numpy", {"simulation.matching.compiled", "simulation.compiled", "simulation.compiled_texts"}),
+        ("numpy", {"simulation.matching.compiled", *(f"simulation.{name}" for name in COMPILED)}),
         ("polars", {"simulation.parquet"}),
     ],
 )
@@ -2056,7 +2060,7 @@ def test_an_optional_library_of_the_simulation_is_imported_where_it_is_loaded_by
     assert found == modules
     loaded = {(s.path, name) for s in of("simulation") for name in s.our_imports() if name in modules}
     assert {name for _, name in loaded} <= {"simulation.matching.compiled", "simulation.compiled"}
-    assert {Path(path).stem for path, _ in loaded} <= {"compiled", "compiled_texts"}
+    assert {Path(path).stem for path, _ in loaded} <= COMPILED
 
 
 def test_simulators_know_only_the_brokers_vocabulary_and_their_order_book() -> None:

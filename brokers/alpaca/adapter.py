@@ -374,6 +374,11 @@ class AlpacaBroker:
         self._check_session()
         return await self._quotes.quotes(instruments)
 
+    async def usual_volumes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Decimal]:
+        """Of shares, by calls as `quotes` uses them."""
+        self._check_session()
+        return await self._quotes.usual_volumes(instruments)
+
     async def quotes_in_words(self) -> str:
         self._check_session()
         classes = self.capabilities.asset_classes

@@ -1,5 +1,5 @@
 """Alpaca's market data: the latest quote and trade of shares, options and coins, by one call for each of these classes, of the feed that the
-account has. No orders; a failure here says nothing about the account."""
+account has; and how much of shares is traded. No orders; a failure here says nothing about the account."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -17,11 +18,12 @@ from alpaca.common.exceptions import APIError
 from brokers.alpaca import dialect
 from brokers.alpaca.calls import Access, RawClient, refusal_of, seconds_to_reset
 from brokers.alpaca.codes import TOO_MANY, Refusal
-from brokers.alpaca.rows import Malformed, SnapshotRow, read_snapshot, read_snapshots
+from brokers.alpaca.rows import Malformed, SnapshotRow, read_snapshot, read_snapshots, read_volumes
 from brokers.base import Instrument, NoQuote, Quote
 from brokers.blocking_calls import BlockingCalls, ExactSession, never_connected
 from brokers.call_kinds import CallKind
 from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, RateLimited
+from brokers.volumes import KeptVolumes
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -38,6 +40,18 @@ _NOT_SUBSCRIBED = ("subscription", "agreement")
 signed"."""
 _A_SHARE, _AN_OPTION = "SPY", "SPY301220C00500000"
 """By which it is found out what the account is told; the option need not exist."""
+
+
+_SESSIONS, _SESSION_MINUTES = 20, 390
+"""The usual volume is the mean of so many sessions, spread over the minutes of the regular one (9:30 to 16:00 in New York)."""
+_LATEST_SESSION = timedelta(hours=24)
+"""A day's bar has the time of its midnight in New York: one that began so long ago is over. That is also more than the quarter of an hour within
+which the tape of all exchanges is kept to those who subscribe to it ("About Market Data API": older data are for everybody)."""
+_FIRST_SESSION = timedelta(days=35)
+_CALLS_FOR_BARS = 4
+_MOST_BARS = 10_000
+"""A page of bars has no more; more than a hundred symbols are never asked about at once."""
+_VOLUMES_KEPT_SECONDS = 3_600.0
 
 
 class Feed(StrEnum):
@@ -88,6 +102,20 @@ class MarketDataCalls(BlockingCalls[RawClient]):
         query = {"symbols": ",".join(symbols)} | ({} if feed is None else {"feed": feed})
         return await self.ask(lambda client: client.get(path, query, version=version), CallKind.QUOTE)
 
+    async def daily_bars(self, symbols: Sequence[str], start: datetime, end: datetime) -> Any:
+        """Of shares on all exchanges, prices and volumes as they are after splits."""
+        query = {
+            "symbols": ",".join(symbols),
+            "timeframe": "1Day",
+            "start": f"{start:%Y-%m-%dT%H:%M:%SZ}",
+            "end": f"{end:%Y-%m-%dT%H:%M:%SZ}",
+            "adjustment": "split",
+            "sort": "asc",
+            "feed": Feed.SIP,
+            "limit": str(_MOST_BARS),
+        }
+        return await self.ask(lambda client: client.get("/stocks/bars", query, version="v2"), CallKind.QUOTE)
+
     def calls_left(self) -> dict[tuple[str, float], int]:
         return {("quotes", seconds): n for (kind, seconds), n in self.left().items() if kind == "queries"}
 
@@ -127,6 +155,7 @@ class AccountQuotes:
         self._calls = MarketDataCalls(access)
         self._wanted = feed
         self._shares_from = feed
+        self._volumes = KeptVolumes(_VOLUMES_KEPT_SECONDS)
 
     def open(self) -> None:
         """Idempotent. What the account is told is found out anew."""
@@ -162,6 +191,44 @@ class AccountQuotes:
             for symbol, quote in told.items():
                 found |= dict.fromkeys(symbols[symbol], quote)
         return found
+
+    async def usual_volumes(self, instruments: Collection[Instrument]) -> dict[Instrument, Decimal]:
+        """Of shares alone: a minute's part of the mean of the last 20 sessions on all exchanges, by one call for all that are not known yet, at
+        most every hour. Options have none (orders are of contracts that hardly trade), and what is traded in coins at Alpaca's own venue is not
+        their market. Of more than a hundred the rest is left out. Raises BrokerUnavailable."""
+        symbols: dict[Instrument, str] = {}
+        for instrument in instruments:
+            try:
+                kind, symbol = dialect.class_of(instrument), dialect.symbol_of(instrument)
+            except OrderRefused:
+                continue
+            if kind == dialect.EQUITY and _CAN_BE_LISTED.fullmatch(symbol) is not None:
+                symbols[instrument] = symbol
+        to_ask = self._volumes.to_ask(dict.fromkeys(symbols.values()))[:_SYMBOLS_A_CALL]
+        if to_ask:
+            self._volumes.keep(to_ask, await self._volumes_of(to_ask))
+        found = ((instrument, self._volumes.of(symbol)) for instrument, symbol in symbols.items())
+        return {instrument: volume for instrument, volume in found if volume is not None}
+
+    async def _volumes_of(self, symbols: Sequence[str]) -> dict[str, Decimal]:
+        """Where one of them is no symbol of Alpaca's, the others are asked about again, since they are not answered then."""
+        now = datetime.now(UTC)
+        for _ in range(_CALLS_FOR_BARS):
+            try:
+                said = await self._calls.daily_bars(symbols, now - _FIRST_SESSION, now - _LATEST_SESSION)
+                told = read_volumes(said)
+            except FeedRefused as exc:
+                invalid = exc.invalid_among(symbols)
+                symbols = [] if invalid is None else [symbol for symbol in symbols if symbol != invalid]
+                if symbols:
+                    continue
+                return {}
+            except Malformed as exc:
+                raise BrokerUnavailable(f"Alpaca's bars cannot be read: {exc}") from exc
+            latest = {symbol: volumes[-_SESSIONS:] for symbol, volumes in told.items()}
+            means = ((symbol, sum(mine, Decimal(0)) / len(mine)) for symbol, mine in latest.items() if mine)
+            return {symbol: mean / _SESSION_MINUTES for symbol, mean in means if mean}
+        raise BrokerUnavailable(f"Alpaca calls {_CALLS_FOR_BARS} of the symbols invalid, and tells the volume of none")
 
     async def in_words(self, *, has_options: bool, has_coins: bool) -> str:
         """Which quotes the account is told, in one sentence."""

@@ -4,7 +4,7 @@ our orders is not known here."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -227,6 +227,23 @@ def read_snapshots(said: object) -> Mapping[str, object]:
     row = _a_row(said)
     inner = row.get("snapshots", row)
     return _a_row(inner)
+
+
+def read_volumes(said: object) -> Mapping[str, Sequence[Decimal]]:
+    """By symbol, what was traded in each of its bars, as they come; a symbol of which one cannot be read is left out. Raises Malformed, also where
+    there are more pages."""
+    row = _a_row(said)
+    if row.get("next_page_token") is not None:
+        raise Malformed("there are more bars than a page has")
+    found = {}
+    for symbol, bars in _a_row(row.get("bars")).items():
+        try:
+            volumes, malformed = _each(bars, lambda bar: number(_a_row(bar), "v", least=0), "bar")
+        except Malformed:
+            continue
+        if not malformed:
+            found[symbol] = volumes
+    return found
 
 
 def read_snapshot(said: object) -> SnapshotRow:

@@ -235,6 +235,11 @@ def read_book_ticker(row: Row) -> BookTickerRow:
     return BookTickerRow(bid=_at_least_0(row, "bidPrice"), ask=_at_least_0(row, "askPrice"), at_ms=at_ms)
 
 
+def amount_traded(row: Row) -> tuple[str, Decimal]:
+    """Of which contract, and how much in the ticker's 24 hours. Raises Malformed."""
+    return text(row, "symbol"), _at_least_0(row, "volume")
+
+
 def read_position(row: Row) -> PositionRow:
     return PositionRow(
         symbol=text(row, "symbol"),

@@ -22,7 +22,7 @@ from execution_service.core.planning.plan import ON_MARGIN, Leg, Phase
 from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.planning.stances import Stances
 from execution_service.core.planning.targets import Aggressiveness, Target, TargetPositions
-from execution_service.core.planning.terms import Conduct
+from execution_service.core.planning.terms import MOST_ORDERS, Conduct
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import DiscrepancyState
 from execution_service.core.risk.exposure import in_currency
@@ -272,7 +272,11 @@ class Holdings:
         await trader.ask_prices({leg.instrument.key: leg.instrument for leg in priced})
         volumes = await self._volumes(trader, priced)
         for leg in priced:
-            own = replace(of_leg[leg.number], usual_volume=volumes.get(leg.instrument))
+            own = replace(
+                of_leg[leg.number],
+                usual_volume=volumes.get(leg.instrument),
+                most_orders=None if trader.is_on_bars else MOST_ORDERS,
+            )
             best = self._best_price(trader, leg.instrument.key)
             if best is not None:
                 own = replace(own, price=best.price, bid=best.bid, ask=best.ask)

@@ -171,6 +171,11 @@ def position_row(position: BrokerPosition, held: Decimal) -> dict[str, Any]:
     }
 
 
+def day_bar(price: Decimal, volume: int) -> dict[str, Any]:
+    """A day on which the price stood still."""
+    return {**dict.fromkeys(("o", "h", "l", "c", "vw"), float(price)), "v": volume, "n": 1}
+
+
 def snapshot_item(
     price: Decimal, step: Decimal, scripted: ScriptedQuote | None, delay_seconds: float
 ) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class Asset:
     kind: str = "us_equity"
     exchange: str = "NASDAQ"
     last_price: Decimal = Decimal(100)
+    day_volume: int = 390_000
+    """Traded on every day, on all exchanges."""
     is_tradable: bool = True
     is_fractionable: bool = True
     is_shortable: bool = True

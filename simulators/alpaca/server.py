@@ -53,6 +53,7 @@ from simulators.alpaca.book import (
     account_row,
     activity_rows,
     alpaca_time,
+    day_bar,
     kind_of,
     order_row,
     position_row,
@@ -78,6 +79,7 @@ _OPERATIONS = {
     "GET /v2/stocks/snapshots": (Operation.QUOTES,),
     "GET /v1beta1/options/snapshots": (Operation.QUOTES,),
     "GET /v1beta3/crypto/us/snapshots": (Operation.QUOTES,),
+    "GET /v2/stocks/bars": (Operation.QUOTES,),
 }
 _QUOTED = {"stocks": "us_equity", "options": "us_option", "crypto": "crypto"}
 _FREE_FEEDS, _PLUS_FEEDS = frozenset({"iex", "delayed_sip", "indicative"}), frozenset({"sip", "opra"})
@@ -86,6 +88,8 @@ _NOT_SUBSCRIBED = {
     "opra": "OPRA agreement is not signed",
 }
 _DELAY_SECONDS = 900.0
+_BARS = "/v2/stocks/bars"
+_SATURDAY = 5
 _SYMBOL = re.compile(r"[A-Z0-9./]+")
 
 
@@ -289,7 +293,7 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
     def _carry_out(self, call: Call) -> Response:
         if not self.are_keys_good or call.keys != (self.api_key, self.secret_key):
             raise Refused(403, None, "forbidden.")
-        answer = self._snapshots(call) if _is_of_data(call) else self._data(call)
+        answer = self._market_data(call) if _is_of_data(call) else self._data(call)
         return Response(status_code=204) if answer is None else json_response(200, answer, control.plain)
 
     def _data(self, call: Call) -> object:
@@ -527,6 +531,9 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
 
     # Market data
 
+    def _market_data(self, call: Call) -> object:
+        return self._daily_bars(call) if call.path == _BARS else self._snapshots(call)
+
     def _snapshots(self, call: Call) -> object:
         """Of the assets that are known; one of these symbols that can be none fails the whole call."""
         kind = _QUOTED[call.path.split("/")[2]]
@@ -544,6 +551,26 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
                 item = snapshot_item(asset.last_price, asset.price_step or _CENT, scripted, delay)
                 found[symbol] = item | self._distorted_fields(call.route, symbol)
         return found if kind == "us_equity" else {"snapshots": found, "next_page_token": None}
+
+    def _daily_bars(self, call: Call) -> object:
+        """Of every weekday; of the last quarter of an hour, and so of the present day, for subscribers alone."""
+        query = call.query
+        start, end = (datetime.fromisoformat(query[name]) for name in ("start", "end"))
+        feed = query.get("feed", "sip")
+        if feed not in self.data_feeds and end > datetime.now(UTC) - timedelta(seconds=_DELAY_SECONDS):
+            raise Refused(403, None, _NOT_SUBSCRIBED.get(feed, f"invalid feed: {feed}"))
+        if query.get("timeframe") != "1Day":
+            raise Refused(400, None, "only days are simulated")
+        found = {}
+        for symbol in query.get("symbols", "").split(","):
+            if _SYMBOL.fullmatch(symbol) is None:
+                raise Refused(400, None, f"code=400, message=invalid symbol: {symbol}")
+            asset = find_asset(symbol, self._assets)
+            if asset is not None and asset.kind == "us_equity":
+                bar = day_bar(asset.last_price, asset.day_volume) | self._distorted_fields(call.route, symbol)
+                found[symbol] = [{"t": alpaca_time(at), **bar} for at in _sessions(start, end)]
+        bars = sum(map(len, found.values()))
+        return {"bars": found, "next_page_token": "more" if bars > int(query.get("limit", 1_000)) else None}
 
     def subscribe(self, plus: bool = True) -> None:
         """Whether the account has the feeds of all exchanges."""
@@ -673,7 +700,14 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
 
 def _is_of_data(call: Call) -> bool:
     """It is for the market data, which are at another host at Alpaca."""
-    return call.path.endswith("/snapshots")
+    return call.path.endswith("/snapshots") or call.path == _BARS
+
+
+def _sessions(start: datetime, end: datetime) -> list[datetime]:
+    """The weekdays that begin between these; a day's bar has the time of its midnight in New York, here that of winter."""
+    first = start.replace(hour=5, minute=0, second=0, microsecond=0) - timedelta(days=1)
+    days = (first + timedelta(days=n) for n in range((end - first).days + 1))
+    return [day for day in days if start <= day <= end and day.weekday() < _SATURDAY]
 
 
 def _frame(stream: str, data: Mapping[str, Any]) -> bytes:

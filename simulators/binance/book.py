@@ -346,6 +346,20 @@ def book_ticker_item(listing: Listing, scripted: ScriptedQuote | None, now_ms: i
     }
 
 
+def day_ticker_item(listing: Listing, now_ms: int) -> dict[str, Any]:
+    """The last 24 hours, of what a plan's sizes need."""
+    price = listing.last_price or Decimal(0)
+    return {
+        "symbol": listing.symbol,
+        "lastPrice": str(price),
+        "volume": str(listing.day_volume),
+        "quoteVolume": str(listing.day_volume * price),
+        "openTime": now_ms - 86_400_000,
+        "closeTime": now_ms,
+        "count": 0,
+    }
+
+
 def events_of(order: PaperOrder) -> list[dict[str, Any]]:
     """What the stream says when the order has changed: its state, with its last execution."""
     report = order.report()

@@ -46,6 +46,8 @@ class Listing:
     status: str = "TRADING"
     last_price: Decimal | None = None
     """None: the book makes one up, always the same."""
+    day_volume: Decimal = Decimal(1_440_000)
+    """Traded in the last 24 hours, in the base asset."""
 
     @property
     def symbol(self) -> str:

@@ -32,7 +32,7 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -53,6 +53,7 @@ from simulators.binance.book import (
     algo_item,
     book_ticker_item,
     child_of,
+    day_ticker_item,
     events_of,
     is_algo,
     is_triggered,
@@ -87,6 +88,7 @@ _WEIGHTS = {
     "GET /fapi/v3/balance": 5,
     "GET /fapi/v1/accountConfig": 5,
     "GET /fapi/v1/ticker/bookTicker": 5,
+    "GET /fapi/v1/ticker/24hr": 1,
     "POST /fapi/v1/order": 0,
     "POST /fapi/v1/algoOrder": 0,
 }
@@ -94,7 +96,7 @@ _QUOTES = "GET /fapi/v1/ticker/bookTicker"
 _QUOTE_OF_ONE_WEIGHS = 2
 _NOT_ACCURATE = 2_399
 """What an answer with quotes tells as the weight used, whatever that is: at Binance, too, it "is not accurate from this endpoint"."""
-_WITHOUT_SYMBOL_40 = frozenset({"GET /fapi/v1/openOrders", "GET /fapi/v1/openAlgoOrders"})
+_WITHOUT_SYMBOL_40 = frozenset({"GET /fapi/v1/openOrders", "GET /fapi/v1/openAlgoOrders", "GET /fapi/v1/ticker/24hr"})
 _OPERATIONS = {
     "GET /fapi/v1/accountConfig": (Operation.CONNECT,),
     "GET /fapi/v1/allOrders": (Operation.REPORTS, Operation.FIND),
@@ -102,13 +104,14 @@ _OPERATIONS = {
     "GET /fapi/v3/positionRisk": (Operation.POSITIONS,),
     "GET /fapi/v3/balance": (Operation.BALANCES,),
     _QUOTES: (Operation.QUOTES,),
+    "GET /fapi/v1/ticker/24hr": (Operation.QUOTES,),
 }
 _PLACING = ("POST /fapi/v1/order", "POST /fapi/v1/algoOrder")
 _CANCELLING = ("DELETE /fapi/v1/order", "DELETE /fapi/v1/algoOrder")
 _UNSIGNED = frozenset(
     {
         *("/fapi/v1/time", "/fapi/v1/exchangeInfo", "/fapi/v1/listenKey", "/fapi/v1/ping"),
-        "/fapi/v1/ticker/bookTicker",
+        *("/fapi/v1/ticker/bookTicker", "/fapi/v1/ticker/24hr"),
     }
 )
 
@@ -300,7 +303,9 @@ class SimulatedBinance(HttpGateway[Call, object]):
                     "symbols": [each.as_json() for each in self.listings.values()],
                 }
             case "GET", "v1/ticker/bookTicker":
-                return self._book_tickers(call)
+                return self._tickers(call, self._book_ticker)
+            case "GET", "v1/ticker/24hr":
+                return self._tickers(call, self._day_ticker)
             case "GET", "v1/accountConfig":
                 return {"canTrade": True, "dualSidePosition": self.is_hedged, "multiAssetsMargin": False, "feeTier": 0}
             case "GET", "v1/positionSide/dual":
@@ -540,18 +545,20 @@ class SimulatedBinance(HttpGateway[Call, object]):
             rows = [item for item in rows if int(item["time"]) >= int(form["startTime"])]
         return rows[: min(int(form.get("limit", 500)), _LONGEST_PAGE)]
 
-    def _book_tickers(self, call: Call) -> object:
+    def _tickers(self, call: Call, ticker_of: Callable[[Listing], dict[str, Any]]) -> object:
         """Of the one contract that was named, or of all."""
         named = call.form.get("symbol")
         if named is not None and named not in self.listings:
             raise Refused(-1121, "Invalid symbol.")
         chosen = [self.listings[named]] if named is not None else list(self.listings.values())
-        rows = [
-            book_ticker_item(each, self.book.quote(each.symbol), self._now_ms())
-            | self._distorted_fields(call.route, each.symbol)
-            for each in chosen
-        ]
+        rows = [ticker_of(each) | self._distorted_fields(call.route, each.symbol) for each in chosen]
         return rows if named is None else rows[0]
+
+    def _book_ticker(self, listing: Listing) -> dict[str, Any]:
+        return book_ticker_item(listing, self.book.quote(listing.symbol), self._now_ms())
+
+    def _day_ticker(self, listing: Listing) -> dict[str, Any]:
+        return day_ticker_item(listing, self._now_ms())
 
     def _now_ms(self) -> int:
         return int((datetime.now(UTC).timestamp() + self.clock_ahead_seconds) * 1000)

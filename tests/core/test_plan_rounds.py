@@ -54,7 +54,9 @@ EMERGENCY = Conduct(stance=Aggressiveness.EMERGENCY, price=Decimal(100))
 REPORT, RETRY, UNWIND = OnPartial(), OnPartial(WhenShort.RETRY, 2), OnPartial(WhenShort.UNWIND)
 
 
-def a_plan(held: dict[str, int], aims: dict[str, int], *, most: int | None = None, **changes: object) -> Plan:
+def a_plan(
+    held: dict[str, int], aims: dict[str, int], *, most: int | None = None, least: int = 0, **changes: object
+) -> Plan:
     instruments = {symbol: Instrument(symbol=symbol) for symbol in {*held, *aims}}
     facts = {
         each.key: InstrumentFacts(
@@ -62,6 +64,7 @@ def a_plan(held: dict[str, int], aims: dict[str, int], *, most: int | None = Non
             held=Decimal(held.get(symbol, 0)),
             price=Decimal(100),
             max_quantity=None if most is None else Decimal(most),
+            min_quantity=Decimal(least),
         )
         for symbol, each in instruments.items()
     }
@@ -217,6 +220,34 @@ def test_a_slice_is_a_lot_at_least_and_where_no_volume_is_known_all_is_sent() ->
     assert [each.quantity for each in unknown.release()] == [100]
     as_planned = Life(a_plan({"A": 100}, {"A": 0}), Conduct(usual_volume=Decimal(2)), A=100)
     assert [each.quantity for each in as_planned.release()] == [100]
+
+
+def test_a_slice_is_the_smallest_order_of_the_venue_at_least_and_leaves_no_less_than_that() -> None:
+    little = replace(EMERGENCY, usual_volume=Decimal(30))
+    life = Life(a_plan({"A": 100}, {"A": 0}, least=30), little, A=100)
+    seen = []
+    while life.at.state is PlanState.WORKING:
+        (only,) = life.release()
+        seen.append(only.quantity)
+        life.end(only, only.quantity)
+    assert (seen, life.at.state) == ([30, 30, 40], PlanState.COMPLETED)
+
+
+def test_what_would_leave_too_little_for_an_order_is_not_sent_at_once_where_the_venue_takes_less() -> None:
+    little = replace(EMERGENCY, usual_volume=Decimal(30))
+    life = Life(a_plan({"A": 50}, {"A": 0}, least=30, most=40), little, A=50)
+    assert [each.quantity for each in life.release()] == [30]
+
+
+def test_a_leg_takes_no_more_orders_than_it_may_however_little_is_traded() -> None:
+    thin = replace(EMERGENCY, usual_volume=Decimal(1), most_orders=100)
+    life = Life(a_plan({"A": 12_345}, {"A": 0}), thin, A=12_345)
+    seen = []
+    while life.at.state is PlanState.WORKING:
+        (only,) = life.release()
+        seen.append(int(only.quantity))
+        life.end(only, only.quantity)
+    assert (len(seen), seen[0], sum(seen)) == (100, 124, 12_345)
 
 
 def test_a_late_fill_of_the_order_before_makes_the_next_one_smaller() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect
 
-from brokers.base import OrderType, Side
+from brokers.base import Instrument, OrderType, Side
 from brokers.paper.model import Action, Fault, Operation
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused
@@ -22,6 +23,7 @@ from execution_service.core.risk.limits import Scope
 from execution_service.storage.ports.commands import Command
 from execution_service.storage.ports.errors import StoreUnavailable
 from tests.fakes import ACCOUNT, BY_HAND, DATABASE, DOWN, RESTING, Moment, World, world_of
+from tests.fakes.broker import GatedBroker
 from tests.service.audit import audit
 from tests.service.test_plans import body, hold, planned, publish, results
 
@@ -88,6 +90,25 @@ async def test_in_an_emergency_reductions_climb_the_ladder_with_one_order_at_a_t
         assert all(o.accepted_request.order_type is OrderType.LIMIT for o in world.records() if o.symbol == "AAPL"
                    and o.identity.purpose is Purpose.EXIT)  # fmt: skip
         audit(world)
+
+
+@pytest.mark.parametrize(("volume", "slices"), [("500", ["150", "150"]), ("0.1", ["3", "3"]), (None, ["300"])])
+async def test_where_the_broker_tells_a_volume_reductions_leave_in_parts_of_it_and_a_hundred_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, volume: str | None, slices: list[str]
+) -> None:
+    async def usual_volumes(_: Any, instruments: Collection[Instrument]) -> dict[Instrument, Decimal]:
+        return {} if volume is None else dict.fromkeys(instruments, Decimal(volume))
+
+    monkeypatch.setattr(GatedBroker, "usual_volumes", usual_volumes, raising=False)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 300)
+        world.quote("AAPL", bid="10", ask="10.02", last="10")
+        publish(world, body(world, ("AAPL", 0), aggressiveness="EMERGENCY"))
+        await world.run(3)
+        for n, quantity in enumerate(slices):
+            assert [each[1] for each in children(world)] == slices[: n + 1]
+            world.fill(exits_at_work(world)[0], quantity=int(quantity), purpose=Purpose.EXIT)
+            await world.run(3)
 
 
 async def test_a_market_order_ends_the_ladder_where_the_operator_allows_it(tmp_path: Path) -> None:

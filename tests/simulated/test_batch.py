@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import sqlite3
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from execution_service.core.positions.position import apply_fill
 from simulation.__main__ import main
 from simulation.files import write_sql
 from simulation.positions import SMALLEST_SHARE, Position
+from simulation.settings import Settings, read_settings
 from simulation.tables import tables_of, trades_table
 from tests.simulated.cases import D, simulated
 
@@ -189,3 +191,25 @@ def test_equity_is_what_trades_alone_come_to() -> None:
     assert result.account.unit * units == cash
     assert result.account.unit * (units + value) == cash + held * D("12.00")
     assert result.account.imbalance() == 0
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+@pytest.mark.parametrize(("changes", "status"), [({}, 0), ({"bars.csv": "nothing"}, 2)])
+def test_a_run_leaves_the_collector_of_objects_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_enabled: bool, changes: dict[str, str], status: int
+) -> None:
+    seen = []
+
+    def read(path: Path) -> Settings:
+        seen.append(gc.isenabled())
+        return read_settings(path)
+
+    monkeypatch.setattr("simulation.__main__.read_settings", read)
+    arguments = files(tmp_path, **changes)
+    try:
+        if not is_enabled:
+            gc.disable()
+        assert main([*arguments, "--format", "csv"]) == status
+        assert (gc.isenabled(), seen) == (is_enabled, [False])
+    finally:
+        gc.enable()

@@ -331,7 +331,7 @@ def _of_reduction(
         yield _release(plan, leg, 0, ZERO, now, reason=chosen)
         return
     available, first = _available(leg, held), _first_order(leg, leg.quantity, conduct)
-    most = most_at_once(conduct, leg.lot)
+    most = most_at_once(conduct, leg)
     # One order at a time: on the ladder, and where all of it were more than its part of what the market trades.
     is_single = conduct.stance is Aggressiveness.EMERGENCY or (most is not None and most < leg.quantity)
     parts = (first,) if is_single else leg.slices
@@ -370,9 +370,12 @@ def _follower(
 
 
 def _first_order(leg: Leg, left: Decimal, conduct: Conduct) -> Decimal:
-    """How much of what is left one order takes: no more than the venue allows, and than its part of what the market trades."""
-    bounds = (left, leg.max_quantity, most_at_once(conduct, leg.lot))
-    return min(bound for bound in bounds if bound is not None)
+    """How much of what is left one order takes: no more than the venue allows, and than its part of what the market trades; but all of it where
+    what is left then would be too little for an order."""
+    bounds = (left, leg.max_quantity, most_at_once(conduct, leg))
+    quantity = min(bound for bound in bounds if bound is not None)
+    has_room = leg.max_quantity is None or left <= leg.max_quantity
+    return left if has_room and left - quantity < leg.min_quantity else quantity
 
 
 def _of_increases(
