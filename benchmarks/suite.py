@@ -15,6 +15,7 @@ from benchmarks.api_reads import measure_api_reads
 from benchmarks.cost import measure_acceptance, measure_cost
 from benchmarks.fairness import measure_fairness
 from benchmarks.figures import Figure, Say, median, milliseconds, percentile
+from benchmarks.gate import measure_gate
 from benchmarks.gateways import measure_adapters
 from benchmarks.simulated import measure_simulation
 from benchmarks.traffic import (
@@ -460,6 +461,11 @@ def cost(plan: Plan) -> list[Figure]:
     return measure_cost(plan.folder, plan.burst, plan.pairs, plan.say)
 
 
+def gate(plan: Plan) -> list[Figure]:
+    """What the limits of risk cost an order."""
+    return measure_gate(plan.folder, plan.pairs, plan.say)
+
+
 def simulation(plan: Plan) -> list[Figure]:
     """The batch simulation, and the planner."""
     return measure_simulation(plan.folder, plan.say, plan.instruments)
@@ -481,6 +487,7 @@ MEASUREMENTS: Mapping[str, Callable[[Plan], Sequence[Figure]]] = {
     "latency": latency,
     "acceptance": acceptance,
     "cost": cost,
+    "gate": gate,
     "placement": placement,
     "adapters": adapters,
     "finished": finished,

@@ -123,6 +123,10 @@ class World(ABC):
         self._remember_children()
         self._end_family()
 
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """kill -9; its children end by themselves, and are waited for."""
         self._leave_traffic()
@@ -139,7 +143,7 @@ class World(ABC):
         time of the kill, by `time.perf_counter()`."""
         assert self._process is not None
         # While it is frozen its Pub/Sub, which dies with it, takes the orders, and it does not.
-        self._process.send_signal(signal.SIGSTOP)
+        self.send_signal(signal.SIGSTOP)
         self.traffic.publish(waiting, fills_expected=False)
         self._leave_traffic()
         return self._kill_and_launch()
@@ -254,7 +258,7 @@ class Service(World):
         return self.data_dir / "mock_broker.db"
 
     def hold_orders(self, symbol: str, count: int) -> None:
-        """The next `count` orders for that symbol rest at the broker for ever. To be called before the process is started."""
+        """The next `count` orders for that symbol (`*`: for any) rest at the broker for ever. To be called before the process is started."""
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         fault = Fault(operation=Operation.PLACE, action=Action.HOLD, symbol=symbol, times=count)
         PaperExchange(self.book_path, account_id="benchmark", faults=[fault]).close()

@@ -40,6 +40,8 @@ T = TypeVar("T")
 SIDES = {"buy": "BUY", "long": "BUY", "sell": "SELL", "short": "SELL"}
 STRATEGY = "manual"
 """Under which an order is booked that names no strategy."""
+_NO_ACCOUNT = "-"
+"""Stands for one that is missing or not configured while the rest of the call is judged."""
 HIGHEST_LEVERAGE = 125
 LOOK_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 10
@@ -104,12 +106,13 @@ class Placing:
         fields = _read(body)
         key, has_own_key = self._key(fields, key_header)
         side_word = str(fields.get("side"))
-        data = _written(self._order_fields(fields, key)).encode()
+        order_fields, problems = self._order_fields(fields, key)
+        data = _written(order_fields).encode()
         parsed = parse_order(data)
         if isinstance(parsed, Unusable):
-            raise _invalid([parsed.reason])
-        if parsed.problems:
-            raise _invalid(parsed.problems)
+            raise _invalid([*problems, parsed.reason])
+        if problems or parsed.problems:
+            raise _invalid([*problems, *parsed.problems])
         message = Message(message_id=f"api-{secrets.token_hex(8)}", data=data, publish_time=self._clock.now())
         # Whoever calls may go away: what was begun is finished all the same, or the order would be in nobody's hands.
         task = self._begin(self._durable(message, parsed))
@@ -219,8 +222,9 @@ class Placing:
             raise Problem(422, "invalid-order", words, reasons=[reason("INVALID_ORDER", words)])
         return (names[0].strip(), True) if names else (f"api-{secrets.token_hex(12)}", False)
 
-    def _order_fields(self, fields: Mapping[str, object], key: str) -> dict[str, object]:
-        """The order in the words of our messages. Raises Problem."""
+    def _order_fields(self, fields: Mapping[str, object], key: str) -> tuple[dict[str, object], list[str]]:
+        """The order in the words of our messages, and what is wrong that these do not know. A field that is wrong has another value in it, so that
+        nothing is said twice of it: what has problems is not placed."""
         problems: list[str] = []
         metadata = fields.get("metadata")
         more = metadata if isinstance(metadata, dict) else {}
@@ -229,6 +233,7 @@ class Placing:
         side = fields.get("side")
         if not isinstance(side, str) or side.strip().lower() not in SIDES:
             problems.append(f"side has to be one of {', '.join(SIDES)}, not {shown(side)}")
+            order["side"] = SIDES["buy"]
         else:
             order["side"] = SIDES[side.strip().lower()]
         if fields.get("order_type") is None:
@@ -244,9 +249,7 @@ class Placing:
         )
         order.setdefault("strategy_name", strategy or STRATEGY)
         order["account_id"] = self._account(fields, more, problems)
-        if problems:
-            raise _invalid(problems)
-        return order
+        return order, problems
 
     def _account(self, fields: Mapping[str, object], more: Mapping[str, object], problems: list[str]) -> str:
         given = next(
@@ -259,10 +262,10 @@ class Placing:
             if not named and self._accounts.is_known(STRATEGY):
                 return STRATEGY  # the broker that stands in for all has an account of any name
             problems.append(f"account_id is missing; configured: {', '.join(named) or 'none'}")
-            return ""
+            return _NO_ACCOUNT
         if not isinstance(given, str) or isinstance(given, Number) or not self._accounts.is_known(given):
             problems.append(f"account {shown(given)} is not configured")
-            return ""
+            return _NO_ACCOUNT
         return given
 
 

@@ -581,7 +581,7 @@ class RiskGate:
                 else live.order.remaining_quantity
             )
             if left > 0:
-                found.append(replace(reservation, quantity=left))
+                found.append(reservation if left == reservation.quantity else replace(reservation, quantity=left))
         reserved = {each.order_id for each in book.reservations}
         for live in self._live.by_id.values():
             order = live.order
@@ -636,12 +636,15 @@ class RiskGate:
         """Raises StoreUnavailable."""
         entries, unclear = await entries_with_unbooked(self._live, self._store, self.account_id, ())
         now, currency, found = self._clock.now(), self._currency, []
+        rates_by_age: dict[Decimal | None, Mapping[str, Decimal]] = {}
         for key, entry in entries.items():
             where = Scope(account_id=key.account_id, strategy=key.strategy, symbol=entry.instrument.symbol)
             oldest = limits.of(where).bound(LimitType.REFERENCE_PRICE_MAX_AGE_SECONDS)
             max_age = None if oldest is None else oldest.number
             price = best_reference(self._prices.of(key.instrument_key), now, max_age)
-            rates = rates_into(currency, self._all_rates, now, max_age)
+            if max_age not in rates_by_age:
+                rates_by_age[max_age] = rates_into(currency, self._all_rates, now, max_age)
+            rates = rates_by_age[max_age]
             point = in_currency(entry.money_per_point, entry.currency or self._brokers_currency, currency, rates)
             found.append(
                 Holding(
@@ -679,7 +682,7 @@ class RiskGate:
                 continue
             if order.status.is_final:
                 self._left[order.order_id] = ZERO
-            elif order.status in AT_WORK:
+            elif order.status in AT_WORK and order.remaining_quantity != reservation.quantity:
                 self._left[order.order_id] = order.remaining_quantity
         if self._left:
             self._to_write.tell()

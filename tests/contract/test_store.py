@@ -1654,6 +1654,26 @@ async def test_ledgers_of_an_account_are_the_open_ones_and_the_flat_ones_of_give
     assert [e.position.quantity for e in await store.ledgers_of_account("acct-2", [])] == [Decimal(7)]
 
 
+async def test_a_holding_is_worked_out_anew_only_where_its_document_has_changed(
+    store: MongoStore, server: Server
+) -> None:
+    about = order(instrument=instrument("AAPL"), account_id="acct-1")
+    held = Position(quantity=Decimal(5), is_long=True, episode=1)
+    entry = LedgerEntry(key=key_of(about), instrument=instrument("AAPL"), version=1, position=held)
+    await store.save_ledgers([entry])
+    (first,) = await store.ledgers_of_account("acct-1", [])
+    (again,) = await store.ledgers_of_account("acct-1", [])
+    assert again is first
+    await store.save_ledgers([replace(entry, version=2, position=replace(held, quantity=Decimal(8)))])
+    (later,) = await store.ledgers_of_account("acct-1", [])
+    assert later.position.quantity == 8
+    # By hand, and without another version.
+    mended = {"$set": {"position.quantity": "9"}}
+    server.collection("execution_positions").update_one({"_id": entry.key.ledger_id}, mended)
+    (by_hand,) = await store.ledgers_of_account("acct-1", [])
+    assert by_hand.position.quantity == 9
+
+
 # --- kill switches --------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from execution_service.core.risk.book import (
     tripped,
 )
 from execution_service.core.risk.counters import Answered, Counters, Executed, Measured, Trip, fold_all
-from execution_service.core.risk.documents import from_document, to_document
+from execution_service.core.risk.documents import book_to_document, from_document, to_document
 from execution_service.core.risk.exposure import Holding
 from execution_service.core.risk.gate import Facts, Reading, judge
 from execution_service.core.risk.kill import KillLevel, KillState, Switch
@@ -35,6 +35,7 @@ from execution_service.core.risk.prices import PriceSource, ReferencePrice
 from execution_service.core.risk.verdict import Decision, Override, Verdict, exact_content
 from tests.builders import NOW, amount, at, identity, order
 from tests.core.risk_cases import ACCOUNT, STRATEGY, SYMBOL, WHERE, buying, facts, limited, tables, works, written
+from tests.growth import LINEAR, calls
 
 BUY, SELL = Side.BUY, Side.SELL
 OF_ACCOUNT = Scope(account_id=ACCOUNT)
@@ -112,6 +113,25 @@ def test_reservations_shrink_with_the_booked_fills_and_end_with_the_order() -> N
     assert settled(part, {"a": Decimal(30), "unknown": Decimal(3)}) is part
     over = settled(part, {"a": Decimal(0), "b": Decimal(-1)})
     assert (over.reservations, over.version) == ((), 2)
+
+
+def test_what_is_settled_costs_once_what_the_account_reserves() -> None:
+    def settling(count: int) -> int:
+        names = [f"ord_{number}" for number in range(count)]
+        book = replace(new_book(ACCOUNT), reservations=tuple(works(100, name=name) for name in names))
+        return calls(lambda: settled(book, dict.fromkeys(names, Decimal(30))))
+
+    assert settling(200) <= LINEAR * settling(100)
+
+
+def test_the_document_of_a_book_costs_what_has_changed_since_the_last() -> None:
+    reservations = tuple(works(100 + number, name=f"ord_doc_{number}") for number in range(200))
+    book = replace(new_book(ACCOUNT), reservations=reservations)
+    first = calls(lambda: book_to_document(book))
+    more = replace(book, reservations=(*reservations, works(5, name="ord_doc_new")))
+    assert calls(lambda: book_to_document(more)) * 10 < first
+    assert book_to_document(more) == to_document(more)
+    assert from_document(RiskBook, book_to_document(more)) == more
 
 
 def test_what_tripped_is_kept_though_its_order_was_refused() -> None:

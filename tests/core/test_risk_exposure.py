@@ -273,12 +273,12 @@ def test_an_order_reserves_once_shrinks_with_its_fills_and_is_released() -> None
     assert [(each.order_id, each.quantity) for each in some] == [("a", 100), ("b", 50)]
     again = reserved(some, works(70, name="a"))
     assert [(each.order_id, each.quantity) for each in again] == [("b", 50), ("a", 70)]
-    part = reduced(again, "a", Decimal(30))
+    part = reduced(again, {"a": Decimal(30)})
     assert [(each.order_id, each.quantity) for each in part] == [("b", 50), ("a", 30)]
-    assert [each.order_id for each in reduced(part, "a", Decimal(0))] == ["b"]
+    assert [each.order_id for each in reduced(part, {"a": Decimal(0)})] == ["b"]
     assert [each.order_id for each in released(part, "b")] == ["a"]
-    assert reduced(part, "unknown", Decimal(5)) == part
-    assert [each.quantity for each in reduced(part, "a", Decimal("0.001"))] == [50, Decimal("0.001")]
+    assert reduced(part, {"unknown": Decimal(5)}) == part
+    assert [each.quantity for each in reduced(part, {"a": Decimal("0.001")})] == [50, Decimal("0.001")]
 
 
 def test_what_works_is_counted_by_strategy_instrument_and_side() -> None:

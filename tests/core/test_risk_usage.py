@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC
 from decimal import Decimal
@@ -11,12 +12,13 @@ from execution_service.core.orders.order import Order
 from execution_service.core.risk.book import USES_KEPT, LastUse, RiskBook, admitted, new_book
 from execution_service.core.risk.counters import Executed, Measured, fold_all
 from execution_service.core.risk.documents import from_document, to_document
-from execution_service.core.risk.exposure import exposure
+from execution_service.core.risk.exposure import Exposure, Line, exposure
 from execution_service.core.risk.gate import judge
 from execution_service.core.risk.limits import OFF, LimitType, Repetition, RiskLimits, Scope
 from execution_service.core.risk.usage import Usage, recounted, usages
 from tests.builders import NOW, at
 from tests.core.risk_cases import ACCOUNT, STRATEGY, SYMBOL, buying, facts, holding, tables, works, written
+from tests.growth import LINEAR, calls
 
 OF_ACCOUNT = Scope(account_id=ACCOUNT)
 OF_POSITION = Scope(account_id=ACCOUNT, symbol=SYMBOL)
@@ -163,3 +165,25 @@ def test_there_is_an_end_of_the_figures_that_are_kept_and_the_latest_stay() -> N
     book = admitted(replace(new_book(ACCOUNT), uses=old), about, judge(about, facts(), limits), limits, UTC)
     assert len(book.uses) == USES_KEPT
     assert book.uses[-1].total == OF_POSITION
+
+
+class CountedLines(tuple[Line, ...]):
+    """Each line that is looked at is a call."""
+
+    def __iter__(self) -> Iterator[Line]:
+        yield from tuple(super().__iter__())
+
+
+def test_counting_the_uses_of_many_symbols_again_costs_once_what_is_held() -> None:
+    def counting(count: int) -> int:
+        names = [f"S{number}" for number in range(count)]
+        lines = exposure([holding(5, symbol=name, instrument_key=name) for name in names], []).lines
+        held = Exposure(CountedLines(lines))
+        totals = [Scope(account_id=ACCOUNT, symbol=name) for name in names]
+        uses = tuple(
+            LastUse(limit=LimitType.MAX_POSITION_QUANTITY, total=total, actual_value=Decimal(1), at=NOW)
+            for total in totals
+        )
+        return calls(lambda: recounted(uses, held, at(9)))
+
+    assert counting(100) <= LINEAR * counting(50)

@@ -150,9 +150,21 @@ async def test_what_is_wrong_with_an_order_is_said_and_nothing_is_stored(
 
 
 async def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
-    async with http_world(tmp_path) as (_, http):
-        response = await http.post(ORDER_PATH, json={"symbol": "AAPL", "side": "up", "quantity": 1, "leverage": 0})
-        assert len(codes(response)) == 2
+    async with http_world(tmp_path) as (world, http):
+        wrong: dict[str, object] = {
+            "symbol": "???",
+            "side": "up",
+            "quantity": -1,
+            "stop_loss": "x",
+            "leverage": 0,
+            "account_id": "nobody",
+        }
+        response = await http.post(ORDER_PATH, json=wrong)
+        told = [each["message"] for each in response.json()["reasons"]]
+        assert codes(response) == ["INVALID_ORDER"] * len(wrong)
+        assert {word for word in wrong for each in told if each.startswith(word.removesuffix("_id"))} == wrong.keys()
+        await world.run(1)
+        assert world.records() == []
 
 
 async def test_with_several_accounts_one_has_to_be_named(tmp_path: Path) -> None:

@@ -103,9 +103,9 @@ def tripped(book: RiskBook, verdict: Verdict, limits: RiskLimits, zone: tzinfo) 
 def settled(book: RiskBook, remaining: Mapping[str, Decimal]) -> RiskBook:
     """With what these orders still may fill, by the fills that are booked to the ledger: 0 once an order is over and all of its fills are booked.
     Never told earlier: a fill that is in neither would be risk that nobody counts. Orders that are not among these keep what they reserve."""
-    reservations = book.reservations
-    for order_id, left in remaining.items():
-        reservations = reduced(reservations, order_id, left)
+    if not remaining:
+        return book
+    reservations = reduced(book.reservations, remaining)
     return (
         book
         if reservations == book.reservations

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 
 from execution_service.core.codec import decode, encode
 from execution_service.core.errors import CoreError, UnreadableRecord
+from execution_service.core.risk.book import RiskBook
+from execution_service.core.risk.exposure import Reservation
 
 Document: TypeAlias = dict[str, Any]
 T = TypeVar("T")
@@ -16,6 +20,19 @@ FORMAT = 1
 def to_document(value: Any) -> Document:
     """Of a frozen dataclass."""
     return {"format": FORMAT, **encode(value)}
+
+
+def book_to_document(book: RiskBook) -> Document:
+    """As `to_document`, at the cost of what has changed since the last book: what an order reserves is the same in each as long as it rests. Nobody
+    may change what is in the document."""
+    document = to_document(replace(book, reservations=()))
+    document["reservations"] = [_reservation_as_document(each) for each in book.reservations]
+    return document
+
+
+@lru_cache(maxsize=8192)
+def _reservation_as_document(reservation: Reservation) -> Document:
+    return encode(reservation)  # type: ignore[no-any-return]
 
 
 def from_document(cls: type[T], document: Mapping[str, Any]) -> T:

@@ -6,10 +6,11 @@ other, since either may leave at any time; an amount that cannot be told is None
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import cached_property
 
 from brokers.base import Side
 from execution_service.core.exact import EXACT, ZERO
@@ -63,11 +64,13 @@ def released(some: Iterable[Reservation], order_id: str) -> tuple[Reservation, .
     return tuple(each for each in some if each.order_id != order_id)
 
 
-def reduced(some: Iterable[Reservation], order_id: str, remaining: Decimal) -> tuple[Reservation, ...]:
-    """With so much of the order left, by the fills that are booked: an annulled fill makes it more again. Nothing left releases it."""
-    if remaining <= 0:
-        return released(some, order_id)
-    return tuple(replace(each, quantity=remaining) if each.order_id == order_id else each for each in some)
+def reduced(some: Iterable[Reservation], left: Mapping[str, Decimal]) -> tuple[Reservation, ...]:
+    """With so much of these orders left, by the fills that are booked: an annulled fill makes it more again. Nothing left releases one."""
+    return tuple(
+        each if still is None or still == each.quantity else replace(each, quantity=still)
+        for each in some
+        if (still := left.get(each.order_id)) is None or still > 0
+    )
 
 
 # --- what an exit is ------------------------------------------------------------------------------------------------
@@ -88,7 +91,7 @@ def exit_room(held: Decimal | None, side: Side, working: Decimal, most: Decimal 
 # --- projected exposure ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Line:
     """One strategy's holding of one instrument, with all that works on it."""
 
@@ -148,7 +151,7 @@ class Line:
             return EXACT.multiply(reached, dearest)
         return None if self.unit_value is None else EXACT.add(EXACT.multiply(held, self.unit_value), added)
 
-    @property
+    @cached_property
     def gross(self) -> Decimal | None:
         """The larger of both: it cannot be long and short at once."""
         if not self.buys and not self.sells:
@@ -184,7 +187,7 @@ def _sum(amounts: Iterable[Decimal | None]) -> Decimal | None:
     return total
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Exposure:
     """All lines of one account. None for a figure: something that it needs cannot be told."""
 
@@ -192,15 +195,26 @@ class Exposure:
 
     def within(self, scope: Scope) -> tuple[Line, ...]:
         """Those of the strategy and the symbol that the scope names."""
-        return tuple(
-            line
-            for line in self.lines
-            if scope.strategy in (None, line.strategy) and scope.symbol in (None, line.symbol)
-        )
+        lines = self.lines if scope.symbol is None else self._by_symbol.get(scope.symbol, ())
+        return tuple(line for line in lines if scope.strategy in (None, line.strategy))
 
     def of_instrument(self, key: str, strategy: str | None) -> tuple[Line, ...]:
         """Those of the strategy (None: of all) in one instrument."""
-        return tuple(line for line in self.lines if line.instrument_key == key and strategy in (None, line.strategy))
+        return tuple(line for line in self._by_instrument.get(key, ()) if strategy in (None, line.strategy))
+
+    @cached_property
+    def _by_symbol(self) -> Mapping[str, Sequence[Line]]:
+        found: dict[str, list[Line]] = {}
+        for line in self.lines:
+            found.setdefault(line.symbol, []).append(line)
+        return found
+
+    @cached_property
+    def _by_instrument(self) -> Mapping[str, Sequence[Line]]:
+        found: dict[str, list[Line]] = {}
+        for line in self.lines:
+            found.setdefault(line.instrument_key, []).append(line)
+        return found
 
     def position_quantity(self, key: str, strategy: str | None, side: Side) -> Decimal | None:
         """The most that may come to be held in the instrument on that side, all strategies' holdings on it added up."""

@@ -22,6 +22,8 @@ from execution_service.storage.mongo.ledger_lines import LedgerLines
 from execution_service.storage.mongo.names import POSITIONS
 from execution_service.storage.mongo.port import MongoPort, Place
 
+ENTRIES_KNOWN_AGAIN = 4096
+
 
 class MongoLedger(MongoPort):
     """The exact positions, and the ledger's lines of each order."""
@@ -29,6 +31,8 @@ class MongoLedger(MongoPort):
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self._ledger_lines = LedgerLines(place)
+        self._read_before: dict[str, tuple[Document, LedgerEntry]] = {}
+        """By their ids, documents of what is held and the entries that they are: one that is the same again is not worked out again."""
 
     async def ledgers(self, keys: Sequence[LedgerKey]) -> dict[LedgerKey, LedgerEntry]:
         def read() -> list[LedgerEntry]:
@@ -69,9 +73,20 @@ class MongoLedger(MongoPort):
         wanted = {"account_id": account_id, "$or": [{"is_open": True}, {"instrument.symbol": {"$in": list(symbols)}}]}
 
         def read() -> list[LedgerEntry]:
-            return self._readable(POSITIONS, self._db[POSITIONS].find(wanted), ledger_from_document)
+            return self._readable(POSITIONS, self._db[POSITIONS].find(wanted), self._known_again)
 
         return await self._calls.ask(read)
+
+    def _known_again(self, document: Document) -> LedgerEntry:
+        """Raises UnreadableRecord. An account's holdings are read for each order that is judged, and few have changed since the order before."""
+        before = self._read_before.get(document["_id"])
+        if before is not None and before[0] == document:
+            return before[1]
+        entry = ledger_from_document(document)
+        if len(self._read_before) >= ENTRIES_KNOWN_AGAIN:
+            self._read_before.clear()
+        self._read_before[entry.key.ledger_id] = document, entry
+        return entry
 
     async def every_ledger(self, account_id: str) -> list[LedgerEntry]:
         def read() -> list[LedgerEntry]:

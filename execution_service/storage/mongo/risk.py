@@ -6,7 +6,7 @@ from pymongo.errors import DuplicateKeyError
 
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.risk.book import RiskBook, new_book
-from execution_service.core.risk.documents import from_document, to_document
+from execution_service.core.risk.documents import book_to_document, from_document
 from execution_service.core.risk.limits import Scope
 from execution_service.core.views.record import Document
 from execution_service.storage.mongo.names import RISK
@@ -47,7 +47,7 @@ class MongoRisk(MongoPort):
         return sorted(await self._calls.ask(read), key=lambda book: book.account_id)
 
     async def save_risk_book(self, book: RiskBook) -> bool:
-        document: Document = {"_id": book.account_id, **to_document(book)}
+        document: Document = {"_id": book.account_id, **book_to_document(book)}
 
         def write() -> bool:
             if book.version == 1:
