@@ -119,6 +119,16 @@ def combination_part_filled_and_cancelled_by_the_exchange(play: Play) -> None:
 
 
 @scenario(Family.COMBINATION, brokers=COMBINING)
+def part_of_a_combination_missed_then_cancelled(play: Play) -> None:
+    """A unit of a butterfly fills while the lists do not show it, and the exchange cancels the rest."""
+    legs = resting(play, *BUTTERFLY)
+    play.fault("reports", "hide", legs[0], seconds=3.0)
+    play.fill_units(legs, 1)
+    play.to_all("cancel", legs)
+    until_all(play, legs, "CANCELLED")
+
+
+@scenario(Family.COMBINATION, brokers=COMBINING)
 def combination_filled_after_its_cancel(play: Play) -> None:
     """Cancelled, and 2 s later filled all the same."""
     legs = resting(play)
