@@ -2308,10 +2308,12 @@ BROKERS_WORDS: Mapping[str, tuple[str, ...]] = {
 NAMED_ALLOWED = {
     "services/execution/__init__.py": "the names of spec 001, which is one broker's",
     "benchmarks/gateways.py": "measures two client libraries bare, beside their adapters",
+    "tests/faults/combinations.py": "which of them take options of several legs as one order",
+    "tests/faults/icebergs.py": "which of them show a part of an order by themselves",
     "tests/faults/priced.py": "which of them tell quotes by calls of their own is their dialect",
     "tests/faults/protected.py": "how each refuses a stop, and which of them link two orders, is their dialect",
     "tests/faults/scenarios.py": "some of its scenarios are about one broker's dialect, and are tests of that broker",
-    "tests/faults/test_kills.py": "two of its tests are about one broker's ids, and are tests of that broker",
+    "tests/faults/test_kills.py": "three of its tests are about one broker's ids or combinations, and are tests of that broker",
     "tests/faults/test_program.py": "looks at what is played at which",
     "tests/faults/test_replicas.py": "the cut of what is played at two of them",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -9,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from brokers.base import Instrument, Report, ReportStatus
+from brokers.base import Instrument, OrderRef, Report, ReportStatus
 from brokers.paper.model import Fault, Market, Operation, PaperFill, PaperOrder, ScriptedQuote
 from simulators.fault_plan import PlannedBook
 from simulators.zerodha.market import KITE_ORDER_TYPES, Listing, Refused
@@ -131,9 +132,52 @@ class KiteBook(PlannedBook):
             sums[place] = before.after(execution.bought, execution.price)
         return list(sums.values())
 
+    def _record_fill(
+        self,
+        db: sqlite3.Connection,
+        order: PaperOrder,
+        quantity: Decimal,
+        price: Decimal,
+        at: int,
+        moment: int,
+        commission: Decimal | None,
+        *,
+        corrects: str | None = None,
+        market_volume: Decimal | None = None,
+    ) -> str:
+        """An execution is of one leg of an iceberg order: what goes beyond that is one of the next leg, which has a brokerage of its own. The id of
+        the last is returned."""
+        while corrects is None and (left := _left_in_leg(order)) is not None and left < quantity:
+            super()._record_fill(db, order, left, price, at, moment, commission, market_volume=market_volume)
+            order = self._existing(db, OrderRef(client_order_id="", broker_order_id=order.broker_order_id))
+            quantity, commission = quantity - left, None if commission is None else self._commission(order)
+        return super()._record_fill(
+            db, order, quantity, price, at, moment, commission, corrects=corrects, market_volume=market_volume
+        )
+
+    def _commission(self, order: PaperOrder) -> Decimal:
+        part, executed = order.ticket.display_quantity, _executed(order)
+        if part is None:
+            return super()._commission(order)
+        is_begun = executed % part or executed >= order.ticket.quantity
+        return Decimal(0) if is_begun else self.market.commission_per_order
+
     def _is_hidden(self, order: PaperOrder, fault: Fault) -> bool:
         tag = order.ticket.client_order_id
         return fault.concerns(tag, order.ticket.instrument.symbol) and self.find(tag) is None
+
+
+def _executed(order: PaperOrder) -> Decimal:
+    """What has ever filled: a leg that is done stays done, whatever of it is annulled later."""
+    return sum((fill.quantity for fill in order.fills if fill.corrects is None), Decimal(0))
+
+
+def _left_in_leg(order: PaperOrder) -> Decimal | None:
+    """What can still fill of the leg at work; None: it is the last, or the order has no legs."""
+    part, executed = order.ticket.display_quantity, _executed(order)
+    if part is None or executed + (left := part - executed % part) >= order.ticket.quantity:
+        return None
+    return left
 
 
 def _usual_product(instrument: Instrument) -> str:

@@ -23,17 +23,21 @@ from rich.console import Console
 from brokers.registry import manifests
 from tests.external.long_run import ending_with_all
 from tests.external.venues import BROKERS
-from tests.faults import historical as historical  # enters its scenarios into the table, and so do the next two
+from tests.faults import combinations as combinations  # enters its scenarios into the table, and so do the next four
+from tests.faults import historical as historical
+from tests.faults import icebergs as icebergs
 from tests.faults import priced as priced
 from tests.faults import protected as protected
 from tests.faults import table
 from tests.faults.crashes import (
     HAND_TRADE_CROSSINGS,
     LEASE_KILLS,
+    MultipartJourney,
     play_hand_trade_kills,
     play_kills,
     play_lease_kills,
 )
+from tests.faults.icebergs import SHOWING_PARTS
 from tests.faults.outages import Extent, chosen_outages, play_outages
 from tests.faults.replicas import fleets_at, play_replicas
 from tests.faults.scenarios import SCENARIOS, Scenario
@@ -52,6 +56,7 @@ class Family(StrEnum):
     SCENARIOS = "scenarios"
     CRASHES = "crashes"
     KILLS = "kills"
+    MULTIPART = "orders of several parts"
     HAND_TRADES = "hand trades"
     LEASES = "leases"
     OUTAGES = "outages"
@@ -151,6 +156,9 @@ def jobs(options: argparse.Namespace) -> list[Job]:
                 broker,
                 partial(play_kills, broker, points=options.crashes, rounds=0, seed=options.seed),
             )
+        if is_wanted(Family.MULTIPART) and options.crashes != 0 and broker in SHOWING_PARTS:
+            play = partial(play_kills, broker, points=options.crashes, rounds=0, journey=MultipartJourney)
+            add(Family.MULTIPART, broker, partial(play, seed=options.seed))
         if is_wanted(Family.HAND_TRADES) and options.crashes != 0:
             add(
                 Family.HAND_TRADES,

@@ -16,12 +16,14 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
-from brokers.manifest import Fact
 from simulators.catalogue import simulator_of
 from tests.external.service_process import COMMANDS_TOPIC, READY, START_SECONDS, pubsub_server, store_server
 from tests.external.venues import FINAL
+from tests.faults.combinations import COMBINING, SPREAD, combined
+from tests.faults.icebergs import in_parts
 from tests.faults.judgement import Placed
 from tests.faults.people import Person
+from tests.faults.scenarios import once_where_ids_are_refused_twice
 from tests.faults.stage import (
     LOOK_SECONDS,
     PRICE,
@@ -32,15 +34,12 @@ from tests.faults.stage import (
     Stage,
     loop_outcome,
     set_stage,
-    tells,
 )
 from tests.waits import wait_until
 
 JOURNEY_SECONDS = 30.0
 AGREE_SECONDS = 90.0
 """Longer than a broker is asked for an order that nobody knows to have arrived, and a person then takes to decide."""
-INSTRUMENTS = 2
-"""Of a journey."""
 LONGEST_DELAY_SECONDS = 1.5
 MOST_DISAGREEMENTS = 5
 """Each costs minutes, and after so many there is enough to mend."""
@@ -93,33 +92,49 @@ LEASE_KILLS = tuple(
 )
 
 
+@dataclass(slots=True)
+class Part:
+    """What the broker holds, is filled in part, and is cancelled then: one order, or all legs of one."""
+
+    signals: Sequence[Signal]
+    fill: Callable[[], None]
+    is_filled: bool = False
+    is_cancelled: bool = False
+
+
 class Journey:
     """An entry that fills, its exit, an order that is filled in part and cancelled, one that is rejected, one whose acknowledgement is lost,
     and a message that nobody can read. Each step is taken once, whichever life of the service sees it."""
 
+    among = ""
+    """What the kills of it are called besides."""
+    instruments = 2
+
     def __init__(self, stage: Stage) -> None:
-        self.play = play = Play(stage, stage.lanes[0], "crash")
+        self.play = Play(stage, stage.lanes[0], "crash")
         self.stage = stage
-        # Perhaps sent when the process died: where ids may repeat at the broker, it is left in doubt until a person decides. The exit waits
-        # for that, and is refused if its entry never came to be.
-        is_sure = tells(stage.broker, Fact.REFUSES_REPEATED_IDS)
-        once = Placed.ONCE if is_sure else Placed.ONCE_OR_DOUBTED
-        after_doubt = Placed.ONCE if is_sure else Placed.ONCE_OR_REFUSED
-        self.entry = play.order(expects=once)
-        self.leave = play.order(
-            "SELL", 6, signal_type="EXIT", entry_signal_id=self.entry.signal_id, expects=after_doubt
-        )
-        self.part = play.order(expects=once)
-        self.rejected = play.order(expects=once)
-        self.unanswered = play.order(symbol=simulator_of(stage.broker).symbols[1], expects=once)
+        self.parts: list[Part] = []
+        self.plan(self.play)
         self.poison = f"no order {uuid.uuid4().hex}".encode()
-        play.fault("place", "hold", self.part)
-        play.fault("place", "reject", self.rejected)
-        play.fault("place", "accept_then_drop", self.unanswered)
-        self._is_published = self._is_filled = self._is_cancelled = False
+        self._is_published = False
         self.deaths = 0
         self._wrong: list[str] = []
-        self.person = Person(play)
+        self.person = Person(self.play)
+
+    def plan(self, play: Play) -> None:
+        """Its orders, and what the broker does to them."""
+        # Perhaps sent when the process died: where ids may repeat at the broker, it is left in doubt until a person decides. The exit waits
+        # for that, and is refused if its entry never came to be.
+        once = once_where_ids_are_refused_twice(play)
+        after_doubt = Placed.ONCE if once is Placed.ONCE else Placed.ONCE_OR_REFUSED
+        entry = play.order(expects=once)
+        play.order("SELL", 6, signal_type="EXIT", entry_signal_id=entry.signal_id, expects=after_doubt)
+        part, rejected = play.order(expects=once), play.order(expects=once)
+        unanswered = play.order(symbol=simulator_of(play.broker).symbols[1], expects=once)
+        play.fault("place", "hold", part)
+        play.fault("place", "reject", rejected)
+        play.fault("place", "accept_then_drop", unanswered)
+        self.parts.append(Part([part], lambda: play.fill(part, 4)))
 
     def step(self) -> bool:
         """Does what is next; true when all has ended. A service that has just died answers nothing: then it is tried in the next life."""
@@ -131,29 +146,33 @@ class Journey:
                 stage.publish(*(signal.body for signal in play.signals))
                 stage.publish_raw([self.poison])
                 self._is_published = True
-            if not self._is_filled and play.at_broker(self.part):
-                play.fill(self.part, 4)
-                self._is_filled = True
-            if self._is_filled and not self._is_cancelled:
-                command = {"command": "CANCEL", "signal_id": self.part.signal_id, "reason": "asked by the test"}
-                stage.publish(command, topic=COMMANDS_TOPIC)
-                self._is_cancelled = True
+            for part in self.parts:
+                self._go_on(part)
             doubted = self.person.doubted()
             for signal in doubted:
                 self._decide(signal)
-            is_done = self._is_cancelled or self._was_never_placed(self.part)
+            is_done = all(part.is_cancelled or self._was_never_placed(part) for part in self.parts)
             return is_done and not doubted and all(self._has_ended(signal) for signal in play.signals)
         return False
 
-    def _was_never_placed(self, signal: Signal) -> bool:
-        return signal.client_order_id in self.person.decided and self._has_ended(signal)
+    def _go_on(self, part: Part) -> None:
+        if not part.is_filled and self.play.at_broker(part.signals[0]):
+            part.fill()
+            part.is_filled = True
+        if part.is_filled and not part.is_cancelled:
+            command = {"command": "CANCEL", "signal_id": part.signals[0].signal_id, "reason": "asked by the test"}
+            self.stage.publish(command, topic=COMMANDS_TOPIC)
+            part.is_cancelled = True
+
+    def _was_never_placed(self, part: Part) -> bool:
+        return all(self._has_ended(each) and not self.play.at_broker(each) for each in part.signals)
 
     def _decide(self, signal: Signal) -> None:
         """As a person does who was told of the doubt and looked at the broker; before that the journey does not end. In an instrument one
         order leaves at a time: so many may be in doubt for each death."""
         if signal.client_order_id in self.person.decided:
             return
-        if len(self.person.decided) >= INSTRUMENTS * self.deaths:
+        if len(self.person.decided) >= self.instruments * self.deaths:
             self._wrong.append("more orders are in doubt than can have been on their way")
         self.person.decide(signal)
 
@@ -161,7 +180,7 @@ class Journey:
         """How far it has come, for whoever waits for its end."""
         found = [self.play.record(signal) for signal in self.play.signals]
         statuses = ", ".join("not stored" if record is None else str(record["status"]) for record in found)
-        return f"the journey has not ended: entry, exit, part, rejected, unanswered: {statuses}"
+        return f"the journey has not ended: its orders, as they were planned: {statuses}"
 
     def judge(self) -> list[str]:
         found = self.play.judge() + self._wrong + self.person.wrong
@@ -173,9 +192,48 @@ class Journey:
         return record is not None and record["status"] in FINAL and "unsettled" not in record["lookup"]
 
 
+class MultipartJourney(Journey):
+    """Orders of which the market sees a part at a time: one that fills, one that is cancelled in its second part; and where the broker takes
+    options as one order, four combinations: one that fills, one of which a unit fills before it is cancelled, one that is rejected, and one
+    whose acknowledgement is lost."""
+
+    among = " among orders of several parts"
+    instruments = 1 + len(SPREAD)
+
+    def __init__(self, stage: Stage) -> None:
+        self._combinations: Sequence[Sequence[Signal]] = ()
+        super().__init__(stage)
+
+    def plan(self, play: Play) -> None:
+        once = once_where_ids_are_refused_twice(play)
+        in_parts(play, expects=once)
+        part = in_parts(play, expects=once)
+        play.fault("place", "hold", part)
+        self.parts.append(Part([part], lambda: play.fill(part, 6)))
+        if play.broker not in COMBINING:
+            return
+        # Refused where a process died before each leg was written down; in doubt where all were, and nothing shows that it left.
+        self._combinations = [combined(play, expects=Placed.ONCE_OR_REFUSED) for _ in range(4)]
+        _, some, rejected, unanswered = self._combinations
+        for legs, action in ((some, "hold"), (rejected, "reject")):
+            play.fault("place", action, legs[0], times=len(legs))
+        play.fault("place", "accept_then_drop", unanswered[0])
+        self.parts.append(Part(some, lambda: play.fill_units(some, 1)))
+
+    def judge(self) -> list[str]:
+        """Beside all else: of combinations in the same options one leaves at a time, so that a death can keep no more than one from the broker."""
+        unplaced = sum(not self.play.at_broker(legs[0]) for legs in self._combinations)
+        found = (
+            [f"{unplaced} combinations were never placed, after {self.deaths} deaths"] if unplaced > self.deaths else []
+        )
+        return super().judge() + found
+
+
 class HandTradeJourney:
     """An entry that fills; then somebody trades in its instrument past the service, and takes that back once people were told of the
     difference. Each step is taken once, whichever life of the service sees it."""
+
+    among = ""
 
     def __init__(self, stage: Stage) -> None:
         self.play = play = Play(stage, stage.lanes[0], "hand")
@@ -274,6 +332,7 @@ class Lives:
         try:
             self._ready()
             journey = self._journey(self.stage)
+            outcome.scenario += journey.among
             self._walk_to_death(journey, kill)
             journey.deaths += 1
             self.crossed_before_death = list(self._crossed(str(self._series)))
@@ -371,10 +430,12 @@ class Lives:
                 yield what
 
 
-def play_kills_at(broker: str, folder: Path, *crossings: str) -> list[Outcome]:
+def play_kills_at(
+    broker: str, folder: Path, *crossings: str, journey: Callable[[Stage], Journey] = Journey
+) -> list[Outcome]:
     """One kill at each of these crossings."""
     with _stage(broker, folder) as stage:
-        return _played(Lives(stage), [Kill(crossing=crossing) for crossing in crossings])
+        return _played(Lives(stage, journey), [Kill(crossing=crossing) for crossing in crossings])
 
 
 def play_hand_trade_kills(
@@ -453,6 +514,7 @@ def play_kills(
     points: int | None,
     rounds: int,
     seed: int,
+    journey: Callable[[Stage], Journey] = Journey,
     done: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
     """`points` of the crash matrix (None: all) and `rounds` random kills. After a disagreement the rest is played on a fresh stage, so that one
@@ -463,7 +525,7 @@ def play_kills(
     while kills is None or kills:
         stages += 1
         with _stage(broker, folder / str(stages)) as stage:
-            lives = Lives(stage)
+            lives = Lives(stage, journey)
             if kills is None:
                 chosen = sample(lives.crossings(), points, seed) if points != 0 else []
                 kills = list(planned(chosen, rounds, f"{seed}:{broker}"))

@@ -207,26 +207,32 @@ def position_disagreements(
     ledgers: Sequence[Mapping[str, Any]],
     open_positions: Sequence[Mapping[str, Any]],
 ) -> list[str]:
-    """Of one strategy, all its orders' fills against its ledger and the view of its position; by symbol."""
+    """Of one strategy, all its orders' fills against its ledger and the view of its position; by symbol, options by their own contract."""
     truly: dict[str, Decimal] = {}
     for order in placed:
         sign = 1 if order["side"] == "BUY" else -1
         for fill in true_fills(order):
-            truly[order["symbol"]] = truly.get(order["symbol"], ZERO) + sign * Decimal(fill["quantity"])
+            _add(truly, order, sign * Decimal(fill["quantity"]))
     held: dict[str, Decimal] = {}
     for ledger in ledgers:
-        symbol = ledger["instrument"]["symbol"]
-        held[symbol] = held.get(symbol, ZERO) + Decimal(ledger["position"]["quantity"])
+        _add(held, ledger["instrument"], Decimal(ledger["position"]["quantity"]))
     shown: dict[str, Decimal] = {}
     for position in open_positions:
         sign = 1 if position["side"] == "LONG" else -1
-        shown[position["symbol"]] = shown.get(position["symbol"], ZERO) + sign * _decimal(position["quantity"])
+        _add(shown, position, sign * _decimal(position["quantity"]))
     found = []
-    for symbol in truly.keys() | held.keys() | shown.keys():
-        true, ours, view = (each.get(symbol, ZERO) for each in (truly, held, shown))
+    for contract in truly.keys() | held.keys() | shown.keys():
+        true, ours, view = (each.get(contract, ZERO) for each in (truly, held, shown))
         if ours != true or view != true:
-            found.append(f"position of {symbol}: ledger {ours}, shown {view}, truly {true}")
+            found.append(f"position of {contract}: ledger {ours}, shown {view}, truly {true}")
     return found
+
+
+def _add(sums: dict[str, Decimal], of: Mapping[str, Any], quantity: Decimal) -> None:
+    """To what is summed up of its contract: the symbol, of an option with strike and right."""
+    strike = of.get("strike")
+    contract = of["symbol"] if strike is None else f"{of['symbol']} {_decimal(strike).normalize():f} {of['right']}"
+    sums[contract] = sums.get(contract, ZERO) + quantity
 
 
 def _decimal(number: object) -> Decimal:

@@ -56,8 +56,8 @@ class Person:
     def __init__(self, play: Play, phone: Phone | None = None) -> None:
         self._play = play
         self._phone = phone
-        self.decided: set[str] = set()
-        """Client order ids."""
+        self.decided: dict[str, Signal] = {}
+        """By client order id."""
         self.wrong: list[str] = []
 
     def doubted(self) -> list[Signal]:
@@ -79,7 +79,7 @@ class Person:
             return  # it died meanwhile: the decision may not have arrived, and is taken again in the next life
         if said.status != 0:
             self.wrong.append(f"the decision was not taken: {said.out}{said.err}")
-        self.decided.add(signal.client_order_id)
+        self.decided[signal.client_order_id] = signal
 
     def _is_told(self, signal: Signal) -> bool:
         is_published = any(

@@ -23,6 +23,7 @@ from tests.waits import wait_until
 ZERO = Decimal(0)
 STOP, TARGET, CLOSE = ProtectiveRole.STOP, ProtectiveRole.TARGET, ProtectiveRole.CLOSE
 STOP_PRICE, TARGET_PRICE = "90.25", "120.25"
+LOWER_STOP_PRICE = "80.25"
 LINKING = ("mock", "ibkr", "simulated")
 """Brokers where stop and target rest together."""
 TELLING_TRIGGERS = ("zerodha", "binance")
@@ -34,6 +35,8 @@ STOP_PASSED = {
     "alpaca": "stop price must be less than base_price - 0.01",
 }
 """How each refuses a stop that the price is through; Interactive Brokers takes it and sells at once."""
+SPLITTING = ("mock", "ibkr", "alpaca")
+"""Brokers where stops in shares rest for longer than a day, so that a split may meet one."""
 OF_A_LIST = (*LISTED, "alpaca")
 """Where nothing can be traded that is not listed: an instrument is used by one play after the other."""
 UNCOVERED_SECONDS = 25.0
@@ -193,12 +196,12 @@ def while_dead(position: Position) -> Iterator[None]:
 
 
 def entered(play: Play, filled: int | None = 10, **more: Any) -> Position:
-    """An entry of 10 with a stop, of which so much has filled, and of something that nothing else of the stage trades."""
+    """An entry of 10 with a stop, of which so much has filled, and of something that nothing else of the stage trades unless it is told."""
     simulator = simulator_of(play.broker)
     is_of_list = simulator.apart or play.broker in OF_A_LIST
     named = simulator.symbols[1] if is_of_list else f"P{uuid.uuid4().hex[:7].upper()}"
     entry = play.order(**{"symbol": named, "stop_loss": STOP_PRICE} | more)
-    position = Position(play, {"symbol": named}, [entry])
+    position = Position(play, {"symbol": str(entry.body["symbol"])}, [entry])
     play.also_judged.append(position.disagreements)
     play.while_it_lasts(_looked_at(position))
     if filled == 10:
@@ -395,6 +398,79 @@ def traded_by_hand_at_the_broker(play: Play) -> None:
     play.do("trade_by_hand", instrument=position.own["symbol"], quantity=4, product=position.entry.body.get("product"))
     until_stops_are(position, 10, within=60.0)
     left(position, 10)
+
+
+@scenario(Family.PROTECTION, brokers=SPLITTING, alone=OF_A_LIST, within=90.0)
+def shares_are_merged_and_split_while_a_stop_rests(play: Play) -> None:
+    """Without an execution 10 shares become 5, and the stop shrinks; they are 10 again, and it grows; they become 20, and it is for ours."""
+    position = entered(play)
+    until_stops_are(position, 10)
+    for change, quantity in ((-5, 5), (5, 10)):
+        position.by_hand += change
+        _moved(position, change)
+        until_stops_are(position, quantity, within=60.0)
+    _moved(position, 10)
+    play.pause(8.0)  # several turns of the monitor
+    until_stops_are(position, 10, within=2.0)
+    _moved(position, -10)
+    left(position, 10)
+
+
+def _moved(position: Position, quantity: int) -> None:
+    """So many shares come without an execution, or go: below 0."""
+    play, product = position.play, position.entry.body.get("product")
+    play.do("move", instrument=position.own["symbol"], quantity=quantity, product=product)
+
+
+def beside(play: Play) -> Play:
+    """Another strategy of the same account, judged with the first."""
+    other = Play(play.stage, play.lane, "beside")
+    play.also_judged.append(other.judge)
+    play.while_it_lasts(_ending(other))
+    return other
+
+
+@contextlib.contextmanager
+def _ending(other: Play) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        other.end()
+
+
+@scenario(Family.PROTECTION, alone=OF_A_LIST, quick=True, within=90.0)
+def two_strategies_hold_one_instrument_and_one_leaves(play: Play) -> None:
+    """Each has a stop of its own at a price of its own. One leaves in two exits: the stop of the other stays, and closes its position alone."""
+    first, second = _two_strategies(play)
+    left(first, 4)
+    until_stops_are(first, 6)
+    assert working(second, STOP) == tag_of(second.entry, STOP), "the other's stop is touched by nobody"
+    left(first, 6)
+    until_stops_are(first, 0)
+    until_stops_are(second, 10)
+    assert working(second, STOP) == tag_of(second.entry, STOP), "the other's stop is touched by nobody"
+    play.do("fill", order=working(second, STOP), price=LOWER_STOP_PRICE)
+
+
+@scenario(Family.PROTECTION, alone=EVERYWHERE, within=120.0)
+def two_strategies_hold_one_instrument_and_a_stop_fills_while_the_service_is_dead(play: Play) -> None:
+    """The stop of one fills while the service is away, and the other leaves in part when it is back: neither takes the other's shares."""
+    first, second = _two_strategies(play)
+    second.is_served = False
+    with while_dead(first):
+        play.do("fill", order=working(first, STOP), price=STOP_PRICE)
+    second.is_served = True
+    left(second, 4)
+    until_stops_are(second, 6)
+    left(second, 6)
+
+
+def _two_strategies(play: Play) -> tuple[Position, Position]:
+    first = entered(play)
+    until_stops_are(first, 10)
+    second = entered(beside(play), symbol=first.own["symbol"], stop_loss=LOWER_STOP_PRICE)
+    until_stops_are(second, 10)
+    return first, second
 
 
 @scenario(Family.PROTECTION, alone=OF_A_LIST, within=60.0)

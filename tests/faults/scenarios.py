@@ -44,6 +44,8 @@ class Family(StrEnum):
     CLOCK = "the clock jumps"
     POSITION = "positions that change past us"
     PROTECTION = "protective orders"
+    COMBINATION = "combinations"
+    ICEBERG = "orders shown in parts"
     INTAKE = "what comes in"
     ODD = "odd values"
 

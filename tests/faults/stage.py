@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from brokers.manifest import Fact
 from brokers.paper.exchange import PaperExchange
 from brokers.registry import manifests
 from execution_service.core.orders.request import Identity, Purpose
+from execution_service.core.views.record import order_from_document
 from simulators import control
 from simulators.catalogue import simulator_of
 from simulators.simulator import Place, account_table
@@ -96,6 +99,7 @@ class Signal:
     body: dict[str, Any]
     expects: Placed
     client_order_id: str
+    order_id: str
 
     @property
     def signal_id(self) -> str:
@@ -195,6 +199,8 @@ class Play:
         self.broker = stage.broker
         self.strategy = f"{name[:40]}-{uuid.uuid4().hex[:8]}"
         self.signals: list[Signal] = []
+        self._combinations: dict[str, Sequence[Signal]] = {}
+        """Legs of one order at the broker, by the tag that the whole bears there."""
         self.also_judged: list[Callable[[], list[str]]] = []
         """What else may disagree, each a sentence."""
         self._beside = contextlib.ExitStack()
@@ -226,10 +232,24 @@ class Play:
         } | more
         body = {name: value for name, value in body.items() if value is not None}
         is_exit = body.get("signal_type") in ("EXIT", "SCALE_OUT")
-        identity = Identity(signal_id=str(body["signal_id"]), purpose=Purpose.EXIT if is_exit else Purpose.ENTRY)
-        signal = Signal(body, expects, identity.client_order_id(1))
+        identity = Identity(
+            signal_id=str(body["signal_id"]),
+            leg_index=int(body.get("leg_index", 0)),
+            purpose=Purpose.EXIT if is_exit else Purpose.ENTRY,
+        )
+        signal = Signal(body, expects, identity.client_order_id(1), identity.order_id)
         self.signals.append(signal)
         return signal
+
+    def combination(self, *legs: Mapping[str, Any], expects: Placed = Placed.ONCE, **more: Any) -> Sequence[Signal]:
+        """Options that are legs of one signal, each with what it says by itself; not sent yet. Their broker takes them as one order."""
+        first = self.order(**{"leg_index": 0, "total_legs": len(legs), **legs[0], **more}, expects=expects)
+        same = {"signal_id": first.signal_id, "total_legs": len(legs)}
+        rest = [
+            self.order(**{**same, "leg_index": n, **leg, **more}, expects=expects) for n, leg in enumerate(legs[1:], 1)
+        ]
+        self._combinations[first.client_order_id] = [first, *rest]
+        return self._combinations[first.client_order_id]
 
     def send(self, *signals: Signal) -> None:
         self.stage.publish(*(signal.body for signal in signals))
@@ -267,10 +287,35 @@ class Play:
         return answer
 
     def fill(self, signal: Signal, quantity: int | None = None, price: str | None = None, **more: Any) -> None:
-        self.do("fill", order=signal.client_order_id, quantity=quantity, price=price, **more)
+        self.do("fill", order=self._named(signal), quantity=quantity, price=price, **more)
+
+    def fill_units(self, legs: Sequence[Signal], units: int) -> None:
+        """So many units of a combination, each leg by what it is of one."""
+        whole = math.gcd(*(int(leg.body["quantity"]) for leg in legs))
+        for leg in legs:
+            self.fill(leg, units * int(leg.body["quantity"]) // whole)
+
+    def to_all(self, what: str, legs: Sequence[Signal]) -> None:
+        """The exchange's doing to each leg of a combination: `cancel` or `reject`."""
+        for leg in legs:
+            self.do(what, order=self._named(leg))
+
+    def _named(self, signal: Signal) -> str:
+        """What the broker's control side knows it by: of a leg the book's own id, since they all bear one tag."""
+        is_leg = any(signal in legs for legs in self._combinations.values())
+        return str(self.at_broker(signal)[-1]["broker_order_id"]) if is_leg else signal.client_order_id
+
+    def book(self) -> list[dict[str, Any]]:
+        """The broker's orders; a leg of a combination under the tag of its own record."""
+        return [order | {"client_order_id": self._tag_of(order)} for order in self.venue.orders()]
+
+    def _tag_of(self, order: Mapping[str, Any]) -> str:
+        tag = str(order["client_order_id"])
+        same = [leg for leg in self._combinations.get(tag, ()) if _is_of(order, leg)]
+        return same[0].client_order_id if same else tag
 
     def at_broker(self, signal: Signal) -> list[dict[str, Any]]:
-        return self.venue.of(signal.client_order_id)
+        return [order for order in self.book() if order["client_order_id"] == signal.client_order_id]
 
     def is_shown(self, signal: Signal) -> bool:
         """Whether a person who looks for the order at the broker finds it."""
@@ -286,7 +331,7 @@ class Play:
     # Looking
 
     def record(self, signal: Signal) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self.stage.db["execution_orders"].find_one({"signal_id": signal.signal_id})
+        found: dict[str, Any] | None = self.stage.db["execution_orders"].find_one({"_id": signal.order_id})
         return found
 
     def until(self, signal: Signal, *statuses: str, within: float = 60.0) -> None:
@@ -307,6 +352,18 @@ class Play:
             f"{signal.signal_id} has {event}",
             within=within,
             pause=LOOK_SECONDS,
+        )
+        self.trouble_ended = time.monotonic()
+
+    def until_filled(self, signal: Signal, quantity: int, within: float = 60.0) -> None:
+        """So much of it, by its record."""
+
+        def filled() -> Decimal:
+            record = self.record(signal)
+            return Decimal(0) if record is None else order_from_document(record).filled_quantity
+
+        wait_until(
+            lambda: filled() == quantity, f"{quantity} of {signal.signal_id} filled", within=within, pause=LOOK_SECONDS
         )
         self.trouble_ended = time.monotonic()
 
@@ -340,7 +397,7 @@ class Play:
             str(view["client_order_id"]): view
             for view in self.stage.db["execution_confirmations"].find({"client_order_id": {"$in": list(tags)}})
         }
-        book = [order for order in self.venue.orders() if order["client_order_id"] in tags]
+        book = [order for order in self.book() if order["client_order_id"] in tags]
         told = self.stage.told({signal.signal_id for signal in self.signals})
         for tag, signal in tags.items():
             evidence = Evidence(
@@ -366,8 +423,13 @@ class Play:
 
     def placed(self) -> list[int]:
         """Orders at the broker for each signal."""
-        book = [order["client_order_id"] for order in self.venue.orders()]
+        book = [order["client_order_id"] for order in self.book()]
         return [book.count(signal.client_order_id) for signal in self.signals]
+
+
+def _is_of(order: Mapping[str, Any], leg: Signal) -> bool:
+    """Whether the broker's order is of the option that the leg names."""
+    return order["strike"] == str(leg.body["strike"]) and order["right"] == leg.body["right"]
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ import pytest
 
 from brokers.registry import manifests
 from tests.external.venues import PLAYED_EACH_TIME
-from tests.faults.crashes import play_kills, play_kills_at
+from tests.faults.crashes import MultipartJourney, play_kills, play_kills_at
 from tests.faults.stage import said
 
 pytestmark = [
@@ -42,3 +42,12 @@ def test_a_kill_around_the_sending_at_ibkr_leaves_one_order_a_signal_though_othe
     outcomes = play_kills_at("ibkr", tmp_path, "before broker.place_order#1", "after broker.place_order#1")
     assert not said(outcomes), said(outcomes)
     assert [each.placed for each in outcomes] == [[1] * 5] * 2
+
+
+def test_a_kill_around_the_sending_of_a_combination_leaves_all_of_its_legs_or_none(tmp_path: Path) -> None:
+    crossings = ("before broker.place_combined#1", "after broker.place_combined#1")
+    outcomes = play_kills_at("ibkr", tmp_path, *crossings, journey=MultipartJourney)
+    assert not said(outcomes), said(outcomes)
+    # Two icebergs, and four combinations of two legs. Which of these is the first to leave depends on which message came first.
+    assert [sum(each.placed) for each in outcomes] == [2 + 2 * 3, 2 + 2 * 4]
+    assert [each.doubts for each in outcomes] == [2, 0]

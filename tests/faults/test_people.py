@@ -14,7 +14,7 @@ from tests.faults.people import IN_DOUBT, Person, Phone
 from tests.faults.replicas import undecided
 from tests.faults.stage import Lane, Play, Signal
 
-ORDER = Signal({"signal_id": "s1"}, Placed.ONCE_OR_DOUBTED, "tag1")
+ORDER = Signal({"signal_id": "s1"}, Placed.ONCE_OR_DOUBTED, "tag1", "ord_1")
 CONFIRMED = Confirmation({"signal_id": "s1"}, {"status": "IN_DOUBT", "client_order_id": "tag1"})
 
 
@@ -69,7 +69,7 @@ def test_where_people_have_a_phone_it_has_to_have_rung() -> None:
 
 
 def test_a_doubt_that_must_not_be_is_left_for_the_judgement() -> None:
-    certain = Signal({"signal_id": "s1"}, Placed.ONCE, "tag1")
+    certain = Signal({"signal_id": "s1"}, Placed.ONCE, "tag1", "ord_1")
     person = Person(play_of(certain, told=[CONFIRMED]))
     assert undecided([person], may_decide=True) == ["s1: its doubt was not settled, or people were not told of it"]
 
@@ -89,6 +89,6 @@ def test_an_order_that_was_refused_at_once_is_shown_only_by_a_broker_that_lists_
 
 
 def _play_at(broker: str, *orders: dict[str, Any]) -> Play:
-    venue: Any = SimpleNamespace(of=lambda tag: [order for order in orders if order["client_order_id"] == tag])
+    venue: Any = SimpleNamespace(orders=lambda: orders)
     stage: Any = SimpleNamespace(broker=broker)
     return Play(stage, Lane("an account", venue), "people")

@@ -69,8 +69,8 @@ STORE_WRITES = (
 """Each before and after; and the ledger's lines of single orders, which are kept by themselves before the cursors of a delivery are."""
 BROKER_CALLS = ("reserve", "place_order", "cancel_order", "find")
 """The calls that concern one order. How often the lists are asked for depends on the moment; random kills hit those."""
-MARKET_CALLS = ("move_on",)
-"""Of a broker whose market is one of the past: by that it goes on."""
+CALLS_OF_SOME_BROKERS = ("place_combined", "move_on")
+"""Where options of one signal are one order; where the market is one of the past, and goes on by that."""
 
 
 class Crossings:
@@ -131,8 +131,7 @@ def strike_ports(crossings: Crossings) -> None:
     def create_broker(config: Any) -> Any:
         broker = made(config)
         crossings.watch(broker, BROKER_CALLS, "broker")
-        if hasattr(broker, MARKET_CALLS[0]):
-            crossings.watch(broker, MARKET_CALLS, "broker")
+        crossings.watch(broker, [name for name in CALLS_OF_SOME_BROKERS if hasattr(broker, name)], "broker")
         return broker
 
     put(BrokerFactory, "create_broker", staticmethod(create_broker))

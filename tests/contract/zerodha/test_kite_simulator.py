@@ -183,6 +183,26 @@ def test_the_legs_of_an_iceberg_order_come_one_after_the_other(server: Simulated
     assert [leg["status"] for leg in kite.orders()] == ["COMPLETE", "CANCELLED"]
 
 
+def test_an_execution_is_of_one_leg_of_an_iceberg_order_and_each_leg_has_its_brokerage(
+    server: SimulatedKite, kite: KiteConnect
+) -> None:
+    server.book.add_fault(Fault(operation=Operation.PLACE, action=Action.HOLD))
+    order_id = kite.place_order(
+        **form(variety="iceberg", order_type="LIMIT", price=100, quantity=29, iceberg_legs=3, iceberg_quantity=10)
+    )
+    ref, charge = OrderRef(client_order_id="", broker_order_id=order_id), server.book.market.commission_per_order
+    for quantity in (4, 21, 4):
+        server.book.fill_order(ref, Decimal(quantity))
+    (order,) = server.book.orders()
+    assert [(fill.quantity, fill.commission) for fill in order.fills] == [
+        (4, charge),
+        (6, 0),
+        (10, charge),
+        (5, charge),
+        (4, 0),
+    ]
+
+
 def test_orders_are_not_modified(kite: KiteConnect) -> None:
     order_id = kite.place_order(**form())
     with pytest.raises(kite_errors.OrderException):
