@@ -201,7 +201,8 @@ class RiskGate:
         self._sessions: dict[str | None, Session | None] = {}
         """By the name of the calendar, as each was when an order of it was looked at last."""
         self._warned: set[str] = set()
-        self._to_warn: dict[str, str] = {}
+        self._to_warn: dict[str, tuple[str, str]] = {}
+        """By the id of the alert, its kind and text."""
         self._to_write = WakeUp(clock)
 
     @property
@@ -810,22 +811,25 @@ class RiskGate:
     def _warn_broken(self, trip: Trip) -> None:
         name, total = self._connection.account_name, str(trip.scope)
         text = risk_limit_broken(account_name=name, limit=trip.limit, total=total, counted=trip.value)
-        self._warn(f"risk-off:{self.account_id}:{trip.limit}:{trip.scope}:{trip.at.isoformat()}", text)
+        about = f"{self.account_id}:{trip.limit}:{trip.scope}"
+        self._warn(f"risk-off:{about}:{trip.at.isoformat()}", f"risk_limit_broken:{about}", text)
 
     def _warn_near(self, limit: LimitType, total: Scope, used: Decimal, most: Decimal, at: datetime) -> None:
         # Of what compares the order alone every order is a figure of its own, and people are not told of each.
         whose = "each" if is_of_the_order_alone(limit) else total
-        alert_id = f"risk-near:{self.account_id}:{limit}:{whose}:{day_of(at, self._zone)}"
+        about = f"{self.account_id}:{limit}:{whose}"
+        alert_id = f"risk-near:{about}:{day_of(at, self._zone)}"
         if alert_id not in self._warned:
             text = risk_limit_near(
                 account_name=self._connection.account_name, limit=limit, total=str(total), used=used, most=most
             )
-            self._warn(alert_id, text)
+            self._warn(alert_id, f"risk_limit_near:{about}", text)
 
-    def _warn(self, alert_id: str, text: str) -> None:
+    def _warn(self, alert_id: str, kind: str, text: str) -> None:
+        """Alerts of one kind become one message, so each limit of each total is a kind."""
         if alert_id not in self._warned:
             self._warned.add(alert_id)
-            self._to_warn[alert_id] = text
+            self._to_warn[alert_id] = kind, text
             self._to_write.tell()
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -841,8 +845,8 @@ class RiskGate:
                     await self._rules.engages.engage_for_breach(each)
                     self._engaged.add(each.mark)
                 while self._to_warn:
-                    alert_id, text = next(iter(self._to_warn.items()))
-                    await self._alerts.raise_alert_once(alert_id, "risk_limit_near", text)
+                    alert_id, (kind, text) = next(iter(self._to_warn.items()))
+                    await self._alerts.raise_alert_once(alert_id, kind, text)
                     self._to_warn.pop(alert_id, None)
             except (StoreUnavailable, UnreadableRecord) as exc:
                 self._keep(None)
