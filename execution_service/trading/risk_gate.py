@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 from weakref import WeakKeyDictionary
 
@@ -64,7 +64,7 @@ from execution_service.core.risk.prices import Rate, ReferencePrice, best_refere
 from execution_service.core.risk.results import Profit, profit_of, result_of
 from execution_service.core.risk.usage import recounted, usages
 from execution_service.core.risk.verdict import Breach, Decision, Verdict
-from execution_service.core.texts.service import risk_limit_broken, risk_limit_near
+from execution_service.core.texts.service import risk_day_ahead, risk_limit_broken, risk_limit_near
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -93,6 +93,8 @@ VALUES_SECONDS = 20.0
 VALUES_AGAIN_SECONDS = 0.5
 """The same after a start, and twice as long each time as long as prices are missing."""
 BALANCE_ANSWER_SECONDS = 5.0
+CLOCKS_DIFFER_AT_MOST = timedelta(minutes=1)
+"""Of the machines that share a store: a day that is ahead by no more is none that a clock has run into."""
 STOOD_ASIDE_SECONDS = 5.0
 """So long after it has stood aside for a quote in vain an order is judged by what is known; later it is another occasion."""
 UNREADABLE = "risk_document"
@@ -689,6 +691,7 @@ class RiskGate:
         self._book = book
         if book is not None:
             self._reserved = {each.order_id: each.quantity for each in book.reservations}
+            self._warn_if_day_is_ahead(book)
 
     def _with_pending(self, book: RiskBook, limits: RiskLimits) -> tuple[RiskBook, int, dict[str, Decimal]]:
         """With what is to be counted and released; how much of the first that is, and what of the second."""
@@ -824,6 +827,17 @@ class RiskGate:
                 account_name=self._connection.account_name, limit=limit, total=str(total), used=used, most=most
             )
             self._warn(alert_id, f"risk_limit_near:{about}", text)
+
+    def _warn_if_day_is_ahead(self, book: RiskBook) -> None:
+        day, now, zone = book.counters.day, self._clock.now(), self._zone
+        if day is not None and book.counters.is_day_ahead(now + CLOCKS_DIFFER_AT_MOST, zone):
+            text = risk_day_ahead(
+                account_id=self.account_id,
+                account_name=self._connection.account_name,
+                day=day,
+                today=day_of(now, zone),
+            )
+            self._warn(f"risk-day-ahead:{self.account_id}:{day}", f"risk_day_ahead:{self.account_id}", text)
 
     def _warn(self, alert_id: str, kind: str, text: str) -> None:
         """Alerts of one kind become one message, so each limit of each total is a kind."""
