@@ -75,7 +75,7 @@ class ExecutionService:
         self.rooms = rooms = build(parts)
         self.live_orders = rooms.live_orders
         self.ownership = rooms.ownership
-        self.outbox = rooms.delivery
+        self.delivery = rooms.delivery
         self.supervisor = rooms.supervisor
         self.accounts = rooms.accounts
         self.kill_switches = rooms.kill_switches
@@ -125,7 +125,7 @@ class ExecutionService:
         self._keep(Part(ORDERS_IN, lambda: self.intake.run(self._parts.orders)), *self._events_in())
         self._keep(*self.commands.parts(self._parts.commands))
         self._keep(*self._targets_in(), *self.plans.parts(), *self._markets())
-        self._keep(*self.outbox.parts())
+        self._keep(*self.delivery.parts())
         self._keep(*self.accounts.parts(), *self.orphans.parts(), *self.unreadable.parts())
 
     async def take_no_more(self) -> None:
@@ -148,7 +148,7 @@ class ExecutionService:
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self.accounts.drain()
-                await self.outbox.drain()
+                await self.delivery.drain()
         except TimeoutError:
             log.info(f"What was on its way has not ended within {DRAIN_SECONDS:g} s", action="drain_ended")
         except Exception as exc:
@@ -399,7 +399,7 @@ async def serve(
             risk_file = RiskReload(
                 source=settings,
                 rules=world.parts.risk_rules,
-                alerts=service.outbox.alerts,
+                alerts=service.delivery.alerts,
                 name=settings.risk_file.name,
             )
             around = [
