@@ -21,7 +21,7 @@ from rich.console import Console
 from execution_service.app import embedded
 from execution_service.app import service as service_room
 from execution_service.app.check import check
-from execution_service.app.service import serve
+from execution_service.app.process import serve
 from execution_service.app.settings.loading import load_settings
 from execution_service.app.wiring import CannotStart
 from tests.external.service_process import (
