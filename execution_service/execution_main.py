@@ -29,7 +29,7 @@ from execution_service.app.check import check
 from execution_service.app.embedded import EmbeddedPartFailed
 from execution_service.app.log import Logging, start_logging
 from execution_service.app.log_lines import redact, safe
-from execution_service.app.service import CannotGoOn, serve
+from execution_service.app.process import CannotGoOn, serve
 from execution_service.app.settings.loading import load_settings
 from execution_service.app.settings.problems import ConfigurationError
 from execution_service.app.wiring import CannotStart

@@ -254,8 +254,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(problem)
     if options.word == "trades" and (problem := trades.problem_with(options)) is not None:
         parser.error(problem)
-    if options.word == "limits" and options.enable is not None and not (options.by and options.reason):
-        parser.error("--enable needs --by and --reason: people are told who did it, and why")
+    if options.word == "limits" and (problem := limits.problem_with(options)) is not None:
+        parser.error(problem)
     if options.word == "rebuild-views" and options.contract and not (options.by and options.note):
         parser.error("--contract needs --by and --note: the records keep who said it and how they know")
     return options

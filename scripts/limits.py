@@ -1,16 +1,17 @@
-"""`execctl limits`: the limits of risk as they stand in the file, how much of each is used, and the way to enable again what is off."""
+"""`execctl limits`: the limits of risk as they stand in the file, how much of each is used, and the ways to enable again what is off and to measure
+losses anew."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Protocol
+from typing import Any, Protocol
 
 from execution_service.app.clock import SystemClock
 from execution_service.app.risk_file import effective, shown
 from execution_service.app.settings.loading import Settings
-from execution_service.control.enable_risk import enable_again
+from execution_service.control.enable_risk import enable_again, rebase
 from execution_service.control.limit_uses import limit_uses
 from execution_service.control.shown import use_fields
 from execution_service.core.risk.kill import scope_from_text
@@ -44,8 +45,24 @@ def add_options(parser: argparse.ArgumentParser, text: Callable[[str], str]) -> 
         metavar="SCOPE",
         help="let trade again what a broken limit has switched off: all, account:ID, strategy:NAME, symbol:SYMBOL, or some joined by +",
     )
-    parser.add_argument("--by", type=text, help="with --enable: who decided")
-    parser.add_argument("--reason", type=text, help="with --enable: why")
+    parser.add_argument(
+        "--rebase",
+        type=_scope,
+        metavar="SCOPE",
+        help="measure daily loss and drawdown from the latest readings on, as after money was paid in or out; and put the day right after a clock "
+        "had run ahead",
+    )
+    parser.add_argument("--by", type=text, help="with --enable and --rebase: who decided")
+    parser.add_argument("--reason", type=text, help="with --enable and --rebase: why")
+
+
+def problem_with(options: argparse.Namespace) -> str | None:
+    """What of the options does not go together."""
+    if options.enable is not None and options.rebase is not None:
+        return "--enable and --rebase are two decisions: one at a time"
+    if (options.enable or options.rebase) is not None and not (options.by and options.reason):
+        return "--enable and --rebase need --by and --reason: people are told who did it, and why"
+    return None
 
 
 def _scope(text: str) -> Scope:
@@ -58,22 +75,24 @@ def _scope(text: str) -> Scope:
 async def show(context: Context) -> int:
     """Raises StoreUnavailable."""
     options = context.options
+    now, zones = SystemClock().now(), context.settings.zones
+    said: Mapping[str, Any] = {"by": options.by, "reason": options.reason, "now": now, "zones": zones}
+    if options.rebase is not None:
+        count = await rebase(context.store, options.rebase, **said)
+        if context.wants_json:
+            print_json({"scope": str(options.rebase), "rebased": count})
+        else:
+            context.console.print(f"Losses are measured anew in {counted_noun(count, 'account')} for {options.rebase}")
+        return 0
     if options.enable is not None:
-        ended = await enable_again(
-            context.store,
-            options.enable,
-            by=options.by,
-            reason=options.reason,
-            now=SystemClock().now(),
-            zones=context.settings.zones,
-        )
+        ended = await enable_again(context.store, options.enable, **said)
         if context.wants_json:
             print_json({"scope": str(options.enable), "enabled": ended})
         else:
             context.console.print(f"{counted_noun(ended, 'broken limit')} enabled again for {options.enable}")
         return 0
     limits = context.settings.risk_limits
-    found = await limit_uses(context.store, limits, context.settings.zones, SystemClock().now())
+    found = await limit_uses(context.store, limits, zones, now)
     if context.wants_json:
         print_json(
             {

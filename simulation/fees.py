@@ -34,7 +34,6 @@ class Fees:
         """So many parts are a cent."""
         self.models = {side: tuple(_scaled(model, self.scale) for model in each) for side, each in models.items()}
         """By side, 1 buys."""
-        self.are_none = not any(self.models.values())
 
     def total(self, side: int, lots: int, amount: int) -> int:
         """The fee, in cents, of an order that has filled so many lots for that amount."""

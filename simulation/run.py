@@ -64,11 +64,6 @@ class Result:
             amounts[row] += quantity * price
         return lots, amounts
 
-    def averages(self) -> dict[int, tuple[int, Decimal]]:
-        """Lots filled and their average price, by row of the orders, of those that filled."""
-        tick = self.settings.tick
-        return {row: (n, tick * amount / n) for row, (n, amount) in enumerate(zip(*self.filled(), strict=True)) if n}
-
 
 def trade_id(order_id: str, number: int) -> str:
     """The same for the same order and fill, whatever else is simulated."""

@@ -110,9 +110,6 @@ class Whole:
             raise ValueError(f"is no multiple of {self.step}")
         return int(count)
 
-    def decimal(self, count: int) -> Decimal:
-        return self.step * count
-
     def text(self, count: int) -> str:
         """Always with as many decimals as the step has."""
         return self._written[count]

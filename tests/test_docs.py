@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -130,6 +131,51 @@ def test_the_map_names_every_room_once_and_none_that_is_not_there() -> None:
     rooms = [ROOT / "execution_service", ROOT / "execution_service" / "core", ROOT / "brokers", ROOT / "simulators"]
     packages = {f"{init.parent.relative_to(ROOT)}/" for room in rooms for init in room.glob("*/__init__.py")}
     assert packages - set(names) == set()
+
+
+NAMED_ONE_BY_ONE = (
+    "execution_service/app",
+    "execution_service/core/orders",
+    "execution_service/delivery",
+    "execution_service/planning",
+    "execution_service/recording",
+    "execution_service/trading",
+    "execution_service/transport",
+    "brokers",
+    "notifications",
+    "simulators",
+)
+
+
+@pytest.mark.parametrize("room", NAMED_ONE_BY_ONE)
+def test_the_map_names_every_module_of_a_room_that_it_shows_by_its_files(room: str) -> None:
+    drawn = (DOCS / "architecture.md").read_text(encoding="utf-8").partition("```\n")[2].partition("\n```")[0]
+    modules = {path.name for path in (ROOT / room).glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert sorted(modules - set(re.findall(r"[a-z_]+\.py", drawn))) == []
+
+
+def _defined() -> tuple[set[str], set[str]]:
+    """What modules of the service and of the brokers define: functions and classes; and `Class.method`."""
+    names: set[str] = set()
+    methods: set[str] = set()
+    for package in ("execution_service", "brokers"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef):
+                    functions = (each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
+                    methods |= {f"{node.name}.{each.name}" for each in functions}
+                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                    names.add(node.name)
+    return names, methods
+
+
+def test_the_walks_name_calls_that_exist() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    walks = page.partition("\n## Walks\n")[2].partition("\n## ")[0]
+    steps = [step for step in re.findall(r"`([A-Za-z_.]+)`", walks) if step not in ("transport.pubsub", "execctl")]
+    names, methods = _defined()
+    assert len(steps) > 50
+    assert [step for step in steps if step not in (methods if "." in step else names)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -552,51 +552,9 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             tables = NewTables(settings.data_dir) if is_embedded else None
             store = mongo_store(uri, settings.mongodb_database, nonce=nonce, clock=clock, private_tables=tables)
         stack.push_async_callback(store.close)
-        project = settings.google_cloud_project
         connectivity = Connectivity("Pub/Sub", clock)
         with _usable():
-            publisher = GooglePublisher(
-                project,
-                settings.execution_confirmations_topic,
-                emulator_host=pubsub_host,
-                connectivity=connectivity,
-                uses_ordering_keys=settings.publish_ordering_keys,
-            )
-            stack.push_async_callback(publisher.close)
-            orders = GoogleSubscriber(
-                project,
-                settings.trading_orders_subscription,
-                emulator_host=pubsub_host,
-                clock=clock,
-                connectivity=connectivity,
-            )
-            stack.push_async_callback(orders.close)
-            commands = GoogleSubscriber(
-                project,
-                settings.order_commands_subscription,
-                emulator_host=pubsub_host,
-                clock=clock,
-                connectivity=connectivity,
-            )
-            stack.push_async_callback(commands.close)
-            targets = plan_results = None
-            if settings.takes_targets:
-                targets = GoogleSubscriber(
-                    project,
-                    TARGETS_SUBSCRIPTION,
-                    emulator_host=pubsub_host,
-                    clock=clock,
-                    connectivity=connectivity,
-                )
-                stack.push_async_callback(targets.close)
-                plan_results = GooglePublisher(
-                    project,
-                    PLAN_RESULTS_TOPIC,
-                    emulator_host=pubsub_host,
-                    connectivity=connectivity,
-                    uses_ordering_keys=False,
-                )
-                stack.push_async_callback(plan_results.close)
+            pubsub = _google_pubsub(settings, stack, emulator_host=pubsub_host, clock=clock, connectivity=connectivity)
             events = await stack.enter_async_context(
                 event_sources(settings, emulator_host=pubsub_host, store=store, clock=clock, pubsub=connectivity)
             )
@@ -612,11 +570,11 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             stack.push_async_callback(safety.close)
         parts = Parts(
             store=store,
-            publisher=publisher,
+            publisher=pubsub.publisher,
             notifier=notifier,
             clock=clock,
-            orders=orders.messages,
-            commands=commands.messages,
+            orders=pubsub.orders.messages,
+            commands=pubsub.commands.messages,
             accounts=settings,
             brokers=BrokerFactory,
             rules=TradingRules(
@@ -643,22 +601,72 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             books_broker_exits=settings.book_broker_exits,
             position_marks_seconds=settings.position_marks_sec,
             notices=settings.notices,
-            targets=None if targets is None else targets.messages,
-            plan_results=plan_results,
+            targets=None if pubsub.targets is None else pubsub.targets.messages,
+            plan_results=pubsub.plan_results,
             verify_decisions=settings.verify_decisions,
         )
         yield World(
             parts=parts,
-            orders=orders,
-            commands=commands,
-            publisher=publisher,
-            targets=targets,
-            plan_results=plan_results,
+            orders=pubsub.orders,
+            commands=pubsub.commands,
+            publisher=pubsub.publisher,
+            targets=pubsub.targets,
+            plan_results=pubsub.plan_results,
             connectivity=connectivity,
             mongodb_uri=uri,
             pubsub_host=pubsub_host,
             revivals=revivals,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _GooglePubSub:
+    """Google's clients, one for each subscription and topic of our own; targets and what comes of them only where they are taken."""
+
+    publisher: GooglePublisher
+    orders: GoogleSubscriber
+    commands: GoogleSubscriber
+    targets: GoogleSubscriber | None
+    plan_results: GooglePublisher | None
+
+
+def _google_pubsub(
+    settings: Settings,
+    at_end: contextlib.AsyncExitStack,
+    *,
+    emulator_host: str | None,
+    clock: Clock,
+    connectivity: Connectivity,
+) -> _GooglePubSub:
+    """Connects nothing yet; `at_end` closes each. Raises PublishFailed for credentials that can never work."""
+    project = settings.google_cloud_project
+
+    def publisher(topic: str, *, uses_ordering_keys: bool) -> GooglePublisher:
+        made = GooglePublisher(
+            project,
+            topic,
+            emulator_host=emulator_host,
+            connectivity=connectivity,
+            uses_ordering_keys=uses_ordering_keys,
+        )
+        at_end.push_async_callback(made.close)
+        return made
+
+    def subscriber(subscription: str) -> GoogleSubscriber:
+        made = GoogleSubscriber(
+            project, subscription, emulator_host=emulator_host, clock=clock, connectivity=connectivity
+        )
+        at_end.push_async_callback(made.close)
+        return made
+
+    takes_targets = settings.takes_targets
+    return _GooglePubSub(
+        publisher=publisher(settings.execution_confirmations_topic, uses_ordering_keys=settings.publish_ordering_keys),
+        orders=subscriber(settings.trading_orders_subscription),
+        commands=subscriber(settings.order_commands_subscription),
+        targets=subscriber(TARGETS_SUBSCRIPTION) if takes_targets else None,
+        plan_results=publisher(PLAN_RESULTS_TOPIC, uses_ordering_keys=False) if takes_targets else None,
+    )
 
 
 @contextlib.contextmanager

@@ -221,11 +221,6 @@ class Protection:
         return [e for e in self._entries.values() if e.protection is not None and e.protection.state in NEEDS_A_PERSON]
 
     @property
-    def protected_count(self) -> int:
-        """Entries whose protection has not ended."""
-        return len(self._entries)
-
-    @property
     def has_settled(self) -> bool:
         """Whether everything that it was told is dealt with: what is to be placed for that is on its way, and in hand."""
         return not self._is_looking and not self._wake_up.is_pending

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 from weakref import WeakKeyDictionary
 
@@ -64,7 +64,7 @@ from execution_service.core.risk.prices import Rate, ReferencePrice, best_refere
 from execution_service.core.risk.results import Profit, profit_of, result_of
 from execution_service.core.risk.usage import recounted, usages
 from execution_service.core.risk.verdict import Breach, Decision, Verdict
-from execution_service.core.texts.service import risk_limit_broken, risk_limit_near
+from execution_service.core.texts.service import risk_day_ahead, risk_limit_broken, risk_limit_near
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -93,6 +93,8 @@ VALUES_SECONDS = 20.0
 VALUES_AGAIN_SECONDS = 0.5
 """The same after a start, and twice as long each time as long as prices are missing."""
 BALANCE_ANSWER_SECONDS = 5.0
+CLOCKS_DIFFER_AT_MOST = timedelta(minutes=1)
+"""Of the machines that share a store: a day that is ahead by no more is none that a clock has run into."""
 STOOD_ASIDE_SECONDS = 5.0
 """So long after it has stood aside for a quote in vain an order is judged by what is known; later it is another occasion."""
 UNREADABLE = "risk_document"
@@ -201,7 +203,8 @@ class RiskGate:
         self._sessions: dict[str | None, Session | None] = {}
         """By the name of the calendar, as each was when an order of it was looked at last."""
         self._warned: set[str] = set()
-        self._to_warn: dict[str, str] = {}
+        self._to_warn: dict[str, tuple[str, str]] = {}
+        """By the id of the alert, its kind and text."""
         self._to_write = WakeUp(clock)
 
     @property
@@ -691,6 +694,7 @@ class RiskGate:
         self._book = book
         if book is not None:
             self._reserved = {each.order_id: each.quantity for each in book.reservations}
+            self._warn_if_day_is_ahead(book)
 
     def _with_pending(self, book: RiskBook, limits: RiskLimits) -> tuple[RiskBook, int, dict[str, Decimal]]:
         """With what is to be counted and released; how much of the first that is, and what of the second."""
@@ -813,22 +817,36 @@ class RiskGate:
     def _warn_broken(self, trip: Trip) -> None:
         name, total = self._connection.account_name, str(trip.scope)
         text = risk_limit_broken(account_name=name, limit=trip.limit, total=total, counted=trip.value)
-        self._warn(f"risk-off:{self.account_id}:{trip.limit}:{trip.scope}:{trip.at.isoformat()}", text)
+        about = f"{self.account_id}:{trip.limit}:{trip.scope}"
+        self._warn(f"risk-off:{about}:{trip.at.isoformat()}", f"risk_limit_broken:{about}", text)
 
     def _warn_near(self, limit: LimitType, total: Scope, used: Decimal, most: Decimal, at: datetime) -> None:
         # Of what compares the order alone every order is a figure of its own, and people are not told of each.
         whose = "each" if is_of_the_order_alone(limit) else total
-        alert_id = f"risk-near:{self.account_id}:{limit}:{whose}:{day_of(at, self._zone)}"
+        about = f"{self.account_id}:{limit}:{whose}"
+        alert_id = f"risk-near:{about}:{day_of(at, self._zone)}"
         if alert_id not in self._warned:
             text = risk_limit_near(
                 account_name=self._connection.account_name, limit=limit, total=str(total), used=used, most=most
             )
-            self._warn(alert_id, text)
+            self._warn(alert_id, f"risk_limit_near:{about}", text)
 
-    def _warn(self, alert_id: str, text: str) -> None:
+    def _warn_if_day_is_ahead(self, book: RiskBook) -> None:
+        day, now, zone = book.counters.day, self._clock.now(), self._zone
+        if day is not None and book.counters.is_day_ahead(now + CLOCKS_DIFFER_AT_MOST, zone):
+            text = risk_day_ahead(
+                account_id=self.account_id,
+                account_name=self._connection.account_name,
+                day=day,
+                today=day_of(now, zone),
+            )
+            self._warn(f"risk-day-ahead:{self.account_id}:{day}", f"risk_day_ahead:{self.account_id}", text)
+
+    def _warn(self, alert_id: str, kind: str, text: str) -> None:
+        """Alerts of one kind become one message, so each limit of each total is a kind."""
         if alert_id not in self._warned:
             self._warned.add(alert_id)
-            self._to_warn[alert_id] = text
+            self._to_warn[alert_id] = kind, text
             self._to_write.tell()
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -844,8 +862,8 @@ class RiskGate:
                     await self._rules.engages.engage_for_breach(each)
                     self._engaged.add(each.mark)
                 while self._to_warn:
-                    alert_id, text = next(iter(self._to_warn.items()))
-                    await self._alerts.raise_alert_once(alert_id, "risk_limit_near", text)
+                    alert_id, (kind, text) = next(iter(self._to_warn.items()))
+                    await self._alerts.raise_alert_once(alert_id, kind, text)
                     self._to_warn.pop(alert_id, None)
             except (StoreUnavailable, UnreadableRecord) as exc:
                 self._keep(None)

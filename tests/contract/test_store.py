@@ -1742,6 +1742,12 @@ async def test_bookmarks_while_the_server_is_away_say_so(store: MongoStore, faul
 # --- risk documents ---------------------------------------------------------------------------------------------------
 
 
+def test_a_server_that_is_not_there_is_waited_for_three_seconds_whatever_the_address_says() -> None:
+    with connect("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=30000&connectTimeoutMS=20000") as client:
+        assert client.options.server_selection_timeout == 3
+        assert client.options.pool_options.connect_timeout == 3
+
+
 async def test_a_risk_document_is_made_when_it_is_first_asked_for(store: MongoStore) -> None:
     assert await store.read_risk_book("acct-1") is None
     assert (await store.risk_book("acct-1")).version == 1

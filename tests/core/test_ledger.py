@@ -221,7 +221,7 @@ def test_ended_episodes_stay_until_they_are_shown() -> None:
 
 @dataclass
 class Delivery:
-    """Several orders that the outbox delivers in any rhythm: late, twice, with forgotten results, with pruned entries."""
+    """Several orders that the delivery brings in any rhythm: late, twice, with forgotten results, with pruned entries."""
 
     entry: LedgerEntry
     orders: Sequence[Order]

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from brokers.base import OrderType, Report, ReportStatus, Tif
 from execution_service.core.errors import InvalidTransition
 from execution_service.core.orders.events import (
-    Accepted,
     Cancelled,
     CancelRequested,
     Completed,
@@ -509,7 +508,7 @@ def test_an_hour_of_silence_after_sending_ends_in_doubt_and_in_nothing_else() ->
     )
 
 
-ACCEPTANCE, WORK, END = [Accepted], ReportStatus.WORKING, ReportStatus.CANCELLED
+WORK = ReportStatus.WORKING
 
 
 def starting_points() -> Iterator[Order]:

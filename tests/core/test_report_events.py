@@ -58,7 +58,7 @@ UNACCEPTED_STATUSES = (Status.PENDING, Status.SUBMITTING, Status.IN_DOUBT)
 
 UNFINISHED = tuple(s for s in Status if not s.is_final)
 
-ACCEPTANCE, WORK, END = [Accepted], ReportStatus.WORKING, ReportStatus.CANCELLED
+WORK, END = ReportStatus.WORKING, ReportStatus.CANCELLED
 
 IDS = ("B-0", "B-1", "B-2")
 

@@ -19,7 +19,6 @@ from execution_service.core.risk.book import (
     NotAdmitted,
     RiskBook,
     admitted,
-    fenced,
     granted,
     new_book,
     settled,
@@ -144,10 +143,6 @@ def test_what_tripped_is_kept_though_its_order_was_refused() -> None:
     assert tripped(book, verdict, limits, UTC) is book
 
 
-def test_engaging_a_switch_fences_what_was_judged_before() -> None:
-    assert fenced(new_book(ACCOUNT)) == replace(new_book(ACCOUNT), version=1, fence=1)
-
-
 # --- documents -------------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +186,7 @@ def test_a_book_is_read_from_its_document_as_it_was() -> None:
         Trip(scope=WHERE, limit=LimitType.REPEATED_EXECUTIONS, value="3", at=NOW),
         Answered(at=NOW, order_id="o", attempt=1, strategy=STRATEGY, symbol=SYMBOL, is_rejected=True),
     )
-    book = replace(fenced(book), counters=fold_all(book.counters, events, now=NOW, zone=UTC, keep_seconds=Decimal(60)))
+    book = replace(book, fence=1, counters=fold_all(book.counters, events, now=NOW, zone=UTC, keep_seconds=Decimal(60)))
     document = to_document(book)
     assert only_plain(document)
     assert from_document(RiskBook, document) == book

@@ -16,13 +16,12 @@ from execution_service.core.risk.counters import (
     OUTCOMES_KEPT,
     Answered,
     CancelSent,
-    CashMoved,
     Counters,
-    DayRebased,
     Enabled,
     Executed,
     Happened,
     Measured,
+    Rebased,
     Sent,
     Trip,
     content_of,
@@ -209,17 +208,21 @@ def test_a_clock_set_back_over_midnight_keeps_the_day_until_the_next_one() -> No
     back = midnight - timedelta(hours=3)
     counters = fold(counters, order_sent("b"), now=back, zone=UTC, keep_seconds=KEEP)
     assert (counters.day, counters.orders_today(OF_ACCOUNT)) == (date(2025, 3, 4), 2)
-    assert counters.is_ahead(back, UTC)
+    assert counters.is_day_ahead(back, UTC)
     again = rolled(counters, midnight + timedelta(hours=5), UTC)
-    assert (again.orders_today(OF_ACCOUNT), again.is_ahead(midnight, UTC)) == (2, False)
+    assert (again.orders_today(OF_ACCOUNT), again.is_day_ahead(midnight, UTC)) == (2, False)
     assert rolled(counters, midnight + timedelta(days=1), UTC).orders_today(OF_ACCOUNT) == 0
-    assert not NONE.is_ahead(back, UTC)
+    assert not NONE.is_day_ahead(back, UTC)
+
+
+def rebased(scope: Scope, seconds: float = 0.0) -> Rebased:
+    return Rebased(at=at(seconds), scope=scope, by="bob", reason="the clock was wrong")
 
 
 def test_a_clock_that_ran_ahead_is_put_right_by_a_person_and_frees_nothing() -> None:
     ahead = fold(NONE, order_sent("a"), now=NOW + timedelta(days=365), zone=UTC, keep_seconds=KEEP)
     assert rolled(ahead, NOW + timedelta(days=1), UTC).orders_today(OF_ACCOUNT) == 1
-    right = after(DayRebased(at=NOW, by="bob", reason="the clock was wrong"), of=ahead)
+    right = after(rebased(OF_ACCOUNT), of=ahead)
     assert (right.day, right.orders_today(OF_ACCOUNT)) == (NOW.date(), 1)
     assert rolled(right, NOW + timedelta(days=1), UTC).orders_today(OF_ACCOUNT) == 0
 
@@ -340,15 +343,33 @@ def test_a_clock_set_back_does_not_make_readings_late_for_ever() -> None:
     assert (result.latest, result.loss, result.at) == (70, 30, at(-500))
 
 
-def test_money_paid_in_or_out_is_no_profit_and_no_loss() -> None:
-    other = Measured(at=NOW, scope=Scope(account_id=ACCOUNT, strategy=STRATEGY), value=Decimal(7))
-    counters = after(other, CashMoved(at=at(5), scope=OF_ACCOUNT, amount=Decimal(-40)), of=reading(100, 0, NONE))
-    result = counters.result(OF_ACCOUNT)
+@pytest.mark.parametrize("value", [60, 150])
+def test_after_money_was_paid_in_or_out_a_person_has_losses_measured_from_the_latest_reading_on(value: int) -> None:
+    of_strategy = Scope(account_id=ACCOUNT, strategy=STRATEGY)
+    other = Measured(at=NOW, scope=of_strategy, value=Decimal(7))
+    counters = after(other, measured(value, 5), seconds=5, of=reading(100, 0, NONE))
+    counters = after(Measured(at=at(6), scope=of_strategy, value=Decimal(4)), seconds=6, of=counters)
+    result = after(rebased(OF_ACCOUNT, 9), seconds=9, of=counters).result(OF_ACCOUNT)
     assert result is not None
-    assert (result.baseline, result.peak, result.latest, result.loss) == (60, 60, 60, 0)
-    untouched = counters.result(Scope(account_id=ACCOUNT, strategy=STRATEGY))
-    assert untouched is not None
-    assert untouched.latest == 7
+    assert (result.baseline, result.peak, result.latest, result.loss, result.drawdown) == (value, value, value, 0, 0)
+
+
+def test_of_one_strategy_a_person_has_its_own_losses_measured_anew_and_no_others() -> None:
+    of_strategy = Scope(account_id=ACCOUNT, strategy=STRATEGY)
+    readings = [Measured(at=NOW, scope=of_strategy, value=Decimal(value)) for value in (7, 4)]
+    counters = after(*readings, of=reading(90, 1, reading(100, 0, NONE)))
+    ahead = replace(counters, day=NOW.date() + timedelta(days=9))
+    made = after(rebased(of_strategy), of=ahead)
+    losses = [result.loss for scope in (OF_ACCOUNT, of_strategy) if (result := made.result(scope)) is not None]
+    assert (losses, made.day) == ([10, 0], ahead.day)
+
+
+def test_a_day_that_was_put_right_measures_from_the_first_reading_of_the_next_one() -> None:
+    ahead = fold(NONE, measured(100, 300 * DAY), now=at(300 * DAY), zone=UTC, keep_seconds=KEEP)
+    right = after(rebased(OF_ACCOUNT), of=ahead)
+    result = reading(120, DAY, right).result(OF_ACCOUNT)
+    assert result is not None
+    assert result.baseline == 120
 
 
 def test_without_a_reading_there_is_no_result_and_without_a_peak_no_drawdown() -> None:

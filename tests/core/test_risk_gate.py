@@ -14,7 +14,6 @@ from execution_service.core.orders.order import Order, apply
 from execution_service.core.risk.counters import (
     Answered,
     CancelSent,
-    CashMoved,
     Counters,
     Enabled,
     Executed,
@@ -1163,14 +1162,6 @@ def test_a_profit_never_stops_anybody() -> None:
     verdict = judge(buying(1), facts(counters=counted(*events)), written(max_daily_loss=1, max_drawdown_pct=1))
     assert verdict.decision is PASS
     assert [use.actual_value for use in verdict.uses if use.limit is LimitType.MAX_DAILY_LOSS] == [0]
-
-
-def test_money_that_was_paid_out_is_no_loss() -> None:
-    events = [
-        Measured(at=NOW, scope=OF_ACCOUNT, value=Decimal(1_000)),
-        CashMoved(at=NOW, scope=OF_ACCOUNT, amount=Decimal(-500)),
-    ]
-    assert judge(buying(1), facts(counters=counted(*events)), written(max_daily_loss=1)).decision is PASS
 
 
 # --- overrides -------------------------------------------------------------------------------------------------------

@@ -46,9 +46,7 @@ from execution_service.core.texts.orders import (
     cancels_unconfirmed,
     conflict,
     exits_waiting,
-    fills_missing,
     held_for_opening,
-    late_exit_note,
     order_alert,
 )
 from execution_service.core.texts.service import (
@@ -485,12 +483,6 @@ def test_texts_without_an_order_say_what_happened() -> None:
     assert discrepancy(count=2, account_name="A", broker="B", detail="SPY 5, not 6").startswith("⚠️ Discrepancy (×2)")
 
 
-def test_missing_fills_are_told_with_both_counts() -> None:
-    _, _, order = step(*SENT, filled("40", "1"))
-    text = fills_missing(order, broker_filled=Decimal(100), seconds=Decimal(30), account_name=None)
-    assert "\nFilled: 100 by the broker's count, 40 shown as executions\nFor: 30 seconds\nAccount: acc_abc123" in text
-
-
 def test_an_alert_for_the_log_is_one_line_of_plain_words() -> None:
     text = dead_letters(count=1, reason="<b> & c")
     assert one_line(text).startswith("📭 Dead Letter | Reason: <b> & c | To do: ")
@@ -500,10 +492,6 @@ def test_a_count_is_shown_behind_the_title() -> None:
     text = broker_up(account_name="A", broker="B")
     assert with_count(text, 1) == text
     assert with_count(text, 3) == "✅ Broker Up (×3)\n\nAccount: A\nBroker: B"
-
-
-def test_late_exit_note_says_how_late() -> None:
-    assert "first published 400 seconds ago" in late_exit_note(Decimal(400))
 
 
 def test_plain_text_is_left_alone() -> None:

@@ -17,8 +17,6 @@ from simulation.orders import COLUMNS, MORE, OrderReader
 from simulation.run import Result, simulate_orders
 from simulation.settings import settings_of
 
-IS_THERE = find_spec("bokeh_sampledata") is not None
-
 
 class Bar(NamedTuple):
     day: str

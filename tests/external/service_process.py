@@ -314,9 +314,6 @@ class Book:
     def filled(self) -> int:
         return self._count("SELECT COUNT(*) FROM orders WHERE status = 'FILLED'")
 
-    def fill_count(self) -> int:
-        return self._count("SELECT COUNT(*) FROM fills")
-
     def orders(self) -> list[BookOrder]:
         fills: dict[int, dict[str, tuple[Decimal, Decimal]]] = {}
         for number, fill_id, quantity, price in self.ask("SELECT order_number, fill_id, quantity, price FROM fills"):

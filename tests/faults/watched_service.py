@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from brokers.factory import BrokerFactory
 from execution_service import execution_main
-from execution_service.app import events, service, wiring
+from execution_service.app import events, process, wiring
 from execution_service.app.clock import SystemClock
 from execution_service.delivery.events import Events
 from execution_service.storage.mongo.ledger_lines import LedgerLines
@@ -225,7 +225,7 @@ def _write(path: Path, text: str) -> None:
 def main() -> int:
     heartbeats = os.environ.get("FAULTS_HEARTBEATS")
     if heartbeats:
-        served, set_aside = service.serve, service._set_start_aside
+        served, set_aside = process.serve, process._set_start_aside
         started = threading.Event()
 
         def set_start_aside() -> None:
@@ -240,7 +240,7 @@ def main() -> int:
             finally:
                 watch.cancel()
 
-        put(service, "_set_start_aside", set_start_aside)
+        put(process, "_set_start_aside", set_start_aside)
         put(execution_main, "serve", serve)
     wrong = os.environ.get("FAULTS_CLOCK")
     if wrong:

@@ -325,7 +325,7 @@ async def test_an_account_that_goes_to_another_process_meanwhile_is_adopted_by_t
         assert outcome(one, command)[0] == "DONE"
         assert held(one) == {"NEW": (10.0, 10.0)}
         assert len(one.notifier.titled("Position Adopted")) == 1
-        assert one.service.outbox.waiting == other.service.outbox.waiting == 0
+        assert one.service.delivery.waiting == other.service.delivery.waiting == 0
 
 
 @pytest.mark.parametrize("call", ["execution_orders.insert_many", "execution_commands.update_one"])

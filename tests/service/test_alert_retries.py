@@ -191,7 +191,7 @@ async def test_alerts_that_wait_for_the_store_survive_one_that_cannot_be_stored(
             AutoReconnect("connection refused"),
             broken(),
         ]
-        await world.service.outbox.raise_alert("one", "One")
-        await world.service.outbox.raise_alert("other", "Other")
+        await world.service.delivery.raise_alert("one", "One")
+        await world.service.delivery.raise_alert("other", "Other")
         await world.run(30)
         assert sorted(text for text in world.notifier.texts if text in ("One", "Other")) == ["One", "Other"]

@@ -324,7 +324,7 @@ async def test_what_waits_to_be_published_keeps_no_order_in_memory(tmp_path: Pat
         for n in range(150):
             world.send(f"unpublished-{n}")
         await world.run(60)
-        assert world.service.outbox.waiting == 150
+        assert world.service.delivery.waiting == 150
         assert not world.service.live_orders.by_id
         gc.collect()
         # By name: tests before this one may have left some of theirs.
@@ -356,7 +356,7 @@ async def test_a_publisher_that_hangs_lets_the_service_stop_and_is_served_by_the
         world.send()
         await world.run(2)
         stopping = asyncio.ensure_future(
-            world.service.supervisor.end(*(part.name for part in world.service.outbox.parts()))
+            world.service.supervisor.end(*(part.name for part in world.service.delivery.parts()))
         )
         await world.run(1)
         assert stopping.done()
@@ -439,7 +439,7 @@ async def test_the_ledger_remembers_so_many_entries_and_reads_the_others_again(
 ) -> None:
     monkeypatch.setattr("execution_service.delivery.ledger.ENTRIES_REMEMBERED", 2)
     async with world_of(tmp_path) as world:
-        ledger = world.service.outbox.books._ledger
+        ledger = world.service.delivery.books._ledger
         kept = ledger._lines_of_orders._last
         for turn in range(3):
             for n in range(5):
@@ -479,10 +479,10 @@ async def test_while_telegram_hangs_everything_else_goes_on_and_all_is_told_when
 async def test_an_alert_is_durable_while_telegram_hangs_and_the_store_was_away(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         world.notifier.hold = asyncio.Event()
-        await world.service.outbox.raise_alert("broker_down:acct-1", "🔌 *Broker Down*")
+        await world.service.delivery.raise_alert("broker_down:acct-1", "🔌 *Broker Down*")
         await world.run(1)
         world.store_faults.is_away = True
-        await world.service.outbox.raise_alert("dead_letter", "📭 *Unusable Message*")
+        await world.service.delivery.raise_alert("dead_letter", "📭 *Unusable Message*")
         await world.run(2)
         world.store_faults.is_away = False
         await world.run(5)
@@ -603,7 +603,7 @@ PARTS = [
 @pytest.mark.parametrize("name", PARTS)
 async def test_a_part_that_is_cancelled_at_any_time_and_begun_anew_loses_nothing(tmp_path: Path, name: str) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
-        parts = {part.name: part.run for part in world.service.outbox.parts()}
+        parts = {part.name: part.run for part in world.service.delivery.parts()}
         await world.service.supervisor.end(*parts)
         assert name in parts
         others = [asyncio.create_task(part()) for other, part in parts.items() if other != name]
@@ -626,7 +626,7 @@ async def test_a_part_that_is_cancelled_at_any_time_and_begun_anew_loses_nothing
                     await asyncio.gather(task, return_exceptions=True)
         assert rounds == 48
         others.append(asyncio.create_task(parts[name]()))
-        await world.service.outbox.raise_alert("dead_letter", "📭 *Unusable Message*")
+        await world.service.delivery.raise_alert("dead_letter", "📭 *Unusable Message*")
         await world.run(60)
         for n in range(12):
             statuses = world.publisher.statuses(f"sig-{n}")
@@ -642,7 +642,7 @@ async def test_a_part_that_fails_begins_anew_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world_of(tmp_path) as world:
-        books = world.service.outbox.books
+        books = world.service.delivery.books
 
         def breaks() -> Any:
             monkeypatch.undo()
@@ -989,4 +989,4 @@ async def test_restart_with_much_owed_delivers_all_of_it(tmp_path: Path) -> None
 
 def assert_all_told(world: World) -> None:
     assert not world.service.live_orders.by_id
-    assert world.service.outbox.waiting == 0
+    assert world.service.delivery.waiting == 0

@@ -98,7 +98,7 @@ async def test_kills_and_doubts_are_told_whatever_is_muted(tmp_path: Path) -> No
         await answer_to(world, written, "/mute all 24h")
         world.broker_faults.errors["place_order"] = [OutcomeUnknown("no answer")]
         world.send("lost")
-        await world.service.outbox.raise_alert("odd", "odd")
+        await world.service.delivery.raise_alert("odd", "odd")
         await world.run(60)
         kill(world)
         await world.run(5)

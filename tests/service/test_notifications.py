@@ -24,9 +24,9 @@ async def test_what_tells_of_a_kill_goes_before_alerts_that_wait(tmp_path: Path)
     async with world_of(tmp_path) as world:
         world.notifier.is_away = True
         for number in range(5):
-            await world.service.outbox.raise_alert(f"odd{number}", f"odd {number}")
+            await world.service.delivery.raise_alert(f"odd{number}", f"odd {number}")
         await world.run(5)
-        await world.service.outbox.raise_alert_once("kill_switch:x", "kill_switch:x", "killed")
+        await world.service.delivery.raise_alert_once("kill_switch:x", "kill_switch:x", "killed")
         await world.run(5)
         world.notifier.is_away = False
         await world.run(120)
@@ -38,8 +38,8 @@ async def test_kinds_that_are_switched_off_are_not_sent_but_kills_are(tmp_path: 
     async with world_of(tmp_path, notices=frozenset({NoticeKind.ENDINGS})) as world:
         world.send("sig")
         world.send("bad", quantity=-5)
-        await world.service.outbox.raise_alert("odd", "odd")
-        await world.service.outbox.raise_alert_once("kill_switch:x", "kill_switch:x", "killed")
+        await world.service.delivery.raise_alert("odd", "odd")
+        await world.service.delivery.raise_alert_once("kill_switch:x", "kill_switch:x", "killed")
         await world.run(120)
         assert world.record().status is Status.FILLED
         assert len(world.notifier.texts) == 2
@@ -53,8 +53,8 @@ async def test_alarms_raised_while_the_store_is_away_are_told_once_it_is_back(tm
         await world.run(1)
         world.store_faults.is_away = True
         for number in (1, 2, 3):
-            await world.service.outbox.raise_alert("broker_down:acct-1", f"🔌 *Broker Down* {number}")
-        await world.service.outbox.raise_alert("dead_letter", "📭 *Unusable Message*", 7)
+            await world.service.delivery.raise_alert("broker_down:acct-1", f"🔌 *Broker Down* {number}")
+        await world.service.delivery.raise_alert("dead_letter", "📭 *Unusable Message*", 7)
         await world.run(30)
         assert not world.notifier.texts
         world.store_faults.is_away = False
@@ -70,7 +70,7 @@ async def test_an_alert_that_is_stored_when_another_of_its_kind_is_being_sent_is
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world_of(tmp_path) as world:
-        alerts, sent, stored = world.service.outbox.alerts, asyncio.Event(), asyncio.Event()
+        alerts, sent, stored = world.service.delivery.alerts, asyncio.Event(), asyncio.Event()
         raise_alert, alert_sent = alerts._store.raise_alert, alerts._store.alert_sent
 
         async def late(alert: Alert) -> bool:
@@ -104,9 +104,9 @@ async def test_an_alert_that_is_stored_when_another_of_its_kind_is_being_sent_is
 async def test_an_alarm_does_not_wait_because_one_of_another_kind_has_to(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         for _ in range(2):
-            await world.service.outbox.raise_alert("broker_down:acct-1", "🔌 *Broker Down*")
+            await world.service.delivery.raise_alert("broker_down:acct-1", "🔌 *Broker Down*")
             await world.run(2)
-        await world.service.outbox.raise_alert("dead_letter", "📭 *Unusable Message*")
+        await world.service.delivery.raise_alert("dead_letter", "📭 *Unusable Message*")
         await world.run(2)
         assert [text.partition("*")[2] for text in world.notifier.texts] == ["Broker Down*", "Unusable Message*"]
         await world.run(60)
@@ -241,7 +241,7 @@ async def test_what_waits_to_be_told_keeps_no_order_in_memory(tmp_path: Path) ->
             world.send(f"untold-{n}")
         await world.run(60)
         gc.collect()
-        assert world.service.outbox.unsent_notifications == 150
+        assert world.service.delivery.unsent_notifications == 150
         # By name: tests before this one may have left some of theirs.
         held = [thing for thing in gc.get_objects() if type(thing) is LiveOrder]
         assert sum(thing.order.signal_id.startswith("untold-") for thing in held) < 75

@@ -542,7 +542,7 @@ async def test_nothing_is_opened_any_more_by_a_process_that_stops(tmp_path: Path
         open_desk, unsettled, drain, hold = (
             service.accounts.open,
             service._store.unsettled,
-            service.outbox.drain,
+            service.delivery.drain,
             asyncio.Event(),
         )
 
@@ -559,7 +559,7 @@ async def test_nothing_is_opened_any_more_by_a_process_that_stops(tmp_path: Path
             hold.set()
             await drain()
 
-        service.accounts.open, service._store.unsettled, service.outbox.drain = noted, slowly, drained
+        service.accounts.open, service._store.unsettled, service.delivery.drain = noted, slowly, drained
         await other.run(12)
         assert service.ownership._leases.holds(ACCOUNT)
         await other.stop()

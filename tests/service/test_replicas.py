@@ -180,7 +180,7 @@ async def test_a_fill_that_another_process_recorded_first_is_told_by_the_holder(
         assert other.calls("connect") == []
 
 
-async def test_an_event_that_somebody_else_wrote_first_wakes_the_outbox(tmp_path: Path) -> None:
+async def test_an_event_that_somebody_else_wrote_first_wakes_the_delivery(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND) as world:
         world.send("a")
         await world.run(2)
@@ -512,7 +512,7 @@ async def test_a_booking_is_not_forgotten_by_a_process_that_does_not_know_its_or
             await other.start()
             for live in tuple(other.service.live_orders.by_id.values()):
                 other.service.live_orders.let_go(live)
-            other.service.outbox.let_go(lambda account_id: True)
+            other.service.delivery.let_go(lambda account_id: True)
             other.service._store.commit_cursors = _never_ends  # type: ignore[method-assign]
             other.send("b")
             await other.run(1)

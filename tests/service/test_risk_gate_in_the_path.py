@@ -231,6 +231,19 @@ async def test_people_are_warned_once_a_day_of_a_limit_that_is_nearly_used_up(tm
         assert "max_open_orders" in near[0]
 
 
+async def test_people_read_of_each_limit_that_is_near_or_broken_at_once(tmp_path: Path) -> None:
+    limits = written(max_consecutive_rejections=2, max_orders_per_day=2, max_orders_per_minute=2)
+    async with world_of(tmp_path, market=Market(rejection_rate=1.0), limits=limits) as world:
+        for number in range(3):
+            world.send(f"sig-{number}", symbol=f"S{number}")
+            await world.run(3)
+        near = world.notifier.titled("Risk Limit Near")
+        for limit in ("max_orders_per_day", "max_orders_per_minute"):
+            assert sum(limit in text for text in near) == 1, near
+        (broken,) = world.notifier.titled("Risk Limit Broken")
+        assert "max_consecutive_rejections" in broken
+
+
 async def test_rejections_in_a_row_switch_new_risk_off_over_a_restart(tmp_path: Path) -> None:
     async with world_of(
         tmp_path, market=Market(rejection_rate=1.0), limits=written(max_consecutive_rejections=2)

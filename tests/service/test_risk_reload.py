@@ -24,7 +24,7 @@ def settings_of(root: Path, text: str | None, **environ: str) -> Settings:
 def reload_of(world: World, settings: Settings) -> RiskReload:
     world.risk_rules.limits = settings.risk_limits
     return RiskReload(
-        source=settings, rules=world.risk_rules, alerts=world.service.outbox.alerts, name=settings.risk_file.name
+        source=settings, rules=world.risk_rules, alerts=world.service.delivery.alerts, name=settings.risk_file.name
     )
 
 

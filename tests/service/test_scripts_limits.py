@@ -1,4 +1,4 @@
-"""`execctl limits`: what is shown of each limit, and how a named person enables again what is off."""
+"""`execctl limits`: what is shown of each limit, and how a named person enables again what is off, or has losses measured anew."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from rich.console import Console
 
 from brokers.paper.model import Market
 from execution_service.app.settings.loading import load_settings
-from execution_service.core.orders.status import Status
+from execution_service.control import enable_risk
+from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.kill import scope_from_text
 from execution_service.core.risk.limits import LimitType, RiskLimits
@@ -22,6 +23,8 @@ from execution_service.storage.reader import StoreReader
 from scripts import limits
 from tests.core.risk_cases import written
 from tests.fakes import BY_HAND, RESTING, World, world_of
+from tests.fakes.broker import GatedBroker
+from tests.service.test_limit_breaches import Money, tell
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Context:
         self.store = world.store_beside()
         self.settings: Any = Settings(world.risk_rules.limits)
         self.console = Console(file=io.StringIO(), width=250)
-        given: dict[str, Any] = {"enable": None, "by": None, "reason": None} | options
+        given: dict[str, Any] = {"enable": None, "rebase": None, "by": None, "reason": None} | options
         self.options = argparse.Namespace(**given)
         self.wants_json = wants_json
 
@@ -90,6 +93,83 @@ async def test_a_named_person_enables_again_what_rejections_in_a_row_have_switch
         assert world.record("again").status is Status.REJECTED
         assert reason is not None
         assert reason.code == "BROKER_REJECTED"
+
+
+OF_ACCOUNT = scope_from_text("account:acct-1")
+
+
+async def rebase(world: World, reason: str) -> str:
+    context = Context(world, rebase=OF_ACCOUNT, by="Ada", reason=reason)
+    await limits.show(context)
+    return context.text
+
+
+async def is_let_pass(world: World, signal_id: str) -> bool:
+    world.send(signal_id)
+    await world.run(5)
+    order = world.record(signal_id)
+    if order.reason is not None:
+        assert order.reason.code is ReasonCode.RISK_LIMIT
+    return order.reason is None
+
+
+async def test_money_that_was_paid_out_is_no_loss_once_a_person_has_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    money = Money()
+    monkeypatch.setattr(GatedBroker, "balances", lambda _: money.balances())
+    some = written(max_daily_loss=100, max_drawdown_pct=20)
+    async with world_of(tmp_path, limits=some) as world:
+        await tell(world, money, 1_000)
+        await tell(world, money, 600)
+        assert not await is_let_pass(world, "before")
+        assert "measured anew in 1 account" in await rebase(world, "400 paid out")
+        assert await is_let_pass(world, "after")
+        (told,) = world.documents("execution_alerts", kind="risk_rebased")
+        assert "Ada" in told["text"]
+        assert "400 paid out" in told["text"]
+        assert "in 0 accounts" in await rebase(world, "said twice")
+        await tell(world, money, 490)
+        assert not await is_let_pass(world, "lost")
+
+
+async def test_a_clock_that_had_run_ahead_is_told_once_and_put_right_by_a_person(tmp_path: Path) -> None:
+    a_year, a_day = 365 * 86_400.0, 86_400.0
+    async with world_of(tmp_path, limits=written(max_orders_per_day=2)) as world:
+        world.clock.jump_wall(a_year)
+        assert await is_let_pass(world, "ahead")
+        assert world.notifier.titled("Clock Has Run Ahead") == []
+        world.clock.jump_wall(-a_year)
+        assert await is_let_pass(world, "put back")
+        await world.run(30)
+        (told,) = world.notifier.titled("Clock Has Run Ahead")
+        assert "execctl limits --rebase account:acct-1" in told
+        world.clock.jump_wall(a_day)
+        assert not await is_let_pass(world, "a day later")
+        said: dict[str, Any] = {"by": "Ada", "reason": "the time server was wrong", "now": world.clock.now()}
+        assert await enable_risk.rebase(world.store_beside(), OF_ACCOUNT, zones=Zones(), **said) == 1
+        assert not await is_let_pass(world, "of the same day")  # what was counted is kept
+        world.clock.jump_wall(a_day)
+        assert await is_let_pass(world, "of the next")
+        await world.run(30)
+        assert len(world.notifier.titled("Clock Has Run Ahead")) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--rebase", "all"], "need --by and --reason"),
+        (["--enable", "all", "--by", "Ada"], "need --by and --reason"),
+        (["--enable", "all", "--rebase", "all", "--by", "Ada", "--reason", "why"], "one at a time"),
+        (["--rebase", "all", "--by", "Ada", "--reason", "why"], None),
+        ([], None),
+    ],
+)
+def test_a_decision_needs_a_name_and_a_reason(words: list[str], problem: str | None) -> None:
+    parser = argparse.ArgumentParser()
+    limits.add_options(parser, str)
+    said = limits.problem_with(parser.parse_args(words))
+    assert said is None if problem is None else problem in (said or "")
 
 
 def test_without_a_file_the_command_shows_what_is_built_in(tmp_path: Path) -> None:

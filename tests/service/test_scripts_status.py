@@ -82,12 +82,12 @@ def said_of_part(state: str = "RUNNING", restarts: int = 0, why: str = "") -> di
 
 
 def test_parts_that_all_run_are_one_row() -> None:
-    assert of_parts({"outbox": said_of_part(), "leases": said_of_part()}) == [Part("parts", State.UP, "2 of 2 run")]
+    assert of_parts({"delivery": said_of_part(), "leases": said_of_part()}) == [Part("parts", State.UP, "2 of 2 run")]
     assert of_parts({}) == []
 
 
 def test_a_part_that_was_restarted_and_runs_wants_a_look_and_says_why() -> None:
-    whole, row = of_parts({"outbox": said_of_part(), "leases": said_of_part(restarts=3, why="of nobody's making")})
+    whole, row = of_parts({"delivery": said_of_part(), "leases": said_of_part(restarts=3, why="of nobody's making")})
     assert whole.state is State.UP
     assert (row.name, row.state) == ("part leases", State.LOOK)
     assert row.detail == "restarted 3 times, runs since 2026-11-29T22:00:00+00:00; the last failure: of nobody's making"
@@ -95,7 +95,7 @@ def test_a_part_that_was_restarted_and_runs_wants_a_look_and_says_why() -> None:
 
 @pytest.mark.parametrize("state", ["RESTARTING", "GIVEN_UP"])
 def test_a_part_that_does_not_run_is_down(state: str) -> None:
-    whole, row = of_parts({"outbox": said_of_part(), "leases": said_of_part(state, 1, "of nobody's making")})
+    whole, row = of_parts({"delivery": said_of_part(), "leases": said_of_part(state, 1, "of nobody's making")})
     assert whole == Part("parts", State.DOWN, "1 of 2 run")
     assert (row.name, row.state) == ("part leases", State.DOWN)
     assert state in row.detail

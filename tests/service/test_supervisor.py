@@ -256,7 +256,7 @@ async def test_where_no_account_is_well_the_process_ends(stage: Stage) -> None:
     stage.keep("trader one", *failures(50), account_id="one")
     stage.keep("connection one", None, account_id="one")
     stage.keep("trader two", *failures(50), account_id="two")
-    stage.keep("outbox", None)
+    stage.keep("delivery", None)
     await stage.run(300)
     assert await stage.has_given_up() is not None
 

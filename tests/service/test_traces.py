@@ -224,7 +224,7 @@ async def test_confirmations_carry_the_trace_only_where_that_is_wanted(tmp_path:
 
 def test_where_traces_are_off_the_library_is_not_even_loaded() -> None:
     words = (
-        "import sys; import execution_service.app.service, execution_service.app.wiring; "
+        "import sys; import execution_service.app.process, execution_service.app.wiring; "
         "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'opentelemetry.exporter', "
         "'execution_service.app.tracing'))])"
     )

@@ -49,7 +49,6 @@ from tests.fakes import ACCOUNT, BY_HAND, World, world_of
 
 RULES = TradingRules(order_timeout_seconds=0.0, reconcile_interval_seconds=10.0)
 LEASE_SECONDS = 4.0
-SIGNAL_DOCUMENT = "5" * 24
 
 OURS = (
     ORDERS,

@@ -57,9 +57,6 @@ def test_an_order_gets_what_the_bar_gives(bar: str, order: str, settings: dict[s
     assert price_of([bar], order, **settings) == (None if price is None else D(price))
 
 
-MIRROR = {"BUY": "SELL", "SELL": "BUY"}
-
-
 @pytest.mark.parametrize(("bar", "order", "price"), [
     ("97 98 95 97", "SELL 10 LIMIT limit=96", "97"),
     ("97 98 95 97", "SELL 10 LIMIT limit=98", None),

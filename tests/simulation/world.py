@@ -744,7 +744,7 @@ class Replica(World):
         self._has_to_end_at_once.set()
 
     async def _end(self, pulls: tuple[Pull, Pull]) -> None:
-        """In the sequence of `execution_service.app.service.serve`."""
+        """In the sequence of `execution_service.app.process.serve`."""
         await self.service.take_no_more()
         for pull in pulls:
             pull.is_pulling = False

@@ -120,8 +120,3 @@ def granted(book: RiskBook, override: Override, now: datetime) -> RiskBook:
         return book
     kept = tuple(each for each in book.overrides if now < each.expires_at)
     return replace(book, version=book.version + 1, overrides=(*kept, override))
-
-
-def fenced(book: RiskBook) -> RiskBook:
-    """As whoever engages a kill switch leaves it: what was judged before cannot be written any more."""
-    return replace(book, version=book.version + 1, fence=book.fence + 1)

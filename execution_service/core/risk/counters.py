@@ -1,8 +1,8 @@
 """What is counted over time: orders a minute and a day, repeated content, executions, rejections in a row, the day's result; folds over events.
 
 Nothing here asks for the time: each call is told it. The wall clock may jump. What has been counted is never freed by a clock that jumps back: a
-moment that lies ahead of `now` counts as now, and a day that has begun lasts until a later one begins. A clock that had run ahead of a day is told
-(`is_ahead`), and put right by a named person (`DayRebased`).
+moment that lies ahead of `now` counts as now, and a day that has begun lasts until a later one begins. Where a clock had run ahead, people are told
+(`is_day_ahead`), and a named person puts it right (`Rebased`).
 """
 
 from __future__ import annotations
@@ -80,15 +80,6 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CashMoved:
-    """Money was paid in (or out, below 0): no profit, and no loss."""
-
-    at: datetime
-    scope: Scope
-    amount: Decimal
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Trip:
     """A limit that stays broken once it was: no new risk of this scope until a named person enables it again."""
 
@@ -110,15 +101,17 @@ class Enabled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DayRebased:
-    """A named person says which day it is, after a clock had run ahead; what was counted is kept."""
+class Rebased:
+    """A named person has losses and drawdowns within the scope measured from the latest reading on, as after money was paid in or out; where the
+    scope has the whole account, its day is that of now, as after a clock had run ahead. What was counted is kept."""
 
     at: datetime
+    scope: Scope
     by: str
     reason: str
 
 
-Happened: TypeAlias = Sent | CancelSent | Executed | Answered | Measured | CashMoved | Trip | Enabled | DayRebased
+Happened: TypeAlias = Sent | CancelSent | Executed | Answered | Measured | Trip | Enabled | Rebased
 
 
 # --- what is kept ---------------------------------------------------------------------------------------------------
@@ -230,8 +223,9 @@ class Counters:
     def tripped(self, where: Scope) -> tuple[Trip, ...]:
         return tuple(trip for trip in self.trips if trip.scope.covers(where))
 
-    def is_ahead(self, now: datetime, zone: tzinfo) -> bool:
-        """A clock has run ahead into a day that has not come: its counters are used up until then, or until a person rebases the day."""
+    def is_day_ahead(self, now: datetime, zone: tzinfo) -> bool:
+        """A clock has run ahead into a day that has not come: what counts by the day does not begin anew until that day is over, or a person rebases
+        it."""
         return self.day is not None and self.day > day_of(now, zone)
 
     def _covers(self, scope: Scope, each: Sent | CancelSent | Executed | Tally) -> bool:
@@ -296,8 +290,6 @@ def fold(counters: Counters, event: Happened, *, now: datetime, zone: tzinfo, ke
             return _with_answer(counters, event)
         case Measured():
             return _with_reading(counters, event, now, zone)
-        case CashMoved():
-            return replace(counters, results=tuple(_moved(each, event) for each in counters.results))
         case Trip():
             kept = [t for t in counters.trips if (t.scope, t.limit) != (event.scope, event.limit)]
             return counters if len(kept) < len(counters.trips) else replace(counters, trips=(*kept, event))
@@ -307,8 +299,8 @@ def fold(counters: Counters, event: Happened, *, now: datetime, zone: tzinfo, ke
                 trips=tuple(trip for trip in counters.trips if not event.scope.covers(trip.scope)),
                 runs=tuple(run for run in counters.runs if not event.scope.covers(run.scope)),
             )
-        case DayRebased():
-            return replace(counters, day=day_of(now, zone))
+        case Rebased():
+            return _rebased(counters, event, day_of(now, zone))
 
 
 def fold_all(
@@ -375,15 +367,16 @@ def _with_reading(counters: Counters, event: Measured, now: datetime, zone: tzin
     return replace(counters, results=tuple(made if each is known else each for each in counters.results))
 
 
-def _moved(result: Result, event: CashMoved) -> Result:
-    if result.scope != event.scope:
-        return result
-    return replace(
-        result,
-        baseline=EXACT.add(result.baseline, event.amount),
-        peak=EXACT.add(result.peak, event.amount),
-        latest=EXACT.add(result.latest, event.amount),
+def _rebased(counters: Counters, event: Rebased, today: date) -> Counters:
+    account = Scope(account_id=counters.account_id)
+    day = today if event.scope.covers(account) else counters.day
+    results = tuple(
+        replace(each, baseline=each.latest, peak=each.latest, read_on=min(each.read_on, day or today))
+        if event.scope.covers(each.scope)
+        else each
+        for each in counters.results
     )
+    return replace(counters, day=day, results=results)
 
 
 def sent(order: Order, now: datetime) -> Sent:

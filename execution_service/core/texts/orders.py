@@ -47,7 +47,6 @@ from execution_service.core.texts.values import (
     clock_time,
     commissions_text,
     contract_line,
-    duration,
     execution_text,
     fill_progress,
     is_overfilled,
@@ -374,15 +373,3 @@ def account_not_configured(account_id: str, signal_ids: Sequence[str]) -> str:
             "this service does not watch these orders: configure the account again, then end them or let them end",
         ),
     )
-
-
-def fills_missing(order: Order, *, broker_filled: Decimal, seconds: Decimal, account_name: str | None) -> str:
-    """For `seconds` the broker has counted another quantity as filled than the executions that it shows."""
-    counts = f"{quantity(broker_filled)} by the broker's count, {quantity(order.filled_quantity)} shown as executions"
-    account = ("Account", account_label(order, account_name))
-    return about_order(order, "⚠️ Fills Missing", ("Filled", counts), ("For", duration(seconds)), account)
-
-
-def late_exit_note(age_seconds: Decimal) -> str:
-    """The note on an exit that was executed in spite of its age."""
-    return f"late exit executed: first published {duration(age_seconds)} ago; it reduces a position that is held"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 
 from execution_service.core.texts.messages import counted_title, html_message
@@ -85,6 +85,28 @@ def risk_limit_broken(*, account_name: str, limit: str, total: str, counted: str
 def risk_enabled(*, scope: str, by: str, reason: str, count: int) -> str:
     return html_message(
         "✅ Risk Limit Enabled Again", ("Scope", scope), ("By", by), ("Reason", reason), ("Broken limits", str(count))
+    )
+
+
+def risk_rebased(*, scope: str, by: str, reason: str, count: int) -> str:
+    return html_message(
+        "✅ Losses Measured Anew",
+        ("Scope", scope),
+        ("By", by),
+        ("Reason", reason),
+        ("Accounts", str(count)),
+        ("Losses", "daily loss and drawdown are measured from the latest readings on"),
+    )
+
+
+def risk_day_ahead(*, account_id: str, account_name: str, day: date, today: date) -> str:
+    """What counts by the day counts one that has not come."""
+    return html_message(
+        "⚠️ Clock Has Run Ahead",
+        ("Account", account_name),
+        ("Counted day", f"{day}; today is {today}"),
+        ("Limits", "what counts by the day does not begin anew before that day is over"),
+        ("To do", f"put the clock right; then execctl limits --rebase account:{account_id} --by NAME --reason WHY"),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -178,7 +177,8 @@ async def test_the_adapter_adds_little_to_what_the_simulator_takes(
         await broker.place_order(ticket(client_order_id=f"t{number:018d}"))
         alone.append(middle - begun)
         through.append(time.perf_counter() - middle)
-    bare_seconds, added_seconds = statistics.median(alone), statistics.median(through) - statistics.median(alone)
+    # The fastest of each says what the work is; the others, what else the machine had to do.
+    bare_seconds, added_seconds = min(alone), min(through) - min(alone)
     print(f"placing: {bare_seconds * 1000:.2f} ms by the library alone, {added_seconds * 1000:+.2f} ms by the adapter")
     assert added_seconds < 0.05
 
