@@ -151,7 +151,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.storage.ports.switches": {CORE},
     "execution_service.storage.ports.tokens": set(),
     "execution_service.storage.ports.unreadable": set(),
-    "execution_service.storage.ports.views": set(),
+    "execution_service.storage.ports.views": {CORE},
     "execution_service.storage.mongo.calls": {
         "execution_service.runtime.clock",
         "execution_service.runtime.connectivity",
@@ -339,9 +339,11 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.mongo.ledger_lines",
         "execution_service.storage.mongo.names",
         "execution_service.storage.mongo.port",
+        "execution_service.storage.mongo.settled",
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.orders",
     },
+    "execution_service.storage.mongo.settled": {CORE, "execution_service.storage.ports.orders"},
     "execution_service.storage.mongo.queries": {
         CORE,
         "execution_service.storage.mongo.documents",

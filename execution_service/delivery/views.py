@@ -11,6 +11,7 @@ from execution_service.core.views.shared import (
     BookedOrder,
     confirmation_fields,
     confirmation_id,
+    made_up_signal_id,
     open_position_element,
     position_documents,
     signal_document_id,
@@ -31,7 +32,8 @@ REMEMBERED_ABSENCE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """The orders around some that are to be shown, and the `_id` of each signal that is known in `signal_store` by its signal id only."""
+    """The orders around some that are to be shown, and the `_id` of each signal that is known in `signal_store` by its signal id only and has another
+    than that which is made up for it; of those to be shown that one, too."""
 
     orders: Sequence[Stored]
     progress: Mapping[str, Progress]
@@ -125,7 +127,11 @@ class Views:
         progress = {s.order.order_id: p for s in orders if (p := self._cursors.get(s.order.order_id)) is not None}
         shown = [*(parcel.order for parcel in parcels), *map(self._live.latest, orders)]
         unnamed = {order.signal_id for order in shown if signal_document_id(order) is None}
-        return Around(orders, progress, await self._store.signal_documents(sorted(unnamed)) if unnamed else {})
+        # Of the others that were made up it is known by which id, whether they are there or not.
+        others = unnamed - {parcel.order.signal_id for parcel in parcels}
+        made_up = [made_up_signal_id(signal_id) for signal_id in sorted(others)]
+        documents = await self._store.signal_documents(sorted(unnamed), besides=made_up) if unnamed else {}
+        return Around(orders, progress, documents)
 
     async def _orders_named(self, names: Sequence[str]) -> Sequence[Stored]:
         """Those whose last cursors were committed while they were being read are read again: nobody here knows any more what was booked of

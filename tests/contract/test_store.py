@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -41,6 +41,8 @@ from execution_service.core.risk.switch_record import SwitchRecord, with_engaged
 from execution_service.core.trades.rows import TradeRow, rows_of
 from execution_service.core.views.shared import HexId
 from execution_service.delivery.past_trades import trade_write
+from execution_service.storage.mongo import orders as mongo_orders
+from execution_service.storage.mongo import settled as settled_records
 from execution_service.storage.mongo.documents import command_from_document, with_ids
 from execution_service.storage.mongo.names import (
     ALERTS,
@@ -64,7 +66,7 @@ from execution_service.storage.ports.alerts import Alert
 from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease, ProcessIdentity
-from execution_service.storage.ports.orders import CursorCommit, Told, Unsettled, VersionConflict
+from execution_service.storage.ports.orders import CursorCommit, Stored, Told, Unsettled, VersionConflict
 from execution_service.storage.ports.queries import OrderFilter, PageOfTrades, Place
 from execution_service.storage.ports.switches import UnreadableSwitch
 from execution_service.storage.ports.tokens import KeptToken, Role
@@ -690,6 +692,76 @@ async def test_found_orders_come_in_the_order_of_their_arrival(store: MongoStore
         "signal-3",
         "signal-5",
     ]
+
+
+# --- finding again what has ended -------------------------------------------------------------------------------------
+
+
+async def settled(store: MongoStore, *of: Identity) -> list[Order]:
+    """Exits of "in" that are over and told to everybody, and have been found once."""
+    found = []
+    for each in of or (identity("out", purpose=Purpose.EXIT),):
+        about = await stored_after(store, *DONE, of=each, entry_refs=("in",))
+        await store.commit_cursors([cursor_commit(about, world=3, people=3)])
+        found.append(about)
+    assert [s.order for s in await store.find(["exit_of:in"])] == sorted(found, key=lambda o: o.order_id)
+    return [s.order for s in await store.find(["exit_of:in"])]
+
+
+async def test_what_has_ended_is_read_once_and_found_each_time(
+    store: MongoStore, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (identity(name, purpose=Purpose.EXIT) for name in ("out-1", "out-2"))
+    about = await settled(store, first, second)
+    read: list[str] = []
+    whole = mongo_orders.stored_from_document
+
+    def counted(document: Mapping[str, Any], lines: Any) -> Stored:
+        read.append(document["signal_id"])
+        return whole(document, lines)
+
+    monkeypatch.setattr(mongo_orders, "stored_from_document", counted)
+    third = await stored_after(store, of=identity("out-3", purpose=Purpose.EXIT), entry_refs=("in",))
+    assert [s.order for s in await store.find([f"signal:{about[1].signal_id}", "signal:nobody"])] == [about[1]]
+    assert {s.order.signal_id: s.order for s in await store.find(["exit_of:in"])} == {
+        each.signal_id: each for each in (*about, third)
+    }
+    assert read == ["out-3"]
+
+
+async def test_what_another_process_adds_to_what_has_ended_is_found(server: Server) -> None:
+    one, two = [await server.store(f"process-{n}") for n in range(2)]
+    (about,) = await settled(one)
+    corrected = await two.append(about, [busted("f1")])
+    assert [s.order for s in await one.find(["exit_of:in"])] == [corrected]
+    again = await two.append(corrected, [filled_by("f2", 100)])
+    await two.commit_cursors([cursor_commit(again, world=5, people=5)])
+    (found,) = await one.find(["exit_of:in"])
+    assert (found.order, found.told) == (again, Told(world=5, people=5))
+
+
+async def test_what_has_ended_and_has_been_changed_into_what_cannot_be_read_is_not_found(
+    store: MongoStore, server: Server
+) -> None:
+    (about,) = await settled(store)
+    records = server.collection(ORDERS)
+    records.update_one({"_id": about.order_id}, {"$set": {"version": "odd"}})
+    assert await store.find(["exit_of:in"]) == []
+    assert len(store.unreadable(["exit_of:in"])) == 1
+    records.update_one({"_id": about.order_id}, {"$set": {"version": about.version}})
+    assert [s.order for s in await store.find(["exit_of:in"])] == [about]
+    assert store.unreadable(["exit_of:in"]) == []
+
+
+async def test_of_what_has_ended_those_read_last_are_remembered(
+    store: MongoStore, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settled_records, "MOST_REMEMBERED", 2)
+    names = [f"out-{number}" for number in range(3)]
+    about = await settled(store, *(identity(name, purpose=Purpose.EXIT) for name in names))
+    for _ in range(2):
+        assert [s.order for s in await store.find(["exit_of:in"])] == about
+    assert len(store._settled.named(["exit_of:in"])) == 2
 
 
 # --- striking -------------------------------------------------------------------------------------------------------
@@ -1355,6 +1427,16 @@ async def test_signals_of_others_that_make_no_sense_hide_none_that_do(store: Mon
         [{"_id": 1, "signal_id": ["a", "b"]}, {"_id": {"x": 1}, "signal_id": "b"}, {"_id": "mine", "signal_id": "a"}]
     )
     assert await store.signal_documents(["a", "b"]) == {"a": "mine"}
+
+
+async def test_signals_are_told_besides_those_whose_document_is_known(store: MongoStore, server: Server) -> None:
+    ours, theirs = HexId("a" * 24), HexId("b" * 24)
+    server.collection(SIGNALS_VIEW).insert_many(
+        [{"_id": with_ids(ours), "signal_id": "a"}, {"_id": with_ids(theirs), "signal_id": "b"}]
+    )
+    found = {"a": with_ids(ours), "b": with_ids(theirs)}
+    assert await store.signal_documents(["a", "b"]) == found
+    assert await store.signal_documents(["a", "b"], besides=[ours]) == {"b": found["b"]}
 
 
 def test_a_moment_beyond_the_calendar_or_a_text_that_is_none_spoils_one_document() -> None:

@@ -397,11 +397,11 @@ def _tests_of(query: Mapping[str, Any]) -> list[Test]:
 
 
 def _test_of(name: str, wanted: Any) -> Test:
-    if name.startswith("$") and name != "$or":
+    if name in ("$or", "$nor"):
+        ways, is_wanted = [_tests_of(each) for each in wanted], name == "$or"
+        return lambda document: any(all(test(document) for test in tests) for tests in ways) is is_wanted
+    if name.startswith("$"):
         raise NotImplementedError(name)
-    if name == "$or":
-        ways = [_tests_of(each) for each in wanted]
-        return lambda document: any(all(test(document) for test in tests) for tests in ways)
     value_of: Callable[[Document], Any]
     value_of = partial(_value, path=name) if "." in name else lambda document: document.get(name)
     if isinstance(wanted, Mapping) and any(str(key).startswith("$") for key in wanted):

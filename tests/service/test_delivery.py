@@ -201,7 +201,7 @@ class PlainStore:
     async def find(self, names: Sequence[str]) -> list[Stored]:
         return []
 
-    async def signal_documents(self, signal_ids: Sequence[str]) -> dict[str, Any]:
+    async def signal_documents(self, signal_ids: Sequence[str], **_: Any) -> dict[str, Any]:
         return {}
 
     async def has_trading_account(self, account_id: str) -> bool:

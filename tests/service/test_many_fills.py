@@ -10,9 +10,11 @@ import pytest
 
 from execution_service.core.orders import order as order_words
 from execution_service.core.orders.order import apply_all
+from execution_service.core.orders.protective import ProtectionState
 from execution_service.core.orders.status import Status
 from tests.builders import accepted, commission_reported, filled_by, order, submit_started
-from tests.fakes import BY_HAND, world_of
+from tests.fakes import BY_HAND, RESTING, world_of
+from tests.growth import LINEAR
 from tests.service.audit import audit
 
 
@@ -67,3 +69,22 @@ async def test_of_an_order_of_thousands_of_fills_only_what_is_new_is_written(
             {"version", "filled_quantity", "events.5002"},
             {"version", "events.5003"},
         ]
+
+
+async def test_protection_reads_for_each_fill_what_has_changed_since_the_one_before(tmp_path: Path) -> None:
+    """An entry that fills in very many parts has ever more protective orders that are over."""
+
+    async def read_for(fills: int) -> int:
+        async with world_of(tmp_path / str(fills), market=BY_HAND, rules=RESTING) as world:
+            world.send("in", order_type="LIMIT", limit_price=10, stop_loss=9, quantity=fills)
+            await world.run(1)
+            for _ in range(fills):
+                world.fill("in", 1)
+                await world.run(2)
+            audit(world)
+            known = world.record("in").protection
+            assert known is not None
+            assert (known.state, known.quantity) == (ProtectionState.PROTECTED, fills)
+            return sum(world.store_faults.documents_read.values())
+
+    assert await read_for(50) < LINEAR * await read_for(25)

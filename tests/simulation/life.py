@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import json
 import random
@@ -103,6 +104,17 @@ def _with_elements(before: list[Any], now: Any) -> Any:
     return [written.get(number, before[number] if number < len(before) else None) for number in range(last + 1)]
 
 
+@functools.lru_cache
+def _tags_of_children(entry_order_id: str) -> frozenset[str]:
+    """Of an entry's protective orders, by what their names are made of."""
+    names = (
+        Protective(entry_order_id=entry_order_id, role=role, piece=piece).signal_id
+        for role in ProtectiveRole
+        for piece in range(1, 60)
+    )
+    return frozenset(Identity(signal_id=name, purpose=Purpose.EXIT).client_order_id(1) for name in names)
+
+
 class Life:
     """The life that runs, as the steps see it."""
 
@@ -194,21 +206,10 @@ class Life:
         found = []
         for entry, account in self.identities(signal):
             for placed in self.book(account).orders():
-                is_child = placed.ticket.is_protective and self._is_child(entry.order_id, placed.ticket.client_order_id)
-                if is_child and placed.open_quantity:
+                is_working = placed.ticket.is_protective and placed.open_quantity
+                if is_working and placed.ticket.client_order_id in _tags_of_children(entry.order_id):
                     found.append(placed)
         return found
-
-    def _is_child(self, entry_order_id: str, client_order_id: str) -> bool:
-        """By what their names are made of."""
-        names = (
-            Protective(entry_order_id=entry_order_id, role=role, piece=piece).signal_id
-            for role in ProtectiveRole
-            for piece in range(1, 60)
-        )
-        return any(
-            Identity(signal_id=name, purpose=Purpose.EXIT).client_order_id(1) == client_order_id for name in names
-        )
 
     def last_fills(self, signal: str) -> list[tuple[PaperOrder, str]]:
         found = []

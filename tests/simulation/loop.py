@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, ContextVar, copy_context
 from datetime import datetime, timedelta
+from heapq import heappop, heappush
 from typing import Any, TypeVar
 
 from tests.builders import NOW
@@ -95,7 +95,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if self._closed:  # type: ignore[attr-defined]
             raise RuntimeError("Event loop is closed")
         handle = _Handle((callback, args, copy_context() if context is None else context))
-        heapq.heappush(self._timers, (when, next(self._numbers), handle))
+        heappush(self._timers, (when, next(self._numbers), handle))
         return handle
 
     def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> Any:
@@ -123,13 +123,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         timers, ready = self._timers, self._next_round
         if not ready and not self._stopping:  # type: ignore[attr-defined]
             while timers and not timers[0][2]:
-                heapq.heappop(timers)
+                heappop(timers)
             if not timers:
                 raise NothingLeft("everybody waits, and nothing is to come")
             self._now = max(self._now, timers[0][0])
             self._steps_at_this_moment = 0
         while timers and timers[0][0] <= self._now:
-            handle = heapq.heappop(timers)[2]
+            handle = heappop(timers)[2]
             if handle:
                 ready.append(handle)
         count = len(ready)
@@ -138,12 +138,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if self._steps_at_this_moment > MOST_STEPS_AT_ONE_MOMENT:
             self._steps_at_this_moment = 0
             raise Spins(f"more than {MOST_STEPS_AT_ONE_MOMENT} callbacks at {self._now:.3f} s")
-        passed_over: list[_Handle] = []
+        passed_over: Sequence[_Handle] = ()
         self._next_round = []
         if count > 1 and self._shuffles and self._random() < self._shuffles:
             ready = self._shuffled(ready)
         if self._passes_over:
-            ready = self._without_some(ready, passed_over)
+            ready, passed_over = self._without_some(ready)
         for handle in ready:
             if not handle:
                 continue
@@ -154,17 +154,16 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 raise
             except BaseException as exc:  # noqa: BLE001  as asyncio does
                 self.call_exception_handler({"message": f"{callback} failed", "exception": exc})
-        self._next_round += passed_over
+        if passed_over:
+            self._next_round += passed_over
 
-    def _without_some(self, ready: list[_Handle], passed_over: list[_Handle]) -> list[_Handle]:
-        """Some of the tasks are passed over."""
-        now = []
-        for handle in ready:
-            if handle and _is_task(handle) and self._random() < self._passes_over:
-                passed_over.append(handle)
-            else:
-                now.append(handle)
-        return now
+    def _without_some(self, ready: list[_Handle]) -> tuple[list[_Handle], Sequence[_Handle]]:
+        """Some of the tasks are passed over: those that have their turn, and those."""
+        passed_over = [each for each in ready if each and _is_task(each) and self._random() < self._passes_over]
+        if not passed_over:
+            return ready, ()
+        left_out = set(map(id, passed_over))
+        return [each for each in ready if id(each) not in left_out], passed_over
 
     def _shuffled(self, ready: list[_Handle]) -> list[_Handle]:
         """The tasks among themselves; every other callback keeps its place."""

@@ -38,6 +38,7 @@ QUERIES = st.one_of(
     st.fixed_dictionaries({"tags": st.fixed_dictionaries({"$in": st.lists(st.sampled_from(["p", "r"]), max_size=2)})}),
     st.fixed_dictionaries({"inner.n": SMALL, "_id": IDS}),
     st.fixed_dictionaries({"$or": st.just([{"n": 1}, {"inner.n": {"$in": [1, 2]}}])}),
+    st.fixed_dictionaries({"$nor": st.just([{"n": 1, "_id": {"$in": ["a", "b"]}}, {"inner.n": 2}])}),
 )
 UPDATES = st.one_of(
     st.fixed_dictionaries({"$set": st.fixed_dictionaries({"n": VALUES, "inner.m": SMALL})}),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
 from itertools import takewhile
+from operator import attrgetter
 from typing import Any
 
 from brokers.base import ONE, Combination, ContractTerms, Fill, Instrument, Ticket
@@ -410,8 +411,13 @@ def _roundness(version: int) -> int:
 
 def _applied(order: Order, event: Event) -> Order:
     """With a single copy of the order per event: this is the hot path."""
-    changes = _changes(order, event)
-    return replace(order, events=(*order.events, event), **changes)
+    values = dict(zip(_NAMES, _values_of(order), strict=True))
+    return Order(**values | _changes(order, event) | {"events": (*order.events, event)})
+
+
+_NAMES = tuple(each.name for each in fields(Order))
+_values_of = attrgetter(*_NAMES)
+"""`dataclasses.replace` asks each field whether it may be replaced, for every event of every order anew."""
 
 
 def _changes(order: Order, event: Event) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 
 from brokers.base import Instrument, OrderType, Side, Tif
 from execution_service.core.orders.protective import Protective
@@ -15,6 +16,10 @@ INDIAN_PRODUCTS = frozenset({"MIS", "NRML", "CNC"})
 """An order in one of these is in rupees, if nothing else names a currency."""
 LEAST_TRAIL_PERCENT, MOST_TRAIL_PERCENT = Decimal("0.1"), Decimal(50)
 """A stop that trails its market more closely, or further behind, is a mistake of its author: 0.02 is a share of one, and not per cent."""
+
+IDENTITIES_REMEMBERED = 4096
+LONGEST_REMEMBERED = 128
+"""Characters of a signal's id; those of strangers may be of any length."""
 
 
 class Purpose(StrEnum):
@@ -35,9 +40,11 @@ class Identity:
     _first_client_order_id: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Read at every step of an order, so computed once.
-        object.__setattr__(self, "order_id", "ord_" + self.digest("order").hex()[:24])
-        object.__setattr__(self, "_first_client_order_id", self._client_order_id(1))
+        # Read at every step of an order, so computed once; and an identity is made anew wherever its record is read.
+        ids_of = _ids_of if len(self.signal_id) <= LONGEST_REMEMBERED else _ids_of.__wrapped__
+        order_id, first_client_order_id = ids_of(self.signal_id, self.leg_index, self.purpose)
+        object.__setattr__(self, "order_id", order_id)
+        object.__setattr__(self, "_first_client_order_id", first_client_order_id)
 
     def client_order_id(self, attempt: int) -> str:
         """Our tag at the broker: 19 characters, a letter first, lower-case base 32 of SHA-256 (90 bits). It fits
@@ -45,12 +52,27 @@ class Identity:
         return self._first_client_order_id if attempt == 1 else self._client_order_id(attempt)
 
     def _client_order_id(self, attempt: int) -> str:
-        return "x" + base64.b32encode(self.digest(str(attempt))).decode().lower()[:18]
+        return _tag_of(self.digest(str(attempt)))
 
     def digest(self, last: str) -> bytes:
-        # Length-prefixed, so that no choice of ids can give two identities the same text.
-        text = f"{len(self.signal_id)}:{self.signal_id}|{self.leg_index}|{self.purpose}|{last}"
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        return _digest(self.signal_id, self.leg_index, self.purpose, last)
+
+
+@lru_cache(IDENTITIES_REMEMBERED, typed=True)
+def _ids_of(signal_id: str, leg_index: int, purpose: Purpose) -> tuple[str, str]:
+    """Our order id, and the first tag at the broker."""
+    order_id = "ord_" + _digest(signal_id, leg_index, purpose, "order").hex()[:24]
+    return order_id, _tag_of(_digest(signal_id, leg_index, purpose, "1"))
+
+
+def _tag_of(digest: bytes) -> str:
+    return "x" + base64.b32encode(digest).decode().lower()[:18]
+
+
+def _digest(signal_id: str, leg_index: int, purpose: Purpose, last: str) -> bytes:
+    # Length-prefixed, so that no choice of ids can give two identities the same text.
+    text = f"{len(signal_id)}:{signal_id}|{leg_index}|{purpose}|{last}"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from pymongo.errors import (
@@ -95,13 +94,8 @@ class Calls:
         return await self._run(self._commit_threads, call)
 
     async def _run(self, threads: Blocking, call: Callable[[], T]) -> T:
-        with self._watched():
-            return await threads.run(call)
-
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
         try:
-            yield
+            answer = await threads.run(call)
         except (ConnectionFailure, ExecutionTimeout, WTimeoutError) as exc:
             self._connectivity.fails(in_short(exc))
             raise StoreUnavailable(in_short(exc)) from exc
@@ -110,6 +104,7 @@ class Calls:
                 raise
             raise StoreUnavailable(in_short(exc)) from exc
         self._connectivity.answers()
+        return answer
 
 
 def raise_unless_duplicates(exc: BulkWriteError) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -35,6 +35,7 @@ from execution_service.storage.mongo.documents import (
 from execution_service.storage.mongo.ledger_lines import LedgerLines
 from execution_service.storage.mongo.names import LEFT, ORDERS, UNSETTLED
 from execution_service.storage.mongo.port import MongoPort, Place
+from execution_service.storage.mongo.settled import SettledRecords, unless_known
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import (
     NOTHING_LEFT,
@@ -60,6 +61,7 @@ class MongoOrders(MongoPort):
         super().__init__(place)
         self._nonce = place.nonce
         self._ledger_lines = LedgerLines(place)
+        self._settled = SettledRecords()
         self._commits = Commits(
             place.client, self._db[ORDERS], place.calls, place.clock, schedule=place.schedule, read=self._with_lines
         )
@@ -208,11 +210,21 @@ class MongoOrders(MongoPort):
         return await self._calls.look(read)
 
     async def find(self, names: Sequence[str]) -> list[Stored]:
-        return await self._find({"lookup": {"$in": list(names)}})
+        # One that could not be read is read again, so that it is known when it can be.
+        known = self._settled.named(names, without=self._unreadable.ids(ORDERS))
+        changed: set[str] = set()
+
+        def read() -> list[Stored]:
+            documents = list(self._db[ORDERS].find({"lookup": {"$in": list(names)}} | unless_known(known)))
+            changed.update(str(document["_id"]) for document in documents)
+            return self._with_lines(documents)
+
+        found = await self._calls.ask(read)
+        self._settled.keep(found)
+        return _oldest_first([*found, *(stored for order_id, stored in known.items() if order_id not in changed)])
 
     async def _find(self, query: Mapping[str, Any]) -> list[Stored]:
-        stored = await self._calls.ask(lambda: self._with_lines(list(self._db[ORDERS].find(query))))
-        return sorted(stored, key=lambda s: (s.order.received_at, s.order.order_id))
+        return _oldest_first(await self._calls.ask(lambda: self._with_lines(list(self._db[ORDERS].find(query)))))
 
     def _lines_of(self, documents: Sequence[Document]) -> Mapping[str, Any]:
         # A process that was killed or superseded may have kept an order's lines and not have struck out its delivery any more.
@@ -230,6 +242,10 @@ class MongoOrders(MongoPort):
 
     def set_aside(self) -> list[str]:
         return self._unreadable.ids(ORDERS)
+
+
+def _oldest_first(stored: Iterable[Stored]) -> list[Stored]:
+    return sorted(stored, key=lambda s: (s.order.received_at, s.order.order_id))
 
 
 def _as_stored(document: Document) -> Document:

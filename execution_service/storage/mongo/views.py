@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -13,6 +13,7 @@ import structlog
 from pymongo.errors import BulkWriteError, OperationFailure
 
 from execution_service.core.errors import UnreadableRecord
+from execution_service.core.views.shared import HexId
 from execution_service.runtime.concurrency import side_by_side
 from execution_service.storage.mongo.calls import DUPLICATE_KEY, in_short, raise_unless_duplicates
 from execution_service.storage.mongo.commits import REFUSED_FOR_THIS_DOCUMENT, UNSTORABLE
@@ -170,9 +171,13 @@ class MongoViews(MongoPort):
         present = {d["_id"]: d for d in self._db[name].find({"_id": {"$in": ids}})}
         return [w for w in refused if not is_further_on(present.get(with_ids(w.document_id)), w)]
 
-    async def signal_documents(self, signal_ids: Sequence[str]) -> dict[str, Any]:
+    async def signal_documents(self, signal_ids: Sequence[str], *, besides: Collection[HexId] = ()) -> dict[str, Any]:
+        wanted: dict[str, Any] = {"signal_id": {"$in": list(signal_ids)}}
+        if besides:
+            wanted["$nor"] = [{"_id": {"$in": [with_ids(each) for each in besides]}}]
+
         def read() -> dict[str, Any]:
-            found = self._db[SIGNALS_VIEW].find({"signal_id": {"$in": list(signal_ids)}}, {"signal_id": 1})
+            found = self._db[SIGNALS_VIEW].find(wanted, {"signal_id": 1})
             return dict(self._readable(SIGNALS_VIEW, found, _signal_document))
 
         return await self._calls.ask(read)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
+
+from execution_service.core.views.shared import HexId
 
 
 class View(StrEnum):
@@ -46,8 +48,8 @@ class ViewStore(Protocol):
     async def write_views(self, writes: Sequence[ViewWrite]) -> None:
         """May be made again: what is further on already stays."""
 
-    async def signal_documents(self, signal_ids: Sequence[str]) -> dict[str, Any]:
-        """The `_id` of the `signal_store` document of each signal that has one."""
+    async def signal_documents(self, signal_ids: Sequence[str], *, besides: Collection[HexId] = ()) -> dict[str, Any]:
+        """The `_id` of the `signal_store` document of each signal that has one, besides these."""
 
     async def has_trading_account(self, account_id: str) -> bool:
         """Whether the shared collection of accounts has it."""
