@@ -224,6 +224,15 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
         BY_LEASES,
         [broken(5.0, "inside.take_turns", skips=1), order(6.0, "s0")],
     ),
+    "a target that is placed beside a stop that has begun to fill": (
+        ALONE,
+        [
+            order(10.0, "s0", order_type="LIMIT", limit_price=10, stop_loss=8, take_profit=13),
+            (12.0, "fill", {"signal": "s0", "part": 1.0}),
+            (13.3, "hit", {"signal": "s0", "pick": 0, "part": 0.3}),
+            (30.0, "hit", {"signal": "s0", "pick": 1, "part": 1.0}),
+        ],
+    ),
     "each order that is stored reads every cancel there ever was": (BY_LEASES | {"past": 12}, [order(5.0, "s0")]),
 }
 
