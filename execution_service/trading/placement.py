@@ -23,6 +23,7 @@ from brokers.errors import (
 )
 from execution_service.core import backoff
 from execution_service.core.orders.events import CancelRequested, Doubted, Event, Noted, NothingSent, Rejected
+from execution_service.core.orders.exits import linked_stop_id, may_stand_beside
 from execution_service.core.orders.next_step import is_stale
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
@@ -93,6 +94,8 @@ class Placement:
     async def _place(self, orders: Sequence[LiveOrder], *, again: bool = False) -> Handed:
         """Of several: as one order, or not at all."""
         sent = {live: live.order for live in orders}
+        stop_id = linked_stop_id(orders[0].order)
+        unfit = None if stop_id is None else await self._not_beside_its_stop(orders[0], stop_id)
         if not self._ownership.holds(self._connection.account_id):
             # This process was frozen, or the store away, since the intent was written. Whoever took the account over is looking for the
             # order at the broker by now, and must not be contradicted.
@@ -104,6 +107,10 @@ class Placement:
             )
             return Handed(_all(notes), is_clear=False)
 
+        if unfit is not None:
+            return nothing_sent(unfit, counts=False)
+        if stop_id is not None and orders[0].order.status is not Status.SUBMITTING:
+            return Handed(_all(map(self._was_reported, orders)), is_clear=True)  # that answer has shown it, too
         if not self._connection.is_connected or any(map(self._may_not_leave, orders)):
             return nothing_sent("held back before it left", counts=False)
         for order in sent.values():
@@ -155,6 +162,34 @@ class Placement:
             return Handed(_all([self._is_unclear(live, exc) for live in orders]), is_clear=False)
         taken = (self._was_taken(live, report) for live, report in zip(orders, reports, strict=True))
         return Handed(_all(taken), is_clear=True)
+
+    async def _not_beside_its_stop(self, target: LiveOrder, stop_id: str) -> str | None:
+        """Why a target may not leave beside the stop that the broker links to it: by an answer that is asked for now that stop has begun to fill, or
+        has ended; or the broker does not tell. None: it may."""
+        told: list[Report] = []
+
+        async def note(reports: Sequence[Report]) -> None:
+            told.extend(reports)
+
+        try:
+            await self._report_poller.ask_all(on_part=note)
+        except HeldBack as exc:
+            self.rest(target.order, exc)
+            return str(exc)
+        except Exception as exc:  # noqa: BLE001  whatever it was, it is not known what the stop has filled
+            self._connection.query_failed(exc)
+            words = f"the broker does not tell what its stop has filled: {str(exc) or type(exc).__name__}"
+            self._queues.slow_down(target.order, words)
+            return words
+        stop = self._live.by_id.get(stop_id)
+        if stop is None or not may_stand_beside(stop.order):
+            return "its stop has begun to fill, or has ended"
+        own = (report for report in told if report.client_order_id == stop.order.client_order_id)
+        if any(report.filled_quantity or report.is_triggered for report in own):
+            words = "its stop has begun to fill, which could not be recorded"
+            self._queues.slow_down(target.order, words)
+            return words
+        return None
 
     def _may_not_leave(self, live: LiveOrder) -> bool:
         """It is to be cancelled, or has become too old: the store may have been away while the intent was being written."""
@@ -253,6 +288,8 @@ class Placement:
     async def _was_taken(self, live: LiveOrder, report: Report) -> None:
         self._queues.goes(live.order)
         await self._report_poller.learn(live, report)
+        if linked_stop_id(live.order) is not None:
+            self._report_poller.want()  # what its stop has filled meanwhile
 
     async def _was_reported(self, live: LiveOrder) -> None:
         """A report came before the call's own answer, and is recorded already."""

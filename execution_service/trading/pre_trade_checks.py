@@ -23,6 +23,8 @@ from execution_service.core.orders.exits import (
     ExitAllowance,
     exit_allowance,
     linked_order_id,
+    linked_stop_id,
+    may_stand_beside,
     protective_room,
     with_instrument_of_entry,
     without_linked,
@@ -166,6 +168,9 @@ class PreTradeChecks:
             left = protective_room(order, self._live.latest(entries[0]), found)
             room = min(left, max(Decimal(0), await self._left_to_reduce(order)))
             words = "nothing is left to protect"
+            stop_id = linked_stop_id(order)
+            if stop_id is not None and not any(may_stand_beside(each) for each in found if each.order_id == stop_id):
+                room, words = Decimal(0), "its stop has begun to fill, or has ended"
         wanted = order.ticket().quantity
         if room <= 0:
             return (Rejected(at=self._clock.now(), reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)),)

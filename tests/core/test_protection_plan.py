@@ -187,10 +187,41 @@ def test_the_target_follows_when_the_broker_has_taken_the_stop_that_it_is_linked
     assert (placed(plan), state(plan)) == ([], ProtectionState.PROTECTED)
 
 
-def test_linked_orders_count_once_and_what_one_fills_is_off_the_other() -> None:
-    both = order(is_linked=True, filled=30), order(TARGET, is_linked=True, filled=20)
-    plan = planned(entry(*both, filled=50, target=Decimal(12)), abilities=LINKS)
+def test_linked_orders_count_once_and_what_the_target_fills_is_off_the_stop() -> None:
+    both = order(is_linked=True), order(TARGET, is_linked=True, filled=20)
+    plan = planned(entry(*both, filled=80, target=Decimal(12)), abilities=LINKS)
     assert (placed(plan), taken_back(plan), state(plan)) == ([], [], ProtectionState.PROTECTED)
+    assert plan.standing["ord_e"].protected == 80
+
+
+@pytest.mark.parametrize("stage", [Stage.UNSENT, Stage.UNCERTAIN, Stage.WORKING])
+def test_a_target_whose_stop_has_begun_to_fill_is_taken_back_and_the_stop_stays(stage: Stage) -> None:
+    stop = order(is_linked=True, filled=30)
+    plan = planned(
+        entry(stop, order(TARGET, is_linked=True, stage=stage), filled=70, target=Decimal(12)), abilities=LINKS
+    )
+    assert (placed(plan), taken_back(plan)) == ([], ["target-1"])
+    going = order(TARGET, is_linked=True, stage=stage, is_asked_to_end=True)
+    plan = planned(entry(stop, going, filled=70, target=Decimal(12)), abilities=LINKS)
+    assert (placed(plan), taken_back(plan)) == ([], [])
+    gone = order(TARGET, is_linked=True, ending=Ending.TAKEN_BACK)
+    plan = planned(entry(stop, gone, filled=70, target=Decimal(12)), abilities=LINKS)
+    assert (placed(plan), taken_back(plan), state(plan)) == ([], [], ProtectionState.WATCHED)
+    assert plan.standing["ord_e"].protected == 70
+
+
+def test_a_target_whose_stop_has_begun_to_fill_counts_for_all_that_it_has_open() -> None:
+    going = order(TARGET, is_linked=True, is_asked_to_end=True)
+    grown = entry(order(is_linked=True, filled=30), going, filled=95, target=Decimal(12))
+    assert placed(planned(grown, abilities=LINKS)) == []  # 25 filled meanwhile, and the target may take them
+    shrunk = entry(order(is_linked=True, filled=30), going, filled=20, target=Decimal(12))
+    assert taken_back(planned(shrunk, abilities=LINKS)) == ["stop-1"]
+
+
+def test_no_target_is_placed_behind_a_stop_that_has_begun_to_fill_or_was_triggered() -> None:
+    for stop in (order(is_linked=True, filled=30), order(is_linked=True, triggered_at=NOW)):
+        plan = planned(entry(stop, filled=100 - int(stop.filled), target=Decimal(12)), abilities=LINKS)
+        assert (placed(plan), taken_back(plan)) == ([], [])
 
 
 def test_the_sibling_of_a_filled_one_is_taken_back() -> None:

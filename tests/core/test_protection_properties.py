@@ -37,6 +37,8 @@ class Venue:
     filled: dict[str, Decimal] = field(default_factory=dict)
     exited: dict[str, Decimal] = field(default_factory=dict)
     orders: dict[str, ProtectiveOrder] = field(default_factory=dict)
+    missed: dict[str, Decimal] = field(default_factory=dict)
+    """By the target, what its stop had filled when the broker took the target: it is not taken off that."""
     leaving: Decimal = ZERO
     """Of an exit without a name, at the broker."""
     waiting: Decimal = ZERO
@@ -70,6 +72,7 @@ class Venue:
         link = order.protective.link
         linked = [o for o in self.orders.values() if link is not None and o.protective.link == link]
         filled = sum((o.filled for o in linked), ZERO) if link else order.filled
+        filled -= self.missed.get(order.order_id, ZERO)
         return max(ZERO, max((o.quantity for o in linked), default=order.quantity) - filled)
 
     def position(self) -> ProtectedPosition:
@@ -122,6 +125,10 @@ class Venue:
                 self.orders[action.order_id] = (
                     self.gone(order, Ending.TAKEN_BACK) if unsent else replace(order, is_asked_to_end=True)
                 )
+        if not dies:
+            assert not [
+                name for name in self.missed if self.orders[name].is_alive and not self.orders[name].is_asked_to_end
+            ]
         return len(actions)
 
     def place(self, place: Place) -> None:
@@ -155,7 +162,26 @@ class Venue:
             room = self.held - self.by_hand - self.leaving - (ZERO if linked else self.at_risk)
             fits = order.quantity <= room or (linked and order.quantity <= self.left(order))
             stage = self.luck.choice([Stage.WORKING, Stage.WORKING, Stage.UNCERTAIN])
+            if linked:
+                fits = fits and not self.fills_of_its_stop(order)
+                if fits and self.luck.random() < 0.3:
+                    self.overtakes(order)
             self.orders[name] = replace(order, stage=stage) if fits else self.gone(order, Ending.REFUSED)
+
+    def stop_of(self, target: ProtectiveOrder) -> ProtectiveOrder:
+        link = target.protective.link
+        return next(o for o in self.orders.values() if o.protective.link == link and o.role is ProtectiveRole.STOP)
+
+    def fills_of_its_stop(self, target: ProtectiveOrder) -> Decimal:
+        return self.stop_of(target).filled
+
+    def overtakes(self, target: ProtectiveOrder) -> None:
+        """The stop fills a part while the target is on its way."""
+        stop = self.stop_of(target)
+        part = min(self.left(stop), Decimal(4))
+        if stop.is_alive and 0 < part < self.left(stop):
+            self.orders[stop.order_id] = replace(stop, filled=stop.filled + part)
+            self.missed[target.order_id] = part
 
     def venue_does(self) -> None:
         """One thing that brokers and people do."""
@@ -217,7 +243,7 @@ def test_stops_add_up_to_what_is_held_and_never_exceed_it(seed: int, links: bool
         venue.venue_does()
         venue.turn(dies=luck.random() < 0.3)
         venue.sends()
-        most = max(ZERO, venue.held - venue.by_hand)
+        most = max(ZERO, venue.held - venue.by_hand) + sum(venue.missed.values(), ZERO)
         assert venue.at_risk + venue.leaving <= most or any(o.is_asked_to_end for o in venue.orders.values())
     venue.waiting = ZERO
     for _ in range(40):  # nothing happens any more but what was asked for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -10,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from brokers.base import AssetClass, Capabilities, OrderRef, OrderType, Reports, ReportStatus, Side, Ticket, Tif
+from brokers.base import AssetClass, Capabilities, OrderRef, OrderType, Report, Reports, ReportStatus, Side, Ticket, Tif
 from brokers.errors import NotAnswered
 from brokers.paper.model import Action, Fault, Operation, PaperOrder
 from brokers.ticks import stop_on_tick
 from execution_service.control.requests import Kind
+from execution_service.core.orders.events import SubmitStarted
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectionState, ProtectiveRole
 from execution_service.core.orders.status import Status
@@ -248,6 +250,128 @@ async def test_stop_and_target_are_linked_and_what_one_fills_is_off_the_other(tm
         await world.run(3)
         assert (at_broker(world), state(world)) == ([], ProtectionState.CLOSED)
         assert world.book().positions() == ()
+
+
+def around_placing(
+    world: World, role: ProtectiveRole, *, before: Callable[[], None], after: Callable[[], None]
+) -> None:
+    """What happens at the venue right before it takes the first order of this role, and right after, while the answer is on its way."""
+    broker = world.brokers[ACCOUNT]
+    place = broker.place_order
+    done: list[str] = []
+
+    async def place_order(ticket: Ticket) -> Report:
+        if done or ticket.client_order_id not in {o.client_order_id for o in children(world, role)}:
+            return await place(ticket)
+        done.append(ticket.client_order_id)
+        before()
+        report = await place(ticket)
+        after()
+        return report
+
+    broker.place_order = place_order  # type: ignore[method-assign]
+
+
+def nothing() -> None:
+    pass
+
+
+def hit_stop(world: World, quantity: int) -> None:
+    hit(world, children(world, ProtectiveRole.STOP)[0], quantity)
+
+
+async def test_no_target_is_sent_behind_a_stop_that_has_begun_to_fill(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in", **STOP_AT, take_profit=12)
+        await world.run(1)
+        around_placing(world, ProtectiveRole.STOP, before=nothing, after=lambda: hit_stop(world, 30))
+        world.fill("in")
+        await world.run(3)
+        (target,) = children(world, ProtectiveRole.TARGET)
+        assert target.reason is not None
+        assert target.broker_order_id is None
+        assert target.reason.message.startswith("its stop has begun to fill")
+        assert len(world.calls("place_order")) == 2
+        assert (resting(world), resting(world, OrderType.LIMIT)) == (70, 0)
+        assert state(world) is ProtectionState.WATCHED
+
+
+async def test_a_target_that_its_stop_overtook_is_taken_back_and_the_stop_stays(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote(bid="9.99", ask="10.01")
+        world.send("in", **STOP_AT, take_profit=12)
+        await world.run(1)
+        around_placing(world, ProtectiveRole.TARGET, before=lambda: hit_stop(world, 30), after=nothing)
+        world.fill("in")
+        await world.run(2)
+        (target,) = children(world, ProtectiveRole.TARGET)
+        assert (target.quantity, target.status) == (100, Status.CANCELLED)
+        assert (resting(world), resting(world, OrderType.LIMIT)) == (70, 0)
+        assert state(world) is ProtectionState.WATCHED
+        world.quote(bid="12.01", ask="12.03")  # the target is watched from now on
+        await world.run(8)
+        (close,) = children(world, ProtectiveRole.CLOSE)
+        assert (at_broker(world)[0].ticket.order_type, close.quantity) == (OrderType.MARKET, 70)
+
+
+async def test_an_exit_waits_until_a_target_that_its_stop_overtook_has_gone(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in", **STOP_AT, take_profit=12)
+        await world.run(1)
+        around_placing(world, ProtectiveRole.TARGET, before=lambda: hit_stop(world, 30), after=nothing)
+        world.book().add_fault(Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=1))
+        world.fill("in")
+        await world.run(1)
+        world.exit("out", "in", quantity=70)
+        await world.run(0.5)
+        assert world.exit_record("out").status is Status.PENDING
+        hit(world, children(world, ProtectiveRole.TARGET)[0], 60)  # the venue takes this off the stop, too
+        await world.run(6)
+        out = world.exit_record("out")
+        assert (out.status, out.quantity) == (Status.SUBMITTED, 10)
+        assert at_broker(world) == []
+
+
+async def test_a_target_waits_while_the_broker_does_not_tell_what_its_stop_has_filled(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in", **STOP_AT, take_profit=12)
+        await world.run(1)
+        broker = world.brokers[ACCOUNT]
+        ask, is_busy = broker.reports, True
+
+        async def reports(since: int | None = None) -> Reports:
+            if is_busy and children(world, ProtectiveRole.TARGET):
+                raise NotAnswered("busy")
+            return await ask(since)
+
+        broker.reports = reports  # type: ignore[method-assign]
+        world.fill("in")
+        await world.run(5)
+        assert (resting(world), resting(world, OrderType.LIMIT)) == (100, 0)
+        (target,) = children(world, ProtectiveRole.TARGET)
+        assert len([event for event in target.events if isinstance(event, SubmitStarted)]) <= 6  # not without a pause
+        is_busy = False
+        await world.run(5)
+        assert (resting(world), resting(world, OrderType.LIMIT)) == (100, 100)
+        assert state(world) is ProtectionState.PROTECTED
+
+
+async def test_a_target_of_which_it_is_not_known_whether_it_arrived_is_taken_back_when_its_stop_has_filled(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in", **STOP_AT, take_profit=12)
+        await world.run(1)
+
+        def loses_its_answer() -> None:
+            hit_stop(world, 30)
+            world.book().add_fault(Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP))
+
+        around_placing(world, ProtectiveRole.TARGET, before=loses_its_answer, after=nothing)
+        world.fill("in")
+        await world.run(40)
+        assert (resting(world), resting(world, OrderType.LIMIT)) == (70, 0)
+        assert state(world) is ProtectionState.WATCHED
 
 
 async def test_an_exit_takes_both_linked_orders_back_and_the_rest_gets_both_anew(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from brokers.base import ReportStatus
 from brokers.paper.model import PaperOrder
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.orders.events import RiskVerdict, SubmitStarted
+from execution_service.core.orders.events import Cancelled, Expired, Filled, Rejected, RiskVerdict, SubmitStarted
 from execution_service.core.orders.next_step import Limits, timeout_seconds
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectionState
@@ -35,6 +36,8 @@ UNSHOWN_SECONDS = 15.0
 """So long after a durable event its views and its telegram may be missing while everything that they need is well."""
 
 
+REACTS = timedelta(seconds=2)
+"""So long after an execution is recorded of an order that had ended, what it leaves too many may still work at the broker."""
 FAILS_ON = 5
 """A part fails as often in succession only where it is made to: whatever is stored, or away, its work is set aside or waits."""
 FINAL = {status.value for status in Status if status.is_final}
@@ -466,8 +469,7 @@ def _exits_that_open(life: Life, orders: list[Order]) -> Iterator[str]:
     for order in orders:
         if order.request.account_id not in life.history.options["accounts"]:
             continue
-        book = life.book(str(order.request.account_id))
-        placed = [p for c in order.client_order_ids for p in book.orders(c)]
+        placed = _placed(life, order)
         if order.identity.purpose is Purpose.ENTRY:
             # All of it, also what the venue executed beyond the order: that is held, and an exit may take it.
             by_signal[order.signal_id] = sum((p.filled_quantity for p in placed), Decimal(0))
@@ -479,31 +481,56 @@ def _exits_that_open(life: Life, orders: list[Order]) -> Iterator[str]:
     past_zero = _took_a_position_past_zero(life, orders)
     for entry, quantity in taken.items():
         # Where the store kept the entry back until the exit was due, that was measured by what its strategy held.
-        if quantity > by_signal.get(entry, Decimal(0)) and past_zero & _exits_of(entry, orders):
+        exits = [o for o in orders if o.identity.purpose is Purpose.EXIT and entry in _entries_of(o)]
+        moments = [at for o in exits for at in past_zero.get(o.order_id, ())]
+        beyond = quantity - by_signal.get(entry, Decimal(0))
+        if beyond > 0 and moments and not _was_the_venues_doing(life, exits, beyond, moments):
             yield f"exit opened: exits of {entry} took {quantity}, it had {by_signal.get(entry, 0)}"
 
 
-def _exits_of(entry: str, orders: list[Order]) -> set[str]:
-    return {o.order_id for o in orders if o.identity.purpose is Purpose.EXIT and entry in _entries_of(o)}
+def _was_the_venues_doing(life: Life, exits: list[Order], beyond: Decimal, moments: list[datetime]) -> bool:
+    """Whether exits took so much too much since the venue executed orders of whose end it had told: no more than that, and at no moment later than
+    the service could have heard of it and taken back what was still working."""
+    late: list[tuple[Decimal, datetime, datetime]] = []
+    for order in exits:
+        told_at = next((event.at for event in order.events if isinstance(event, Cancelled | Expired | Rejected)), None)
+        heard = {event.fill.fill_id: event.at for event in order.events if isinstance(event, Filled)}
+        for placed in _placed(life, order):
+            late += [
+                (fill.quantity, fill.time, heard.get(fill.fill_id, fill.time) + REACTS)
+                for fill in placed.fills
+                if told_at is not None and fill.time > told_at
+            ]
+    is_by_then = all(any(since <= at <= until for _, since, until in late) for at in moments)
+    return is_by_then and beyond <= sum((quantity for quantity, _, _ in late), Decimal(0))
 
 
-def _took_a_position_past_zero(life: Life, orders: list[Order]) -> set[str]:
-    """The exits that did, by the times of the broker's executions, in what their strategies hold."""
+def _placed(life: Life, order: Order) -> list[PaperOrder]:
+    book = life.book(str(order.request.account_id))
+    return [placed for tag in order.client_order_ids for placed in book.orders(tag)]
+
+
+def _took_a_position_past_zero(life: Life, orders: list[Order]) -> dict[str, list[datetime]]:
+    """When which exits did, by the times of the broker's executions, in what their strategies hold."""
     executions = []
     for order in orders:
         account = str(order.request.account_id)
         if isinstance(order.request, OrderRequest) and account in life.history.options["accounts"]:
-            placed = [p for tag in order.client_order_ids for p in life.book(account).orders(tag)]
             is_exit = order.identity.purpose is Purpose.EXIT
-            executions += [(fill.time, is_exit, fill.fill_id, fill.quantity, order) for p in placed for fill in p.fills]
-    held, found = defaultdict[tuple[str, str, str], Decimal](Decimal), set()
-    for _, is_exit, _, quantity, order in sorted(executions, key=lambda execution: execution[:3]):
+            executions += [
+                (fill.time, is_exit, fill.fill_id, fill.quantity, order)
+                for placed in _placed(life, order)
+                for fill in placed.fills
+            ]
+    held = defaultdict[tuple[str, str, str], Decimal](Decimal)
+    found = defaultdict[str, list[datetime]](list)
+    for at, is_exit, _, quantity, order in sorted(executions, key=lambda execution: execution[:3]):
         request = order.accepted_request
         key = (str(request.account_id), request.strategy, request.instrument.symbol)
         before, change = held[key], quantity * request.side.sign
         held[key] = before + change
         if is_exit and (before * change >= 0 or abs(change) > abs(before)):
-            found.add(order.order_id)
+            found[order.order_id].append(at)
     return found
 
 

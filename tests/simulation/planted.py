@@ -13,6 +13,7 @@ from execution_service.app.supervisor import Supervisor
 from execution_service.core.orders import last_reported
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.protection.plan import _Piece
 from execution_service.core.texts.orders import account_not_configured
 from execution_service.delivery.cursor import Progress
 from execution_service.delivery.ledger import Ledger, Parcel
@@ -22,6 +23,7 @@ from execution_service.intake.intake import PROBE_SECONDS, Receiver
 from execution_service.ownership.account_ownership import AccountOwnership
 from execution_service.ownership.alone import Alone
 from execution_service.ownership.orphans import GATHERED_SECONDS, Orphans
+from execution_service.recording.live_orders import LiveOrder
 from execution_service.storage.mongo.commits import Commit
 from execution_service.storage.mongo.documents import command_from_document
 from execution_service.storage.mongo.names import ALERTS, COMMANDS, LEASES, ORDERS
@@ -31,6 +33,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import Stored, Unsettled
 from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.isolation import Isolation
+from execution_service.trading.placement import Placement
 from tests.simulation.world import Replica
 
 Patch = pytest.MonkeyPatch
@@ -266,3 +269,12 @@ def cancelled_batches_are_lost(patch: Patch) -> None:
             whole(self, batch, task)
 
     patch.setattr(SideBySide, "_ended", ended)
+
+
+@plants("a target that is placed beside a stop that has begun to fill")
+def links_count_from_the_beginning(patch: Patch) -> None:
+    async def nothing(self: Placement, target: LiveOrder, stop_id: str) -> None:
+        return None
+
+    patch.setattr(Placement, "_not_beside_its_stop", nothing)
+    patch.setattr(_Piece, "overtaken", ())

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from execution_service.core.protection.plan import TakeBack
+from execution_service.trading.protection import Protection
 from tests.simulation.life import Verdict, replay
 from tests.simulation.planted import PLANTED
 from tests.simulation.steps import History, Step
@@ -224,6 +226,15 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
         BY_LEASES,
         [broken(5.0, "inside.take_turns", skips=1), order(6.0, "s0")],
     ),
+    "a target that is placed beside a stop that has begun to fill": (
+        ALONE,
+        [
+            order(10.0, "s0", order_type="LIMIT", limit_price=10, stop_loss=8, take_profit=13),
+            (12.0, "fill", {"signal": "s0", "part": 1.0}),
+            (13.3, "hit", {"signal": "s0", "pick": 0, "part": 0.3}),
+            (30.0, "hit", {"signal": "s0", "pick": 1, "part": 1.0}),
+        ],
+    ),
     "each order that is stored reads every cancel there ever was": (BY_LEASES | {"past": 12}, [order(5.0, "s0")]),
 }
 
@@ -258,3 +269,48 @@ def test_it_is_mended(name: str) -> None:
 def test_it_would_be_found_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     PLANTED[name](monkeypatch)
     assert verdict(name).complaints
+
+
+FILLED_AFTER_ITS_END: list[tuple[float, str, dict[str, Any]]] = [
+    (
+        9.0,
+        "at_the_book",
+        {"account": "acct-1", "operation": "cancel", "action": "late_fill_after_cancel", "seconds": 3.0},
+    ),
+    order(10.0, "s0", order_type="STOP_LIMIT", limit_price=9, stop_price=10, trail_percent=5),
+    order(20.0, "x0", signal_type="EXIT", entry_signal_id="s0", side="SELL", quantity=50),
+]
+
+
+def test_what_the_venue_executes_after_its_word_that_an_order_is_over_is_no_finding() -> None:
+    """That execution triggers the stop of what was left in the same moment."""
+    options = AT_ONCE | {"market": AT_ONCE["market"] | {"partial_fill_rate": 0.3, "seed": 1300187}}
+    lived = replay(History(1300187, options, tuple(Step(*step) for step in FILLED_AFTER_ITS_END)))
+    assert not lived.complaints
+    assert any("Late Fill" in line for line in lived.trace)
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+def test_what_rests_on_beside_such_an_execution_is_one(is_left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_back = Protection._take_back
+    asked: list[str] = []
+
+    async def only_the_first(self: Protection, back: TakeBack) -> None:
+        asked.append(back.order_id)
+        if back.order_id == asked[0]:
+            await take_back(self, back)
+
+    if is_left:
+        monkeypatch.setattr(Protection, "_take_back", only_the_first)
+    steps = [
+        FILLED_AFTER_ITS_END[0],
+        order(10.0, "s0", order_type="LIMIT", limit_price=10, stop_loss=8),
+        (12.0, "fill", {"signal": "s0", "part": 1.0}),
+        FILLED_AFTER_ITS_END[-1],
+        (21.0, "fill", {"signal": "x0", "part": 1.0}),
+        (40.0, "hit", {"signal": "s0", "pick": 0, "part": 1.0}),
+    ]
+    complaints = replay(History(1, ALONE, tuple(Step(*step) for step in steps))).complaints
+    assert [each for each in complaints if each.startswith("exit opened")] == (
+        ["exit opened: exits of s0 took 200, it had 100"] if is_left else []
+    )

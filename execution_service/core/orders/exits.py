@@ -156,9 +156,20 @@ def linked_order_id(order: Order) -> str | None:
     return Identity(signal_id=replace(own, role=other).signal_id, purpose=Purpose.EXIT).order_id
 
 
+def linked_stop_id(order: Order) -> str | None:
+    """Our id of the stop that the broker links to this target; None: it is none, or the broker links nothing to it."""
+    return linked_order_id(order) if _is_target(order) else None
+
+
+def may_stand_beside(stop: Order) -> bool:
+    """Whether a target may be placed that the broker links to this stop: the broker has it, and it has not begun to fill. What fills before the
+    broker has the target is not taken off that."""
+    return stop.status is Status.SUBMITTED and not stop.filled_quantity and stop.triggered_at is None
+
+
 def without_linked(some: Iterable[Order]) -> list[Order]:
-    """Of orders that the broker links, which together fill no more than one of them, only one; what the other has filled is taken off its
-    quantity, as the broker does."""
+    """Of orders that the broker links only one, with what both together may still fill: what the target has filled is taken off the stop, which was
+    there before it. Of what the stop has filled it is not known whether the target was there."""
     orders = list(some)
     present = {order.order_id: order for order in orders if order.protective is not None}
     found: list[Order] = []
@@ -167,7 +178,9 @@ def without_linked(some: Iterable[Order]) -> list[Order]:
         if linked is None:
             found.append(order)
         elif not _is_target(order):
-            found.append(replace(order, quantity=(order.quantity or ZERO) - linked.filled_quantity))
+            left = order.remaining_quantity - linked.filled_quantity
+            left = max(left, linked.remaining_quantity) if order.filled_quantity else left
+            found.append(replace(order, quantity=order.filled_quantity + left))
     return found
 
 

@@ -258,11 +258,31 @@ class _Piece:
 
     @property
     def remaining(self) -> Decimal:
-        """What may still be filled: of linked orders as much as of one of them."""
-        if not self.alive:
-            return ZERO
+        """What may still be filled."""
+        return self._left_to(self.alive)
+
+    @property
+    def lasting(self) -> Decimal:
+        """What may still be filled when those that are asked to end have ended."""
+        return self._left_to([order for order in self.alive if not order.is_asked_to_end])
+
+    @property
+    def covered(self) -> Decimal:
+        """What one of its orders still closes, if the broker has taken all that the other filled off it."""
         most = max(order.quantity for order in self.orders)
         return max(ZERO, most - sum((order.filled for order in self.orders), ZERO))
+
+    def _left_to(self, alive: Sequence[ProtectiveOrder]) -> Decimal:
+        """Of linked orders as much as of one of them; of an overtaken target all that it has open by itself."""
+        overtaken = [order.quantity - order.filled for order in alive if order in self.overtaken]
+        return max(self.covered, *overtaken, ZERO) if alive else ZERO
+
+    @property
+    def overtaken(self) -> tuple[ProtectiveOrder, ...]:
+        """The target that is not gone though its stop has filled: what filled before the broker had the target is not taken off that, and nothing
+        says when it had it."""
+        has_stop_filled = any(order.filled for order in self.orders if order.role is ProtectiveRole.STOP)
+        return tuple(order for order in self.alive if has_stop_filled and order.role is ProtectiveRole.TARGET)
 
     @property
     def is_going(self) -> bool:
@@ -352,6 +372,9 @@ class _Case:
         closing = [piece for piece in pieces if piece.alive_as(ProtectiveRole.CLOSE)]
         if closing:
             return self._while_closing(closing)
+        overtaken = [order for piece in pieces for order in piece.overtaken if not order.is_asked_to_end]
+        if overtaken:
+            return self._standing_with(take_back=_taken_back(overtaken, "its stop has begun to fill"))
         at_risk = sum((piece.remaining for piece in pieces), ZERO)
         if at_risk > wanted:
             return self._shrunk(at_risk - wanted)
@@ -480,8 +503,8 @@ class _Case:
     def _shrunk(self, excess: Decimal) -> ProtectionPlan:
         """As few orders as will do are taken back; what is left of their quantity is placed anew when their end is confirmed."""
         why = self._why_shrunk()
-        going = sum((piece.remaining for piece in self._pieces if piece.is_going), ZERO)
-        left = [piece for piece in self._pieces if piece.remaining and not piece.is_going]
+        going = sum((piece.remaining - piece.lasting for piece in self._pieces), ZERO)
+        left = [piece for piece in self._pieces if piece.lasting]
         chosen = _chosen(left, excess - going)
         orders = [order for piece in chosen for order in piece.alive if not order.is_asked_to_end]
         return self._standing_with(take_back=_taken_back(orders, why), state=ProtectionState.PLACING, reason=why)
@@ -654,11 +677,14 @@ class _Case:
         return self._standing_with(place=(*self._missing_targets(), new))
 
     def _missing_targets(self) -> Iterator[Place]:
-        """Of linked pieces whose stop the broker has taken: never before, so that a target without a stop is not left alone."""
+        """Of linked pieces whose stop the broker has taken: never before, so that a target without a stop is not left alone; and not once that has
+        begun to fill, of which the target would not know."""
         for piece in self._pieces:
             stop = piece.alive_as(ProtectiveRole.STOP)
             is_linked = stop is not None and stop.protective.is_linked
             if not is_linked or stop is None or stop.stage is not Stage.WORKING or stop.is_asked_to_end:
+                continue
+            if stop.filled or stop.triggered_at is not None:
                 continue
             if piece.remaining and not piece.has_had(ProtectiveRole.TARGET):
                 yield Place(
@@ -687,7 +713,7 @@ class _Case:
     ) -> ProtectionPlan:
         main = ProtectiveRole.STOP if self._rests_stop else ProtectiveRole.TARGET
         covering = [piece for piece in self._pieces if (found := piece.alive_as(main)) and found.stage is Stage.WORKING]
-        protected = sum((piece.remaining for piece in covering if not piece.is_going), ZERO)
+        protected = sum((piece.covered for piece in covering if not piece.is_going), ZERO)
         doubtful = [o for o in self.entry.orders if o.stage is Stage.UNCERTAIN]
         if state is None:
             state = ProtectionState.PLACING
@@ -725,11 +751,11 @@ def _is_old(doubtful: Iterable[ProtectiveOrder]) -> bool:
 
 def _chosen(pieces: Sequence[_Piece], excess: Decimal) -> Iterator[_Piece]:
     """Pieces that together come to the excess at least: the smallest that does alone, else the largest first."""
-    left = sorted(pieces, key=lambda piece: (piece.remaining, piece.number))
+    left = sorted(pieces, key=lambda piece: (piece.lasting, piece.number))
     while excess > 0 and left:
-        piece = next((each for each in left if each.remaining >= excess), left[-1])
+        piece = next((each for each in left if each.lasting >= excess), left[-1])
         left.remove(piece)
-        excess -= piece.remaining
+        excess -= piece.lasting
         yield piece
 
 
