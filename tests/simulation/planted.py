@@ -11,8 +11,9 @@ import pytest
 
 from execution_service.app.supervisor import Supervisor
 from execution_service.core.orders import last_reported
-from execution_service.core.orders.events import Event
+from execution_service.core.orders.events import Doubted, Event
 from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.texts import orders as texts_of_orders
 from execution_service.core.texts.orders import account_not_configured
 from execution_service.delivery.cursor import Progress
 from execution_service.delivery.ledger import Ledger, Parcel
@@ -266,3 +267,9 @@ def cancelled_batches_are_lost(patch: Patch) -> None:
             whole(self, batch, task)
 
     patch.setattr(SideBySide, "_ended", ended)
+
+
+@plants("a protective order that is in doubt is told to nobody")
+def doubts_of_protective_orders_are_not_told(patch: Patch) -> None:
+    silent = (*texts_of_orders._OF_PROTECTIVE_ORDERS, Doubted)
+    patch.setattr(texts_of_orders, "_OF_PROTECTIVE_ORDERS", silent)
