@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,7 @@ from execution_service.delivery.cursor import Progress
 from execution_service.delivery.ledger import Ledger, Parcel
 from execution_service.delivery.ledger_and_views import LedgerAndViews
 from execution_service.delivery.stream import Stream
+from execution_service.delivery.views import Around, Views
 from execution_service.intake.intake import PROBE_SECONDS, Receiver
 from execution_service.ownership.account_ownership import AccountOwnership
 from execution_service.ownership.alone import Alone
@@ -267,6 +269,16 @@ def cancelled_batches_are_lost(patch: Patch) -> None:
             whole(self, batch, task)
 
     patch.setattr(SideBySide, "_ended", ended)
+
+
+@plants("the profit of a signal that was corrected beside a record that cannot be read")
+def a_part_passes_for_the_whole(patch: Patch) -> None:
+    look_around = Views.look_around
+
+    async def as_if_all_were_there(self: Views, parcels: Sequence[Parcel]) -> Around:
+        return replace(await look_around(self, parcels), beside_unreadable=())
+
+    patch.setattr(Views, "look_around", as_if_all_were_there)
 
 
 @plants("a protective order that is in doubt is told to nobody")

@@ -226,6 +226,25 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
         [broken(5.0, "inside.take_turns", skips=1), order(6.0, "s0")],
     ),
     "each order that is stored reads every cancel there ever was": (BY_LEASES | {"past": 12}, [order(5.0, "s0")]),
+    "the profit of a signal that was corrected beside a record that cannot be read": (
+        AT_ONCE,
+        [
+            order(5.0, "s0", order_type="LIMIT", limit_price=11),
+            order(6.0, "x0", signal_type="EXIT", entry_signal_id="s0", side="SELL"),
+            (
+                15.0,
+                "spoil",
+                {
+                    "collection": "execution_orders",
+                    "pick": 0,
+                    "field": "request",
+                    "value": "text",
+                    "mends_after": 30.0,
+                },
+            ),
+            (20.0, "correct", {"signal": "x0", "price": "9.75"}),
+        ],
+    ),
     "a protective order that is in doubt is told to nobody": (AT_ONCE | {"is_unique": False}, A_LOST_STOP),
 }
 
