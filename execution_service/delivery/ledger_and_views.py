@@ -139,6 +139,11 @@ class LedgerAndViews:
         for progress in batch:
             heapq.heappush(self._later, (self._clock.monotonic() + after_seconds, next(self._count), progress))
 
+    def _try_when_readable(self, progress: Progress) -> None:
+        """Its signal's document stays as it is until the records around it can be read: it keeps being tried, once at a time."""
+        if all(each is not progress for _, _, each in self._later):
+            self._again([progress], SLOW_PACE_SECONDS)
+
     async def _bring_up_to_date(self, batch: Sequence[Progress]) -> None:
         parcels = [parcel for progress in batch if (parcel := self._parcel(progress)) is not None]
         moving = [parcel for parcel in parcels if parcel.moves_position]
@@ -169,9 +174,12 @@ class LedgerAndViews:
         self._ledger.shown(touched)
         for parcel in parcels:
             parcel.progress.has_document = True
-            self._cursors.advance(parcel.progress, LEDGER, parcel.order.version, is_seen=False, is_shown=True)
             if self.reservations is not None:
                 self.reservations.booked(parcel.order)
+            if parcel.order.order_id in around.beside_unreadable:
+                self._try_when_readable(parcel.progress)
+                continue
+            self._cursors.advance(parcel.progress, LEDGER, parcel.order.version, is_seen=False, is_shown=True)
             self.wake(parcel.progress)  # if it has moved on meanwhile
 
     def _booked(

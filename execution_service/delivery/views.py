@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,8 @@ class Around:
     """By our order id, of those that had something to deliver or to commit when they had been read: it knows what was booked before their
     records do."""
     documents: Mapping[str, Any]
+    beside_unreadable: Collection[str] = ()
+    """By our id, those that are to be shown beside a record that cannot be read: what their signals have made is not known."""
 
 
 class Views:
@@ -90,7 +92,8 @@ class Views:
             )
             if order.request.request_order_id is not None:
                 writes.append(trading_order_write(order, now))
-            writes += relations.signal_writes(parcel.order, now)
+            if order.order_id not in around.beside_unreadable:  # else a part would pass for the whole
+                writes += relations.signal_writes(order, now)
             writes += trade_writes(parcel.applied_events, self._parties.account_names_of(order.request.account_id).mode)
         for entry in touched:
             shown = self._shown_episodes.get(entry.key)
@@ -122,8 +125,14 @@ class Views:
     async def look_around(self, parcels: Sequence[Parcel]) -> Around:
         """Reads what the signals' documents need beyond the orders at hand: other legs, entries of exits, exits of entries. It needs nothing
         of what the ledger says of them. Raises StoreUnavailable."""
-        names = sorted({n for p in parcels for n in related_names(p.order, was_told=p.progress.has_document)})
+        related = {p.order.order_id: related_names(p.order, was_told=p.progress.has_document) for p in parcels}
+        names = sorted(set().union(*related.values()))
         orders = await self._orders_named(names) if names else []
+        lacking = (
+            [i for i, theirs in related.items() if self._store.unreadable(theirs)]
+            if self._store.unreadable(names)
+            else []
+        )
         progress = {s.order.order_id: p for s in orders if (p := self._cursors.get(s.order.order_id)) is not None}
         shown = [*(parcel.order for parcel in parcels), *map(self._live.latest, orders)]
         unnamed = {order.signal_id for order in shown if signal_document_id(order) is None}
@@ -131,7 +140,7 @@ class Views:
         others = unnamed - {parcel.order.signal_id for parcel in parcels}
         made_up = [made_up_signal_id(signal_id) for signal_id in sorted(others)]
         documents = await self._store.signal_documents(sorted(unnamed), besides=made_up) if unnamed else {}
-        return Around(orders, progress, documents)
+        return Around(orders, progress, documents, lacking)
 
     async def _orders_named(self, names: Sequence[str]) -> Sequence[Stored]:
         """Those whose last cursors were committed while they were being read are read again: nobody here knows any more what was booked of

@@ -96,8 +96,16 @@ def test_one_that_is_on_its_way_or_in_doubt_gets_no_second_one() -> None:
     for stage in (Stage.UNSENT, Stage.UNCERTAIN):
         plan = planned(entry(order(stage=stage)))
         assert (placed(plan), state(plan)) == ([], ProtectionState.PLACING)
-    plan = planned(entry(order(stage=Stage.UNCERTAIN, why="sent or perhaps sent")))
+    plan = planned(entry(order(stage=Stage.UNCERTAIN, why="nowhere at the broker")))
     assert (placed(plan), state(plan)) == ([], ProtectionState.IN_DOUBT)
+    assert plan.standing["ord_e"].reason == "protect-e-stop-1 is in doubt: nowhere at the broker"
+
+
+def test_what_nothing_protects_is_said_though_an_order_beside_it_is_in_doubt() -> None:
+    doubtful = order(quantity=40, stage=Stage.UNCERTAIN, why="nowhere at the broker")
+    plan = planned(entry(doubtful, order(piece=2, quantity=60, ending=Ending.REFUSED, why="not today")))
+    assert (placed(plan), state(plan)) == ([], ProtectionState.UNPROTECTED)
+    assert "not today" in plan.standing["ord_e"].reason
 
 
 def test_of_too_many_small_stops_the_smallest_is_replaced_with_what_is_missing() -> None:

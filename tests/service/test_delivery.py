@@ -201,6 +201,9 @@ class PlainStore:
     async def find(self, names: Sequence[str]) -> list[Stored]:
         return []
 
+    def unreadable(self, names: Sequence[str]) -> list[str]:
+        return []
+
     async def signal_documents(self, signal_ids: Sequence[str], **_: Any) -> dict[str, Any]:
         return {}
 

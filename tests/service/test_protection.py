@@ -200,6 +200,45 @@ async def test_a_stop_of_which_no_answer_came_is_looked_for_and_never_a_second_s
         else:
             assert (stop.status, state(world)) == (Status.IN_DOUBT, ProtectionState.IN_DOUBT)
             assert resting(world) == 0
+            assert_doubt_is_told_once(world, stop)
+
+
+ONCE = Capabilities(refuses_repeated_client_id=False, links_exits=True, find_window_seconds=3.0, concurrent_calls=4)
+"""Of a broker that links a stop and a target, at which an order that is nowhere is in doubt."""
+
+
+def assert_doubt_is_told_once(world: World, child: Order) -> None:
+    """With the name by which a person decides it, and of which entry it is."""
+    assert child.status is Status.IN_DOUBT
+    (text,) = [text for text in world.notifier.texts if "in doubt" in text.lower()]
+    assert f"Signal: {child.signal_id}\n" in text
+    assert "Protects: in\n" in text
+    assert "execctl resolve" in text
+
+
+async def test_a_doubtful_target_is_told_though_its_stop_covers_everything(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=ONCE, is_unique=False) as world:
+        world.send("in", **STOP_AT, take_profit=12)
+        await world.run(1)
+        world.book().add_fault(Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT, nth=2))
+        world.fill("in")
+        await world.run(30)
+        (target,) = children(world, ProtectiveRole.TARGET)
+        assert resting(world) == 100
+        assert_doubt_is_told_once(world, target)
+
+
+async def test_a_doubtful_close_is_told_though_its_position_is_being_closed(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=ONCE, is_unique=False) as world:
+        await entered(world)
+        (stop,) = children(world)
+        says_triggered(world, stop)
+        await world.run(8)
+        world.book().add_fault(Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT))
+        await world.run(60)
+        (close,) = children(world, ProtectiveRole.CLOSE)
+        assert state(world) is ProtectionState.CLOSING
+        assert_doubt_is_told_once(world, close)
 
 
 async def test_what_is_protected_is_known_after_a_death(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from brokers.base import OrderRef, ReportStatus
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.storage.reader import StoreReader
@@ -356,3 +357,34 @@ async def test_what_is_told_of_an_order_whose_record_cannot_be_read_is_recorded_
         orders.update_one({"signal_id": "odd"}, {"$set": {"format": 1}})
         await world.run(30)
         assert world.record("odd").filled_quantity == 0
+
+
+@pytest.mark.parametrize("spoilt", ["in", "out-1"])
+async def test_the_profit_of_a_signal_stays_as_it_is_beside_a_record_that_cannot_be_read_and_follows_when_it_can(
+    tmp_path: Path, spoilt: str
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in")
+        await world.run(1)
+        world.fill("in", price="10")
+        await world.run(1)
+        world.exit("out-1", "in", quantity=40)
+        await world.run(1)
+        world.fill("out-1", price="11", purpose=Purpose.EXIT)
+        await world.run(5)
+        assert world.documents("signal_store", signal_id="in")[0]["pnl_realized"] == 40
+        orders = world.mongo["trading"]["execution_orders"]
+        (document,) = orders.find({"signal_id": spoilt})
+        orders.update_one({"_id": document["_id"]}, {"$set": {"request": "gone"}})
+        world.exit("out-2", "in", quantity=60)
+        await world.run(5)
+        (sale,) = [p for p in world.placed() if p.status is ReportStatus.WORKING]
+        world.book().fill_order(OrderRef(client_order_id=sale.ticket.client_order_id), price=Decimal(12))
+        await world.run(10)
+        assert world.publisher.statuses("out-2") == ["FILLED"]
+        assert world.documents("signal_store", signal_id="in")[0]["pnl_realized"] == 40
+        assert world.documents("execution_confirmations", signal_id="out-2")[0]["filled_quantity"] == 60
+        orders.update_one({"_id": document["_id"]}, {"$set": {"request": document["request"]}})
+        await world.run(60)
+        assert world.documents("signal_store", signal_id="in")[0]["pnl_realized"] == 160
+        audit(world)

@@ -124,7 +124,7 @@ def _ill_protected(life: Life, *, seconds: float) -> Iterator[str]:
         account = str(order.request.account_id)
         is_known = account in life.history.options["accounts"] and account not in life.unconfigured
         if isinstance(order.request, OrderRequest) and is_known:
-            by_line[account, order.request.strategy, order.request.instrument.symbol].append(order)
+            by_line[_line_of(order)].append(order)
     for (account, _, symbol), orders in by_line.items():
         if not any(o.protective is not None or o.wants_protection for o in orders):
             continue
@@ -259,7 +259,7 @@ def stands_still(life: Life) -> Iterator[str]:
     for order in orders:
         if order.status is not Status.PENDING or order.request.account_id in life.unconfigured:
             continue
-        if _waits_for_its_entry(order, orders):
+        if _waits_for_its_entry(order, orders) or _waits_for_a_person(order, orders):
             continue
         if order.request.total_legs > 1:
             continue  # the other leg may not have come
@@ -274,6 +274,25 @@ def _waits_for_its_entry(order: Order, orders: list[Order]) -> bool:
     )
 
 
+def _waits_for_a_person(order: Order, orders: list[Order]) -> bool:
+    """A protective order beside it is in doubt, of which only a person can say that it is nowhere: an entry waits for that as long as it may, an
+    exit, which never grows too old for what is held, for ever."""
+    return any(
+        o.protective is not None and o.status is Status.IN_DOUBT and _line_of(o) == _line_of(order) for o in orders
+    )
+
+
+def _may_wait_for_ever(order: Order, orders: list[Order]) -> bool:
+    is_exit = order.identity.purpose is Purpose.EXIT
+    return is_exit and (_waits_for_its_entry(order, orders) or _waits_for_a_person(order, orders))
+
+
+def _line_of(order: Order) -> tuple[str, str, str]:
+    """What is held together: by account, strategy and symbol."""
+    request = order.accepted_request
+    return str(request.account_id), request.strategy, request.instrument.symbol
+
+
 def _entries_of(order: Order) -> tuple[str, ...]:
     return tuple(getattr(order.request, "entry_refs", ()))
 
@@ -285,13 +304,14 @@ def is_at_rest(life: Life) -> bool:
 
 # --- how much work it was -------------------------------------------------------------------------------------------
 
-CALLS = (90, 6.0, 25)
-"""At most so many calls of the store for each start of a replica, each second of each replica, and each event or message."""
-WRITTEN = (40, 1.0, 12)
+CALLS = (90, 6.0, 25, 2.0)
+"""At most so many calls of the store for each start of a replica, each second of each replica, each event or message, and each second of an order
+that waits to leave: it is tried all the same every two seconds."""
+WRITTEN = (40, 1.0, 12, 0.0)
 """Documents written, likewise; a lease is one every two seconds."""
-READ = (40, 4.0, 40)
+READ = (40, 4.0, 40, 0.0)
 """Documents read, likewise; a replica looks at all leases, and at the unsettled records of all."""
-STEPS = (1400, 63.0, 280)
+STEPS = (1400, 63.0, 280, 0.0)
 """Steps of the event loop, likewise."""
 
 
@@ -304,15 +324,22 @@ def _work(life: Life) -> Iterator[str]:
             yield f"grows: {count} documents of the past were read in {name.removeprefix('past ')}"
     starts = sum(replica.life for replica in life.replicas)
     seconds = life.outside.loop.time() * len(life.replicas)
-    for what, count, (of_start, of_second, of_event) in (
+    waited = sum(_waited_seconds(order, life.outside.clock.now()) for order in _orders(life))
+    for what, count, (of_start, of_second, of_event, of_wait) in (
         ("calls of the store", work["calls"], CALLS),
         ("documents written", work["written"], WRITTEN),
         ("documents read", work["read"], READ),
         ("steps of the loop", life.outside.loop.steps, STEPS),
     ):
-        most = of_start * starts + of_second * seconds + of_event * events
+        most = of_start * starts + of_second * seconds + of_event * events + of_wait * waited
         if count > most:
             yield f"grows: {count} {what} in {seconds:.0f} s, at {starts} starts and {events} events, at most {most:.0f}"
+
+
+def _waited_seconds(order: Order, now: datetime) -> float:
+    """Until it left, or ended without that."""
+    left = next((event.at for event in order.events if isinstance(event, SubmitStarted)), order.finished_at)
+    return ((left or now) - order.received_at).total_seconds()
 
 
 def is_sound_already(life: Life) -> bool:
@@ -331,7 +358,7 @@ def at_the_end(life: Life) -> Iterator[str]:
         try:
             audit(
                 life.replicas[0],
-                may_wait={o.order_id for o in orders if _waits_for_its_entry(o, orders)},
+                may_wait={o.order_id for o in orders if o.status is Status.PENDING and _may_wait_for_ever(o, orders)},
                 # What one answer tells is recorded by every order at once. Whoever is passed over meanwhile records a moment later, perhaps
                 # with the next write, and the ledger books what is recorded: the sequence within one answer is not promised. Nor is it where
                 # a position could not be read: what was to be booked then is tried again by itself, while later fills are booked.
@@ -395,7 +422,7 @@ def _unfinished(life: Life, orders: list[Order]) -> Iterator[str]:
     for order in orders:
         if order.status.is_final or order.request.account_id in life.unconfigured or _rests(life, order):
             continue
-        if order.status is Status.PENDING and _waits_for_its_entry(order, orders):
+        if order.status is Status.PENDING and _may_wait_for_ever(order, orders):
             continue
         if order.status is Status.IN_DOUBT:
             # A person has to decide; what counts is that people were told.
@@ -526,7 +553,7 @@ def _took_a_position_past_zero(life: Life, orders: list[Order]) -> dict[str, lis
     found = defaultdict[str, list[datetime]](list)
     for at, is_exit, _, quantity, order in sorted(executions, key=lambda execution: execution[:3]):
         request = order.accepted_request
-        key = (str(request.account_id), request.strategy, request.instrument.symbol)
+        key = _line_of(order)
         before, change = held[key], quantity * request.side.sign
         held[key] = before + change
         if is_exit and (before * change >= 0 or abs(change) > abs(before)):
@@ -563,12 +590,10 @@ def _left_though_stopped(life: Life, orders: list[Order]) -> Iterator[str]:
 def _reduced(order: Order, orders: list[Order]) -> bool:
     """Whether an order that does not call itself an exit was let pass as one, and its strategy ever held so much on the other side."""
     verdict, request = _verdict_of(order), order.accepted_request
-    mine = (request.account_id, request.strategy, request.instrument.symbol)
     held = Decimal(0)
     for other in orders:
-        theirs = other.accepted_request if isinstance(other.request, OrderRequest) else None
-        if theirs is not None and (theirs.account_id, theirs.strategy, theirs.instrument.symbol) == mine:
-            held += other.filled_quantity if theirs.side is not request.side else 0
+        if isinstance(other.request, OrderRequest) and _line_of(other) == _line_of(order):
+            held += other.filled_quantity if other.request.side is not request.side else 0
     return verdict is not None and verdict.is_exit and (order.quantity or Decimal(0)) <= held
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,14 +12,16 @@ import pytest
 
 from execution_service.app.supervisor import Supervisor
 from execution_service.core.orders import last_reported
-from execution_service.core.orders.events import Event
+from execution_service.core.orders.events import Doubted, Event
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.protection.plan import _Piece
+from execution_service.core.texts import orders as texts_of_orders
 from execution_service.core.texts.orders import account_not_configured
 from execution_service.delivery.cursor import Progress
 from execution_service.delivery.ledger import Ledger, Parcel
 from execution_service.delivery.ledger_and_views import LedgerAndViews
 from execution_service.delivery.stream import Stream
+from execution_service.delivery.views import Around, Views
 from execution_service.intake.intake import PROBE_SECONDS, Receiver
 from execution_service.ownership.account_ownership import AccountOwnership
 from execution_service.ownership.alone import Alone
@@ -278,3 +281,19 @@ def links_count_from_the_beginning(patch: Patch) -> None:
 
     patch.setattr(Placement, "_not_beside_its_stop", nothing)
     patch.setattr(_Piece, "overtaken", ())
+
+
+@plants("the profit of a signal that was corrected beside a record that cannot be read")
+def a_part_passes_for_the_whole(patch: Patch) -> None:
+    look_around = Views.look_around
+
+    async def as_if_all_were_there(self: Views, parcels: Sequence[Parcel]) -> Around:
+        return replace(await look_around(self, parcels), beside_unreadable=())
+
+    patch.setattr(Views, "look_around", as_if_all_were_there)
+
+
+@plants("a protective order that is in doubt is told to nobody")
+def doubts_of_protective_orders_are_not_told(patch: Patch) -> None:
+    silent = (*texts_of_orders._OF_PROTECTIVE_ORDERS, Doubted)
+    patch.setattr(texts_of_orders, "_OF_PROTECTIVE_ORDERS", silent)

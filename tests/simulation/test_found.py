@@ -37,6 +37,7 @@ def broken(at: float, pattern: str, **more: Any) -> tuple[float, str, dict[str, 
     return at, "fault", {"pattern": pattern, "action": "break", **more}
 
 
+A_LOST_STOP = [broken(5.0, "broker.place_order", times=1, skips=1), order(6.0, "s0", stop_loss=8)]
 FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]] = {
     "a command that cannot be read keeps the service from starting": (
         ALONE,
@@ -236,6 +237,26 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
         ],
     ),
     "each order that is stored reads every cancel there ever was": (BY_LEASES | {"past": 12}, [order(5.0, "s0")]),
+    "the profit of a signal that was corrected beside a record that cannot be read": (
+        AT_ONCE,
+        [
+            order(5.0, "s0", order_type="LIMIT", limit_price=11),
+            order(6.0, "x0", signal_type="EXIT", entry_signal_id="s0", side="SELL"),
+            (
+                15.0,
+                "spoil",
+                {
+                    "collection": "execution_orders",
+                    "pick": 0,
+                    "field": "request",
+                    "value": "text",
+                    "mends_after": 30.0,
+                },
+            ),
+            (20.0, "correct", {"signal": "x0", "price": "9.75"}),
+        ],
+    ),
+    "a protective order that is in doubt is told to nobody": (AT_ONCE | {"is_unique": False}, A_LOST_STOP),
 }
 
 
@@ -253,6 +274,21 @@ def test_a_second_signal_to_stop_ends_a_replica_at_once_and_loses_nothing() -> N
     lived = replay(History(1, ALONE, tuple(Step(*step) for step in SECOND_SIGNAL)))
     assert not lived.complaints
     assert any("told to stop once more" in line for line in lived.trace)
+
+
+BEHIND_A_DOUBT: list[tuple[float, str, dict[str, Any]]] = [
+    *A_LOST_STOP,
+    (20.0, "bust", {"signal": "s0"}),
+    order(30.0, "s1", quantity=1, order_type="LIMIT", limit_price=10),
+]
+
+
+def test_an_entry_waits_while_a_protective_order_of_before_is_in_doubt() -> None:
+    """It was once complained of: the doubtful order might open anew what nobody holds, and only a person ends that."""
+    lived = replay(History(1, AT_ONCE | {"is_unique": False}, tuple(Step(*step) for step in BEHIND_A_DOUBT)))
+    assert not lived.complaints
+    assert any("Order In Doubt" in line for line in lived.trace)
+    assert any("Order Rejected" in line for line in lived.trace)
 
 
 def verdict(name: str) -> Verdict:

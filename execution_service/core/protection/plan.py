@@ -71,7 +71,7 @@ class ProtectiveOrder:
     """Of one that is gone."""
     ended_at: datetime | None = None
     why: str = ""
-    """Why it ended, for people."""
+    """Why it ended, or is in doubt, for people; one that was sent a moment ago has none yet."""
     stop_price: Decimal | None = None
     """Of a stop: as it was made, or a price nearer to the market that the market's ticks make the same of."""
 
@@ -714,7 +714,7 @@ class _Case:
         main = ProtectiveRole.STOP if self._rests_stop else ProtectiveRole.TARGET
         covering = [piece for piece in self._pieces if (found := piece.alive_as(main)) and found.stage is Stage.WORKING]
         protected = sum((piece.covered for piece in covering if not piece.is_going), ZERO)
-        doubtful = [o for o in self.entry.orders if o.stage is Stage.UNCERTAIN]
+        doubtful = next((o for o in self.entry.orders if o.stage is Stage.UNCERTAIN and o.why), None)
         if state is None:
             state = ProtectionState.PLACING
             if place or take_back or protected != self.wanted:
@@ -725,8 +725,8 @@ class _Case:
                 state = ProtectionState.PROTECTED
                 if self.entry.trail is not None and not self.position.abilities.tells_quotes:
                     reason = "the broker tells no quotes: its stop follows executions of ours alone"
-        if doubtful and state in (ProtectionState.PLACING, ProtectionState.UNPROTECTED):
-            state = ProtectionState.IN_DOUBT if _is_old(doubtful) else state
+        if state is ProtectionState.PLACING and doubtful is not None:
+            state, reason = ProtectionState.IN_DOUBT, f"{doubtful.protective.signal_id} is in doubt: {doubtful.why}"
         moments = (again, *(until for until in self._must_have_filled if until > self.position.now))
         standing = Standing(
             state=state,
@@ -742,11 +742,6 @@ class _Case:
             look_again_at=min((at for at in moments if at is not None), default=None),
             band=None if state is ProtectionState.CLOSING else self._band,
         )
-
-
-def _is_old(doubtful: Iterable[ProtectiveOrder]) -> bool:
-    """Whether any has been looked for in vain: its record says that it is in doubt."""
-    return any(order.why for order in doubtful)
 
 
 def _chosen(pieces: Sequence[_Piece], excess: Decimal) -> Iterator[_Piece]:

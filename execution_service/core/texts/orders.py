@@ -86,17 +86,7 @@ def order_alert(
         case Rejected() | Cancelled() | Expired() | CancelRequested() | DeclaredNotPlaced() | DeclaredCancelled():
             return _end_text(order, account) if order.status.is_final else None
         case Doubted():
-            return about_order(
-                order,
-                "❓ Order In Doubt",
-                ("Reason", reason_of(order)),
-                ("Broker", broker),
-                account,
-                (
-                    "To do",
-                    "look for it at the broker, then decide with execctl resolve; it is not sent again by itself",
-                ),
-            )
+            return _doubt_text(order, account, broker)
         case Completed():
             return _filled_text(order)
         case Fitted(quantity=Decimal() as rounded):
@@ -114,21 +104,37 @@ def order_alert(
     return None
 
 
-_OF_PROTECTIVE_ORDERS = (Rejected, Cancelled, Expired, CancelRequested, Doubted, Fitted, Capped)
+def _doubt_text(order: Order, account: tuple[str, str], broker: str) -> str:
+    """With the name by which a person decides it, also of a protective order: how its position stands does not tell that."""
+    protects: tuple[tuple[str, str], ...] = ()
+    if order.protective is not None:
+        entry = order.accepted_request.entry_refs[0]
+        protects = (("Protects", entry), ("Meanwhile", "no other is placed in its stead, whatever that leaves open"))
+    to_do = "look for it at the broker, then decide with execctl resolve; it is not sent again by itself"
+    return about_order(
+        order,
+        "❓ Order In Doubt",
+        *protects,
+        ("Reason", reason_of(order)),
+        ("Broker", broker),
+        account,
+        ("To do", to_do),
+    )
+
+
+_OF_PROTECTIVE_ORDERS = (Rejected, Cancelled, Expired, CancelRequested, Fitted, Capped)
 _PROTECTION_TITLES = {
     ProtectionState.UNPROTECTED: "🚨 Position Unprotected",
-    ProtectionState.IN_DOUBT: "❓ Protection In Doubt",
     ProtectionState.CLOSING: "🛡️ Closing Position",
 }
 _PROTECTION_TO_DO = {
     ProtectionState.UNPROTECTED: "protect or close it in the broker's own screen, or flatten it; it is tried again by itself",
-    ProtectionState.IN_DOUBT: "look for the protective order at the broker, then decide with execctl resolve",
     ProtectionState.CLOSING: "nothing; what comes of it is told",
 }
 
 
 def _protection_text(before: Order, event: ProtectionChanged, order: Order, account: tuple[str, str]) -> str | None:
-    """Only where a person has to know at once, and has not been told."""
+    """Only where a person has to know at once, and has not been told: a doubt is told of the protective order itself."""
     title, known = _PROTECTION_TITLES.get(event.state), before.protection
     was_told = known is not None and known.state is event.state
     if title is None or (was_told and (event.state is ProtectionState.CLOSING or known.reason == event.reason)):  # type: ignore[union-attr]

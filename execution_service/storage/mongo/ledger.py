@@ -40,7 +40,7 @@ class MongoLedger(MongoPort):
             entries = self._readable(POSITIONS, found, ledger_from_document)
             if len(entries) < len(found):
                 # To whoever asked for it by name a missing entry would be an empty one.
-                unreadable = self._unreadable.named([key.ledger_id for key in keys])
+                unreadable = self._unreadable.named((POSITIONS,), [key.ledger_id for key in keys])
                 raise UnreadableRecord("; ".join(unreadable))
             return entries
 

@@ -238,7 +238,7 @@ class MongoOrders(MongoPort):
         )
 
     def unreadable(self, names: Collection[str], *, may_be_at_work: bool = False) -> list[str]:
-        return self._unreadable.named(names, also=UNSETTLED if may_be_at_work else None)
+        return self._unreadable.named((ORDERS, BRIEFS), names, also=UNSETTLED if may_be_at_work else None)
 
     def set_aside(self) -> list[str]:
         return self._unreadable.ids(ORDERS)

@@ -56,10 +56,13 @@ class UnreadableDocuments:
             with self._lock:
                 self._known.pop((collection, str(document_id)), None)
 
-    def named(self, names: Collection[str], *, also: str | None = None) -> list[str]:
-        """What is wrong with those that are called by one of these names, and by `also`."""
+    def named(self, collections: Collection[str], names: Collection[str], *, also: str | None = None) -> list[str]:
+        """What is wrong with those of these collections that are called by one of these names, and by `also`."""
+        if not self._known:
+            return []
         with self._lock:
-            known = [each for each in self._known.values() if not each.names.isdisjoint(names)]
+            of_these = [each for (collection, _), each in self._known.items() if collection in collections]
+        known = [each for each in of_these if not each.names.isdisjoint(names)]
         return [each.words for each in known if also is None or also in each.names]
 
     def ids(self, collection: str) -> list[str]:
