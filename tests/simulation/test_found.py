@@ -242,6 +242,7 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
         [
             order(5.0, "s0", order_type="LIMIT", limit_price=11),
             order(6.0, "x0", signal_type="EXIT", entry_signal_id="s0", side="SELL"),
+            (12.0, "stop", {"replica": 0, "down": 5.0}),  # what it has read a process remembers
             (
                 15.0,
                 "spoil",
