@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from execution_service.app import embedded
-from execution_service.app import service as service_room
+from execution_service.app import process as process_room
 from execution_service.app.check import check
 from execution_service.app.process import serve
 from execution_service.app.settings.loading import load_settings
@@ -250,7 +250,7 @@ def test_a_signal_while_it_waits_for_its_store_ends_it_with_status_0(tmp_path: P
 async def test_a_store_that_is_not_there_is_waited_for_and_then_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_room, "START_SECONDS", 4.0)
+    monkeypatch.setattr(process_room, "START_SECONDS", 4.0)
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", "127.0.0.1:1")
     port = free_port()
     given = {
