@@ -12,8 +12,8 @@ from tests.faults.stage import LOOK_SECONDS, Play
 from tests.waits import wait_until
 
 TOLD_BY_CALLS = ("zerodha", "alpaca", "binance")
-RESTING_FOR_LONG = ("alpaca",)
-"""Those of them where stops in shares rest for longer than a day, so that a split may meet one."""
+RESTING_FOR_LONG = ("mock", "ibkr", "alpaca")
+"""Brokers where stops in shares rest for longer than a day, so that a split may meet one."""
 TRAIL = 10
 
 
@@ -110,7 +110,7 @@ def _at_100(play: Play) -> Position:
     """Protected by a stop that rests, of an entry at 100."""
     market_is(play, 100)
     play.pause(5.0)  # what the service has just seen of the play before is no market of this one
-    position = entered(play, limit_price="100")
+    position = entered(play, limit_price="100", symbol=simulator_of(play.broker).symbols[1])
     until_stops_are(position, 10)
     play.venue.fault("place", "hold", symbol=simulator_of(play.broker).symbols[1], times=None)
     return position
