@@ -9,9 +9,11 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import Side
+from execution_service.core.adoption.protecting import after_split
 from execution_service.core.orders.protective import ProtectionState
 from execution_service.core.protection.plan import Ending, ProtectionPlan
 from execution_service.core.protection.splits import Level, may_be_split
+from tests.builders import order as an_order
 from tests.core.test_protection_plan import CLOSE, NOW, STOP, TARGET, entry, order, placed, planned, state
 
 LATER = NOW + timedelta(minutes=5)
@@ -87,6 +89,18 @@ def test_one_that_was_taken_down_waits_for_what_the_positions_and_the_market_say
     assert placed(planned(gone, now=soon, compared_at=known)) == []
     assert placed(planned(gone, now=soon, compared_at=known, priced_at=known, price="9.5")) == [(STOP, 2, 100)]
     assert placed(planned(gone, now=NOW + timedelta(seconds=10))) == [(STOP, 2, 100)]
+
+
+@pytest.mark.parametrize(
+    ("side", "stop", "target"), [(Side.BUY, "33.33333333", "40.33333334"), (Side.SELL, "33.33333334", "40.33333333")]
+)
+def test_prices_after_a_split_are_rounded_so_that_none_is_reached_sooner(side: Side, stop: str, target: str) -> None:
+    done = an_order(side=side, quantity=10, stop_loss=Decimal(100), take_profit=Decimal(121))
+    protection = after_split(done, Decimal(1), Decimal(3))
+    assert protection is not None
+    assert (protection.stop_loss, protection.take_profit) == (Decimal(stop), Decimal(target))
+    assert protection.words == f", stop {stop}, target {target}"
+    assert after_split(an_order(side=side, quantity=10), Decimal(1), Decimal(3)) is None
 
 
 def test_what_stands_for_another_waits_until_the_orders_of_that_have_ended() -> None:

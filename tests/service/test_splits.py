@@ -232,6 +232,23 @@ async def test_what_is_split_twice_is_protected_by_both_ratios(tmp_path: Path) -
         assert (stop.ticket.stop_price, stop.open_quantity) == (Decimal("1.5"), 60)
 
 
+async def test_a_trailing_stop_goes_on_from_where_it_stood(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await ten_held(world, stop_loss=None, trail_amount=1)
+        world.quote(bid="11.99", ask="12.01")
+        await world.run(15)
+        (stop,) = at_broker(world)
+        assert stop.ticket.stop_price == 11
+        taken_down(world)
+        moved(world, 10)
+        world.quote(bid="5.49", ask="5.51")
+        await world.run(15)
+        assert is_held_back(world)
+        await booked(world, ratio="1:2")
+        (stop,) = at_broker(world)
+        assert (stop.ticket.stop_price, stop.open_quantity) == (Decimal("5.5"), 20)
+
+
 async def test_what_has_another_name_keeps_its_stop_under_that(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         await ten_held(world)
