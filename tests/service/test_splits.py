@@ -225,9 +225,19 @@ async def test_the_stop_of_a_short_position_is_held_back_after_a_merger_of_share
 async def test_what_is_split_twice_is_protected_by_both_ratios(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         await ten_held(world)
-        for ratio, more in (("1:2", 10), ("1:3", 40)):
-            moved(world, more)
-            await booked(world, ratio=ratio)
+        moved(world, 10)
+        command = await adopt(world, "split", ratio="1:2")
+        await world.run(15)
+        moved(world, 40)
+        taken_down(world)
+        world.quote(bid="1.66", ask="1.68")
+        await world.run(30)
+        stands = came(world, command)
+        assert at_broker(world) == []
+        assert stands.protection is not None
+        assert stands.protection.state is ProtectionState.UNPROTECTED
+        assert told(world, "the broker shows 60 and our records 20, and its stop at 4.5") == 1
+        await booked(world, ratio="1:3")
         (stop,) = at_broker(world)
         assert (stop.ticket.stop_price, stop.open_quantity) == (Decimal("1.5"), 60)
 
