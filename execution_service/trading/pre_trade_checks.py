@@ -165,7 +165,10 @@ class PreTradeChecks:
         words = "the record of its entry, or of another exit of it, cannot be read"
         if entries and not self._store.unreadable(exits_of):
             found = [self._live.latest(stored) for stored in exits]
-            left = protective_room(order, self._live.latest(entries[0]), found)
+            entry = self._live.latest(entries[0])
+            names = [f"signal:{name}" for name in entry.accepted_request.stands_for]
+            stood_for = await self._store.find(names) if names else ()
+            left = protective_room(order, entry, found, map(self._live.latest, stood_for))
             room = min(left, max(Decimal(0), await self._left_to_reduce(order)))
             words = "nothing is left to protect"
             stop_id = linked_stop_id(order)

@@ -138,6 +138,12 @@ class _Shown:
     """So much less than these, as two looks in succession showed it."""
     suspected: Decimal = ZERO
     """So much less, as the latest look showed it."""
+    more: Decimal = ZERO
+    """So much more, as the latest look showed it; below 0 less."""
+    at: datetime | None = None
+    """When the latest look was."""
+    last_price: Decimal | None = None
+    """The last price of the market at which nothing was to be done, as far as it is watched."""
     moves: int = -1
     looks: int = 0
     """So many in succession have shown that."""
@@ -181,6 +187,7 @@ class Protection:
         self._clock = clock
         self._ownership = ownership
         self._interval = interval_seconds
+        self._is_on_bars = is_on_bars
         self._wake_up = WakeUp(clock)
         self.price_watch = PriceWatch(
             prices=market.prices, quotes=market.quotes, clock=clock, listener=self, is_on_bars=is_on_bars
@@ -211,6 +218,8 @@ class Protection:
         """Names of entries of whose exits an execution was annulled: they are read again."""
         self._failed: set[str] = set()
         self._looked_at = float("-inf")
+        self._is_look_wanted = False
+        """Somebody took a protective order down: what the broker's positions show may say why."""
         self._is_loaded = False
 
     # --- what others tell and ask -------------------------------------------------------------------------------
@@ -242,6 +251,7 @@ class Protection:
             if order.status.is_final:
                 self._alive.pop(order.order_id, None)
                 self._rests_for.pop(order.order_id, None)
+                self._is_look_wanted |= order.status is not Status.FILLED and order.cancel_request is None
             else:
                 self._alive[order.order_id] = live
             self._note_move(order)
@@ -422,8 +432,8 @@ class Protection:
         now = self._clock.monotonic()
         is_due = now - self._looked_at >= self._interval
         is_suspected = any(shown.suspected != shown.less for shown in self._shown.values())
-        if is_due or (is_suspected and now - self._looked_at >= CONFIRM_SECONDS):
-            self._looked_at = now
+        if is_due or self._is_look_wanted or (is_suspected and now - self._looked_at >= CONFIRM_SECONDS):
+            self._looked_at, self._is_look_wanted = now, False
             await self._look_at_positions(lines)
         wait = self._interval
         for line, entries in lines.items():
@@ -470,6 +480,7 @@ class Protection:
                 return None
             instrument = entries[0].accepted_request.instrument
             self.price_watch.watch(line, line.key.instrument_key, instrument, plan.band)
+            self._note_price(line, plan)
             await self._carry_out(plan, entries)
             self._failed.discard(line.key.ledger_id)
             return plan.look_again_at
@@ -481,6 +492,11 @@ class Protection:
                 self._failed.add(line.key.ledger_id)
                 log.exception(f"Protection of {line.key.instrument_key} failed: {exc}", action="protection_failed")
             return None
+
+    def _note_price(self, line: _Line, plan: ProtectionPlan) -> None:
+        span = self.price_watch.span(line.key.instrument_key)
+        if span is not None and plan.band is not None and all(map(plan.band.holds, span)):
+            self._shown.setdefault(line, _Shown()).last_price = span[0]
 
     async def _planned(self, line: _Line, entries: Sequence[Order]) -> ProtectionPlan | None:
         """None: something about it cannot be read, and nothing is concluded."""
@@ -509,12 +525,14 @@ class Protection:
         shown = self._shown.get(line)
         at_work = list(self._orders_at_work(line, latest[0])) + self._orders_waiting(line)
         over = await self._of_earlier_positions(booked.position, latest) if held > 0 else frozenset()
+        stood_for = await self._stood_for(latest)
         protected = [
             protected_entry(
                 entry,
                 exits,
                 capabilities,
                 leaving=_left_of(at_work, entry),
+                before=stood_for,
                 is_over=entry.order_id in over,
                 rests_for=self._rests_for,
             )
@@ -527,6 +545,12 @@ class Protection:
                 opened_at=booked.position.opened_at,
                 is_reversed=held < 0,
                 shown=None if shown is None or not shown.less else max(ZERO, held - shown.less),
+                more=ZERO if shown is None else shown.more,
+                compared_at=None if shown is None else shown.at,
+                priced_at=self._clock.now()
+                if self._is_on_bars
+                else self.price_watch.kept_since(line.key.instrument_key),
+                last_price=None if shown is None else shown.last_price,
                 leaving=sum((quantity for _, quantity in at_work), ZERO),
                 entries=tuple(protected),
                 abilities=abilities,
@@ -562,6 +586,11 @@ class Protection:
         stored = await self._store.find([f"broker:{shown}" for shown in position.order_ids])
         stored = [*stored, *await self._store.load(position.order_ids)]
         return found if are_all_that_traded(map(self._live.latest, stored), entries[0], position) else frozenset()
+
+    async def _stood_for(self, entries: Sequence[Order]) -> Sequence[Order]:
+        """The entries whose place any of these has taken. Raises StoreUnavailable."""
+        names = [f"signal:{name}" for entry in entries for name in entry.accepted_request.stands_for]
+        return [self._live.latest(stored) for stored in await self._store.find(names)] if names else ()
 
     def _orders_at_work(self, line: _Line, order: Order) -> Iterator[tuple[Order, Decimal]]:
         """Orders that are not protective, are or may be at the broker, and may still take so much of the line."""
@@ -611,6 +640,7 @@ class Protection:
                 continue
             less = max(ZERO, (group.held - group.shown) * line.side.sign)
             shown = self._shown.setdefault(line, _Shown())
+            shown.more, shown.at = (group.shown - group.held) * line.side.sign, self._clock.now()
             is_same = (less, moves) == (shown.suspected, shown.moves)
             shown.suspected, shown.moves, shown.looks = less, moves, shown.looks + 1 if is_same else 1
             # That nothing at all is shown is what a broker with trouble of its own tells, too.

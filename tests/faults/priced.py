@@ -6,12 +6,14 @@ from decimal import Decimal
 
 from execution_service.core.orders.protective import ProtectiveRole
 from simulators.catalogue import simulator_of
-from tests.faults.protected import Position, entered, left, until_stops_are, while_dead
+from tests.faults.protected import Position, entered, left, until_stops_are, while_dead, working
 from tests.faults.scenarios import EVERYWHERE, Family, scenario
 from tests.faults.stage import LOOK_SECONDS, Play
 from tests.waits import wait_until
 
 TOLD_BY_CALLS = ("zerodha", "alpaca", "binance")
+RESTING_FOR_LONG = ("mock", "ibkr", "alpaca")
+"""Brokers where stops in shares rest for longer than a day, so that a split may meet one."""
 TRAIL = 10
 
 
@@ -82,6 +84,42 @@ def market_is_told_stale_crossed_and_one_sided(play: Play) -> None:
     market_is(play, 120)
     until_the_stop_is_at(position, 110)
     leave(position)
+
+
+@scenario(Family.PROTECTION, brokers=RESTING_FOR_LONG, alone=RESTING_FOR_LONG, within=150.0)
+def split_takes_the_stop_down_and_nothing_is_sold(play: Play) -> None:
+    """10 shares become 20 at half the price, and the broker takes the stop down: neither the old stop nor a close is sent, through a death too."""
+    position = _at_100(play)
+    position.may_be_uncovered = True
+    moved = {"instrument": position.own["symbol"], "product": position.entry.body.get("product")}
+    play.do("move", quantity=10, **moved)
+    market_is(play, 50)
+    play.do("cancel", order=working(position, ProtectiveRole.STOP))
+    wait_until(lambda: _is_held_back(position), "it is held back", within=60.0)
+    with while_dead(position):
+        pass
+    play.pause(12.0)  # several turns of the monitor
+    _, theirs = position.at_broker()
+    assert [order["status"] for order in theirs] == ["CANCELLED"], theirs
+    assert _is_held_back(position)
+    play.do("move", quantity=-10, **moved)
+    leave(position)
+
+
+def _at_100(play: Play) -> Position:
+    """Protected by a stop that rests, of an entry at 100."""
+    market_is(play, 100)
+    play.pause(5.0)  # what the service has just seen of the play before is no market of this one
+    position = entered(play, limit_price="100", symbol=simulator_of(play.broker).symbols[1])
+    until_stops_are(position, 10)
+    play.venue.fault("place", "hold", symbol=simulator_of(play.broker).symbols[1], times=None)
+    return position
+
+
+def _is_held_back(position: Position) -> bool:
+    record = position.play.record(position.entry) or {}
+    told = [event for event in record.get("events", ()) if "state" in event]
+    return bool(told) and told[-1]["state"] == "UNPROTECTED" and "nothing is closed until" in told[-1]["reason"]
 
 
 def market_is_wrong(play: Play, **fields: object) -> None:

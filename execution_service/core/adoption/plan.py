@@ -30,6 +30,7 @@ from execution_service.core.adoption.money import (
     money_per_point,
     shared_out,
 )
+from execution_service.core.adoption.protecting import after_split, present_holder
 from execution_service.core.adoption.records import (
     ALL_OF_IT,
     INTO_SHARES,
@@ -37,6 +38,7 @@ from execution_service.core.adoption.records import (
     AdoptionRequest,
     Before,
     Deal,
+    EntryProtection,
     Movement,
     Plan,
     Refused,
@@ -179,8 +181,18 @@ class _Draft:
         for part, share, value in zip(parts, shares, values, strict=True):
             carried += value
             if share:
-                self._open(successor, side, exact_deals(share, carried), part)
+                protection = self._protection_after(entry, part)
+                self._open(successor, side, exact_deals(share, carried), part, protection=protection)
                 carried = ZERO
+
+    def _protection_after(self, entry: LedgerEntry, part: PartOfEntry) -> EntryProtection | None:
+        """Of what takes the part's place. Only a ratio says at which prices: none follows from a new quantity, and another company's shares have
+        prices of their own."""
+        request = self._request
+        holder = present_holder(self._books.orders, part.refs, entry.key)
+        if holder is None or request.occasion is Occasion.MERGE or request.new_quantity is not None:
+            return None
+        return after_split(holder, *(request.ratio or (Decimal(1), Decimal(1))))
 
     def _deliver(self) -> None:
         """An assignment or exercise: the option position is closed, and shares are bought or sold at the strike."""
@@ -452,6 +464,7 @@ class _Draft:
         deals: tuple[Deal, ...],
         part: PartOfEntry | None = None,
         product: str | None = None,
+        protection: EntryProtection | None = None,
     ) -> None:
         """`part`: the part of a closed position that it replaces, if any. Without one it is held in this `product`."""
         self._touch(entry)
@@ -467,6 +480,7 @@ class _Draft:
             stands_for=() if part is None else part.refs,
             product=product if part is None else part.product,
             terms=entry.terms,
+            protection=protection,
         )
         self._make(entry, movement)
 

@@ -275,6 +275,27 @@ class Deal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EntryProtection:
+    """The stop and the target of an entry, as its request names them."""
+
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+    trail_percent: Decimal | None = None
+    trail_amount: Decimal | None = None
+
+    @property
+    def words(self) -> str:
+        """For people, for example: , stop 45, target 60."""
+        said = (
+            ("stop", self.stop_loss, ""),
+            ("target", self.take_profit, ""),
+            ("trailing by", self.trail_percent, " %"),
+            ("trailing by", self.trail_amount, ""),
+        )
+        return "".join(f", {name} {plain(f'{value:f}')}{unit}" for name, value, unit in said if value is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Movement:
     """One record of the adoption: a closing or opening, for at most one entry."""
 
@@ -290,6 +311,8 @@ class Movement:
     product: str | None = None
     terms: ContractTerms | None = None
     """What the broker reported of the holding's contract."""
+    protection: EntryProtection | None = None
+    """How what it opens is protected from now on; None: not at all."""
 
     @property
     def quantity(self) -> Decimal:
@@ -306,7 +329,8 @@ class Movement:
         """For people, for example: SELL 4 INFY|STOCK at 1510."""
         with localcontext(_EXACT):
             price = quantity((self.value / self.quantity).quantize(Decimal("1e-8")))
-        return f"{self.side} {quantity(self.quantity)} {plain(self.holding)} at {price}"
+        protected = "" if self.protection is None else self.protection.words
+        return f"{self.side} {quantity(self.quantity)} {plain(self.holding)} at {price}{protected}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,6 +395,7 @@ def records_of(
     made = []
     for number, movement in enumerate(movements):
         identity = Identity(signal_id=adoption_id(command_id), leg_index=number, purpose=movement.purpose)
+        protection = movement.protection or EntryProtection()
         at = received_at + number * _STEP
         bare = new_order(
             identity,
@@ -384,6 +409,10 @@ def records_of(
                 product=movement.product,
                 entry_refs=movement.entry_refs,
                 stands_for=movement.stands_for,
+                stop_loss=protection.stop_loss,
+                take_profit=protection.take_profit,
+                trail_percent=protection.trail_percent,
+                trail_amount=protection.trail_amount,
             ),
             received_at=at,
             published_at=at,

@@ -130,21 +130,34 @@ def _is_entry_of(order: Order, other: Order) -> bool:
     )
 
 
-def exited_quantity(entry: Order, exits: Iterable[Order]) -> Decimal:
-    """What the exits that refer to the entry have filled of it."""
-    return sum((x.filled_quantity for x in exits if is_exit_of(x, entry)), ZERO)
+def open_quantity(entry: Order, exits: Iterable[Order], before: Iterable[Order] = ()) -> Decimal:
+    """What the entry has filled less what the exits that refer to it have filled of it; not below 0. `before`: of one that stands for others, those:
+    exits name them all alike, and have closed the oldest first."""
+    exited = sum((x.filled_quantity for x in exits if is_exit_of(x, entry)), ZERO)
+    earlier = sum((each.filled_quantity for each in before if _is_stood_for(each, entry)), ZERO)
+    return max(ZERO, entry.filled_quantity - max(ZERO, exited - earlier))
 
 
-def protective_room(order: Order, entry: Order, exits: Iterable[Order]) -> Decimal:
+def _is_stood_for(order: Order, entry: Order) -> bool:
+    """Whether the entry has taken the order's place, in the same contract: a split."""
+    return (
+        order.identity.purpose is Purpose.ENTRY
+        and order.order_id != entry.order_id
+        and order.received_at < entry.received_at
+        and not set(order.names).isdisjoint(entry.accepted_request.stands_for)
+        and _same_line(entry, order)
+        and order.request.side is entry.request.side
+    )
+
+
+def protective_room(order: Order, entry: Order, exits: Iterable[Order], before: Iterable[Order] = ()) -> Decimal:
     """The most that this protective order may fill: what its entry has filled, less what all other exits of it have taken or may still take. The one
-    that the broker links to it counts by what it has filled."""
+    that the broker links to it counts by what it has filled. `before`: as of `open_quantity`."""
     linked = linked_order_id(order)
     others = [x for x in exits if x.order_id != order.order_id and is_exit_of(x, entry)]
-    filled = sum((x.filled_quantity for x in others), ZERO)
     at_work = [x for x in others if x.order_id != linked and x.status is not Status.PENDING and not x.status.is_final]
-    return max(
-        ZERO, entry.filled_quantity - filled - sum((x.remaining_quantity for x in without_linked(at_work)), ZERO)
-    )
+    working = sum((x.remaining_quantity for x in without_linked(at_work)), ZERO)
+    return max(ZERO, open_quantity(entry, others, before) - working)
 
 
 def linked_order_id(order: Order) -> str | None:

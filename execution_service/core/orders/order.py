@@ -271,7 +271,7 @@ class Order:
 
     @property
     def wants_protection(self) -> bool:
-        """It is an entry that names a stop, fixed or trailing, or a target, and never was a leg of a combination, which
+        """It is an entry, or stands for one, that names a stop, fixed or trailing, or a target, and never was a leg of a combination, which
         may fill whatever became of it since: what closes one leg would leave the others alone."""
         request = self.request
         return (
@@ -281,7 +281,6 @@ class Order:
                 for named in (request.stop_loss, request.take_profit, request.trail_percent, request.trail_amount)
             )
             and self.identity.purpose is Purpose.ENTRY
-            and self.adoption is None
             and not self.combinations
         )
 

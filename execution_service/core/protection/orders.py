@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from brokers.base import Capabilities, Instrument, OrderType, Tif
 from execution_service.core.exact import ZERO
-from execution_service.core.orders.exits import exited_quantity
+from execution_service.core.orders.exits import open_quantity
 from execution_service.core.orders.order import Order, new_order
 from execution_service.core.orders.protective import Protective, ProtectiveRole
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose
@@ -68,27 +68,30 @@ def protected_entry(
     capabilities: Capabilities,
     *,
     leaving: Decimal = ZERO,
+    before: Iterable[Order] = (),
     is_over: bool = False,
     rests_for: Mapping[str, Decimal] = MappingProxyType({}),
 ) -> ProtectedEntry:
-    """`exits` are the orders that refer to the entry, protective ones among them. `is_over`: nothing of it is held any more, whatever these say.
+    """`exits` are the orders that refer to the entry, protective ones among them. `before`: those that
+    it stands for, if any. `is_over`: nothing of it is held any more, whatever these say.
     `rests_for`: by our id of a stop, the price nearest to the market of which the market's ticks make the price at which it rests."""
     some = tuple(exits)
     request = entry.accepted_request
     trail = trail_of(request)
-    before = begins_after(entry, some)
-    after = before or None
-    present = present_fills(entry, before)
+    begins = ZERO if entry.adoption is not None else begins_after(entry, some)
+    after = begins or None
+    present = present_fills(entry, begins)
     known = entry.protection
     own = [x for x in some if (found := x.protective) is not None and found.entry_order_id == entry.order_id]
     return ProtectedEntry(
         order_id=entry.order_id,
-        open_quantity=ZERO if is_over else max(ZERO, entry.filled_quantity - exited_quantity(entry, some)),
+        open_quantity=ZERO if is_over else open_quantity(entry, some, before),
         stop=request.stop_loss,
         target=request.take_profit,
         orders=tuple(_protective_order(x, capabilities, rests_for.get(x.order_id)) for x in own),
         leaving=leaving,
         is_working=not entry.status.is_final,
+        is_stand_in=bool(request.stands_for),
         trail=trail,
         average_price=average_price(present),
         trailed_to=None if known is None or known.begins_after != after else known.stop_price,

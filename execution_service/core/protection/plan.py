@@ -17,6 +17,7 @@ from enum import StrEnum, auto
 from brokers.base import Side
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.protective import ProtectionState, Protective, ProtectiveRole
+from execution_service.core.protection.splits import Level, may_be_split
 from execution_service.core.protection.trailing import Trail, tightest
 
 MOST_PIECES = 4
@@ -26,6 +27,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 600.0
 """Between two tries where the broker does not take a protective order, or does not keep it: twice as long each time."""
 UNFILLED_SECONDS = 10.0
 """What a triggered stop has become has to fill within so long."""
+KNOWN_SECONDS = 10.0
+"""So long a stop that somebody took down at the broker waits for a look at the broker's positions and at the market before it is placed again."""
 EXPIRED_PAUSE_SECONDS = 60.0
 """An order of the day that has ended is not placed again into the same evening at once."""
 
@@ -103,6 +106,8 @@ class ProtectedEntry:
     """What other exits that name it may still fill: those at the broker, and those that wait for protective orders to make way."""
     is_working: bool = False
     """It may still fill."""
+    is_stand_in: bool = False
+    """It has taken another entry's place, whose protective orders end before it has any."""
     trail: Trail | None = None
     """Its stop follows the market."""
     average_price: Decimal | None = None
@@ -144,6 +149,14 @@ class ProtectedPosition:
     """The strategy holds the other side, by orders that name none of the entries: what they had may come back."""
     shown: Decimal | None = None
     """The least that the broker's positions leave of it, where they lastingly show less than our records; None: nothing is known to differ."""
+    more: Decimal = ZERO
+    """So many more units than our records the broker's positions showed in the latest look, below 0 fewer."""
+    compared_at: datetime | None = None
+    """When that look was; None: there was none."""
+    priced_at: datetime | None = None
+    """When the market was as `kept_price` says, at the earliest; None: that is not known."""
+    last_price: Decimal | None = None
+    """The last price of the market, as far as it was looked at, at which nothing was to be done. None: none is known."""
     leaving: Decimal = ZERO
     """The same of all other exits, those that name one of the entries among them."""
     entries: tuple[ProtectedEntry, ...]
@@ -307,6 +320,7 @@ def protection_plan(position: ProtectedPosition) -> ProtectionPlan:
     standing: dict[str, Standing] = {}
     moments: list[datetime] = []
     bands: list[PriceBand] = []
+    over = {each.order_id: max(ZERO, _at_risk(each) - wanted[each.order_id]) for each in position.entries}
     for entry in position.entries:
         case = _Case(
             position=position,
@@ -314,6 +328,7 @@ def protection_plan(position: ProtectedPosition) -> ProtectionPlan:
             wanted=wanted[entry.order_id],
             by_books=by_books[entry.order_id],
             by_both=by_both[entry.order_id],
+            is_crowded=entry.is_stand_in and any(over[each] for each in over if each != entry.order_id),
         )
         done = case.decided()
         place += done.place
@@ -330,6 +345,16 @@ def protection_plan(position: ProtectedPosition) -> ProtectionPlan:
         look_again_at=min(moments, default=None),
         band=_narrowest(bands),
     )
+
+
+def _pieces_of(entry: ProtectedEntry) -> tuple[_Piece, ...]:
+    numbers = sorted({order.protective.piece for order in entry.orders})
+    return tuple(_Piece(number=n, orders=tuple(o for o in entry.orders if o.protective.piece == n)) for n in numbers)
+
+
+def _at_risk(entry: ProtectedEntry) -> Decimal:
+    """What its protective orders may still fill."""
+    return sum((piece.remaining for piece in _pieces_of(entry)), ZERO)
 
 
 def _narrowest(bands: Sequence[PriceBand]) -> PriceBand | None:
@@ -366,6 +391,8 @@ class _Case:
     """So much is to be protected."""
     by_books: Decimal
     by_both: Decimal
+    is_crowded: bool = False
+    """Orders of another entry may still fill what is to be protected here."""
 
     def decided(self) -> ProtectionPlan:
         pieces, wanted = self._pieces, self.wanted
@@ -375,7 +402,7 @@ class _Case:
         overtaken = [order for piece in pieces for order in piece.overtaken if not order.is_asked_to_end]
         if overtaken:
             return self._standing_with(take_back=_taken_back(overtaken, "its stop has begun to fill"))
-        at_risk = sum((piece.remaining for piece in pieces), ZERO)
+        at_risk = _at_risk(self.entry)
         if at_risk > wanted:
             return self._shrunk(at_risk - wanted)
         dead = [order for piece in pieces if not piece.remaining for order in piece.alive if not order.is_asked_to_end]
@@ -403,10 +430,7 @@ class _Case:
 
     @property
     def _pieces(self) -> tuple[_Piece, ...]:
-        numbers = sorted({order.protective.piece for order in self.entry.orders})
-        return tuple(
-            _Piece(number=n, orders=tuple(o for o in self.entry.orders if o.protective.piece == n)) for n in numbers
-        )
+        return _pieces_of(self.entry)
 
     @property
     def _next_piece(self) -> int:
@@ -521,19 +545,88 @@ class _Case:
         passed = self._passed
         if any(order.triggered_at is not None for order in passed):
             return "its stop was triggered and has not filled"
-        if passed and passed[-1].protective.piece + 1 == self._next_piece:
+        is_refused = bool(passed) and passed[-1].protective.piece + 1 == self._next_piece
+        if is_refused and not self._may_be_split(self._stop, ProtectiveRole.STOP):
             why = passed[-1].why
             return f"its stop cannot protect it any more: {why}" if why else "the price is through its stop"
         if any(self.position.now >= until for until in self._must_have_filled):
             return f"its stop was triggered and has not filled within {UNFILLED_SECONDS:.0f} s"
         span = self.position.span
-        if span is None or self._paused_until is not None:
+        if span is None or self._paused_until is not None or self._known_at is not None:
             return None
-        sign, stop, target = self.position.side.sign, self._watched_stop, self._watched_target
-        if stop is not None and all((price - stop) * sign <= 0 for price in span):
+        stop, target = self._watched_stop, self._watched_target
+        if self._is_reached(stop, ProtectiveRole.STOP, span):
             return f"the price has passed its stop at {stop:f}, which does not rest at the broker"
-        if target is not None and all((price - target) * sign >= 0 for price in span):
+        if self._is_reached(target, ProtectiveRole.TARGET, span):
             return f"the price has reached its target at {target:f}, which does not rest at the broker"
+        return None
+
+    # --- what may be a split ------------------------------------------------------------------------------------
+
+    def _level(self, price: Decimal, role: ProtectiveRole) -> Level:
+        return Level(price=price, side=self.position.side, role=role)
+
+    def _is_reached(self, price: Decimal | None, role: ProtectiveRole, span: tuple[Decimal, Decimal]) -> bool:
+        """By the market, and neither by a split nor by what may be one."""
+        if price is None or not self._level(price, role).is_reached(span):
+            return False
+        return not self._may_be_split(price, role) and not (role is ProtectiveRole.STOP and self._is_far_beyond)
+
+    def _may_be_split(self, price: Decimal | None, role: ProtectiveRole) -> bool:
+        position = self.position
+        return price is not None and may_be_split(
+            self._level(price, role), more=position.more, span=position.span, before=position.last_price
+        )
+
+    @property
+    def _is_taken_down(self) -> bool:
+        """Neither we nor the market have ended its last stop."""
+        return self._rests_stop and bool(self._failures) and self._failures[0].ending is Ending.REMOVED
+
+    @property
+    def _is_far_beyond(self) -> bool:
+        """The market is as far beyond a stop that was taken down at the broker as a split would have brought it: brokers take stops down for one,
+        and may show the new quantity later."""
+        span = self.position.span
+        if span is None or self._stop is None or not self._is_taken_down:
+            return False
+        return self._level(self._stop, ProtectiveRole.STOP).is_far_beyond(span)
+
+    @property
+    def _known_at(self) -> datetime | None:
+        """Until when a stop that was taken down waits for what the broker's positions and the market say; None: it does not wait."""
+        position = self.position
+        ended_at = self._failures[0].ended_at if self._is_taken_down else None
+        if ended_at is None:
+            return None
+        asked = [position.compared_at, *([position.priced_at] if position.abilities.tells_quotes else [])]
+        if all(at is not None and at >= ended_at for at in asked):
+            return None
+        until = ended_at + timedelta(seconds=KNOWN_SECONDS)
+        return until if until > position.now else None
+
+    @property
+    def _why_held_back(self) -> str | None:
+        """Why a stop that is not there is not placed, and nothing is closed, for people; None: nothing is held back."""
+        stop, position = self._stop, self.position
+        if stop is None:
+            return None
+        had = [order for order in self.entry.orders if order.role is ProtectiveRole.STOP]
+        is_missing = bool(had) and not any(order.is_alive for order in had)
+        is_known = position.span is not None
+        is_doubtful = bool(self._failures) or position.shown is not None
+        is_asked = (is_known and not self._rests_stop) or (is_missing and (is_known or is_doubtful))
+        if is_asked and self._may_be_split(stop, ProtectiveRole.STOP):
+            shown = position.held + position.more
+            return (
+                f"the broker shows {shown:f} and our records {position.held:f}, and its stop at {stop:f} may be reached by a split alone: "
+                "nothing is closed until somebody says what happened (execctl adopt)"
+            )
+        if is_missing and self._is_far_beyond:
+            return (
+                f"its stop at {stop:f} was taken down at the broker, and the market is as far beyond it as after a split: "
+                "nothing is closed until somebody says what happened (execctl adopt)"
+            )
         return None
 
     @property
@@ -596,7 +689,8 @@ class _Case:
         if not self.wanted:
             return None
         side, moves_at = self.position.side, None
-        stop = tightest([self._watched_stop, *(each.limit_price for each in self._limited_stops)], side)
+        waiting = self._watched_stop if self._why_held_back is None else self._stop
+        stop = tightest([waiting, *(each.limit_price for each in self._limited_stops)], side)
         if self.entry.trail is not None and self._stop is not None:
             moves_at = self.entry.trail.moves_at(self._stop, side)
         ahead = [price for price in (self._watched_target, moves_at) if price is not None]
@@ -643,9 +737,15 @@ class _Case:
         return self._standing_with(state=ProtectionState.CLOSED)
 
     def _grown(self, missing: Decimal) -> ProtectionPlan:
+        if self.is_crowded:
+            words = "the orders that protected what it stands for end first"
+            return self._standing_with(state=ProtectionState.PLACING, reason=words)
+        held_back = self._why_held_back
+        if held_back is not None:
+            return self._standing_with(state=ProtectionState.UNPROTECTED, reason=held_back)
         if not (self._rests_stop or self._rests_target_alone):
             return self._standing_with(state=ProtectionState.WATCHED, reason=self._watched_words())
-        paused = self._paused_until
+        paused = self._paused_until or self._known_at
         if paused is not None:
             failure = self._failures[0]
             words = f"the broker does not keep its protective order: {failure.why or failure.ending}"
@@ -686,7 +786,7 @@ class _Case:
                 continue
             if stop.filled or stop.triggered_at is not None:
                 continue
-            if piece.remaining and not piece.has_had(ProtectiveRole.TARGET):
+            if piece.remaining and not piece.has_had(ProtectiveRole.TARGET) and not self._holds_target_back:
                 yield Place(
                     entry_order_id=self.entry.order_id,
                     role=ProtectiveRole.TARGET,
@@ -695,6 +795,12 @@ class _Case:
                     is_linked=True,
                     begins_after=self.entry.begins_after,
                 )
+
+    @property
+    def _holds_target_back(self) -> bool:
+        """One was there, and a new one may be reached by a split alone."""
+        has_had = any(piece.has_had(ProtectiveRole.TARGET) for piece in self._pieces)
+        return has_had and self._may_be_split(self.entry.target, ProtectiveRole.TARGET)
 
     # --- how it stands ------------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ def order_alert(
     """The Telegram text about one event of an order, `order` being the state after it. None: people are not notified
     of this event."""
     account = ("Account", account_label(order, account_name))
-    if order.adoption is not None:
+    if order.adoption is not None and not isinstance(event, ProtectionChanged):
         return _adoption_text(event, order, account)
     if order.protective is not None and isinstance(event, _OF_PROTECTIVE_ORDERS):
         return None  # what of it a person must know is told with the position that it protects
