@@ -19,7 +19,7 @@ from execution_service.core.orders.products import product_of
 from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.sanitize import sanitized_position
-from execution_service.core.orders.status import Reason, ReasonCode
+from execution_service.core.orders.status import AT_WORK, Reason, ReasonCode
 from execution_service.core.orders.waiting import Waiting, WaitingReason
 from execution_service.core.reconcile.discrepancies import ExitRestriction
 from execution_service.core.reconcile.positions import Holding, InstrumentGroup, group_of
@@ -27,7 +27,7 @@ from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection
-from execution_service.trading.holdings import AT_WORK, holdings
+from execution_service.trading.holdings import holdings
 from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.report_poller import ReportPoller

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 
 import structlog
 
@@ -13,16 +14,12 @@ from execution_service.core.exact import ZERO
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
-from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
 from execution_service.core.reconcile.positions import Holding, by_product
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.storage.ports.ledger import LedgerStore
 
 log = structlog.get_logger(__name__)
-
-AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
-"""An order in one of these may fill at any moment."""
 
 
 async def holdings(
@@ -89,6 +86,11 @@ async def entry_with_unbooked(
     except Exception as exc:
         log.exception(f"What is held of {key.ledger_id} is not known: {exc}", action="holding_unknown")
         return None
+
+
+def held_in(entry: LedgerEntry, product: str | None, products: Sequence[str]) -> Decimal:
+    """What the entry holds in the product, with what may be of it; negative: short. `products`: as of `by_product`."""
+    return sum((each.quantity for each in by_product(entry, products) if each.product in (None, product)), ZERO)
 
 
 def told_before(live_orders: LiveOrders, account_id: str) -> list[tuple[LiveOrder, int]]:

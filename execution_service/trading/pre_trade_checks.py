@@ -41,7 +41,7 @@ from execution_service.core.orders.next_step import is_stale, stale
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.products import product_of, unnamed_side, usual_product
 from execution_service.core.orders.request import Purpose
-from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.orders.status import AT_WORK, Reason, ReasonCode, Status
 from execution_service.core.orders.tickets import unsupported_reason
 from execution_service.core.orders.waiting import Waiting, WaitingReason, others_of
 from execution_service.core.positions.ledger import LedgerKey
@@ -53,7 +53,7 @@ from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.exit_check import ExitCheck
 from execution_service.trading.holding_choice import HoldingChoice
-from execution_service.trading.holdings import AT_WORK, entry_with_unbooked, is_booked_to
+from execution_service.trading.holdings import entry_with_unbooked, is_booked_to
 from execution_service.trading.protection import Protection
 
 log = structlog.get_logger(__name__)

@@ -22,7 +22,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.products import product_of
 from execution_service.core.orders.protective import NEEDS_A_PERSON, ProtectionState, ProtectiveRole
 from execution_service.core.orders.request import OrderRequest, Purpose
-from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.orders.status import AT_WORK, Reason, ReasonCode, Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.positions.position import Position
 from execution_service.core.protection.orders import (
@@ -42,7 +42,7 @@ from execution_service.core.protection.plan import (
     TakeBack,
     protection_plan,
 )
-from execution_service.core.reconcile.positions import by_product, group_of
+from execution_service.core.reconcile.positions import group_of
 from execution_service.core.risk.gate import Session
 from execution_service.core.views.record import protected_in
 from execution_service.ownership.ownership import Ownership
@@ -53,7 +53,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import Stored, Told
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection
-from execution_service.trading.holdings import AT_WORK, booked_to, entry_with_unbooked, holdings
+from execution_service.trading.holdings import booked_to, entry_with_unbooked, held_in, holdings
 from execution_service.trading.price_watch import AsksForQuotes, KnowsPrices, PriceWatch
 
 log = structlog.get_logger(__name__)
@@ -573,9 +573,7 @@ class Protection:
         return None if entry is None else self._held_of(entry, line, instrument)
 
     def _held_of(self, entry: LedgerEntry, line: _Line, instrument: Instrument) -> Decimal:
-        parts = by_product(entry, self._conversation.products_of(instrument))
-        held = sum((each.quantity for each in parts if each.product in (None, line.product)), ZERO)
-        return held * line.side.sign
+        return held_in(entry, line.product, self._conversation.products_of(instrument)) * line.side.sign
 
     async def _of_earlier_positions(self, position: Position, entries: Sequence[Order]) -> frozenset[str]:
         """Our ids of those of which nothing is held any more, since their strategy has turned its position and back: what it holds now others have

@@ -22,7 +22,7 @@ from execution_service.core.orders.exits import linked_order_id, without_linked
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.products import product_of
 from execution_service.core.orders.request import OrderRequest, Purpose
-from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.orders.status import AT_WORK, ReasonCode, Status
 from execution_service.core.orders.waiting import WaitingReason
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of
 from execution_service.core.reconcile.positions import by_product
@@ -72,7 +72,7 @@ from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
-from execution_service.trading.holdings import AT_WORK, entries_with_unbooked
+from execution_service.trading.holdings import entries_with_unbooked
 from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.quotes import GOOD_FOR_SECONDS, WAIT_SECONDS, Quotes
 from execution_service.trading.reconciliation import Reconciliation

@@ -38,6 +38,7 @@ from execution_service.trading.blocked_exits import BlockedExits
 from execution_service.trading.combined_submission import CombinedSubmission
 from execution_service.trading.connection import AccountState, Connection
 from execution_service.trading.exit_check import ExitCheck
+from execution_service.trading.exits_at_work import ExitsAtWork
 from execution_service.trading.grouped_alerts import GroupedAlerts
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.instrument_queues import InstrumentQueues
@@ -184,6 +185,15 @@ class Trader:
             interval_seconds=rules.position_monitor_seconds,
             is_on_bars=account.is_on_bars,
         )
+        self._exits_at_work = ExitsAtWork(
+            connection=self._connection,
+            conversation=self,
+            live_orders=live_orders,
+            store=store,
+            clock=clock,
+            ownership=ownership,
+            mode=rules.exit_position_check,
+        )
         pre_trade_checks = PreTradeChecks(
             connection=self._connection,
             holding_choice=holding_choice,
@@ -263,6 +273,7 @@ class Trader:
             Part(f"messages about many orders {account_id}", grouped_alerts.run, account_id),
             Part(f"comparison {account_id}", self.reconciliation.run, account_id),
             Part(f"protection {account_id}", self.protection.run, account_id),
+            Part(f"exits at work {account_id}", self._exits_at_work.run, account_id),
             Part(f"watched prices {account_id}", self.protection.price_watch.run, account_id),
             Part(f"risk document {account_id}", self.risk_gate.keep_book, account_id),
             Part(f"balances {account_id}", self.risk_gate.keep_balances, account_id),
@@ -388,8 +399,8 @@ class Trader:
 
     @property
     def is_protecting(self) -> bool:
-        """Whether there is news of a position whose protective orders are not on their way yet."""
-        return not self.protection.has_settled
+        """Whether there is news of a position for which its protective orders are not on their way yet, or its exits not asked to end."""
+        return not (self.protection.has_settled and self._exits_at_work.has_settled)
 
     async def wants_market_to_move(self) -> bool:
         """Where the market is one of the past: whether an order waits for its next bar, or a person has asked for it. Raises BrokerError,
@@ -472,6 +483,7 @@ class Trader:
         self._exit_check.begin_anew()
         self.risk_gate.begin_anew()
         self.protection.begin_anew()
+        self._exits_at_work.begin_anew()
         for live in tuple(self._live.by_id.values()):
             if live.order.request.account_id == self.account_id:
                 live.begin_anew()

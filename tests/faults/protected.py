@@ -61,6 +61,8 @@ class Position:
     by_hand: Decimal = ZERO
     """What a person has bought there past us, or sold: below 0."""
     may_be_uncovered: bool = False
+    may_exceed: bool = False
+    """The venue has executed what was over: exits may exceed what is held until they are cancelled."""
     is_served: bool = True
     """The service lives: nobody else can cover what has filled meanwhile."""
     uncovered_since: float | None = None
@@ -109,7 +111,7 @@ class Position:
         stops = _open([o for o in theirs if o["role"] is not TARGET])
         targets = _open([o for o in theirs if o["role"] is TARGET])
         exits = _open([o for o in mine if o["side"] == "SELL"])
-        if max(stops, targets) + exits > max(ZERO, held) and not self.by_hand:
+        if max(stops, targets) + exits > max(ZERO, held) and not (self.by_hand or self.may_exceed):
             self.wrong.append(f"exits of {max(stops, targets) + exits} work at the broker, and {held} is held")
         if held - exits > stops and self.is_served:
             self.uncovered_since = self.uncovered_since or time.monotonic()
@@ -264,6 +266,25 @@ def protected_in_parts_and_left_in_parts(play: Play) -> None:
     left(position, 4)
     until_stops_are(position, 6)
     left(position, 6)
+
+
+@scenario(Family.PROTECTION, alone=OF_A_LIST, quick=True, within=90.0)
+def late_fill_under_a_working_exit(play: Play) -> None:
+    """The stop makes way for an exit of 5 that rests, and fills its 10 after its confirmed cancel: the exit is cancelled before it opens a short."""
+    position = entered(play)
+    until_stops_are(position, 10)
+    stop = working(position, STOP)
+    leave = play.order("SELL", 5, signal_type="EXIT", entry_signal_id=position.entry.signal_id, **position.own)
+    position.signals.append(leave)
+    play.fault("place", "hold", leave)
+    play.send(leave)
+    play.until(leave, "SUBMITTED")
+    until_stops_are(position, 5)
+    position.may_exceed = position.may_be_uncovered = True
+    play.do("fill", order=stop, quantity=10, price=STOP_PRICE, force=True)
+    play.until(leave, "CANCELLED")
+    reason = (play.record(leave) or {})["events"][-1]["reason"]["code"]
+    assert reason == "REDUCE_ONLY", reason
 
 
 @scenario(Family.PROTECTION, alone=EVERYWHERE, within=90.0)

@@ -244,6 +244,7 @@ def _audit_profit_of_signals(world: World, records: list[Order]) -> None:
             if order.filled_quantity and any(o.filled_quantity for o in closing.values()):
                 (document,) = world.documents("signal_store", signal_id=order.signal_id)
                 expected = sum((realized[order_id] for order_id in closing), ZERO)
+                assert "pnl_realized" in document, f"no profit is shown of {order.signal_id}"
                 assert abs(document["pnl_realized"] - float(expected)) < 1e-6, f"profit of {order.signal_id}"
 
 

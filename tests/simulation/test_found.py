@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from execution_service.core.protection.plan import TakeBack
+from execution_service.trading.exits_at_work import ExitsAtWork
 from execution_service.trading.protection import Protection
 from tests.simulation.life import Verdict, replay
 from tests.simulation.planted import PLANTED
@@ -325,6 +326,38 @@ def test_what_the_venue_executes_after_its_word_that_an_order_is_over_is_no_find
     lived = replay(History(1300187, options, tuple(Step(*step) for step in FILLED_AFTER_ITS_END)))
     assert not lived.complaints
     assert any("Late Fill" in line for line in lived.trace)
+
+
+@pytest.mark.parametrize("is_held_to", [True, False])
+def test_an_exit_that_rests_does_not_fill_beyond_what_such_an_execution_left(
+    is_held_to: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_held_to:
+        monkeypatch.setattr(ExitsAtWork, "note_record", lambda self, live: None)
+    steps = [
+        (
+            9.0,
+            "at_the_book",
+            {"account": "acct-1", "operation": "cancel", "action": "late_fill_after_cancel", "seconds": 3.0},
+        ),
+        order(10.0, "s0", order_type="LIMIT", limit_price=10, stop_loss=8),
+        (12.0, "fill", {"signal": "s0", "part": 1.0}),
+        order(
+            20.0,
+            "x0",
+            signal_type="EXIT",
+            entry_signal_id="s0",
+            side="SELL",
+            quantity=50,
+            order_type="LIMIT",
+            limit_price=12,
+            timeout_seconds=0,
+        ),
+        (40.0, "fill", {"signal": "x0", "part": 1.0}),
+    ]
+    lived = replay(History(1, ALONE, tuple(Step(*step) for step in steps)))
+    assert any("Late Fill" in line for line in lived.trace)
+    assert list(lived.complaints) == ([] if is_held_to else ["exit opened: exits of s0 took 150, it had 100"])
 
 
 @pytest.mark.parametrize("is_left", [False, True])

@@ -9,8 +9,9 @@ from decimal import Decimal
 
 from brokers.base import Instrument, OrderType, Side
 from execution_service.core.exact import ZERO
-from execution_service.core.orders.events import Capped, ContractResolved
-from execution_service.core.orders.exits import exit_allowance
+from execution_service.core.orders.events import ContractResolved
+from execution_service.core.orders.exits import entries_of
+from execution_service.core.orders.exits_at_work import left_of_entries
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of
@@ -66,7 +67,8 @@ def refs_to(entry: Order) -> tuple[str, ...]:
 def left_for_exit(
     refs: Sequence[str], entry: LedgerEntry, side: Side, orders: Sequence[Order], now: datetime
 ) -> Decimal:
-    """What an exit that refers to the entry by these ids could still take."""
+    """What exits that refer to the entry by these ids have not filled of it; nothing while it may still fill. What is told has happened, so exits at
+    work yield to it: they are cut down to what is left then."""
     names = set(refs)
     probe = new_order(
         Identity(signal_id="?", purpose=Purpose.EXIT),
@@ -85,9 +87,10 @@ def left_for_exit(
     probe = apply_all(probe, (ContractResolved(at=now, terms=entry.terms, booked_as=entry.key.instrument_key),))
     called = [o for o in orders if names.intersection(o.names)]
     exits = [o for o in orders if isinstance(o.request, OrderRequest) and names.intersection(o.request.entry_refs)]
-    allowance = exit_allowance(probe, called, exits, now)
-    last = allowance.events[-1] if allowance is not None and allowance.events else None
-    return last.quantity if isinstance(last, Capped) else ZERO
+    if not all(each.status.is_final for each in entries_of(probe, called)):
+        return ZERO
+    left = left_of_entries(probe, called, exits)
+    return ZERO if left is None else max(ZERO, left.quantity)
 
 
 def oldest_first(holders: Sequence[EntryHolding], leaving: Decimal) -> list[PartOfEntry]:

@@ -12,16 +12,12 @@ from execution_service.core.adoption.records import (
 )
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.request import OrderRequest
-from execution_service.core.orders.status import Status
+from execution_service.core.orders.status import AT_WORK
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.positions.position import Position
 from execution_service.core.reconcile.instruments import may_be_the_same
 from execution_service.core.reconcile.positions import Holding, compare_positions
 from execution_service.core.texts.values import plain
-
-AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
-"""In these statuses the broker may still report something about the order."""
-
 
 # --- what speaks against it ------------------------------------------------------------------------------------------
 

@@ -3,10 +3,11 @@ no I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import Any, TypeVar
 
 from brokers.base import (
     Instrument,
@@ -23,6 +24,8 @@ from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.protective import ProtectiveRole
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
+
+T = TypeVar("T")
 
 UNKNOWN_ENTRY_SECONDS = 5.0
 """How long an exit waits for an entry that has not arrived: Pub/Sub may deliver the two in either order."""
@@ -51,14 +54,14 @@ def exit_allowance(
     named = [e for e in entries if e.identity.purpose is Purpose.ENTRY]
     if not named:
         return None if may_entry_come else ExitAllowance(is_unbound=True)
-    own = [e for e in named if _is_entry_of(order, e)]
+    own = entries_of(order, named)
     if not own and len(named) < max(e.request.total_legs for e in named):
         return None  # the leg that it closes may still arrive
     if not all(e.status.is_final for e in own):
         return None
     wanted = order.ticket().quantity
     filled = sum((e.filled_quantity for e in own), ZERO)
-    takers = [x for x in exits if x.order_id != order.order_id and _takes_from_same(order, x)]
+    takers = [x for x in takers_of(order, exits) if x.order_id != order.order_id]
     taken = sum((_taken(each, yields=True) for each in takers), ZERO)
     left = max(ZERO, filled - taken)
     matched = _matched(order, own, now)
@@ -83,7 +86,7 @@ def _of_that_adopted(takers: Sequence[Order]) -> str:
 
 def with_instrument_of_entry(order: Order, entries: Sequence[Order], now: datetime) -> Order:
     """The exit with the instrument and product that it would be sent with now."""
-    return apply_all(order, _matched(order, [e for e in entries if _is_entry_of(order, e)], now))
+    return apply_all(order, _matched(order, entries_of(order, entries), now))
 
 
 def _matched(order: Order, own: Sequence[Order], now: datetime) -> tuple[Event, ...]:
@@ -108,6 +111,29 @@ def _most_complete(entrys: Instrument, named: Instrument) -> Instrument:
         trading_class=entrys.trading_class or named.trading_class,
         isin=entrys.isin or named.isin,
     )
+
+
+def entries_of(order: Order, some: Iterable[Order]) -> list[Order]:
+    """Those that the exit closes, of orders that bear a name by which it refers to its entry."""
+    return [each for each in some if _is_entry_of(order, each)]
+
+
+def takers_of(order: Order, exits: Iterable[Order]) -> list[Order]:
+    """Those that take from the same entries, of orders that refer to them; the exit itself where it is among them."""
+    return [each for each in exits if _takes_from_same(order, each)]
+
+
+def fewest_for(
+    excess: Decimal, some: Iterable[T], size: Callable[[T], tuple[Decimal, *tuple[Any, ...]]]
+) -> Iterator[T]:
+    """As few of these as come to the excess at least: the smallest that does alone, else the largest first. `size`: how much each comes to, and
+    what decides between those of one size."""
+    left = sorted(some, key=size)
+    while excess > 0 and left:
+        chosen = next((each for each in left if size(each)[0] >= excess), left[-1])
+        left.remove(chosen)
+        excess -= size(chosen)[0]
+        yield chosen
 
 
 def _takes_from_same(order: Order, other: Order) -> bool:

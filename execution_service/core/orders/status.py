@@ -24,6 +24,8 @@ class Status(StrEnum):
 
 
 FINAL = frozenset({Status.FILLED, Status.REJECTED, Status.CANCELLED, Status.EXPIRED})
+AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
+"""An order in one of these may fill at any moment."""
 
 
 class ReasonCode(StrEnum):
@@ -41,6 +43,7 @@ class ReasonCode(StrEnum):
     BROKER_EXPIRED = "BROKER_EXPIRED"
     TIMEOUT = "TIMEOUT"
     CANCEL_REQUESTED = "CANCEL_REQUESTED"
+    REDUCE_ONLY = "REDUCE_ONLY"
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
     RESOLVED_BY_PERSON = "RESOLVED_BY_PERSON"
     RISK_LIMIT = "RISK_LIMIT"

@@ -16,6 +16,7 @@ from enum import StrEnum, auto
 
 from brokers.base import Side
 from execution_service.core.exact import ZERO
+from execution_service.core.orders.exits import fewest_for
 from execution_service.core.orders.protective import ProtectionState, Protective, ProtectiveRole
 from execution_service.core.protection.splits import Level, may_be_split
 from execution_service.core.protection.trailing import Trail, tightest
@@ -529,7 +530,7 @@ class _Case:
         why = self._why_shrunk()
         going = sum((piece.remaining - piece.lasting for piece in self._pieces), ZERO)
         left = [piece for piece in self._pieces if piece.lasting]
-        chosen = _chosen(left, excess - going)
+        chosen = fewest_for(excess - going, left, lambda piece: (piece.lasting, piece.number))
         orders = [order for piece in chosen for order in piece.alive if not order.is_asked_to_end]
         return self._standing_with(take_back=_taken_back(orders, why), state=ProtectionState.PLACING, reason=why)
 
@@ -848,16 +849,6 @@ class _Case:
             look_again_at=min((at for at in moments if at is not None), default=None),
             band=None if state is ProtectionState.CLOSING else self._band,
         )
-
-
-def _chosen(pieces: Sequence[_Piece], excess: Decimal) -> Iterator[_Piece]:
-    """Pieces that together come to the excess at least: the smallest that does alone, else the largest first."""
-    left = sorted(pieces, key=lambda piece: (piece.lasting, piece.number))
-    while excess > 0 and left:
-        piece = next((each for each in left if each.lasting >= excess), left[-1])
-        left.remove(piece)
-        excess -= piece.lasting
-        yield piece
 
 
 def _taken_back(orders: Iterable[ProtectiveOrder], why: str, *, move: StopMove | None = None) -> tuple[TakeBack, ...]:

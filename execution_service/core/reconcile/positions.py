@@ -252,7 +252,8 @@ def _other_names(each: Holding | BrokerPosition) -> frozenset[str]:
 
 def resting_exits(group: InstrumentGroup, exits: Iterable[Order]) -> str:
     """The working exits of the group's instrument that may take the broker's position beyond what our strategies
-    hold. They were sent before the position changed, and only a person may cancel them. Empty: none."""
+    hold. They were sent before the position changed, and while our books
+    do not follow only a person may cancel them. Empty: none."""
     nets: dict[str, Decimal] = {}
     for holding in group.ours:
         nets[holding.strategy] = nets.get(holding.strategy, ZERO) + holding.quantity

@@ -81,6 +81,8 @@ def order_alert(
             words = UNKNOWN if annulled is None else execution_text(order_before, annulled.quantity, annulled.price)
             now = (("Filled now", fill_progress(order)), ("Status", order.status.value))
             return about_order(order, "🔧 Correction: Execution Annulled", ("Annulled", words), *now, account)
+        case Cancelled() if event.reason.code is ReasonCode.REDUCE_ONLY:
+            return _excess_exit_text(order, account)
         case Rejected() | Cancelled() | Expired() if is_failed_exit(order_before, event, order):
             return _failed_exit_text(order, account)
         case Rejected() | Cancelled() | Expired() | CancelRequested() | DeclaredNotPlaced() | DeclaredCancelled():
@@ -181,6 +183,8 @@ def outcome_line(order_before: Order, event: Event, order: Order, *, account_nam
             sign, words = "✅", f"{order_summary(order)} @ {quoted(order.average_price, order)}"
         case Filled():
             sign, words = "⚠️", f"{order_summary(order)}: {fill_progress(order)} so far"
+        case Cancelled() if event.reason.code is ReasonCode.REDUCE_ONLY:
+            return None
         case Rejected() | Cancelled() | Expired() if is_failed_exit(order_before, event, order):
             return None
         case Rejected() | Cancelled() | Expired() | CancelRequested() | DeclaredNotPlaced() | DeclaredCancelled():
@@ -198,9 +202,9 @@ def outcome_line(order_before: Order, event: Event, order: Order, *, account_nam
     return f"{sign} {' · '.join(escape(plain(each), quote=False) for each in about)}"
 
 
-_NO_FAILURE = frozenset({ReasonCode.CANCEL_REQUESTED, ReasonCode.NOTHING_TO_EXIT})
-"""An exit that ends with a remainder for one of these reasons needs no action: somebody asked for it, or there is
-nothing to exit."""
+_NO_FAILURE = frozenset({ReasonCode.CANCEL_REQUESTED, ReasonCode.NOTHING_TO_EXIT, ReasonCode.REDUCE_ONLY})
+"""An exit that ends with a remainder for one of these reasons has not failed: somebody asked for it, or there is
+nothing to exit, or less."""
 
 
 def is_failed_exit(before: Order, event: Event, order: Order) -> bool:
@@ -211,6 +215,12 @@ def is_failed_exit(before: Order, event: Event, order: Order) -> bool:
     is_left = not isinstance(order.request, OrderRequest) or order.quantity is None or order.remaining_quantity > 0
     reason = event.reason if isinstance(event, Rejected | Cancelled | Expired) else None
     return is_left and reason is not None and reason.code not in _NO_FAILURE
+
+
+def _excess_exit_text(order: Order, account: tuple[str, str]) -> str:
+    to_do = "nothing where nothing is left; else send another exit if it is still meant: this one is not sent again"
+    about = (("Filled", fill_progress(order)), ("Reason", reason_of(order)), account, ("To do", to_do))
+    return about_order(order, "✂️ Exit Cancelled: Position Smaller", *about)
 
 
 def _failed_exit_text(order: Order, account: tuple[str, str]) -> str:
