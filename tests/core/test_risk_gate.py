@@ -910,6 +910,25 @@ def test_the_kill_switch(kill: KillState, holdings: list[Any], reasons: list[str
 
 
 @pytest.mark.parametrize(
+    ("level", "held", "told"),
+    [
+        (KillLevel.REDUCE_ONLY, 99, "; as an exit 99 could leave"),
+        (KillLevel.REDUCE_ONLY, 0, None),
+        (KillLevel.REDUCE_ONLY, -5, None),
+        (KillLevel.HALT, 99, None),
+    ],
+)
+def test_a_flip_that_a_kill_switch_refuses_is_told_how_much_could_leave(
+    level: KillLevel, held: int, told: str | None
+) -> None:
+    verdict = judge(selling(100), facts(holdings=[holding(held)], kill=killed(level)), RiskLimits())
+    (breach,) = verdict.breaches
+    assert verdict.decision is REFUSE
+    assert ("could leave" in breach.message) is (told is not None)
+    assert breach.message.endswith(told or "too many losses")
+
+
+@pytest.mark.parametrize(
     ("last_known", "holdings", "decision"),
     [
         (KillState(), [], HOLD),
