@@ -909,6 +909,13 @@ def test_the_kill_switch(kill: KillState, holdings: list[Any], reasons: list[str
         assert verdict.breaches[0].actual_value == kill.switches[0].level
 
 
+def test_beside_a_halt_no_switch_says_that_something_could_leave_as_an_exit() -> None:
+    both = (*killed(KillLevel.REDUCE_ONLY).switches, *killed(KillLevel.HALT, Scope(symbol=SYMBOL)).switches)
+    verdict = judge(selling(100), facts(holdings=[holding(99)], kill=KillState(both)), RiskLimits())
+    assert len(verdict.breaches) == 2
+    assert not any("could leave" in breach.message for breach in verdict.breaches)
+
+
 @pytest.mark.parametrize(
     ("level", "held", "told"),
     [

@@ -62,7 +62,8 @@ class HealthRoutes:
         )
 
     async def performance(self, request: Request) -> Response:
-        """Counts are of all records. The rate is of the orders that were filled or failed: one that works, or was cancelled, says nothing of it. Latency and slippage of what this process has seen since its start. No limit of calls is known here: 0."""
+        """Counts are of all records. The rate is of the orders that were filled or failed: one that works, or was cancelled, says nothing of it.
+        Latency and slippage are of what this process has seen since its start. No limit of calls is known here: 0."""
         await self._access.caller(request, Role.VIEWER)
         found = await self._measures.performance()
         ended = found.filled + found.failed
