@@ -1105,7 +1105,12 @@ async def _rebuild_views(context: CommandContext) -> int:
         _print_mended(context, mended)
         for sentence in rebuilt.contradictions:
             print(f"Contradiction: {sentence}", file=sys.stderr)
-    return EXIT_FAILED if rebuilt.contradictions or mended.moved or mended.unheard or left else 0
+        for signal_id in rebuilt.signals_left:
+            words = "a record that belongs to it cannot be read"
+            print(f"Left as it is: signal {plain(signal_id)}: {words}", file=sys.stderr)
+    return (
+        EXIT_FAILED if rebuilt.contradictions or rebuilt.signals_left or mended.moved or mended.unheard or left else 0
+    )
 
 
 def _print_mended(context: CommandContext, mended: Mended) -> None:

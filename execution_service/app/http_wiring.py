@@ -135,7 +135,7 @@ def http_api(parts: Parts, rooms: Rooms, settings: ApiSettings) -> HttpApi:
 
 def _others(rooms: Rooms) -> dict[str, Component]:
     """By their names for people."""
-    found: dict[str, Component] = {}
+    found: dict[str, Component] = {"kill switches": rooms.kill_switches}
     if rooms.safety is not None:
         found["safety service"] = rooms.safety
     if rooms.kill_key is not None:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Protocol
 
 from execution_service.control.requests import Arm, Kill
 from execution_service.control.results import Done, Refused
 from execution_service.control.switches import Switches
+from execution_service.core.exact import ZERO
 from execution_service.core.orders.cancel import Cancel
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.positions.ledger import LedgerKey, key_of
+from execution_service.core.risk.exposure import exit_room
 from execution_service.core.risk.kill import ArmingRefused
 from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.switch_record import SwitchRecord, scope_of
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports.orders import OrderStore
+from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.store import Store
 
 CONFIRMED_WITHIN_SECONDS = 3.0
@@ -142,13 +148,45 @@ def _killed(record: SwitchRecord, asked: Kill, working: int, cancels: int, unend
     )
 
 
-async def working_entries(orders: OrderStore, scope: Scope) -> list[Order]:
-    """The entries within the scope that are at the broker or perhaps there, by what is recorded. Raises StoreUnavailable."""
-    brief = await orders.unsettled(scope.account_id)
-    found = await orders.load([each.order_id for each in brief])
-    return [
+async def working_entries(store: Store, scope: Scope) -> list[Order]:
+    """The entries within the scope that are at the broker or perhaps there, by what is recorded. An order that is surely an exit by projected
+    exposure is none, however it calls itself. Raises StoreUnavailable."""
+    brief = await store.unsettled(scope.account_id)
+    found = await store.load([each.order_id for each in brief])
+    entries = [
         stored.order for stored in found if _is_working_entry(stored.order) and scope.covers(scope_of(stored.order))
     ]
+    if len(found) < len(brief):
+        return entries  # a record that cannot be read may be of what reduces the same holding
+    exits = await _sure_exits(store, entries, found)
+    return [order for order in entries if order.order_id not in exits]
+
+
+async def _sure_exits(store: Store, asked: Sequence[Order], unsettled: Sequence[Stored]) -> set[str]:
+    """Those of which nothing that works, is not booked yet, or differs at the broker can make an entry."""
+    held: dict[LedgerKey, Decimal] = {}
+    for account_id in {key_of(order).account_id for order in asked}:
+        if not await store.open_discrepancies(account_id):
+            entries = await store.open_ledgers(account_id)
+            held |= {entry.key: entry.position.quantity for entry in entries or ()}
+    beside: dict[LedgerKey, list[Stored]] = defaultdict(list)
+    for stored in unsettled:
+        if isinstance(stored.order.request, OrderRequest):
+            beside[key_of(stored.order)].append(stored)
+    return {order.order_id for order in asked if _is_surely_exit(order, held.get(key_of(order)), beside[key_of(order)])}
+
+
+def _is_surely_exit(order: Order, held: Decimal | None, beside: Sequence[Stored]) -> bool:
+    """`held`: by the ledger. `beside`: what is unsettled of the same holding, the order among it."""
+    if any(each.told.ledger < each.order.version and each.order.fills for each in beside):
+        return False
+    side = order.accepted_request.side
+    rivals = (each.order for each in beside if each.order.order_id != order.order_id)
+    working = sum(
+        (each.remaining_quantity for each in rivals if not each.status.is_final and each.accepted_request.side is side),
+        ZERO,
+    )
+    return order.cash_quantity is None and ZERO < order.remaining_quantity <= exit_room(held, side, working)
 
 
 def _is_working_entry(order: Order) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
+from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, key_of
 from execution_service.core.views.refold import OrderWithLines, as_last_shown, refolded
@@ -43,6 +44,8 @@ class Rebuilt:
     unknown_brokers: tuple[str, ...]
     """Accounts of which neither a document nor anybody tells the broker: documents that were made again name none."""
     contradictions: tuple[str, ...]
+    signals_left: tuple[str, ...]
+    """Signals whose documents stay as they are: a record that belongs to them cannot be read, and a part would pass for the whole."""
 
 
 class BrokersOfAccounts(Protocol):
@@ -75,6 +78,7 @@ class Rebuild:
         self._unknown: set[str] = set()
         self._never_told: set[str] = set()
         self._trades: set[str] = set()
+        self._signals_left: set[str] = set()
         self._contradicted: dict[str, str] = {}
 
     async def run(self, order_ids: Sequence[str], entries: Sequence[LedgerEntry]) -> Rebuilt:
@@ -107,6 +111,7 @@ class Rebuild:
             never_told=len(self._never_told),
             unknown_brokers=tuple(sorted(self._unknown)),
             contradictions=(*contradictions, *self._contradicted.values()),
+            signals_left=tuple(sorted(self._signals_left)),
         )
 
     async def _moved(self, stored: Sequence[Stored]) -> list[str]:
@@ -121,13 +126,17 @@ class Rebuild:
         if not told:
             return
         now = self._clock.now()
-        relations = await self._relations(told, applied)
+        names = {booked.order.order_id: _names_around(booked.order) for booked in told}
+        relations = await self._relations(told, applied, set().union(*names.values()))
         writes = []
         for booked in told:
             writes.append(self._confirmation(booked, now))
             if booked.order.request.request_order_id is not None:
                 writes.append(trading_order_write(booked.order, now))
-            writes += relations.signal_writes(booked.order, now)
+            if self._store.unreadable(names[booked.order.order_id]):
+                self._signals_left.add(booked.order.signal_id)
+            else:
+                writes += relations.signal_writes(booked.order, now)
         await self._store.write_views([replace(write, rewrites=True, is_probably_new=False) for write in writes])
         await self._show_trades(stored)
 
@@ -157,14 +166,10 @@ class Rebuild:
             del fields["broker"]
         return ViewWrite(View.CONFIRMATIONS, document_id, fields, "event_number", booked.order.version)
 
-    async def _relations(self, told: Sequence[BookedOrder], applied: Mapping[str, Iterable[Line]]) -> Relations:
+    async def _relations(
+        self, told: Sequence[BookedOrder], applied: Mapping[str, Iterable[Line]], names: Iterable[str]
+    ) -> Relations:
         """The orders that these and their signals' documents speak of, as they are now."""
-        names: set[str] = set()
-        for booked in told:
-            request = booked.order.request
-            own = set(booked.order.names)
-            refs = set(request.entry_refs) if isinstance(request, OrderRequest) else set()
-            names |= {f"signal:{name}" for name in own | refs} | {f"exit_of:{name}" for name in own | refs}
         around = {
             s.order.order_id: as_last_shown(_booking(s, applied), s.order.version)
             for s in await self._store.find(sorted(names))
@@ -211,6 +216,12 @@ class Rebuild:
             if {(e.key, e.version) for e in now or ()} == {(e.key, e.version) for e in entries}:
                 break
         return True
+
+
+def _names_around(order: Order) -> set[str]:
+    """What the order and its signals' documents speak of may be called."""
+    refs = order.request.entry_refs if isinstance(order.request, OrderRequest) else ()
+    return {f"{kind}:{name}" for kind in ("signal", "exit_of") for name in (*order.names, *refs)}
 
 
 def _as_told(stored: Stored, applied: Mapping[str, Iterable[Line]]) -> BookedOrder | None:

@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS = 0.75
 KNOWN_SECONDS = 1.0
 """What was read so long ago is not known any more, and is read again before an order leaves."""
+SHOWN = 5
+"""So many engaged switches are told one by one."""
 TOLD_WITHIN = timedelta(hours=1)
 """Changes older than this are no news at a start."""
 
@@ -97,6 +99,19 @@ class KillSwitches:
         if not all(source.is_known for source in self.sources):
             return replace(self._state, is_known=False)
         return self._state
+
+    def component(self) -> dict[str, str | None]:
+        """For `/health`, from memory: what is engaged, the widest first. A stop that somebody has engaged is no trouble of the service: `status` is
+        DEGRADED only where no look has succeeded yet."""
+        if self._read_at is None:
+            return {"status": "DEGRADED", "message": "not known yet; new risk waits"}
+        engaged = sorted(
+            (switch for switch in self._known.values() if switch.level is not None),
+            key=lambda switch: (len(str(switch.scope).split("+")), switch.scope != Scope(), str(switch.scope)),
+        )
+        told = [f"{switch.scope}: {switch.level}, by {switch.by}" for switch in engaged[:SHOWN]]
+        more = [f"{len(engaged) - SHOWN} more"] if len(engaged) > SHOWN else []
+        return {"status": "OK", "message": "engaged for " + "; ".join(told + more) if engaged else "none is engaged"}
 
     # --- looking --------------------------------------------------------------------------------------------------
 

@@ -909,6 +909,32 @@ def test_the_kill_switch(kill: KillState, holdings: list[Any], reasons: list[str
         assert verdict.breaches[0].actual_value == kill.switches[0].level
 
 
+def test_beside_a_halt_no_switch_says_that_something_could_leave_as_an_exit() -> None:
+    both = (*killed(KillLevel.REDUCE_ONLY).switches, *killed(KillLevel.HALT, Scope(symbol=SYMBOL)).switches)
+    verdict = judge(selling(100), facts(holdings=[holding(99)], kill=KillState(both)), RiskLimits())
+    assert len(verdict.breaches) == 2
+    assert not any("could leave" in breach.message for breach in verdict.breaches)
+
+
+@pytest.mark.parametrize(
+    ("level", "held", "told"),
+    [
+        (KillLevel.REDUCE_ONLY, 99, "; as an exit 99 could leave"),
+        (KillLevel.REDUCE_ONLY, 0, None),
+        (KillLevel.REDUCE_ONLY, -5, None),
+        (KillLevel.HALT, 99, None),
+    ],
+)
+def test_a_flip_that_a_kill_switch_refuses_is_told_how_much_could_leave(
+    level: KillLevel, held: int, told: str | None
+) -> None:
+    verdict = judge(selling(100), facts(holdings=[holding(held)], kill=killed(level)), RiskLimits())
+    (breach,) = verdict.breaches
+    assert verdict.decision is REFUSE
+    assert ("could leave" in breach.message) is (told is not None)
+    assert breach.message.endswith(told or "too many losses")
+
+
 @pytest.mark.parametrize(
     ("last_known", "holdings", "decision"),
     [

@@ -29,6 +29,7 @@ NEEDED = {
     "/api/execution/arm": Role.ADMIN,
     "/api/execution/flatten": Role.ADMIN,
     "/api/execution/limits/enable": Role.ADMIN,
+    "/api/execution/limits/rebase": Role.ADMIN,
     "/api/execution/orders/{name}/resolve": Role.ADMIN,
     "/api/execution/orders/{name}/allow": Role.ADMIN,
     "/api/execution/reconcile": Role.OPERATOR,

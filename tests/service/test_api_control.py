@@ -21,6 +21,20 @@ KILLED = {"version", "scope", "level", "engaged_at", "working_entries"} | {
 }
 
 
+async def test_health_tells_what_is_stopped_and_by_whom(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as (world, http):
+        await world.run(2)
+        told = (await http.get("/health")).json()["components"]["kill switches"]
+        assert told == {"status": "OK", "message": "none is engaged"}
+        for scope in ("symbol:AAPL", "all"):
+            await http.post(KILL, json={"scope": scope, "level": "HALT", "by": "Ada", "reason": "why"})
+        body = (await http.get("/health")).json()
+        assert body["status"] == "OK"
+        by = "Ada (API, local)"
+        words = f"engaged for all: halt, by {by}; symbol:AAPL: halt, by {by}"
+        assert body["components"]["kill switches"]["message"] == words
+
+
 async def test_a_kill_stops_the_next_order_and_two_steps_let_trade_again(tmp_path: Path) -> None:
     async with http_world(tmp_path) as (world, http):
         response = await http.post(KILL, json=ALL)

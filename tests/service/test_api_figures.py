@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from execution_service.api import live_feed
 from execution_service.api.live_feed import EventStream
 from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
 from tests.fakes import BY_HAND, RESTING, World, world_of
 from tests.service.http_calls import ACCOUNT, api_of, http_world
 
@@ -169,6 +170,20 @@ async def test_figures_follow_what_is_recorded(tmp_path: Path) -> None:
         assert set(body) == METRICS
         assert (body["orders_placed_total"], body["orders_filled_total"], body["orders_failed_total"]) == (1, 1, 1)
         assert body["success_rate_pct"] == 50
+
+
+async def test_orders_that_work_or_were_cancelled_lower_no_success_rate(tmp_path: Path) -> None:
+    async with http_world(tmp_path, market=BY_HAND, rules=RESTING) as (world, http):
+        await traded(world, "a", "10", stop_loss=9, take_profit=11)
+        await world.run(5)
+        body = (await http.get("/api/execution/metrics")).json()
+        assert (body["orders_placed_total"], body["orders_filled_total"], body["success_rate_pct"]) == (3, 1, 100)
+        world.send("b", symbol="MSFT")
+        await world.run(1)
+        world.cancel(signal_id="b")
+        await world.run(5)
+        assert world.record("b").status is Status.CANCELLED
+        assert (await http.get("/api/execution/metrics")).json()["success_rate_pct"] == 100
 
 
 async def test_a_scrape_is_answered_while_the_store_is_away(tmp_path: Path) -> None:

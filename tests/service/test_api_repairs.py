@@ -17,12 +17,15 @@ from execution_service.core.orders.status import Status
 from execution_service.storage.ports.tokens import Role
 from tests.core.risk_cases import written
 from tests.fakes import ACCOUNT, BY_HAND, World, two_worlds, world_of
+from tests.fakes.broker import GatedBroker
 from tests.service.http_calls import ORDERS, api_of, client_of, http_world, make_token
+from tests.service.test_limit_breaches import Money, tell
 from tests.service.test_reconciliation import trade_by_hand
 
 RECONCILE, DISCREPANCIES = "/api/execution/reconcile", "/api/execution/discrepancies"
 LETTERS, COMMANDS = "/api/execution/dead-letters", "/api/execution/commands"
 ACCOUNTS, ENABLE = "/api/execution/accounts", "/api/execution/limits/enable"
+REBASE = "/api/execution/limits/rebase"
 TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0)
 LOST = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
 LOOKED = {"person": "Ada", "note": "the broker's page does not show it"}
@@ -289,6 +292,7 @@ async def test_who_may_what_by_roles(tmp_path: Path) -> None:
         posts = {
             resolve_path("nobody"): (Role.ADMIN, {"decision": "cancelled", "note": "n"}, 404),
             ENABLE: (Role.ADMIN, {"scope": "all", "reason": "r"}, 200),
+            REBASE: (Role.ADMIN, {"scope": "all", "reason": "r"}, 200),
             RECONCILE: (Role.OPERATOR, {"account_id": "nobody's"}, 404),
             f"{LETTERS}/nothing/replay": (Role.OPERATOR, {}, 404),
         }
@@ -302,3 +306,27 @@ async def test_who_may_what_by_roles(tmp_path: Path) -> None:
         async with client_of(api) as nobody:
             for path in (LETTERS, DISCREPANCIES, ACCOUNTS, f"{COMMANDS}/x"):
                 assert (await nobody.get(path)).status_code == 401
+
+
+async def test_a_named_person_has_losses_measured_anew_for_money_that_was_paid_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    money = Money()
+    monkeypatch.setattr(GatedBroker, "balances", lambda _: money.balances())
+    body = {"scope": f"account:{ACCOUNT}", "person": "Ada", "reason": "400 paid out"}
+    async with http_world(tmp_path, limits=written(max_daily_loss=100)) as (world, http):
+        await tell(world, money, 1_000)
+        await tell(world, money, 600)
+        world.send("before")
+        await world.run(5)
+        assert world.record("before").status is Status.REJECTED
+        for wrong in ({}, body | {"scope": "everything"}, body | {"reason": ""}, body | {"person": ""}):
+            assert (await http.post(REBASE, json=wrong)).status_code == 400, wrong
+        response = await http.post(REBASE, json=body)
+        assert (response.status_code, response.json()) == (200, {"scope": f"account:{ACCOUNT}", "rebased": 1})
+        world.send("after")
+        await world.run(5)
+        assert world.record("after").status is Status.FILLED
+        (told,) = world.documents("execution_alerts", kind="risk_rebased")
+        assert "Ada (API, local)" in told["text"]
+        assert (await http.post(REBASE, json=body)).json()["rebased"] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,19 @@ def answer(result: Result | None) -> dict[str, Any]:
     assert isinstance(result, Done), result
     told: dict[str, Any] = json.loads(result.words)
     return told
+
+
+async def hold_and_sell(world: World, *quantities: int) -> None:
+    """100 shares are held, sales of so many rest, and an entry of another instrument."""
+    world.send("held", quantity=100)
+    await world.run(1)
+    world.fill("held", price="10")
+    await world.run(1)
+    for number, quantity in enumerate(quantities):
+        world.send(f"sale-{number}", side="SELL", quantity=quantity, order_type="LIMIT", limit_price=12)
+    world.send("entry", symbol="MSFT", **LIMIT)
+    await world.run(1)
+    assert len(world.placed()) == len(quantities) + 2
 
 
 def why_not(result: Result | None) -> str:
@@ -227,6 +241,41 @@ async def test_a_working_entry_goes_on_unless_its_cancel_is_asked_for(tmp_path: 
             "cancels_confirmed": 1,
             "cancels_unknown": 0,
         }
+
+
+@pytest.mark.parametrize(("besides", "end"), [(10, Status.SUBMITTED), (11, Status.CANCELLED)])
+async def test_cancelling_entries_leaves_what_reduces_and_ends_what_might_open(
+    tmp_path: Path, besides: int, end: Status
+) -> None:
+    """Plain sales of what is held are exits by projected exposure; where they may sell more than that together, none of them is."""
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold_and_sell(world, 90, besides)
+        message = kill(world, cancel_entries=True)
+        await world.run(5)
+        assert [world.record(name).status for name in ("sale-0", "sale-1")] == [end] * 2
+        assert world.record("entry").status is Status.CANCELLED
+        told, count = outcome(world, message), 1 if end is Status.SUBMITTED else 3
+        assert (told["working_entries"], told["cancels_asked"], told["cancels_confirmed"]) == (count, count, count)
+
+
+@pytest.mark.parametrize("trouble", ["a difference from the broker", "a ledger", "a record"])
+async def test_cancelling_entries_ends_a_sale_of_which_it_is_not_known_what_it_does(
+    tmp_path: Path, trouble: str
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold_and_sell(world, 90)
+        if trouble == "a difference from the broker":
+            world.book().move_position(world.record("held").accepted_request.instrument, Decimal(-40))
+            await world.run(400)
+            assert world.documents("execution_discrepancies", state="OPEN")
+        elif trouble == "a ledger":
+            world.mongo["trading"]["execution_positions"].update_one({}, {"$set": {"position": "gone"}})
+        else:
+            world.mongo["trading"]["execution_orders"].update_one({"signal_id": "entry"}, {"$set": {"request": "gone"}})
+        message = kill(world, cancel_entries=True)
+        await world.run(5)
+        assert world.record("sale-0").status is Status.CANCELLED
+        assert outcome(world, message)["cancels_asked"] == (1 if trouble == "a record" else 2)
 
 
 async def test_a_cancel_that_the_broker_does_not_confirm_is_told_as_unknown_and_tried_on(tmp_path: Path) -> None:

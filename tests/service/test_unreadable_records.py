@@ -13,9 +13,11 @@ import pytest
 from brokers.base import OrderRef, ReportStatus
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.views.record import ledger_from_document
+from execution_service.delivery.rebuild import Rebuild
 from execution_service.storage.reader import StoreReader
 from tests.builders import NOW
-from tests.fakes import ACCOUNT, BY_HAND, RESTING, world_of
+from tests.fakes import ACCOUNT, BY_HAND, RESTING, AllAt, world_of
 from tests.service.audit import audit
 from tests.service.positions import positions_of, some_position
 
@@ -376,6 +378,7 @@ async def test_the_profit_of_a_signal_stays_as_it_is_beside_a_record_that_cannot
         orders = world.mongo["trading"]["execution_orders"]
         (document,) = orders.find({"signal_id": spoilt})
         orders.update_one({"_id": document["_id"]}, {"$set": {"request": "gone"}})
+        await world.restart()  # what it has read a process remembers
         world.exit("out-2", "in", quantity=60)
         await world.run(5)
         (sale,) = [p for p in world.placed() if p.status is ReportStatus.WORKING]
@@ -388,3 +391,29 @@ async def test_the_profit_of_a_signal_stays_as_it_is_beside_a_record_that_cannot
         await world.run(60)
         assert world.documents("signal_store", signal_id="in")[0]["pnl_realized"] == 160
         audit(world)
+
+
+@pytest.mark.parametrize("spoilt", ["in", "out-1"])
+async def test_views_made_again_leave_the_profit_of_a_signal_beside_a_record_that_cannot_be_read(
+    tmp_path: Path, spoilt: str
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in")
+        await world.run(1)
+        world.fill("in", price="10")
+        for name, quantity, price in (("out-1", 40, "11"), ("out-2", 60, "12")):
+            await world.run(1)
+            world.exit(name, "in", quantity=quantity)
+            await world.run(1)
+            world.fill(name, price=price, purpose=Purpose.EXIT)
+        await world.run(5)
+        before = world.documents("signal_store")
+        assert [each["pnl_realized"] for each in before if each["signal_id"] == "in"] == [160]
+        orders = world.mongo["trading"]["execution_orders"]
+        orders.update_one({"signal_id": spoilt}, {"$set": {"request": "gone"}})
+        store = world.store_beside()
+        entries = [ledger_from_document(each) for each in world.documents("execution_positions")]
+        order_ids = [each["_id"] for each in world.documents("execution_orders")]
+        found = await Rebuild(store, world.clock, brokers=AllAt("MOCK", shown="MOCK")).run(order_ids, entries)
+        assert world.documents("signal_store") == before
+        assert found.signals_left == tuple(sorted({"in", "out-1", "out-2"} - {spoilt}))

@@ -5,7 +5,7 @@ import { duration } from "./format.js";
 
 const SIGNS = { OK: "●", DEGRADED: "▲", DOWN: "✕" };
 const WORDS = { OK: "All is well", DEGRADED: "Degraded", DOWN: "Down" };
-const NAMES = { store: "Store", pubsub: "Pub/Sub", redis: "Redis", parts: "Parts", "safety service": "Safety service" };
+const NAMES = { store: "Store", pubsub: "Pub/Sub", redis: "Redis", parts: "Parts", "safety service": "Safety service", "kill switches": "Kill switches", "kill key": "Kill key" };
 
 const STATES = { ELSEWHERE: "worked", NOT_OPEN: "worked by nobody", AUTH_REQUIRED: "needs a log-in at the broker" };
 

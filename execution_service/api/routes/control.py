@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from datetime import datetime
+from typing import Any, Protocol
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -25,7 +26,7 @@ from execution_service.api.verb_calls import (
     scope_of_call,
     token_name,
 )
-from execution_service.control.enable_risk import enable_again
+from execution_service.control.enable_risk import RiskAndAlertStore, enable_again, rebase
 from execution_service.control.kill import CONFIRMED_WITHIN_SECONDS, killed_answer, working_entries
 from execution_service.control.limit_uses import LimitUses, limit_uses
 from execution_service.control.requests import Kill, Kind, read_request
@@ -33,7 +34,9 @@ from execution_service.control.results import Done, Refused
 from execution_service.control.shown import stance_fields, switch_fields, use_fields
 from execution_service.core.planning.stances import HALT
 from execution_service.core.planning.targets import Aggressiveness
+from execution_service.core.risk.counters import Zones
 from execution_service.core.risk.kill import KillLevel
+from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.switch_record import SwitchRecord
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.store import Store
@@ -41,6 +44,14 @@ from execution_service.storage.ports.tokens import Role
 
 COUNTED_WITHIN_SECONDS = CONFIRMED_WITHIN_SECONDS + 1.0
 """So long a kill that cancels is waited for; after that it is answered with what is known."""
+
+
+class Decides(Protocol):
+    """What a named person says of the risk that is counted."""
+
+    async def __call__(
+        self, store: RiskAndAlertStore, scope: Scope, *, by: str, reason: str, now: datetime, zones: Zones
+    ) -> int: ...
 
 
 class ControlRoutes:
@@ -110,6 +121,14 @@ class ControlRoutes:
             openapi_extra=_ENABLE,
             responses=documented(400, 401, 403, 413, 415, 503),
         )
+        router.add_api_route(
+            "/limits/rebase",
+            self.rebase,
+            methods=["POST"],
+            summary="Measure losses and drawdowns from the latest readings on",
+            openapi_extra=_REBASE,
+            responses=documented(400, 401, 403, 413, 415, 503),
+        )
         return router
 
     async def switches(self, request: Request) -> Response:
@@ -168,13 +187,21 @@ class ControlRoutes:
     async def enable(self, request: Request) -> Response:
         """Ends what is off until a person enables it, within the scope, in every account; `enabled` is how many limits that were. People are told
         who did it and why."""
+        return await self._decided(request, "enabled", enable_again)
+
+    async def rebase(self, request: Request) -> Response:
+        """For money that was paid in or out, once the broker's balance shows it: losses from before are over with it. What was counted is kept, and
+        what is off until enabled stays off. `rebased` is in how many accounts that has changed something. People are told who did it and why."""
+        return await self._decided(request, "rebased", rebase)
+
+    async def _decided(self, request: Request, counted_as: str, decide: Decides) -> Response:
         caller = await self._access.caller(request, Role.ADMIN)
         fields = await fields_of(request, "scope", "person", "reason")
         person, reason_given = named_person(caller, fields), required_text(fields, "reason")
         scope = scope_of_call(fields)
         now, zones = self._clock.now(), self._rules.zones
-        ended = await enable_again(self._store, scope, by=person, reason=reason_given, now=now, zones=zones)
-        return done({"scope": str(scope), "enabled": ended})
+        count = await decide(self._store, scope, by=person, reason=reason_given, now=now, zones=zones)
+        return done({"scope": str(scope), counted_as: count})
 
     async def kill(self, request: Request) -> Response:
         """Answered when the switch is durably engaged; with `cancel_entries` when the cancels were confirmed, or after four seconds."""
@@ -324,15 +351,23 @@ _FLATTEN = _body(
     {"scope": _SCOPE, "person": {"type": "string"}, "reason": _TEXT},
     {"scope": "account:DU000001", "person": "Ada", "reason": "we leave this market"},
 )
-_ENABLE = _body(
-    ["scope", "reason"],
-    {
-        "scope": _SCOPE,
-        "person": {"type": "string", "description": "Who decided; the token's name is added"},
-        "reason": _TEXT,
-    },
-    {"scope": "account:DU000001", "person": "Ada", "reason": "the feed is mended"},
-)
+
+
+def _decision(because: str) -> dict[str, Any]:
+    """What a named person decides for a scope."""
+    return _body(
+        ["scope", "reason"],
+        {
+            "scope": _SCOPE,
+            "person": {"type": "string", "description": "Who decided; the token's name is added"},
+            "reason": _TEXT,
+        },
+        {"scope": "account:DU000001", "person": "Ada", "reason": because},
+    )
+
+
+_ENABLE = _decision("the feed is mended")
+_REBASE = _decision("200 were paid out")
 _FIRST_STEP: dict[int | str, dict[str, Any]] = {
     202: {
         "description": "The first step is made: the same again with this nonce, not before that moment",

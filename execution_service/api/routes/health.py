@@ -62,15 +62,16 @@ class HealthRoutes:
         )
 
     async def performance(self, request: Request) -> Response:
-        """Counts are of all records; latency and slippage of what this process has seen since its start. No limit of calls is known here: 0."""
+        """Counts are of all records. The rate is of the orders that were filled or failed: one that works, or was cancelled, says nothing of it.
+        Latency and slippage are of what this process has seen since its start. No limit of calls is known here: 0."""
         await self._access.caller(request, Role.VIEWER)
         found = await self._measures.performance()
-        tried = found.placed + found.failed
+        ended = found.filled + found.failed
         body = {
             "orders_placed_total": found.placed,
             "orders_filled_total": found.filled,
             "orders_failed_total": found.failed,
-            "success_rate_pct": round(100 * found.filled / tried, 2) if tried else 0.0,
+            "success_rate_pct": round(100 * found.filled / ended, 2) if ended else 0.0,
             "avg_order_latency_ms": round(found.average_latency_ms, 3),
             "avg_slippage_pct": round(found.average_slippage_percent, 6),
             "rate_limit_tokens_available": 0,
@@ -114,7 +115,7 @@ _METRICS: dict[int | str, dict[str, object]] = {
                     "orders_placed_total": 120,
                     "orders_filled_total": 114,
                     "orders_failed_total": 2,
-                    "success_rate_pct": 93.44,
+                    "success_rate_pct": 98.28,
                     "avg_order_latency_ms": 41.2,
                     "avg_slippage_pct": 0.0021,
                     "rate_limit_tokens_available": 0,

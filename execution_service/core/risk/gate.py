@@ -29,7 +29,7 @@ from execution_service.core.risk.exposure import (
     released,
     working_quantity,
 )
-from execution_service.core.risk.kill import KillState, lets_pass
+from execution_service.core.risk.kill import KillState, lets_pass, strictest
 from execution_service.core.risk.limits import (
     MINUTE_SECONDS,
     Applicable,
@@ -207,7 +207,7 @@ def judge(order: Order, facts: Facts, limits: RiskLimits) -> Verdict:
     found = [f for check, needed in _CHECKS if not needed or not on.isdisjoint(needed) for f in check(case)]
     if is_exit:
         found = [finding for finding in found if isinstance(finding, Use | Trip)]
-    findings: list[_Finding] = [*_kill_switches(case, is_exit), *_closed_market(case, is_exit), *found]
+    findings: list[_Finding] = [*_kill_switches(case, is_exit, room), *_closed_market(case, is_exit), *found]
     breaches = tuple(f for f in findings if isinstance(f, Breach))
     waits = tuple(f for f in findings if isinstance(f, _Wait))
     override = None
@@ -406,15 +406,19 @@ def _without_quote(case: _Case, words: str) -> str:
 # --- the stops: of everything, or of new risk ----------------------------------------------------------------------
 
 
-def _kill_switches(case: _Case, is_exit: bool) -> Iterator[Breach | _Wait]:
+def _kill_switches(case: _Case, is_exit: bool, room: Decimal) -> Iterator[Breach | _Wait]:
     facts = case.facts
     if not facts.kill.is_known and not is_exit:
         words = "the state of the kill switch is not known, so no new risk is taken until it is"
         yield _Wait(Breach(limit_type=KILL_SWITCH, limit_value="known", message=words), None)
-    for switch in facts.kill.stopping(case.where) if facts.kill.is_known or is_exit else ():
+    stopping = facts.kill.stopping(case.where) if facts.kill.is_known or is_exit else ()
+    may_reduce = lets_pass(strictest(switch.level for switch in stopping), is_exit=True)
+    for switch in stopping:
         assert switch.level is not None
         if not lets_pass(switch.level, is_exit=is_exit):
             words = f"the kill switch of {switch.scope} is engaged ({switch.level}, by {switch.by}): {switch.reason}"
+            if room and may_reduce:
+                words += f"; as an exit {_amount(room)} could leave"
             yield Breach(
                 limit_type=KILL_SWITCH,
                 limit_value="armed",
