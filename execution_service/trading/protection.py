@@ -343,8 +343,11 @@ class Protection:
         at_work = self._may_still_fill(same) + others
         if held - at_work >= wanted > 0 or not self._may_still_fill(same):
             return False
-        self._waiting[order.order_id] = _Waiting(live, line, wanted)
-        self._wake_up.tell()
+        if (
+            live.order.status is Status.PENDING
+        ):  # else it has ended while the books were read, and nothing is to make way for it
+            self._waiting[order.order_id] = _Waiting(live, line, wanted)
+            self._wake_up.tell()
         return True
 
     def _may_be_of_one_holding(self, one: Order, other: Order) -> bool:

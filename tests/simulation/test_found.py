@@ -258,6 +258,19 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
         ],
     ),
     "a protective order that is in doubt is told to nobody": (AT_ONCE | {"is_unique": False}, A_LOST_STOP),
+    "a position stays without its stop for an exit that was cancelled as it was looked at": (
+        AT_ONCE,
+        [
+            order(5.0, "s0", stop_loss=8),
+            (
+                18.0,
+                "fault",
+                {"pattern": "store.execution_positions.find", "action": "late", "seconds": 3.0, "skips": 1},
+            ),
+            order(20.0, "x0", signal_type="EXIT", entry_signal_id="s0", side="SELL"),
+            (21.0, "cancel", {"signal": "x0", "by": "signal"}),
+        ],
+    ),
 }
 
 
