@@ -271,8 +271,10 @@ class Protection:
             self._entries[order.order_id] = order
             if before is None or (before.filled_quantity, before.status) != (order.filled_quantity, order.status):
                 self._wake_up.tell()
-        elif before is not None:
+        elif before is not None and before.is_protection_open:
             self._forget(order)
+        elif before is not None:
+            self._entries[order.order_id] = order  # brought back, and not looked at yet
 
     def _note_adoption(self, order: Order) -> None:
         """Our books follow what the broker shows already: by so much less do they differ from it now, or by more where it was taken back."""

@@ -877,6 +877,27 @@ async def test_an_annulled_turn_gives_the_position_its_stop_back(tmp_path: Path)
         assert (resting(world), state(world)) == (100, ProtectionState.PROTECTED)
 
 
+async def test_what_the_annulment_of_another_order_gives_back_is_protected_though_its_commission_comes_with_it(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("bought", quantity=10, order_type="LIMIT", limit_price=10)
+        await world.run(1)
+        bought = world.fill("bought")
+        await world.run(1)
+        world.send("in", side="SELL", quantity=100, order_type="LIMIT", limit_price=10, stop_loss=12)
+        await world.run(1)
+        sold = world.fill("in")
+        await world.run(2)
+        hit(world, children(world)[0])
+        await world.run(2)
+        assert (at_broker(world), state(world)) == ([], ProtectionState.CLOSED)
+        world.book().bust_fill(bought)
+        world.book().set_commission(sold, Decimal(2))
+        await world.run(20)
+        assert (resting(world), state(world)) == (10, ProtectionState.PROTECTED)
+
+
 async def test_positions_over_http_name_the_orders_that_protect_them(tmp_path: Path) -> None:
     async with http_world(tmp_path, market=BY_HAND, rules=RESTING) as (world, http):
         await entered(world, 4, take_profit=12)

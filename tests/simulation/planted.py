@@ -313,3 +313,16 @@ def way_is_made_for_what_has_ended(patch: Patch) -> None:
         return waits
 
     patch.setattr(Protection, "must_wait", whatever_has_become_of_it)
+
+
+@plants("what the annulment of another order gives back is forgotten before it is looked at")
+def forgotten_with_the_next_record(patch: Patch) -> None:
+    note_entry = Protection._note_entry
+
+    def forgetting(self: Protection, order: Order) -> None:
+        if order.order_id in self._entries and not order.is_protection_open:
+            self._forget(order)
+        else:
+            note_entry(self, order)
+
+    patch.setattr(Protection, "_note_entry", forgetting)

@@ -271,6 +271,18 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
             (21.0, "cancel", {"signal": "x0", "by": "signal"}),
         ],
     ),
+    "what the annulment of another order gives back is forgotten before it is looked at": (
+        ALONE,
+        [
+            order(5.0, "s0", quantity=1, order_type="LIMIT", limit_price=10),
+            (6.0, "fill", {"signal": "s0", "part": 1.0}),
+            order(10.0, "s1", side="SELL", quantity=10, order_type="LIMIT", limit_price=10, stop_loss=12),
+            (12.0, "fill", {"signal": "s1", "part": 1.0}),
+            (17.0, "hit", {"signal": "s1", "pick": 0, "part": 1.0}),
+            (37.38, "bust", {"signal": "s0"}),
+            (37.58, "commission", {"signal": "s1", "amount": "-1"}),
+        ],
+    ),
 }
 
 
