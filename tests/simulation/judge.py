@@ -106,7 +106,8 @@ def as_it_goes(life: Life) -> Iterator[str]:
     yield from _unshown(life)
     yield from _stuck(life)
     yield from _past_limits(life)
-    yield from _ill_protected(life, seconds=UNHEARD_SECONDS)
+    if life.outside.quiet_for("inside") >= ISOLATED_SECONDS:  # else what an order set aside may still take is not known
+        yield from _ill_protected(life, seconds=UNHEARD_SECONDS)
 
 
 PROTECTED_WITHIN_SECONDS = 20.0

@@ -317,6 +317,23 @@ def test_an_entry_waits_while_a_protective_order_of_before_is_in_doubt() -> None
     assert any("Order Rejected" in line for line in lived.trace)
 
 
+BESIDE_ONE_SET_ASIDE: list[tuple[float, str, dict[str, Any]]] = [
+    broken(8.0, "inside.learn", about="s1", times=30),
+    order(20.8, "s1", side="SELL", order_type="LIMIT", limit_price=11),
+    order(21.5, "s0", quantity=1, order_type="LIMIT", limit_price=10, stop_loss=8),
+    (23.0, "fill", {"signal": "s0", "part": 1.0}),
+    (26.0, "venue_cancels", {"signal": "s1"}),
+]
+
+
+def test_a_position_waits_for_its_stop_while_the_end_of_an_order_beside_it_cannot_be_learned() -> None:
+    """It was once complained of: that order is asked about again only after a pause, and until then it may sell what the stop would."""
+    lived = replay(History(1, ALONE, tuple(Step(*step) for step in BESIDE_ONE_SET_ASIDE)))
+    assert not lived.complaints
+    (told,) = [line for line in lived.trace if "Order Cancelled" in line]
+    assert float(told.split()[0]) > 80.0
+
+
 def verdict(name: str) -> Verdict:
     options, steps = FOUND[name]
     return replay(History(1, options, tuple(Step(*step) for step in steps)))
