@@ -334,6 +334,24 @@ def test_a_position_waits_for_its_stop_while_the_end_of_an_order_beside_it_canno
     assert float(told.split()[0]) > 80.0
 
 
+REDUCED_WHAT_WAS_ANNULLED: list[tuple[float, str, dict[str, Any]]] = [
+    order(5.0, "s0", side="SELL", order_type="LIMIT", limit_price=10),
+    (7.0, "fill", {"signal": "s0", "part": 1.0}),
+    (20.0, "engage", {"scope": "all", "level": "reduce_only"}),
+    order(30.0, "s1", quantity=10, order_type="LIMIT", limit_price=10),
+    (40.0, "bust", {"signal": "s0"}),
+]
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_what_reduces_passes_a_kill_switch_though_what_it_reduced_is_annulled_later(is_held: bool) -> None:
+    """It was once complained of; without such a position it does not leave."""
+    steps = [step for step in REDUCED_WHAT_WAS_ANNULLED if is_held or step[1] != "fill"]
+    lived = replay(History(1, ALONE, tuple(Step(*step) for step in steps)))
+    assert not lived.complaints
+    assert any("Order Rejected" in line for line in lived.trace) is not is_held
+
+
 def verdict(name: str) -> Verdict:
     options, steps = FOUND[name]
     return replay(History(1, options, tuple(Step(*step) for step in steps)))
