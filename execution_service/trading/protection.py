@@ -492,7 +492,9 @@ class Protection:
         moves = self._moves
         latest = [self._latest(entry) for entry in entries]
         names = [f"exit_of:{name}" for entry in latest for name in entry.names]
-        exits = [self._live.latest(stored) for stored in await self._store.find(names)]
+        found = await self._store.find(names)
+        self._take_unsent(found)
+        exits = [self._live.latest(stored) for stored in found]
         if self._store.unreadable(names):
             self._say_unknown(line, "the record of an exit cannot be read")
             return None
@@ -543,6 +545,15 @@ class Protection:
                 now=self._clock.now(),
             )
         )
+
+    def _take_unsent(self, found: Iterable[Stored]) -> None:
+        """Protective orders that were stored without an answer: nobody else would bring them to the broker."""
+        for stored in found:
+            order = stored.order
+            is_unsent = order.protective is not None and order.status is Status.PENDING
+            is_ours = order.request.account_id == self._connection.account_id
+            if is_unsent and is_ours and order.order_id not in self._live.by_id:
+                self._orders.take(stored)
 
     def _latest(self, entry: Order) -> Order:
         live = self._live.by_id.get(entry.order_id)

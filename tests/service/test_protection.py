@@ -898,6 +898,17 @@ async def test_what_the_annulment_of_another_order_gives_back_is_protected_thoug
         assert (resting(world), state(world)) == (10, ProtectionState.PROTECTED)
 
 
+async def test_a_stop_that_was_stored_and_whose_answer_was_lost_leaves_all_the_same(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in", **STOP_AT)
+        await world.run(1)
+        world.store_faults.lost_answers["execution_orders.insert_many"] = 1
+        world.fill("in")
+        await world.run(10)
+        assert not world.store_faults.lost_answers["execution_orders.insert_many"]
+        assert (resting(world), len(children(world))) == (100, 1)
+
+
 async def test_positions_over_http_name_the_orders_that_protect_them(tmp_path: Path) -> None:
     async with http_world(tmp_path, market=BY_HAND, rules=RESTING) as (world, http):
         await entered(world, 4, take_profit=12)

@@ -326,3 +326,11 @@ def forgotten_with_the_next_record(patch: Patch) -> None:
             note_entry(self, order)
 
     patch.setattr(Protection, "_note_entry", forgetting)
+
+
+@plants("a stop that was stored without an answer never leaves")
+def what_was_stored_without_an_answer_is_left(patch: Patch) -> None:
+    def nothing(self: Protection, found: Iterable[Stored]) -> None:
+        return None
+
+    patch.setattr(Protection, "_take_unsent", nothing)

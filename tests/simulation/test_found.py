@@ -283,6 +283,14 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
             (37.58, "commission", {"signal": "s1", "amount": "-1"}),
         ],
     ),
+    "a stop that was stored without an answer never leaves": (
+        ALONE,
+        [
+            order(10.0, "s0", order_type="LIMIT", limit_price=10, stop_loss=8),
+            (11.0, "fault", {"pattern": "store.execution_orders.insert_many", "action": "lost"}),
+            (12.0, "fill", {"signal": "s0", "part": 1.0}),
+        ],
+    ),
 }
 
 
