@@ -281,8 +281,10 @@ class Protection:
             self._entries[order.order_id] = order
             if before is None or (before.filled_quantity, before.status) != (order.filled_quantity, order.status):
                 self._wake_up.tell()
-        elif before is not None:
+        elif before is not None and before.is_protection_open:
             self._forget(order)
+        elif before is not None:
+            self._entries[order.order_id] = order  # brought back, and not looked at yet
 
     def _note_adoption(self, order: Order) -> None:
         """Our books follow what the broker shows already: by so much less do they differ from it now, or by more where it was taken back."""
@@ -353,8 +355,11 @@ class Protection:
         at_work = self._may_still_fill(same) + others
         if held - at_work >= wanted > 0 or not self._may_still_fill(same):
             return False
-        self._waiting[order.order_id] = _Waiting(live, line, wanted)
-        self._wake_up.tell()
+        if (
+            live.order.status is Status.PENDING
+        ):  # else it has ended while the books were read, and nothing is to make way for it
+            self._waiting[order.order_id] = _Waiting(live, line, wanted)
+            self._wake_up.tell()
         return True
 
     def _may_be_of_one_holding(self, one: Order, other: Order) -> bool:
@@ -503,7 +508,9 @@ class Protection:
         moves = self._moves
         latest = [self._latest(entry) for entry in entries]
         names = [f"exit_of:{name}" for entry in latest for name in entry.names]
-        exits = [self._live.latest(stored) for stored in await self._store.find(names)]
+        found = await self._store.find(names)
+        self._take_unsent(found)
+        exits = [self._live.latest(stored) for stored in found]
         if self._store.unreadable(names):
             self._say_unknown(line, "the record of an exit cannot be read")
             return None
@@ -562,6 +569,15 @@ class Protection:
                 now=self._clock.now(),
             )
         )
+
+    def _take_unsent(self, found: Iterable[Stored]) -> None:
+        """Protective orders that were stored without an answer: nobody else would bring them to the broker."""
+        for stored in found:
+            order = stored.order
+            is_unsent = order.protective is not None and order.status is Status.PENDING
+            is_ours = order.request.account_id == self._connection.account_id
+            if is_unsent and is_ours and order.order_id not in self._live.by_id:
+                self._orders.take(stored)
 
     def _latest(self, entry: Order) -> Order:
         live = self._live.by_id.get(entry.order_id)

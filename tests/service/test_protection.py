@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -20,7 +21,9 @@ from execution_service.core.orders.events import SubmitStarted
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectionState, ProtectiveRole
 from execution_service.core.orders.status import Status
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.risk.gate import Session
+from execution_service.storage.mongo.store import MongoStore
 from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, world_of
 from tests.service.http_calls import http_world
 from tests.service.test_flatten import give
@@ -131,6 +134,27 @@ async def test_an_exit_does_not_leave_while_the_end_of_the_stop_is_not_confirmed
         await world.run(5)
         assert world.exit_record("out").status is Status.REJECTED
         assert world.book().positions() == ()
+
+
+async def test_an_exit_cancelled_while_the_books_are_read_for_it_leaves_the_position_protected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        read, reading = MongoStore.ledgers, asyncio.Event()
+
+        async def slowly(store: MongoStore, keys: Iterable[LedgerKey]) -> dict[LedgerKey, LedgerEntry]:
+            reading.set()
+            await world.clock.sleep(1.0)
+            return await read(store, keys)
+
+        monkeypatch.setattr(MongoStore, "ledgers", slowly)
+        world.exit("out", "in")
+        await world.run_until(reading.is_set)
+        world.cancel(signal_id="out")
+        await world.run(60)
+        assert world.exit_record("out").status is Status.CANCELLED
+        assert (resting(world), state(world)) == (100, ProtectionState.PROTECTED)
 
 
 async def test_an_exit_that_names_no_entry_and_a_sale_by_the_plain_dialect_wait_too(tmp_path: Path) -> None:
@@ -851,6 +875,38 @@ async def test_an_annulled_turn_gives_the_position_its_stop_back(tmp_path: Path)
         world.book().bust_fill(fill)
         await world.run(20)
         assert (resting(world), state(world)) == (100, ProtectionState.PROTECTED)
+
+
+async def test_what_the_annulment_of_another_order_gives_back_is_protected_though_its_commission_comes_with_it(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("bought", quantity=10, order_type="LIMIT", limit_price=10)
+        await world.run(1)
+        bought = world.fill("bought")
+        await world.run(1)
+        world.send("in", side="SELL", quantity=100, order_type="LIMIT", limit_price=10, stop_loss=12)
+        await world.run(1)
+        sold = world.fill("in")
+        await world.run(2)
+        hit(world, children(world)[0])
+        await world.run(2)
+        assert (at_broker(world), state(world)) == ([], ProtectionState.CLOSED)
+        world.book().bust_fill(bought)
+        world.book().set_commission(sold, Decimal(2))
+        await world.run(20)
+        assert (resting(world), state(world)) == (10, ProtectionState.PROTECTED)
+
+
+async def test_a_stop_that_was_stored_and_whose_answer_was_lost_leaves_all_the_same(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in", **STOP_AT)
+        await world.run(1)
+        world.store_faults.lost_answers["execution_orders.insert_many"] = 1
+        world.fill("in")
+        await world.run(10)
+        assert not world.store_faults.lost_answers["execution_orders.insert_many"]
+        assert (resting(world), len(children(world))) == (100, 1)
 
 
 async def test_positions_over_http_name_the_orders_that_protect_them(tmp_path: Path) -> None:

@@ -106,7 +106,8 @@ def as_it_goes(life: Life) -> Iterator[str]:
     yield from _unshown(life)
     yield from _stuck(life)
     yield from _past_limits(life)
-    yield from _ill_protected(life, seconds=UNHEARD_SECONDS)
+    if life.outside.quiet_for("inside") >= ISOLATED_SECONDS:  # else what an order set aside may still take is not known
+        yield from _ill_protected(life, seconds=UNHEARD_SECONDS)
 
 
 PROTECTED_WITHIN_SECONDS = 20.0
@@ -582,18 +583,21 @@ def _left_though_stopped(life: Life, orders: list[Order]) -> Iterator[str]:
         for scope, seen in levels.items():
             if None in seen or not scope_from_text(scope).covers(scope_of(order)):
                 continue
-            is_exit = order.identity.purpose is Purpose.EXIT or _reduced(order, orders)
+            is_exit = order.identity.purpose is Purpose.EXIT or _reduced(life, order, orders)
             if not is_exit or seen == {"halt"}:
                 yield f"left though stopped: {order.signal_id} at {at:.3f}, {scope} was engaged"
 
 
-def _reduced(order: Order, orders: list[Order]) -> bool:
-    """Whether an order that does not call itself an exit was let pass as one, and its strategy ever held so much on the other side."""
+def _reduced(life: Life, order: Order, orders: list[Order]) -> bool:
+    """Whether an order that does not call itself an exit was let pass as one, and its strategy ever held so much on the other side, be it by
+    executions that were annulled since."""
     verdict, request = _verdict_of(order), order.accepted_request
     held = Decimal(0)
     for other in orders:
-        if isinstance(other.request, OrderRequest) and _line_of(other) == _line_of(order):
-            held += other.filled_quantity if other.request.side is not request.side else 0
+        is_against = isinstance(other.request, OrderRequest) and other.request.side is not request.side
+        if is_against and _line_of(other) == _line_of(order):
+            fills = [fill for placed in _placed(life, other) for fill in placed.fills if fill.corrects is None]
+            held += sum((fill.quantity for fill in fills), Decimal(0))
     return verdict is not None and verdict.is_exit and (order.quantity or Decimal(0)) <= held
 
 

@@ -37,6 +37,7 @@ from execution_service.storage.ports.orders import Stored, Unsettled
 from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.isolation import Isolation
 from execution_service.trading.placement import Placement
+from execution_service.trading.protection import Protection, _Waiting
 from tests.simulation.world import Replica
 
 Patch = pytest.MonkeyPatch
@@ -297,3 +298,39 @@ def a_part_passes_for_the_whole(patch: Patch) -> None:
 def doubts_of_protective_orders_are_not_told(patch: Patch) -> None:
     silent = (*texts_of_orders._OF_PROTECTIVE_ORDERS, Doubted)
     patch.setattr(texts_of_orders, "_OF_PROTECTIVE_ORDERS", silent)
+
+
+@plants("a position stays without its stop for an exit that was cancelled as it was looked at")
+def way_is_made_for_what_has_ended(patch: Patch) -> None:
+    must_wait = Protection.must_wait
+
+    async def whatever_has_become_of_it(self: Protection, live: LiveOrder, order: Order) -> bool:
+        waits = await must_wait(self, live, order)
+        line = self._line_of(order, side=order.accepted_request.side.opposite)
+        if waits and live.order.status.is_final and line is not None:
+            self._waiting[order.order_id] = _Waiting(live, line, order.ticket().quantity)
+            self._wake_up.tell()
+        return waits
+
+    patch.setattr(Protection, "must_wait", whatever_has_become_of_it)
+
+
+@plants("what the annulment of another order gives back is forgotten before it is looked at")
+def forgotten_with_the_next_record(patch: Patch) -> None:
+    note_entry = Protection._note_entry
+
+    def forgetting(self: Protection, order: Order) -> None:
+        if order.order_id in self._entries and not order.is_protection_open:
+            self._forget(order)
+        else:
+            note_entry(self, order)
+
+    patch.setattr(Protection, "_note_entry", forgetting)
+
+
+@plants("a stop that was stored without an answer never leaves")
+def what_was_stored_without_an_answer_is_left(patch: Patch) -> None:
+    def nothing(self: Protection, found: Iterable[Stored]) -> None:
+        return None
+
+    patch.setattr(Protection, "_take_unsent", nothing)

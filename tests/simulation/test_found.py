@@ -259,6 +259,39 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
         ],
     ),
     "a protective order that is in doubt is told to nobody": (AT_ONCE | {"is_unique": False}, A_LOST_STOP),
+    "a position stays without its stop for an exit that was cancelled as it was looked at": (
+        AT_ONCE,
+        [
+            order(5.0, "s0", stop_loss=8),
+            (
+                18.0,
+                "fault",
+                {"pattern": "store.execution_positions.find", "action": "late", "seconds": 3.0, "skips": 1},
+            ),
+            order(20.0, "x0", signal_type="EXIT", entry_signal_id="s0", side="SELL"),
+            (21.0, "cancel", {"signal": "x0", "by": "signal"}),
+        ],
+    ),
+    "what the annulment of another order gives back is forgotten before it is looked at": (
+        ALONE,
+        [
+            order(5.0, "s0", quantity=1, order_type="LIMIT", limit_price=10),
+            (6.0, "fill", {"signal": "s0", "part": 1.0}),
+            order(10.0, "s1", side="SELL", quantity=10, order_type="LIMIT", limit_price=10, stop_loss=12),
+            (12.0, "fill", {"signal": "s1", "part": 1.0}),
+            (17.0, "hit", {"signal": "s1", "pick": 0, "part": 1.0}),
+            (37.38, "bust", {"signal": "s0"}),
+            (37.58, "commission", {"signal": "s1", "amount": "-1"}),
+        ],
+    ),
+    "a stop that was stored without an answer never leaves": (
+        ALONE,
+        [
+            order(10.0, "s0", order_type="LIMIT", limit_price=10, stop_loss=8),
+            (11.0, "fault", {"pattern": "store.execution_orders.insert_many", "action": "lost"}),
+            (12.0, "fill", {"signal": "s0", "part": 1.0}),
+        ],
+    ),
 }
 
 
@@ -291,6 +324,41 @@ def test_an_entry_waits_while_a_protective_order_of_before_is_in_doubt() -> None
     assert not lived.complaints
     assert any("Order In Doubt" in line for line in lived.trace)
     assert any("Order Rejected" in line for line in lived.trace)
+
+
+BESIDE_ONE_SET_ASIDE: list[tuple[float, str, dict[str, Any]]] = [
+    broken(8.0, "inside.learn", about="s1", times=30),
+    order(20.8, "s1", side="SELL", order_type="LIMIT", limit_price=11),
+    order(21.5, "s0", quantity=1, order_type="LIMIT", limit_price=10, stop_loss=8),
+    (23.0, "fill", {"signal": "s0", "part": 1.0}),
+    (26.0, "venue_cancels", {"signal": "s1"}),
+]
+
+
+def test_a_position_waits_for_its_stop_while_the_end_of_an_order_beside_it_cannot_be_learned() -> None:
+    """It was once complained of: that order is asked about again only after a pause, and until then it may sell what the stop would."""
+    lived = replay(History(1, ALONE, tuple(Step(*step) for step in BESIDE_ONE_SET_ASIDE)))
+    assert not lived.complaints
+    (told,) = [line for line in lived.trace if "Order Cancelled" in line]
+    assert float(told.split()[0]) > 80.0
+
+
+REDUCED_WHAT_WAS_ANNULLED: list[tuple[float, str, dict[str, Any]]] = [
+    order(5.0, "s0", side="SELL", order_type="LIMIT", limit_price=10),
+    (7.0, "fill", {"signal": "s0", "part": 1.0}),
+    (20.0, "engage", {"scope": "all", "level": "reduce_only"}),
+    order(30.0, "s1", quantity=10, order_type="LIMIT", limit_price=10),
+    (40.0, "bust", {"signal": "s0"}),
+]
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_what_reduces_passes_a_kill_switch_though_what_it_reduced_is_annulled_later(is_held: bool) -> None:
+    """It was once complained of; without such a position it does not leave."""
+    steps = [step for step in REDUCED_WHAT_WAS_ANNULLED if is_held or step[1] != "fill"]
+    lived = replay(History(1, ALONE, tuple(Step(*step) for step in steps)))
+    assert not lived.complaints
+    assert any("Order Rejected" in line for line in lived.trace) is not is_held
 
 
 def verdict(name: str) -> Verdict:
