@@ -21,7 +21,7 @@ from execution_service.core.planning.plan import ON_MARGIN, Leg, Phase
 from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.planning.stances import Stances
 from execution_service.core.planning.targets import Aggressiveness, Target, TargetPositions
-from execution_service.core.planning.terms import MOST_ORDERS, Conduct
+from execution_service.core.planning.terms import MOST_ORDERS_BY_VOLUME, Conduct
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import DiscrepancyState
 from execution_service.core.risk.exposure import in_currency
@@ -275,7 +275,7 @@ class Holdings:
             own = replace(
                 of_leg[leg.number],
                 usual_volume=volumes.get(leg.instrument),
-                most_orders=None if trader.is_on_bars else MOST_ORDERS,
+                most_orders_by_volume=None if trader.is_on_bars else MOST_ORDERS_BY_VOLUME,
             )
             best = self._best_price(trader, leg.instrument.key)
             if best is not None:
