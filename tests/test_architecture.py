@@ -603,6 +603,15 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.holdings",
         "execution_service.trading.price_watch",
     },
+    "execution_service.trading.volumes": {
+        *VOCABULARY,
+        "brokers.errors",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.wake_up",
+        "execution_service.trading.connection",
+        "execution_service.trading.quotes",
+        "execution_service.trading.tasks",
+    },
     "execution_service.trading.quotes": {
         *VOCABULARY,
         "brokers.errors",
@@ -792,6 +801,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.tasks",
         "execution_service.trading.timers",
         "execution_service.trading.traded_account",
+        "execution_service.trading.volumes",
     },
     "execution_service.trading.accounts": {
         *VOCABULARY,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Generic, Protocol, TypeVar
-
-import structlog
 
 from brokers.base import AssetClass, Balance, Instrument, Tif
 from brokers.errors import BrokerError
@@ -22,7 +21,7 @@ from execution_service.core.planning.plan import ON_MARGIN, Leg, Phase
 from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.planning.stances import Stances
 from execution_service.core.planning.targets import Aggressiveness, Target, TargetPositions
-from execution_service.core.planning.terms import MOST_ORDERS, Conduct
+from execution_service.core.planning.terms import MOST_ORDERS_BY_VOLUME, Conduct
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile.discrepancies import DiscrepancyState
 from execution_service.core.risk.exposure import in_currency
@@ -32,8 +31,6 @@ from execution_service.core.risk.prices import ReferencePrice, best_reference
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.store import Store
-
-log = structlog.get_logger(__name__)
 
 OLDEST_PRICE = timedelta(minutes=15)
 """A price that is older tells no quantity."""
@@ -58,7 +55,8 @@ class KnowsMarket(Protocol):
         at the latest."""
 
     async def read_volumes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Decimal]:
-        """What the market usually trades of each in a bar, of those of which its broker tells it. Raises BrokerError, TimeoutError."""
+        """What the market usually trades of each in a bar, of those of which its broker has told it; returns after a second at the latest. One call
+        after the other."""
 
     @property
     def is_connected(self) -> bool:
@@ -265,32 +263,25 @@ class Holdings:
                 takes_at_once=trader is None or trader.takes(Tif.IOC),
                 may_use_market=rule.market_in_emergency is True,
             )
-        of_price = (leg for leg in legs if leg.number in to_send)
-        priced = [leg for leg in of_price if of_leg[leg.number].stance is not Aggressiveness.NORMAL]
+        sent = [leg for leg in legs if leg.number in to_send and of_leg[leg.number].not_now is None]
+        priced = [leg for leg in sent if of_leg[leg.number].stance is not Aggressiveness.NORMAL]
         if trader is None or not priced:
             return of_leg
-        await trader.ask_prices({leg.instrument.key: leg.instrument for leg in priced})
-        volumes = await self._volumes(trader, priced)
+        _, volumes = await asyncio.gather(
+            trader.ask_prices({leg.instrument.key: leg.instrument for leg in priced}),
+            trader.read_volumes([leg.instrument for leg in priced if leg.phase is Phase.REDUCE]),
+        )
         for leg in priced:
             own = replace(
                 of_leg[leg.number],
                 usual_volume=volumes.get(leg.instrument),
-                most_orders=None if trader.is_on_bars else MOST_ORDERS,
+                most_orders_by_volume=None if trader.is_on_bars else MOST_ORDERS_BY_VOLUME,
             )
             best = self._best_price(trader, leg.instrument.key)
             if best is not None:
                 own = replace(own, price=best.price, bid=best.bid, ask=best.ask)
             of_leg[leg.number] = own
         return of_leg
-
-    async def _volumes(self, trader: KnowsMarket, legs: Sequence[Leg]) -> Mapping[Instrument, Decimal]:
-        """Of those that a volume bounds. What cannot be told bounds nothing: a reduction that waited for it would be the greater risk."""
-        wanted = [leg.instrument for leg in legs if leg.phase is Phase.REDUCE]
-        try:
-            return await trader.read_volumes(wanted) if wanted else {}
-        except (BrokerError, TimeoutError) as exc:
-            log.warning(f"Reductions are not bounded by the market's volume: {exc}", action="volume_unknown")
-            return {}
 
     async def cash(self, account_id: str, increases: Sequence[Leg]) -> Decimal | NotNow | None:
         """What increases may spend: the cash that the broker tells, less what other entries of the account may still take of it. None: they are not

@@ -16,7 +16,6 @@ from brokers.base import (
     PositionEnding,
     Report,
     TellsEndings,
-    TellsVolume,
     Tif,
 )
 from brokers.errors import BrokerError, NotAnswered
@@ -56,6 +55,7 @@ from execution_service.trading.submission import Submission
 from execution_service.trading.tasks import Tasks
 from execution_service.trading.timers import Timers
 from execution_service.trading.traded_account import TradedAccount
+from execution_service.trading.volumes import Volumes
 
 LEASE_PAUSE_SECONDS = 0.25
 
@@ -121,6 +121,9 @@ class Trader:
             clock=clock,
             alerts=alerts,
             conversation=self,
+        )
+        self._volumes = Volumes(
+            connection=self._connection, tasks=self._tasks, clock=clock, is_on_bars=account.is_on_bars
         )
         self.reconciliation = Reconciliation(
             account=self,
@@ -417,9 +420,9 @@ class Trader:
         await self.risk_gate.quotes.ask_and_wait(wanted)
 
     async def read_volumes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Decimal]:
-        """What the market usually trades of each in a bar, of those of which the broker tells it. Raises BrokerError, TimeoutError."""
-        broker = self._connection.broker
-        return await self._connection.ask(broker.usual_volumes(instruments)) if isinstance(broker, TellsVolume) else {}
+        """What the market usually trades of each in a bar, of those of which the broker has told it; returns after a second at the latest. One call
+        after the other."""
+        return await self._volumes.read(instruments)
 
     def takes(self, tif: Tif) -> bool:
         """Whether the broker knows that time in force."""

@@ -55,7 +55,14 @@ REPORT, RETRY, UNWIND = OnPartial(), OnPartial(WhenShort.RETRY, 2), OnPartial(Wh
 
 
 def a_plan(
-    held: dict[str, int], aims: dict[str, int], *, most: int | None = None, least: int = 0, **changes: object
+    held: dict[str, int],
+    aims: dict[str, int],
+    *,
+    most: int | None = None,
+    least: int = 0,
+    lot: int = 1,
+    worth: int = 0,
+    **changes: object,
 ) -> Plan:
     instruments = {symbol: Instrument(symbol=symbol) for symbol in {*held, *aims}}
     facts = {
@@ -65,6 +72,8 @@ def a_plan(
             price=Decimal(100),
             max_quantity=None if most is None else Decimal(most),
             min_quantity=Decimal(least),
+            lot=Decimal(lot),
+            min_notional=Decimal(worth),
         )
         for symbol, each in instruments.items()
     }
@@ -225,12 +234,7 @@ def test_a_slice_is_a_lot_at_least_and_where_no_volume_is_known_all_is_sent() ->
 def test_a_slice_is_the_smallest_order_of_the_venue_at_least_and_leaves_no_less_than_that() -> None:
     little = replace(EMERGENCY, usual_volume=Decimal(30))
     life = Life(a_plan({"A": 100}, {"A": 0}, least=30), little, A=100)
-    seen = []
-    while life.at.state is PlanState.WORKING:
-        (only,) = life.release()
-        seen.append(only.quantity)
-        life.end(only, only.quantity)
-    assert (seen, life.at.state) == ([30, 30, 40], PlanState.COMPLETED)
+    assert (sent(life), life.at.state) == ([30, 30, 40], PlanState.COMPLETED)
 
 
 def test_what_would_leave_too_little_for_an_order_is_not_sent_at_once_where_the_venue_takes_less() -> None:
@@ -240,14 +244,78 @@ def test_what_would_leave_too_little_for_an_order_is_not_sent_at_once_where_the_
 
 
 def test_a_leg_takes_no_more_orders_than_it_may_however_little_is_traded() -> None:
-    thin = replace(EMERGENCY, usual_volume=Decimal(1), most_orders=100)
+    thin = replace(EMERGENCY, usual_volume=Decimal(1), most_orders_by_volume=100)
     life = Life(a_plan({"A": 12_345}, {"A": 0}), thin, A=12_345)
+    seen = sent(life)
+    assert (len(seen), seen[0], sum(seen)) == (100, 124, 12_345)
+
+
+def sent(life: Life) -> list[Decimal]:
+    """All of a leg's orders, each filled whole before the next one."""
     seen = []
     while life.at.state is PlanState.WORKING:
         (only,) = life.release()
-        seen.append(int(only.quantity))
-        life.end(only, only.quantity)
-    assert (len(seen), seen[0], sum(seen)) == (100, 124, 12_345)
+        if only.quantity:
+            seen.append(only.quantity)
+            life.end(only, only.quantity)
+    return seen
+
+
+def test_every_order_is_of_whole_lots_where_the_smallest_or_the_largest_of_the_venue_is_not() -> None:
+    thin = replace(EMERGENCY, usual_volume=Decimal(1))
+    assert sent(Life(a_plan({"A": 100}, {"A": 0}, least=15, lot=10), thin, A=100)) == [20] * 5
+    assert sent(Life(a_plan({"A": 100}, {"A": 0}, most=35, lot=10), EMERGENCY, A=100)) == [30, 30, 30, 10]
+
+
+def test_an_order_takes_less_where_it_would_leave_too_little_for_another() -> None:
+    plan = a_plan({"A": 105}, {"A": 0}, least=10, most=100)
+    assert sent(Life(plan, EMERGENCY, A=105)) == [95, 10]
+    urgent = replace(EMERGENCY, stance=Aggressiveness.URGENT, usual_volume=Decimal(500))
+    assert sent(Life(plan, urgent, A=105)) == [95, 10]
+    in_lots = a_plan({"A": 105}, {"A": 0}, least=15, most=100, lot=10)
+    assert sent(Life(in_lots, EMERGENCY, A=105)) == [90, 15]
+
+
+@settings(max_examples=200)
+@given(
+    lot=st.integers(1, 12),
+    lots=st.integers(1, 60),
+    least=st.integers(0, 60),
+    room=st.none() | st.integers(0, 60),
+    volume=st.none() | st.integers(1, 2000),
+    by_volume=st.none() | st.integers(1, 20),
+)
+def test_where_the_venue_has_room_for_two_of_its_smallest_orders_every_order_is_one_that_it_takes(
+    lot: int, lots: int, least: int, room: int | None, volume: int | None, by_volume: int | None
+) -> None:
+    held, smallest = lot * lots, -(-max(least, 1) // lot) * lot
+    most = None if room is None else 2 * smallest + room
+    conduct = replace(
+        EMERGENCY, usual_volume=None if volume is None else Decimal(volume), most_orders_by_volume=by_volume
+    )
+    seen = sent(Life(a_plan({"A": held}, {"A": 0}, least=least, most=most, lot=lot), conduct, A=held))
+    assert sum(seen) == held
+    assert all(quantity % lot == 0 and (most is None or quantity <= most) for quantity in seen)
+    assert min(seen) >= min(least, held)
+
+
+def test_the_first_order_goes_by_what_is_held_where_that_is_less_than_the_leg() -> None:
+    little = replace(EMERGENCY, usual_volume=Decimal(30))
+    assert sent(Life(a_plan({"A": 100}, {"A": 0}, least=30), little, A=40)) == [40]
+
+
+def test_no_part_of_a_reduction_is_worth_less_than_the_smallest_order_by_the_present_price() -> None:
+    thin = replace(EMERGENCY, usual_volume=Decimal(1), most_orders_by_volume=100)
+    plan = a_plan({"A": 100}, {"A": 0}, worth=1000)  # at 100
+    assert sent(Life(plan, thin, A=100)) == [10] * 10
+    assert sent(Life(plan, replace(thin, price=Decimal(40)), A=100)) == [25] * 4
+    assert sent(Life(plan, replace(thin, price=Decimal(30)), A=100)) == [34, 66]
+    assert sent(Life(plan, EMERGENCY, A=5)) == [5]  # a close is never too small
+
+
+def test_the_largest_order_of_the_venue_may_take_more_orders_than_the_volume_may() -> None:
+    thin = replace(EMERGENCY, usual_volume=Decimal(1), most_orders_by_volume=100)
+    assert sent(Life(a_plan({"A": 5000}, {"A": 0}, most=10), thin, A=5000)) == [10] * 500
 
 
 def test_a_late_fill_of_the_order_before_makes_the_next_one_smaller() -> None:

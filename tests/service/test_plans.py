@@ -59,8 +59,8 @@ async def give(
     return await world.service.commands.give(command)
 
 
-async def hold(world: World, symbol: str, quantity: int, side: str = "BUY") -> None:
-    world.send(f"hold-{symbol}", symbol=symbol, quantity=quantity, side=side)
+async def hold(world: World, symbol: str, quantity: int, side: str = "BUY", strategy: str = "momentum") -> None:
+    world.send(f"hold-{symbol}", symbol=symbol, quantity=quantity, side=side, strategy_name=strategy)
     await world.run(1)
     world.fill(f"hold-{symbol}")
     await world.run(2)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from pymongo.errors import AutoReconnect
 
 from brokers.base import Instrument, OrderType, Side
+from brokers.errors import BrokerUnavailable
 from brokers.paper.model import Action, Fault, Operation
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused
@@ -22,6 +25,7 @@ from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.risk.limits import Scope
 from execution_service.storage.ports.commands import Command
 from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.trading import volumes
 from tests.fakes import ACCOUNT, BY_HAND, DATABASE, DOWN, RESTING, Moment, World, world_of
 from tests.fakes.broker import GatedBroker
 from tests.service.audit import audit
@@ -109,6 +113,93 @@ async def test_where_the_broker_tells_a_volume_reductions_leave_in_parts_of_it_a
             assert [each[1] for each in children(world)] == slices[: n + 1]
             world.fill(exits_at_work(world)[0], quantity=int(quantity), purpose=Purpose.EXIT)
             await world.run(3)
+
+
+class Market:
+    """What a broker says of usual volumes: a figure, what it raises, or nothing at all (None)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, says: Decimal | BrokerUnavailable | None) -> None:
+        self.says = says
+        self.calls = 0
+        market = self
+
+        async def usual_volumes(_: Any, instruments: Collection[Instrument]) -> dict[Instrument, Decimal]:
+            market.calls += 1
+            if market.says is None:
+                await asyncio.Event().wait()
+            if isinstance(market.says, BrokerUnavailable):
+                raise market.says
+            return dict.fromkeys(instruments, market.says)
+
+        monkeypatch.setattr(GatedBroker, "usual_volumes", usual_volumes, raising=False)
+        monkeypatch.setattr(volumes, "ANSWER_SECONDS", 3600.0)  # a call ends in this clock's time, or not at all
+
+
+def volume_lines(logs: Sequence[Any]) -> list[str]:
+    return [line["action"] for line in logs if str(line.get("action")).startswith("volume_")]
+
+
+async def test_a_reduction_waits_a_second_for_a_volume_that_does_not_come_and_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market = Market(monkeypatch, None)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        for symbol, strategy in (("AAPL", "momentum"), ("MSFT", "value")):
+            await hold(world, symbol, 300, strategy=strategy)
+            world.quote(symbol, bid="10", ask="10.02", last="10")
+        with structlog.testing.capture_logs() as logs:
+            publish(world, body(world, ("AAPL", 0), aggressiveness="EMERGENCY"))
+            await world.run(3)
+            publish(world, body(world, ("MSFT", 0), strategy_id="value", aggressiveness="EMERGENCY"))
+            await world.run(2)
+            assert [each[1] for each in (*children(world), *children(world, "MSFT"))] == ["300", "300"]
+            await world.run(40)
+        assert [each[2] for each in children(world)] == ["9.9000", "9.7000", "9.0000"]
+        assert (market.calls, volume_lines(logs)) == (1, ["volume_unknown"])
+
+
+async def test_a_broker_that_tells_no_volume_is_left_alone_for_a_while_and_what_it_told_before_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market = Market(monkeypatch, Decimal(500))
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        for symbol, strategy in (("AAPL", "momentum"), ("MSFT", "value")):
+            await hold(world, symbol, 450, strategy=strategy)
+            world.quote(symbol, bid="10", ask="10.02", last="10")
+        with structlog.testing.capture_logs() as logs:
+            publish(world, body(world, ("AAPL", 0), aggressiveness="EMERGENCY"))
+            await world.run(2)
+            market.says, market.calls = BrokerUnavailable("out of order"), 0
+            for _ in range(2):
+                world.fill(exits_at_work(world)[0], quantity=150, purpose=Purpose.EXIT)
+                await world.run(1.5)
+            assert [each[1] for each in children(world)] == ["150", "150", "150"]
+            publish(world, body(world, ("MSFT", 0), strategy_id="value", aggressiveness="EMERGENCY"))
+            await world.run(1.5)
+            assert [each[1] for each in children(world, "MSFT")] == ["450"]
+            assert (market.calls, volume_lines(logs)) == (1, ["volume_unknown"])
+            market.says = Decimal(500)
+            await world.run(16)
+        assert [each[1] for each in children(world, "MSFT")] == ["450", "150"]
+        assert volume_lines(logs) == ["volume_unknown", "volume_known"]
+
+
+async def test_while_the_broker_is_away_nothing_is_asked_for_what_cannot_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market = Market(monkeypatch, Decimal(500))
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "AAPL", 300)
+        world.quote("AAPL", bid="10", ask="10.02", last="10")
+        world.broker_faults.unavailable = DOWN
+        await world.run(30)
+        with structlog.testing.capture_logs() as logs:
+            publish(world, body(world, ("AAPL", 0), aggressiveness="EMERGENCY"))
+            await world.run(60)
+        assert (market.calls, volume_lines(logs), children(world)) == (0, [], [])
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        assert [each[1] for each in children(world)][:1] == ["150"]
 
 
 async def test_a_market_order_ends_the_ladder_where_the_operator_allows_it(tmp_path: Path) -> None:

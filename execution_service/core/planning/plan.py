@@ -106,6 +106,8 @@ class Leg:
     note: str = ""
     max_quantity: Decimal | None = None
     """The largest quantity of one order; None: no limit is known."""
+    min_notional: Decimal = ZERO
+    """The smallest value of an order, in money of the account; what closes a holding whole may be less."""
 
     @property
     def is_exit(self) -> bool:
@@ -411,6 +413,7 @@ class _Step:
             lot=known.lot,
             min_quantity=known.min_quantity,
             max_quantity=known.max_quantity,
+            min_notional=known.min_notional,
             slices=slices_of(quantity, self.settings.slices, known.lot, known.max_quantity),
         )
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from execution_service.core.exact import EXACT, ZERO
 from execution_service.core.planning.facts import ONE
 from execution_service.core.planning.plan import Leg, LegReason, LegState, Phase, Plan, signal_id_of
-from execution_service.core.planning.quantities import Increase, affordable, slices_of
+from execution_service.core.planning.quantities import Increase, affordable, slices_of, whole_lots
 from execution_service.core.planning.targets import Aggressiveness
 from execution_service.core.planning.terms import (
     AS_PLANNED,
@@ -24,6 +24,7 @@ from execution_service.core.planning.terms import (
     Terms,
     choose,
     is_too_tame,
+    least_at_once,
     most_at_once,
 )
 
@@ -330,7 +331,8 @@ def _of_reduction(
     if isinstance(chosen, LegReason):
         yield _release(plan, leg, 0, ZERO, now, reason=chosen)
         return
-    available, first = _available(leg, held), _first_order(leg, leg.quantity, conduct)
+    available = _available(leg, held)
+    first = _first_order(leg, min(leg.quantity, available), conduct)
     most = most_at_once(conduct, leg)
     # One order at a time: on the ladder, and where all of it were more than its part of what the market trades.
     is_single = conduct.stance is Aggressiveness.EMERGENCY or (most is not None and most < leg.quantity)
@@ -370,12 +372,19 @@ def _follower(
 
 
 def _first_order(leg: Leg, left: Decimal, conduct: Conduct) -> Decimal:
-    """How much of what is left one order takes: no more than the venue allows, and than its part of what the market trades; but all of it where
-    what is left then would be too little for an order."""
-    bounds = (left, leg.max_quantity, most_at_once(conduct, leg))
+    """How much of what is left one order takes: no more than the venue allows, and than its part of what the market trades, in whole lots. Where too
+    little for an order would be left then, all of it if the venue allows that, else so much less that an order is left, if both are large enough."""
+    largest, least = leg.max_quantity, least_at_once(conduct, leg)
+    if largest is not None:
+        largest = max(leg.lot, whole_lots(largest, leg.lot))
+    bounds = (left, largest, most_at_once(conduct, leg))
     quantity = min(bound for bound in bounds if bound is not None)
-    has_room = leg.max_quantity is None or left <= leg.max_quantity
-    return left if has_room and left - quantity < leg.min_quantity else quantity
+    if not ZERO < left - quantity < least:
+        return quantity
+    if largest is None or left <= largest:
+        return left
+    smaller = whole_lots(left - least, leg.lot)
+    return smaller if smaller >= least else quantity
 
 
 def _of_increases(

@@ -17,6 +17,12 @@ def whole_lots(quantity: Decimal, lot: Decimal) -> Decimal:
     return _DOWN.divide_int(quantity, lot) * lot
 
 
+def lots_for(quantity: Decimal, lot: Decimal) -> Decimal:
+    """The smallest multiple of the lot that is no less than a quantity that is not negative. Exact for every decimal lot."""
+    whole = whole_lots(quantity, lot)
+    return whole if whole == quantity else whole + lot
+
+
 def divided(amount: Decimal, by: Decimal) -> Decimal:
     """Never further from zero than the exact quotient."""
     return _DOWN.divide(amount, by)

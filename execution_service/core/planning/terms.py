@@ -15,7 +15,7 @@ from brokers.base import OrderType, Side, Tif
 from execution_service.core.exact import EXACT
 from execution_service.core.planning.facts import ONE
 from execution_service.core.planning.plan import Leg, LegReason, Phase
-from execution_service.core.planning.quantities import divided, whole_lots
+from execution_service.core.planning.quantities import divided, lots_for, whole_lots
 from execution_service.core.planning.targets import Aggressiveness
 
 URGENT_COLLAR = Decimal("0.005")
@@ -33,9 +33,9 @@ PARTICIPATION: Mapping[Aggressiveness, Decimal] = MappingProxyType(
     }
 )
 """How much of what is usually traded one order may be. NORMAL has no bound: as the plan says."""
-MOST_ORDERS = 100
-"""So many orders a leg takes at most at a live market, however little is traded there: each is a hundredth of it at least. One that an account holds
-many days' volume of would else leave in orders that nobody would wait for, or that the venue finds too small."""
+MOST_ORDERS_BY_VOLUME = 100
+"""Into so many orders at most the volume divides a leg at a live market, however little is traded there: each is a hundredth of it at least. One that
+an account holds many days' volume of would else leave in orders that nobody would wait for. The venue's largest order may divide it into more."""
 _DIGITS = 5
 """A limit has at least so many significant digits, and two decimals; the broker's package fits it to the tick."""
 _URGENCY = {
@@ -80,7 +80,7 @@ class Conduct:
     """The account's settings allow a market order at the ladder's end."""
     usual_volume: Decimal | None = None
     """What the whole market usually trades in a bar; None: nobody says, and orders are not bounded by it."""
-    most_orders: int | None = None
+    most_orders_by_volume: int | None = None
     """Into so many orders at most its part of the volume divides the leg; None: into any number."""
 
 
@@ -137,17 +137,23 @@ def _of_ladder(conduct: Conduct, side: Side, rung: int) -> Chosen | LegReason:
     return Chosen(terms=AT_MARKET) if is_market else LegReason.OUTSIDE_COLLAR
 
 
+def least_at_once(conduct: Conduct, leg: Leg) -> Decimal:
+    """The venue's smallest order, by quantity and by value at the present price, else at the plan's; by quantity alone where no price is known."""
+    price = conduct.price or leg.price
+    if not price or not leg.unit_value:
+        return leg.min_quantity
+    return max(leg.min_quantity, lots_for(divided(leg.min_notional, price * leg.unit_value), leg.lot))
+
+
 def most_at_once(conduct: Conduct, leg: Leg) -> Decimal | None:
-    """How much one order may be, in whole lots, one at least, and no less than the venue's smallest order; None: there is no bound."""
+    """How much the volume lets one order be, in whole lots, one at least, and no less than the venue's smallest order; None: there is no bound."""
     part = PARTICIPATION.get(conduct.stance)
     if part is None or conduct.usual_volume is None:
         return None
-    least = max(leg.lot, leg.min_quantity)
-    if conduct.most_orders is not None:
-        part_of_leg = whole_lots(divided(leg.quantity, Decimal(conduct.most_orders)), leg.lot)
-        is_enough = part_of_leg * conduct.most_orders >= leg.quantity
-        least = max(least, part_of_leg if is_enough else part_of_leg + leg.lot)
-    return max(least, whole_lots(part * conduct.usual_volume, leg.lot))
+    least = max(leg.lot, least_at_once(conduct, leg))
+    if conduct.most_orders_by_volume is not None:
+        least = max(least, divided(leg.quantity, Decimal(conduct.most_orders_by_volume)))
+    return max(lots_for(least, leg.lot), whole_lots(part * conduct.usual_volume, leg.lot))
 
 
 def is_too_tame(stance: Aggressiveness, now: Aggressiveness) -> bool:
