@@ -1125,6 +1125,8 @@ class IbkrBroker:
             client_order_id=order.orderRef or self._unacknowledged.tag_of(f"{order.clientId}:{order.orderId}"),
             status=state.status or "",
         )
+        if entry is None:
+            return
         self._acknowledged(entry)
         hold = hold_in(state.warningText or "")
         if hold is not None:
@@ -1164,7 +1166,8 @@ class IbkrBroker:
                 filled=filled or Decimal(0),
                 words=state.completedStatus or "",
             )
-            self._acknowledged(entry)
+            if entry is not None:
+                self._acknowledged(entry)
 
     def on_execution(self, execution: Any, moment: Moment, contract: Any) -> None:
         if execution.acctNumber == self._account and contract.secType != BAG:
