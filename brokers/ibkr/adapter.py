@@ -162,6 +162,8 @@ _LEARNED_AGAIN_SECONDS = 300.0
 """After so long a contract is queried again, if the gateway gave neither its facts nor the answer that it has none."""
 _IN_PAIRS = frozenset({AssetClass.FOREX, AssetClass.CRYPTO})
 """The currency is part of what is bought."""
+_NEVER_IN_HUNDREDTHS = _IN_PAIRS | {AssetClass.BOND}
+"""Bonds are priced in percent of their nominal value, and their facts never say how much money a point is worth."""
 _CANCELLING = frozenset({"PendingCancel", "Cancelled", "ApiCancelled"})
 _TAKEN = frozenset({"PreSubmitted", "Submitted", "Filled", "Cancelled", "ApiCancelled", "PendingCancel"})
 
@@ -1357,7 +1359,7 @@ def _claim_of(ticket: Ticket) -> CallPriority:
 
 def _is_worth_unknown(held: Instrument) -> bool:
     """Whether only the contract's facts tell how much money one unit of its price is."""
-    is_in_hundredths = held.currency in _IN_HUNDREDTHS and held.asset_class not in _IN_PAIRS
+    is_in_hundredths = held.currency in _IN_HUNDREDTHS and held.asset_class not in _NEVER_IN_HUNDREDTHS
     return is_in_hundredths or held.asset_class in DERIVATIVES
 
 
