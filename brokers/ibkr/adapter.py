@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -1262,8 +1263,9 @@ class IbkrBroker:
         self._must_read_lists = True
 
     def on_margin_warning(self, text: str) -> None:
-        """Unless it names another account of the login."""
-        named = set() if self._session is None else {name for name in self._session.accounts if name in text}
+        """Unless it names another account of the login. An id may begin or end with another's: whole words count."""
+        accounts = () if self._session is None else self._session.accounts
+        named = {name for name in accounts if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)}
         if named and self._account not in named:
             return
         self._margin_warning, self._margin_warned_at = " ".join(text.split()), time.monotonic()
