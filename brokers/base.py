@@ -319,6 +319,9 @@ class Report:
     instrument: Instrument | None = None
     side: Side | None = None
     """What the order is about, where the broker says so; of an order of ours the record knows it. None: not known."""
+    earlier_ids: Mapping[str, str] = field(default_factory=dict)
+    """Of an order of somebody else, by execution: the broker's id of the order under which that may have been shown
+    before, when the broker had not said yet which order it is of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -415,7 +415,7 @@ def report_of(
         is_held=is_held,
         held_until=opens_at if is_held else None,
         is_unclear=is_unclear,
-        instrument=instrument_of(first.symbol, first.asset_class)[0] if first.symbol else None,
+        instrument=instrument_of(first.symbol, _class_of(first))[0] if first.symbol and _class_of(first) else None,
         side={"buy": Side.BUY, "sell": Side.SELL}.get(first.side),
     )
 
@@ -429,7 +429,13 @@ def _reason(status: ReportStatus) -> str | None:
 def may_be_held(row: OrderRow) -> bool:
     """Whether it waits for the opening if its market is closed; that of coins never is, whose symbols do not tell them
     from shares: `BTCUSD` is one (alpaca-py issue 374)."""
-    return row.status == _WAITS_FOR_THE_MARKET and row.asset_class != CRYPTO
+    return row.status == _WAITS_FOR_THE_MARKET and _class_of(row) != CRYPTO
+
+
+def _class_of(row: OrderRow) -> str:
+    """The order's class of assets; empty: not known. Only the symbol of a pair of coins has a stroke."""
+    said = row.asset_class if row.asset_class in _CLASS_WORDS else ""
+    return said or (CRYPTO if "/" in row.symbol else "")
 
 
 def _is_held(row: OrderRow, opens_at: datetime | None) -> bool | None:
@@ -451,8 +457,9 @@ def fill_of(row: FillRow, received_at: datetime) -> Fill:
 
 def _charged(fill: Fill, order: OrderRow) -> Fill:
     """Alpaca charges no commission for shares and options. The fee of a crypto trade is taken out of what is received
-    and posted by day and symbol, not by order: it is not told."""
-    return fill if order.asset_class == CRYPTO else replace(fill, commission=Decimal(0), commission_currency=CURRENCY)
+    and posted by day and symbol, not by order: it is not told, and none of what is of a class that is not known."""
+    is_free = _class_of(order) in (EQUITY, OPTION)
+    return replace(fill, commission=Decimal(0), commission_currency=CURRENCY) if is_free else fill
 
 
 # Account

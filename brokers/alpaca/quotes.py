@@ -206,12 +206,13 @@ class AccountQuotes:
                 symbols[instrument] = symbol
         to_ask = self._volumes.to_ask(dict.fromkeys(symbols.values()))[:_SYMBOLS_A_CALL]
         if to_ask:
-            self._volumes.keep(to_ask, await self._volumes_of(to_ask))
+            await self._keep_volumes_of(to_ask)
         found = ((instrument, self._volumes.of(symbol)) for instrument, symbol in symbols.items())
         return {instrument: volume for instrument, volume in found if volume is not None}
 
-    async def _volumes_of(self, symbols: Sequence[str]) -> dict[str, Decimal]:
-        """Where one of them is no symbol of Alpaca's, the others are asked about again, since they are not answered then."""
+    async def _keep_volumes_of(self, symbols: Sequence[str]) -> None:
+        """Where one of them is no symbol of Alpaca's, that is kept, and the others are asked about again, since they are not answered then. Raises
+        BrokerUnavailable; whatever else is refused says nothing of what is traded."""
         now = datetime.now(UTC)
         for _ in range(_CALLS_FOR_BARS):
             try:
@@ -219,15 +220,19 @@ class AccountQuotes:
                 told = read_volumes(said)
             except FeedRefused as exc:
                 invalid = exc.invalid_among(symbols)
-                symbols = [] if invalid is None else [symbol for symbol in symbols if symbol != invalid]
-                if symbols:
-                    continue
-                return {}
+                if invalid is None:
+                    raise
+                self._volumes.keep([invalid], {})
+                symbols = [symbol for symbol in symbols if symbol != invalid]
+                if not symbols:
+                    return
+                continue
             except Malformed as exc:
                 raise BrokerUnavailable(f"Alpaca's bars cannot be read: {exc}") from exc
             latest = {symbol: volumes[-_SESSIONS:] for symbol, volumes in told.items()}
             means = ((symbol, sum(mine, Decimal(0)) / len(mine)) for symbol, mine in latest.items() if mine)
-            return {symbol: mean / _SESSION_MINUTES for symbol, mean in means if mean}
+            self._volumes.keep(symbols, {symbol: mean / _SESSION_MINUTES for symbol, mean in means if mean})
+            return
         raise BrokerUnavailable(f"Alpaca calls {_CALLS_FOR_BARS} of the symbols invalid, and tells the volume of none")
 
     async def in_words(self, *, has_options: bool, has_coins: bool) -> str:

@@ -37,6 +37,7 @@ class OrderRow:
     """Of its executions. None: there are none, or it cannot be read."""
     symbol: str = ""
     asset_class: str = ""
+    """Alpaca's own word; empty: the row does not say it."""
     side: str = ""
     tif: str = ""
     submitted_at: datetime | None = None
@@ -142,7 +143,7 @@ def read_order(row: object) -> OrderRow:
         filled=number(order, "filled_qty", least=0),
         average_price=_number_or_none(order, "filled_avg_price"),
         symbol=_text_or_none(order.get("symbol")) or "",
-        asset_class=_text_or_none(order.get("asset_class")) or "us_equity",
+        asset_class=_text_or_none(order.get("asset_class")) or "",
         side=_text_or_none(order.get("side")) or "",
         tif=_text_or_none(order.get("time_in_force")) or "",
         submitted_at=moment(order.get("submitted_at")) or moment(order.get("created_at")),

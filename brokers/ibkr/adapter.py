@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -162,6 +163,8 @@ _LEARNED_AGAIN_SECONDS = 300.0
 """After so long a contract is queried again, if the gateway gave neither its facts nor the answer that it has none."""
 _IN_PAIRS = frozenset({AssetClass.FOREX, AssetClass.CRYPTO})
 """The currency is part of what is bought."""
+_NEVER_IN_HUNDREDTHS = _IN_PAIRS | {AssetClass.BOND}
+"""Bonds are priced in percent of their nominal value, and their facts never say how much money a point is worth."""
 _CANCELLING = frozenset({"PendingCancel", "Cancelled", "ApiCancelled"})
 _TAKEN = frozenset({"PreSubmitted", "Submitted", "Filled", "Cancelled", "ApiCancelled", "PendingCancel"})
 
@@ -1125,6 +1128,8 @@ class IbkrBroker:
             client_order_id=order.orderRef or self._unacknowledged.tag_of(f"{order.clientId}:{order.orderId}"),
             status=state.status or "",
         )
+        if entry is None:
+            return
         self._acknowledged(entry)
         hold = hold_in(state.warningText or "")
         if hold is not None:
@@ -1164,7 +1169,8 @@ class IbkrBroker:
                 filled=filled or Decimal(0),
                 words=state.completedStatus or "",
             )
-            self._acknowledged(entry)
+            if entry is not None:
+                self._acknowledged(entry)
 
     def on_execution(self, execution: Any, moment: Moment, contract: Any) -> None:
         if execution.acctNumber == self._account and contract.secType != BAG:
@@ -1257,8 +1263,9 @@ class IbkrBroker:
         self._must_read_lists = True
 
     def on_margin_warning(self, text: str) -> None:
-        """Unless it names another account of the login."""
-        named = set() if self._session is None else {name for name in self._session.accounts if name in text}
+        """Unless it names another account of the login. An id may begin or end with another's: whole words count."""
+        accounts = () if self._session is None else self._session.accounts
+        named = {name for name in accounts if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)}
         if named and self._account not in named:
             return
         self._margin_warning, self._margin_warned_at = " ".join(text.split()), time.monotonic()
@@ -1354,7 +1361,7 @@ def _claim_of(ticket: Ticket) -> CallPriority:
 
 def _is_worth_unknown(held: Instrument) -> bool:
     """Whether only the contract's facts tell how much money one unit of its price is."""
-    is_in_hundredths = held.currency in _IN_HUNDREDTHS and held.asset_class not in _IN_PAIRS
+    is_in_hundredths = held.currency in _IN_HUNDREDTHS and held.asset_class not in _NEVER_IN_HUNDREDTHS
     return is_in_hundredths or held.asset_class in DERIVATIVES
 
 

@@ -27,6 +27,11 @@ def base_of(exec_id: str) -> str:
     return exec_id if found is None else found["base"]
 
 
+def _id_by_execution(base: str) -> str:
+    """The id of an order that is known by this execution alone."""
+    return f"x{base}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
     """One execution as the server sent it. `exec_id` ends in its version number."""
@@ -86,6 +91,17 @@ class Entry:
     unclear_words: str = ""
     traded: tuple[Instrument, Side] | None = None
     """Of an order of somebody else: what its executions are of, and their side."""
+    execution_shown: str = ""
+    """The base id of the execution by which an order without ids became known."""
+
+    @property
+    def has_ids(self) -> bool:
+        return bool(self.order_id or self.perm_id)
+
+    @property
+    def is_execution_alone(self) -> bool:
+        """It is known by an execution that names no order: of somebody else, and all that there is of it."""
+        return bool(self.execution_shown) and not (self.has_ids or self.client_order_id)
 
     @property
     def is_held(self) -> bool | None:
@@ -110,7 +126,12 @@ class Entry:
 
     @property
     def broker_order_id(self) -> str:
-        return f"{self.client_id}:{self.order_id}" if self.order_id else f"p{self.perm_id}"
+        """Unique. Empty: an order of ours of which only the tag is known."""
+        if self.order_id:
+            return f"{self.client_id}:{self.order_id}"
+        if self.perm_id:
+            return f"p{self.perm_id}"
+        return _id_by_execution(self.execution_shown) if self.execution_shown else ""
 
     @property
     def valid_executions(self) -> list[Execution]:
@@ -140,6 +161,8 @@ class Entry:
 
     @property
     def report_status(self) -> ReportStatus:
+        if self.is_execution_alone:
+            return ReportStatus.FILLED if self.filled_quantity else ReportStatus.CANCELLED
         if self.status == "Filled":
             return ReportStatus.FILLED
         if self.status in _CANCELLED:
@@ -286,9 +309,11 @@ class Blotter:
         perm_id: int,
         client_order_id: str,
         status: str,
-    ) -> Entry:
-        """An open order, from a list or pushed."""
-        entry = self._entry(client_id, order_id, perm_id)
+    ) -> Entry | None:
+        """An open order, from a list or pushed. None: neither an id nor its tag says which."""
+        entry = self._shown(client_id, order_id, perm_id, client_order_id)
+        if entry is None:
+            return None
         before = entry._state
         self._tag(entry, client_order_id)
         entry.is_completed = False
@@ -321,9 +346,12 @@ class Blotter:
         status: str,
         filled: Decimal,
         words: str,
-    ) -> Entry:
-        """An order from the list of completed ones, which has no ids except the permanent one."""
-        entry = self._entry(0, 0, perm_id)
+    ) -> Entry | None:
+        """An order from the list of completed ones, which has no ids except the permanent one. None: neither that nor
+        its tag says which."""
+        entry = self._shown(0, 0, perm_id, client_order_id)
+        if entry is None:
+            return None
         before = (entry.client_order_id, entry.report_status, entry.filled_quantity, entry.reason)
         self._tag(entry, client_order_id)
         entry.is_completed = True
@@ -346,13 +374,13 @@ class Blotter:
         execution: Execution,
         traded: tuple[Instrument, Side] | None = None,
     ) -> Entry:
-        """An execution, or a later version that replaces an earlier one. One that names no order is known by itself: each reading of
-        the lists tells it again."""
-        nameless = None if order_id > 0 or perm_id else self._by_exec_base.get(execution.base)
-        entry = nameless or self._entry(client_id, order_id, perm_id)
+        """An execution, or a later version that replaces an earlier one. One that has no id of its order is of the
+        order that it was told of before or will be told of, or of the only one with its tag; else an order of its own,
+        however often the lists tell it."""
+        entry = self._executed(client_id, order_id, perm_id, client_order_id, execution.base)
         entry.traded = traded or entry.traded
         changed = bool(client_order_id) and entry.client_order_id != client_order_id
-        self._tag(entry, client_order_id)
+        entry = self._tag(entry, client_order_id)
         first = entry.first_versions.get(execution.base)
         if first is None or execution.version < first.version:
             entry.first_versions[execution.base] = execution
@@ -477,6 +505,9 @@ class Blotter:
             orders_under_tag=tuple(twin.broker_order_id for twin in duplicates),
             instrument=None if traded is None else traded[0],
             side=None if traded is None else traded[1],
+            earlier_ids={}
+            if entry.client_order_id or not entry.has_ids
+            else {each.exec_id: _id_by_execution(each.base) for each in entry.valid_executions},
         )
 
     def duplicates(self, client_order_id: str) -> list[Entry]:
@@ -499,6 +530,9 @@ class Blotter:
         return max((order_id for owner, order_id in self._by_order_id if owner == client_id), default=0)
 
     def named(self, broker_order_id: str) -> Entry | None:
+        if broker_order_id.startswith("x"):
+            found = self._by_exec_base.get(broker_order_id[1:])
+            return found if found is not None and found.broker_order_id == broker_order_id else None
         client_id, _, order_id = broker_order_id.partition(":")
         if client_id.isdecimal() and order_id.isdecimal():
             found = self._by_order_id.get((int(client_id), int(order_id)))
@@ -531,15 +565,23 @@ class Blotter:
         entry.change = self.mark
         self._by_change[self.mark] = entry
 
-    def _tag(self, entry: Entry, client_order_id: str) -> None:
-        """Files the entry under this tag; an empty one removes none."""
+    def _tag(self, entry: Entry, client_order_id: str) -> Entry:
+        """Files the entry under this tag; an empty one removes none. What was told under the tag without an id is of
+        the one order under it that has ids: returns that, where this entry is now a part of it."""
         before = entry.client_order_id
         if not client_order_id or client_order_id == before:
-            return
+            return entry
         if before:
             self._by_tag[before] = [each for each in self._by_tag[before] if each is not entry]
         entry.client_order_id = client_order_id
-        self._by_tag.setdefault(client_order_id, []).append(entry)
+        twins = self._by_tag.setdefault(client_order_id, [])
+        twins.append(entry)
+        if len(twins) > 1 and sum(each.has_ids for each in twins) == 1:
+            named = next(each for each in twins if each.has_ids)
+            for each in [each for each in twins if each is not named]:
+                self._join(each, named)
+            return named
+        return entry
 
     def _known(self, client_id: int, order_id: int, perm_id: int) -> Entry | None:
         """Order ids count from 1. Orders that no client of the API has placed have 0 or -1, all of them: IBKR's own liquidations
@@ -566,6 +608,52 @@ class Blotter:
         if perm_id:
             self._by_perm_id[perm_id] = entry
         return entry
+
+    def _shown(self, client_id: int, order_id: int, perm_id: int, client_order_id: str) -> Entry | None:
+        """The order with these ids; without any the only one with this tag."""
+        if order_id > 0 or perm_id:
+            return self._entry(client_id, order_id, perm_id)
+        with_tag = self.with_tag(client_order_id) if client_order_id else []
+        if len(with_tag) == 1:
+            return with_tag[0]
+        return self._entry(0, 0, 0) if client_order_id and not with_tag else None
+
+    def _executed(self, client_id: int, order_id: int, perm_id: int, client_order_id: str, base: str) -> Entry:
+        told = self._by_exec_base.get(base)
+        if order_id > 0 or perm_id:
+            entry = self._entry(client_id, order_id, perm_id)
+            if told is not None and told is not entry and not told.has_ids:
+                self._join(told, entry)
+            return entry
+        entry = told or self._shown(0, 0, 0, client_order_id) or self._entry(0, 0, 0)
+        if not entry.has_ids and not entry.execution_shown:
+            entry.execution_shown = base
+        return entry
+
+    def _join(self, nameless: Entry, entry: Entry) -> None:
+        """All that was told of an order without ids is of this one."""
+        for base, each in nameless.executions.items():
+            known = entry.executions.get(base)
+            if known is None or each.version > known.version:
+                entry.executions[base] = each
+            self._by_exec_base[base] = entry
+        for base, each in nameless.first_versions.items():
+            known = entry.first_versions.get(base)
+            if known is None or each.version < known.version:
+                entry.first_versions[base] = each
+        entry.busted |= nameless.busted
+        entry.reported_filled = max(entry.reported_filled, nameless.reported_filled)
+        entry.traded = entry.traded or nameless.traded
+        entry.status = entry.status or nameless.status
+        self.entries = [each for each in self.entries if each is not nameless]
+        self._unclear.pop(id(nameless), None)
+        self._by_change.pop(nameless.change, None)
+        if nameless.client_order_id:
+            twins = self._by_tag[nameless.client_order_id]
+            self._by_tag[nameless.client_order_id] = [each for each in twins if each is not nameless]
+            if not entry.client_order_id:
+                self._tag(entry, nameless.client_order_id)
+        self._changed(entry)
 
 
 def _legs_of(entry: Entry, whole: Combination) -> list[Entry]:

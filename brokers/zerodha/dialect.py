@@ -50,6 +50,8 @@ from brokers.zerodha.rows import (
 CURRENCY = "INR"
 EXCHANGES = ("NSE", "BSE", "NFO", "BFO", "CDS", "BCD", "MCX")
 PRODUCTS = ("CNC", "MIS", "NRML")
+_FUNDED = "MTF"
+"""The product of shares bought with Zerodha's margin. It is shown, and not traded here."""
 VARIETIES = ("regular", "amo", ICEBERG)
 
 _ASSET_CLASSES = {
@@ -681,11 +683,14 @@ def positions(
     for rows, quantity_of in ((net, _day_quantity), (holdings, _quantity_before_today)):
         for row in rows:
             try:
-                name = (*named(row), _product(row))
+                instrument, product = named(row), _product(row)
             except Malformed:
                 found.append(UNNAMED_POSITION)
-            else:
-                held[name].append(_part(row, quantity_of))
+                continue
+            held[*instrument, product].append(_part(row, quantity_of))
+            funded = row.get("mtf") if isinstance(row, Mapping) and rows is holdings else None
+            if funded:
+                held[*instrument, _FUNDED].append(_part(funded, _funded_quantity))
     for (exchange, symbol, product), reported in held.items():
         parts = [part for part in reported if part is not None]
         quantity = sum((part.quantity for part in parts), Decimal(0))
@@ -731,7 +736,8 @@ def _product(row: object) -> str | None:
 
 def _part(row: object, quantity_of: Callable[[Row], Decimal]) -> _Part | None:
     """None if its quantity cannot be read."""
-    assert isinstance(row, Mapping)
+    if not isinstance(row, Mapping):
+        return None
     try:
         quantity = quantity_of(row)
     except Malformed:
@@ -761,17 +767,33 @@ def _quantity_before_today(row: Row) -> Decimal:
     Kite divides it: `quantity` is free to be sold, `t1_quantity` is not settled yet, and what is pledged is in
     `collateral_quantity` alone (openalgo issue 1625). `used_quantity` was sold today; whether it is taken off `quantity`
     already, as Zerodha's support page on stocks sold from holdings says of its own screen, follows from what was there
-    in the morning (`opening_quantity`), which may count what is pledged or not. Raises Malformed if that fits neither.
+    in the morning (`opening_quantity`), which may count what is pledged or not. In Zerodha's own samples of a morning
+    (kiteconnect-mocks, holdings.json) it counts what is not settled; of a day with sales nothing is known, so that it
+    may or may not. Raises Malformed if that fits neither or both, or if a `short_quantity` is told, of which nothing
+    says how it counts.
     """
-    free = number(row, "quantity") + _or_0(row, "t1_quantity")
+    if _or_0(row, "short_quantity"):
+        raise Malformed("a short quantity is told of a holding")
+    free, unsettled = number(row, "quantity"), _or_0(row, "t1_quantity")
     pledged, sold = _or_0(row, "collateral_quantity"), _or_0(row, "used_quantity")
+    owned = free + unsettled + pledged
     if not sold:
-        return free + pledged
+        return owned
     opening = number(row, "opening_quantity")
-    is_taken_off = opening in (free + sold, free + sold + pledged)
-    if is_taken_off is (opening in (free, free + pledged)):
+    counted = {free + each for each in (Decimal(0), unsettled, pledged, unsettled + pledged)}
+    is_taken_off = opening - sold in counted
+    if is_taken_off is (opening in counted):
         raise Malformed(f"{sold:f} sold and {free:f} left of {opening:f} is not clear")
-    return free + pledged + (sold if is_taken_off else 0)
+    return owned + (sold if is_taken_off else 0)
+
+
+def _funded_quantity(funded: Row) -> Decimal:
+    """What was held before today of shares bought with Zerodha's margin (MTF), which a holding's row has in `mtf`, beside
+    what is owned (Kite's page on the portfolio). Raises Malformed if some was sold today: nothing says whether that
+    is taken off."""
+    if _or_0(funded, "used_quantity"):
+        raise Malformed("some of what was bought with margin is sold")
+    return number(funded, "quantity")
 
 
 def _or_0(row: Row, name: str) -> Decimal:

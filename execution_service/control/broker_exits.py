@@ -16,7 +16,7 @@ from execution_service.control.results import Done
 from execution_service.core.adoption.broker_exits import (
     ExitToBook,
     NotProven,
-    booking_id,
+    booking_ids,
     candidates,
     exits_to_book,
     holder,
@@ -179,7 +179,7 @@ class BrokerExits:
         """By executions that have a price, else by what the broker recorded of the option, else by executions without a price."""
         ledgers, adoptions = await read_holdings(self._store, account_id, row.finding.instruments)
         unclear, now = self._store.unreadable_ledgers(account_id), self._clock.now()
-        names = [booking_id(account_id, report, fill) for report, fill in candidates(row, trades)]
+        names = [name for each in candidates(row, trades) for name in booking_ids(account_id, *each)]
         exits = exits_to_book(row, ledgers, unclear, trades, await self._booked(names), now, adoptions)
         held = holder(row, ledgers, unclear)
         if not isinstance(exits, NotProven) or isinstance(held, NotProven):

@@ -174,3 +174,11 @@ def test_an_execution_of_before_the_position_closed_none_of_it() -> None:
 def test_anything_that_is_less_than_a_proof_is_left_to_a_person(case: dict[str, Any]) -> None:
     trades = case.pop("trades")
     assert isinstance(found(*trades, **case), NotProven)
+
+
+def test_an_execution_that_was_booked_before_its_order_was_known_is_not_booked_again() -> None:
+    alone = theirs(fill(4), broker_order_id="x1")
+    booked = booking_id("a", alone, alone.fills[0])
+    named = replace(alone, broker_order_id="b1", earlier_ids={"f1": "x1"})
+    assert isinstance(found(named), tuple)
+    assert isinstance(found(named, booked=[booked]), NotProven)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from brokers.base import BrokerPosition, Capabilities, Instrument
+from brokers.base import BrokerPosition, Capabilities, Instrument, Report
 from brokers.errors import BrokerUnavailable, NotAnswered, OutcomeUnknown
+from brokers.ibkr.blotter import Blotter, Execution
 from execution_service.core.orders.events import Capped, Noted
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.order import Order
@@ -566,6 +568,31 @@ async def test_exit_right_after_a_trade_by_hand_that_was_heard_of_is_bound_befor
         assert world.exit_record("out").filled_quantity == 30
         (text,) = world.notifier.titled("Exit Capped")
         assert "an order of somebody else has filled there" in text
+
+
+async def test_each_trade_of_others_that_names_no_order_of_theirs_binds_exits(tmp_path: Path) -> None:
+    """As IBKR tells its liquidations: client id 0, order id 0 or -1, and perhaps no permanent id."""
+    blotter = Blotter()
+
+    def as_ibkr_tells(reports: Sequence[Report]) -> list[Report]:
+        for report in reports:
+            for fill in () if report.client_order_id else report.fills:
+                execution = Execution(exec_id=fill.fill_id, quantity=fill.quantity, price=fill.price, time=fill.time)
+                blotter.note_execution(client_id=0, order_id=-1, perm_id=0, client_order_id="", execution=execution)
+        return [*(report for report in reports if report.client_order_id), *blotter.reports(None)]
+
+    async with world_of(tmp_path, rules=TradingRules(reconcile_interval_seconds=600)) as world:
+        await holding(world)
+        await world.run(MINUTE)
+        world.broker_faults.retold = as_ibkr_tells
+        by_hand(world, -100, "MSFT")
+        await world.run(2 * MINUTE)
+        by_hand(world, -100)
+        await world.run(6)
+        world.exit("out", "sig")
+        await world.run(2)
+        assert world.exit_record("out").status is Status.REJECTED
+        assert shown(world) == 0
 
 
 async def test_position_that_cannot_be_read_is_like_one_that_is_not_told(tmp_path: Path) -> None:

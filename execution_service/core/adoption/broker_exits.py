@@ -45,6 +45,13 @@ def booking_id(account_id: str, report: Report, fill: Fill) -> str:
     return name_of_booking(account_id, report.broker_order_id, fill.fill_id)
 
 
+def booking_ids(account_id: str, report: Report, fill: Fill) -> list[str]:
+    """That name, and the one under which it may have been booked before the broker said which order it is of."""
+    earlier = report.earlier_ids.get(fill.fill_id)
+    names = [] if earlier is None else [name_of_booking(account_id, earlier, fill.fill_id)]
+    return [booking_id(account_id, report, fill), *names]
+
+
 def name_of_booking(*names: str) -> str:
     return BOOKING + sha256("\n".join(names).encode()).hexdigest()[:24]
 
@@ -90,7 +97,7 @@ def exits_to_book(
             continue
         if position.opened_at is not None and fill.time < position.opened_at:
             continue
-        if booking_id(row.account_id, report, fill) in booked:
+        if any(name in booked for name in booking_ids(row.account_id, report, fill)):
             continue
         if held.instrument.asset_class is AssetClass.OPTION and not fill.price:
             return NotProven("an execution at a price of 0 does not say how the option ended")

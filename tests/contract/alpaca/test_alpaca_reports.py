@@ -18,6 +18,8 @@ from simulators.alpaca.server import AlpacaFault, FaultKind, SimulatedAlpaca
 from simulators.stage_alpaca import config_for
 from tests.contract.alpaca.stage import PRICE, ref, report_of, ticket
 
+BTC = Instrument(symbol="BTC/USD", asset_class=AssetClass.CRYPTO)
+
 WORKING_WORDS = (
     *("new", "accepted", "pending_new", "accepted_for_bidding", "stopped", "held", "pending_review", "suspended"),
     *("pending_cancel", "pending_replace", "done_for_day", "calculated", "something_new"),
@@ -156,6 +158,31 @@ async def test_the_fee_of_coins_is_not_told_as_none_however_they_are_written(
     assert (fill.commission, fill.commission_currency) == (None, None)
     (fill,) = (await report_of(broker, shares)).fills
     assert (fill.commission, fill.commission_currency) == (0, "USD")
+
+
+@pytest.mark.parametrize("said", [None, "", "crypto_perp"])
+@pytest.mark.parametrize(("symbol", "held"), [("BTC/USD", BTC), ("BTCUSD", None)])
+async def test_a_fee_is_told_as_none_only_of_what_is_known_to_have_none(
+    server: SimulatedAlpaca, broker: AlpacaBroker, said: str | None, symbol: str, held: Instrument | None
+) -> None:
+    coin = ticket(instrument=BTC)
+    placed = await broker.place_order(coin)
+    server.book.fill_order(ref(placed))
+    server.show_oddly("GET /v2/orders", coin.client_order_id, {"asset_class": said, "symbol": symbol})
+    report = await report_of(broker, coin)
+    (fill,) = report.fills
+    assert (fill.commission, fill.commission_currency, report.instrument) == (None, None, held)
+
+
+@pytest.mark.parametrize("said", [None, "crypto"])
+async def test_coins_wait_for_no_opening_whether_the_order_names_their_class_or_not(
+    server: SimulatedAlpaca, broker: AlpacaBroker, said: str | None
+) -> None:
+    server.set_market(opens_in_seconds=3600)
+    coin = ticket(instrument=BTC)
+    await broker.place_order(coin)
+    server.show_oddly("GET /v2/orders", coin.client_order_id, {"status": "accepted", "asset_class": said})
+    assert (await report_of(broker, coin)).is_held is not True
 
 
 async def test_an_order_waits_for_the_opening_and_until_when_is_told(

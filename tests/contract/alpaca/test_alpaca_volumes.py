@@ -60,6 +60,30 @@ async def test_symbols_that_are_none_cost_few_calls(server: SimulatedAlpaca, bro
     assert len(asked(server)) == 4
 
 
+async def test_symbols_that_are_none_keep_no_other_unknown_for_good(
+    server: SimulatedAlpaca, broker: AlpacaBroker
+) -> None:
+    wanted = [AAPL, *(Instrument(symbol=f"BAD.-{n}") for n in range(5))]
+    with pytest.raises(BrokerUnavailable, match="invalid"):
+        await broker.usual_volumes(wanted)
+    for _ in range(2):
+        assert await broker.usual_volumes(wanted) == {AAPL: USUAL}
+    assert asked(server)[4:] == ["AAPL,BAD.-4", "AAPL"]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 422])
+@pytest.mark.parametrize(
+    "text", ["subscription does not permit querying recent SIP data", "invalid start", "invalid symbol: NOSUCH"]
+)
+async def test_a_refusal_that_names_no_symbol_of_these_is_not_that_nothing_is_traded(
+    server: SimulatedAlpaca, broker: AlpacaBroker, status: int, text: str
+) -> None:
+    server.add_fault(AlpacaFault(kind=FaultKind.SERVER_ERROR, route=ROUTE, status=status, text=text))
+    with pytest.raises(BrokerUnavailable, match=text):
+        await broker.usual_volumes([AAPL, SPY])
+    assert await broker.usual_volumes([AAPL, SPY]) == {AAPL: USUAL, SPY: USUAL}
+
+
 async def test_of_more_than_a_hundred_the_rest_is_left_out(server: SimulatedAlpaca, broker: AlpacaBroker) -> None:
     await broker.usual_volumes([Instrument(symbol=f"A{n}") for n in range(130)])
     (symbols,) = asked(server)

@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -150,21 +151,159 @@ def test_an_order_id_used_anew_after_a_restart_is_another_order() -> None:
     assert [report.client_order_id for report in blotter.reports(None)] == ["t5", "t6"]
 
 
-def test_an_execution_that_names_no_order_is_one_however_often_it_is_told() -> None:
+def nameless(blotter: Blotter, number: int, tag: str = "", *, version: int = 1, quantity: int = 10, **ids: int) -> None:
+    """An execution that names no order, or by `ids` the one with that permanent or other id."""
+    blotter.note_execution(
+        **{"client_id": 0, "order_id": 0, "perm_id": 0} | ids,
+        client_order_id=tag,
+        execution=Execution(
+            exec_id=f"0000e0d5.{number:02}.{version:02}",
+            quantity=Decimal(quantity),
+            price=Decimal(5),
+            time=datetime.now(UTC),
+        ),
+    )
+
+
+def shown(blotter: Blotter) -> dict[str, tuple[str, Decimal, list[str]]]:
+    """By the broker's id of the order: its tag, what it has filled, and by which executions."""
+    reports = blotter.reports(None)
+    told = {
+        report.broker_order_id: (
+            report.client_order_id,
+            report.filled_quantity,
+            [fill.fill_id for fill in report.fills],
+        )
+        for report in reports
+    }
+    assert len(told) == len(reports)
+    return told
+
+
+@pytest.mark.parametrize("order_id", [-1, 0])
+def test_an_execution_that_names_no_order_is_one_of_its_own_however_often_it_is_told(order_id: int) -> None:
     blotter = Blotter()
     for _ in range(3):
         blotter.begin_round()
-        for number in ("01", "02"):
-            execution = Execution(
-                exec_id=f"0000e0d5.{number}.01", quantity=Decimal(1), price=Decimal(5), time=datetime.now(UTC)
-            )
-            blotter.note_execution(client_id=0, order_id=0, perm_id=0, client_order_id="", execution=execution)
+        for number in (1, 2):
+            nameless(blotter, number, order_id=order_id)
         blotter.end_round()
-    assert [[fill.fill_id for fill in report.fills] for report in blotter.reports(None)] == [
-        ["0000e0d5.01.01"],
-        ["0000e0d5.02.01"],
-    ]
+    assert shown(blotter) == {
+        "x0000e0d5.01": ("", 10, ["0000e0d5.01.01"]),
+        "x0000e0d5.02": ("", 10, ["0000e0d5.02.01"]),
+    }
+    assert {report.status for report in blotter.reports(None)} == {ReportStatus.FILLED}
     assert len(blotter.entries) == 2
+    found = blotter.named("x0000e0d5.02")
+    assert found is not None
+    assert found.broker_order_id == "x0000e0d5.02"
+    assert blotter.named("x0000e0d5.03") is None
+    # Of an earlier day, once the lists have it no more.
+    blotter.begin_round()
+    blotter.end_round()
+    blotter.forget_old()
+    assert blotter.entries == []
+
+
+def test_an_execution_that_names_no_order_and_is_annulled_has_filled_nothing() -> None:
+    blotter = Blotter()
+    nameless(blotter, 1)
+    nameless(blotter, 1, version=2, quantity=0)
+    assert shown(blotter) == {"x0000e0d5.01": ("", 0, [])}
+    assert blotter.reports(None)[0].status is ReportStatus.CANCELLED
+
+
+@pytest.mark.parametrize("numbers", [(1,), (1, 2)])
+def test_an_execution_moves_to_the_order_that_it_names_later(numbers: tuple[int, ...]) -> None:
+    blotter = Blotter()
+    blotter.note_commission("0000e0d5.01.01", Commission(amount=Decimal(1), currency="USD"))
+    for number in numbers:
+        nameless(blotter, number)
+    nameless(blotter, 3)
+    mark = blotter.mark
+    for number in numbers:
+        nameless(blotter, number, perm_id=77)
+    of_77 = [f"0000e0d5.0{number}.01" for number in numbers]
+    told = {"x0000e0d5.03": ("", 10, ["0000e0d5.03.01"]), "p77": ("", 10 * len(numbers), of_77)}
+    assert shown(blotter) == told
+    (report,) = blotter.reports(mark)
+    assert report.fills[0].commission == 1
+    # It may have been booked under that name.
+    assert report.earlier_ids == {f"0000e0d5.0{number}.01": f"x0000e0d5.0{number}" for number in numbers}
+    # And back: it is of the order that is known.
+    nameless(blotter, 1)
+    nameless(blotter, 1, version=2, quantity=4)
+    assert shown(blotter)["p77"][2][-1] == "0000e0d5.01.02"
+    assert len(blotter.entries) == 2
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_execution_with_a_tag_and_no_id_is_of_the_order_with_that_tag(is_first: bool) -> None:
+    blotter = Blotter()
+    if is_first:
+        nameless(blotter, 1, "a")
+        assert blotter.reports(None)[0].status is ReportStatus.WORKING, "how much was ordered is not known"
+    blotter.note_order(client_id=9, order_id=5, perm_id=900, client_order_id="a", status="Submitted")
+    for _ in range(2):
+        nameless(blotter, 1, "a")
+    assert shown(blotter) == {"9:5": ("a", 10, ["0000e0d5.01.01"])}
+    assert len(blotter.entries) == len(blotter.with_tag("a")) == 1
+    assert blotter.reports(None)[0].earlier_ids == {}
+
+
+@pytest.mark.parametrize("how", [{"tag": "a"}, {"perm_id": 900}, {"tag": "a", "perm_id": 900}])
+@pytest.mark.parametrize("before", ["", "a"])
+def test_an_execution_that_said_nothing_of_an_order_of_ours_moves_to_it(before: str, how: dict[str, Any]) -> None:
+    blotter = Blotter()
+    blotter.note_order(client_id=9, order_id=5, perm_id=900, client_order_id="a", status="Submitted")
+    nameless(blotter, 1, before)
+    nameless(blotter, 1, **how)
+    nameless(blotter, 1, version=2, quantity=7)
+    assert shown(blotter) == {"9:5": ("a", 7, ["0000e0d5.01.02"])}
+    assert len(blotter.entries) == 1
+
+
+def test_the_tag_of_an_execution_goes_with_it_to_the_order_that_it_names_later() -> None:
+    blotter = Blotter()
+    nameless(blotter, 1, "a")
+    nameless(blotter, 1, perm_id=900)
+    assert shown(blotter) == {"p900": ("a", 10, ["0000e0d5.01.01"])}
+    assert blotter.with_tag("a") == blotter.entries
+
+
+def test_which_of_several_orders_under_a_tag_an_execution_without_an_id_is_of_is_not_guessed() -> None:
+    blotter = Blotter()
+    for number in (5, 6):
+        blotter.note_order(client_id=9, order_id=number, perm_id=number, client_order_id="a", status="Submitted")
+    nameless(blotter, 1, "a")
+    blotter.note_completed(perm_id=0, client_order_id="a", status="Filled", filled=Decimal(10), words="")
+    assert shown(blotter) == {"9:5": ("a", 0, []), "9:6": ("a", 0, []), "x0000e0d5.01": ("a", 10, ["0000e0d5.01.01"])}
+    assert {report.status for report in blotter.reports(None)} == {ReportStatus.WORKING}
+
+
+def test_a_finished_order_without_a_permanent_id_is_the_one_with_its_tag() -> None:
+    blotter = Blotter()
+    blotter.note_order(client_id=9, order_id=5, perm_id=900, client_order_id="a", status="Submitted")
+    for _ in range(3):
+        blotter.begin_round()
+        for tag in ("a", "b", ""):
+            blotter.note_completed(perm_id=0, client_order_id=tag, status="Filled", filled=Decimal(10), words="")
+        blotter.end_round()
+    assert [(each.client_order_id, each.report_status) for each in blotter.entries] == [
+        ("a", ReportStatus.FILLED),
+        ("b", ReportStatus.FILLED),
+    ]
+    blotter.note_order(client_id=9, order_id=6, perm_id=0, client_order_id="b", status="Submitted")
+    assert set(shown(blotter)) == {"9:5", "9:6"}
+
+
+def test_an_open_order_that_names_nothing_is_no_order_anew_in_each_round() -> None:
+    blotter = Blotter()
+    for _ in range(3):
+        blotter.begin_round()
+        assert blotter.note_order(client_id=0, order_id=0, perm_id=0, client_order_id="", status="Submitted") is None
+        blotter.end_round()
+    assert blotter.entries == []
 
 
 @pytest.mark.parametrize("order_id", [-1, 0])

@@ -189,6 +189,20 @@ async def test_a_share_priced_in_pence_is_worth_a_hundredth_of_its_price_in_poun
     assert (fitted.terms.currency, fitted.terms.money_per_point) == ("GBP", Decimal("0.01"))
 
 
+@pytest.mark.parametrize("currency", ["USD", "GBP", "ILS", "ZAR"])
+async def test_the_average_price_of_a_bond_is_told_in_every_currency_without_asking(
+    stage: ContractStage, currency: str
+) -> None:
+    """Its facts never say how much money a point is worth."""
+    broker = await stage.connect()
+    contract_class = choose("auto").contract
+    bond = contract_class(secType="BOND", conId=4711, symbol="UKT", currency=currency)
+    assert broker._position(bond, 10.0, 99.5).average_price == Decimal("99.5")
+    assert not broker._is_to_be_learned(bond)
+    share = contract_class(secType="STK", conId=4712, symbol="VOD", currency=currency)
+    assert broker._is_to_be_learned(share) is (currency != "USD")
+
+
 async def test_an_average_price_is_not_told_where_the_contract_cannot_be_asked_for(stage: ContractStage) -> None:
     broker = await stage.connect()
     ticket = stage.ticket_for(CORN, "450.25")

@@ -257,12 +257,21 @@ async def test_a_warning_of_the_accounts_margin_is_a_concern_for_as_long_as_it_i
     assert broker.capabilities.concern is None
 
 
-async def test_a_warning_of_another_account_of_the_login_is_none_of_ours(stage: IbkrStage) -> None:
-    stage.gateway.accounts.append("DU000002")
+@pytest.mark.parametrize("named", ["Account: DU000002", "Account: DU0000011.", "(ADU000001)"])
+async def test_a_warning_of_another_account_of_the_login_is_none_of_ours(stage: IbkrStage, named: str) -> None:
+    stage.gateway.accounts += ["DU000002", "DU0000011", "ADU000001"]
     broker = await stage.connect(ibkr_account="DU000001")
-    stage.gateway.warn(f"{WARNING} Account: DU000002")
+    stage.gateway.warn(f"{WARNING} {named}")
     await broker.positions()
     assert broker.capabilities.concern is None
-    stage.gateway.warn(WARNING)  # it names none
+    stage.gateway.warn(f"{WARNING} {named} (DU000001)")
+    await broker.positions()
+    assert broker.capabilities.concern is not None
+
+
+async def test_a_warning_that_names_no_account_is_of_each(stage: IbkrStage) -> None:
+    stage.gateway.accounts.append("DU000002")
+    broker = await stage.connect(ibkr_account="DU000001")
+    stage.gateway.warn(WARNING)
     await broker.positions()
     assert broker.capabilities.concern is not None

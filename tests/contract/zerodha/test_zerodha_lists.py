@@ -234,6 +234,17 @@ HELD = {"exchange": "NSE", "tradingsymbol": "INFY", "product": "CNC", "average_p
         ({"quantity": 50, "used_quantity": 20, "opening_quantity": 50}, 20, 30),
         ({"quantity": 0, "used_quantity": 50, "opening_quantity": 50}, 50, 0),
         ({"quantity": 0, "t1_quantity": 3, "used_quantity": 2, "opening_quantity": 5}, 2, 3),
+        # Whether the morning's quantity counts what is not settled or not.
+        ({"quantity": 7, "t1_quantity": 5, "used_quantity": 3, "opening_quantity": 10}, 3, 12),
+        ({"quantity": 7, "t1_quantity": 5, "used_quantity": 3, "opening_quantity": 15}, 3, 12),
+        ({"quantity": 10, "t1_quantity": 5, "used_quantity": 3, "opening_quantity": 10}, 3, 12),
+        (
+            {"quantity": 7, "t1_quantity": 5, "used_quantity": 3, "collateral_quantity": 40, "opening_quantity": 50},
+            3,
+            52,
+        ),
+        ({"quantity": 50, "used_quantity": 0, "short_quantity": 0, "mtf": {}}, 0, 50),
+        ({"quantity": 50, "used_quantity": 0, "short_quantity": None, "mtf": None}, 0, 50),
         ({"quantity": 30, "used_quantity": 20, "collateral_quantity": 40, "opening_quantity": 90}, 20, 70),
         ({"quantity": 30, "used_quantity": 20, "collateral_quantity": 40, "opening_quantity": 50}, 20, 70),
     ],
@@ -250,6 +261,10 @@ def test_a_holding_is_all_that_is_owned_however_kite_divides_it(row: dict[str, i
         {"quantity": 30, "used_quantity": 20},
         {"quantity": 30, "used_quantity": 20, "opening_quantity": 70},
         {"quantity": 30, "used_quantity": 20, "opening_quantity": None},
+        # Taken off a quantity without what is not settled, or left in one with that.
+        {"quantity": 5, "t1_quantity": 5, "used_quantity": 5, "opening_quantity": 10},
+        {"quantity": 10, "short_quantity": 2},
+        {"quantity": 10, "short_quantity": "two"},
         # Both readings fit.
         {"quantity": 30, "used_quantity": 20, "collateral_quantity": 20, "opening_quantity": 50},
         {"quantity": 30, "collateral_quantity": "some"},
@@ -258,6 +273,34 @@ def test_a_holding_is_all_that_is_owned_however_kite_divides_it(row: dict[str, i
 def test_a_holding_whose_quantities_do_not_add_up_is_unclear(row: dict[str, Any]) -> None:
     (found,) = dialect.positions([], [{**HELD, **row}], {})
     assert found.is_unclear
+
+
+MTF_OF_THE_DOCS = {"quantity": 1000, "used_quantity": 0, "average_price": 100, "value": 100000, "initial_margin": 0}
+
+
+def by_product(row: dict[str, Any], *net: dict[str, Any]) -> dict[str | None, tuple[Decimal, Decimal | None, bool]]:
+    found = dialect.positions([{**HELD, **each} for each in net], [{**HELD, **row}], {})
+    return {each.product: (each.quantity, each.average_price, each.is_unclear) for each in found}
+
+
+def test_shares_bought_with_margin_are_a_holding_of_that_product() -> None:
+    """As the sample of Kite's page on the portfolio shows them: one share owned, and a thousand in `mtf`."""
+    assert by_product({"quantity": 1, "opening_quantity": 1, "mtf": MTF_OF_THE_DOCS}) == {
+        "CNC": (Decimal(1), Decimal(90), False),
+        "MTF": (Decimal(1000), Decimal(100), False),
+    }
+    # What is bought of them today is a position of the day.
+    today = {"product": "MTF", "quantity": 500, "average_price": 103}
+    assert by_product({"quantity": 0, "mtf": MTF_OF_THE_DOCS}, today) == {"MTF": (Decimal(1500), Decimal(101), False)}
+
+
+@pytest.mark.parametrize(
+    "mtf", [{"quantity": 900, "used_quantity": 100}, {"quantity": "many"}, {"used_quantity": 0}, 7]
+)
+def test_shares_bought_with_margin_that_do_not_add_up_are_unclear_and_spoil_no_others(mtf: object) -> None:
+    told = by_product({"quantity": 1, "mtf": mtf})
+    assert told["CNC"] == (Decimal(1), Decimal(90), False)
+    assert told["MTF"][2]
 
 
 async def test_a_new_day_empties_the_lists_and_nothing_else(server: SimulatedKite, broker: ZerodhaBroker) -> None:
