@@ -46,6 +46,7 @@ from execution_service.core.orders.tickets import unsupported_reason
 from execution_service.core.orders.waiting import Waiting, WaitingReason, others_of
 from execution_service.core.positions.ledger import LedgerKey
 from execution_service.core.reconcile.positions import Holding, by_product
+from execution_service.core.risk.records import refusal as refusal_by
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
@@ -55,6 +56,7 @@ from execution_service.trading.exit_check import ExitCheck
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.holdings import entry_with_unbooked, is_booked_to
 from execution_service.trading.protection import Protection
+from execution_service.trading.risk_gate import RiskGate
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +79,7 @@ class PreTradeChecks:
         cancels: Cancels,
         exit_check: ExitCheck,
         protection: Protection,
+        risk_gate: RiskGate,
     ) -> None:
         """`max_attempts`: so many times it is tried to send an order."""
         self._connection = connection
@@ -88,6 +91,7 @@ class PreTradeChecks:
         self._cancels = cancels
         self._exit_check = exit_check
         self._protection = protection
+        self._risk_gate = risk_gate
 
     async def before_leaving(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
         """What must be recorded before the order is sent: nothing, a reduction, or its end; or that it has to wait, for its entry, the
@@ -126,10 +130,14 @@ class PreTradeChecks:
             is_elsewhere = self._is_elsewhere(order, allowed)
         if order.identity.purpose is Purpose.EXIT and not order.accepted_request.entry_refs:
             first = await self._in_held_product(order)
-        if await self._protection.must_wait(live, apply_all(order, first)):
+        leaving = apply_all(order, first)
+        if self._protection.is_beside(leaving):
+            verdict = await self._risk_gate.refused_although_exit(leaving)
+            if verdict is not None:
+                return (*first, refusal_by(verdict, now))  # a stop makes way for what leaves, and for nothing else
+        if await self._protection.must_wait(live, leaving):
             return Waiting(WaitingReason.PROTECTION)
         if order.identity.purpose is Purpose.EXIT:
-            leaving = apply_all(order, first)
             must_look = is_elsewhere or not (is_measured or await self._reduces_position(leaving))
             bound = await self._exit_check.bound(live, leaving, must_look=must_look)
             if isinstance(bound, Waiting) or (bound and isinstance(bound[-1], Rejected)):

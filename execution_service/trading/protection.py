@@ -327,17 +327,22 @@ class Protection:
         if order.fills or order.busted_fill_ids:
             self._moves += 1
 
+    def is_beside(self, order: Order) -> bool:
+        """Whether protective orders of its strategy stand beside it, which may have to make way for it."""
+        return bool(self._beside(order))
+
+    def _beside(self, order: Order) -> list[Order]:
+        strategy = order.accepted_request.strategy
+        return [
+            each.order
+            for each in self._alive.values()
+            if each.order.request.strategy == strategy and self._may_be_of_one_holding(each.order, order)
+        ]
+
     async def must_wait(self, live: LiveOrder, order: Order) -> bool:
         """Whether the order, which is about to leave, has to wait until protective orders have ended: it would sell what they may sell, or open anew
         what a left-over one would close. They are asked to end by this. Raises StoreUnavailable."""
-        if not self._alive:
-            return False
-        request = order.accepted_request
-        beside = [
-            each.order
-            for each in self._alive.values()
-            if each.order.request.strategy == request.strategy and self._may_be_of_one_holding(each.order, order)
-        ]
+        beside, request = self._beside(order), order.accepted_request
         same = [each for each in beside if each.accepted_request.side is request.side]
         left_over = [each for each in beside if each.accepted_request.side is not request.side]
         if not same and not left_over:

@@ -47,7 +47,7 @@ from execution_service.core.risk.exposure import (
     released,
     working_quantity,
 )
-from execution_service.core.risk.gate import Facts, Reading, Session, judge, reservation_of
+from execution_service.core.risk.gate import Facts, Reading, Session, judge, refused_although_exit, reservation_of
 from execution_service.core.risk.kill import KillLevel, KillState, lets_pass, strictest
 from execution_service.core.risk.limits import (
     OF_AMOUNTS,
@@ -351,6 +351,13 @@ class RiskGate:
                 wait = Breach(limit_type=UNREADABLE, limit_value="readable", message=words)
                 verdict = replace(verdict, decision=Decision.HOLD, waits=(wait,), reservation=None, override=None)
             question.verdict = verdict
+
+    async def refused_although_exit(self, order: Order) -> Verdict | None:
+        """The refusal of an order that may not leave even as an exit, for which no protective order is to make way; None: as an exit it may. It
+        reserves nothing, and is judged as ever when it leaves. Raises StoreUnavailable."""
+        limits = self._rules.limits
+        await self._look_at_market(order, limits)
+        return refused_although_exit(order, self._facts(order, new_book(self.account_id), await self._kill()), limits)
 
     async def known_of(self, order: Order) -> tuple[Facts, RiskLimits]:
         """What is known of an order that has no quantity yet, and the limits. The account's money is read anew where the last reading is not of this

@@ -207,6 +207,7 @@ class Trader:
             cancels=cancels,
             exit_check=self._exit_check,
             protection=self.protection,
+            risk_gate=self.risk_gate,
         )
         placement = Placement(
             connection=self._connection,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from brokers.base import OrderType, ReportStatus
 from execution_service.calendars import hours
 from execution_service.calendars.hours import RETRY_SECONDS, ExchangeHours, Window, window_of
 from execution_service.core.orders.events import AwaitsOpening, Sized
@@ -20,7 +21,7 @@ from execution_service.core.risk.limits import SessionRule
 from execution_service.runtime.threads import InPlace
 from execution_service.trading.trader import TradingRules
 from tests.core.risk_cases import written
-from tests.fakes import BY_HAND, World, world_of
+from tests.fakes import BY_HAND, RESTING, World, world_of
 from tests.fakes.clock import HandClock
 
 T = TypeVar("T")
@@ -218,6 +219,23 @@ async def test_an_exit_leaves_in_a_closed_market_unless_that_refuses(
         await world.run(5)
         (out,) = (order for order in world.records() if order.signal_id == "out")
         assert out.status is status
+
+
+async def test_an_exit_that_a_closed_market_refuses_takes_no_stop_down(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, limits=rule(SessionRule.REFUSE)) as world:
+        world.risk_rules.hours = Hours(None)
+        world.send("entry", order_type="LIMIT", limit_price=10, stop_loss=9)
+        await world.run(3)
+        world.fill("entry")
+        await world.run(3)
+        (stop,) = [placed for placed in world.placed() if placed.ticket.order_type is OrderType.STOP]
+        closed(world)
+        world.exit("out", "entry")
+        await world.run(30)
+        (out,) = (order for order in world.records() if order.signal_id == "out")
+        assert out.status is Status.REJECTED
+        still = next(p for p in world.placed() if p.ticket.client_order_id == stop.ticket.client_order_id)
+        assert still.status is ReportStatus.WORKING
 
 
 @pytest.mark.parametrize("session", [SessionRule.HOLD, SessionRule.REFUSE])

@@ -20,7 +20,8 @@ from execution_service.control.requests import Kind
 from execution_service.core.orders.events import SubmitStarted
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectionState, ProtectiveRole
-from execution_service.core.orders.status import Status
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.risk.gate import Session
 from execution_service.storage.mongo.store import MongoStore
@@ -298,6 +299,17 @@ async def test_a_kill_leaves_protection_working_and_new_fills_are_protected(tmp_
         world.fill("in")
         await world.run(4)
         assert resting(world) == 100
+
+
+async def test_an_exit_that_a_halt_refuses_takes_no_stop_down(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        await give(world, Kind.KILL, "k1", level="halt", cancel_entries=False)
+        world.exit("out", "in")
+        await world.run(30)
+        refused = world.record("out", purpose=Purpose.EXIT)
+        assert (refused.status, refused.reason.code) == (Status.REJECTED, ReasonCode.KILL_SWITCH)
+        assert (resting(world), state(world)) == (100, ProtectionState.PROTECTED)
 
 
 async def test_stop_and_target_are_linked_and_what_one_fills_is_off_the_other(tmp_path: Path) -> None:

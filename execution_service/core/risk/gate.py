@@ -239,6 +239,19 @@ def judge(order: Order, facts: Facts, limits: RiskLimits) -> Verdict:
     )
 
 
+def refused_although_exit(order: Order, facts: Facts, limits: RiskLimits) -> Verdict | None:
+    """The refusal of an order that may not leave even as an exit, by a kill switch at halt or a closed market whose rule is to refuse; None: as an
+    exit it may. Nothing but the switches and the session is looked at, so that it can be told before protective orders make way for it."""
+    case = _case(order, facts, limits)
+    found: list[Breach | _Wait] = [*_kill_switches(case, True, ZERO), *_closed_market(case, True)]
+    breaches = tuple(finding for finding in found if isinstance(finding, Breach) and finding.is_final)
+    if not breaches:
+        return None
+    return Verdict(
+        order_id=order.order_id, at=facts.now, decision=Decision.REFUSE, is_exit=True, exit_room=ZERO, breaches=breaches
+    )
+
+
 def _as_exit(reservation: Reservation) -> Reservation:
     return replace(reservation, is_exit=True)
 
