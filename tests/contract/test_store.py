@@ -55,6 +55,7 @@ from execution_service.storage.mongo.names import (
     DISCREPANCIES,
     KILL_SWITCHES,
     ORDERS,
+    POSITIONS,
     POSITIONS_VIEW,
     SIGNALS_VIEW,
     TRADES_VIEW,
@@ -1745,6 +1746,20 @@ async def test_discrepancies_while_the_server_is_away_say_so(store: MongoStore, 
     with pytest.raises(StoreUnavailable):
         await store.insert_discrepancy(differing())
     assert await store.open_discrepancies("acct-1") == [differing()]
+
+
+@pytest.mark.parametrize("odd", [{"a": 1}, 5], ids=str)
+async def test_a_ledger_document_of_an_odd_id_is_unreadable_and_hides_no_other(
+    store: MongoStore, server: Server, odd: Any
+) -> None:
+    about = order(instrument=instrument("AAPL"))
+    held = Position(quantity=Decimal(5), is_long=True, episode=1)
+    entry = LedgerEntry(key=key_of(about), instrument=instrument("AAPL"), version=1, position=held)
+    await store.save_ledgers([entry])
+    server.collection(POSITIONS).insert_one({"_id": odd, "account_id": "acct-1", "is_open": True})
+    for _ in range(2):
+        assert await store.ledgers_of_account("acct-1", []) == [entry]
+    assert len(store.newly_unreadable()) == 1
 
 
 async def test_ledgers_of_an_account_are_the_open_ones_and_the_flat_ones_of_given_symbols(store: MongoStore) -> None:
