@@ -702,6 +702,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.holding_choice",
         "execution_service.trading.holdings",
         "execution_service.trading.protection",
+        "execution_service.trading.risk_gate",
     },
     "execution_service.trading.placement": {
         *VOCABULARY,

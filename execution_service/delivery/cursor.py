@@ -21,7 +21,7 @@ from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.storage.ports.orders import LEDGER, PEOPLE, WORLD, CursorCommit, OrderStore, Told
+from execution_service.storage.ports.orders import LEDGER, PEOPLE, SIGNALS, WORLD, CursorCommit, OrderStore, Told
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +80,7 @@ class Progress:
         self.told = live.told
         self.delivered = {name: live.told.at(name) for name in cursors}
         self.taken = dict(self.delivered)
+        self._see_signals_apart(live.told)
         self.booked = live.told.ledger
         """The last event up to which the ledger's lines are known, and durable in the ledger."""
         self.has_document = live.told.ledger > 0
@@ -100,8 +101,18 @@ class Progress:
 
     @property
     def shown(self) -> int:
-        """The last event that the views reflect."""
-        return self.delivered[LEDGER]
+        """The last event that all views reflect."""
+        return min(self.delivered[LEDGER], self.delivered.get(SIGNALS, self.version))
+
+    def keep_signals_apart(self) -> None:
+        """The signals' documents stay behind ledger and other views: they have a cursor of their own from now on."""
+        for numbers in (self.delivered, self.taken):
+            numbers.setdefault(SIGNALS, self.delivered[LEDGER])
+
+    def _see_signals_apart(self, told: Told) -> None:
+        if SIGNALS in told.others:
+            for numbers in (self.delivered, self.taken):
+                numbers.setdefault(SIGNALS, told.at(SIGNALS))
 
     @property
     def is_all_taken(self) -> bool:
@@ -124,6 +135,7 @@ class Progress:
             self._alive = weakref.ref(live)
             theirs = live.told
             self.told = replace(theirs, lines={**theirs.lines, **self.told.lines})
+            self._see_signals_apart(theirs)
             for name, number in self.delivered.items():
                 self.delivered[name] = max(number, theirs.at(name))
                 self.taken[name] = max(self.taken[name], self.delivered[name])
@@ -246,7 +258,7 @@ class Cursors:
 
     @property
     def waiting(self) -> int:
-        """Orders of which something is to be delivered to others than people."""
+        """Orders of which something is on its way to others than people."""
         return sum(map(_owes_programs, self._by_order.values()))
 
     # --- advancing ----------------------------------------------------------------------------------------------
@@ -412,4 +424,7 @@ class Cursors:
 
 
 def _owes_programs(progress: Progress) -> bool:
-    return any(number < progress.version for name, number in progress.delivered.items() if name != PEOPLE)
+    """But for the signals' documents that wait for somebody to mend a record."""
+    return any(
+        number < progress.version for name, number in progress.delivered.items() if name not in (PEOPLE, SIGNALS)
+    )

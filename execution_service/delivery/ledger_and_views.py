@@ -26,7 +26,7 @@ from execution_service.ownership.ownership import Ownership
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.storage.ports.orders import LEDGER
+from execution_service.storage.ports.orders import LEDGER, SIGNALS
 
 log = structlog.get_logger(__name__)
 
@@ -140,7 +140,8 @@ class LedgerAndViews:
             heapq.heappush(self._later, (self._clock.monotonic() + after_seconds, next(self._count), progress))
 
     def _try_when_readable(self, progress: Progress) -> None:
-        """Its signal's document stays as it is until the records around it can be read: it keeps being tried, once at a time."""
+        """Its signal's document stays as it is until the records around it can be read: it keeps being tried, once at a time, also after a new
+        start, since the record says how far that document is."""
         if all(each is not progress for _, _, each in self._later):
             self._again([progress], SLOW_PACE_SECONDS)
 
@@ -177,10 +178,23 @@ class LedgerAndViews:
             if self.reservations is not None:
                 self.reservations.booked(parcel.order)
             if parcel.order.order_id in around.beside_unreadable:
+                parcel.progress.keep_signals_apart()
+                self._advance(parcel.progress, LEDGER, parcel.order.version)
                 self._try_when_readable(parcel.progress)
                 continue
-            self._cursors.advance(parcel.progress, LEDGER, parcel.order.version, is_seen=False, is_shown=True)
+            self._are_shown(parcel.progress, parcel.order.version)
             self.wake(parcel.progress)  # if it has moved on meanwhile
+
+    def _are_shown(self, progress: Progress, number: int, *, is_shown: bool = True) -> None:
+        """Ledger and all views have the events up to that number."""
+        if SIGNALS in progress.delivered:
+            self._advance(progress, SIGNALS, number, is_shown=is_shown)
+        self._advance(progress, LEDGER, number, is_shown=is_shown)
+
+    def _advance(self, progress: Progress, cursor: str, number: int, *, is_shown: bool = True) -> None:
+        """What is there already is not committed again."""
+        is_new = number > progress.delivered[cursor]
+        self._cursors.advance(progress, cursor, number, is_seen=False, is_shown=is_shown and is_new)
 
     def _booked(
         self, moving: Sequence[Parcel], outcome: list[LedgerEntry] | BaseException
@@ -207,7 +221,7 @@ class LedgerAndViews:
         parcel = Parcel(live, progress, order, tuple(progress.applied_events(order, progress.shown)))
         if order.status.is_final or any(applied_event.is_shown for applied_event in parcel.applied_events):
             return parcel
-        self._cursors.advance(progress, LEDGER, order.version, is_seen=False)
+        self._are_shown(progress, order.version, is_shown=False)
         return None
 
 

@@ -22,6 +22,7 @@ from execution_service.core.errors import InvalidTransition, UnreadableRecord
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Event, Noted
 from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.orders.protective import ProtectionState
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, Line, fold, key_of
@@ -39,6 +40,7 @@ from execution_service.core.risk.kill import KillLevel, Switch
 from execution_service.core.risk.limits import Scope
 from execution_service.core.risk.switch_record import SwitchRecord, with_engaged
 from execution_service.core.trades.rows import TradeRow, rows_of
+from execution_service.core.views.record import protected_in
 from execution_service.core.views.shared import HexId
 from execution_service.delivery.past_trades import trade_write
 from execution_service.storage.mongo import orders as mongo_orders
@@ -53,6 +55,7 @@ from execution_service.storage.mongo.names import (
     DISCREPANCIES,
     KILL_SWITCHES,
     ORDERS,
+    POSITIONS,
     POSITIONS_VIEW,
     SIGNALS_VIEW,
     TRADES_VIEW,
@@ -85,6 +88,7 @@ from tests.builders import (
     instrument,
     noted,
     order,
+    protection_changed,
     refused_request,
     rejected,
     send_again_ordered,
@@ -751,6 +755,26 @@ async def test_what_has_ended_and_has_been_changed_into_what_cannot_be_read_is_n
     records.update_one({"_id": about.order_id}, {"$set": {"version": about.version}})
     assert [s.order for s in await store.find(["exit_of:in"])] == [about]
     assert store.unreadable(["exit_of:in"]) == []
+
+
+async def test_an_entry_whose_protection_has_ended_is_not_found_as_protected(store: MongoStore) -> None:
+    entry = await stored_after(store, *DONE, protection_changed(), stop_loss=Decimal(9))
+    await store.commit_cursors([cursor_commit(entry, world=4, people=4)])
+    assert [s.order for s in await store.find(["signal:signal-1"])] == [entry]
+    assert [s.order for s in await store.find([protected_in("acct-1")])] == [entry]
+    over = replace(protection_changed(), state=ProtectionState.CLOSED, filled_quantity=Decimal(100))
+    closed = await store.append(entry, [over])
+    assert await store.find([protected_in("acct-1")]) == []
+    await store.commit_cursors([cursor_commit(closed, world=5, people=5)])
+    assert await store.find([protected_in("acct-1")]) == []
+    assert [s.order for s in await store.find(["signal:signal-1", protected_in("acct-1")])] == [closed]
+
+
+async def test_what_has_ended_is_not_found_by_a_brokers_id_that_it_bears_no_more(store: MongoStore) -> None:
+    (about,) = await settled(store)
+    named_anew = await store.append(about, [busted("f1"), accepted("B-8")])
+    assert await store.find([f"broker:{about.broker_order_id}"]) == []
+    assert [s.order for s in await store.find(["broker:B-8"])] == [named_anew]
 
 
 async def test_of_what_has_ended_those_read_last_are_remembered(
@@ -1722,6 +1746,20 @@ async def test_discrepancies_while_the_server_is_away_say_so(store: MongoStore, 
     with pytest.raises(StoreUnavailable):
         await store.insert_discrepancy(differing())
     assert await store.open_discrepancies("acct-1") == [differing()]
+
+
+@pytest.mark.parametrize("odd", [{"a": 1}, 5], ids=str)
+async def test_a_ledger_document_of_an_odd_id_is_unreadable_and_hides_no_other(
+    store: MongoStore, server: Server, odd: Any
+) -> None:
+    about = order(instrument=instrument("AAPL"))
+    held = Position(quantity=Decimal(5), is_long=True, episode=1)
+    entry = LedgerEntry(key=key_of(about), instrument=instrument("AAPL"), version=1, position=held)
+    await store.save_ledgers([entry])
+    server.collection(POSITIONS).insert_one({"_id": odd, "account_id": "acct-1", "is_open": True})
+    for _ in range(2):
+        assert await store.ledgers_of_account("acct-1", []) == [entry]
+    assert len(store.newly_unreadable()) == 1
 
 
 async def test_ledgers_of_an_account_are_the_open_ones_and_the_flat_ones_of_given_symbols(store: MongoStore) -> None:

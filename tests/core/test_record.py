@@ -28,6 +28,7 @@ from execution_service.core.views.record import (
     as_stored,
     event_from_document,
     event_to_document,
+    is_for_good,
     ledger_from_document,
     ledger_to_document,
     lines_from_document,
@@ -35,6 +36,7 @@ from execution_service.core.views.record import (
     lookup_keys,
     order_from_document,
     order_to_document,
+    protected_in,
     state_of,
 )
 from tests.builders import (
@@ -46,6 +48,7 @@ from tests.builders import (
     one_event_of_each_kind,
     order,
     order_in,
+    protection_changed,
     refused_request,
     send_again_ordered,
     submit_started,
@@ -271,6 +274,22 @@ def test_an_order_sent_again_is_found_by_both_client_ids() -> None:
     about = order(events=(submit_started(), doubted(), send_again_ordered()))
     assert len(about.client_order_ids) == 2
     assert {f"client:{c}" for c in about.client_order_ids} <= set(lookup_keys(about))
+
+
+@THOROUGH
+@given(orders(), st.integers(0, 12))
+def test_a_name_that_is_borne_for_good_is_never_lost(about: Order, version: int) -> None:
+    before = set(filter(is_for_good, lookup_keys(about.as_of(min(version, about.version)))))
+    assert before <= set(lookup_keys(about))
+
+
+def test_what_names_an_order_at_its_broker_or_its_protection_is_not_borne_for_good() -> None:
+    about = order(
+        stop_loss=Decimal(9),
+        events=(submit_started(), accepted("B-7"), filled_by("f1", 40), protection_changed()),
+    )
+    passing = {"broker:B-7", protected_in("acct-1")}
+    assert {name for name in lookup_keys(about) if not is_for_good(name)} == passing
 
 
 def test_a_refused_order_is_found_by_its_signal() -> None:

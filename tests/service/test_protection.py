@@ -26,6 +26,7 @@ from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.risk.gate import Session
 from execution_service.storage.mongo.store import MongoStore
 from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, world_of
+from tests.service.audit import audit
 from tests.service.http_calls import http_world
 from tests.service.test_flatten import give
 
@@ -929,3 +930,33 @@ async def test_positions_over_http_name_the_orders_that_protect_them(tmp_path: P
         assert position["has_tp_sl"] is True
         assert position["sl_orders"] == [{"order_id": stop.order_id, "price": 9.0, "quantity": 4.0}]
         assert position["tp_orders"] == [{"order_id": target.order_id, "price": 12.0, "quantity": 4.0}]
+
+
+async def test_an_entry_that_has_been_closed_is_not_protected_again_when_its_trader_begins_anew(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        world.exit("out", "in", quantity=40)
+        await world.run(6)
+        world.fill("out", purpose=Purpose.EXIT)
+        await world.run(10)
+        world.send("sale", side="SELL", quantity=60)
+        await world.run(8)
+        world.fill("sale")
+        await world.run(15)
+        assert (state(world), resting(world)) == (ProtectionState.CLOSED, 0)
+        names = [f"bare-{number}" for number in range(60)]
+        for name in names:
+            world.send(name, quantity=1)
+        await world.run(3)
+        for name in names:
+            world.fill(name)
+        await world.run(10)
+        placed = len(children(world))
+        trader = world.service.accounts.traders[ACCOUNT]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trader, "_turn", lambda: 1 / 0)
+            trader._timers.wake()
+            await world.run(0.01)
+        await world.run(60)
+        assert (state(world), resting(world), len(children(world))) == (ProtectionState.CLOSED, 0, placed)
+        audit(world)

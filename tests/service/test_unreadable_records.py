@@ -20,6 +20,7 @@ from tests.builders import NOW
 from tests.fakes import ACCOUNT, BY_HAND, RESTING, AllAt, world_of
 from tests.service.audit import audit
 from tests.service.positions import positions_of, some_position
+from tests.service.test_plans import body, publish
 
 Spoil = Mapping[str, Any]
 
@@ -377,8 +378,7 @@ async def test_the_profit_of_a_signal_stays_as_it_is_beside_a_record_that_cannot
         assert world.documents("signal_store", signal_id="in")[0]["pnl_realized"] == 40
         orders = world.mongo["trading"]["execution_orders"]
         (document,) = orders.find({"signal_id": spoilt})
-        orders.update_one({"_id": document["_id"]}, {"$set": {"request": "gone"}})
-        await world.restart()  # what it has read a process remembers
+        orders.update_one({"_id": document["_id"]}, {"$set": {"version": "gone"}})
         world.exit("out-2", "in", quantity=60)
         await world.run(5)
         (sale,) = [p for p in world.placed() if p.status is ReportStatus.WORKING]
@@ -387,7 +387,7 @@ async def test_the_profit_of_a_signal_stays_as_it_is_beside_a_record_that_cannot
         assert world.publisher.statuses("out-2") == ["FILLED"]
         assert world.documents("signal_store", signal_id="in")[0]["pnl_realized"] == 40
         assert world.documents("execution_confirmations", signal_id="out-2")[0]["filled_quantity"] == 60
-        orders.update_one({"_id": document["_id"]}, {"$set": {"request": document["request"]}})
+        orders.update_one({"_id": document["_id"]}, {"$set": {"version": document["version"]}})
         await world.run(60)
         assert world.documents("signal_store", signal_id="in")[0]["pnl_realized"] == 160
         audit(world)
@@ -417,3 +417,48 @@ async def test_views_made_again_leave_the_profit_of_a_signal_beside_a_record_tha
         found = await Rebuild(store, world.clock, brokers=AllAt("MOCK", shown="MOCK")).run(order_ids, entries)
         assert world.documents("signal_store") == before
         assert found.signals_left == tuple(sorted({"in", "out-1", "out-2"} - {spoilt}))
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["over", "at work"])
+@pytest.mark.parametrize("mended", ["while it runs", "while it is down"])
+async def test_what_is_booked_beside_a_record_that_cannot_be_read_holds_up_no_plan(
+    tmp_path: Path, mended: str, ends: bool
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("m", symbol="MSFT", quantity=30)
+        world.send("in")
+        await world.run(2)
+        world.fill("m", price="10")
+        world.fill("in", price="10")
+        await world.run(2)
+        world.exit("out-1", "in", quantity=40)
+        await world.run(1)
+        world.fill("out-1", price="11", purpose=Purpose.EXIT)
+        await world.run(5)
+        orders = world.mongo["trading"]["execution_orders"]
+        (document,) = orders.find({"signal_id": "out-1"})
+        orders.update_one({"_id": document["_id"]}, {"$set": {"version": "gone"}})
+        world.exit("out-2", "in", quantity=60)
+        await world.run(5)
+        (sale,) = [p for p in world.placed() if p.status is ReportStatus.WORKING]
+        sold = Decimal(60 if ends else 50)
+        world.book().fill_order(OrderRef(client_order_id=sale.ticket.client_order_id), sold, Decimal(12))
+        await world.run(10)
+        world.quote("MSFT", bid="10", ask="10.02", last="10")
+        publish(world, body(world, ("MSFT", 0), aggressiveness="EMERGENCY"))
+        await world.run(10)
+        (leg,) = [d for d in orders.find() if d["signal_id"].startswith("plan_")]
+        assert (leg["request"]["instrument"]["symbol"], leg["status"]) == ("MSFT", "SUBMITTED")
+        (told,) = [d["told"] for d in orders.find({"signal_id": "out-2"})]
+        assert told["ledger"] == told["world"] > told["signals"]
+        if mended == "while it is down":
+            await world.kill()
+        orders.update_one({"_id": document["_id"]}, {"$set": {"version": document["version"]}})
+        if mended == "while it is down":
+            await world.start()
+        await world.run(60)
+        assert world.documents("signal_store", signal_id="in")[0]["pnl_realized"] == 40 + 2 * sold
+        (told,) = [d["told"] for d in orders.find({"signal_id": "out-2"})]
+        assert set(told.values()) == {told["ledger"]}
+        assert bool(orders.find_one({"signal_id": "out-2", "lookup": "unsettled"})) is not ends
+        audit(world)

@@ -81,6 +81,15 @@ def lookup_keys(order: Order) -> list[str]:
     return keys
 
 
+_FOR_GOOD = ("client:", "request:", "signal:", "discrepancy:", "exit_of:")
+
+
+def is_for_good(name: str) -> bool:
+    """Whether an order that once bears the name bears it at each later version, too. The broker's id may be replaced by another, and what
+    `protected_in` and `UNPROTECTED` name goes away."""
+    return name.startswith(_FOR_GOOD)
+
+
 UNPROTECTED = "unprotected"
 """The name by which entries are found that are held without the protection that they ask for, or it is in doubt."""
 

@@ -79,7 +79,9 @@ class MongoLedger(MongoPort):
 
     def _known_again(self, document: Document) -> LedgerEntry:
         """Raises UnreadableRecord. An account's holdings are read for each order that is judged, and few have changed since the order before."""
-        before = self._read_before.get(document["_id"])
+        ledger_id = document["_id"]
+        # Another's may be anything, even what can be no key.
+        before = self._read_before.get(ledger_id) if isinstance(ledger_id, str) else None
         if before is not None and before[0] == document:
             return before[1]
         entry = ledger_from_document(document)

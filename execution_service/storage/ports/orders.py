@@ -28,6 +28,9 @@ WORLD, PEOPLE, LEDGER = "world", "people", "ledger"
 """The delivery cursors of confirmations, of notifications, and of ledger and views, by their names in the record. Earlier versions had no
 `ledger`, and moved `world` when all three of ledger, views and confirmations were done: so one of them that takes an order over delivers
 again what it does not know of, and loses nothing."""
+SIGNALS = "signals"
+"""The cursor of the signals' documents. Only a record has it that was once booked beside one that cannot be read: else they are up to date where
+ledger and views are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +47,13 @@ class Told:
     """The cursors of the other sinks, by name."""
 
     def at(self, cursor: str) -> int:
-        """One that is not in the record stands where `world` does: the record was last delivered by a version that did not have it."""
-        return self.people if cursor == PEOPLE else self.others.get(cursor, self.world)
+        """One that is not in the record stands where `world` does: the record was last delivered by a version that did not have it. But that of
+        the signals' documents stands where that of ledger and views does."""
+        if cursor == PEOPLE:
+            return self.people
+        if cursor == SIGNALS and SIGNALS not in self.others:
+            return self.ledger
+        return self.others.get(cursor, self.world)
 
     @property
     def ledger(self) -> int:
