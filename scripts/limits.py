@@ -82,7 +82,10 @@ async def show(context: Context) -> int:
         if context.wants_json:
             print_json({"scope": str(options.rebase), "rebased": count})
         else:
-            context.console.print(f"Losses are measured anew in {counted_noun(count, 'account')} for {options.rebase}")
+            words = f"Losses are measured anew in {counted_noun(count, 'account')} for {options.rebase}"
+            context.console.print(
+                f"{words}, from the first reading after this on; until then what was measured applies"
+            )
         return 0
     if options.enable is not None:
         ended = await enable_again(context.store, options.enable, **said)
