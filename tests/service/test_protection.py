@@ -229,6 +229,23 @@ async def test_a_doubtful_target_is_told_though_its_stop_covers_everything(tmp_p
         assert_doubt_is_told_once(world, target)
 
 
+async def test_people_are_told_when_the_stop_beside_a_doubtful_target_has_gone(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=ONCE, is_unique=False) as world:
+        world.send("in", **STOP_AT, take_profit=12)
+        await world.run(1)
+        world.book().add_fault(Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT, nth=2))
+        world.fill("in")
+        await world.run(60)
+        assert (state(world), world.notifier.titled("Position Unprotected")) == (ProtectionState.PROTECTED, [])
+        (stop,), (target,) = children(world, ProtectiveRole.STOP), children(world, ProtectiveRole.TARGET)
+        world.book().cancel(OrderRef(client_order_id=stop.client_order_id))
+        await world.run(300)
+        assert (resting(world), state(world)) == (0, ProtectionState.UNPROTECTED)
+        (told,) = world.notifier.titled("Position Unprotected")
+        assert target.signal_id in told
+        assert "Covered: 0 by orders at the broker" in told
+
+
 async def test_a_doubtful_close_is_told_though_its_position_is_being_closed(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=ONCE, is_unique=False) as world:
         await entered(world)
