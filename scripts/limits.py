@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser, text: Callable[[str], str]) -> 
         "--rebase",
         type=_scope,
         metavar="SCOPE",
-        help="measure daily loss and drawdown from the latest readings on, as after money was paid in or out; and put the day right after a clock "
+        help="measure daily loss and drawdown from the next readings on, as after money was paid in or out; and put the day right after a clock "
         "had run ahead",
     )
     parser.add_argument("--by", type=text, help="with --enable and --rebase: who decided")
