@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser, text: Callable[[str], str]) -> 
         "--rebase",
         type=_scope,
         metavar="SCOPE",
-        help="measure daily loss and drawdown from the latest readings on, as after money was paid in or out; and put the day right after a clock "
+        help="measure daily loss and drawdown from the next readings on, as after money was paid in or out; and put the day right after a clock "
         "had run ahead",
     )
     parser.add_argument("--by", type=text, help="with --enable and --rebase: who decided")
@@ -82,7 +82,10 @@ async def show(context: Context) -> int:
         if context.wants_json:
             print_json({"scope": str(options.rebase), "rebased": count})
         else:
-            context.console.print(f"Losses are measured anew in {counted_noun(count, 'account')} for {options.rebase}")
+            words = f"Losses are measured anew in {counted_noun(count, 'account')} for {options.rebase}"
+            context.console.print(
+                f"{words}, from the first reading after this on; until then what was measured applies"
+            )
         return 0
     if options.enable is not None:
         ended = await enable_again(context.store, options.enable, **said)

@@ -661,6 +661,16 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.reference_prices",
         "execution_service.trading.risk_rules",
     },
+    "execution_service.trading.stop_news": {
+        "brokers.base",
+        "brokers.errors",
+        "execution_service.core.backoff",
+        "execution_service.core.orders",
+        "execution_service.recording",
+        "execution_service.runtime.clock",
+        "execution_service.trading.connection",
+        "execution_service.trading.report_poller",
+    },
     "execution_service.trading.exit_check": {
         *VOCABULARY,
         "brokers.errors",
@@ -703,6 +713,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.holdings",
         "execution_service.trading.protection",
         "execution_service.trading.risk_gate",
+        "execution_service.trading.stop_news",
     },
     "execution_service.trading.placement": {
         *VOCABULARY,
@@ -717,6 +728,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.report_poller",
         "execution_service.trading.risk_gate",
         "execution_service.trading.tasks",
+        "execution_service.trading.stop_news",
     },
     "execution_service.trading.submission": {
         *VOCABULARY,
@@ -768,6 +780,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.submission",
         "execution_service.trading.tasks",
         "execution_service.trading.timers",
+        "execution_service.trading.stop_news",
     },
     "execution_service.trading.trader": {
         *VOCABULARY,
@@ -803,6 +816,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.timers",
         "execution_service.trading.traded_account",
         "execution_service.trading.volumes",
+        "execution_service.trading.stop_news",
     },
     "execution_service.trading.accounts": {
         *VOCABULARY,

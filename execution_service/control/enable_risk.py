@@ -40,9 +40,9 @@ async def enable_again(
 
 
 async def rebase(store: RiskAndAlertStore, scope: Scope, *, by: str, reason: str, now: datetime, zones: Zones) -> int:
-    """Has losses and drawdowns within the scope measured from the latest readings on, and puts right the day of accounts that it has as a whole; in
-    how many accounts that has changed something. People are told who did it and why, and that stays in the store. `zones` as above. Raises
-    StoreUnavailable."""
+    """Has losses and drawdowns within the scope measured from the first readings after `now` on; until then what was measured applies. Puts right
+    the day of accounts that it has as a whole. In how many accounts that has changed something. People are told who did it and why, and that
+    stays in the store. `zones` as above. Raises StoreUnavailable."""
     event = Rebased(at=now, scope=scope, by=by, reason=reason)
     count = len([after async for _, after in _changed(store, event, zones)])
     if count:

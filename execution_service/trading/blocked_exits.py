@@ -109,6 +109,8 @@ class BlockedExits:
                 return "the risk gate cannot tell that it is an exit, and lets no new risk pass for now"
             case WaitingReason.PROTECTION:
                 return "the protective orders of its position are being cancelled, and the broker has not confirmed their end"
+            case WaitingReason.STOP:
+                return "the broker does not tell what the stop has filled that it links to this target"
             case WaitingReason.TURN:
                 return "orders before it are on their way to the broker"
             case WaitingReason.NOT_TAKEN:

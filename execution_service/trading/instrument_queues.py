@@ -150,7 +150,9 @@ class InstrumentQueues:
                 if is_leg or waiting.order.accepted_request.instrument.could_be(instrument):
                     self.bring_back(waiting)
         else:
-            self._timers.make(live, WAITING_SECONDS if order.order_id in self._waiting else SOON_SECONDS)
+            reason = self.waits_for(order)
+            is_to_ask = reason is None or reason is WaitingReason.STOP  # nothing that happens elsewhere ends that
+            self._timers.make(live, SOON_SECONDS if is_to_ask else WAITING_SECONDS)
         self.place(live)
 
     def place(self, live: LiveOrder) -> None:

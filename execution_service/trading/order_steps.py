@@ -37,6 +37,7 @@ from execution_service.trading.isolation import Isolation
 from execution_service.trading.placement import Placement
 from execution_service.trading.pre_trade_checks import PreTradeChecks
 from execution_service.trading.report_poller import ReportPoller
+from execution_service.trading.stop_news import StopNews
 from execution_service.trading.submission import Answers, Submission
 from execution_service.trading.tasks import Tasks
 from execution_service.trading.timers import Timers
@@ -67,6 +68,7 @@ class OrderSteps:
         pre_trade_checks: PreTradeChecks,
         report_poller: ReportPoller,
         placement: Placement,
+        stop_news: StopNews,
         blocked_exits: BlockedExits,
         grouped_alerts: GroupedAlerts,
         isolation: Isolation,
@@ -84,6 +86,7 @@ class OrderSteps:
         self._pre_trade_checks = pre_trade_checks
         self._report_poller = report_poller
         self._placement = placement
+        self._stop_news = stop_news
         self._blocked_exits = blocked_exits
         self._grouped_alerts = grouped_alerts
         self._isolation = isolation
@@ -133,6 +136,8 @@ class OrderSteps:
         if sending.is_answer_unclear:
             step = replace(step, events=tuple(map(_as_unclear, step.events)))
         match step.kind:
+            case StepKind.WAIT if step.waiting is not None and step.waiting.reason is WaitingReason.STOP:
+                self._ask_about_stop(live)
             case StepKind.WAIT if step.waiting is not None and step.waiting.reason.lets_others_pass:
                 # What it waits for may have happened where nobody here sees it: refused at the door, or worked by another process.
                 self._queues.bring_back(live)
@@ -164,6 +169,19 @@ class OrderSteps:
                 self._begin(live, lambda: self._cancel(live))
             case StepKind.SUBMIT_AGAIN:
                 self._begin(live, lambda: self._placement.place_again(live))
+
+    def _ask_about_stop(self, live: LiveOrder) -> None:
+        """For a target, which is in its queue again when there is an answer; nobody else waits for that."""
+        seconds = self._stop_news.seconds_left
+        if seconds or not self._connection.is_connected:
+            self._timers.make(live, max(seconds, LEAST_WAIT_SECONDS) if seconds else 1.0)
+            return
+
+        async def ask() -> None:
+            if await self._stop_news.ask(live.order):
+                self._queues.bring_back(live)
+
+        self._begin(live, ask)
 
     def _begin(self, live: LiveOrder, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         self._queues.begin(live)

@@ -23,7 +23,7 @@ from brokers.errors import (
 )
 from execution_service.core import backoff
 from execution_service.core.orders.events import CancelRequested, Doubted, Event, Noted, NothingSent, Rejected
-from execution_service.core.orders.exits import linked_stop_id, may_stand_beside
+from execution_service.core.orders.exits import linked_stop_id
 from execution_service.core.orders.next_step import is_stale
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
@@ -38,6 +38,7 @@ from execution_service.trading.instrument_queues import InstrumentQueue, Instrum
 from execution_service.trading.pre_trade_checks import LATE_EXIT
 from execution_service.trading.report_poller import ReportPoller
 from execution_service.trading.risk_gate import RiskGate
+from execution_service.trading.stop_news import StopNews
 from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -69,6 +70,7 @@ class Placement:
         tasks: Tasks,
         ownership: Ownership,
         risk_gate: RiskGate,
+        stop_news: StopNews,
     ) -> None:
         """`ownership`: whether this process surely holds the account at this moment. `risk_gate` looks at the kill switches once more as an order
         leaves."""
@@ -80,6 +82,7 @@ class Placement:
         self._tasks = tasks
         self._ownership = ownership
         self._risk_gate = risk_gate
+        self._stop_news = stop_news
 
     async def place(self, live: LiveOrder, *, again: bool = False) -> Handed:
         """Hands the order over. With `again` it may have left before: then neither that nothing was sent now nor a refusal proves
@@ -94,8 +97,6 @@ class Placement:
     async def _place(self, orders: Sequence[LiveOrder], *, again: bool = False) -> Handed:
         """Of several: as one order, or not at all."""
         sent = {live: live.order for live in orders}
-        stop_id = linked_stop_id(orders[0].order)
-        unfit = None if stop_id is None else await self._not_beside_its_stop(orders[0], stop_id)
         if not self._ownership.holds(self._connection.account_id):
             # This process was frozen, or the store away, since the intent was written. Whoever took the account over is looking for the
             # order at the broker by now, and must not be contradicted.
@@ -107,10 +108,9 @@ class Placement:
             )
             return Handed(_all(notes), is_clear=False)
 
+        unfit = self._stop_news.unfit(orders[0].order)
         if unfit is not None:
             return nothing_sent(unfit, counts=False)
-        if stop_id is not None and orders[0].order.status is not Status.SUBMITTING:
-            return Handed(_all(map(self._was_reported, orders)), is_clear=True)  # that answer has shown it, too
         if not self._connection.is_connected or any(map(self._may_not_leave, orders)):
             return nothing_sent("held back before it left", counts=False)
         for order in sent.values():
@@ -163,34 +163,6 @@ class Placement:
         taken = (self._was_taken(live, report) for live, report in zip(orders, reports, strict=True))
         return Handed(_all(taken), is_clear=True)
 
-    async def _not_beside_its_stop(self, target: LiveOrder, stop_id: str) -> str | None:
-        """Why a target may not leave beside the stop that the broker links to it: by an answer that is asked for now that stop has begun to fill, or
-        has ended; or the broker does not tell. None: it may."""
-        told: list[Report] = []
-
-        async def note(reports: Sequence[Report]) -> None:
-            told.extend(reports)
-
-        try:
-            await self._report_poller.ask_all(on_part=note)
-        except HeldBack as exc:
-            self.rest(target.order, exc)
-            return str(exc)
-        except Exception as exc:  # noqa: BLE001  whatever it was, it is not known what the stop has filled
-            self._connection.query_failed(exc)
-            words = f"the broker does not tell what its stop has filled: {str(exc) or type(exc).__name__}"
-            self._queues.slow_down(target.order, words)
-            return words
-        stop = self._live.by_id.get(stop_id)
-        if stop is None or not may_stand_beside(stop.order):
-            return "its stop has begun to fill, or has ended"
-        own = (report for report in told if report.client_order_id == stop.order.client_order_id)
-        if any(report.filled_quantity or report.is_triggered for report in own):
-            words = "its stop has begun to fill, which could not be recorded"
-            self._queues.slow_down(target.order, words)
-            return words
-        return None
-
     def _may_not_leave(self, live: LiveOrder) -> bool:
         """It is to be cancelled, or has become too old: the store may have been away while the intent was being written."""
         order = live.order
@@ -231,8 +203,18 @@ class Placement:
             live.sending = live.sending.not_looked_for()  # looked for once more, until it is known whether it may leave
             return
         if stopped is not None:
-            await self._is_stopped_again(live)
+            await self._is_stopped_again(live, "a kill switch stops it")
             return
+        if linked_stop_id(live.order) is not None:
+            is_told = await self._stop_news.ask(live.order)
+            if live.order.status is not Status.SUBMITTING:
+                return  # that answer has shown it, too
+            unfit = (
+                self._stop_news.unfit(live.order) if is_told else "the broker does not tell what its stop has filled"
+            )
+            if unfit is not None:
+                await self._is_stopped_again(live, unfit)
+                return
         times = live.sending.repetitions + 1
         live.sending = replace(live.sending, repetitions=times)
         live.tries = replace(
@@ -295,10 +277,10 @@ class Placement:
         """A report came before the call's own answer, and is recorded already."""
         self._queues.goes(live.order)
 
-    async def _is_stopped_again(self, live: LiveOrder) -> None:
+    async def _is_stopped_again(self, live: LiveOrder, why: str) -> None:
         """It was looked for during the whole window, and what would bring certainty may not be done: others of its instrument, exits among them,
-        do not wait for the end of the switch."""
-        words = "sent or perhaps sent, not found at the broker, and not sent again under its id, since a kill switch stops it"
+        do not wait until it may."""
+        words = f"sent or perhaps sent, not found at the broker, and not sent again under its id, since {why}"
 
         def doubt(order: Order) -> Sequence[Event]:
             return (Doubted(at=self._clock.now(), message=words),) if order.status is Status.SUBMITTING else ()

@@ -57,6 +57,7 @@ from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.holdings import entry_with_unbooked, is_booked_to
 from execution_service.trading.protection import Protection
 from execution_service.trading.risk_gate import RiskGate
+from execution_service.trading.stop_news import StopNews
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,7 @@ class PreTradeChecks:
         exit_check: ExitCheck,
         protection: Protection,
         risk_gate: RiskGate,
+        stop_news: StopNews,
     ) -> None:
         """`max_attempts`: so many times it is tried to send an order."""
         self._connection = connection
@@ -92,6 +94,7 @@ class PreTradeChecks:
         self._exit_check = exit_check
         self._protection = protection
         self._risk_gate = risk_gate
+        self._stop_news = stop_news
 
     async def before_leaving(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
         """What must be recorded before the order is sent: nothing, a reduction, or its end; or that it has to wait, for its entry, the
@@ -193,9 +196,11 @@ class PreTradeChecks:
         if isinstance(bound, Waiting):
             return bound
         first = (*first, *bound)
-        return (
-            first if bound and isinstance(bound[-1], Rejected) else (*first, *self._with_side(apply_all(order, first)))
-        )
+        if bound and isinstance(bound[-1], Rejected):
+            return first
+        if linked_stop_id(order) is not None and not self._stop_news.is_told(order):
+            return Waiting(WaitingReason.STOP)
+        return (*first, *self._with_side(apply_all(order, first)))
 
     # --- legs ---------------------------------------------------------------------------------------------------
 
@@ -274,8 +279,9 @@ class PreTradeChecks:
         return ExitAllowance((Rejected(at=now, reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)),))
 
     async def may_be_late(self, order: Order) -> bool:
-        """An exit that reduces what we hold, or may turn out to. One that names its entry will be capped to that, so any holding will do."""
-        if order.identity.purpose is not Purpose.EXIT:
+        """An exit that reduces what we hold, or may turn out to. One that names its entry will be capped to that, so any holding will do.
+        A target that the broker links to a stop ends instead: its price is watched then."""
+        if order.identity.purpose is not Purpose.EXIT or linked_stop_id(order) is not None:
             return False
         if order.accepted_request.entry_refs:
             entries = await self._store.find([f"signal:{ref}" for ref in order.accepted_request.entry_refs])

@@ -949,6 +949,7 @@ class RiskGate:
         if not scopes:
             self._ledger = None
             return
+        now = self._clock.now()
         changed, self._booked = self._booked, set()
         try:
             if self._ledger is None:
@@ -962,7 +963,7 @@ class RiskGate:
         self._ledger |= entries
         if unclear or self._store.unreadable_ledgers(self.account_id):
             return
-        profits, now = [self._profit(entry) for entry in self._ledger.values()], self._clock.now()
+        profits = [self._profit(entry) for entry in self._ledger.values()]
         self._is_result_missing = False
         for scope in scopes:
             made = result_of(scope, profits)
@@ -1010,6 +1011,7 @@ class RiskGate:
     async def _read_balances(self) -> None:
         """What is not told stays as old as it is, and is not known once it is too old."""
         self._has_asked_balances = True
+        asked_at = self._clock.now()
         try:
             asked = self._connection.broker.balances()
             balances = await self._connection.ask(asked, BALANCE_ANSWER_SECONDS)
@@ -1030,7 +1032,7 @@ class RiskGate:
                 self._cash = Reading(value=balance.cash, at=now)
                 equity = balance.equity if balance.account_equity is None else balance.account_equity
                 if equity is not None:
-                    self._note_equity(equity, now)
+                    self._note_equity(equity, asked_at)
 
     def _currency_in(self, balances: Sequence[Balance]) -> str | None:
         """The account's base currency. None: the broker tells rates, and not in which currency it adds up."""
@@ -1040,10 +1042,11 @@ class RiskGate:
         tells_rates = any(each.rate is not None for each in balances)
         return base if base is not None or tells_rates else self._brokers_currency
 
-    def _note_equity(self, equity: Decimal, now: datetime) -> None:
-        self._equity = Reading(value=equity, at=now)
+    def _note_equity(self, equity: Decimal, asked_at: datetime) -> None:
+        """As of when it was asked for: what a person says meanwhile is no older than that."""
+        self._equity = Reading(value=equity, at=asked_at)
         if self._rules.limits.writes(self.account_id, *_OF_LOSSES):
-            self._counted.append(Measured(at=now, scope=Scope(account_id=self.account_id), value=equity))
+            self._counted.append(Measured(at=asked_at, scope=Scope(account_id=self.account_id), value=equity))
             self._to_write.tell()
 
 

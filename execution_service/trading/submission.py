@@ -333,10 +333,10 @@ class Submission:
         found: tuple[Event, ...] | Waiting = ()
         try:
             found = await self._pre_trade_checks.before_leaving(live)
-            if isinstance(found, Waiting) and found.reason is WaitingReason.PROTECTION:
+            if isinstance(found, Waiting) and found.reason in (WaitingReason.PROTECTION, WaitingReason.STOP):
                 self._queues.wait_for_others(live, found.reason)
         finally:
-            if not (isinstance(found, Waiting) and found.reason in (others, WaitingReason.PROTECTION)):
+            if not (isinstance(found, Waiting) and found.reason.lets_others_pass):
                 self._queues.cease_waiting(live.order)
         return found
 

@@ -51,6 +51,7 @@ from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.report_poller import ReportPoller
 from execution_service.trading.risk_gate import RiskGate
 from execution_service.trading.risk_rules import RiskRules
+from execution_service.trading.stop_news import StopNews
 from execution_service.trading.submission import Submission
 from execution_service.trading.tasks import Tasks
 from execution_service.trading.timers import Timers
@@ -197,6 +198,7 @@ class Trader:
             ownership=ownership,
             mode=rules.exit_position_check,
         )
+        stop_news = StopNews(report_poller=self._report_poller, live_orders=live_orders, clock=clock)
         pre_trade_checks = PreTradeChecks(
             connection=self._connection,
             holding_choice=holding_choice,
@@ -208,6 +210,7 @@ class Trader:
             exit_check=self._exit_check,
             protection=self.protection,
             risk_gate=self.risk_gate,
+            stop_news=stop_news,
         )
         placement = Placement(
             connection=self._connection,
@@ -218,6 +221,7 @@ class Trader:
             tasks=self._tasks,
             ownership=ownership,
             risk_gate=self.risk_gate,
+            stop_news=stop_news,
         )
         self._submission = Submission(
             connection=self._connection,
@@ -264,6 +268,7 @@ class Trader:
             pre_trade_checks=pre_trade_checks,
             report_poller=self._report_poller,
             placement=placement,
+            stop_news=stop_news,
             blocked_exits=blocked_exits,
             grouped_alerts=grouped_alerts,
             isolation=isolation,

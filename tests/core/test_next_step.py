@@ -154,6 +154,7 @@ def test_the_words_that_stand_in_records_stay_as_they_are() -> None:
         "an order of the account is looked for",
         "the risk gate lets no more pass for now",
         "protective orders have not made way",
+        "the broker has not told what its stop has filled",
         "its turn has not come",
     ]
 

@@ -344,14 +344,36 @@ def test_a_clock_set_back_does_not_make_readings_late_for_ever() -> None:
 
 
 @pytest.mark.parametrize("value", [60, 150])
-def test_after_money_was_paid_in_or_out_a_person_has_losses_measured_from_the_latest_reading_on(value: int) -> None:
+def test_after_money_was_paid_in_or_out_a_person_has_losses_measured_from_the_next_reading_on(value: int) -> None:
     of_strategy = Scope(account_id=ACCOUNT, strategy=STRATEGY)
     other = Measured(at=NOW, scope=of_strategy, value=Decimal(7))
     counters = after(other, measured(value, 5), seconds=5, of=reading(100, 0, NONE))
     counters = after(Measured(at=at(6), scope=of_strategy, value=Decimal(4)), seconds=6, of=counters)
-    result = after(rebased(OF_ACCOUNT, 9), seconds=9, of=counters).result(OF_ACCOUNT)
+    before = counters.result(OF_ACCOUNT)
+    counters = after(rebased(OF_ACCOUNT, 9), seconds=9, of=counters)
+    counters = after(measured(value, 8), seconds=10, of=counters)  # asked for before, and told late
+    result = counters.result(OF_ACCOUNT)
+    assert before is not None
     assert result is not None
-    assert (result.baseline, result.peak, result.latest, result.loss, result.drawdown) == (value, value, value, 0, 0)
+    assert (result.baseline, result.peak) == (before.baseline, before.peak)  # applies until then
+    result = after(measured(value + 1, 10), seconds=10, of=counters).result(OF_ACCOUNT)
+    assert result is not None
+    assert (result.baseline, result.peak, result.latest) == (value + 1, value + 1, value + 1)
+    assert (result.loss, result.drawdown, result.anew_after) == (0, 0, None)
+
+
+def test_a_payment_that_no_reading_has_shown_yet_hides_no_loss() -> None:
+    counters = after(rebased(OF_ACCOUNT, 20), seconds=20, of=reading(100_000, 0, NONE))
+    result = reading(105_000, 1800, reading(150_000, 30, counters)).result(OF_ACCOUNT)
+    assert result is not None
+    assert (result.loss, result.drawdown) == (45_000, 45_000)
+
+
+def test_a_person_whose_clock_is_ahead_has_losses_measured_anew_soon() -> None:
+    counters = after(rebased(OF_ACCOUNT, 9 * DAY), of=reading(100, 0, NONE))
+    result = reading(80, 3, reading(90, 2, reading(95, 1, counters))).result(OF_ACCOUNT)
+    assert result is not None
+    assert (result.baseline, result.loss) == (90, 10)
 
 
 def test_of_one_strategy_a_person_has_its_own_losses_measured_anew_and_no_others() -> None:
@@ -360,6 +382,7 @@ def test_of_one_strategy_a_person_has_its_own_losses_measured_anew_and_no_others
     counters = after(*readings, of=reading(90, 1, reading(100, 0, NONE)))
     ahead = replace(counters, day=NOW.date() + timedelta(days=9))
     made = after(rebased(of_strategy), of=ahead)
+    made = after(measured(90, 2), Measured(at=at(2), scope=of_strategy, value=Decimal(4)), seconds=2, of=made)
     losses = [result.loss for scope in (OF_ACCOUNT, of_strategy) if (result := made.result(scope)) is not None]
     assert (losses, made.day) == ([10, 0], ahead.day)
 

@@ -17,7 +17,7 @@ from brokers.errors import NotAnswered
 from brokers.paper.model import Action, Fault, Operation, PaperOrder
 from brokers.ticks import stop_on_tick
 from execution_service.control.requests import Kind
-from execution_service.core.orders.events import SubmitStarted
+from execution_service.core.orders.events import Noted, SubmitStarted
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectionState, ProtectiveRole
 from execution_service.core.orders.request import Purpose
@@ -254,6 +254,23 @@ async def test_a_doubtful_target_is_told_though_its_stop_covers_everything(tmp_p
         assert_doubt_is_told_once(world, target)
 
 
+async def test_people_are_told_when_the_stop_beside_a_doubtful_target_has_gone(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=ONCE, is_unique=False) as world:
+        world.send("in", **STOP_AT, take_profit=12)
+        await world.run(1)
+        world.book().add_fault(Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT, nth=2))
+        world.fill("in")
+        await world.run(60)
+        assert (state(world), world.notifier.titled("Position Unprotected")) == (ProtectionState.PROTECTED, [])
+        (stop,), (target,) = children(world, ProtectiveRole.STOP), children(world, ProtectiveRole.TARGET)
+        world.book().cancel(OrderRef(client_order_id=stop.client_order_id))
+        await world.run(300)
+        assert (resting(world), state(world)) == (0, ProtectionState.UNPROTECTED)
+        (told,) = world.notifier.titled("Position Unprotected")
+        assert target.signal_id in told
+        assert "Covered: 0 by orders at the broker" in told
+
+
 async def test_a_doubtful_close_is_told_though_its_position_is_being_closed(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=ONCE, is_unique=False) as world:
         await entered(world)
@@ -408,28 +425,93 @@ async def test_an_exit_waits_until_a_target_that_its_stop_overtook_has_gone(tmp_
         assert at_broker(world) == []
 
 
-async def test_a_target_waits_while_the_broker_does_not_tell_what_its_stop_has_filled(tmp_path: Path) -> None:
+class Silence:
+    """The broker's answers about all orders, from the first target on."""
+
+    def __init__(self, world: World, *, hangs: bool = False) -> None:
+        """`hangs`: a question gets no answer before the end, instead of the word that there is none now."""
+        self.questions = 0
+        self._over = asyncio.Event()
+        self._world = world
+        self._hangs = hangs
+        broker = world.brokers[ACCOUNT]
+        self._ask = broker.reports
+        broker.reports = self._reports  # type: ignore[method-assign]
+
+    async def _reports(self, since: int | None = None) -> Reports:
+        if self._over.is_set() or not children(self._world, ProtectiveRole.TARGET):
+            return await self._ask(since)
+        self.questions += 1
+        if self._hangs:
+            await self._over.wait()
+        raise NotAnswered("busy")
+
+    def end(self) -> None:
+        self._over.set()
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_target_of_whose_stop_the_broker_does_not_tell_waits_by_itself_and_holds_up_nobody(
+    tmp_path: Path, hangs: bool
+) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("theirs", strategy="other", quantity=50)
+        await world.run(1)
+        world.fill("theirs")
+        await world.run(5)
         world.send("in", **STOP_AT, take_profit=12)
         await world.run(1)
-        broker = world.brokers[ACCOUNT]
-        ask, is_busy = broker.reports, True
-
-        async def reports(since: int | None = None) -> Reports:
-            if is_busy and children(world, ProtectiveRole.TARGET):
-                raise NotAnswered("busy")
-            return await ask(since)
-
-        broker.reports = reports  # type: ignore[method-assign]
+        silence = Silence(world, hangs=hangs)
         world.fill("in")
         await world.run(5)
         assert (resting(world), resting(world, OrderType.LIMIT)) == (100, 0)
+        world.exit("out", "theirs", quantity=50, strategy="other")
+        await world.run(1)
+        assert world.exit_record("out").status is Status.SUBMITTED
+        await world.run(40)
         (target,) = children(world, ProtectiveRole.TARGET)
-        assert len([event for event in target.events if isinstance(event, SubmitStarted)]) <= 6  # not without a pause
-        is_busy = False
-        await world.run(5)
+        assert target.status is Status.PENDING
+        assert [type(event) for event in target.events] in ([], [Noted])  # people are told once
+        assert silence.questions <= 90  # each with a pause before it
+        silence.end()
+        await world.run(70)
         assert (resting(world), resting(world, OrderType.LIMIT)) == (100, 100)
         assert state(world) is ProtectionState.PROTECTED
+
+
+async def test_a_target_of_whose_stop_the_broker_does_not_tell_for_too_long_ends_and_is_watched(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in", **STOP_AT, take_profit=12)
+        await world.run(1)
+        Silence(world)
+        world.fill("in")
+        await world.run(320)
+        (target,) = children(world, ProtectiveRole.TARGET)
+        assert target.reason is not None
+        assert target.reason.code is ReasonCode.STALE_ORDER
+        assert not any(isinstance(event, SubmitStarted) for event in target.events)
+        assert (resting(world), state(world)) == (100, ProtectionState.WATCHED)
+
+
+async def test_a_target_that_was_perhaps_sent_is_in_doubt_and_not_sent_again_while_its_stop_cannot_be_asked_about(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in", **STOP_AT, take_profit=12)
+        await world.run(1)
+
+        def is_lost() -> None:
+            world.book().add_fault(Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT))
+            Silence(world)
+
+        around_placing(world, ProtectiveRole.TARGET, before=is_lost, after=nothing)
+        world.fill("in")
+        await world.run(60)
+        (target,) = children(world, ProtectiveRole.TARGET)
+        assert_doubt_is_told_once(world, target)
+        world.send("next", limit_price=8, order_type="LIMIT", strategy="other")
+        await world.run(1)
+        assert world.record("next").status is Status.SUBMITTED
 
 
 async def test_a_target_of_which_it_is_not_known_whether_it_arrived_is_taken_back_when_its_stop_has_filled(

@@ -30,13 +30,26 @@ class WaitingReason(StrEnum):
     """The minute is full, its market is closed, or what is counted of its account cannot be read."""
     PROTECTION = "protective orders have not made way"
     """They are being cancelled at the broker, and their end is not confirmed: until then both together could sell more than is held."""
+    STOP = "the broker has not told what its stop has filled"
+    """Of a target that the broker links to a stop: it may only leave beside one that has filled nothing."""
     TURN = "its turn has not come"
 
     @property
     def lets_others_pass(self) -> bool:
-        """It steps out of its queue, and those behind it pass: it waits for what becomes of other orders, or for the risk gate, which may hold an
-        entry and never an exit."""
-        return self in (WaitingReason.ENTRY, WaitingReason.LEGS, WaitingReason.RISK, WaitingReason.PROTECTION)
+        """It steps out of its queue, and those behind it pass: it waits for what becomes of other orders, for an answer that no other
+        order needs, or for the risk gate, which may hold an entry and never an exit."""
+        return self in _OUTSIDE_ITS_QUEUE
+
+
+_OUTSIDE_ITS_QUEUE = frozenset(
+    {
+        WaitingReason.ENTRY,
+        WaitingReason.LEGS,
+        WaitingReason.RISK,
+        WaitingReason.PROTECTION,
+        WaitingReason.STOP,
+    }
+)
 
 
 def others_of(order: Order) -> WaitingReason | None:

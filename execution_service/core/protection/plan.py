@@ -834,6 +834,10 @@ class _Case:
                     reason = "the broker tells no quotes: its stop follows executions of ours alone"
         if state is ProtectionState.PLACING and doubtful is not None:
             state, reason = ProtectionState.IN_DOUBT, f"{doubtful.protective.signal_id} is in doubt: {doubtful.why}"
+            is_bare = any(self._is_orphan(piece) and doubtful in piece.alive for piece in self._pieces)
+            if is_bare and self._rests_stop and protected < self.wanted:
+                state = ProtectionState.UNPROTECTED
+                reason += "; its stop has gone, and none is placed in its stead before that is decided"
         moments = (again, *(until for until in self._must_have_filled if until > self.position.now))
         standing = Standing(
             state=state,

@@ -102,8 +102,9 @@ class Enabled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebased:
-    """A named person has losses and drawdowns within the scope measured from the latest reading on, as after money was paid in or out; where the
-    scope has the whole account, its day is that of now, as after a clock had run ahead. What was counted is kept."""
+    """A named person has losses and drawdowns within the scope measured from the first reading after this on, as after money was paid in or out:
+    the latest may be older than the payment. Where the scope has the whole account, its day is that of now, as after a clock had run ahead. What was
+    counted is kept."""
 
     at: datetime
     scope: Scope
@@ -140,13 +141,15 @@ class Result:
 
     scope: Scope
     baseline: Decimal
-    """What the day's loss is measured from: the higher of the last reading before the day and the first of it."""
+    """What the day's loss is measured from: the higher of the last reading before the day and the first of it; or the first that a person wanted."""
     peak: Decimal
-    """The highest ever, which the drawdown is measured from."""
+    """The highest ever, or since a person had it measured anew, which the drawdown is measured from."""
     latest: Decimal
     at: datetime
     read_on: date
     """The day of the latest reading."""
+    anew_after: datetime | None = None
+    """The first reading after this is what is measured from; until it is there, what was said above is. None: nothing is to be measured anew."""
 
     @property
     def loss(self) -> Decimal:
@@ -355,11 +358,14 @@ def _with_reading(counters: Counters, event: Measured, now: datetime, zone: tzin
         return replace(counters, results=(*counters.results, made))
     if at < min(known.at, now):
         return counters
-    is_first = known.read_on < today
+    anew_after = None if known.anew_after is None else min(known.anew_after, now)
+    is_first, is_anew = known.read_on < today, anew_after is not None and at > anew_after
+    baseline = max(known.baseline, event.value) if is_first else known.baseline
     made = replace(
         known,
-        baseline=max(known.baseline, event.value) if is_first else known.baseline,
-        peak=max(known.peak, event.value),
+        baseline=event.value if is_anew else baseline,
+        peak=event.value if is_anew else max(known.peak, event.value),
+        anew_after=None if is_anew else anew_after,
         latest=event.value,
         at=at,
         read_on=today,
@@ -371,7 +377,7 @@ def _rebased(counters: Counters, event: Rebased, today: date) -> Counters:
     account = Scope(account_id=counters.account_id)
     day = today if event.scope.covers(account) else counters.day
     results = tuple(
-        replace(each, baseline=each.latest, peak=each.latest, read_on=min(each.read_on, day or today))
+        replace(each, anew_after=event.at, read_on=min(each.read_on, day or today))
         if event.scope.covers(each.scope)
         else each
         for each in counters.results

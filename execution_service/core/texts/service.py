@@ -95,7 +95,10 @@ def risk_rebased(*, scope: str, by: str, reason: str, count: int) -> str:
         ("By", by),
         ("Reason", reason),
         ("Accounts", str(count)),
-        ("Losses", "daily loss and drawdown are measured from the latest readings on"),
+        (
+            "Losses",
+            "daily loss and drawdown are measured from the first readings after this on; until then what was measured applies",
+        ),
     )
 
 
