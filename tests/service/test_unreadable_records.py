@@ -420,7 +420,7 @@ async def test_views_made_again_leave_the_profit_of_a_signal_beside_a_record_tha
 
 
 @pytest.mark.parametrize("ends", [True, False], ids=["over", "at work"])
-@pytest.mark.parametrize("mended", ["while it runs", "while it is down"])
+@pytest.mark.parametrize("mended", ["while it runs", "after a kill", "after a stop"])
 async def test_what_is_booked_beside_a_record_that_cannot_be_read_holds_up_no_plan(
     tmp_path: Path, mended: str, ends: bool
 ) -> None:
@@ -451,10 +451,16 @@ async def test_what_is_booked_beside_a_record_that_cannot_be_read_holds_up_no_pl
         assert (leg["request"]["instrument"]["symbol"], leg["status"]) == ("MSFT", "SUBMITTED")
         (told,) = [d["told"] for d in orders.find({"signal_id": "out-2"})]
         assert told["ledger"] == told["world"] > told["signals"]
-        if mended == "while it is down":
+        (waiting,) = [d for d in orders.documents.values() if d["signal_id"] == "out-2"]
+        await world.run(120)
+        assert orders.documents[waiting["_id"]] is waiting  # it is tried again and again, and written once
+        if mended == "after a kill":
             await world.kill()
+        elif mended == "after a stop":
+            assert world.service.delivery.waiting == 0  # else a stop would wait for it in vain
+            await world.stop()
         orders.update_one({"_id": document["_id"]}, {"$set": {"version": document["version"]}})
-        if mended == "while it is down":
+        if mended != "while it runs":
             await world.start()
         await world.run(60)
         assert world.documents("signal_store", signal_id="in")[0]["pnl_realized"] == 40 + 2 * sold
