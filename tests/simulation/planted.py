@@ -36,8 +36,8 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import Stored, Unsettled
 from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.isolation import Isolation
-from execution_service.trading.placement import Placement
 from execution_service.trading.protection import Protection, _Waiting
+from execution_service.trading.stop_news import StopNews
 from tests.simulation.world import Replica
 
 Patch = pytest.MonkeyPatch
@@ -277,10 +277,8 @@ def cancelled_batches_are_lost(patch: Patch) -> None:
 
 @plants("a target that is placed beside a stop that has begun to fill")
 def links_count_from_the_beginning(patch: Patch) -> None:
-    async def nothing(self: Placement, target: LiveOrder, stop_id: str) -> None:
-        return None
-
-    patch.setattr(Placement, "_not_beside_its_stop", nothing)
+    patch.setattr(StopNews, "is_told", lambda _self, _target: True)
+    patch.setattr(StopNews, "unfit", lambda _self, _order: None)
     patch.setattr(_Piece, "overtaken", ())
 
 
