@@ -18,7 +18,7 @@ from execution_service.core.orders.cancel import Cancel
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
-from execution_service.core.positions.ledger import LedgerKey, key_of
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of
 from execution_service.core.risk.exposure import exit_room
 from execution_service.core.risk.kill import ArmingRefused
 from execution_service.core.risk.limits import Scope
@@ -164,16 +164,27 @@ async def working_entries(store: Store, scope: Scope) -> list[Order]:
 
 async def _sure_exits(store: Store, asked: Sequence[Order], unsettled: Sequence[Stored]) -> set[str]:
     """Those of which nothing that works, is not booked yet, or differs at the broker can make an entry."""
-    held: dict[LedgerKey, Decimal] = {}
+    held: dict[LedgerKey, LedgerEntry] = {}
     for account_id in {key_of(order).account_id for order in asked}:
         if not await store.open_discrepancies(account_id):
-            entries = await store.open_ledgers(account_id)
-            held |= {entry.key: entry.position.quantity for entry in entries or ()}
+            held |= {entry.key: entry for entry in await store.open_ledgers(account_id) or ()}
     beside: dict[LedgerKey, list[Stored]] = defaultdict(list)
     for stored in unsettled:
         if isinstance(stored.order.request, OrderRequest):
             beside[key_of(stored.order)].append(stored)
-    return {order.order_id for order in asked if _is_surely_exit(order, held.get(key_of(order)), beside[key_of(order)])}
+    return {
+        order.order_id
+        for order in asked
+        if _is_surely_exit(order, _held_for(order, held.get(key_of(order))), beside[key_of(order)])
+    }
+
+
+def _held_for(order: Order, entry: LedgerEntry | None) -> Decimal | None:
+    """What the ledger holds that the order can reduce; None: nothing, or some of it in another product than the order names, where a broker would
+    open anew."""
+    product = order.accepted_request.product or ""
+    products = None if entry is None else entry.known_products
+    return None if entry is None or products is None or set(products) - {product} else entry.position.quantity
 
 
 def _is_surely_exit(order: Order, held: Decimal | None, beside: Sequence[Stored]) -> bool:

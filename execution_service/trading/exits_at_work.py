@@ -117,8 +117,13 @@ class ExitsAtWork:
 
     @staticmethod
     def _is_as_counted(order: Order) -> bool:
-        """Whether what it has filled was counted as at work when others were measured."""
-        return order.quantity is not None and order.filled_quantity <= order.quantity and not order.busted_fill_ids
+        """Whether what it has filled was counted as at work when others were measured; what is asked to end was counted no more."""
+        return (
+            order.quantity is not None
+            and order.filled_quantity <= order.quantity
+            and not order.busted_fill_ids
+            and order.cancel_request is None
+        )
 
     def _note_move(self, order: Order) -> None:
         side, is_annulled = order.accepted_request.side, bool(order.busted_fill_ids)

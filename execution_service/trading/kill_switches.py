@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 0.75
 KNOWN_SECONDS = 1.0
+TOLD_SECONDS = 10.0
+"""So old may be what `/health` tells as so."""
 """What was read so long ago is not known any more, and is read again before an order leaves."""
 SHOWN = 5
 """So many engaged switches are told one by one."""
@@ -102,9 +104,14 @@ class KillSwitches:
 
     def component(self) -> dict[str, str | None]:
         """For `/health`, from memory: what is engaged, the widest first. A stop that somebody has engaged is no trouble of the service: `status` is
-        DEGRADED only where no look has succeeded yet."""
+        DEGRADED only where that is not known."""
         if self._read_at is None:
             return {"status": "DEGRADED", "message": "not known yet; new risk waits"}
+        seconds = self._clock.monotonic() - self._read_at
+        if seconds > TOLD_SECONDS:
+            return {"status": "DEGRADED", "message": f"not known for {seconds:.0f} s; new risk waits"}
+        if not all(source.is_known for source in self.sources):
+            return {"status": "DEGRADED", "message": "not known of all that may engage them; new risk waits"}
         engaged = sorted(
             (switch for switch in self._known.values() if switch.level is not None),
             key=lambda switch: (len(str(switch.scope).split("+")), switch.scope != Scope(), str(switch.scope)),

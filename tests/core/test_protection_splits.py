@@ -63,7 +63,10 @@ def test_neither_a_stop_nor_a_close_follows_one_that_is_gone_where_more_is_shown
 ) -> None:
     plan = after(ending, price, more=100)
     assert (placed(plan), state(plan)) == ([], ProtectionState.UNPROTECTED)
-    assert "the broker shows 200 and our records 100, and its stop at 9" in plan.standing["ord_e"].reason
+    assert (
+        "the broker shows 100 more than all our records together, 100 of them this strategy's, and its stop at 9"
+        in plan.standing["ord_e"].reason
+    )
     assert plan.band is not None
     assert plan.band.low == 9
 

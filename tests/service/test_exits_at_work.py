@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -109,6 +110,25 @@ async def test_of_several_exits_as_few_as_will_do_are_cancelled(tmp_path: Path) 
         await world.run(5)
         assert_cancelled(world, left="60", open_quantity=30)
         assert working(world) == 60
+
+
+async def test_what_an_exit_that_is_asked_to_end_fills_before_that_shrinks_the_others(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await entered(world)
+        (stop,) = children(world)
+        await resting_exit(world, 50, "going")
+        await resting_exit(world, 50)
+        confirmed = world.broker_faults.holds["cancel_order"] = asyncio.Event()
+        world.cancel(signal_id="going")
+        await world.run(2)
+        world.book().fill_order(OrderRef(client_order_id=stop.client_order_id), Decimal(50), Decimal(9), force=True)
+        await world.run(2)
+        assert exit_at_broker(world).status is ReportStatus.WORKING
+        world.book().fill_order(OrderRef(client_order_id=world.exit_record("going").client_order_id))
+        confirmed.set()
+        await world.run(5)
+        assert_cancelled(world, left="0")
+        assert working(world) == 0
 
 
 async def test_a_square_off_that_was_booked_shrinks_the_exit_under_it(tmp_path: Path) -> None:

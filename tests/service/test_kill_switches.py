@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect
 
-from brokers.base import OrderType, Side
+from brokers.base import Capabilities, OrderType, Side
 from brokers.errors import OutcomeUnknown
 from brokers.paper.model import PaperOrder
 from execution_service.control.requests import Kill, Kind, read_request
@@ -276,6 +276,35 @@ async def test_cancelling_entries_ends_a_sale_of_which_it_is_not_known_what_it_d
         await world.run(5)
         assert world.record("sale-0").status is Status.CANCELLED
         assert outcome(world, message)["cancels_asked"] == (1 if trouble == "a record" else 2)
+
+
+async def test_what_is_engaged_is_not_told_as_so_when_it_has_not_been_known_for_long(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await world.run(2)
+        assert world.service.kill_switches.component() == {"status": "OK", "message": "none is engaged"}
+        world.store_faults.is_away = True
+        await world.run(15)
+        told = world.service.kill_switches.component()
+        assert (told["status"], str(told["message"])[:13]) == ("DEGRADED", "not known for")
+        world.store_faults.is_away = False
+
+
+@pytest.mark.parametrize(("product", "end"), [("CNC", Status.SUBMITTED), ("MIS", Status.CANCELLED)])
+async def test_cancelling_entries_ends_a_sale_of_another_product_than_what_is_held(
+    tmp_path: Path, product: str, end: Status
+) -> None:
+    apart = Capabilities(share_products=("CNC", "MIS"))
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=apart) as world:
+        world.send("held", quantity=100, product="CNC")
+        await world.run(1)
+        world.fill("held", price="10")
+        await world.run(1)
+        world.send("sale", side="SELL", quantity=100, product=product, order_type="LIMIT", limit_price=12)
+        await world.run(1)
+        message = kill(world, cancel_entries=True)
+        await world.run(5)
+        assert world.record("sale").status is end
+        assert outcome(world, message)["working_entries"] == (0 if end is Status.SUBMITTED else 1)
 
 
 async def test_a_cancel_that_the_broker_does_not_confirm_is_told_as_unknown_and_tried_on(tmp_path: Path) -> None:

@@ -80,7 +80,10 @@ async def test_a_stop_that_was_cancelled_for_a_split_is_placed_at_half_the_price
         world.quote(**AFTER)
         await world.run(60)
         assert is_held_back(world)
-        words = "the broker shows 20 and our records 10, and its stop at 9 may be reached by a split alone"
+        words = (
+            "the broker shows 10 more than all our records together, 10 of them this strategy's, "
+            "and its stop at 9 may be reached by a split alone"
+        )
         assert told(world, words) == 1
         await world.restart()
         await world.run(60)
@@ -236,7 +239,13 @@ async def test_what_is_split_twice_is_protected_by_both_ratios(tmp_path: Path) -
         assert at_broker(world) == []
         assert stands.protection is not None
         assert stands.protection.state is ProtectionState.UNPROTECTED
-        assert told(world, "the broker shows 60 and our records 20, and its stop at 4.5") == 1
+        assert (
+            told(
+                world,
+                "the broker shows 40 more than all our records together, 20 of them this strategy's, and its stop at 4.5",
+            )
+            == 1
+        )
         await booked(world, ratio="1:3")
         (stop,) = at_broker(world)
         assert (stop.ticket.stop_price, stop.open_quantity) == (Decimal("1.5"), 60)

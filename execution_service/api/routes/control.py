@@ -125,7 +125,7 @@ class ControlRoutes:
             "/limits/rebase",
             self.rebase,
             methods=["POST"],
-            summary="Measure losses and drawdowns from the latest readings on",
+            summary="Measure losses and drawdowns from the next readings on",
             openapi_extra=_REBASE,
             responses=documented(400, 401, 403, 413, 415, 503),
         )
@@ -190,8 +190,9 @@ class ControlRoutes:
         return await self._decided(request, "enabled", enable_again)
 
     async def rebase(self, request: Request) -> Response:
-        """For money that was paid in or out, once the broker's balance shows it: losses from before are over with it. What was counted is kept, and
-        what is off until enabled stays off. `rebased` is in how many accounts that has changed something. People are told who did it and why."""
+        """For money that was paid in or out, once the broker's balance shows it: with the next reading losses from before are over. What was counted
+        is kept, and what is off until enabled stays off. `rebased` is in how many accounts that has changed something. People are told who did it
+        and why."""
         return await self._decided(request, "rebased", rebase)
 
     async def _decided(self, request: Request, counted_as: str, decide: Decides) -> Response:

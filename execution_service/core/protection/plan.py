@@ -618,9 +618,10 @@ class _Case:
         is_doubtful = bool(self._failures) or position.shown is not None
         is_asked = (is_known and not self._rests_stop) or (is_missing and (is_known or is_doubtful))
         if is_asked and self._may_be_split(stop, ProtectiveRole.STOP):
-            shown = position.held + position.more
+            differs = f"{abs(position.more):f} {'fewer' if position.more < 0 else 'more'}"
             return (
-                f"the broker shows {shown:f} and our records {position.held:f}, and its stop at {stop:f} may be reached by a split alone: "
+                f"the broker shows {differs} than all our records together, {position.held:f} of them this strategy's, and its stop at {stop:f} may "
+                "be reached by a split alone: "
                 "nothing is closed until somebody says what happened (execctl adopt)"
             )
         if is_missing and self._is_far_beyond:
