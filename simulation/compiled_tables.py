@@ -23,15 +23,15 @@ _COMMA, _LINE = map(ord, ",\n")
 
 
 @compiled
-def _lines(texts: Any, begins: Any, letters: Any, lines: Any) -> None:
-    """`texts` has a row a column: the number of each line's text, which is what `letters` has from its `begins` to the next."""
+def _join_cells(texts: Any, begins: Any, characters: Any, lines: Any) -> None:
+    """`texts` has a row a column: the number of each line's text, which is what `characters` has from its `begins` to the next."""
     width, count = texts.shape
     at = 0
     for row in range(count):
         for column in range(width):
             text = texts[column, row]
             for n in range(begins[text], begins[text + 1]):
-                lines[at] = letters[n]
+                lines[at] = characters[n]
                 at += 1
             lines[at] = _COMMA
             at += 1
@@ -46,7 +46,7 @@ def write_csv(table: Table, rows: Columns, path: Path) -> bool:
         if found is None:
             return False
         numbers.append(found)
-    letters, begins = texts.letters, texts.begins
+    characters, begins = texts.characters, texts.begins
     count = len(numbers[0])
     with path.open("wb") as file:
         file.write((",".join(table.header) + "\n").encode())
@@ -56,7 +56,7 @@ def write_csv(table: Table, rows: Columns, path: Path) -> bool:
             for n, mine in enumerate(numbers):
                 block[n] = mine[first : first + size] if len(mine) == count else mine[0]
             lines = numpy.empty(int((begins[block + 1] - begins[block]).sum()) + block.size, dtype=numpy.uint8)
-            _lines(block, begins, letters, lines)
+            _join_cells(block, begins, characters, lines)
             file.write(lines.data)
     return True
 
@@ -65,17 +65,17 @@ class _Texts:
     """The texts of a table, numbered over all columns."""
 
     def __init__(self) -> None:
-        self._letters: list[bytes] = []
+        self._characters: list[bytes] = []
         self._lengths: list[Any] = []
         self._count = 0
 
     @property
-    def letters(self) -> Any:
-        return numpy.frombuffer(b"".join(self._letters), dtype=numpy.uint8)
+    def characters(self) -> Any:
+        return numpy.frombuffer(b"".join(self._characters), dtype=numpy.uint8)
 
     @property
     def begins(self) -> Any:
-        """Where each text begins in `letters`, and the end."""
+        """Where each text begins in `characters`, and the end."""
         return numpy.concatenate(([0], *self._lengths)).cumsum()
 
     def numbers_of(self, column: Filled, kind: str) -> Any:
@@ -101,7 +101,7 @@ class _Texts:
         if needs_quotes(joined):
             return False
         lengths = map(len, written) if joined.isascii() else map(len, map(str.encode, written))
-        self._letters.append(joined.encode())
+        self._characters.append(joined.encode())
         self._lengths.append(numpy.fromiter(lengths, dtype=numpy.int64, count=len(written)))
         self._count += len(written)
         return True

@@ -80,7 +80,7 @@ class Progress:
         self.told = live.told
         self.delivered = {name: live.told.at(name) for name in cursors}
         self.taken = dict(self.delivered)
-        self._see_signals_apart(live.told)
+        self._follow_documents_of_signals(live.told)
         self.booked = live.told.ledger
         """The last event up to which the ledger's lines are known, and durable in the ledger."""
         self.has_document = live.told.ledger > 0
@@ -109,7 +109,7 @@ class Progress:
         for numbers in (self.delivered, self.taken):
             numbers.setdefault(SIGNALS, self.delivered[LEDGER])
 
-    def _see_signals_apart(self, told: Told) -> None:
+    def _follow_documents_of_signals(self, told: Told) -> None:
         if SIGNALS in told.others:
             for numbers in (self.delivered, self.taken):
                 numbers.setdefault(SIGNALS, told.at(SIGNALS))
@@ -135,7 +135,7 @@ class Progress:
             self._alive = weakref.ref(live)
             theirs = live.told
             self.told = replace(theirs, lines={**theirs.lines, **self.told.lines})
-            self._see_signals_apart(theirs)
+            self._follow_documents_of_signals(theirs)
             for name, number in self.delivered.items():
                 self.delivered[name] = max(number, theirs.at(name))
                 self.taken[name] = max(self.taken[name], self.delivered[name])

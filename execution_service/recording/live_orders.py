@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
@@ -242,6 +243,19 @@ class LiveOrders:
     def _notify_recorded(self, live: LiveOrder) -> None:
         """All who want to know of it."""
         self._notify(self.on_recorded, live)
+
+    @contextmanager
+    def telling(self, note: Callable[[LiveOrder], None]) -> Iterator[None]:
+        """Within it `note` is called of each order in hand, at once, of each that comes in hand, and after each record."""
+        self.on_recorded.append(note)
+        self.on_taken.append(note)
+        try:
+            for live in tuple(self.by_id.values()):
+                note(live)
+            yield
+        finally:
+            self.on_recorded.remove(note)
+            self.on_taken.remove(note)
 
     @staticmethod
     def _notify(callbacks: Iterable[Callable[[LiveOrder], None]], live: LiveOrder) -> None:

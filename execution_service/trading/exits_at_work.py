@@ -142,11 +142,7 @@ class ExitsAtWork:
 
     async def run(self) -> None:
         """Until cancelled."""
-        self._live.on_recorded.append(self.note_record)
-        self._live.on_taken.append(self.note_record)
-        try:
-            for live in tuple(self._live.by_id.values()):
-                self.note_record(live)
+        with self._live.telling(self.note_record):
             self._wake_up.tell()
             wait: float | None = None
             while True:
@@ -158,9 +154,6 @@ class ExitsAtWork:
                     log.warning(f"Exits at work wait for the store: {exc}", action="exits_at_work_wait")
                     wait = 1.0
                 self._is_looking = wait is not None
-        finally:
-            self._live.on_recorded.remove(self.note_record)
-            self._live.on_taken.remove(self.note_record)
 
     async def _turn(self) -> float | None:
         """Looks at all that are due; the seconds until the next look, None: only when there is news."""

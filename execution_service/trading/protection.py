@@ -400,11 +400,7 @@ class Protection:
 
     async def run(self) -> None:
         """Until cancelled."""
-        self._live.on_recorded.append(self.note_record)
-        self._live.on_taken.append(self.note_record)
-        try:
-            for live in tuple(self._live.by_id.values()):
-                self.note_record(live)
+        with self._live.telling(self.note_record):
             self._wake_up.tell()
             wait: float | None = None
             while True:
@@ -416,9 +412,6 @@ class Protection:
                     log.warning(f"Protection waits for the store: {exc}", action="protection_waits")
                     wait = 1.0
                 self._is_looking = False
-        finally:
-            self._live.on_recorded.remove(self.note_record)
-            self._live.on_taken.remove(self.note_record)
 
     async def _turn(self) -> float | None:
         """One look at all that is protected; the seconds until the next, None: only when there is news."""
