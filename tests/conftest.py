@@ -20,7 +20,15 @@ with contextlib.suppress(ModuleNotFoundError):  # the environment for ib_async i
     hypothesis.settings.load_profile("any machine")
 
 
-BEGUN_FIRST = ("test_demo.py", "test_operations.py", "test_matrix.py", "test_crash_at_every_step.py", "test_kill.py")
+BEGUN_FIRST = (
+    "test_demo.py",
+    "test_operations.py",
+    "test_matrix.py",
+    "test_crash_at_every_step.py",
+    "test_kill.py",
+    "test_lives.py",
+    "test_calls_overnight.py",
+)
 """The longest files: a worker takes whole ones, and one that is begun last is waited for by all."""
 
 
