@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +20,15 @@ with contextlib.suppress(ModuleNotFoundError):  # the environment for ib_async i
     hypothesis.settings.load_profile("any machine")
 
 
-BEGUN_FIRST = ("test_demo.py", "test_operations.py", "test_matrix.py", "test_crash_at_every_step.py", "test_kill.py")
+BEGUN_FIRST = (
+    "test_demo.py",
+    "test_operations.py",
+    "test_matrix.py",
+    "test_crash_at_every_step.py",
+    "test_kill.py",
+    "test_lives.py",
+    "test_calls_overnight.py",
+)
 """The longest files: a worker takes whole ones, and one that is begun last is waited for by all."""
 
 
@@ -30,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return item.path.name not in BEGUN_FIRST, item.path.parent.name not in ("external", "faults")
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: the collector of garbage need not look at it again in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

@@ -151,7 +151,7 @@ def _kill(service: Service, victim: Victim) -> None:
 
 def seconds_to_start(folder: Path) -> float:
     """Of a service with a new store, at this machine's present load."""
-    with Service(folder) as service:
+    with Service(folder, by_its_path=True) as service:
         began = time.monotonic()
         service.start()
         return time.monotonic() - began
@@ -175,7 +175,7 @@ def kill_loop(folder: Path, *, kills: int, seed: int, say: Callable[[str], None]
         plan = list(planned(min(kills, KILLS_OF_A_PLACE), f"{seed}:{number}"))
         kills -= len(plan)
         with (
-            Service(folder / str(number), **settings) as service,
+            Service(folder / str(number), by_its_path=True, **settings) as service,
             Listener(embedded_address(service)) as listener,
         ):
             place = Place(service, listener, seed * 1000 + number, outcome, start_seconds)

@@ -192,6 +192,7 @@ def sample(service: Service, db: Any, began: float) -> Sample:
 def soaked_service(folder: Path, seed: int) -> Iterator[Service]:
     service = Service(
         folder,
+        by_its_path=True,
         MOCK_FILL_DELAY_SECONDS="0.3",
         MOCK_PARTIAL_FILL_RATE="0.3",
         MOCK_SLIPPAGE_BPS="3",

@@ -12,7 +12,8 @@ import pytest
 
 from simulators.zerodha import DEFAULT_API_SECRET
 from simulators.zerodha.server import SimulatedKite
-from tests.external.service_process import REPOSITORY, Service
+from tests.external.forked import REPOSITORY
+from tests.external.service_process import Service
 
 SCRIPT = REPOSITORY / "scripts" / "kite_login.py"
 

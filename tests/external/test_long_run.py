@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.external.service_process import REPOSITORY, descendants, end, is_alive
+from tests.external.forked import REPOSITORY
+from tests.external.service_process import descendants, end, is_alive
 from tests.waits import wait_until
 
 MATRIX = ("tests.faults", "--only", "replicas", "--broker", "mock", "--at-once", "2")

@@ -14,7 +14,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.external.service_process import REPOSITORY, Service
+from tests.external.forked import REPOSITORY
+from tests.external.service_process import Service
 from tests.waits import wait_until
 
 FOLDER = REPOSITORY / "docs" / "monitoring"

@@ -19,8 +19,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.external.forked import REPOSITORY
 from tests.external.scripts_run import run_script
-from tests.external.service_process import REPOSITORY, PubSub, Service
+from tests.external.service_process import PubSub, Service
 
 OPERATIONS = REPOSITORY / "docs" / "operations.md"
 README = REPOSITORY / "README.md"
@@ -85,7 +86,7 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         accounts = folder / "accounts.toml"
         accounts.write_text(ACCOUNTS, encoding="utf-8")
-        self.service = Service(folder, ACCOUNTS_FILE=str(accounts))
+        self.service = Service(folder, by_its_path=True, ACCOUNTS_FILE=str(accounts))
         self.folder = folder / "repository"
         self.folder.mkdir()
         self.service.log_dir.mkdir()

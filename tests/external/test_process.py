@@ -52,7 +52,7 @@ QUOTED_PASSWORD = "canary%2Fpass%3Aword%3FQZJXK"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service for all tests that only look."""
-    with Service(tmp_path_factory.mktemp("running")) as service:
+    with Service(tmp_path_factory.mktemp("running"), by_its_path=True) as service:
         service.start()
         yield service
 
@@ -170,7 +170,7 @@ def test_check_of_an_unconfigured_machine_works_from_any_folder_and_leaves_nothi
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly_with_orders_in_flight(tmp_path: Path, number: signal.Signals) -> None:
     asked = make_orders(40, seed=int(number))
-    with Service(tmp_path, MOCK_FILL_DELAY_SECONDS="1", ORDER_TIMEOUT_SECONDS="0") as service:
+    with Service(tmp_path, by_its_path=True, MOCK_FILL_DELAY_SECONDS="1", ORDER_TIMEOUT_SECONDS="0") as service:
         service.start(cwd=Path("/"))
         with service.pubsub() as pubsub:
             pubsub.publish(asked)
@@ -352,9 +352,9 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
         "TELEGRAM_CHAT_ID": "1",
         "TELEGRAM_API_BASE_URL": f"http://127.0.0.1:{free_port()}",
     }
-    trading = Service(tmp_path / "trading", **chatty)
+    trading = Service(tmp_path / "trading", by_its_path=True, **chatty)
     address = f"mongodb://someone:{QUOTED_PASSWORD}@127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=500"
-    waiting = Service(tmp_path / "waiting", **chatty, MONGODB_URI=address)
+    waiting = Service(tmp_path / "waiting", by_its_path=True, **chatty, MONGODB_URI=address)
     shown: list[str] = []
     with trading, waiting:
         waiting.launch()

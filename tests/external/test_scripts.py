@@ -15,8 +15,9 @@ from bson import ObjectId
 
 from scripts.send_test_signal import next_december
 from simulators.telegram import SimulatedTelegram
+from tests.external.forked import REPOSITORY
 from tests.external.scripts_run import EXECCTL, SEND, STATUS, Said, run_script
-from tests.external.service_process import REPOSITORY, Service, end
+from tests.external.service_process import Service, end
 from tests.waits import wait_until
 
 START = REPOSITORY / "scripts" / "mvp_demo_start.py"

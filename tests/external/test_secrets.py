@@ -150,7 +150,7 @@ broker = "mock"
         "TELEGRAM_API_BASE_URL": url,
         "PYTHONASYNCIODEBUG": "1",
     }
-    return Service(folder, **(settings | files | more))
+    return Service(folder, by_its_path=True, **(settings | files | more))
 
 
 def assert_places_are_clean(service: Service) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.external.forked import REPOSITORY
 from tests.external.scripts_run import STATUS, run_script
-from tests.external.service_process import PROGRAM, REPOSITORY, Service, is_alive, make_orders
+from tests.external.service_process import PROGRAM, Service, is_alive, make_orders
 from tests.waits import wait_until
 
 ENTRY = REPOSITORY / "tests" / "external" / "failing_execution_service.py"

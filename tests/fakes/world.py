@@ -12,7 +12,7 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 import structlog
 
@@ -204,6 +204,7 @@ class World:
         """Tells its processes from those of other worlds."""
         self._service: ExecutionService | None = None
         self._inner: list[BookInPlace] = []
+        self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self.brokers: dict[str, GatedBroker] = {}
         """By account id: whom the service's present life speaks to."""
         self.reservations = Reservations()
@@ -293,11 +294,15 @@ class World:
         client: Any = FakeMongoClient(self.mongo, self.gate, self.store_faults)
         return MongoStore(client, DATABASE, nonce=nonce, clock=self.clock, threads=InPlace())
 
+    def note_task(self, task: asyncio.Task[Any]) -> None:
+        """One of the service's, which dies with it."""
+        self._tasks.add(task)
+
     async def kill(self) -> None:
         """The process is gone, whatever it was doing; what the outside world has, it has."""
         self.gate.is_dead = True
         for _ in range(20):
-            tasks = [t for t in asyncio.all_tasks() if _OWNERS.get(t) is self]
+            tasks = [task for task in self._tasks if not task.done()]
             if not tasks:
                 break
             for task in tasks:
@@ -514,15 +519,12 @@ class World:
 _WORLD: ContextVar[World | None] = ContextVar("world", default=None)
 
 
-_OWNERS: WeakKeyDictionary[asyncio.Task[Any], World] = WeakKeyDictionary()
-
-
 def _note_whose_task(loop: asyncio.AbstractEventLoop, work: Any, **kwargs: Any) -> asyncio.Task[Any]:
     """Whatever a service or its tasks start is that world's, and dies with it."""
     task = asyncio.Task(work, loop=loop, **kwargs)
     world = _WORLD.get()
     if world is not None:
-        _OWNERS[task] = world
+        world.note_task(task)
     return task
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from tests.external.service_process import REPOSITORY
+from tests.external.forked import REPOSITORY
 from tests.faults.stage import Outcome
 
 HEADS = ("Scenario", "Broker", "Runs", "Agrees", "Orders per signal", "Seconds to recover")

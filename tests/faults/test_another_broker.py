@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.external.service_process import REPOSITORY
+from tests.external.forked import REPOSITORY
 
 pytestmark = pytest.mark.timeout(300)
 TOY = Path(__file__).parents[1] / "contract" / "toy_broker"
