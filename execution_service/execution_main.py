@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ if __name__ == "__main__":  # not where it is imported: other programs have a wa
     from execution_service.app.own_python import stop_at_once
 
     stop_at_once(is_question="--check" in sys.argv)
+    gc.disable()  # nothing that is loaded is garbage, and to look for some is an eighth of what loading costs
 
 import argparse
 import asyncio
@@ -33,6 +35,10 @@ from execution_service.app.process import CannotGoOn, serve
 from execution_service.app.settings.loading import load_settings
 from execution_service.app.settings.problems import ConfigurationError
 from execution_service.app.wiring import CannotStart
+
+if __name__ == "__main__":
+    gc.freeze()
+    gc.enable()
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2

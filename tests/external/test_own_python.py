@@ -56,3 +56,15 @@ def test_what_imports_the_service_keeps_its_own_way_to_stop() -> None:
     )
     said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout == "True\n"
+
+
+def test_the_service_loads_without_collecting_garbage_and_collects_it_ever_after() -> None:
+    program = (
+        "import atexit, gc, runpy, sys; sys.argv = ['execution_service/execution_main.py', '--help'];"
+        "early = []; note = lambda *_: early.append('fastapi' in sys.modules and not gc.get_freeze_count());"
+        "gc.callbacks.append(note);"
+        "atexit.register(lambda: print(gc.isenabled(), gc.get_freeze_count() > 0, any(early)));"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1] == "True True False"
