@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -18,22 +19,25 @@ if __name__ == "__main__":  # not where it is imported: other programs have a wa
     from execution_service.app.own_python import stop_at_once
 
     stop_at_once(is_question="--check" in sys.argv)
+    gc.disable()  # nothing that is loaded is garbage, and to look for some is an eighth of what loading costs
 
 import argparse
 import asyncio
+import importlib
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from brokers.registry import quiet_loggers
-from execution_service.app.check import check
 from execution_service.app.embedded import EmbeddedPartFailed
+from execution_service.app.endings import CannotGoOn, CannotStart
 from execution_service.app.log import Logging, start_logging
 from execution_service.app.log_lines import redact, safe
-from execution_service.app.process import CannotGoOn, serve
-from execution_service.app.settings.loading import load_settings
+from execution_service.app.own_servers import own_servers
+from execution_service.app.settings.loading import Settings, load_settings
 from execution_service.app.settings.problems import ConfigurationError
-from execution_service.app.wiring import CannotStart
 
+SERVICE, CHECK = "execution_service.app.process", "execution_service.app.check"
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
 STOP_SECONDS = 8.0
@@ -58,16 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     redact(*settings.secret_values)
     os.umask(0o077)  # every file and socket of ours and of the programs we start is its owner's alone
     if options.check:
-        return 0 if asyncio.run(check(settings)) else EXIT_CONFIGURATION
+        return 0 if asyncio.run(_loaded(CHECK).check(settings)) else EXIT_CONFIGURATION
     logging = start_logging(settings.log_dir, settings.log_level, settings.log_format.value, leaky=quiet_loggers())
     try:
-        asyncio.run(
-            serve(
-                settings,
-                lambda text: print(text, flush=True),
-                lambda reason: _end_in_time(logging, EXIT_FAILED if reason else 0),
-            )
-        )
+        asyncio.run(_serve(settings, logging))
     except ConfigurationError as exc:
         logging.flush()
         for problem in exc.problems:
@@ -84,6 +82,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         logging.stop()
     return 0
+
+
+async def _serve(settings: Settings, logging: Logging) -> None:
+    """The rest of the service is loaded, in a thread, while the servers of its own start. Raises as `serve` and `own_servers`."""
+    async with own_servers(settings) as servers:
+        process = await asyncio.to_thread(_loaded, SERVICE)
+        await process.serve(
+            settings,
+            servers,
+            lambda text: print(text, flush=True),
+            lambda reason: _end_in_time(logging, EXIT_FAILED if reason else 0),
+        )
+
+
+def _loaded(module: str) -> Any:
+    """Garbage is looked for from now on, and not in what lives as long as the process."""
+    loaded = importlib.import_module(module)
+    gc.freeze()
+    gc.enable()
+    return loaded
 
 
 def _end_in_time(logging: Logging, status: int) -> None:

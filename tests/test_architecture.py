@@ -1583,6 +1583,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.api.protection",
         "execution_service.api.server",
     },
+    "execution_service.app.endings": set(),
     "execution_service.app.guardian": set(),
     "execution_service.app.heartbeat": {
         "execution_service.runtime.clock",
@@ -1658,9 +1659,22 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings.secrets",
         "execution_service.app.settings.sources",
     },
+    "execution_service.app.topics": {
+        CORE,
+        "execution_service.app.embedded",
+        "execution_service.app.settings.loading",
+    },
+    "execution_service.app.own_servers": {
+        "execution_service.app.embedded",
+        "execution_service.app.settings.loading",
+        "execution_service.app.topics",
+        "execution_service.runtime.concurrency",
+        "execution_service.runtime.supervision",
+    },
     "execution_service.app.events": {
         CORE,
         "execution_service.app.settings.loading",
+        "execution_service.app.topics",
         "execution_service.delivery.account_names",
         "execution_service.delivery.events",
         "execution_service.runtime.clock",
@@ -1681,10 +1695,13 @@ ARROWS: Mapping[str, set[str]] = {
         "brokers.registry",
         "execution_service.app.clock",
         "execution_service.app.embedded",
+        "execution_service.app.endings",
         "execution_service.app.events",
+        "execution_service.app.own_servers",
         "execution_service.app.settings.accounts",
         "execution_service.app.settings.loading",
         "execution_service.app.supervisor",
+        "execution_service.app.topics",
         "execution_service.calendars.hours",
         "execution_service.control.adopt",
         "execution_service.control.allow",
@@ -1785,6 +1802,7 @@ ARROWS: Mapping[str, set[str]] = {
         "brokers.factory",
         "brokers.registry",
         "execution_service.app.embedded",
+        "execution_service.app.endings",
         "execution_service.app.log",
         "execution_service.app.log_lines",
         "execution_service.app.notice",
@@ -1811,11 +1829,13 @@ ARROWS: Mapping[str, set[str]] = {
         "brokers.factory",
         "execution_service.api.access",
         "execution_service.api.server",
+        "execution_service.app.endings",
         "execution_service.app.events",
         "execution_service.app.front",
         "execution_service.app.heartbeat",
         "execution_service.app.http_wiring",
         "execution_service.app.notice",
+        "execution_service.app.own_servers",
         "execution_service.app.risk_reload",
         "execution_service.app.service",
         "execution_service.app.session_key",
@@ -1832,15 +1852,14 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.execution_main": {
         "brokers.registry",
-        "execution_service.app.check",
         "execution_service.app.embedded",
+        "execution_service.app.endings",
         "execution_service.app.log",
         "execution_service.app.log_lines",
         "execution_service.app.own_python",
-        "execution_service.app.process",
+        "execution_service.app.own_servers",
         "execution_service.app.settings.loading",
         "execution_service.app.settings.problems",
-        "execution_service.app.wiring",
     },
     "execution_service.execution_plan": set(),
     "execution_service.execution_manager": {"execution_service.app.service"},
@@ -2199,13 +2218,15 @@ def test_no_function_imports_anything() -> None:
 
 
 def test_few_rooms_load_modules_by_name() -> None:
-    """The brokers' packages, the client of Redis, the trading hours, OpenTelemetry, and of the simulation Parquet and compilation."""
+    """The service itself, while its servers start; the brokers' packages, the client of Redis, the trading hours, OpenTelemetry, and of the
+    simulation Parquet and compilation."""
     found = {s.path for s in sources() if any(n in ("import_module", "__import__") for n in _names_called(s.tree))}
     assert found == {
         "brokers/registry.py",
         "execution_service/app/events.py",
         "execution_service/app/process.py",
         "execution_service/calendars/hours.py",
+        "execution_service/execution_main.py",
         "simulation/files.py",
         "simulation/history.py",
         "simulation/run.py",

@@ -205,7 +205,7 @@ class PaperExchange:
 
     def quote(self, symbol: str) -> ScriptedQuote | None:
         """As it was set; None: it never was. Raises BrokerUnavailable."""
-        with self._reading() as db:
+        with self._asking() as db:
             return paper_book.quote_of(db, symbol)
 
     def draw(
@@ -217,7 +217,7 @@ class PaperExchange:
     ) -> tuple[Fault, ...]:
         """The faults that hit this call on its way to the book, for the caller to carry out; they count as used.
         Without `symbol` it is taken from the order in the book. Raises BrokerUnavailable."""
-        with self._reading() as db:
+        with self._asking() as db:
             if not paper_faults.armed_for(db, operation):
                 return ()
         with self._writing(BrokerUnavailable) as db:
@@ -231,7 +231,7 @@ class PaperExchange:
     def advance(self, now: datetime | None = None) -> bool:
         """Carries out everything that is due; True if there was anything. Cheap if not. Raises BrokerUnavailable."""
         moment = self._moment(now)
-        with self._reading() as db:
+        with self._asking() as db:
             is_due = paper_book.is_anything_due(db, self.account_id, moment)
         if not is_due:
             return False
@@ -240,7 +240,7 @@ class PaperExchange:
 
     def next_due(self) -> datetime | None:
         """When the next scheduled step is due. None: there is none. Raises BrokerUnavailable."""
-        with self._reading() as db:
+        with self._asking() as db:
             due = paper_book.next_due(db, self.account_id)
         return None if due is None else time_of(due)
 
@@ -263,7 +263,7 @@ class PaperExchange:
 
     def mark(self) -> int:
         """The number of the latest change in the book."""
-        with self._reading() as db:
+        with self._asking() as db:
             return paper_book.mark(db)
 
     def changed_since(self, mark: int) -> list[PaperOrder]:
@@ -433,6 +433,9 @@ class PaperExchange:
 
     def _reading(self) -> AbstractContextManager[sqlite3.Connection]:
         return self._open_file().reading()
+
+    def _asking(self) -> AbstractContextManager[sqlite3.Connection]:
+        return self._open_file().asking()
 
     def _open_file(self) -> BookFile:
         if self._file is None:

@@ -125,6 +125,15 @@ class BookFile:
                 _roll_back(db)
 
     @contextmanager
+    def asking(self) -> Iterator[sqlite3.Connection]:
+        """For one statement that reads and whose answer is fetched inside: that is a consistent view by itself, so no transaction is begun."""
+        with self._held() as db:
+            try:
+                yield db
+            except sqlite3.Error as exc:
+                raise BrokerUnavailable(f"The paper exchange's book could not be read: {exc}") from exc
+
+    @contextmanager
     def _held(self) -> Iterator[sqlite3.Connection]:
         """The connection, for this thread alone. Raises BrokerUnavailable once it is closed."""
         with self._lock:

@@ -16,12 +16,13 @@ from brokers.errors import AnswerUnclear, BrokerError
 from brokers.factory import BrokerFactory
 from brokers.registry import manifests
 from execution_service.app.embedded import AlreadyRunning, EmbeddedPartFailed
+from execution_service.app.endings import CannotStart
 from execution_service.app.log import silence
 from execution_service.app.log_lines import safe
 from execution_service.app.notice import ENDPOINTS, endpoints_writer
 from execution_service.app.settings.accounts import Account
 from execution_service.app.settings.loading import Settings
-from execution_service.app.wiring import CannotStart, World, notifier_of, real_world
+from execution_service.app.wiring import World, notifier_of, real_world
 from execution_service.core.planning.targets import Mode
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.transport.ports import PublishFailed, TopicMissing

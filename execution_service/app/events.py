@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from execution_service.app.settings.loading import Settings
-from execution_service.core.messages.events_in import HINTS, HINTS_OF_THE_SPEC, MANUAL
+from execution_service.app.topics import subscription_of, topics_of_events_in
+from execution_service.core.messages.events_in import HINTS
 from execution_service.core.messages.events_out import EVENTS_OUT, EXECUTION_RESULT
 from execution_service.core.messages.memory_entries import REMEMBERED
 from execution_service.delivery.account_names import NamesOfAccounts
@@ -91,25 +92,6 @@ def event_sinks(sources: EventSources, parties: NamesOfAccounts) -> Sequence[Eve
     ]
 
 
-def event_topics(settings: Settings) -> Sequence[str]:
-    """Those of the local Pub/Sub."""
-    return (*_events_in(settings), *EVENTS_OUT) if settings.pubsub_events else ()
-
-
-def event_subscriptions(settings: Settings) -> Sequence[tuple[str, str]]:
-    """(subscription, topic)"""
-    return [(_subscription(each), each) for each in _events_in(settings)] if settings.pubsub_events else []
-
-
-def _events_in(settings: Settings, hints: Sequence[str] = HINTS_OF_THE_SPEC) -> Sequence[str]:
-    """A stream that is not there costs nothing; a topic has to be made by somebody."""
-    return (settings.trigger_events.value, MANUAL, *hints)
-
-
-def _subscription(event_type: str) -> str:
-    return f"{event_type}-sub"
-
-
 @contextlib.asynccontextmanager
 async def event_sources(
     settings: Settings, *, emulator_host: str | None, store: BookmarkStore, clock: Clock, pubsub: Connectivity
@@ -137,10 +119,10 @@ async def event_sources(
             publisher = TopicPublisher(publishers, uses_ordering_keys=settings.publish_ordering_keys)
             out.append(EventsOut(place="Pub/Sub", cursor=PUBSUB_CURSOR, types=EVENTS_OUT, publisher=publisher))
             topics += publishers.values()
-            for event_type in _events_in(settings):
+            for event_type in topics_of_events_in(settings):
                 subscriber = GoogleSubscriber(
                     settings.google_cloud_project,
-                    _subscription(event_type),
+                    subscription_of(event_type),
                     emulator_host=emulator_host,
                     clock=clock,
                     connectivity=pubsub,
@@ -178,7 +160,7 @@ async def event_sources(
                 stack.push_async_callback(redis_out.close)
                 redis = streams.RedisSubscriber(
                     streams.connect(url),
-                    _events_in(settings, HINTS),
+                    topics_of_events_in(settings, HINTS),
                     consumer=_consumer(settings),
                     bookmarks=store,
                     clock=clock,

@@ -18,18 +18,20 @@ import structlog
 from brokers.factory import BrokerFactory
 from execution_service.api.access import is_loopback
 from execution_service.api.server import AddressTaken, HttpServer, address_of, listen
+from execution_service.app.endings import CannotGoOn, CannotStart
 from execution_service.app.events import Topic
 from execution_service.app.front import FrontProcess
 from execution_service.app.heartbeat import Heartbeat
 from execution_service.app.http_wiring import ApiSettings, HttpApi
 from execution_service.app.notice import ENDPOINTS, keep_endpoints, withdraw_endpoints, write_endpoints
+from execution_service.app.own_servers import OwnServers
 from execution_service.app.risk_reload import RiskReload
 from execution_service.app.service import ExecutionService
 from execution_service.app.session_key import session_key
 from execution_service.app.settings.loading import Settings
 from execution_service.app.settings.problems import ConfigurationError
 from execution_service.app.telegram_wiring import telegram_chat
-from execution_service.app.wiring import CannotStart, World, real_world
+from execution_service.app.wiring import World, real_world
 from execution_service.runtime.concurrency import side_by_side
 from execution_service.runtime.supervision import Part
 from execution_service.runtime.threads import ThreadPool
@@ -44,14 +46,14 @@ LAST_CALLS_SECONDS = 1.0
 TRACING = "execution_service.app.tracing"
 
 
-class CannotGoOn(Exception):
-    """A part of the service could not be kept alive, and the service has stopped in order; the message names it and says why."""
-
-
 async def serve(
-    settings: Settings, say: Callable[[str], None], at_stop: Callable[[str], None] = lambda reason: None
+    settings: Settings,
+    servers: OwnServers,
+    say: Callable[[str], None],
+    at_stop: Callable[[str], None] = lambda reason: None,
 ) -> None:
-    """Runs the service until SIGTERM or SIGINT. When it begins to stop, `at_stop` is called with why; empty: a signal asked for it.
+    """Runs the service on these `servers` until SIGTERM or SIGINT. When it begins to stop, `at_stop` is called with why; empty: a signal asked
+    for it.
 
     Raises CannotStart, EmbeddedPartFailed, ConfigurationError for an address of the API that cannot be served, or CannotGoOn, when it has
     stopped in order because a part of it could not be kept alive.
@@ -59,7 +61,7 @@ async def serve(
     stop, reread = asyncio.Event(), asyncio.Event()
     endpoints = settings.data_dir / ENDPOINTS
     with _signals(stop, at_stop, reread), _listening(settings) as listening, _render_threads() as render_threads:
-        async with real_world(settings) as world, contextlib.AsyncExitStack() as at_end:
+        async with real_world(settings, servers) as world, contextlib.AsyncExitStack() as at_end:
             withdraw_endpoints(endpoints)
             service = ExecutionService(world.parts)
             api = service.http_api(_api_settings(settings, world, render_threads))

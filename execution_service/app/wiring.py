@@ -7,28 +7,29 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 from brokers.base import Broker
 from brokers.factory import BrokerFactory
 from brokers.registry import manifests, stand_in
 from execution_service.app.clock import SystemClock
-from execution_service.app.embedded import NewTables, TopicPlan, embedded_store, local_pubsub, make_private, owned
+from execution_service.app.embedded import NewTables
+from execution_service.app.endings import CannotStart
 from execution_service.app.events import (
     NO_EVENTS,
     EventSources,
     EventsUnusable,
     event_sinks,
     event_sources,
-    event_subscriptions,
-    event_topics,
 )
+from execution_service.app.own_servers import PUBSUB, STORE, OwnServers, own_servers
 from execution_service.app.settings.accounts import Account
 from execution_service.app.settings.loading import Settings
 from execution_service.app.supervisor import Supervisor
+from execution_service.app.topics import PLAN_RESULTS_TOPIC, TARGETS_SUBSCRIPTION
 from execution_service.calendars.hours import ExchangeHours
 from execution_service.control.adopt import AdoptPositions
 from execution_service.control.allow import AllowOrder
@@ -77,7 +78,6 @@ from execution_service.planning.stances import StancesInForce
 from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.concurrency import side_by_side
 from execution_service.runtime.connectivity import Connectivity
 from execution_service.runtime.supervision import Part
 from execution_service.runtime.threads import ThreadPool
@@ -101,16 +101,6 @@ from notifications.telegram import TelegramNotifier
 ACCOUNTS_REMEMBERED = 4096
 """More than anybody configures; of accounts that somebody made up no more are kept in memory."""
 NOBODY = AccountNames(None, "NONE", None)
-TARGETS_TOPIC, PLAN_RESULTS_TOPIC = "target-positions", "execution-plan-results"
-TARGETS_SUBSCRIPTION = f"{TARGETS_TOPIC}-sub"
-_TARGET_SUBSCRIPTIONS = (
-    (TARGETS_SUBSCRIPTION, TARGETS_TOPIC),
-    (f"{PLAN_RESULTS_TOPIC}-sub", PLAN_RESULTS_TOPIC),
-)
-
-
-class CannotStart(Exception):
-    """Something the service needs could not be had within a minute; the message names it."""
 
 
 class AccountsOfSettings(Protocol):
@@ -527,25 +517,18 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def real_world(settings: Settings) -> AsyncIterator[World]:
-    """Starts what is embedded and opens the rest; connects nothing that is not ours yet. Raises EmbeddedPartFailed, CannotStart."""
-    revivals: list[Part] = []
+async def real_world(settings: Settings, servers: OwnServers | None = None) -> AsyncIterator[World]:
+    """Opens what is outside, and connects nothing that is not ours yet; `servers`: of our own, begun already. Raises EmbeddedPartFailed,
+    CannotStart."""
     async with contextlib.AsyncExitStack() as stack:
+        if servers is None:
+            servers = await stack.enter_async_context(own_servers(settings))
         is_embedded = settings.mongodb_uri is None
-        has_local_pubsub = settings.pubsub_emulator_host is None and not settings.has_google_credentials
-        if is_embedded or has_local_pubsub:
-            stack.enter_context(owned(settings.data_dir))
-        make_private(settings.data_dir)
-        own: dict[str, Coroutine[Any, Any, str]] = {}
-        if has_local_pubsub:
-            own["pubsub"] = stack.enter_async_context(local_pubsub(settings.data_dir, _topic_plan(settings), revivals))
-        if is_embedded:
-            own["store"] = stack.enter_async_context(embedded_store(settings.data_dir, revivals))
-        addresses = dict(zip(own, await side_by_side(*own.values()), strict=True))
-        pubsub_host = addresses.get("pubsub", settings.pubsub_emulator_host)
+        addresses = await servers.addresses()
+        pubsub_host = addresses.get(PUBSUB, settings.pubsub_emulator_host)
         if pubsub_host is not None:
             os.environ["PUBSUB_EMULATOR_HOST"] = pubsub_host  # Google's client looks there and nowhere else
-        uri = addresses["store"] if settings.mongodb_uri is None else settings.mongodb_uri.get_secret_value()
+        uri = addresses[STORE] if settings.mongodb_uri is None else settings.mongodb_uri.get_secret_value()
         clock = SystemClock()
         nonce = secrets.token_hex(6)
         with _usable():
@@ -615,7 +598,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             connectivity=connectivity,
             mongodb_uri=uri,
             pubsub_host=pubsub_host,
-            revivals=revivals,
+            revivals=servers.revivals,
         )
 
 
@@ -683,20 +666,3 @@ def notifier_of(settings: Settings) -> Notifier:
     if not settings.telegram_enabled or token is None or chat_id is None:
         return NoNotifier()
     return TelegramNotifier(token.get_secret_value(), chat_id, settings.telegram_api_base_url)
-
-
-def _topic_plan(settings: Settings) -> TopicPlan:
-    confirmations = settings.execution_confirmations_topic
-    takes_targets = settings.takes_targets
-    return TopicPlan(
-        settings.google_cloud_project,
-        ("trading-orders", "order-commands", confirmations, *event_topics(settings))
-        + ((TARGETS_TOPIC, PLAN_RESULTS_TOPIC) if takes_targets else ()),
-        (
-            (settings.trading_orders_subscription, "trading-orders"),
-            (settings.order_commands_subscription, "order-commands"),
-            (f"{confirmations}-sub", confirmations),
-            *event_subscriptions(settings),
-            *(_TARGET_SUBSCRIPTIONS if takes_targets else ()),
-        ),
-    )

@@ -223,8 +223,7 @@ class AccountOwnership:
         partition = lease.partition
         while self._leases.has(lease) and partition not in self._open:
             with contextlib.suppress(StoreUnavailable):
-                unsettled = await self._store.unsettled(None if partition == UNASSIGNED else partition)
-                found = await self._read([u for u in unsettled if self._is_at(u, {partition})])
+                found = await self._read_partition(partition)
                 if self._leases.has(lease) and not self._leases.is_leaving:
                     self._open.add(partition)
                     try:
@@ -302,6 +301,12 @@ class AccountOwnership:
             return False
         live = self._live.by_id.get(unsettled.order_id)
         return live is None or live.order.version < unsettled.version
+
+    async def _read_partition(self, partition: str) -> Sequence[Stored]:
+        """Its unsettled records, oldest first. An account's are asked for whole; what belongs to none is sought in brief among all there are."""
+        if partition != UNASSIGNED:
+            return await self._store.open_orders(partition)
+        return await self._read([u for u in await self._store.unsettled() if self._is_at(u, {partition})])
 
     async def _read(self, unsettled: Sequence[Unsettled]) -> list[Stored]:
         """The records whole, oldest first."""

@@ -89,6 +89,17 @@ def ref(client_id: str = "c1") -> OrderRef:
 # The file
 
 
+def test_a_look_at_a_book_in_which_nothing_is_due_is_one_statement(book: PaperExchange) -> None:
+    book.place(ticket())
+    assert book._file is not None
+    with book._file.reading() as db:
+        said: list[str] = []
+        db.set_trace_callback(said.append)
+    said.clear()
+    assert not book.advance()
+    assert len(said) == 1
+
+
 def test_the_book_and_its_companions_are_for_the_owner_only(book: PaperExchange, path: Path) -> None:
     book.place(ticket())
     files = list(path.parent.iterdir())

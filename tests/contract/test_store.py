@@ -307,6 +307,16 @@ async def test_new_orders_are_stored_and_come_back_as_they_were(store: MongoStor
     assert all(s.told == Told() for s in await store.open_orders())
 
 
+async def test_the_unsettled_records_of_one_account_are_found_whole(store: MongoStore) -> None:
+    mine = [numbered(0), numbered(2)]
+    others = [order(of=identity(f"signal-{n}"), received_at=at(n), account_id=who) for n, who in ((1, "B"), (3, None))]
+    assert await store.insert_orders([*mine, *others]) == [None] * 4
+    account_id = mine[0].request.account_id
+    assert account_id is not None
+    assert [s.order for s in await store.open_orders(account_id)] == mine
+    assert [u.order_id for u in await store.unsettled(account_id)] == [each.order_id for each in mine]
+
+
 async def test_a_repeated_order_is_answered_with_the_first(store: MongoStore) -> None:
     first = await stored_after(store, submit_started())
     again = replace(order(quantity=5), message_id="message-2", received_at=at(9))

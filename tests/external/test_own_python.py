@@ -56,3 +56,21 @@ def test_what_imports_the_service_keeps_its_own_way_to_stop() -> None:
     )
     said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout == "True\n"
+
+
+def test_no_garbage_is_collected_while_the_service_is_loaded() -> None:
+    program = (
+        "import atexit, gc, runpy, sys; sys.argv = ['execution_service/execution_main.py', '--help'];"
+        "atexit.register(lambda: print(gc.isenabled())); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1] == "False"
+
+
+def test_garbage_is_collected_once_the_service_is_loaded() -> None:
+    program = (
+        "import gc; from execution_service import execution_main as entry; gc.disable(); entry._loaded(entry.SERVICE);"
+        "print(gc.isenabled(), gc.get_freeze_count() > 0)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout == "True True\n"

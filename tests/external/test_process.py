@@ -21,9 +21,10 @@ from rich.console import Console
 from execution_service.app import embedded
 from execution_service.app import process as process_room
 from execution_service.app.check import check
+from execution_service.app.endings import CannotStart
+from execution_service.app.own_servers import own_servers
 from execution_service.app.process import serve
 from execution_service.app.settings.loading import load_settings
-from execution_service.app.wiring import CannotStart
 from tests.external.service_process import (
     COMMANDS_TOPIC,
     CONFIRMATIONS_TOPIC,
@@ -261,9 +262,10 @@ async def test_a_store_that_is_not_there_is_waited_for_and_then_given_up(
         "API_PORT": "0",
     }
     settings = load_settings(given, use_mock_broker=True, root=tmp_path)
-    with pytest.raises(CannotStart, match=f"the store could not be reached for 4 s: .*{port}") as raised:
-        async with asyncio.timeout(30):
-            await serve(settings, lambda _: None)
+    async with own_servers(settings) as servers:
+        with pytest.raises(CannotStart, match=f"the store could not be reached for 4 s: .*{port}") as raised:
+            async with asyncio.timeout(30):
+                await serve(settings, servers, lambda _: None)
     assert "trading-orders-sub) could not be reached" in str(raised.value), "all that is missing is named at once"
 
 

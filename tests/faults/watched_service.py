@@ -241,7 +241,7 @@ def main() -> int:
                 watch.cancel()
 
         put(process, "_set_start_aside", set_start_aside)
-        put(execution_main, "serve", serve)
+        put(process, "serve", serve)
     wrong = os.environ.get("FAULTS_CLOCK")
     if wrong:
         WrongClock.path = Path(wrong)

@@ -11,7 +11,7 @@ import pytest
 from execution_service.core.orders.status import Status
 from execution_service.ownership.ownership import UNASSIGNED
 from execution_service.storage.ports.leases import ProcessIdentity
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, World, world_of
 from tests.service.audit import audit
 
 TERM_SECONDS = 8.0
@@ -102,6 +102,27 @@ async def test_a_service_that_is_started_again_after_its_death_trades_at_once(ma
     assert one.calls("place_order") == [World.client_id("a")]
     await one.run(2)
     audit(one)
+
+
+async def questions_of_a_takeover(folder: Path, machine: Machine, orders: int) -> int:
+    """How often the records are asked for until an account with so many is taken over."""
+    async with world_of(folder, lease_seconds=TERM_SECONDS, processes=machine.starts(), market=BY_HAND) as world:
+        for number in range(orders):
+            world.send(f"s{number}")
+        await world.run_until(lambda: len(world.documents("execution_orders", status="SUBMITTED")) == orders)
+        await dies(world)
+        world.processes = machine.starts()
+        before = world.store_faults.reads["execution_orders.find"]
+        await world.start()
+        assert len(world.service.live_orders.by_id) == orders
+        return world.store_faults.reads["execution_orders.find"] - before
+
+
+async def test_an_account_with_many_orders_is_taken_over_by_as_many_questions_as_one_with_few(
+    tmp_path: Path, machine: Machine
+) -> None:
+    few = await questions_of_a_takeover(tmp_path / "few", machine, 3)
+    assert await questions_of_a_takeover(tmp_path / "many", machine, 250) == few
 
 
 async def test_people_are_told_that_the_one_before_died(machine: Machine, one: World) -> None:

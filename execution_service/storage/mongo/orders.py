@@ -167,11 +167,11 @@ class MongoOrders(MongoPort):
             words = f"order {commit.order_id!r}: what was told of it cannot be struck out: {exc}"
             self._unreadable.note(CURSOR_COMMITS, {"_id": commit.order_id}, words)
 
-    async def open_orders(self) -> list[Stored]:
-        return await self._find({"lookup": UNSETTLED})
+    async def open_orders(self, account_id: str | None = None) -> list[Stored]:
+        return await self._find(_unsettled(account_id))
 
     async def unsettled(self, account_id: str | None = None) -> list[Unsettled]:
-        return await self._in_brief({"lookup": UNSETTLED} | ({} if account_id is None else {"account_id": account_id}))
+        return await self._in_brief(_unsettled(account_id))
 
     async def leave(self, left: Mapping[str, str]) -> None:
         def write() -> None:
@@ -242,6 +242,10 @@ class MongoOrders(MongoPort):
 
     def set_aside(self) -> list[str]:
         return self._unreadable.ids(ORDERS)
+
+
+def _unsettled(account_id: str | None) -> Document:
+    return {"lookup": UNSETTLED} | ({} if account_id is None else {"account_id": account_id})
 
 
 def _oldest_first(stored: Iterable[Stored]) -> list[Stored]:

@@ -138,8 +138,8 @@ class OrderStore(Protocol):
         """Raises what any one of them meets, once all have ended; each may be made again. While the store is away it waits, and goes on by
         itself."""
 
-    async def open_orders(self) -> list[Stored]:
-        """All records that are unfinished or owe the world something, oldest first."""
+    async def open_orders(self, account_id: str | None = None) -> list[Stored]:
+        """The records that are unfinished or owe the world something, all or one account's, oldest first."""
 
     async def unsettled(self, account_id: str | None = None) -> list[Unsettled]:
         """The same records in brief, all or one account's."""
