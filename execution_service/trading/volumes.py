@@ -10,16 +10,13 @@ import structlog
 
 from brokers.base import Instrument, TellsVolume
 from brokers.errors import BrokerError
-from execution_service.core.backoff import Backoff
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.wake_up import WakeUp
 from execution_service.trading.connection import Connection
-from execution_service.trading.quotes import ANSWER_SECONDS, INSTRUMENTS_REMEMBERED, PAUSES_SECONDS, WAIT_SECONDS
+from execution_service.trading.quotes import ANSWER_SECONDS, INSTRUMENTS_REMEMBERED, PAUSES, WAIT_SECONDS
 from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)
-
-_PAUSES = Backoff(first_seconds=PAUSES_SECONDS[0], longest_seconds=PAUSES_SECONDS[1])
 
 
 class Volumes:
@@ -61,7 +58,7 @@ class Volumes:
             found = await self._connection.ask(broker.usual_volumes(instruments), self._answer_seconds)
         except (BrokerError, TimeoutError) as exc:
             self._failures += 1
-            self._rest_until = self._clock.monotonic() + _PAUSES.pause_seconds(self._failures)
+            self._rest_until = self._clock.monotonic() + PAUSES.pause_seconds(self._failures)
             self._note(str(exc))
             return
         self._failures = 0

@@ -15,6 +15,7 @@ from decimal import Decimal
 from enum import StrEnum, auto
 
 from brokers.base import Side
+from execution_service.core.backoff import Backoff
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.exits import fewest_for
 from execution_service.core.orders.protective import ProtectionState, Protective, ProtectiveRole
@@ -24,13 +25,13 @@ from execution_service.core.protection.trailing import Trail, tightest
 MOST_PIECES = 4
 """An entry that fills in parts gets a stop for each, so that none has to be changed; from so many on the smallest is taken back and placed anew
 with what is missing."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 600.0
-"""Between two tries where the broker does not take a protective order, or does not keep it: twice as long each time."""
+PAUSES = Backoff(first_seconds=2.0, longest_seconds=600.0)
+"""Between two tries where the broker does not take a protective order, or does not keep it."""
 UNFILLED_SECONDS = 10.0
 """What a triggered stop has become has to fill within so long."""
 KNOWN_SECONDS = 10.0
 """So long a stop that somebody took down at the broker waits for a look at the broker's positions and at the market before it is placed again."""
-EXPIRED_PAUSE_SECONDS = 60.0
+PAUSES_OF_EXPIRED = Backoff(first_seconds=60.0, longest_seconds=600.0)
 """An order of the day that has ended is not placed again into the same evening at once."""
 
 
@@ -510,9 +511,8 @@ class _Case:
         failures = self._failures
         if not failures or failures[0].ended_at is None:
             return None
-        first = EXPIRED_PAUSE_SECONDS if failures[0].ending is Ending.EXPIRED else FIRST_PAUSE_SECONDS
-        seconds = min(LONGEST_PAUSE_SECONDS, first * 2.0 ** min(len(failures) - 1, 16))
-        until = failures[0].ended_at + timedelta(seconds=seconds)
+        pauses = PAUSES_OF_EXPIRED if failures[0].ending is Ending.EXPIRED else PAUSES
+        until = failures[0].ended_at + timedelta(seconds=pauses.pause_seconds(len(failures)))
         return until if until > self.position.now else None
 
     # --- what to do ---------------------------------------------------------------------------------------------
