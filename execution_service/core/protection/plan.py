@@ -704,8 +704,10 @@ class _Case:
 
     @property
     def _all_have_targets(self) -> bool:
+        """A linked one that has not left yet is none: it may wait for long for what the broker tells of its stop."""
         alive = [piece for piece in self._pieces if piece.alive]
-        return bool(alive) and all(piece.alive_as(ProtectiveRole.TARGET) for piece in alive)
+        targets = [piece.alive_as(ProtectiveRole.TARGET) for piece in alive]
+        return bool(alive) and all(o is not None and not _is_unsent_link(o) for o in targets)
 
     def _closed(self, why: str, at_risk: Decimal) -> ProtectionPlan:
         if at_risk:
@@ -825,7 +827,8 @@ class _Case:
         doubtful = next((o for o in self.entry.orders if o.stage is Stage.UNCERTAIN and o.why), None)
         if state is None:
             state = ProtectionState.PLACING
-            if place or take_back or protected != self.wanted:
+            is_underway = any(_is_unsent_link(order) for order in self.entry.orders)
+            if place or take_back or protected != self.wanted or is_underway:
                 reason = "its orders are on their way, or are being fitted to what is held"
             elif self.entry.target is not None and not self._all_have_targets:
                 state, reason = ProtectionState.WATCHED, self._watched_words()
@@ -854,6 +857,11 @@ class _Case:
             look_again_at=min((at for at in moments if at is not None), default=None),
             band=None if state is ProtectionState.CLOSING else self._band,
         )
+
+
+def _is_unsent_link(order: ProtectiveOrder) -> bool:
+    """A target that the broker is to link to a stop, and that it has not been sent."""
+    return order.role is ProtectiveRole.TARGET and order.protective.is_linked and order.stage is Stage.UNSENT
 
 
 def _taken_back(orders: Iterable[ProtectiveOrder], why: str, *, move: StopMove | None = None) -> tuple[TakeBack, ...]:
