@@ -75,7 +75,7 @@ class Volumes:
         account_id = self._connection.account_id
         if trouble is not None and not self._is_in_trouble:
             log.warning(
-                f"Reductions are not bounded by the market's volume where the broker has not told it yet: {trouble}",
+                f"Orders of plans are not bounded by the market's volume where the broker has not told it yet: {trouble}",
                 action="volume_unknown",
                 account_id=account_id,
             )
