@@ -63,6 +63,7 @@ def a_plan(
     lot: int = 1,
     worth: int = 0,
     fees: Fees | None = None,
+    slices: int = 1,
     **changes: object,
 ) -> Plan:
     instruments = {symbol: Instrument(symbol=symbol) for symbol in {*held, *aims}}
@@ -87,7 +88,7 @@ def a_plan(
         targets=tuple(Target(instrument=instruments[s], quantity=Decimal(q)) for s, q in aims.items()),
         **changes,  # type: ignore[arg-type]
     )
-    settings = PlanSettings(buffer=ZERO, guard=ZERO, fees=fees or Fees())
+    settings = PlanSettings(buffer=ZERO, guard=ZERO, fees=fees or Fees(), slices=slices)
     return make_plan(wanted, facts, Money(equity=Decimal(100_000)), settings, NOW)
 
 
@@ -544,6 +545,29 @@ def test_cash_for_what_follows_a_working_part_is_not_spent_by_another_increase()
     life.cash = Decimal(6_000)  # the broker's, less what the working order of B may spend
     assert cash_needed(life.at, life.releases) == 16_000
     assert [each for each in release() if each[1]] == []
+
+
+def test_cash_for_the_fee_of_each_order_that_follows_is_enough_whatever_the_slices() -> None:
+    life = Life(a_plan({}, {"A": 100}, fees=Fees(per_order=Decimal(10)), slices=9, most=30), BY_VOLUME)
+    life.cash, bought = Decimal(10_040), []
+    for _ in range(4):
+        (only,) = life.release()
+        life.end(only, only.quantity)
+        bought.append(only.quantity)
+        life.cash -= only.quantity * 100 + 10
+    assert (bought, life.cash, life.at.state) == ([30, 30, 30, 10], 0, PlanState.COMPLETED)
+
+
+@pytest.mark.parametrize("cash", [None, Decimal(1_000)])
+def test_nothing_follows_a_part_of_which_the_broker_has_filled_more_than_was_found_for_all(
+    cash: Decimal | None,
+) -> None:
+    life = Life(a_plan({}, {"A": 100}), BY_VOLUME)
+    life.cash = Decimal(5_000)
+    life.end(life.release()[0], 50)
+    life.cash = cash
+    assert [each.quantity for each in life.release()] == [0]
+    assert (life.release(), life.at.residuals) == ([], {"A|STOCK": 50})
 
 
 def test_an_emergency_ends_an_increase_between_two_parts() -> None:

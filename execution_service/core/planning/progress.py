@@ -278,7 +278,10 @@ def next_releases(
             if not _goes_on(at, mine[-1], how):
                 made.append(_release(at.plan, leg, mine[-1].child + 1, ZERO, now, reason=LegReason.SLICE_UNFILLED))
                 continue
-            wishes.append(_Wish(leg=leg, left=_allotted(leg, mine) - at.filled[leg.number], after=mine[-1]))
+            left = max(
+                ZERO, _allotted(leg, mine) - at.filled[leg.number]
+            )  # the broker may have filled more than was asked
+            wishes.append(_Wish(leg=leg, left=left, after=mine[-1]))
         free = None if cash is None else cash - _kept_for_parts(at, by_leg)
         return (*made, *_of_increases(at, wishes, free, now, conduct))
 
@@ -445,8 +448,7 @@ def _of_increases(
     at: Progress, wishes: Sequence[_Wish], cash: Decimal | None, now: datetime, conduct: Mapping[int, Conduct]
 ) -> Iterator[Release]:
     """For what `cash` pays for of all of them together, and of each no more at once than its part of what the market trades."""
-    settings = at.plan.settings
-    priced: list[_Wish] = []
+    paid: list[tuple[_Wish, Conduct, Terms]] = []
     for wish in wishes:
         leg, how = wish.leg, conduct.get(wish.leg.number, AS_PLANNED)
         chosen = choose(how, leg.side, leg.phase, 0)
@@ -454,50 +456,53 @@ def _of_increases(
             yield _release(at.plan, leg, _next_child(wish), ZERO, now, reason=chosen)
         elif cash is None or not leg.is_paid_in_full:
             yield from _parts_of_increase(at, wish, wish.left, now, how, chosen.terms)
-        elif not leg.is_priced:
-            # What it costs is not known, and so not whether there is cash for it.
+        elif not leg.is_priced or not wish.left:
+            # What it costs is not known, and so not whether there is cash for it; or nothing is left.
             yield from _parts_of_increase(at, wish, ZERO, now, how, chosen.terms)
         else:
-            priced.append(wish)
+            paid.append((wish, how, chosen.terms))
     if cash is None:
         return
-    asked = []
-    for wish in priced:
-        leg, how = wish.leg, conduct.get(wish.leg.number, AS_PLANNED)
-        most = most_at_once(how, leg)
-        by_volume = 1 if most is None else int((wish.left / most).to_integral_value(ROUND_CEILING))
-        asked.append(
-            Increase(
-                key=leg.instrument.key,
-                wanted=wish.left,
-                unit_cost=leg.unit_price * (ONE + settings.guard),
-                lot=leg.lot,
-                min_quantity=least_at_once(how, leg),
-                orders=max(len(leg.slices), by_volume),
-            )
-        )
-    for wish, quantity in zip(priced, affordable(asked, cash, settings.fees), strict=True):
-        how = conduct.get(wish.leg.number, AS_PLANNED)
-        chosen = choose(how, wish.leg.side, wish.leg.phase, 0)
-        assert not isinstance(chosen, LegReason)
-        yield from _parts_of_increase(at, wish, quantity, now, how, chosen.terms)
+    asked = [_asked(at, wish, how) for wish, how, _ in paid]
+    for (wish, how, terms), quantity in zip(paid, affordable(asked, cash, at.plan.settings.fees), strict=True):
+        yield from _parts_of_increase(at, wish, quantity, now, how, terms)
+
+
+def _asked(at: Progress, wish: _Wish, conduct: Conduct) -> Increase:
+    leg = wish.leg
+    bounds = [bound for bound in (most_at_once(conduct, leg), leg.max_quantity, wish.left) if bound is not None]
+    in_turn = int((wish.left / min(bounds)).to_integral_value(ROUND_CEILING))
+    return Increase(
+        key=leg.instrument.key,
+        wanted=wish.left,
+        unit_cost=leg.unit_price * (ONE + at.plan.settings.guard),
+        lot=leg.lot,
+        min_quantity=least_at_once(conduct, leg),
+        orders=in_turn if _goes_in_turn(wish, wish.left, conduct) else len(leg.slices),
+    )
 
 
 def _next_child(wish: _Wish) -> int:
     return 0 if wish.after is None else wish.after.child + 1
 
 
+def _goes_in_turn(wish: _Wish, quantity: Decimal, conduct: Conduct) -> bool:
+    """Whether its orders follow each other: all of it were more than its part of what the market trades, or one of them has been sent."""
+    most = most_at_once(conduct, wish.leg)
+    return wish.after is not None or (most is not None and most < quantity)
+
+
 def _parts_of_increase(
     at: Progress, wish: _Wish, quantity: Decimal, now: datetime, conduct: Conduct, terms: Terms
 ) -> Iterator[Release]:
     """Those of its orders that are sent now: all that it is cut into, or the first of those that follow each other by the volume."""
-    leg, child, most = wish.leg, _next_child(wish), most_at_once(conduct, wish.leg)
+    leg, child = wish.leg, _next_child(wish)
     made = _release(at.plan, leg, child, quantity, now, terms=terms, stance=conduct.stance)
     if wish.after is not None and not quantity:
         reason = LegReason.INSUFFICIENT_CASH if leg.is_priced else LegReason.NO_PRICE
         yield replace(made, reason=reason)
         return
-    if wish.after is not None or (most is not None and most < quantity):
+    if _goes_in_turn(wish, quantity, conduct):
         first = _first_order(leg, quantity, conduct)
         allotted = at.filled[leg.number] + quantity
         yield replace(made, quantity=first, is_followed=first < quantity, allotted=allotted)
