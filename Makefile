@@ -101,7 +101,7 @@ fuzz: .venv/installed
 	@$(BIN)/python -m tests.fuzz
 
 mutants: .venv/installed
-	@$(BIN)/python -m tests.mutation
+	@$(BIN)/python -m tests.mutation $(ARGS)
 
 .venv-differential/installed: tests/differential/requirements.lock
 	$(NEEDS_PYTHON)

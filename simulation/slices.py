@@ -1,6 +1,6 @@
 """How much of a plan's order is sent at once, by its stance: a part of what the market usually trades in a bar.
 
-Type, limit and part of each slice are those of the service (`core/planning/terms.py`), which bounds reductions where its broker tells a volume.
+Type, limit and part of each slice are those of the service (`core/planning/terms.py`), which bounds orders likewise where its broker tells a volume.
 """
 
 from __future__ import annotations

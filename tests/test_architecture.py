@@ -106,6 +106,7 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.core.protection": {
         "brokers.base",
+        "execution_service.core.backoff",
         "execution_service.core.exact",
         "execution_service.core.orders",
         "execution_service.core.positions",

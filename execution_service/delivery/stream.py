@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from execution_service.core.backoff import Backoff
 from execution_service.core.orders.order import Order
 from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS, SLOW_PACE_SECONDS, Cursors, Failures, Progress
 from execution_service.ownership.ownership import Ownership
@@ -29,6 +30,8 @@ PROBE_SECONDS = 1.0
 """Between two orders that have not failed yet, one of which is tried in a pause too: what failed may have been the others' own trouble."""
 ANSWER_SECONDS = 60.0
 """Longer than any sink takes that answers at all: a delivery without an answer is given up then, and made again."""
+_PAUSES = Backoff(first_seconds=1.0, longest_seconds=SLOW_PACE_SECONDS)
+"""After failures, until there are as many as raise an alert."""
 OVERDUE_LOOK_SECONDS = 5.0
 
 
@@ -340,7 +343,7 @@ class Stream:
             await self._alerts.raise_alert(kind, text)
 
     def _pause_after(self, failures: int) -> float:
-        return SLOW_PACE_SECONDS if failures >= self._max_attempts else min(SLOW_PACE_SECONDS, 0.5 * 2**failures)
+        return SLOW_PACE_SECONDS if failures >= self._max_attempts else _PAUSES.pause_seconds(failures)
 
     def _say_failed(self, attempts: int, exc: NotDelivered, signal_id: str) -> None:
         log.warning(

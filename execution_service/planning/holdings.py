@@ -17,7 +17,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.planning.facts import InstrumentFacts, Money
-from execution_service.core.planning.plan import ON_MARGIN, Leg, Phase
+from execution_service.core.planning.plan import ON_MARGIN, Leg
 from execution_service.core.planning.rules import PlanRule, PlanRules
 from execution_service.core.planning.stances import Stances
 from execution_service.core.planning.targets import Aggressiveness, Target, TargetPositions
@@ -269,7 +269,7 @@ class Holdings:
             return of_leg
         _, volumes = await asyncio.gather(
             trader.ask_prices({leg.instrument.key: leg.instrument for leg in priced}),
-            trader.read_volumes([leg.instrument for leg in priced if leg.phase is Phase.REDUCE]),
+            trader.read_volumes([leg.instrument for leg in priced]),
         )
         for leg in priced:
             own = replace(

@@ -245,7 +245,8 @@ class Plans:
         self, record: PlanRecord, here: _Round, waiting: Sequence[Leg], now: datetime
     ) -> Decimal | NotNow | None:
         """What increases may spend. None: they are not bounded by it. NotNow: it is not known, or not yet there."""
-        increases = [leg for leg in waiting if leg.phase is Phase.INCREASE and leg.state is LegState.WAITING]
+        to_send = [leg for leg in waiting if leg.state is LegState.WAITING or leg.number in here.at.to_follow]
+        increases = [leg for leg in to_send if leg.phase is Phase.INCREASE]
         rule = self._rule(record.plan)
         is_their_turn = rule.phases_together is True or all(
             leg.state not in (LegState.WAITING, LegState.RELEASED) for leg in here.at.legs if leg.is_exit
@@ -253,7 +254,7 @@ class Plans:
         if not (increases and is_their_turn and rule.is_bounded_by_cash):
             return None
         cash = await self._holdings.cash(record.plan.targets.account_id, increases)
-        if not isinstance(cash, Decimal) or cash >= cash_needed(here.at):
+        if not isinstance(cash, Decimal) or cash >= cash_needed(here.at, record.releases_by_signal):
             return cash
         fills = _fill_times(here)
         if fills and now - max(fills) < CASH_WAIT:

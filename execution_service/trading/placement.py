@@ -45,6 +45,9 @@ log = structlog.get_logger(__name__)
 
 PLACE_SECONDS = 30.0
 REPETITIONS_ALERT = 3
+QUESTIONS_BEFORE_DOUBT = 3
+"""So often in succession a target is looked for during the whole window, and its stop asked about in vain, before it is in doubt: until then other
+orders of its instrument wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class Placement:
             )
             return Handed(_all(notes), is_clear=False)
 
-        unfit = self._stop_news.unfit(orders[0].order)
+        unfit = self._stop_news.unfit_to_leave(orders[0].order)
         if unfit is not None:
             return nothing_sent(unfit, counts=False)
         if not self._connection.is_connected or any(map(self._may_not_leave, orders)):
@@ -209,9 +212,13 @@ class Placement:
             is_told = await self._stop_news.ask(live.order)
             if live.order.status is not Status.SUBMITTING:
                 return  # that answer has shown it, too
-            unfit = (
-                self._stop_news.unfit(live.order) if is_told else "the broker does not tell what its stop has filled"
-            )
+            live.sending = live.sending.told() if is_told else live.sending.untold()
+            if live.sending.times_untold >= QUESTIONS_BEFORE_DOUBT:
+                await self._is_stopped_again(live, "the broker does not tell what its stop has filled")
+                return
+            if not is_told:
+                return
+            unfit = self._stop_news.unfit(live.order)
             if unfit is not None:
                 await self._is_stopped_again(live, unfit)
                 return

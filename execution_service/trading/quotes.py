@@ -11,6 +11,7 @@ import structlog
 
 from brokers.base import Instrument, NoQuote, Quote, TellsQuotes
 from brokers.errors import BrokerError, HeldBack
+from execution_service.core.backoff import Backoff
 from execution_service.core.risk.prices import price_of_quote
 from execution_service.core.texts.service import no_quotes, quotes_again
 from execution_service.runtime.alerts import RaisesAlerts
@@ -30,8 +31,8 @@ WAIT_SECONDS = 1.0
 """So long an order waits at most for a quote, whatever the broker does."""
 ANSWER_SECONDS = 3.0
 """So long a call is waited for, since what it brings serves later orders."""
-PAUSES_SECONDS = (5.0, 60.0)
-"""After a call that failed nothing is asked, and no order waits, for so long: the first pause, which doubles, and the longest."""
+PAUSES = Backoff(first_seconds=5.0, longest_seconds=60.0)
+"""After calls that failed nothing is asked, and no order waits, for so long."""
 LEFT_OUT_SECONDS = 0.25
 """After an answer that left some out the next call waits so long."""
 INSTRUMENTS_REMEMBERED = 16_384
@@ -85,7 +86,8 @@ class Quotes:
         self._asked_at: float | None = None
         """When the call was made that is under way."""
         self._rest_until = float("-inf")
-        self._pause_seconds = 0.0
+        self._failures = 0
+        """In succession; a call that had to wait for the account's budget is none."""
         self._trouble: str | None = None
         """Why the latest call failed; None: it did not."""
         self._is_told = False
@@ -180,16 +182,16 @@ class Quotes:
             self._trouble, self._rest_until = str(exc), self._clock.monotonic() + 1.0
             return
         except (BrokerError, TimeoutError) as exc:
-            first, longest = PAUSES_SECONDS
-            self._pause_seconds = min(max(first, self._pause_seconds * 2), longest)
-            self._trouble, self._rest_until = str(exc), self._clock.monotonic() + self._pause_seconds
+            self._failures += 1
+            pause_seconds = PAUSES.pause_seconds(self._failures)
+            self._trouble, self._rest_until = str(exc), self._clock.monotonic() + pause_seconds
             log.warning(
-                f"The broker tells no quotes, asked again in {self._pause_seconds:g} s: {exc}",
+                f"The broker tells no quotes, asked again in {pause_seconds:g} s: {exc}",
                 action="quotes_failed",
                 account_id=self._connection.account_id,
             )
             return
-        self._trouble, self._pause_seconds = None, 0.0
+        self._trouble, self._failures = None, 0
         for key, instrument in asked.items():
             self._note(key, found.get(instrument))
         while len(self._answered) > INSTRUMENTS_REMEMBERED:
@@ -216,7 +218,7 @@ class Quotes:
 
     async def _tell(self) -> None:
         """People are told once of a broker that tells no quotes at all, and once when it does again."""
-        if self._trouble is not None and self._pause_seconds and not self._is_told:
+        if self._trouble is not None and self._failures and not self._is_told:
             self._is_told = True
             text = no_quotes(account_name=self._connection.account_name, reason=self._trouble)
             await self._alerts.raise_alert(f"no_quotes:{self._connection.account_id}", text)

@@ -14,13 +14,13 @@ from execution_service.core.orders.exits import linked_stop_id, may_stand_beside
 from execution_service.core.orders.order import Order
 from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.clock import Clock
-from execution_service.trading.connection import AFTER_FAILURE_SECONDS
 from execution_service.trading.report_poller import ReportPoller
 
 log = structlog.get_logger(__name__)
 
 FRESH_SECONDS = 2.0
-"""How long an answer is good enough for a target to leave by: its turn has to come, and its intent to be written, meanwhile."""
+"""So long after the question its answer is good enough for a target to leave by: the answer does not have what filled while it was on its way,
+and the target's turn has to come, and its intent to be written, meanwhile."""
 
 
 class StopNews:
@@ -36,11 +36,12 @@ class StopNews:
         self._begun: frozenset[str] = frozenset()
         """The tags of orders that its answer shows to have filled or been triggered, whether that could be recorded or not."""
         self._failures = 0
+        """How often in succession no target could leave by a question: it was not answered, or too late for that."""
         self._not_before = 0.0
 
     @property
     def seconds_left(self) -> float:
-        """Until it may be asked again, after a question that was not answered."""
+        """Until it may be asked again, after a question by which no target could leave."""
         return max(0.0, self._not_before - self._clock.monotonic())
 
     def is_told(self, target: Order) -> bool:
@@ -61,6 +62,17 @@ class StopNews:
             return "its stop has begun to fill, or has ended"
         return None if self.is_told(order) else "the broker has not told right before what its stop has filled"
 
+    def unfit_to_leave(self, order: Order) -> str | None:
+        """As `unfit`, right before the order is handed over. Where the answer has become too old for that since it was given, the next question
+        waits, longer each time until a target leaves: each such try has been written into the target's record."""
+        why = self.unfit(order)
+        if linked_stop_id(order) is not None:
+            if why is None:
+                self._failures = 0
+            elif not self.is_told(order):
+                self._pause()
+        return why
+
     async def ask(self, target: Order) -> bool:
         """One question about all orders, unless one that was asked since has been answered; whether that tells of this target's stop. If not, it is
         not to be asked again at once (`seconds_left`). Raises nothing but a cancellation."""
@@ -69,10 +81,20 @@ class StopNews:
             is_answered = self._asked_at is not None and self._asked_at >= wanted_at
             if not is_answered and not self.seconds_left:  # else somebody else's question has just failed
                 is_answered = await self._is_answered()
-            if is_answered and not self.is_told(target):
-                self._not_before = self._clock.monotonic() + AFTER_FAILURE_SECONDS
+            if not is_answered:
                 return False
-            return is_answered
+            is_told = self.is_told(target)
+            if not is_told:
+                self._pause()
+            return is_told
+
+    def _pause(self, *, least_seconds: float = 0.0) -> None:
+        """Longer each time, once for all targets that one answer came too late for."""
+        if self.seconds_left:
+            return
+        self._failures += 1
+        pause_seconds = max(backoff.DEFAULT_BACKOFF.pause_seconds(self._failures), least_seconds)
+        self._not_before = self._clock.monotonic() + pause_seconds
 
     async def _is_answered(self) -> bool:
         begun: set[str] = set()
@@ -84,10 +106,7 @@ class StopNews:
         try:
             await self._report_poller.ask_all(on_part=note)
         except Exception as exc:  # noqa: BLE001  whatever it was, it is not known what the stop has filled
-            self._failures += 1
-            pause = backoff.DEFAULT_BACKOFF.pause_seconds(self._failures)
-            pause = max(pause, exc.wait_seconds) if isinstance(exc, HeldBack) else pause
-            self._not_before = self._clock.monotonic() + pause
+            self._pause(least_seconds=exc.wait_seconds if isinstance(exc, HeldBack) else 0.0)
             self._report_poller.want()  # which finds out what that says of the connection
             words = str(exc) or type(exc).__name__
             log.info(
@@ -95,5 +114,4 @@ class StopNews:
             )
             return False
         self._asked_at, self._begun = asked_at, frozenset(begun)
-        self._failures, self._not_before = 0, 0.0
         return True

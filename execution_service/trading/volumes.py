@@ -10,16 +10,13 @@ import structlog
 
 from brokers.base import Instrument, TellsVolume
 from brokers.errors import BrokerError
-from execution_service.core.backoff import Backoff
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.wake_up import WakeUp
 from execution_service.trading.connection import Connection
-from execution_service.trading.quotes import ANSWER_SECONDS, INSTRUMENTS_REMEMBERED, PAUSES_SECONDS, WAIT_SECONDS
+from execution_service.trading.quotes import ANSWER_SECONDS, INSTRUMENTS_REMEMBERED, PAUSES, WAIT_SECONDS
 from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)
-
-_PAUSES = Backoff(first_seconds=PAUSES_SECONDS[0], longest_seconds=PAUSES_SECONDS[1])
 
 
 class Volumes:
@@ -61,7 +58,7 @@ class Volumes:
             found = await self._connection.ask(broker.usual_volumes(instruments), self._answer_seconds)
         except (BrokerError, TimeoutError) as exc:
             self._failures += 1
-            self._rest_until = self._clock.monotonic() + _PAUSES.pause_seconds(self._failures)
+            self._rest_until = self._clock.monotonic() + PAUSES.pause_seconds(self._failures)
             self._note(str(exc))
             return
         self._failures = 0
@@ -78,7 +75,7 @@ class Volumes:
         account_id = self._connection.account_id
         if trouble is not None and not self._is_in_trouble:
             log.warning(
-                f"Reductions are not bounded by the market's volume where the broker has not told it yet: {trouble}",
+                f"Orders of plans are not bounded by the market's volume where the broker has not told it yet: {trouble}",
                 action="volume_unknown",
                 account_id=account_id,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -57,6 +58,33 @@ def test_slices_add_up(total: str, count: int, lot: str, largest: str | None, pa
     assert " ".join(f"{part.normalize():f}" for part in made) == parts
 
 
+@pytest.mark.parametrize(("total", "count", "lot", "largest", "least", "parts"), [
+    ("10", 3, "1", None, "4", "5 5"),
+    ("10", 5, "1", None, "6", "10"),
+    ("3", 5, "1", None, "6", "3"),
+    ("100", 5, "10", None, "21", "40 30 30"),
+    ("100", 1, "10", "40", "35", "40 30 30"),  # the venue's largest goes before
+    ("85", 1, "10", "40", "6", "30 30 25"),
+    ("85", 1, "10", "40", "5", "40 40 5"),
+    ("85", 1, "10", "40", "25", "40 40 5"),  # three parts of at least 25 there are not
+    ("75", 1, "10", "40", "6", "40 35"),
+    ("25", 1, "10", "12", "6", "10 10 5"),
+])  # fmt: skip
+def test_no_slice_is_too_small_to_be_placed(
+    total: str, count: int, lot: str, largest: str | None, least: str, parts: str
+) -> None:
+    made = slices_of(D(total), count, D(lot), None if largest is None else D(largest), D(least))
+    assert " ".join(f"{part.normalize():f}" for part in made) == parts
+
+
+@given(st.integers(1, 500), st.integers(1, 9), st.integers(1, 12), st.integers(0, 60))
+def test_slices_are_placeable_where_the_whole_is(total: int, count: int, lot: int, least: int) -> None:
+    parts = slices_of(D(total), count, D(lot), None, D(least))
+    assert (sum(parts), len(parts) <= count) == (total, True)
+    if total >= least:
+        assert all(part >= least for part in parts)
+
+
 @given(st.integers(0, 500), st.integers(1, 9), st.integers(1, 12), st.integers(0, 60))
 def test_no_slice_is_larger_than_the_venue_takes_and_their_sum_is_exact(
     total: int, count: int, lot: int, more: int
@@ -97,6 +125,14 @@ def test_where_not_all_fees_can_be_paid_the_smallest_wishes_last_longest(cash: s
     each = Fees(per_order=D(10))
     assert bought(cash, wish("a", "1", "100"), wish("b", "1", "3"), fees=each) == ["0", "1"]
     assert bought(cash, wish("a", "1", "3"), wish("b", "1", "3"), fees=each) == ["1", "0"]
+
+
+def test_each_order_of_an_increase_has_its_fee() -> None:
+    fees = Fees(per_order=D(5))
+    one = wish("A", "10", "10")
+    assert bought("105", one, fees=fees) == ["10"]
+    assert bought("105", replace(one, orders=3), fees=fees) == ["9"]
+    assert bought("14", replace(one, orders=3), fees=fees) == ["0"]
 
 
 def test_a_little_more_than_the_fees_is_spent() -> None:

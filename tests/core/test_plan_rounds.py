@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from brokers.base import AssetClass, Instrument
 from execution_service.core.messages.targets import content_of, order_of, parse_targets
-from execution_service.core.planning.facts import InstrumentFacts, Money, PlanSettings
+from execution_service.core.planning.facts import Fees, InstrumentFacts, Money, PlanSettings
 from execution_service.core.planning.plan import LegReason, LegState, Phase, Plan, make_plan
 from execution_service.core.planning.progress import (
     Outcome,
@@ -62,6 +62,8 @@ def a_plan(
     least: int = 0,
     lot: int = 1,
     worth: int = 0,
+    fees: Fees | None = None,
+    slices: int = 1,
     **changes: object,
 ) -> Plan:
     instruments = {symbol: Instrument(symbol=symbol) for symbol in {*held, *aims}}
@@ -86,7 +88,8 @@ def a_plan(
         targets=tuple(Target(instrument=instruments[s], quantity=Decimal(q)) for s, q in aims.items()),
         **changes,  # type: ignore[arg-type]
     )
-    return make_plan(wanted, facts, Money(equity=Decimal(100_000)), PlanSettings(buffer=ZERO, guard=ZERO), NOW)
+    settings = PlanSettings(buffer=ZERO, guard=ZERO, fees=fees or Fees(), slices=slices)
+    return make_plan(wanted, facts, Money(equity=Decimal(100_000)), settings, NOW)
 
 
 class Life:
@@ -98,6 +101,7 @@ class Life:
         self.releases: dict[str, Release] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.now: datetime = NOW
+        self.cash: Decimal | None = None
 
     @property
     def at(self) -> Progress:
@@ -105,7 +109,7 @@ class Life:
 
     def release(self) -> list[Release]:
         conduct = dict.fromkeys(range(len(self.plan.legs)), self.conduct)
-        more = next_releases(self.at, self.releases, None, self.held, self.now, conduct=conduct)
+        more = next_releases(self.at, self.releases, self.cash, self.held, self.now, conduct=conduct)
         assert not {each.signal_id for each in more} & set(self.releases)
         self.releases |= {each.signal_id: each for each in more}
         return list(more)
@@ -467,19 +471,168 @@ def test_what_is_void_was_never_sent() -> None:
     assert (at.state, at.legs[0].state, at.residuals) == (PlanState.SUPERSEDED, LegState.SUPERSEDED, {"A|STOCK": -100})
 
 
+BY_VOLUME = Conduct(stance=Aggressiveness.URGENT, price=Decimal(100), usual_volume=Decimal(200))
+"""By which 40 leave at once."""
+
+
+def test_an_increase_takes_no_more_at_once_than_its_part_of_the_volume() -> None:
+    life = Life(a_plan({}, {"A": 100}), BY_VOLUME)
+    seen = []
+    for _ in range(3):
+        (only,) = life.release()
+        seen.append((only.signal_id.partition(":")[2], only.quantity))
+        assert life.release() == []
+        life.end(only, only.quantity)
+    assert seen == [("000", 40), ("000.1", 40), ("000.2", 20)]
+    assert (life.release(), life.at.state) == ([], PlanState.COMPLETED)
+
+
+def test_an_increase_whose_part_does_not_fill_whole_ends() -> None:
+    life = Life(a_plan({}, {"A": 100}), BY_VOLUME)
+    life.end(life.release()[0], 30)
+    (nothing,) = life.release()
+    assert (nothing.quantity, nothing.reason) == (0, LegReason.SLICE_UNFILLED)
+    assert (life.release(), life.at.residuals) == ([], {"A|STOCK": 70})
+
+
+def test_the_parts_of_an_increase_are_never_more_than_cash_was_found_for_or_is_there() -> None:
+    life = Life(a_plan({}, {"A": 100, "B": 100}), BY_VOLUME)
+    life.cash = Decimal(12_000)  # for 60 of each
+    for quantity in (40, 20):
+        parts = life.release()
+        assert [each.quantity for each in parts] == [quantity, quantity]
+        for each in parts:
+            life.end(each, quantity)
+        # A broker that still shows what has been spent.
+    assert life.release() == []
+    assert [(leg.state, leg.reason) for leg in life.at.legs] == [(LegState.SHORT, LegReason.INSUFFICIENT_CASH)] * 2
+
+    less = Life(a_plan({}, {"A": 100}), BY_VOLUME)
+    less.cash = Decimal(10_000)
+    less.end(less.release()[0], 40)
+    less.cash = Decimal(1_000)  # somebody else has spent the rest
+    (part,) = less.release()
+    assert (part.quantity, part.is_followed) == (10, False)
+    less.end(part, 10)
+    assert (less.release(), less.at.residuals) == ([], {"A|STOCK": 50})
+
+    none = Life(a_plan({}, {"A": 100}), BY_VOLUME)
+    none.cash = Decimal(10_000)
+    none.end(none.release()[0], 40)
+    none.cash = ZERO
+    (nothing,) = none.release()
+    assert (nothing.quantity, nothing.reason) == (0, LegReason.INSUFFICIENT_CASH)
+    assert none.release() == []
+
+
+def test_cash_for_what_follows_a_working_part_is_not_spent_by_another_increase() -> None:
+    plan = a_plan({"A": -100}, {"A": 100, "B": 100})
+    life = Life(plan, BY_VOLUME, A=-100)
+    life.cash = Decimal(10_000)
+
+    def release() -> list[tuple[str, int]]:
+        conduct = dict.fromkeys(range(len(plan.legs)), life.conduct)
+        more = next_releases(life.at, life.releases, life.cash, life.held, NOW, conduct=conduct, phases_together=True)
+        life.releases |= {each.signal_id: each for each in more}
+        return [(plan.leg(each.leg).instrument.symbol, int(each.quantity)) for each in more]
+
+    assert release() == [("A", 40), ("B", 40)]  # the close of A, and the first of B, for which all cash was found
+    for n in range(3):
+        (close,) = [each for each in life.alive() if plan.leg(each.leg).is_exit]
+        life.end(close, close.quantity)
+        if n < 2:
+            release()
+    life.cash = Decimal(6_000)  # the broker's, less what the working order of B may spend
+    assert cash_needed(life.at, life.releases) == 16_000
+    assert [each for each in release() if each[1]] == []
+
+
+def test_cash_for_the_fee_of_each_order_that_follows_is_enough_whatever_the_slices() -> None:
+    life = Life(a_plan({}, {"A": 100}, fees=Fees(per_order=Decimal(10)), slices=9, most=30), BY_VOLUME)
+    life.cash, bought = Decimal(10_040), []
+    for _ in range(4):
+        (only,) = life.release()
+        life.end(only, only.quantity)
+        bought.append(only.quantity)
+        life.cash -= only.quantity * 100 + 10
+    assert (bought, life.cash, life.at.state) == ([30, 30, 30, 10], 0, PlanState.COMPLETED)
+
+
+@pytest.mark.parametrize("cash", [None, Decimal(1_000)])
+def test_nothing_follows_a_part_of_which_the_broker_has_filled_more_than_was_found_for_all(
+    cash: Decimal | None,
+) -> None:
+    life = Life(a_plan({}, {"A": 100}), BY_VOLUME)
+    life.cash = Decimal(5_000)
+    life.end(life.release()[0], 50)
+    life.cash = cash
+    assert [each.quantity for each in life.release()] == [0]
+    assert (life.release(), life.at.residuals) == ([], {"A|STOCK": 50})
+
+
+def test_an_emergency_ends_an_increase_between_two_parts() -> None:
+    life = Life(a_plan({}, {"A": 100}), BY_VOLUME)
+    life.end(life.release()[0], 40)
+    life.conduct = EMERGENCY
+    (nothing,) = life.release()
+    assert (nothing.quantity, nothing.reason) == (0, LegReason.EMERGENCY_REDUCE_ONLY)
+    assert life.release() == []
+
+
+def test_what_follows_a_part_under_a_stance_without_a_bound_is_no_more_than_the_venue_takes() -> None:
+    life = Life(a_plan({}, {"A": 100}, most=50), BY_VOLUME)
+    life.end(life.release()[0], 40)
+    life.conduct = Conduct(price=Decimal(100))
+    seen = []
+    for _ in range(2):
+        (only,) = life.release()
+        seen.append(only.quantity)
+        life.end(only, only.quantity)
+    assert (seen, life.release()) == ([50, 10], [])
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=1, max_size=4), st.integers(0, 12_000),
+       st.integers(1, 300), st.data())  # fmt: skip
+def test_the_parts_of_increases_never_cost_more_than_the_cash(
+    aims: list[tuple[int, bool]], cash: int, volume: int, data: st.DataObject
+) -> None:
+    wanted = {f"S{n}": aim for n, (aim, _) in enumerate(aims)}
+    fees = Fees(per_order=Decimal(3), rate=Decimal("0.001"))
+    life = Life(
+        a_plan({}, wanted, fees=fees),
+        replace(BY_VOLUME, usual_volume=Decimal(volume)),
+    )
+    life.cash, spent = Decimal(cash), ZERO
+    for _ in range(300):
+        made = life.release()
+        if not made:
+            break
+        for each in made:
+            if each.quantity:
+                filled = each.quantity if data.draw(st.integers(0, 9)) else each.quantity // 2
+                spent += filled * 100 * (1 + fees.rate) + fees.per_order
+                life.end(each, filled)
+        if data.draw(st.booleans()):
+            life.cash = Decimal(cash) - spent
+    assert spent <= cash
+    assert life.at.state is not PlanState.WORKING
+    for leg in life.at.legs:
+        assert life.at.filled[leg.number] <= leg.quantity
+
+
 def test_the_cash_that_is_needed_is_that_of_increases_that_wait() -> None:
     life = Life(a_plan({"A": 100}, {"A": 0, "B": 5, "C": 7}), Conduct(), A=100)
-    assert cash_needed(life.at) == 1200
+    assert cash_needed(life.at, life.releases) == 1200
     guarded = replace(life.plan, settings=replace(life.plan.settings, guard=Decimal("0.1")))
-    assert cash_needed(replace(life.at, plan=guarded)) == 1320
+    assert cash_needed(replace(life.at, plan=guarded), {}) == 1320
     future = replace(life.plan.legs[2].instrument, asset_class=AssetClass.FUTURE)
     on_margin = (*life.at.legs[:2], replace(life.at.legs[2], instrument=future))
-    assert cash_needed(replace(life.at, legs=on_margin)) == 500
+    assert cash_needed(replace(life.at, legs=on_margin), {}) == 500
     blocked = (*life.at.legs[:2], replace(life.at.legs[2], state=LegState.BLOCKED))
-    assert cash_needed(replace(life.at, legs=blocked)) == 500
+    assert cash_needed(replace(life.at, legs=blocked), {}) == 500
     life.end(life.release()[0], 100)
     life.release()
-    assert cash_needed(life.at) == 0
+    assert cash_needed(life.at, life.releases) == 0
 
 
 @settings(max_examples=60, deadline=None)

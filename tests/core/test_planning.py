@@ -527,6 +527,21 @@ def test_too_little_cash_scales_all_increases_by_one_factor() -> None:
     assert affordable(wishes, D(7_000), Fees()) == (35, 21, 14)
 
 
+def test_no_slice_is_smaller_than_the_venues_smallest_order_also_where_cash_cuts_it() -> None:
+    settings = replace(PLAIN, slices=4)
+    worth_400 = facts("A", price=D(100), min_notional=D(400))
+    (leg,) = planned(targets(("A", 10)), worth_400, settings=settings).legs
+    assert leg.slices == (5, 5)
+    at_least_three = facts("A", price=D(100), min_quantity=D(3))
+    plan = planned(targets(("A", 12)), at_least_three, settings=settings)
+    assert plan.legs[0].slices == (3, 3, 3, 3)
+    assert [quantity for _, _, quantity in Run(plan, 700).release()] == [4, 3]
+    (nothing,) = next_releases(
+        progress(planned(targets(("A", 10)), worth_400, settings=settings), {}, {}, NOW), {}, D(300), {}, NOW
+    )
+    assert nothing.quantity == 0
+
+
 def test_of_a_future_only_a_margin_is_paid_so_that_cash_is_no_bound() -> None:
     future = Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202612")
     wanted = targets(("A", 100), targets=(
@@ -535,7 +550,7 @@ def test_of_a_future_only_a_margin_is_paid_so_that_cash_is_no_bound() -> None:
     plan = planned(wanted, facts("A"), facts("ES", instrument=future, price=D(5000), unit_value=D(50)))
     run = Run(plan, 5_000)
     assert sorted(run.release()) == [("A", Side.BUY, 50), ("ES", Side.BUY, 2)]
-    assert cash_needed(progress(plan, {}, {}, NOW)) == 10_000
+    assert cash_needed(progress(plan, {}, {}, NOW), {}) == 10_000
 
 
 def test_what_rounding_leaves_goes_to_the_largest_remainder_then_by_key() -> None:

@@ -195,6 +195,19 @@ def test_the_target_follows_when_the_broker_has_taken_the_stop_that_it_is_linked
     assert (placed(plan), state(plan)) == ([], ProtectionState.PROTECTED)
 
 
+def test_a_linked_target_that_has_not_left_is_watched() -> None:
+    unsent = order(TARGET, is_linked=True, stage=Stage.UNSENT)
+    waits = entry(order(is_linked=True), unsent, target=Decimal(12))
+    plan = planned(waits, abilities=LINKS, price=11)
+    assert (placed(plan), taken_back(plan), state(plan)) == ([], [], ProtectionState.PLACING)
+    assert plan.band is not None
+    assert (plan.band.low, plan.band.high) == (None, 12)
+    assert taken_back(planned(waits, abilities=LINKS, price=12)) == ["stop-1", "target-1"]
+    for stage in (Stage.UNCERTAIN, Stage.WORKING):
+        sent = entry(order(is_linked=True), replace(unsent, stage=stage), target=Decimal(12))
+        assert taken_back(planned(sent, abilities=LINKS, price=12)) == []
+
+
 def test_linked_orders_count_once_and_what_the_target_fills_is_off_the_stop() -> None:
     both = order(is_linked=True), order(TARGET, is_linked=True, filled=20)
     plan = planned(entry(*both, filled=80, target=Decimal(12)), abilities=LINKS)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from brokers.errors import NotAnswered
 from brokers.paper.model import Action, Fault, Operation, PaperOrder
 from brokers.ticks import stop_on_tick
 from execution_service.control.requests import Kind
-from execution_service.core.orders.events import Noted, SubmitStarted
+from execution_service.core.orders.events import Doubted, Event, Noted, SubmitStarted
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectionState, ProtectiveRole
 from execution_service.core.orders.request import Purpose
@@ -25,6 +26,7 @@ from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.risk.gate import Session
 from execution_service.storage.mongo.store import MongoStore
+from execution_service.trading.stop_news import StopNews
 from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, world_of
 from tests.service.audit import audit
 from tests.service.http_calls import http_world
@@ -512,6 +514,102 @@ async def test_a_target_that_was_perhaps_sent_is_in_doubt_and_not_sent_again_whi
         world.send("next", limit_price=8, order_type="LIMIT", strategy="other")
         await world.run(1)
         assert world.record("next").status is Status.SUBMITTED
+
+
+async def test_one_question_without_an_answer_leaves_no_target_in_doubt(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in", **STOP_AT, take_profit=12)
+        await world.run(1)
+        silences: list[Silence] = []
+
+        def is_lost() -> None:
+            world.book().add_fault(Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT))
+            silences.append(Silence(world))
+
+        around_placing(world, ProtectiveRole.TARGET, before=is_lost, after=nothing)
+        world.fill("in")
+        await world.run_until(lambda: bool(silences))
+        asked = StopNews.ask
+
+        async def ask(news: StopNews, target: Order) -> bool:
+            is_told = await asked(news, target)
+            silences[0].end()  # after the first question before it is sent again
+            return is_told
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StopNews, "ask", ask)
+            await world.run(60)
+        (target,) = children(world, ProtectiveRole.TARGET)
+        assert not any(isinstance(event, Doubted) for event in target.events)
+        assert (resting(world), resting(world, OrderType.LIMIT)) == (100, 100)
+        assert state(world) is ProtectionState.PROTECTED
+
+
+async def test_a_broker_whose_answers_come_too_late_is_asked_more_and_more_seldom_and_the_target_is_watched(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote(bid="9.99", ask="10.01")
+        world.send("in", **STOP_AT, take_profit=12)
+        await world.run(1)
+        asked: list[float] = []
+        broker, ask = world.brokers[ACCOUNT], StopNews.ask
+        tell = broker.reports
+
+        async def slowly(since: int | None = None) -> Reports:
+            answer = await tell(since)
+            if children(world, ProtectiveRole.TARGET):
+                await world.clock.sleep(3.0)
+            return answer
+
+        async def counted(news: StopNews, target: Order) -> bool:
+            asked.append(world.clock.monotonic())
+            return await ask(news, target)
+
+        broker.reports = slowly  # type: ignore[method-assign]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StopNews, "ask", counted)
+            world.fill("in")
+            await world.run(120)
+        (target,) = children(world, ProtectiveRole.TARGET)
+        assert target.status is Status.PENDING
+        assert not any(isinstance(event, SubmitStarted) for event in target.events)
+        gaps = [later - earlier for earlier, later in pairwise(asked)]
+        assert gaps == sorted(gaps)
+        assert len(asked) <= 10
+        assert (resting(world), state(world)) == (100, ProtectionState.PLACING)
+        world.quote(bid="12.01", ask="12.03")
+        await world.run(15)
+        (close,) = children(world, ProtectiveRole.CLOSE)
+        assert (at_broker(world)[0].ticket.order_type, close.quantity) == (OrderType.MARKET, 100)
+        assert children(world, ProtectiveRole.TARGET)[0].status is Status.CANCELLED
+        assert resting(world) == 0
+
+
+async def test_a_slow_store_does_not_fill_a_targets_record_with_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in", **STOP_AT, take_profit=12)
+        await world.run(1)
+        append, is_slow = MongoStore.append, [True]
+
+        async def slowly(store: MongoStore, order: Order, events: Sequence[Event], *, urgent: bool = False) -> Order:
+            if is_slow[0] and any(isinstance(event, SubmitStarted) for event in events) and order.protective:
+                await world.clock.sleep(2.5 if order.protective.role is ProtectiveRole.TARGET else 0.0)
+            return await append(store, order, events, urgent=urgent)
+
+        monkeypatch.setattr(MongoStore, "append", slowly)
+        world.fill("in")
+        await world.run(120)
+        (target,) = children(world, ProtectiveRole.TARGET)
+        tries = sum(isinstance(event, SubmitStarted) for event in target.events)
+        assert 2 <= tries <= 10
+        assert (resting(world), resting(world, OrderType.LIMIT), state(world)) == (100, 0, ProtectionState.PLACING)
+        is_slow[0] = False
+        await world.run(40)
+        assert (resting(world), resting(world, OrderType.LIMIT)) == (100, 100)
+        assert state(world) is ProtectionState.PROTECTED
 
 
 async def test_a_target_of_which_it_is_not_known_whether_it_arrived_is_taken_back_when_its_stop_has_filled(

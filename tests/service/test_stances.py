@@ -115,6 +115,24 @@ async def test_where_the_broker_tells_a_volume_reductions_leave_in_parts_of_it_a
             await world.run(3)
 
 
+async def test_where_the_broker_tells_a_volume_increases_leave_in_parts_of_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Market(monkeypatch, Decimal(500))
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.quote("AAPL", bid="10", ask="10.02", last="10")
+        publish(world, body(world, ("AAPL", 250), aggressiveness="URGENT"))
+        await world.run(3)
+        for n, quantity in enumerate(("100", "100", "50")):
+            bought = [o for o in world.records() if o.symbol == "AAPL"]
+            assert [f"{o.quantity:f}" for o in bought] == ["100", "100", "50"][: n + 1]
+            world.fill(bought[-1].signal_id, quantity=int(quantity))
+            await world.run(3)
+        assert results(world)[0]["state"] == "COMPLETED"
+        assert await held(world) == {"AAPL": 250}
+        audit(world)
+
+
 class Market:
     """What a broker says of usual volumes: a figure, what it raises, or nothing at all (None)."""
 

@@ -30,6 +30,8 @@ class Sending:
     """How often it has been sent again, or was to be."""
     unclear_repetitions: int = 0
     """How often of that without a clear answer, or in vain."""
+    times_untold: int = 0
+    """How often in succession it was to be sent again, and the broker did not tell what the stop that it is linked to had filled."""
     repeated_at: float | None = None
     finding_from: float | None = None
     """Since when it has been looked for in vain."""
@@ -56,6 +58,14 @@ class Sending:
     def not_looked_for(self) -> Sending:
         """It may have arrived only now: whoever looked for it before could not find it."""
         return replace(self, finding_from=None, asked_at=None)
+
+    def told(self) -> Sending:
+        """The broker has told what the stop that it is linked to has filled."""
+        return replace(self, times_untold=0)
+
+    def untold(self) -> Sending:
+        """It has not told that: the order is looked for anew before it is to be sent again."""
+        return replace(self.not_looked_for(), times_untold=self.times_untold + 1)
 
     def repeated(self, now: float) -> Sending:
         return replace(self, repeated_at=now)

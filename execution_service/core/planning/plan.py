@@ -15,7 +15,7 @@ from enum import StrEnum
 from brokers.base import AssetClass, Instrument, Side
 from execution_service.core.exact import EXACT, ZERO
 from execution_service.core.planning.facts import InstrumentFacts, Money, PlanSettings
-from execution_service.core.planning.quantities import divided, slices_of, whole_lots
+from execution_service.core.planning.quantities import divided, lots_for, slices_of, whole_lots
 from execution_service.core.planning.targets import (
     Aggressiveness,
     Mode,
@@ -127,6 +127,17 @@ class Leg:
     def unit_price(self) -> Decimal:
         """Money of the account for one unit; 0 where that is not known."""
         return (self.price or ZERO) * (self.unit_value or ZERO)
+
+    def least_at(self, price: Decimal | None) -> Decimal:
+        """The venue's smallest order, by quantity and by value at this price; by quantity alone where no price is known."""
+        if not price or not self.unit_value:
+            return self.min_quantity
+        return max(self.min_quantity, lots_for(divided(self.min_notional, price * self.unit_value), self.lot))
+
+    def sliced(self, quantity: Decimal, count: int, *, price: Decimal | None) -> Leg:
+        """With this quantity, in so many slices, as far as the venue's smallest order at this price and its largest let it."""
+        slices = slices_of(quantity, count, self.lot, self.max_quantity, self.least_at(price))
+        return replace(self, quantity=quantity, slices=slices)
 
     @property
     def notional(self) -> Decimal:
@@ -399,7 +410,7 @@ class _Step:
         if known.max_quantity and quantity > known.max_quantity * MOST_ORDERS:
             why = f"{quantity} would take more than {MOST_ORDERS} orders of at most {known.max_quantity}"
             return self._off(number, phase, wanted, LegReason.BLOCKED, why)
-        return Leg(
+        leg = Leg(
             number=number,
             instrument=known.instrument,
             side=Side.BUY if self.delta > 0 else Side.SELL,
@@ -414,8 +425,9 @@ class _Step:
             min_quantity=known.min_quantity,
             max_quantity=known.max_quantity,
             min_notional=known.min_notional,
-            slices=slices_of(quantity, self.settings.slices, known.lot, known.max_quantity),
+            slices=(),
         )
+        return leg.sliced(quantity, self.settings.slices, price=leg.price)
 
 
 def _within_turnover(legs: list[Leg], most: Decimal, facts: Mapping[str, InstrumentFacts]) -> list[Leg]:
@@ -438,6 +450,6 @@ def _within_turnover(legs: list[Leg], most: Decimal, facts: Mapping[str, Instrum
             off = replace(leg, quantity=ZERO, slices=(), state=LegState.SKIPPED)
             scaled.append(replace(off, reason=LegReason.TURNOVER, note=why))
             continue
-        slices = slices_of(quantity, len(leg.slices), leg.lot, known.max_quantity)
-        scaled.append(replace(leg, quantity=quantity, slices=slices, reason=LegReason.TURNOVER, note=why))
+        cut = leg.sliced(quantity, len(leg.slices), price=leg.price)
+        scaled.append(replace(cut, reason=LegReason.TURNOVER, note=why))
     return scaled

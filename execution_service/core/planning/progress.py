@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal, localcontext
+from decimal import ROUND_CEILING, Decimal, localcontext
 from enum import StrEnum
 from types import MappingProxyType
 
 from execution_service.core.exact import EXACT, ZERO
 from execution_service.core.planning.facts import ONE
 from execution_service.core.planning.plan import Leg, LegReason, LegState, Phase, Plan, signal_id_of
-from execution_service.core.planning.quantities import Increase, affordable, slices_of, whole_lots
+from execution_service.core.planning.quantities import Increase, affordable, whole_lots
 from execution_service.core.planning.targets import Aggressiveness
 from execution_service.core.planning.terms import (
     AS_PLANNED,
@@ -65,6 +65,8 @@ class Release:
     """What it leaves is sent again, as the leg's next order."""
     is_replaced: bool = False
     """It was to make way for an order of a stricter stance: whatever counts when it has ended, what it leaves is not given up."""
+    allotted: Decimal | None = None
+    """Of an increase that is sent in parts: so much of its leg there is cash for in all, what had filled by then included. None: of no matter."""
     is_void: bool = False
     """It was not sent before its plan was superseded, and never will be."""
 
@@ -238,7 +240,8 @@ def next_releases(
     phases_together: bool = False,
     conduct: Mapping[int, Conduct] = NO_CONDUCT,
 ) -> tuple[Release, ...]:
-    """What may be sent now. Reductions: at once. Increases: when all reductions are final, for what `cash` pays for; None: cash is no bound.
+    """What may be sent now. Reductions: at once. Increases: when all reductions are final, for what `cash` pays for; None: cash is no bound. Where
+    the volume lets only a part of an increase be sent at once, what follows takes no more than cash was found for at first, and than is there then.
 
     `cash` is what the broker confirms, less what is reserved; the proceeds of reductions are in it. `held` is the ledger now, by instrument key,
     less what other open orders may still take of it: a reduction never takes more than that, and an opening that follows a close waits until it
@@ -258,15 +261,29 @@ def next_releases(
             for leg in _by_notional(reductions)
             for release in _of_reduction(at.plan, leg, held, now, conduct.get(leg.number, AS_PLANNED))
         ]
-        for number in at.to_follow:
-            next_one = _follower(at, by_leg[number], held, now, conduct.get(number, AS_PLANNED))
-            if next_one is not None:
-                made.append(next_one)
+        to_follow = [leg for leg in at.legs if leg.number in at.to_follow]
+        for leg in to_follow:
+            if leg.phase is Phase.REDUCE:
+                made += _follower(at, by_leg[leg.number], held, now, conduct.get(leg.number, AS_PLANNED))
         is_reduced = all(leg.state in _FINAL for leg in at.legs if leg.phase is Phase.REDUCE)
         if not is_reduced and not phases_together:
             return tuple(made)
         ready = [leg for leg in waiting if leg.phase is Phase.INCREASE and _is_ready(leg, at, held)]
-        return (*made, *_of_increases(at.plan, _by_notional(ready), cash, now, conduct))
+        following = [leg for leg in to_follow if leg.phase is Phase.INCREASE]
+        wishes = [_Wish(leg=leg, left=leg.quantity) for leg in _by_notional(ready)]
+        for leg in following:
+            how, mine = conduct.get(leg.number, AS_PLANNED), by_leg[leg.number]
+            if how.not_now is not None:
+                continue
+            if not _goes_on(at, mine[-1], how):
+                made.append(_release(at.plan, leg, mine[-1].child + 1, ZERO, now, reason=LegReason.SLICE_UNFILLED))
+                continue
+            left = max(
+                ZERO, _allotted(leg, mine) - at.filled[leg.number]
+            )  # the broker may have filled more than was asked
+            wishes.append(_Wish(leg=leg, left=left, after=mine[-1]))
+        free = None if cash is None else cash - _kept_for_parts(at, by_leg)
+        return (*made, *_of_increases(at, wishes, free, now, conduct))
 
 
 def tame_releases(
@@ -295,18 +312,39 @@ def with_followers(releases: Sequence[Release], replaced: Collection[Release]) -
     )
 
 
-def cash_needed(at: Progress) -> Decimal:
-    """For all increases that wait and cost their whole value, at the guard price, without fees."""
+def cash_needed(at: Progress, releases: Mapping[str, Release]) -> Decimal:
+    """For all increases of which something is to be sent and that cost their whole value, at the guard price, without fees."""
     with localcontext(EXACT):
-        guard = ONE + at.plan.settings.guard
-        return sum(
+        by_leg = _by_leg(releases)
+        paid = [leg for leg in at.legs if leg.phase is Phase.INCREASE and leg.is_paid_in_full]
+        waiting = sum((leg.notional for leg in paid if leg.state is LegState.WAITING), ZERO)
+        following = sum(
             (
-                leg.notional * guard
-                for leg in at.legs
-                if leg.state is LegState.WAITING and leg.phase is Phase.INCREASE and leg.is_paid_in_full
+                (_allotted(leg, by_leg[leg.number]) - at.filled[leg.number]) * leg.unit_price
+                for leg in paid
+                if leg.number in at.to_follow
             ),
             ZERO,
         )
+        return (waiting + following) * (ONE + at.plan.settings.guard) + _kept_for_parts(at, by_leg)
+
+
+def _allotted(leg: Leg, mine: Sequence[Release]) -> Decimal:
+    """So much of an increase that is sent in parts cash was found for."""
+    found = mine[-1].allotted
+    return leg.quantity if found is None else found
+
+
+def _kept_for_parts(at: Progress, by_leg: Mapping[int, Sequence[Release]]) -> Decimal:
+    """What is to follow orders of increases that still work is worth, at the guard price: others do not spend that."""
+    settings, kept = at.plan.settings, ZERO
+    for leg in at.legs:
+        mine = by_leg.get(leg.number, ())
+        is_at_work = leg.state is LegState.RELEASED and leg.number not in at.to_follow
+        if is_at_work and leg.phase is Phase.INCREASE and leg.is_paid_in_full and mine[-1].is_followed:
+            left = _allotted(leg, mine) - at.filled[leg.number] - mine[-1].quantity
+            kept += max(ZERO, left) * leg.unit_price * (ONE + settings.guard)
+    return kept
 
 
 def _by_notional(legs: list[Leg]) -> list[Leg]:
@@ -346,29 +384,37 @@ def _of_reduction(
             yield replace(made, is_followed=is_followed and bool(quantity))
 
 
+def _goes_on(at: Progress, last: Release, conduct: Conduct) -> bool:
+    """Whether anything follows a leg's last order on the same rung: it has filled whole, was replaced, or another stance counts by now."""
+    return conduct.stance is not last.stance or at.to_follow[last.leg] or last.is_replaced
+
+
 def _follower(
     at: Progress, mine: list[Release], held: Mapping[str, Decimal], now: datetime, conduct: Conduct
-) -> Release | None:
-    """The leg's next order, for what is left of it; one for nothing ends the leg, with the reason. None: not now."""
+) -> Iterator[Release]:
+    """A reduction's next order, for what is left of it; one for nothing ends the leg, with the reason. None of it where it is not to be sent now."""
     last = mine[-1]
     leg, child = at.legs[last.leg], last.child + 1
     if conduct.not_now is not None:
-        return None
+        return
     rung = 0
     if conduct.stance is Aggressiveness.EMERGENCY and last.stance is Aggressiveness.EMERGENCY:
         # One that filled whole was only as large as the venue allows.
         rung = last.rung if at.to_follow[leg.number] else last.rung + 1
-    elif conduct.stance is last.stance and not at.to_follow[leg.number] and not last.is_replaced:
-        return _release(at.plan, leg, child, ZERO, now, reason=LegReason.SLICE_UNFILLED)
+    elif not _goes_on(at, last, conduct):
+        yield _release(at.plan, leg, child, ZERO, now, reason=LegReason.SLICE_UNFILLED)
+        return
     chosen = choose(conduct, leg.side, leg.phase, rung)
     if isinstance(chosen, LegReason):
-        return _release(at.plan, leg, child, ZERO, now, reason=chosen)
+        yield _release(at.plan, leg, child, ZERO, now, reason=chosen)
+        return
     left = min(leg.quantity - at.filled[leg.number], _available(leg, held))
     quantity = _first_order(leg, left, conduct)
     if not quantity:
-        return _release(at.plan, leg, child, ZERO, now, reason=LegReason.NOTHING_HELD)
+        yield _release(at.plan, leg, child, ZERO, now, reason=LegReason.NOTHING_HELD)
+        return
     made = _release(at.plan, leg, child, quantity, now, terms=chosen.terms, stance=conduct.stance)
-    return replace(made, rung=rung, is_followed=chosen.is_followed or quantity < left)
+    yield replace(made, rung=rung, is_followed=chosen.is_followed or quantity < left)
 
 
 def _first_order(leg: Leg, left: Decimal, conduct: Conduct) -> Decimal:
@@ -387,49 +433,84 @@ def _first_order(leg: Leg, left: Decimal, conduct: Conduct) -> Decimal:
     return smaller if smaller >= least else quantity
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """An increase of which something is to be sent now."""
+
+    leg: Leg
+    left: Decimal
+    """What is still to be sent of it."""
+    after: Release | None = None
+    """Its order before, which has ended; None: there was none."""
+
+
 def _of_increases(
-    plan: Plan, legs: list[Leg], cash: Decimal | None, now: datetime, conduct: Mapping[int, Conduct]
+    at: Progress, wishes: Sequence[_Wish], cash: Decimal | None, now: datetime, conduct: Mapping[int, Conduct]
 ) -> Iterator[Release]:
-    settings = plan.settings
-    how: dict[int, Conduct] = {leg.number: conduct.get(leg.number, AS_PLANNED) for leg in legs}
-    terms: dict[int, Terms] = {}
-    for leg in legs:
-        chosen = choose(how[leg.number], leg.side, leg.phase, 0)
+    """For what `cash` pays for of all of them together, and of each no more at once than its part of what the market trades."""
+    paid: list[tuple[_Wish, Conduct, Terms]] = []
+    for wish in wishes:
+        leg, how = wish.leg, conduct.get(wish.leg.number, AS_PLANNED)
+        chosen = choose(how, leg.side, leg.phase, 0)
         if isinstance(chosen, LegReason):
-            yield _release(plan, leg, 0, ZERO, now, reason=chosen)
+            yield _release(at.plan, leg, _next_child(wish), ZERO, now, reason=chosen)
+        elif cash is None or not leg.is_paid_in_full:
+            yield from _parts_of_increase(at, wish, wish.left, now, how, chosen.terms)
+        elif not leg.is_priced or not wish.left:
+            # What it costs is not known, and so not whether there is cash for it; or nothing is left.
+            yield from _parts_of_increase(at, wish, ZERO, now, how, chosen.terms)
         else:
-            terms[leg.number] = chosen.terms
-    legs = [leg for leg in legs if leg.number in terms]
-
-    def made(leg: Leg, child: int, quantity: Decimal) -> Release:
-        return _release(plan, leg, child, quantity, now, terms=terms[leg.number], stance=how[leg.number].stance)
-
-    for leg in legs:
-        if cash is None or not leg.is_paid_in_full:
-            for child, quantity in enumerate(leg.slices):
-                yield made(leg, child, quantity)
+            paid.append((wish, how, chosen.terms))
     if cash is None:
         return
-    legs = [leg for leg in legs if leg.is_paid_in_full]
-    priced = [leg for leg in legs if leg.is_priced]
-    for leg in legs:
-        if not leg.is_priced:
-            # What it costs is not known, and so not whether there is cash for it.
-            yield made(leg, 0, ZERO)
-    wishes = [
-        Increase(
-            key=leg.instrument.key,
-            wanted=leg.quantity,
-            unit_cost=leg.unit_price * (ONE + settings.guard),
-            lot=leg.lot,
-            min_quantity=leg.min_quantity,
-        )
-        for leg in priced
-    ]
-    for leg, quantity in zip(priced, affordable(wishes, cash, settings.fees), strict=True):
-        parts = slices_of(quantity, len(leg.slices), leg.lot, max(leg.slices)) or (ZERO,)
-        for child, part in enumerate(parts):
-            yield made(leg, child, part)
+    asked = [_asked(at, wish, how) for wish, how, _ in paid]
+    for (wish, how, terms), quantity in zip(paid, affordable(asked, cash, at.plan.settings.fees), strict=True):
+        yield from _parts_of_increase(at, wish, quantity, now, how, terms)
+
+
+def _asked(at: Progress, wish: _Wish, conduct: Conduct) -> Increase:
+    leg = wish.leg
+    bounds = [bound for bound in (most_at_once(conduct, leg), leg.max_quantity, wish.left) if bound is not None]
+    in_turn = int((wish.left / min(bounds)).to_integral_value(ROUND_CEILING))
+    return Increase(
+        key=leg.instrument.key,
+        wanted=wish.left,
+        unit_cost=leg.unit_price * (ONE + at.plan.settings.guard),
+        lot=leg.lot,
+        min_quantity=least_at_once(conduct, leg),
+        orders=in_turn if _goes_in_turn(wish, wish.left, conduct) else len(leg.slices),
+    )
+
+
+def _next_child(wish: _Wish) -> int:
+    return 0 if wish.after is None else wish.after.child + 1
+
+
+def _goes_in_turn(wish: _Wish, quantity: Decimal, conduct: Conduct) -> bool:
+    """Whether its orders follow each other: all of it were more than its part of what the market trades, or one of them has been sent."""
+    most = most_at_once(conduct, wish.leg)
+    return wish.after is not None or (most is not None and most < quantity)
+
+
+def _parts_of_increase(
+    at: Progress, wish: _Wish, quantity: Decimal, now: datetime, conduct: Conduct, terms: Terms
+) -> Iterator[Release]:
+    """Those of its orders that are sent now: all that it is cut into, or the first of those that follow each other by the volume."""
+    leg, child = wish.leg, _next_child(wish)
+    made = _release(at.plan, leg, child, quantity, now, terms=terms, stance=conduct.stance)
+    if wish.after is not None and not quantity:
+        reason = LegReason.INSUFFICIENT_CASH if leg.is_priced else LegReason.NO_PRICE
+        yield replace(made, reason=reason)
+        return
+    if _goes_in_turn(wish, quantity, conduct):
+        first = _first_order(leg, quantity, conduct)
+        allotted = at.filled[leg.number] + quantity
+        yield replace(made, quantity=first, is_followed=first < quantity, allotted=allotted)
+        return
+    cut = leg.sliced(quantity, len(leg.slices), price=conduct.price or leg.price)
+    parts = leg.slices if quantity == leg.quantity else cut.slices or (ZERO,)
+    for number, part in enumerate(parts):
+        yield replace(made, signal_id=signal_id_of(at.plan.plan_id, leg.number, number), child=number, quantity=part)
 
 
 def _release(

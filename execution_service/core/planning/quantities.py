@@ -28,26 +28,40 @@ def divided(amount: Decimal, by: Decimal) -> Decimal:
     return _DOWN.divide(amount, by)
 
 
-def slices_of(total: Decimal, count: int, lot: Decimal, largest: Decimal | None = None) -> tuple[Decimal, ...]:
-    """`total`, never negative, in `count` parts that differ by one lot at most, the larger ones first; as many more as keep each at `largest`.
+def slices_of(
+    total: Decimal, count: int, lot: Decimal, largest: Decimal | None = None, least: Decimal = ZERO
+) -> tuple[Decimal, ...]:
+    """`total`, never negative, in `count` parts that differ by one lot at most, the larger ones first; fewer where a part would be less than `least`;
+    as many more as keep each at `largest`, which goes before `least`.
 
-    The sum is exactly `total`. Fewer lots than parts: fewer parts. What is no whole lot (a holding that is closed whole) is in the first part, or by
-    itself at the end where that has no room for it. One lot is the least: a `largest` below it is no bound.
+    The sum is exactly `total`. Fewer lots than parts: fewer parts. What is no whole lot (a holding that is closed whole) is in the first part, or,
+    where that has no room for it, by itself at the end, or in a last part that has, if it is less than `least`. One lot is the least: a `largest`
+    below it is no bound.
     """
     lots = int(_DOWN.divide_int(total, lot))
     odd = total - lots * lot
-    parts = max(1, min(count, lots))
+    fewest = max(1, int(_DOWN.divide_int(lots_for(least, lot), lot)))
+    parts = max(1, min(count, lots // fewest))
     if largest is None or largest < lot:
         largest = total
     else:
         parts = max(parts, -(-lots // int(_DOWN.divide_int(largest, lot))))
-    each, more = divmod(lots, parts)
-    quantities = [(each + (1 if n < more else 0)) * lot for n in range(parts)]
+    quantities = _even(lots, parts, lot)
     if quantities[0] + odd <= largest:
         quantities[0] += odd
+        return tuple(q for q in quantities if q)
+    if odd < least and quantities[-1] + odd > largest and lots // (parts + 1) >= fewest:
+        quantities = _even(lots, parts + 1, lot)
+    if odd < least and quantities[-1] + odd <= largest:
+        quantities[-1] += odd
     else:
         quantities.append(odd)
-    return tuple(q for q in quantities if q)
+    return tuple(quantities)
+
+
+def _even(lots: int, parts: int, lot: Decimal) -> list[Decimal]:
+    each, more = divmod(lots, parts)
+    return [(each + (1 if n < more else 0)) * lot for n in range(parts)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +73,8 @@ class Increase:
     unit_cost: Decimal
     lot: Decimal
     min_quantity: Decimal = ZERO
+    orders: int = 1
+    """In so many orders at most it is sent, of which each has its fee."""
 
 
 def affordable(increases: Sequence[Increase], cash: Decimal, fees: Fees) -> tuple[Decimal, ...]:
@@ -70,7 +86,7 @@ def affordable(increases: Sequence[Increase], cash: Decimal, fees: Fees) -> tupl
     taking = [n for n, each in enumerate(increases) if each.wanted > 0]
     quantities = [ZERO] * len(increases)
     while taking:
-        for_orders = cash - fees.per_order * len(taking)
+        for_orders = cash - fees.per_order * sum(increases[n].orders for n in taking)
         needed = sum((increases[n].wanted * costs[n] for n in taking), ZERO)
         if for_orders <= 0:
             # Not even all fees can be paid: the smallest wishes last longest.

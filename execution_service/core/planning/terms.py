@@ -139,10 +139,7 @@ def _of_ladder(conduct: Conduct, side: Side, rung: int) -> Chosen | LegReason:
 
 def least_at_once(conduct: Conduct, leg: Leg) -> Decimal:
     """The venue's smallest order, by quantity and by value at the present price, else at the plan's; by quantity alone where no price is known."""
-    price = conduct.price or leg.price
-    if not price or not leg.unit_value:
-        return leg.min_quantity
-    return max(leg.min_quantity, lots_for(divided(leg.min_notional, price * leg.unit_value), leg.lot))
+    return leg.least_at(conduct.price or leg.price)
 
 
 def most_at_once(conduct: Conduct, leg: Leg) -> Decimal | None:

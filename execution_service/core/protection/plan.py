@@ -15,6 +15,7 @@ from decimal import Decimal
 from enum import StrEnum, auto
 
 from brokers.base import Side
+from execution_service.core.backoff import Backoff
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.exits import fewest_for
 from execution_service.core.orders.protective import ProtectionState, Protective, ProtectiveRole
@@ -24,13 +25,13 @@ from execution_service.core.protection.trailing import Trail, tightest
 MOST_PIECES = 4
 """An entry that fills in parts gets a stop for each, so that none has to be changed; from so many on the smallest is taken back and placed anew
 with what is missing."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 600.0
-"""Between two tries where the broker does not take a protective order, or does not keep it: twice as long each time."""
+PAUSES = Backoff(first_seconds=2.0, longest_seconds=600.0)
+"""Between two tries where the broker does not take a protective order, or does not keep it."""
 UNFILLED_SECONDS = 10.0
 """What a triggered stop has become has to fill within so long."""
 KNOWN_SECONDS = 10.0
 """So long a stop that somebody took down at the broker waits for a look at the broker's positions and at the market before it is placed again."""
-EXPIRED_PAUSE_SECONDS = 60.0
+PAUSES_OF_EXPIRED = Backoff(first_seconds=60.0, longest_seconds=600.0)
 """An order of the day that has ended is not placed again into the same evening at once."""
 
 
@@ -510,9 +511,8 @@ class _Case:
         failures = self._failures
         if not failures or failures[0].ended_at is None:
             return None
-        first = EXPIRED_PAUSE_SECONDS if failures[0].ending is Ending.EXPIRED else FIRST_PAUSE_SECONDS
-        seconds = min(LONGEST_PAUSE_SECONDS, first * 2.0 ** min(len(failures) - 1, 16))
-        until = failures[0].ended_at + timedelta(seconds=seconds)
+        pauses = PAUSES_OF_EXPIRED if failures[0].ending is Ending.EXPIRED else PAUSES
+        until = failures[0].ended_at + timedelta(seconds=pauses.pause_seconds(len(failures)))
         return until if until > self.position.now else None
 
     # --- what to do ---------------------------------------------------------------------------------------------
@@ -704,8 +704,10 @@ class _Case:
 
     @property
     def _all_have_targets(self) -> bool:
+        """A linked one that has not left yet is none: it may wait for long for what the broker tells of its stop."""
         alive = [piece for piece in self._pieces if piece.alive]
-        return bool(alive) and all(piece.alive_as(ProtectiveRole.TARGET) for piece in alive)
+        targets = [piece.alive_as(ProtectiveRole.TARGET) for piece in alive]
+        return bool(alive) and all(o is not None and not _is_unsent_link(o) for o in targets)
 
     def _closed(self, why: str, at_risk: Decimal) -> ProtectionPlan:
         if at_risk:
@@ -825,7 +827,8 @@ class _Case:
         doubtful = next((o for o in self.entry.orders if o.stage is Stage.UNCERTAIN and o.why), None)
         if state is None:
             state = ProtectionState.PLACING
-            if place or take_back or protected != self.wanted:
+            is_underway = any(_is_unsent_link(order) for order in self.entry.orders)
+            if place or take_back or protected != self.wanted or is_underway:
                 reason = "its orders are on their way, or are being fitted to what is held"
             elif self.entry.target is not None and not self._all_have_targets:
                 state, reason = ProtectionState.WATCHED, self._watched_words()
@@ -854,6 +857,11 @@ class _Case:
             look_again_at=min((at for at in moments if at is not None), default=None),
             band=None if state is ProtectionState.CLOSING else self._band,
         )
+
+
+def _is_unsent_link(order: ProtectiveOrder) -> bool:
+    """A target that the broker is to link to a stop, and that it has not been sent."""
+    return order.role is ProtectiveRole.TARGET and order.protective.is_linked and order.stage is Stage.UNSENT
 
 
 def _taken_back(orders: Iterable[ProtectiveOrder], why: str, *, move: StopMove | None = None) -> tuple[TakeBack, ...]:
