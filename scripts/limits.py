@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Any, Protocol
 
 from execution_service.app.clock import SystemClock
@@ -144,4 +143,4 @@ def _is_of(usage: Usage, table: str, limit: str) -> bool:
 
 
 def _percent(usage: Usage) -> str:
-    return f"{usage.percent.quantize(Decimal(1))} %"
+    return f"{usage.shown_percent(0)} %"

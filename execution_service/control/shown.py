@@ -88,7 +88,7 @@ def use_fields(usage: Usage) -> Mapping[str, Any]:
         "total": str(usage.scope),
         "limit_value": usage.value,
         "actual_value": usage.used,
-        "percent": usage.percent,
+        "percent": usage.shown_percent(2),
         "at": usage.at,
         "price": None if usage.price is None else price_fields(usage.price),
     }

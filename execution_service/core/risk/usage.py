@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from brokers.base import Side
 from execution_service.core.exact import EXACT, ZERO
@@ -65,6 +65,14 @@ class Usage:
         if self.value > 0:
             return EXACT.divide(self.used * HUNDRED, self.value)
         return 2 * HUNDRED if self.used > 0 else HUNDRED
+
+    def shown_percent(self, places: int) -> Decimal:
+        """With at most so many decimals: up to the whole limit cut off, beyond it raised, so that neither is shown as the other, and what is near
+        stays so."""
+        percent = self.percent
+        rounding = ROUND_CEILING if percent > HUNDRED else ROUND_FLOOR
+        shown = percent.quantize(Decimal(1).scaleb(-places), rounding, EXACT)
+        return shown.quantize(Decimal(1), context=EXACT) if shown == shown.to_integral_value() else shown
 
     @property
     def is_near(self) -> bool:
