@@ -32,6 +32,7 @@ from execution_service.control.commands import Commands
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused
 from execution_service.core.messages.fields import UnreadableMessage, object_of, text_of
+from execution_service.core.orders.events import Sized
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.texts.values import plain
@@ -138,7 +139,7 @@ class OrderRoutes:
             "trade_id": None,
             "symbol": order.symbol,
             "side": placed.side_word,
-            "quantity": float(order.quantity or 0),
+            "quantity": None if order.quantity is None else float(order.quantity),
             "price": None if price is None else float(price),
             "status": _STATUS_WORDS[order.status],
             "message": "; ".join(words),
@@ -237,7 +238,10 @@ def _refused(order: Order, headers: Mapping[str, str]) -> Problem:
 def _what_became(order: Order) -> str:
     if order.reason is not None:
         return f"{order.status}: {plain(order.reason.message)}"
-    return f"{order.status}, stored as {order.order_id}"
+    size = next((f"; sized: {plain(e.arithmetic)}" for e in reversed(order.events) if isinstance(e, Sized)), "")
+    if order.quantity is None and order.cash_quantity is None and not order.status.is_final:
+        size = "; its quantity is worked out from its stop as it leaves"
+    return f"{order.status}, stored as {order.order_id}{size}"
 
 
 def _checked(name: str) -> str:
@@ -289,7 +293,7 @@ _PLACE: dict[str, Any] = {
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "required": ["symbol", "side", "quantity"],
+                    "required": ["symbol", "side"],
                     "properties": {
                         "symbol": {
                             "type": "string",
@@ -298,7 +302,10 @@ _PLACE: dict[str, Any] = {
                             "pattern": r"^[A-Za-z0-9._/&:-][A-Za-z0-9._/&: -]*$",
                         },
                         "side": {"type": "string", "enum": ["buy", "sell", "long", "short"]},
-                        "quantity": _NUMBER,
+                        "quantity": {
+                            **_NUMBER,
+                            "description": "An entry with a stop_loss may leave it out where TRADE_RISK_PER_TRADE is set: it is sized as it leaves",
+                        },
                         "price": {**_NUMBER, "description": "The limit; without one the order is at the market"},
                         "leverage": {
                             "type": "integer",
