@@ -128,7 +128,9 @@ async def show(context: Context) -> int:
             rows.append((limit, value, table, "", "", "", "", None))
         for usage in mine:
             price = "" if usage.price is None else str(usage.price)
-            rows.append((limit, value, table, usage.scope, quantity(usage.used), _percent(usage), price, usage.at))
+            rows.append(
+                (limit, value, table, usage.scope, quantity(usage.shown_used), _percent(usage), price, usage.at)
+            )
     print_table(context.console, "Limits of risk", columns, rows, dispensable=("As of", "By the price of", "Part"))
     if limits.tables.get(Scope(), LimitSet()).max_order_value is None:
         context.console.print(f"For futures {FUTURES_ORDER_VALUE:f} is built in for max_order_value.")

@@ -137,6 +137,18 @@ async def test_entry_that_names_a_stop_and_no_quantity_is_sized_once_and_the_ans
         assert (other.status_code, codes(other)) == (422, ["DUPLICATE_CONFLICT"])
 
 
+async def test_a_refusal_of_a_sized_order_has_the_arithmetic(tmp_path: Path) -> None:
+    rules = TradingRules(risk_per_trade=Decimal("0.01"), order_timeout_seconds=0.0)
+    async with http_world(tmp_path, rules=rules, limits=written(max_gross_exposure=100)) as (world, http):
+        wish = {"symbol": "AAPL", "side": "buy", "price": 50, "stop_loss": 48, "signal_id": "mine"}
+        await http.post(ORDER_PATH, json=wish)
+        await world.run(3)
+        refused = await http.post(ORDER_PATH, json=wish)
+        assert refused.status_code == 422
+        assert refused.json()["sized"].startswith("equity 1000000 x 0.01 = 10000 at risk; 2 lost by one unit")
+        assert refused.json()["reasons"][0]["actual_value"] == "250000"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

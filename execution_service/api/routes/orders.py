@@ -232,16 +232,24 @@ def _refused(order: Order, headers: Mapping[str, str]) -> Problem:
     words = "refused" if order.reason is None else plain(order.reason.message)
     reasons = [reason(code, **each) for each in reasons_of(order)] or [reason(code, words)]
     told = {"order_id": order.order_id, "signal_id": order.signal_id, "order_status": order.status.value}
-    return Problem(422, "order-refused", words, reasons=reasons, headers=headers, **told)
+    arithmetic = _arithmetic(order)
+    sized = {} if arithmetic is None else {"sized": arithmetic}
+    return Problem(422, "order-refused", words, reasons=reasons, headers=headers, **told, **sized)
 
 
 def _what_became(order: Order) -> str:
     if order.reason is not None:
         return f"{order.status}: {plain(order.reason.message)}"
-    size = next((f"; sized: {plain(e.arithmetic)}" for e in reversed(order.events) if isinstance(e, Sized)), "")
+    arithmetic = _arithmetic(order)
+    size = "" if arithmetic is None else f"; sized: {arithmetic}"
     if order.quantity is None and order.cash_quantity is None and not order.status.is_final:
         size = "; its quantity is worked out from its stop as it leaves"
     return f"{order.status}, stored as {order.order_id}{size}"
+
+
+def _arithmetic(order: Order) -> str | None:
+    """How its quantity was worked out; None: it named one, or it has none yet."""
+    return next((plain(event.arithmetic) for event in reversed(order.events) if isinstance(event, Sized)), None)
 
 
 def _checked(name: str) -> str:

@@ -195,7 +195,7 @@ def limits(uses: Sequence[Usage], trips: Sequence[tuple[str, Trip]]) -> str:
     ]
     ordered = sorted(uses, key=lambda use: use.percent, reverse=True)
     rows = [
-        f"{use.limit_type} {_safe(use.scope)}: {quantity(use.used)} of {quantity(use.value)} ({use.shown_percent(0)} %)"
+        f"{use.limit_type} {_safe(use.scope)}: {quantity(use.shown_used)} of {quantity(use.value)} ({use.shown_percent(0)} %)"
         for use in ordered
     ]
     shown = _listed("Limits", rows, none="nothing is used of any limit")
