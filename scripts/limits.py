@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Any, Protocol
 
 from execution_service.app.clock import SystemClock
@@ -129,7 +128,9 @@ async def show(context: Context) -> int:
             rows.append((limit, value, table, "", "", "", "", None))
         for usage in mine:
             price = "" if usage.price is None else str(usage.price)
-            rows.append((limit, value, table, usage.scope, quantity(usage.used), _percent(usage), price, usage.at))
+            rows.append(
+                (limit, value, table, usage.scope, quantity(usage.shown_used), _percent(usage), price, usage.at)
+            )
     print_table(context.console, "Limits of risk", columns, rows, dispensable=("As of", "By the price of", "Part"))
     if limits.tables.get(Scope(), LimitSet()).max_order_value is None:
         context.console.print(f"For futures {FUTURES_ORDER_VALUE:f} is built in for max_order_value.")
@@ -144,4 +145,4 @@ def _is_of(usage: Usage, table: str, limit: str) -> bool:
 
 
 def _percent(usage: Usage) -> str:
-    return f"{usage.percent.quantize(Decimal(1))} %"
+    return f"{usage.shown_percent(0)} %"

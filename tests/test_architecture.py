@@ -1536,6 +1536,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.telegram.verbs": {
         CORE,
         "execution_service.control.commands",
+        "execution_service.control.enable_risk",
         "execution_service.control.kill",
         "execution_service.control.requests",
         "execution_service.control.results",
@@ -1547,6 +1548,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.telegram.answers",
         "execution_service.telegram.asked",
         "execution_service.telegram.questions",
+        "execution_service.trading.risk_rules",
     },
     "execution_service.telegram.commands": {
         CORE,

@@ -23,7 +23,7 @@ from execution_service.core.messages.fields import (
     shown,
     text_of,
 )
-from execution_service.core.messages.inbound import ParsedOrder, Unusable, parse_order
+from execution_service.core.messages.inbound import ParsedOrder, Unusable
 from execution_service.core.orders.order import Order, new_order
 from execution_service.core.orders.status import Status
 from execution_service.intake.intake import Intake, means_the_same
@@ -108,7 +108,7 @@ class Placing:
         side_word = str(fields.get("side"))
         order_fields, problems = self._order_fields(fields, key)
         data = _written(order_fields).encode()
-        parsed = parse_order(data)
+        parsed = self._intake.parse(data)
         if isinstance(parsed, Unusable):
             raise _invalid([*problems, parsed.reason])
         if problems or parsed.problems:

@@ -71,6 +71,8 @@ class EventSources:
 
     account_id: str | None = None
     """Where orders go that name no account."""
+    max_signal_age_seconds: float = 60.0
+    """How old what an event asks for may be when it comes; 0: any age."""
     inboxes: Mapping[str, Inbox] = field(default_factory=dict)
     out: Sequence[EventsOut] = ()
     pulls: Sequence[Part] = ()
@@ -179,6 +181,7 @@ async def event_sources(
             pulls.append(Part("pull of Redis streams", redis.run))
         yield EventSources(
             account_id=account_id,
+            max_signal_age_seconds=settings.max_signal_age_seconds,
             inboxes=inboxes,
             out=out,
             pulls=pulls,

@@ -25,7 +25,14 @@ def chat_of(parts: Parts, rooms: Rooms, *, incoming: Incoming, admitted: Admitte
     mutes = rooms.delivery.mutes
     answers = Answers(notifier=parts.notifier, clock=clock)
     questions = Questions(store=store, standing=standing, rules=parts.risk_rules, mutes=mutes, clock=clock)
-    verbs = ChatVerbs(commands=rooms.commands, questions=questions, store=store, clock=clock, answers=answers)
+    verbs = ChatVerbs(
+        commands=rooms.commands,
+        questions=questions,
+        store=store,
+        rules=parts.risk_rules,
+        clock=clock,
+        answers=answers,
+    )
     return Chat(
         incoming=incoming,
         admitted=admitted,

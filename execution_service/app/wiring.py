@@ -297,7 +297,13 @@ def build(parts: Parts) -> Rooms:
         keeper=supervisor,
         risk_rules=parts.risk_rules,
     )
-    event_reader = EventReader(clock, parts.events.account_id)
+    takes_sized = parts.rules.risk_per_trade is not None
+    event_reader = EventReader(
+        clock,
+        parts.events.account_id,
+        max_age_seconds=parts.events.max_signal_age_seconds,
+        takes_sized=takes_sized,
+    )
     safety = _safety(parts, alerts, event_reader)
     delivery.books.reservations = accounts  # who trades the account is told what is booked
     intake = Intake(
@@ -309,7 +315,7 @@ def build(parts: Parts) -> Rooms:
         alerts=alerts,
         ownership=ownership,
         events=event_reader,
-        takes_sized=parts.rules.risk_per_trade is not None,
+        takes_sized=takes_sized,
         decisions=Decisions(store, parts.verify_decisions),
     )
     commands, plans = _commands(

@@ -61,6 +61,8 @@ class FlattenPositions:
                 f"it was asked for more than {HOLDS_FOR.seconds} s ago; ask again. Exits that were made meanwhile go on"
             )
         exits, left_out = await self._exits(asked)
+        if not exits and not left_out:
+            left_out = [f"nothing is held within {asked.scope}, so nothing is closed"]
         text = flattening(scope=str(asked.scope), person=asked.person, reason=asked.reason, count=len(exits))
         await self._alerts.raise_alert_once(f"flatten:{asked.command_id}", f"flatten:{asked.command_id}", text)
         known = {stored.order.order_id for stored in await self._store.load([each.order_id for each in exits])}

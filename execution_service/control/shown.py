@@ -87,8 +87,8 @@ def use_fields(usage: Usage) -> Mapping[str, Any]:
         "account_id": usage.account_id,
         "total": str(usage.scope),
         "limit_value": usage.value,
-        "actual_value": usage.used,
-        "percent": usage.percent,
+        "actual_value": usage.shown_used,
+        "percent": usage.shown_percent(2),
         "at": usage.at,
         "price": None if usage.price is None else price_fields(usage.price),
     }

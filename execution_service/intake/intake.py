@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Protocol, TypeAlias
 
 import structlog
@@ -52,7 +51,7 @@ RELAPSE_SECONDS = 60.0
 LONGEST_REST_SECONDS = 60.0
 
 
-Received: TypeAlias = tuple[Message, ParsedOrder, Order]
+Received: TypeAlias = tuple[Message, ReadOrder, Order]
 
 
 class Accounts(Protocol):
@@ -106,6 +105,10 @@ class Intake:
         receiver = Receiver(what="Orders", taker=self, store=self._store, clock=self._clock, alerts=self._alerts)
         await receiver.run(inbox)
 
+    def parse(self, data: bytes) -> ParsedOrder | Unusable:
+        """The order in a message that came as no event, as `take` reads it. Never raises."""
+        return parse_order(data, may_be_sized=self._takes_sized)
+
     async def take(self, messages: Sequence[Message]) -> list[str]:
         """Stores what the messages mean and acknowledges them; returns our ids of the orders meant, also of repeated ones.
 
@@ -117,15 +120,13 @@ class Intake:
             read = self._read(message)
             if isinstance(read, Unusable):
                 letters.append(self._dead_letter(message, read.reason))
-            elif isinstance(read, ParsedOrder):
-                read_orders.append((message, read, self._order(read, message.publish_time, message)))
             elif read is not None:
-                read_orders.append((message, read.parsed, self._order(read.parsed, read.published_at, message)))
+                read_orders.append((message, read, self._order(read, message)))
         if read_orders:
             # Those that are to be cancelled are stored as well: they stay until that is done.
             await self._cancels.named_by_cancels([order for _, _, order in read_orders])
         received, unknown, unverified = await self._verified(read_orders)
-        meant = [(message, self._at_the_door(parsed, order, unknown)) for message, parsed, order in received]
+        meant = [(message, self._at_the_door(read, order, unknown)) for message, read, order in received]
         unusable = len(letters)
         conflicts = await self._store_orders(meant)
         letters += [letter for _, letter in conflicts]
@@ -169,25 +170,26 @@ class Intake:
                 words = decision_unknown(decision_id=str(decision_id), signal_id=order.signal_id, is_exit=is_exit)
                 await self._alerts.raise_alert_once(f"unknown_decision:{decision_id}", "unknown_decision", words)
 
-    def _read(self, message: Message) -> ParsedOrder | Unusable | ReadOrder | None:
-        if message.event_type is None:
-            return parse_order(message.data, may_be_sized=self._takes_sized)
-        return self._events.read(message)
+    def _read(self, message: Message) -> ReadOrder | Unusable | None:
+        if message.event_type is not None:
+            return self._events.read(message)
+        parsed = self.parse(message.data)
+        return parsed if isinstance(parsed, Unusable) else ReadOrder(parsed, message.publish_time)
 
-    def _order(self, parsed: ParsedOrder, published_at: datetime, message: Message) -> Order:
+    def _order(self, read: ReadOrder, message: Message) -> Order:
         return new_order(
-            parsed.identity,
-            parsed.request,
+            read.parsed.identity,
+            read.parsed.request,
             received_at=self._clock.now(),
-            published_at=published_at,
+            published_at=read.published_at,
             message_id=message.message_id,
-            raw=parsed.raw,
+            raw=read.parsed.raw,
             traceparent=traceparent_in(message.attributes),
         )
 
-    def _at_the_door(self, parsed: ParsedOrder, order: Order, unknown: frozenset[str]) -> Order:
+    def _at_the_door(self, read: ReadOrder, order: Order, unknown: frozenset[str]) -> Order:
         """The order as it is first recorded: PENDING, or ended at the door."""
-        now = self._clock.now()
+        now, parsed = self._clock.now(), read.parsed
         first: tuple[Event, ...] = ()
         cancelled = self._cancels.is_cancelled(order)
         if parsed.problems:
@@ -195,6 +197,8 @@ class Intake:
         elif not self._accounts.is_known(str(parsed.request.account_id)):
             words = f"account {parsed.request.account_id} is not configured"
             first = (Rejected(at=now, reason=Reason(ReasonCode.UNKNOWN_ACCOUNT, words)),)
+        elif read.refusal is not None:
+            first = (Rejected(at=now, reason=read.refusal),)
         elif (refused := self._refused_for_its_decision(parsed, order, unknown)) is not None:
             first = (Rejected(at=now, reason=refused),)
         elif cancelled is not None:

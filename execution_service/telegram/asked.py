@@ -31,6 +31,7 @@ class Word(StrEnum):
     CANCEL = "cancel"
     KILL = "kill"
     RESUME = "resume"
+    REBASE = "rebase"
     STANCE = "stance"
     HELP = "help"
     START = "start"
@@ -56,8 +57,8 @@ class KillAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class ResumeAsked:
-    """One of the two steps of arming."""
+class StepAsked:
+    """One of the two steps of what a person decides: arming, or measuring losses anew."""
 
     scope: str
     nonce: str | None
@@ -125,13 +126,18 @@ def kill_asked(arguments: tuple[str, ...]) -> KillAsked:
     return KillAsked(scope, level, cancels, " ".join(rest))
 
 
-def resume_asked(arguments: tuple[str, ...]) -> ResumeAsked | None:
-    """`SCOPE REASON…`, then `SCOPE NONCE`. None: no scope is named, and what is let trade again is not guessed."""
+def step_asked(arguments: tuple[str, ...]) -> StepAsked | None:
+    """`SCOPE REASON…`, then `SCOPE NONCE`. None: no scope is named, and what is meant is not guessed."""
     if not arguments:
         return None
     scope, *rest = arguments
     nonce = rest.pop(0) if rest and NONCE.fullmatch(rest[0].casefold()) else None
-    return ResumeAsked(_scope(scope), None if nonce is None else nonce.casefold(), " ".join(rest))
+    return StepAsked(_scope(scope), None if nonce is None else nonce.casefold(), " ".join(rest))
+
+
+def second_step(word: Word, scope: str, nonce: str) -> str:
+    """As it is to be written: what has a space in it stands in quotation marks."""
+    return f"/{word} {shlex.quote(scope)} {nonce}"
 
 
 def stance_asked(arguments: tuple[str, ...]) -> StanceAsked | None:

@@ -15,7 +15,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.telegram.admission import MEANT_FOR
 from execution_service.telegram.answers import Answers
-from execution_service.telegram.asked import Asked, Word, asked, kill_asked, mute_asked, resume_asked, stance_asked
+from execution_service.telegram.asked import Asked, Word, asked, kill_asked, mute_asked, stance_asked, step_asked
 from execution_service.telegram.questions import Questions
 from execution_service.telegram.verbs import ChatVerbs
 from notifications.incoming import IncomingText
@@ -29,7 +29,8 @@ KILL_TRIES_SECONDS = 600.0
 LONGEST_WRITER = 64
 MUTE_USAGE = "/mute KIND… LENGTH (30m, 2h, at most 24h), /mute off [KIND…]; kinds: fills, endings, orders, alerts, all"
 STANCE_USAGE = "/stance SCOPE PASSIVE|NORMAL|URGENT|EMERGENCY|HALT REASON…; without words: what counts now"
-VERBS = frozenset({Word.KILL, Word.RESUME, Word.STANCE, Word.CANCEL, Word.MUTE})
+REBASE_USAGE = "/rebase SCOPE reason: why losses are to be measured anew, as of money that was paid in or out"
+VERBS = frozenset({Word.KILL, Word.RESUME, Word.REBASE, Word.STANCE, Word.CANCEL, Word.MUTE})
 
 
 class ChatCommands:
@@ -118,10 +119,15 @@ class ChatCommands:
             case Word.KILL:
                 return await self._kill(words, by, command_id, sent_at)
             case Word.RESUME:
-                step = resume_asked(words)
+                step = step_asked(words)
                 if step is None:
                     return commanded.resume_usage(await self._questions.engaged())
                 return await self._verbs.resume(step, by, command_id, sent_at)
+            case Word.REBASE:
+                step = step_asked(words)
+                if step is None or not (step.nonce or step.reason):
+                    return commanded.usage(REBASE_USAGE)
+                return await self._verbs.rebase(step, by)
             case Word.STANCE if not words:
                 return commanded.stances(await self._questions.stances())
             case Word.STANCE:

@@ -1,19 +1,24 @@
-"""The verbs that are called from the chat: each is a stored command like any other, named after the update that asked for it."""
+"""The verbs that are called from the chat: stored commands like any others, named after the update that asked for them, but for `rebase`, which is
+said straight in the store, as over the API."""
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 
 from execution_service.control.commands import Commands
+from execution_service.control.enable_risk import rebase
 from execution_service.control.kill import CONFIRMED_WITHIN_SECONDS, working_entries
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused, Result
 from execution_service.core.planning.stances import HALT
 from execution_service.core.risk.kill import KillLevel, scope_from_text
+from execution_service.core.risk.limits import Scope
 from execution_service.core.texts import commanded
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.commands import Command
@@ -21,15 +26,29 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.queries import OrderFilter
 from execution_service.storage.ports.store import Store
 from execution_service.telegram.answers import Answers
-from execution_service.telegram.asked import KillAsked, ResumeAsked, StanceAsked
+from execution_service.telegram.asked import KillAsked, StanceAsked, StepAsked, Word, second_step
 from execution_service.telegram.questions import OPEN, Questions
+from execution_service.trading.risk_rules import RiskRules
 
 log = structlog.get_logger(__name__)
 
 LONGEST_NAME = 256
 MOST_CANCELS = 500
 """Of one `/cancel all`; it may be asked for again."""
+NONCE_BYTES = 6
+REBASE_WITHIN_SECONDS = 600.0
+"""So long the second step may follow the first."""
 COUNT_AGAIN_SECONDS = CONFIRMED_WITHIN_SECONDS + 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _BegunRebase:
+    """The first step, as it was made; by the monotonic clock."""
+
+    scope: Scope
+    by: str
+    reason: str
+    until: float
 
 
 class ChatVerbs:
@@ -37,8 +56,17 @@ class ChatVerbs:
     StoreUnavailable: it may have been stored, and is to be called again."""
 
     def __init__(
-        self, *, commands: Commands, questions: Questions, store: Store, clock: Clock, answers: Answers
+        self,
+        *,
+        commands: Commands,
+        questions: Questions,
+        store: Store,
+        rules: RiskRules,
+        clock: Clock,
+        answers: Answers,
     ) -> None:
+        self._rules = rules
+        self._rebases: dict[str, _BegunRebase] = {}
         self._commands = commands
         self._questions = questions
         self._store = store
@@ -77,7 +105,7 @@ class ChatVerbs:
         told = {"cancels_asked": seen, "cancels_confirmed": seen - unknown, "cancels_unknown": unknown}
         self._answers.give(commanded.cancels_of_kill(asked.scope, told), is_urgent=True)
 
-    async def resume(self, asked: ResumeAsked, by: str, command_id: str, sent_at: datetime) -> str:
+    async def resume(self, asked: StepAsked, by: str, command_id: str, sent_at: datetime) -> str:
         """One of the two steps; the second brings what the first was answered with."""
         reason = asked.reason or ("" if asked.nonce is None else "as said in the first step")
         body = {"scope": asked.scope, "person": by, "reason": reason, "nonce": asked.nonce}
@@ -86,8 +114,36 @@ class ChatVerbs:
             return commanded.done("Not armed", result.words if isinstance(result, Refused) else "it is not known")
         told = json.loads(result.words)
         if asked.nonce is None:
-            return commanded.arming_begun(scope=asked.scope, nonce=told["nonce"], not_before=told["not_before"])
+            second = second_step(Word.RESUME, asked.scope, told["nonce"])
+            return commanded.arming_begun(second=second, not_before=told["not_before"])
         return commanded.armed(scope=told["scope"], person=told["person"])
+
+    async def rebase(self, asked: StepAsked, by: str) -> str:
+        """One of the two steps; the second brings what this life answered to the first, and is carried out once."""
+        try:
+            scope = scope_from_text("all" if asked.scope.casefold() == "all" else asked.scope)
+        except ValueError as exc:
+            return commanded.done(_NOT_REBASED, str(exc))
+        now = self._clock.monotonic()
+        self._rebases = {nonce: begun for nonce, begun in self._rebases.items() if now < begun.until}
+        if asked.nonce is None:
+            nonce = secrets.token_hex(NONCE_BYTES)
+            self._rebases[nonce] = _BegunRebase(scope, by, asked.reason, now + REBASE_WITHIN_SECONDS)
+            second = second_step(Word.REBASE, str(scope), nonce)
+            return commanded.rebase_begun(scope=str(scope), second=second, seconds=REBASE_WITHIN_SECONDS)
+        begun = self._rebases.get(asked.nonce)
+        if begun is None or begun.scope != scope:
+            return commanded.done(
+                _NOT_REBASED, "no first step of this scope has this answer, or it is too old: begin again"
+            )
+        if begun.by != by:
+            return commanded.done(
+                _NOT_REBASED, f"both steps are made by the same person, and the first was by {begun.by}"
+            )
+        zones, said_at = self._rules.zones, self._clock.now()
+        count = await rebase(self._store, scope, by=by, reason=begun.reason, now=said_at, zones=zones)
+        del self._rebases[asked.nonce]
+        return commanded.rebased(scope=str(scope), by=by, count=count)
 
     async def stance(self, asked: StanceAsked, by: str, command_id: str, sent_at: datetime) -> str:
         """The stance is set when it returns, unless the text says otherwise."""
@@ -130,6 +186,9 @@ class ChatVerbs:
         return await self._commands.give(
             Command(command_id=command_id, kind=kind, body=body, published_at=sent_at, received_at=self._clock.now())
         )
+
+
+_NOT_REBASED = "Not measured anew"
 
 
 def _words(result: Result | None) -> str:

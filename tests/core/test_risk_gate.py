@@ -686,6 +686,13 @@ def test_where_no_age_is_too_old_any_balance_is_taken() -> None:
     assert refused_for(verdict) == ["check_buying_power"]
 
 
+def test_a_leverage_without_end_of_digits_is_compared_exactly_and_shown_as_a_breach() -> None:
+    known = facts(equity=Reading(value=Decimal("333.333333"), at=NOW))
+    verdict = judge(buying(100), known, written(max_leverage=3))  # 1,000 by it are 3.000000003
+    assert told(verdict, "max_leverage") == ("3", "3.000001")
+    assert "the gross exposure by the equity would be 3.000001, the limit is 3 " in verdict.breaches[0].message
+
+
 def test_a_hedge_raises_no_leverage_that_is_too_high_already() -> None:
     poor = facts(holdings=[holding(50)], equity=Reading(value=Decimal(100), at=NOW))
     assert judge(selling(60), poor, written(max_leverage=2)).decision is PASS

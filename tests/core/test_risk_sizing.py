@@ -134,3 +134,8 @@ def test_the_stop_never_loses_more_than_was_to_be_risked(
     assert found * price * worth <= power
     one_more = found + Decimal(lot)
     assert one_more * abs(price - stop) * worth > equity * part or one_more * price * worth > power
+
+
+def test_the_arithmetic_shows_a_stop_right_beside_the_price_as_it_is() -> None:
+    found = size(price=Decimal(6), stop=Decimal("5.999999999999"), caps=(Cap(name="a cap", quantity=Decimal(7)),))
+    assert "0.000000000001 lost by one unit from 6 to 5.999999999999" in found.arithmetic

@@ -8,6 +8,8 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
 from execution_service.core.orders.order import Order
 from execution_service.core.risk.book import USES_KEPT, LastUse, RiskBook, admitted, new_book
 from execution_service.core.risk.counters import Executed, Measured, fold_all
@@ -44,6 +46,35 @@ def test_positions_and_exposure_are_shown_as_of_the_last_order_that_passed() -> 
     assert (position.used, position.value, position.percent, position.at) == (300, 400, 75, NOW)
     assert (gross.used, gross.percent) == (3_000, 60)
     assert not position.is_near
+
+
+@pytest.mark.parametrize(
+    ("used", "of", "two_places", "whole"),
+    [
+        ("1", "3", "33.33", "33"),
+        ("2", "3", "66.66", "66"),
+        ("0", "3", "0", "0"),
+        ("79.99999", "100", "79.99", "79"),  # not near yet
+        ("80.00001", "100", "80", "80"),
+        ("99.999", "100", "99.99", "99"),  # not all of it
+        ("100", "100", "100", "100"),
+        ("100.00001", "100", "100.01", "101"),  # more than all of it
+        ("-1", "3", "-33.34", "-34"),
+        ("1e30", "7", "14285714285714285714285714285714.29", "14285714285714285714285714285715"),
+    ],
+)
+def test_a_shown_percentage_hides_no_breach_and_makes_none(used: str, of: str, two_places: str, whole: str) -> None:
+    scope = OF_ACCOUNT
+    usage = Usage(
+        account_id=ACCOUNT,
+        scope=scope,
+        limit_type=LimitType.MAX_GROSS_EXPOSURE,
+        value=Decimal(of),
+        used=Decimal(used),
+        at=NOW,
+        table=scope,
+    )
+    assert [str(usage.shown_percent(places)) for places in (2, 0)] == [two_places, whole]
 
 
 def test_what_is_counted_is_shown_as_it_is_now() -> None:

@@ -128,6 +128,7 @@ class World:
         more_sinks: Sequence[Sink] = (),
         events_out: EventPublisher | None = None,
         events_account: str | None = ACCOUNT,
+        max_signal_age_seconds: float = 60.0,
         limits: RiskLimits | None = None,
         switches: Switches | None = None,
         safety: AsksSafetyService | None = None,
@@ -178,6 +179,7 @@ class World:
         self.processes = processes
         self._more_sinks = more_sinks
         self._events_out, self._events_account = events_out, events_account
+        self._max_signal_age_seconds = max_signal_age_seconds
         self.risk_rules = RiskRules(limits, switches)
         self.safety, self.is_safety_fail_open = safety, is_safety_fail_open
         self.verify_decisions = verify_decisions
@@ -288,7 +290,13 @@ class World:
         publisher = self._events_out
         out = [] if publisher is None else [EventsOut(place="Redis", cursor="events", types=types, publisher=publisher)]
         inboxes = {"events": self.events.queue}
-        return EventSources(account_id=self._events_account, inboxes=inboxes, out=out, kill_key=self.kill_key)
+        return EventSources(
+            account_id=self._events_account,
+            max_signal_age_seconds=self._max_signal_age_seconds,
+            inboxes=inboxes,
+            out=out,
+            kill_key=self.kill_key,
+        )
 
     def _make_store(self, nonce: str) -> MongoStore:
         client: Any = FakeMongoClient(self.mongo, self.gate, self.store_faults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pymongo.errors import AutoReconnect
 from execution_service.api.answers import RECENT_SECONDS
 from execution_service.core.orders.status import Status
 from execution_service.storage.mongo.queries import WINDOWS
+from execution_service.trading.trader import TradingRules
 from tests.core.risk_cases import written
 from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, world_of
 from tests.service.audit import audit
@@ -113,6 +115,59 @@ async def test_two_names_for_one_order_are_refused(tmp_path: Path) -> None:
         assert world.records() == []
 
 
+async def test_entry_that_names_a_stop_and_no_quantity_is_sized_once_and_the_answer_has_the_arithmetic(
+    tmp_path: Path,
+) -> None:
+    rules = TradingRules(risk_per_trade=Decimal("0.01"), order_timeout_seconds=0.0)
+    async with http_world(tmp_path, market=BY_HAND, rules=rules) as (world, http):
+        wish = {"symbol": "AAPL", "side": "buy", "price": 50, "stop_loss": 48}
+        first = await http.post(ORDER_PATH, json=wish, headers={"Idempotency-Key": "mine"})
+        assert first.status_code == 200
+        assert first.json()["quantity"] is None
+        assert "its quantity is worked out from its stop as it leaves" in first.json()["message"]
+        await world.run(3)
+        again = await http.post(ORDER_PATH, json=wish, headers={"Idempotency-Key": "mine"})
+        assert (again.json()["quantity"], again.headers["idempotency-replayed"]) == (5000, "true")
+        arithmetic = "equity 1000000 x 0.01 = 10000 at risk; 2 lost by one unit from 50 to 48; 5000 units"
+        assert arithmetic in again.json()["message"]
+        story = (await http.get(f"{ORDERS}/mine")).json()["orders"][0]
+        assert any(arithmetic in event["words"] for event in story["events"])
+        assert [placed.ticket.quantity for placed in world.placed()] == [5000]
+        other = await http.post(ORDER_PATH, json=wish | {"quantity": 5000}, headers={"Idempotency-Key": "mine"})
+        assert (other.status_code, codes(other)) == (422, ["DUPLICATE_CONFLICT"])
+
+
+async def test_a_refusal_of_a_sized_order_has_the_arithmetic(tmp_path: Path) -> None:
+    rules = TradingRules(risk_per_trade=Decimal("0.01"), order_timeout_seconds=0.0)
+    async with http_world(tmp_path, rules=rules, limits=written(max_gross_exposure=100)) as (world, http):
+        wish = {"symbol": "AAPL", "side": "buy", "price": 50, "stop_loss": 48, "signal_id": "mine"}
+        await http.post(ORDER_PATH, json=wish)
+        await world.run(3)
+        refused = await http.post(ORDER_PATH, json=wish)
+        assert refused.status_code == 422
+        assert refused.json()["sized"].startswith("equity 1000000 x 0.01 = 10000 at risk; 2 lost by one unit")
+        assert refused.json()["reasons"][0]["actual_value"] == "250000"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "there is no stop_loss to size the order by"),
+        ({"stop_loss": 48, "signal_type": "EXIT", "entry_signal_id": "e"}, "quantity is missing"),
+        ({"stop_loss": 48, "total_legs": 2, "leg_index": 0}, "quantity is missing"),
+        ({"stop_loss": 48, "quantity": 0}, "quantity"),
+    ],
+)
+async def test_what_cannot_be_sized_is_refused_by_its_reason(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    async with http_world(tmp_path, rules=TradingRules(risk_per_trade=Decimal("0.01"))) as (world, http):
+        response = await http.post(ORDER_PATH, json={"symbol": "AAPL", "side": "buy", "price": 50} | changes)
+        assert (response.status_code, codes(response)) == (422, ["INVALID_ORDER"])
+        assert words in response.json()["detail"]
+        assert world.records() == []
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -121,6 +176,7 @@ async def test_two_names_for_one_order_are_refused(tmp_path: Path) -> None:
         ({"quantity": 0}, "quantity"),
         ({"quantity": -1}, "quantity"),
         ({"quantity": None}, "quantity is missing"),
+        ({"quantity": None, "stop_loss": 9}, "quantity is missing: TRADE_RISK_PER_TRADE is not set"),
         ({"quantity": "1e400"}, "quantity"),
         ({"quantity": True}, "quantity"),
         ({"symbol": None}, "symbol"),

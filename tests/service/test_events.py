@@ -15,6 +15,7 @@ from execution_service.control.requests import Replay
 from execution_service.core.messages.events_in import DECISION, INTENT, MANUAL, Hint
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
+from execution_service.trading.trader import TradingRules
 from tests.core.test_events_in import DECIDED, OF_THE_ENGINE, OF_THE_ROUTER
 from tests.fakes import ACCOUNT, BY_HAND, RESTING, UNPROTECTED, Moment, RecordingEvents, World, world_of
 from tests.service.audit import audit
@@ -62,6 +63,94 @@ async def test_old_decision_is_not_traded_however_new_its_message(tmp_path: Path
         assert order.reason is not None
         assert order.reason.code == "STALE_ORDER"
         assert not world.book().orders()
+
+
+@pytest.mark.parametrize(
+    ("seconds_old", "words"),
+    [
+        (59, None),
+        (61, "decided 61 s before it came"),
+        (-59, None),
+        (-3600, "ahead of our clock"),  # a sender that writes local time for UTC
+    ],
+)
+@pytest.mark.parametrize("event_type", [DECISION, MANUAL])
+async def test_decision_whose_age_is_too_great_or_not_known_is_recorded_told_and_not_traded(
+    tmp_path: Path, seconds_old: int, words: str | None, event_type: str
+) -> None:
+    events = RecordingEvents()
+    async with world_of(tmp_path, rules=UNPROTECTED, events_out=events) as world:
+        decided_at = (world.clock.now() - timedelta(seconds=seconds_old)).isoformat()
+        wish = decision(world) if event_type == DECISION else {"symbol": "BTCUSDT", "side": "buy", "quantity": 1}
+        for _ in range(2):
+            world.event(event_type, wish | {"timestamp": decided_at})
+            await world.run(3)
+        (order,) = world.records()
+        if words is None:
+            assert order.status is Status.FILLED
+            return
+        assert order.reason is not None
+        assert (order.status, order.reason.code) == (Status.REJECTED, "STALE_ORDER")
+        assert words in order.reason.message
+        assert "MAX_SIGNAL_AGE_SECONDS is 60" in order.reason.message
+        assert not world.book().orders()
+        assert any(words in text for text in world.notifier.texts)
+        assert {e.event_type for e in events.told} == {"order.failed", "execution.result"}
+        assert not world.documents("execution_dead_letters")
+
+
+async def test_history_that_is_published_anew_is_refused_and_what_was_traded_of_it_stays(tmp_path: Path) -> None:
+    async with world_of(tmp_path, rules=UNPROTECTED) as world:
+        traded, missed = decision(world), decision(world, symbol="ETHUSDT")
+        world.event(DECISION, traded)
+        await world.run(5)
+        world.clock.move(120)
+        for _ in range(2):
+            world.event(DECISION, traded)
+            world.event(DECISION, missed)
+            await world.restart()
+            await world.run(5)
+        assert {order.accepted_request.instrument.symbol: order.status for order in world.records()} == {
+            "BTCUSDT": Status.FILLED,
+            "ETHUSDT": Status.REJECTED,
+        }
+        assert len(world.book().orders()) == 1
+        audit(world)
+
+
+async def test_exit_that_comes_late_leaves(tmp_path: Path) -> None:
+    async with world_of(tmp_path, rules=UNPROTECTED) as world:
+        world.event(DECISION, decision(world))
+        await world.run(5)
+        world.clock.move(120)
+        late = (world.clock.now() - timedelta(seconds=100)).isoformat()
+        world.event(
+            DECISION,
+            decision(world, side="sell", reduceOnly=True, timestamp=late) | {"stop_loss": None, "take_profit": None},
+        )
+        await world.run(5)
+        exit_ = next(order for order in world.records() if order.identity.purpose is Purpose.EXIT)
+        assert exit_.status is Status.FILLED
+
+
+async def test_age_of_signals_is_not_looked_at_where_it_is_switched_off(tmp_path: Path) -> None:
+    async with world_of(tmp_path, rules=UNPROTECTED, max_signal_age_seconds=0) as world:
+        world.event(DECISION, decision(world, timestamp=(world.clock.now() - timedelta(seconds=200)).isoformat()))
+        await world.run(5)
+        (order,) = world.records()
+        assert order.status is Status.FILLED
+
+
+async def test_manual_order_that_names_its_stop_is_sized(tmp_path: Path) -> None:
+    rules = TradingRules(risk_per_trade=Decimal("0.01"), order_timeout_seconds=0.0)
+    async with world_of(tmp_path, market=BY_HAND, rules=rules) as world:
+        wish = {"signal_id": "mine", "symbol": "AAPL", "side": "buy", "price": 50, "stop_loss": 48}
+        for _ in range(2):
+            world.event(MANUAL, wish)
+            await world.run(3)
+        order = world.record("mine")
+        assert (order.status, order.quantity) == (Status.SUBMITTED, 5000)
+        assert [placed.ticket.quantity for placed in world.placed()] == [5000]
 
 
 async def test_same_decision_with_another_size_is_never_placed(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from execution_service.control.results import Done, Refused, Result
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.storage.ports.commands import Command
+from simulators.telegram import read_html
 from tests.fakes import BY_HAND, RESTING, World, two_worlds, world_of
 from tests.service.audit import audit
 
@@ -63,6 +64,18 @@ def exits(world: World) -> dict[str, tuple[Side, str]]:
             p.ticket.client_order_id == o.client_order_id for o in world.records() if o.identity.purpose is Purpose.EXIT
         )
     }
+
+
+async def test_a_scope_in_which_nothing_is_held_is_said_to_be_one(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        await hold(world, "long", quantity=100)
+        told = answer(await give(world, Kind.FLATTEN, "f1", scope="account:mistyped"))
+        assert told["orders"] == []
+        assert told["left_out"] == ["nothing is held within account:mistyped, so nothing is closed"]
+        assert exits(world) == {}
+        await world.run(2)
+        (text,) = world.notifier.titled("Flatten Ordered")
+        assert "Orders: none" in read_html(text)
 
 
 async def test_each_holding_within_the_scope_gets_one_exit_of_exactly_what_is_held(tmp_path: Path) -> None:

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.telegram.asked import Asked, KillAsked, ResumeAsked, Word, asked, kill_asked, resume_asked
+from execution_service.telegram.asked import Asked, KillAsked, StepAsked, Word, asked, kill_asked, step_asked
 from notifications.incoming import IncomingUnavailable
 from simulators.telegram import read_html
+from tests.core.risk_cases import written as risk_limits
 from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, two_worlds, world_of
+from tests.fakes.broker import GatedBroker
 from tests.fakes.chat import BOT, GROUP, OTHER, STRANGER, USER, WrittenTexts, begin_chat
+from tests.service.test_limit_breaches import Money, tell
 
 
 @contextlib.asynccontextmanager
@@ -100,6 +103,54 @@ async def test_trade_is_resumed_in_two_steps_by_the_same_person_after_a_minute(t
         world.send("sig")
         await world.run(2)
         assert world.record().status is Status.FILLED
+
+
+async def test_losses_are_measured_anew_in_two_steps_by_the_same_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    money = Money()
+    monkeypatch.setattr(GatedBroker, "balances", lambda _: money.balances())
+    async with chat_world(tmp_path, limits=risk_limits(max_daily_loss=100)) as (world, written):
+        await tell(world, money, 1_000)
+        await tell(world, money, 600)
+        assert "/rebase SCOPE reason" in await answer_to(world, written, "/rebase")
+        assert "/rebase SCOPE reason" in await answer_to(world, written, "/rebase all")
+        assert "is no scope" in await answer_to(world, written, "/rebase everything 400 paid out")
+        first = await answer_to(world, written, f"/rebase Account:{ACCOUNT} 400 paid out")
+        nonce = re.search(rf"/rebase account:{ACCOUNT} ([0-9a-f]{{12}})", first)
+        assert nonce is not None
+        second = f"/rebase account:{ACCOUNT} {nonce[1]}"
+        assert "begin again" in await answer_to(world, written, f"/rebase all {nonce[1]}")
+        assert "by the same person" in await answer_to(world, written, second, user=OTHER, name="Bob")
+        assert not world.documents("execution_alerts", kind="risk_rebased")
+        assert "MEASURED ANEW account:acct-1\nIn 1 account, by Telegram (Ann" in await answer_to(world, written, second)
+        assert "begin again" in await answer_to(world, written, second)
+        (told,) = world.documents("execution_alerts", kind="risk_rebased")
+        assert f"Telegram (Ann, {USER})" in told["text"]
+        assert "400 paid out" in told["text"]
+        await tell(world, money, 600)
+        world.send("after")
+        await world.run(5)
+        assert world.record("after").status is Status.FILLED
+
+
+async def test_a_first_step_that_is_old_or_of_another_life_measures_nothing_anew(tmp_path: Path) -> None:
+    async with chat_world(tmp_path, limits=risk_limits(max_daily_loss=100)) as (world, written):
+        first = await answer_to(world, written, "/rebase all paid out")
+        second = re.search(r"/rebase all [0-9a-f]{12}", first)
+        assert second is not None
+        await world.run(601)
+        assert "begin again" in await answer_to(world, written, second[0])
+        assert not world.documents("execution_alerts", kind="risk_rebased")
+
+
+async def test_a_second_step_is_shown_as_it_is_to_be_written(tmp_path: Path) -> None:
+    async with chat_world(tmp_path) as (world, written):
+        await answer_to(world, written, '/kill "strategy:Mean Reversion" odd')
+        first = await answer_to(world, written, '/resume "strategy:Mean Reversion" looked at it')
+        (second,) = [line for line in first.splitlines() if line.startswith("/resume")]
+        await world.run(60)
+        assert "ARMED strategy:Mean Reversion" in await answer_to(world, written, second)
 
 
 async def test_resume_without_a_scope_names_what_is_engaged_and_arms_nothing(tmp_path: Path) -> None:
@@ -366,9 +417,9 @@ def test_a_kill_is_read_as_a_telephone_writes_it(text: str, wish: KillAsked) -> 
 
 
 def test_a_nonce_is_told_from_a_reason() -> None:
-    assert resume_asked(("all", "0123456789ab")) == ResumeAsked("all", "0123456789ab", "")
-    assert resume_asked(("all", "looked", "at", "it")) == ResumeAsked("all", None, "looked at it")
-    assert resume_asked(()) is None
+    assert step_asked(("all", "0123456789ab")) == StepAsked("all", "0123456789ab", "")
+    assert step_asked(("all", "looked", "at", "it")) == StepAsked("all", None, "looked at it")
+    assert step_asked(()) is None
     assert asked(f"/status@{BOT.upper()}", BOT) == Asked(Word.STATUS)
     assert GROUP < 0
 

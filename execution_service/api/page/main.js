@@ -148,7 +148,7 @@ async function start() {
   attention.begin(done);
   orders.begin(() => { polling.ask("orders"); setTimeout(() => polling.ask("orders"), KEPT_MS); });
   positions.begin();
-  limits.begin();
+  limits.begin(done);
   const out = () => { loggedOut(); };
   const came = () => { startedAt = performance.now(); loggedIn(); };
   whenLoggedOut(() => session.ended(came, out));

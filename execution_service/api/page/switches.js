@@ -102,7 +102,7 @@ function switchRow() {
 }
 
 /** What is meant: everything, or an account, a strategy, a symbol. `value()` is its scope; null: nothing is named yet. */
-function scopeField(label, chosen, kinds) {
+export function scopeField(label, chosen, kinds) {
   const names = { all: "Everything", account: "An account", strategy: "A strategy", symbol: "A symbol" };
   if (chosen !== null && !["all"].includes(chosen)) {
     return { node: h("div", { class: "field" }, h("p", {}, h("strong", { text: `${label}: ` }), scopeWords(chosen))), value: () => chosen, on: () => {} };

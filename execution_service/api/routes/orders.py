@@ -32,6 +32,7 @@ from execution_service.control.commands import Commands
 from execution_service.control.requests import Kind
 from execution_service.control.results import Done, Refused
 from execution_service.core.messages.fields import UnreadableMessage, object_of, text_of
+from execution_service.core.orders.events import Sized
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.texts.values import plain
@@ -138,7 +139,7 @@ class OrderRoutes:
             "trade_id": None,
             "symbol": order.symbol,
             "side": placed.side_word,
-            "quantity": float(order.quantity or 0),
+            "quantity": None if order.quantity is None else float(order.quantity),
             "price": None if price is None else float(price),
             "status": _STATUS_WORDS[order.status],
             "message": "; ".join(words),
@@ -231,13 +232,24 @@ def _refused(order: Order, headers: Mapping[str, str]) -> Problem:
     words = "refused" if order.reason is None else plain(order.reason.message)
     reasons = [reason(code, **each) for each in reasons_of(order)] or [reason(code, words)]
     told = {"order_id": order.order_id, "signal_id": order.signal_id, "order_status": order.status.value}
-    return Problem(422, "order-refused", words, reasons=reasons, headers=headers, **told)
+    arithmetic = _arithmetic(order)
+    sized = {} if arithmetic is None else {"sized": arithmetic}
+    return Problem(422, "order-refused", words, reasons=reasons, headers=headers, **told, **sized)
 
 
 def _what_became(order: Order) -> str:
     if order.reason is not None:
         return f"{order.status}: {plain(order.reason.message)}"
-    return f"{order.status}, stored as {order.order_id}"
+    arithmetic = _arithmetic(order)
+    size = "" if arithmetic is None else f"; sized: {arithmetic}"
+    if order.quantity is None and order.cash_quantity is None and not order.status.is_final:
+        size = "; its quantity is worked out from its stop as it leaves"
+    return f"{order.status}, stored as {order.order_id}{size}"
+
+
+def _arithmetic(order: Order) -> str | None:
+    """How its quantity was worked out; None: it named one, or it has none yet."""
+    return next((plain(event.arithmetic) for event in reversed(order.events) if isinstance(event, Sized)), None)
 
 
 def _checked(name: str) -> str:
@@ -289,7 +301,7 @@ _PLACE: dict[str, Any] = {
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "required": ["symbol", "side", "quantity"],
+                    "required": ["symbol", "side"],
                     "properties": {
                         "symbol": {
                             "type": "string",
@@ -298,7 +310,10 @@ _PLACE: dict[str, Any] = {
                             "pattern": r"^[A-Za-z0-9._/&:-][A-Za-z0-9._/&: -]*$",
                         },
                         "side": {"type": "string", "enum": ["buy", "sell", "long", "short"]},
-                        "quantity": _NUMBER,
+                        "quantity": {
+                            **_NUMBER,
+                            "description": "An entry with a stop_loss may leave it out where TRADE_RISK_PER_TRADE is set: it is sized as it leaves",
+                        },
                         "price": {**_NUMBER, "description": "The limit; without one the order is at the market"},
                         "leverage": {
                             "type": "integer",

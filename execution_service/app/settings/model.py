@@ -170,6 +170,7 @@ class Environment(Variables):
     pubsub_events: Flag = False
     pubsub_targets: Flag = False
     events_account: Name | None = None
+    max_signal_age_seconds: Seconds = 60
     memory_dir: RootedPath | None = None
 
     telegram_enabled: Flag = False

@@ -527,9 +527,17 @@ class _Draft:
         fields = self.fields
         if fields.has("quantity"):
             return
-        is_alone = self.purpose is Purpose.ENTRY and self.total_legs == 1
-        if not (may_be_sized and is_alone and self.stop_loss is not None):
+        if self.purpose is Purpose.EXIT or self.total_legs != 1:
             fields.problems.append("quantity is missing")
+        elif not may_be_sized:
+            unset = (
+                ""
+                if self.stop_loss is None
+                else ": TRADE_RISK_PER_TRADE is not set, so that no stop_loss stands for it"
+            )
+            fields.problems.append(f"quantity is missing{unset}")
+        elif self.stop_loss is None:
+            fields.problems.append("quantity is missing, and there is no stop_loss to size the order by")
 
     def _required(self, names: tuple[str, str]) -> str | None:
         fields = self.fields

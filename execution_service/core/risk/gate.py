@@ -14,7 +14,7 @@ from functools import cached_property, partial, reduce
 from typing import TypeAlias
 
 from brokers.base import AssetClass, OrderType, Side
-from execution_service.core.exact import EXACT, ZERO
+from execution_service.core.exact import EXACT, ZERO, shown_beside
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import key_of
@@ -32,6 +32,8 @@ from execution_service.core.risk.exposure import (
 from execution_service.core.risk.kill import KillState, lets_pass, strictest
 from execution_service.core.risk.limits import (
     MINUTE_SECONDS,
+    QUOTIENT_PLACES,
+    QUOTIENTS,
     Applicable,
     Bound,
     LimitType,
@@ -358,6 +360,10 @@ def _amount(value: Decimal) -> str:
     return f"{value.normalize():f}"
 
 
+def _quotient(value: Decimal, limit: Decimal) -> str:
+    return _amount(shown_beside(value, limit, QUOTIENT_PLACES))
+
+
 def _in(bound: Bound) -> str:
     table = bound.scope if bound.is_written else "built in"
     return f"({table})"
@@ -397,10 +403,9 @@ def _figure(
         return
     earlier = before()
     if earlier is None or actual > earlier:
-        words = f"{what} would be {_amount(actual)}, the limit is {_amount(bound.number)} {_in(bound)}"
-        yield Breach(
-            limit_type=bound.limit, limit_value=_amount(bound.number), actual_value=_amount(actual), message=words
-        )
+        shown = _quotient(actual, bound.number) if bound.limit in QUOTIENTS else _amount(actual)
+        words = f"{what} would be {shown}, the limit is {_amount(bound.number)} {_in(bound)}"
+        yield Breach(limit_type=bound.limit, limit_value=_amount(bound.number), actual_value=shown, message=words)
 
 
 _ON_MARGIN = frozenset({AssetClass.FUTURE, AssetClass.CFD, AssetClass.FOREX})
@@ -570,8 +575,8 @@ def _protection(case: _Case) -> Iterator[_Finding]:
         return
     broken = high if most is not None and away > most else low
     limit = "stop_loss" if broken is None or away <= 0 else str(broken.limit)
-    words = f"the stop {_amount(stop)} is {_amount(away)} per cent on the losing side of {_amount(price)}, allowed is {_amount(allowed)}"
-    yield Breach(limit_type=limit, limit_value=_amount(allowed), actual_value=_amount(away), message=words)
+    words = f"the stop {_amount(stop)} is {_quotient(away, allowed)} per cent on the losing side of {_amount(price)}, allowed is {_amount(allowed)}"
+    yield Breach(limit_type=limit, limit_value=_amount(allowed), actual_value=_quotient(away, allowed), message=words)
 
 
 def _trail(request: OrderRequest, price: Decimal) -> Decimal:
@@ -763,10 +768,9 @@ def _losses(case: _Case) -> Iterator[_Finding]:
             return
         yield Use(limit=bound.limit, total=account, limit_value=bound.number, actual_value=fallen)
         if fallen >= bound.number:
-            words = f"the equity is {_amount(fallen)} per cent below its peak, the limit is {_amount(bound.number)} {_in(bound)}"
-            yield Breach(
-                limit_type=bound.limit, limit_value=_amount(bound.number), actual_value=_amount(fallen), message=words
-            )
+            shown = _quotient(fallen, bound.number)
+            words = f"the equity is {shown} per cent below its peak, the limit is {_amount(bound.number)} {_in(bound)}"
+            yield Breach(limit_type=bound.limit, limit_value=_amount(bound.number), actual_value=shown, message=words)
 
 
 def _repetition(case: _Case) -> Iterator[_Finding]:

@@ -282,6 +282,19 @@ _TOTALS = frozenset(
 )
 OF_RESULTS = (LimitType.MAX_DAILY_LOSS, LimitType.MAX_DRAWDOWN)
 """They compare readings of an account's equity, or of the profit of a strategy or symbol in it."""
+QUOTIENTS = frozenset(
+    {
+        LimitType.MAX_LEVERAGE,
+        LimitType.MAX_DRAWDOWN_PCT,
+        LimitType.PRICE_COLLAR_PCT,
+        LimitType.MAX_SLIPPAGE_PCT,
+        LimitType.MIN_STOP_DISTANCE_PCT,
+        LimitType.MAX_STOP_DISTANCE_PCT,
+        LimitType.MAX_TARGET_DISTANCE_PCT,
+    }
+)
+"""What they compare are quotients, which may have no end of digits: they are compared exactly, and shown with `QUOTIENT_PLACES`."""
+QUOTIENT_PLACES = 6
 OF_ACCOUNTS_ONLY = frozenset(
     {
         LimitType.MAX_DRAWDOWN_PCT,

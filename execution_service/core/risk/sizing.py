@@ -36,6 +36,9 @@ class Sized:
     arithmetic: str
 
 
+_DIGITS_OF_A_PRICE = 18
+
+
 def sized(
     *,
     side: Side,
@@ -116,6 +119,8 @@ def _problems(
 
 
 def _shortened(value: Decimal) -> str:
-    """Without trailing zeros, with at most 10 decimals."""
-    shown = value.quantize(Decimal("1e-10"), rounding=ROUND_DOWN, context=EXACT).normalize() if value else ZERO
+    """Without trailing zeros; exactly where it has no more digits than a price may have, else cut off after 10 decimals."""
+    shown = value.normalize(EXACT)
+    if len(shown.as_tuple().digits) > _DIGITS_OF_A_PRICE:
+        shown = value.quantize(Decimal("1e-10"), rounding=ROUND_DOWN, context=EXACT).normalize(EXACT)
     return f"{shown:f}"

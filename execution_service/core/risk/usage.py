@@ -8,7 +8,7 @@ from datetime import datetime, tzinfo
 from decimal import Decimal
 
 from brokers.base import Side
-from execution_service.core.exact import EXACT, ZERO
+from execution_service.core.exact import EXACT, ZERO, shown_beside
 from execution_service.core.orders.events import UsedPrice
 from execution_service.core.risk.book import LastUse, RiskBook
 from execution_service.core.risk.counters import Counters, rolled
@@ -16,6 +16,8 @@ from execution_service.core.risk.exposure import Exposure, Reservation
 from execution_service.core.risk.limits import (
     MINUTE_SECONDS,
     OF_ACCOUNTS_ONLY,
+    QUOTIENT_PLACES,
+    QUOTIENTS,
     Bound,
     LimitType,
     Repetition,
@@ -65,6 +67,16 @@ class Usage:
         if self.value > 0:
             return EXACT.divide(self.used * HUNDRED, self.value)
         return 2 * HUNDRED if self.used > 0 else HUNDRED
+
+    def shown_percent(self, places: int) -> Decimal:
+        """With at most so many decimals, beside 100; what is near stays so."""
+        shown = shown_beside(self.percent, HUNDRED, places)
+        return shown.quantize(Decimal(1), context=EXACT) if shown == shown.to_integral_value() else shown
+
+    @property
+    def shown_used(self) -> Decimal:
+        """`used`, exact where it is no quotient."""
+        return shown_beside(self.used, self.value, QUOTIENT_PLACES) if self.limit_type in QUOTIENTS else self.used
 
     @property
     def is_near(self) -> bool:

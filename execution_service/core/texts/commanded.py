@@ -51,6 +51,7 @@ HELP = "\n".join(
         "/cancel ID, /cancel all",
         "/kill [scope] [halt] [cancel] [reason] — at once; without a scope everything. cancel: working entries too",
         "/resume scope reason, then /resume scope NONCE — not before 60 s after the kill",
+        "/rebase scope reason, then /rebase scope NONCE — daily loss and drawdown are measured anew",
         "/stance SCOPE STANCE reason — how urgently plans are carried out; EMERGENCY: reductions only; alone: what counts",
         "A scope is all, account:ID, strategy:NAME, symbol:SYMBOL, or some joined by +",
     )
@@ -195,7 +196,7 @@ def limits(uses: Sequence[Usage], trips: Sequence[tuple[str, Trip]]) -> str:
     ]
     ordered = sorted(uses, key=lambda use: use.percent, reverse=True)
     rows = [
-        f"{use.limit_type} {_safe(use.scope)}: {quantity(use.used)} of {quantity(use.value)} ({use.percent.quantize(Decimal(1))} %)"
+        f"{use.limit_type} {_safe(use.scope)}: {quantity(use.shown_used)} of {quantity(use.value)} ({use.shown_percent(0)} %)"
         for use in ordered
     ]
     shown = _listed("Limits", rows, none="nothing is used of any limit")
@@ -285,10 +286,25 @@ def kill_not_known(scope: str) -> str:
     return _titled("🚨 Kill", [f"It is not known whether {_safe(scope)} is stopped. /status tells; give it again."])
 
 
-def arming_begun(*, scope: str, nonce: str, not_before: str) -> str:
-    return _titled(
-        "⏳ Not armed yet", [f"Not before {_safe(not_before)}:", f"<code>/resume {_safe(scope)} {nonce}</code>"]
+def arming_begun(*, second: str, not_before: str) -> str:
+    """`second`: the second step, as it is to be written."""
+    return _titled("⏳ Not armed yet", [f"Not before {_safe(not_before)}:", f"<code>{_safe(second, 500)}</code>"])
+
+
+def rebase_begun(*, scope: str, second: str, seconds: float) -> str:
+    words = (
+        f"Daily loss and drawdown within {scope} would count from the next readings on, and losses from before no more. "
+        f"Within {age(seconds)}:"
     )
+    return _titled("⏳ Not measured anew yet", [_safe(words, 500), f"<code>{_safe(second, 500)}</code>"])
+
+
+def rebased(*, scope: str, by: str, count: int) -> str:
+    """`count`: in how many accounts that has changed something."""
+    if not count:
+        return _titled("Not measured anew", [f"Within {_safe(scope)} nothing is measured yet."])
+    words = f"In {counted_noun(count, 'account')}, by {by}: from the next readings on; until then what was measured applies."
+    return _titled(f"✅ MEASURED ANEW {_safe(scope)}", [_safe(words, 500)])
 
 
 def armed(*, scope: str, person: str) -> str:

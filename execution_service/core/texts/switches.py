@@ -5,6 +5,7 @@ from __future__ import annotations
 from execution_service.core.risk.kill import KillLevel, Switch
 from execution_service.core.risk.switch_record import Change, Deed
 from execution_service.core.texts.messages import html_message
+from execution_service.core.texts.values import counted_noun
 
 PASSES = {
     KillLevel.REDUCE_ONLY: "exits and cancels go on; no new risk is taken",
@@ -45,7 +46,10 @@ def flattening(*, scope: str, person: str, reason: str, count: int) -> str:
         ("Scope", scope),
         ("By", person),
         ("Reason", reason),
-        ("Orders", f"{count} ordinary exits; each tells by itself what became of it"),
+        (
+            "Orders",
+            f"{counted_noun(count, 'ordinary exit')}; each tells by itself what became of it" if count else "none",
+        ),
     )
 
 
