@@ -23,6 +23,7 @@ from brokers.base import (
     NoQuote,
     OrderRef,
     PositionEnding,
+    PositionMovement,
     Quote,
     Report,
     Reports,
@@ -103,6 +104,8 @@ class BrokerFaults:
         """What is told of the account's money instead."""
         self.endings: Sequence[PositionEnding] = ()
         """What is told of options that ended."""
+        self.movements: Sequence[PositionMovement] = ()
+        """What is told of shares that moved without an order."""
         self.concern: str | None = None
         """What is amiss with the sessions, besides their capabilities."""
         self.retells_changes = False
@@ -300,6 +303,12 @@ class GatedBroker:
             return [ending for ending in self._faults.endings if ending.at >= since]
 
         return await self._pass("endings", "", told)
+
+    async def movements(self, since: datetime) -> Sequence[PositionMovement]:
+        async def told() -> Sequence[PositionMovement]:
+            return [movement for movement in self._faults.movements if movement.on >= since.date()]
+
+        return await self._pass("movements", "", told)
 
     async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
         about = ",".join(sorted(each.symbol for each in instruments))
