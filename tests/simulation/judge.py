@@ -260,8 +260,7 @@ def stands_still(life: Life) -> Iterator[str]:
     for order in orders:
         if order.status is not Status.PENDING or order.request.account_id in life.unconfigured:
             continue
-        waits = (_waits_for_its_entry, _waits_for_a_person, _waits_for_a_leg)
-        if any(waits_for(order, orders) for waits_for in waits):
+        if _waits_for_its_entry(order, orders) or _waits_for_a_person(order, orders) or _waits_for_a_leg(order, orders):
             continue
         if order.request.total_legs > 1:
             continue  # the other leg may not have come
@@ -285,7 +284,7 @@ def _waits_for_a_person(order: Order, orders: list[Order]) -> bool:
 
 
 def _waits_for_a_leg(order: Order, orders: list[Order]) -> bool:
-    """An exit, until it is too old, of what a leg of its signal that has not come would have opened."""
+    """An exit of what a leg of its signal that has not come would have opened: until it is too old, and for ever where its strategy holds such."""
     names = _entries_of(order)
     legs = [o for o in orders if o.identity.purpose is Purpose.ENTRY and o.signal_id in names]
     return any(len(legs) < o.request.total_legs for o in legs) and not any(_line_of(o) == _line_of(order) for o in legs)
@@ -293,7 +292,9 @@ def _waits_for_a_leg(order: Order, orders: list[Order]) -> bool:
 
 def _may_wait_for_ever(order: Order, orders: list[Order]) -> bool:
     is_exit = order.identity.purpose is Purpose.EXIT
-    return is_exit and (_waits_for_its_entry(order, orders) or _waits_for_a_person(order, orders))
+    return is_exit and (
+        _waits_for_its_entry(order, orders) or _waits_for_a_person(order, orders) or _waits_for_a_leg(order, orders)
+    )
 
 
 def _line_of(order: Order) -> tuple[str, str, str]:
