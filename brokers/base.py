@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Context, Decimal
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -471,6 +471,45 @@ class TellsEndings(Protocol):
     async def endings(self, since: datetime) -> Sequence[PositionEnding]:
         """Those that the broker recorded from then on, oldest first, which may be a day after the position has changed. What cannot be read whole,
         contradicts itself or was taken back is left out. Sends no order. Raises BrokerUnavailable and NotAnswered."""
+
+
+class MovementKind(StrEnum):
+    """By what a position in shares changed without an order."""
+
+    SPLIT = "SPLIT"
+    """Of either direction."""
+    SPIN_OFF = "SPIN_OFF"
+    MERGER = "MERGER"
+    RENAME = "RENAME"
+    """A change of the symbol: as many leave under the old one as come under the new one."""
+    REORGANIZATION = "REORGANIZATION"
+    TRANSFER = "TRANSFER"
+    """From or to another broker or account."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionMovement:
+    """Shares that came or left without an order, by the broker's own record of that."""
+
+    movement_id: str
+    """The broker's; the same each time that it is told."""
+    kind: MovementKind
+    instrument: Instrument
+    also_called: frozenset[str] = frozenset()
+    """Other symbols under which an order may have named it."""
+    quantity: Decimal
+    """By how much the position changed; not 0."""
+    on: date
+    """The broker's day."""
+
+
+@runtime_checkable
+class RecordsMovements(Protocol):
+    """An adapter whose broker records how positions in shares changed without an order."""
+
+    async def movements(self, since: datetime) -> Sequence[PositionMovement]:
+        """Those that the broker recorded from then on, oldest first, which may be a day after the position has changed. What cannot be read or was
+        taken back is left out. Sends no order. Raises BrokerUnavailable and NotAnswered."""
 
 
 @runtime_checkable

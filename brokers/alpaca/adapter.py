@@ -28,6 +28,7 @@ from brokers.alpaca.calls import (
 from brokers.alpaca.endings import read_endings
 from brokers.alpaca.feed import TradeUpdates
 from brokers.alpaca.manifest import DATA_URL, LIVE_URL, MANIFEST, PAPER_URL, TradingMode, host_is_paper
+from brokers.alpaca.movements import read_movements
 from brokers.alpaca.orders import AccountOrders
 from brokers.alpaca.quotes import AccountQuotes, Feed
 from brokers.alpaca.rows import (
@@ -53,6 +54,7 @@ from brokers.base import (
     OrderRef,
     OrderType,
     PositionEnding,
+    PositionMovement,
     Quote,
     Report,
     Reports,
@@ -362,6 +364,11 @@ class AlpacaBroker:
         """By the account's activities, which on paper come at the start of the next day."""
         self._check_session()
         return await read_endings(self._calls, since)
+
+    async def movements(self, since: datetime) -> Sequence[PositionMovement]:
+        """By the account's activities, which may come later than the position changes."""
+        self._check_session()
+        return await read_movements(self._calls, since)
 
     async def balances(self) -> Sequence[Balance]:
         self._check_session()

@@ -6,13 +6,21 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 
 import structlog
 
-from brokers.base import UNNAMED_POSITION, BrokerPosition, Instrument, Report, ReportStatus
+from brokers.base import (
+    UNNAMED_POSITION,
+    AssetClass,
+    BrokerPosition,
+    Instrument,
+    PositionMovement,
+    Report,
+    ReportStatus,
+)
 from brokers.errors import BrokerError
 from execution_service.core.adoption.successors import explained, quantities_of, unexplained_changes
 from execution_service.core.orders.events import Doubted
@@ -79,6 +87,10 @@ CLEAN_REMEMBERED = 50_000
 STRANGERS_REMEMBERED = 20_000
 INCOMPARABLE_REMEMBERED = 5000
 NAMED_AT_MOST = 5
+MOVEMENTS_AGAIN_SECONDS = 300.0
+"""How often a broker is asked how positions changed without an order, while one differs: it may record that a day later."""
+MOVEMENTS_BACK = timedelta(days=10)
+"""What a broker recorded so long ago may explain a difference: the service may have been down."""
 _LISTED = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
 _OF_CHANGES = OF_POSITIONS | {DiscrepancyKind.IN_DOUBT}
 """What can be seen without a whole answer."""
@@ -124,6 +136,8 @@ class Account(Protocol):
         """Whether it ever does."""
 
     async def read_positions(self) -> Sequence[BrokerPosition]: ...
+
+    async def read_movements(self, since: datetime) -> Sequence[PositionMovement]: ...
 
     def products_of(self, instrument: Instrument) -> Sequence[str]: ...
 
@@ -197,6 +211,8 @@ class Reconciliation:
         """What the broker showed of its positions the last time, by instrument key; None: not asked yet."""
         self._earlier: dict[Key, Mapping[str, Decimal] | None] = {}
         """Of each position that differs: what the broker showed the last time before it did."""
+        self._movements: tuple[float, Mapping[Key, str], Sequence[PositionMovement]] = (float("-inf"), {}, ())
+        """What the broker recorded of shares that moved without an order: when it was asked, for which differences, and what it told."""
         self._suspected: dict[Key, Finding] = {}
         """Positions that a reading showed to differ, and that have not lasted yet."""
         self._moved: dict[str, Instrument] = {}
@@ -609,7 +625,8 @@ class Reconciliation:
         symbols = [position.instrument.symbol for position in theirs]
         account = self._account
         ours = await holdings(self._live, self._store, account.account_id, symbols, account.products_of)
-        compared = self._explained(self._compared(ours, theirs), theirs)
+        compared = self._compared(ours, theirs)
+        compared = self._explained(compared, theirs, await self._recorded(compared))
         await self._alert_unclear(theirs)
         unclear = frozenset((DiscrepancyKind.POSITION_DIFFERS, subject) for subject in compared.unclear)
         if not compared.findings:
@@ -670,7 +687,35 @@ class Reconciliation:
             await self._alerts.raise_alert(f"positions_cannot_be_read:{self._account.account_id}", words)
         self._unclear = names  # now that the alert was raised: else it is raised with the next comparison
 
-    def _explained(self, compared: PositionsCompared, theirs: Sequence[BrokerPosition]) -> PositionsCompared:
+    async def _recorded(self, compared: PositionsCompared) -> Sequence[PositionMovement]:
+        """What the broker recorded of shares that moved without an order, asked again while the same shares differ: it may record that later. What it
+        told last where it does not tell it now."""
+        differing = {
+            finding.key: finding.steady
+            for finding in compared.findings
+            if any(mine.asset_class is not AssetClass.OPTION for mine in compared.instruments[finding.subject])
+        }
+        asked_at, asked_for, told = self._movements
+        is_due = differing != asked_for or self._clock.monotonic() - asked_at >= MOVEMENTS_AGAIN_SECONDS
+        if differing and is_due:
+            asked_at = self._clock.monotonic()
+            try:
+                told = tuple(await self._account.read_movements(self._clock.now() - MOVEMENTS_BACK))
+            except Exception as exc:  # noqa: BLE001  whatever it was, nothing more is known
+                log.info(
+                    f"The broker does not tell how positions changed: {str(exc) or type(exc).__name__}",
+                    action="movements_not_told",
+                    account_id=self._account.account_id,
+                )
+            self._movements = asked_at, differing, told
+        return told if differing else ()
+
+    def _explained(
+        self,
+        compared: PositionsCompared,
+        theirs: Sequence[BrokerPosition],
+        recorded: Sequence[PositionMovement],
+    ) -> PositionsCompared:
         """With what is likely of how each difference came about: of what came since the position was last as we hold it."""
         self._earlier = {finding.key: self._earlier.get(finding.key, self._shown) for finding in compared.findings}
         self._shown = quantities_of(theirs)
@@ -681,7 +726,7 @@ class Reconciliation:
                 came = unexplained_changes(compared, self._earlier[finding.key])
                 group = compared.groups[finding.subject]
                 exits = [live.order for live in self._in_hand() if self._is_exit_at_work(live.order, group)]
-                worded = replace(explained(finding, group, came, today), resting=resting_exits(group, exits))
+                worded = replace(explained(finding, group, came, today, recorded), resting=resting_exits(group, exits))
             except Exception as exc:  # noqa: BLE001  that it differs is known without an explanation
                 self._cannot_compare(finding.subject, f"what explains the difference in {finding.subject}", exc)
                 worded = finding

@@ -14,6 +14,8 @@ from brokers.base import (
     HasMarketClock,
     Instrument,
     PositionEnding,
+    PositionMovement,
+    RecordsMovements,
     Report,
     TellsEndings,
     Tif,
@@ -389,6 +391,12 @@ class Trader:
         """As `TellsEndings.endings`; none where the broker records none. Raises BrokerError, TimeoutError: the connection is not judged by it."""
         broker = self._connection.broker
         return await self._connection.ask(broker.endings(since)) if isinstance(broker, TellsEndings) else ()
+
+    async def read_movements(self, since: datetime) -> Sequence[PositionMovement]:
+        """As `RecordsMovements.movements`; none where the broker records none. Raises BrokerError, TimeoutError: the connection is not judged by
+        it."""
+        broker = self._connection.broker
+        return await self._connection.ask(broker.movements(since)) if isinstance(broker, RecordsMovements) else ()
 
     async def read_balances(self) -> Sequence[Balance]:
         """Raises BrokerError, TimeoutError."""

@@ -18,6 +18,8 @@ Besides the API's own routes, for tests and people:
     market          opens_in_seconds: the market is closed for so long (nothing: it is open), and orders wait for it
     end_option      symbol, kind (expiry, assignment, exercise), contracts (nothing: all), posted_in_seconds: positions change at once, without an
                     execution, and the activities come so much later (on paper accounts of Alpaca's the next day)
+    move_shares     kind (split, spin_off, merger, rename, transfer), changes: so many shares of each symbol come or, below 0, leave without an
+                    order; posted_in_seconds: as of end_option, is_told: false where no activity ever tells of it
     lag             orders, fills: how many seconds later the lists show what is new
     market_data     plus: whether the account subscribes to all exchanges (SIP, OPRA); at first not: shares on IEX, options as indications
     quote           as of every gateway; without one an asset is quoted one step around its last price
@@ -60,8 +62,8 @@ from simulators.alpaca.book import (
     snapshot_item,
     status_of,
 )
-from simulators.alpaca.endings import OptionEndings
 from simulators.alpaca.market import ASSETS, Asset, Refused, find_asset, read_order
+from simulators.alpaca.movements import Movements
 from simulators.http_faults import HttpFault
 from simulators.http_gateway import HttpGateway, run_program
 from simulators.listener import Listener
@@ -188,7 +190,7 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
         self.api_key, self.secret_key = api_key, secret_key
         self.are_keys_good = True
         self.book = AlpacaBook(path, account_id=account_id, market=market or Market())
-        self._endings = OptionEndings(self.book)
+        self._movements = Movements(self.book)
         self._assets = {asset.symbol: asset for asset in assets}
         for symbol, price in (prices or {}).items():
             self.set_price(symbol, price)
@@ -305,7 +307,7 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
             case "GET", ["account", "activities", "FILL"]:
                 return self._activities(call)
             case "GET", ["account", "activities"]:
-                return self._endings.posted(dict(call.query))
+                return self._movements.posted(dict(call.query))
             case "GET", ["assets", *symbol]:
                 return self._asset("/".join(symbol), "us_equity", "crypto").row()
             case "GET", ["options", "contracts", symbol]:
@@ -665,6 +667,7 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
             "wash_trades": self.refuse_wash_trades,
             "market": self.set_market,
             "end_option": self.end_option,
+            "move_shares": self.move_shares,
         }
 
     def end_option(
@@ -672,7 +675,16 @@ class SimulatedAlpaca(HttpGateway[Call, Response]):
     ) -> list[dict[str, Any]]:
         """An option position ends, or so many contracts of it. Returns the activities."""
         number = None if contracts is None else Decimal(str(contracts))
-        rows = self._endings.end(self._asset(symbol, "us_option"), kind, number, posted_in_seconds)
+        rows = self._movements.end(self._asset(symbol, "us_option"), kind, number, posted_in_seconds)
+        self._wake_up.set()
+        return rows
+
+    def move_shares(
+        self, kind: str, changes: Mapping[str, object], posted_in_seconds: float = 0.0, is_told: bool = True
+    ) -> list[dict[str, Any]]:
+        """Shares come or leave without an order, of each symbol so many. Returns the activities."""
+        moved = {symbol: Decimal(str(change)) for symbol, change in changes.items()}
+        rows = self._movements.act(kind, moved, posted_in_seconds, is_told=is_told)
         self._wake_up.set()
         return rows
 

@@ -145,8 +145,10 @@ class KiteBook(PlannedBook):
         corrects: str | None = None,
         market_volume: Decimal | None = None,
     ) -> str:
-        """An execution is of one leg of an iceberg order: what goes beyond that is one of the next leg, which has a brokerage of its own. The id of
-        the last is returned."""
+        """An execution is of one leg of an iceberg order: what goes beyond that is one of the next leg. Each leg has a brokerage of its own, also
+        where only that of the whole was planned. The id of the last is returned."""
+        if order.ticket.display_quantity is not None and corrects is None and commission == 0:
+            commission = self._commission(order)
         while corrects is None and (left := _left_in_leg(order)) is not None and left < quantity:
             super()._record_fill(db, order, left, price, at, moment, commission, market_volume=market_volume)
             order = self._existing(db, OrderRef(client_order_id="", broker_order_id=order.broker_order_id))

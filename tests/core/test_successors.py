@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight
+from brokers.base import AssetClass, BrokerPosition, Instrument, MovementKind, OptionRight, PositionMovement
 from execution_service.core.adoption.successors import explained, quantities_of, unexplained_changes
 from execution_service.core.reconcile.discrepancies import Finding
 from execution_service.core.reconcile.positions import Holding, compare_positions
@@ -142,3 +142,57 @@ def test_other_names_and_whole_ratios_are_named(theirs: list[BrokerPosition], wo
 )
 def test_anything_else_is_not(theirs: list[BrokerPosition]) -> None:
     assert note([held(instrument("OLD"), 70)], theirs, [told(instrument("OLD"), 70)]) == ""
+
+
+# --- what the broker recorded ---------------------------------------------------------------------------------------
+
+
+def recorded(kind: MovementKind, quantity: int, day: int = 18, symbol: str = "OLD") -> PositionMovement:
+    return PositionMovement(
+        movement_id=f"{kind} {day} {quantity}",
+        kind=kind,
+        instrument=Instrument(symbol=symbol),
+        quantity=Decimal(quantity),
+        on=date(2026, 12, day),
+    )
+
+
+def finding_of(shown: int, *movements: PositionMovement) -> Finding:
+    compared = compare_positions([held(instrument("OLD"), 70)], [told(instrument("OLD"), shown)])
+    (found,) = compared.findings
+    return explained(found, compared.groups[found.subject], (), EXPIRY_DAY, movements)
+
+
+def test_what_the_broker_recorded_is_said_in_place_of_what_is_likely() -> None:
+    found = finding_of(140, recorded(MovementKind.SPLIT, 70))
+    assert found.note == "the broker recorded +70 by a split on 2026-12-18 (execctl adopt split)"
+    assert found.recorded == "SPLIT 18 70"
+
+
+def test_shares_that_left_and_came_back_fewer_are_one_split() -> None:
+    found = finding_of(7, recorded(MovementKind.SPLIT, -70), recorded(MovementKind.SPLIT, 7))
+    assert found.note.startswith(
+        "the broker recorded -70 by a split on 2026-12-18 (execctl adopt split), +7 by a split"
+    )
+
+
+def test_what_our_books_have_followed_before_explains_nothing_more() -> None:
+    found = finding_of(140, recorded(MovementKind.TRANSFER, 50, day=17), recorded(MovementKind.SPLIT, 70))
+    assert found.recorded == "SPLIT 18 70"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [recorded(MovementKind.SPLIT, 35), recorded(MovementKind.SPLIT, 70, symbol="NEW")],
+    ids=["another number", "another share"],
+)
+def test_records_that_do_not_come_to_the_difference_leave_what_is_likely(other: PositionMovement) -> None:
+    found = finding_of(140, other)
+    assert found.recorded == ""
+    assert found.note == "as after a split or merger of shares 2 for 1, if it was no trade"
+
+
+@pytest.mark.parametrize(("quantity", "verb"), [(5, "transfer-in"), (-5, "transfer-out")])
+def test_a_transfer_names_its_direction(quantity: int, verb: str) -> None:
+    found = finding_of(70 + quantity, recorded(MovementKind.TRANSFER, quantity))
+    assert f"by a transfer on 2026-12-18 (execctl adopt {verb})" in found.note

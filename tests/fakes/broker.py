@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from brokers.base import (
+    AssetClass,
     Balance,
     BrokerPosition,
     Capabilities,
@@ -22,6 +23,7 @@ from brokers.base import (
     NoQuote,
     OrderRef,
     PositionEnding,
+    PositionMovement,
     Quote,
     Report,
     Reports,
@@ -102,6 +104,8 @@ class BrokerFaults:
         """What is told of the account's money instead."""
         self.endings: Sequence[PositionEnding] = ()
         """What is told of options that ended."""
+        self.movements: Sequence[PositionMovement] = ()
+        """What is told of shares that moved without an order."""
         self.concern: str | None = None
         """What is amiss with the sessions, besides their capabilities."""
         self.retells_changes = False
@@ -182,7 +186,7 @@ class GatedBroker:
         if wrong:
             raise wrong.pop(0)
         ticket = await self.inner.fitted(ticket)
-        if not self.capabilities.combines_option_legs:
+        if not self.capabilities.combines_option_legs or ticket.instrument.asset_class is not AssetClass.OPTION:
             return ticket
         con_id = zlib.crc32(ticket.instrument.full_key.encode())
         return replace(ticket, terms=ContractTerms(con_id=con_id, multiplier=Decimal(100)))
@@ -202,17 +206,19 @@ class GatedBroker:
         return await self._pass("place_order", ticket.client_order_id, place)
 
     async def place_combined(self, combination: Combination, tickets: Sequence[Ticket]) -> Sequence[Report]:
-        """In the book each leg is an order of its own: what is one order is which are placed and cancelled together."""
-
         async def place() -> Sequence[Report]:
             assert [leg.client_order_id for leg in combination.legs] == [each.client_order_id for each in tickets]
             if tickets[0].reserved_order_id is not None:
                 self._ids.send(tickets[0].reserved_order_id)
             self._known_combinations[combination.client_order_id] = combination
-            self._combined.append(combination)
-            return [await self.inner.place_order(replace(each, reserved_order_id=None)) for each in tickets]
+            return await self._place_legs(combination, tickets)
 
         return await self._pass("place_combined", combination.client_order_id, place)
+
+    async def _place_legs(self, combination: Combination, tickets: Sequence[Ticket]) -> Sequence[Report]:
+        """In the book each leg is an order of its own: what is one order is which are placed and cancelled together."""
+        self._combined.append(combination)
+        return [await self.inner.place_order(replace(each, reserved_order_id=None)) for each in tickets]
 
     def know_combination(self, combination: Combination) -> bool:
         is_new = self._known_combinations.get(combination.client_order_id) != combination
@@ -297,6 +303,12 @@ class GatedBroker:
             return [ending for ending in self._faults.endings if ending.at >= since]
 
         return await self._pass("endings", "", told)
+
+    async def movements(self, since: datetime) -> Sequence[PositionMovement]:
+        async def told() -> Sequence[PositionMovement]:
+            return [movement for movement in self._faults.movements if movement.on >= since.date()]
+
+        return await self._pass("movements", "", told)
 
     async def quotes(self, instruments: Collection[Instrument]) -> Mapping[Instrument, Quote | NoQuote]:
         about = ",".join(sorted(each.symbol for each in instruments))

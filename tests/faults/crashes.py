@@ -10,7 +10,9 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +96,14 @@ LEASE_KILLS = tuple(
 
 @dataclass(slots=True)
 class Part:
-    """What the broker holds, is filled in part, and is cancelled then: one order, or all legs of one."""
+    """What the broker holds, and what happens to it there, each once what was before is recorded; one order, or all legs of one. At last upstream
+    cancels what is left, where that is wanted."""
 
     signals: Sequence[Signal]
-    fill: Callable[[], None]
-    is_filled: bool = False
-    is_cancelled: bool = False
+    happens: Sequence[Callable[[], None]]
+    is_cancelled_then: bool = True
+    happened: int = 0
+    is_over: bool = False
 
 
 class Journey:
@@ -134,7 +138,7 @@ class Journey:
         play.fault("place", "hold", part)
         play.fault("place", "reject", rejected)
         play.fault("place", "accept_then_drop", unanswered)
-        self.parts.append(Part([part], lambda: play.fill(part, 4)))
+        self.parts.append(Part([part], [lambda: play.fill(part, 4)]))
 
     def step(self) -> bool:
         """Does what is next; true when all has ended. A service that has just died answers nothing: then it is tried in the next life."""
@@ -151,18 +155,27 @@ class Journey:
             doubted = self.person.doubted()
             for signal in doubted:
                 self._decide(signal)
-            is_done = all(part.is_cancelled or self._was_never_placed(part) for part in self.parts)
+            is_done = all(part.is_over or self._was_never_placed(part) for part in self.parts)
             return is_done and not doubted and all(self._has_ended(signal) for signal in play.signals)
         return False
 
     def _go_on(self, part: Part) -> None:
-        if not part.is_filled and self.play.at_broker(part.signals[0]):
-            part.fill()
-            part.is_filled = True
-        if part.is_filled and not part.is_cancelled:
+        if part.is_over or not self.play.at_broker(part.signals[0]) or not all(map(self._is_recorded, part.signals)):
+            return
+        if part.happened < len(part.happens):
+            part.happens[part.happened]()
+            part.happened += 1
+            return
+        if part.is_cancelled_then:
             command = {"command": "CANCEL", "signal_id": part.signals[0].signal_id, "reason": "asked by the test"}
             self.stage.publish(command, topic=COMMANDS_TOPIC)
-            part.is_cancelled = True
+        part.is_over = True
+
+    def _is_recorded(self, signal: Signal) -> bool:
+        """Whether the record has what the broker has filled of it."""
+        record = self.play.record(signal)
+        filled = sum(Decimal(str(fill["quantity"])) for each in self.play.at_broker(signal) for fill in each["fills"])
+        return record is not None and Decimal(str(record.get("filled_quantity", 0))) == filled
 
     def _was_never_placed(self, part: Part) -> bool:
         return all(self._has_ended(each) and not self.play.at_broker(each) for each in part.signals)
@@ -193,7 +206,8 @@ class Journey:
 
 
 class MultipartJourney(Journey):
-    """Orders of which the market sees a part at a time: one that fills, one that is cancelled in its second part; and where the broker takes
+    """Orders of which the market sees a part at a time: one that fills, one that fills across its parts, fill by fill, one that upstream cancels in
+    its second part, and one of which the exchange does; and where the broker takes
     options as one order, four combinations: one that fills, one of which a unit fills before it is cancelled, one that is rejected, and one
     whose acknowledgement is lost."""
 
@@ -207,9 +221,16 @@ class MultipartJourney(Journey):
     def plan(self, play: Play) -> None:
         once = once_where_ids_are_refused_twice(play)
         in_parts(play, expects=once)
-        part = in_parts(play, expects=once)
-        play.fault("place", "hold", part)
-        self.parts.append(Part([part], lambda: play.fill(part, 6)))
+        by_upstream, one_by_one, by_exchange = held = [in_parts(play, expects=once) for _ in range(3)]
+        for each in held:
+            play.fault("place", "hold", each)
+        across = [partial(play.fill, one_by_one, quantity) for quantity in (3, 3, 3, None)]
+        cancel = partial(play.do, "cancel", order=by_exchange.client_order_id)
+        self.parts += [
+            Part([by_upstream], [partial(play.fill, by_upstream, 3), partial(play.fill, by_upstream, 3)]),
+            Part([one_by_one], across, is_cancelled_then=False),
+            Part([by_exchange], [partial(play.fill, by_exchange, 6), cancel], is_cancelled_then=False),
+        ]
         if play.broker not in COMBINING:
             return
         # Refused where a process died before each leg was written down; in doubt where all were, and nothing shows that it left.
@@ -218,7 +239,7 @@ class MultipartJourney(Journey):
         for legs, action in ((some, "hold"), (rejected, "reject")):
             play.fault("place", action, legs[0], times=len(legs))
         play.fault("place", "accept_then_drop", unanswered[0])
-        self.parts.append(Part(some, lambda: play.fill_units(some, 1)))
+        self.parts.append(Part(some, [lambda: play.fill_units(some, 1)]))
 
     def judge(self) -> list[str]:
         """Beside all else: of combinations in the same options one leaves at a time, so that a death can keep no more than one from the broker."""

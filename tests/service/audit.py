@@ -108,7 +108,7 @@ def _audit_ledger(world: World, records: list[Order], is_booked_by_time: bool) -
     ):
         request = order.accepted_request
         held = expected[key_of(order).ledger_id]
-        _recount(held, fill.quantity * request.side.sign, fill.price, request.instrument.multiplier or Decimal(1))
+        _recount(held, fill.quantity * request.side.sign, fill.price)
         spent[key_of(order).ledger_id] += fill.quantity * request.side.sign * fill.price
     annulled = set()
     for order in records:
@@ -131,14 +131,14 @@ def _audit_ledger(world: World, records: list[Order], is_booked_by_time: bool) -
         assert [d["quantity"] for d in is_open] == ([float(abs(quantity))] if quantity else [])
         assert [d["side"] for d in is_open] == ([("LONG" if quantity > 0 else "SHORT")] if quantity else [])
         told = sum(d["realized_pnl"] for d in shown)
+        worth = entries[ledger_id].money_per_point or Decimal(1)
         assert len(shown) == position.episode
         if ledger_id not in annulled | heard_late and is_booked_by_time:
-            assert abs(told - float(realized)) < 1e-9  # the sum of several rounded ones
+            assert abs(told - float(realized * worth)) < 1e-9  # the sum of several rounded ones
         else:
             # What was annulled is taken back when that is known, and a recount without it books what came between otherwise; so does
             # one of executions in another sequence. But no money is lost or made by that: profit and cost together are what was spent.
-            multiplier = entries[ledger_id].instrument.multiplier or Decimal(1)
-            assert abs(told - float((position.cost - spent[ledger_id]) * multiplier)) < 1e-6
+            assert abs(told - float((position.cost - spent[ledger_id]) * worth)) < 1e-6
 
 
 def _audit_trades(world: World, records: list[Order]) -> None:
@@ -186,12 +186,12 @@ def _all_placed(world: World) -> list[PaperOrder]:
     return [placed for account in world.account_ids for placed in world.placed(account)]
 
 
-def _recount(held: list[Decimal], signed: Decimal, price: Decimal, multiplier: Decimal) -> None:
-    """`held`: quantity, average price, realised profit."""
+def _recount(held: list[Decimal], signed: Decimal, price: Decimal) -> None:
+    """`held`: quantity, average price, realised profit in points."""
     quantity, average, _ = held
     closing = min(abs(signed), abs(quantity)) if quantity * signed < 0 else ZERO
     if closing:
-        held[2] += (price - average) * closing * (1 if quantity > 0 else -1) * multiplier
+        held[2] += (price - average) * closing * (1 if quantity > 0 else -1)
     after = quantity + signed
     if not closing:
         held[1] = (abs(quantity) * average + abs(signed) * price) / abs(after)

@@ -462,3 +462,16 @@ async def test_each_leg_reserves_beside_those_before_it_and_all_is_released_agai
         world.send("alone", symbol="MSFT")
         await world.run(5)
         assert world.record("alone").status is Status.SUBMITTED
+
+
+async def test_what_is_said_of_a_leg_in_doubt_names_the_order_that_the_broker_would_have(tmp_path: Path) -> None:
+    """The broker knows the tag of the whole alone: whoever looked for that of the second leg would conclude that nothing was placed."""
+    async with spread_world(tmp_path) as world:
+        await in_doubt(world)
+        await world.run(60)
+        told = world.notifier.titled("In Doubt")
+        assert len(told) == 2
+        assert all(f"the combination {tag(0)}" in text and "the same of each leg" in text for text in told)
+        steps = [document["next_step"] for document in world.documents("execution_discrepancies")]
+        assert len(steps) == 2
+        assert all(f"Look for {tag(0)} at the broker" in step for step in steps)

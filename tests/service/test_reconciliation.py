@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from brokers.base import Capabilities, Instrument, OrderRef, OrderType, Side, Ticket
+from brokers.base import Capabilities, Instrument, MovementKind, OrderRef, OrderType, PositionMovement, Side, Ticket
 from brokers.errors import AnswerUnclear, BrokerUnavailable, NotAnswered, OutcomeUnknown
 from brokers.paper import broker as paper_broker
 from brokers.paper.model import Action, Fault, Operation
@@ -833,3 +833,70 @@ async def test_a_comparison_that_is_asked_for_as_the_account_is_let_go_is_answer
         await world.run(1)
         assert asked.done()
         assert not asked.result().is_compared
+
+
+# --- what the broker recorded of a position that changed ----------------------------------------------------------------
+
+
+def split_of(quantity: int, world: World, symbol: str = "AAPL") -> PositionMovement:
+    return PositionMovement(
+        movement_id=f"SPLIT {quantity}",
+        kind=MovementKind.SPLIT,
+        instrument=Instrument(symbol=symbol),
+        quantity=Decimal(quantity),
+        on=world.clock.now().date(),
+    )
+
+
+def told_of_difference(world: World) -> list[str]:
+    return [text for text in world.notifier.texts if "Position differs" in text]
+
+
+async def test_a_split_that_the_broker_recorded_is_told_as_what_it_is(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await holding(world)
+        world.book().move_position(Instrument(symbol="AAPL"), Decimal(100))
+        world.broker_faults.movements = [split_of(100, world)]
+        await world.run(3 * MINUTE)
+        (text,) = told_of_difference(world)
+        assert "the broker recorded +100 by a split on" in text
+        assert "execctl adopt split" in text
+        assert "if it was no trade" not in text
+        assert world.gate.names.count("broker.movements") == 1
+
+
+async def test_a_split_that_is_recorded_later_is_told_then_and_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await holding(world)
+        world.book().move_position(Instrument(symbol="AAPL"), Decimal(100))
+        await world.run(3 * MINUTE)
+        (first,) = told_of_difference(world)
+        assert "split or merger of shares 2 for 1, if it was no trade" in first
+        world.broker_faults.movements = [split_of(100, world)]
+        await world.run(20 * MINUTE)
+        _, second = told_of_difference(world)
+        assert "the broker recorded +100 by a split on" in second
+        assert [row.finding.recorded for row in rows(world)] == ["SPLIT 100"]
+        await world.restart()
+        await world.run(20 * MINUTE)
+        assert len(told_of_difference(world)) == 2
+
+
+@pytest.mark.parametrize("failure", [BrokerUnavailable("no socket"), NotAnswered("no"), RuntimeError("odd")])
+async def test_a_broker_that_does_not_tell_its_records_keeps_nothing_from_being_compared(
+    tmp_path: Path, failure: Exception
+) -> None:
+    async with world_of(tmp_path) as world:
+        await holding(world)
+        world.book().move_position(Instrument(symbol="AAPL"), Decimal(100))
+        world.broker_faults.errors["movements"] = [failure] * 10
+        await world.run(3 * MINUTE)
+        assert open_kinds(world) == [DiscrepancyKind.POSITION_DIFFERS]
+        assert "if it was no trade" in told_of_difference(world)[0]
+
+
+async def test_records_are_asked_for_only_while_shares_differ(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await holding(world)
+        await world.run(20 * MINUTE)
+        assert "broker.movements" not in world.gate.names

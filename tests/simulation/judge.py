@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from brokers.base import ReportStatus
+from brokers.base import AssetClass, Instrument, ReportStatus
 from brokers.paper.model import PaperOrder
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.events import Cancelled, Expired, Filled, Rejected, RiskVerdict, SubmitStarted
@@ -260,7 +260,7 @@ def stands_still(life: Life) -> Iterator[str]:
     for order in orders:
         if order.status is not Status.PENDING or order.request.account_id in life.unconfigured:
             continue
-        if _waits_for_its_entry(order, orders) or _waits_for_a_person(order, orders):
+        if _waits_for_its_entry(order, orders) or _waits_for_a_person(order, orders) or _waits_for_a_leg(order, orders):
             continue
         if order.request.total_legs > 1:
             continue  # the other leg may not have come
@@ -283,15 +283,30 @@ def _waits_for_a_person(order: Order, orders: list[Order]) -> bool:
     )
 
 
+def _waits_for_a_leg(order: Order, orders: list[Order]) -> bool:
+    """An exit of what a leg of its signal that has not come would have opened: until it is too old, and for ever where its strategy holds such."""
+    names = _entries_of(order)
+    legs = [o for o in orders if o.identity.purpose is Purpose.ENTRY and o.signal_id in names]
+    return any(len(legs) < o.request.total_legs for o in legs) and not any(_line_of(o) == _line_of(order) for o in legs)
+
+
 def _may_wait_for_ever(order: Order, orders: list[Order]) -> bool:
     is_exit = order.identity.purpose is Purpose.EXIT
-    return is_exit and (_waits_for_its_entry(order, orders) or _waits_for_a_person(order, orders))
+    return is_exit and (
+        _waits_for_its_entry(order, orders) or _waits_for_a_person(order, orders) or _waits_for_a_leg(order, orders)
+    )
 
 
 def _line_of(order: Order) -> tuple[str, str, str]:
-    """What is held together: by account, strategy and symbol."""
+    """What is held together: by account, strategy and what is traded."""
     request = order.accepted_request
-    return str(request.account_id), request.strategy, request.instrument.symbol
+    return str(request.account_id), request.strategy, _traded(request.instrument)
+
+
+def _traded(instrument: Instrument) -> str:
+    """A share by its symbol, an option with what tells it from others."""
+    named = (instrument.symbol, instrument.expiry, instrument.strike, instrument.right)
+    return " ".join(str(each) for each in named if each is not None)
 
 
 def _entries_of(order: Order) -> tuple[str, ...]:
@@ -383,6 +398,7 @@ def _owed(life: Life) -> Iterator[str]:
     yield from _unfinished(life, orders)
     yield from _lost(life, orders)
     yield from _placed_twice(life, orders)
+    yield from _apart(life, orders)
     yield from _exits_that_open(life, orders)
     yield from _left_though_stopped(life, orders)
     for document in _documents(life, "execution_commands"):
@@ -450,6 +466,34 @@ def _placed_twice(life: Life, orders: list[Order]) -> Iterator[str]:
                 yield f"placed twice: {order.signal_id}"
 
 
+def _apart(life: Life, orders: list[Order]) -> Iterator[str]:
+    """Options that are legs of one signal, where the broker takes them as one order: all legs are in one whole there, and in one only; and what the
+    records say of them is what can be true of one order."""
+    if not life.history.options.get("combines"):
+        return
+    wholes: dict[str, list[frozenset[str]]] = defaultdict(list)
+    for whole in life.outside.combined:
+        tags = frozenset(leg.client_order_id for leg in whole.legs)
+        for tag in tags:
+            wholes[tag].append(tags)
+    by_signal = defaultdict[str, list[Order]](list)
+    for order in orders:
+        is_leg = order.identity.purpose is Purpose.ENTRY and order.request.total_legs > 1
+        if is_leg and order.accepted_request.instrument.asset_class is AssetClass.OPTION:
+            by_signal[order.signal_id].append(order)
+    for signal, legs in sorted(by_signal.items()):
+        tags = frozenset(tag for leg in legs for tag in leg.client_order_ids)
+        placed = {leg.order_id: _placed(life, leg) for leg in legs}
+        found = {each for tag in tags for each in wholes[tag]}
+        if any(placed.values()) and (found != {tags} or any(len(wholes[tag]) != 1 for tag in tags)):
+            yield f"apart: {signal} is at the broker as {sorted(map(sorted, found))}, its legs are {sorted(tags)}"
+        statuses = {str(leg.status) for leg in legs}
+        if any(placed.values()) and len(statuses) > 1:
+            yield f"apart: the legs of {signal} are {sorted(statuses)}"
+        elif any(leg.status is Status.IN_DOUBT for leg in legs) and len(statuses) > 1:
+            yield f"apart: the legs of {signal} were not sent, and are {sorted(statuses)}"
+
+
 def _past_limits(life: Life) -> Iterator[str]:
     """By the broker's own book: what works there and was let pass as new risk, and what each strategy holds, is within the limits of risk. In lives
     in which every record can be read; of an order with an annulled execution, which works again, and of positions in lives in which executions were
@@ -470,7 +514,7 @@ def _past_limits(life: Life) -> Iterator[str]:
                 has_odd_fills |= placed.ticket.quantity is not None and placed.filled_quantity > placed.ticket.quantity
                 is_new_risk = not (verdict is not None and verdict.is_exit) and not any(f.busted for f in placed.fills)
                 works += placed.status is ReportStatus.WORKING and is_new_risk
-                held[request.instrument.symbol, request.strategy] += placed.filled_quantity * request.side.sign
+                held[_traded(request.instrument), request.strategy] += placed.filled_quantity * request.side.sign
         if works > limits.get("max_open_orders", works):
             yield f"past a limit: {works} orders of new risk work at once, allowed are {limits['max_open_orders']}"
         for symbol in set() if has_odd_fills else {symbol for symbol, _ in held}:

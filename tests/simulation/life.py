@@ -124,8 +124,6 @@ class Life:
         self.replicas: list[Replica] = []
         for number in range(history.options["replicas"]):
             self.replicas.append(Replica(number, self.outside, self.replicas[0] if self.replicas else None))
-        for replica in self.replicas[1:]:
-            replica.reservations = self.replicas[0].reservations
         self.down_seconds = dict.fromkeys(range(len(self.replicas)), 2.0)
         self.unconfigured: set[str] = set()
         self.strange: set[tuple[str, Any]] = set()

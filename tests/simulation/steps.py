@@ -102,9 +102,9 @@ def garbage(life: Life, *, text: str, topic: str) -> None:
 
 
 @step
-def cancel(life: Life, *, signal: str, by: str, times: int = 1) -> None:
-    """A command to cancel, by the signal or by the id of the order, perhaps repeated."""
-    named: dict[str, str] = {"signal_id": signal}
+def cancel(life: Life, *, signal: str, by: str, times: int = 1, leg: int | None = None) -> None:
+    """A command to cancel, by the signal, of which perhaps one leg, or by the id of the order, perhaps repeated."""
+    named: dict[str, Any] = {"signal_id": signal} if leg is None else {"signal_id": signal, "leg_index": leg}
     if by == "order_id":
         placed = life.placed_as(signal)
         broker_id = (
@@ -423,6 +423,10 @@ def draw(seed: int) -> History:
     steps = _with_protection(random.Random(f"protection:{seed}"), steps)
     steps = _with_trails(random.Random(f"trails:{seed}"), steps)
     steps = _with_icebergs(random.Random(f"icebergs:{seed}"), steps)
+    combined = _drawn_combinations(random.Random(f"option spreads:{seed}"), accounts, replicas)
+    if combined:
+        options |= {"combines": True, "is_unique": True}
+    steps += combined
     return History(seed, options, tuple(sorted(steps, key=lambda s: s.at)))
 
 
@@ -473,6 +477,75 @@ def _with_icebergs(luck: random.Random, steps: list[Step]) -> list[Step]:
             )
         found.append(each)
     return found
+
+
+COMBINATIONS: tuple[tuple[tuple[int, str, str, int], ...], ...] = (
+    ((500, "CALL", "BUY", 1), (510, "CALL", "SELL", 1)),
+    ((500, "CALL", "BUY", 1), (510, "CALL", "SELL", 2), (520, "CALL", "BUY", 1)),
+    ((500, "CALL", "SELL", 1), (500, "PUT", "SELL", 1)),
+)
+"""A spread, a butterfly and a straddle that is sold: strike, right, side and ratio of each leg."""
+
+
+def _drawn_combinations(luck: random.Random, accounts: list[str], replicas: int) -> list[Step]:
+    """In some lives the broker takes options that are legs of one signal as one order; its legs come together or one by one, one of them perhaps
+    never, and the venue, people and the call that places it do what they do. By a luck of its own."""
+    if luck.random() > 0.12:
+        return []
+    steps: list[Step] = []
+    for number in range(luck.choice([1, 1, 2])):
+        signal, at = f"c{number}", _moment(luck)
+        legs, units = luck.choice(COMBINATIONS), luck.choice([1, 2, 5])
+        whole = {
+            "account_id": luck.choice(accounts),
+            "symbol": "SPY",
+            "instrument_type": "OPTION",
+            "expiry": "20270115",
+        }
+        terms: dict[str, Any] = luck.choice([{}, {"order_type": "LIMIT", "limit_price": 10}])
+        if luck.random() < 0.15:
+            terms = terms | {"tif": luck.choice(["DAY", "GTC", "IOC"])}
+        spread = luck.choice([0.0, 0.0, 0.3, 4.0, 40.0])
+        missing = luck.randrange(len(legs)) if luck.random() < 0.1 else None
+        for index, (strike, right, side, ratio) in enumerate(legs):
+            leg = whole | {"strike": strike, "right": right, "quantity": ratio * units}
+            if index != missing:
+                place = {"leg_index": index, "total_legs": len(legs), "side": side, **terms}
+                moment = round(at + luck.uniform(0.0, spread), 3)
+                steps.append(Step(moment, "order", {"signal": signal, **leg, **place}))
+            if luck.random() < 0.2:
+                closing = "SELL" if side == "BUY" else "BUY"
+                taken = {"signal_type": "EXIT", "entry_signal_id": signal, "side": closing}
+                steps.append(Step(_moment(luck, at), "order", {"signal": f"x{signal}{index}", **leg, **taken}))
+        steps += [_drawn_of_combination(luck, signal, at, len(legs)) for _ in range(luck.randint(1, 5))]
+        if luck.random() < 0.6:
+            action = luck.choice(ACTIONS["broker"])
+            args = {"pattern": "broker.place_combined", "action": action.value, "times": luck.choice([1, 1, 2])}
+            args |= {"seconds": luck.choice([0.3, 2.0, 12.0, 40.0]), "replica": luck.choice([None, *range(replicas)])}
+            steps.append(Step(round(max(0.0, at - 0.1), 3), "fault", args))
+        if luck.random() < 0.3:
+            steps.append(Step(round(at + luck.uniform(0.0, 1.0), 3), "kill", {"replica": 0, "down": 1.0}))
+    return steps
+
+
+def _drawn_of_combination(luck: random.Random, signal: str, at: float, legs: int) -> Step:
+    named = {"signal": signal}
+    match luck.choice(["fill"] * 4 + ["cancel"] * 2 + ["again", "bust", "correct", "unasked", "fee"]):
+        case "fill":
+            more = {"part": luck.choice([0.2, 0.5, 1.0]), "late_commission": luck.random() < 0.3}
+            return Step(_moment(luck, at), "fill", named | more)
+        case "cancel":
+            leg = luck.choice([None, *range(legs)])
+            soon = round(at + luck.choice([0.0, 0.05, 0.5, 5.0]), 3)
+            return Step(luck.choice([soon, _moment(luck, at)]), "cancel", named | {"by": "signal", "leg": leg})
+        case "unasked":
+            return Step(_moment(luck, at), luck.choice(["venue_cancels", "venue_rejects"]), named)
+        case "correct":
+            return Step(_moment(luck, at), "correct", named | {"price": "9.75"})
+        case "fee":
+            return Step(_moment(luck, at), "commission", named | {"amount": luck.choice(["-1", "0.35"])})
+        case bare:
+            return Step(_moment(luck, at), bare, named)
 
 
 def _drawn_limits(luck: random.Random) -> dict[str, int]:

@@ -14,10 +14,12 @@ import pytest
 from brokers.paper.exchange import PaperExchange
 from execution_service.core.risk.kill import KillState
 from execution_service.delivery.notifications import Notifications
+from execution_service.trading.combined_submission import CombinedSubmission
 from execution_service.trading.kill_switches import KillSwitches
 from execution_service.trading.risk_gate import RiskGate
-from tests.fakes import RecordingNotifier
+from tests.fakes import GatedBroker, RecordingNotifier
 from tests.fakes.mongo import MISSING
+from tests.service.option_spreads import SPREAD
 from tests.simulation import judge
 from tests.simulation.known import NOT_MENDED
 from tests.simulation.life import Spoilt, replay
@@ -162,6 +164,36 @@ def test_an_order_that_leaves_past_a_kill_switch_is_found(monkeypatch: pytest.Mo
     monkeypatch.setattr(RiskGate, "stops", sees_none)
     monkeypatch.setattr(KillSwitches, "state", sees_no_switches)
     assert "left though stopped" in {judge.kind_of(c) for c in replay(STOPPED).complaints}
+
+
+COMBINED = History(
+    4,
+    {**STOPPED.options, "combines": True},
+    (
+        Step(3.0, "order", {"signal": "c0", **SPREAD[0], "account_id": "acct-1", "leg_index": 0, "total_legs": 2}),
+        Step(3.1, "order", {"signal": "c0", **SPREAD[1], "account_id": "acct-1", "leg_index": 1, "total_legs": 2}),
+        Step(8.0, "kill", {"replica": 0, "down": 0.5}),
+        Step(12.0, "fill", {"signal": "c0", "part": 0.5}),
+        Step(15.0, "cancel", {"signal": "c0", "by": "signal", "leg": 1}),
+    ),
+)
+
+
+def test_legs_of_one_order_are_placed_executed_and_cancelled_together_whoever_dies() -> None:
+    verdict = replay(COMBINED)
+    assert not verdict.complaints
+    assert sum("broker.place_combined" in line for line in verdict.trace) == 1
+    assert sum("broker.cancel_order" in line for line in verdict.trace) == 1
+
+
+def test_a_leg_that_leaves_by_itself_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CombinedSubmission, "takes", lambda *args: False)
+    assert "apart" in {judge.kind_of(c) for c in replay(COMBINED).complaints}
+
+
+def test_executions_of_one_leg_that_are_taken_for_the_wholes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GatedBroker, "know_combination", lambda *args: False)
+    assert replay(COMBINED).complaints
 
 
 def test_a_gate_that_forgets_what_works_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,20 +8,21 @@ import functools
 import random
 import sqlite3
 import threading
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pymongo.errors import AutoReconnect
 
-from brokers.base import Capabilities, OrderRef
+from brokers.base import Capabilities, Combination, OrderRef, Report, Ticket
 from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
 from brokers.paper.broker import Venue
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.file import BookFile
-from brokers.paper.model import Market
+from brokers.paper.model import Market, Operation
 from execution_service.app.settings.accounts import Account
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.trading.trader import TradingRules
@@ -30,8 +31,10 @@ from execution_service.transport.ports import Message, PublishFailed
 from notifications.base import NotificationFailed
 from tests.core.risk_cases import written
 from tests.fakes import ACCOUNT, DATABASE, Died, GatedBroker, RecordingNotifier, RecordingPublisher, World
-from tests.fakes.broker import BookInPlace
+from tests.fakes.broker import BookInPlace, Reservations
 from tests.fakes.mongo import Collection, Mongo
+from tests.service.option_spreads import COMBINING
+from tests.simulation.combinations import CombinedBook
 from tests.simulation.faults import Action, Armed, Broken, Plan
 from tests.simulation.loop import OWNER, LoopClock, SimulatedLoop, SimulatedTask
 
@@ -71,6 +74,10 @@ class Outside:
         self.trace = Trace(loop)
         self.troubles: dict[str, float] = {}
         """When something last went wrong, by the first word of the port, and with the replica's number after it."""
+        self.combined: list[Combination] = []
+        """What the venue has accepted as one order of several legs."""
+        self.reservations = defaultdict[str, Reservations](Reservations)
+        """Each account's ids, where they are given beforehand."""
         self.orders = Topic("orders", self)
         self.commands = Topic("commands", self)
         self.handed: list[tuple[float, str]] = []
@@ -461,11 +468,19 @@ class _Notifier(RecordingNotifier):
 
 class _Broker(GatedBroker):
     replica: Replica
-    unknown = frozenset({"place_order", "cancel_order"})
+    inner: _MockBroker
+    unknown = frozenset({"place_order", "place_combined", "cancel_order"})
+
+    async def _place_legs(self, combination: Combination, tickets: Sequence[Ticket]) -> Sequence[Report]:
+        return await self.inner.place_combined(combination, tickets)
+
+    async def _cancel(self, ref: OrderRef, *, again: bool) -> None:
+        """The book knows what is one order."""
+        await self.inner.cancel_order(ref, again=again)
 
     async def _pass(self, operation: str, about: str, call: Callable[[], Awaitable[T]]) -> T:
         self._calls.append((operation, about))
-        if operation == "place_order":
+        if operation in ("place_order", "place_combined"):
             self.replica.outside.handed.append((self.replica.outside.loop.time(), about))
         lost = OutcomeUnknown if operation in self.unknown else BrokerUnavailable
         return await self.replica.through(f"broker.{operation}", call, BrokerUnavailable, lost=lost, about=about)
@@ -498,10 +513,19 @@ def _empty_book(folder: Path) -> bytes:
 
 class _MockBroker(BookInPlace):
     file: BookFile
+    wholes: list[Combination]
+
+    async def place_combined(self, combination: Combination, tickets: Sequence[Ticket]) -> Sequence[Report]:
+        def place(book: PaperExchange) -> Sequence[Report]:
+            assert isinstance(book, CombinedBook)
+            return book.place_combined(combination, tickets)
+
+        return await self._ask(Operation.PLACE, place, combination.client_order_id, tickets[0].instrument.symbol)
 
     def _open(self, venue: Venue) -> PaperExchange:
-        return PaperExchange(
+        return CombinedBook(
             self._path,
+            wholes=self.wholes,
             account_id=self._account_id,
             market=self._market,
             clock=self._clock,
@@ -524,6 +548,8 @@ class Replica(World):
                 concurrent_calls=16,
                 find_window_seconds=0.5,
             )
+        if options.get("combines"):
+            capabilities = replace(COMBINING, commission_currency="USD")
         super().__init__(
             outside.folder,
             market=Market(**options["market"]),
@@ -771,17 +797,27 @@ class Replica(World):
             market=self._market,
             clock=self.clock.now,
         )
-        inner.file = self.outside.book
+        inner.file, inner.wholes = self.outside.book, self.outside.combined
         self._inner.append(inner)
-        broker = _Broker(inner, self.gate, self.broker_faults, self.broker_calls, self._capabilities, self.reservations)
+        account_id = str(config["account_id"])
+        broker = _Broker(
+            inner,
+            self.gate,
+            self.broker_faults,
+            self.broker_calls,
+            self._capabilities,
+            self.outside.reservations[account_id],
+            self.outside.combined,
+        )
         broker.replica = self
-        self.brokers[str(config["account_id"])] = broker
+        self.brokers[account_id] = broker
         return broker
 
     def book(self, account_id: str = ACCOUNT) -> PaperExchange:
         if account_id not in self._books:
-            self._books[account_id] = PaperExchange(
+            self._books[account_id] = CombinedBook(
                 self._path,
+                wholes=self.outside.combined,
                 account_id=account_id,
                 market=self._market,
                 clock=self.clock.now,

@@ -8,11 +8,21 @@ from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 
-from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight
+from brokers.base import AssetClass, BrokerPosition, Instrument, MovementKind, OptionRight, PositionMovement
 from execution_service.core.reconcile.discrepancies import Finding
+from execution_service.core.reconcile.instruments import names_of
 from execution_service.core.reconcile.positions import InstrumentGroup, PositionsCompared
 
 _SHARES = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND})
+_MOVEMENTS: Mapping[MovementKind, tuple[str, str | None]] = {
+    MovementKind.SPLIT: ("a split", "split"),
+    MovementKind.SPIN_OFF: ("a spin-off", None),
+    MovementKind.MERGER: ("a merger", "merge"),
+    MovementKind.RENAME: ("a change of name", "rename"),
+    MovementKind.REORGANIZATION: ("a reorganization", "merge"),
+    MovementKind.TRANSFER: ("a transfer", None),
+}
+"""In words, and the verb by which our books follow it; None: shares come or go at a price that a person names."""
 _NAMED_AT_MOST = 3
 _SPLIT_AT_MOST = 100
 """For a larger ratio, two unrelated holdings are likelier than a split."""
@@ -57,17 +67,28 @@ def unexplained_changes(compared: PositionsCompared, earlier: Mapping[str, Decim
     return found
 
 
-def explained(finding: Finding, group: InstrumentGroup, changes: Sequence[PositionChange], today: date) -> Finding:
-    """The finding with a note on its probable cause. `changes` may include the finding's own change."""
+def explained(
+    finding: Finding,
+    group: InstrumentGroup,
+    changes: Sequence[PositionChange],
+    today: date,
+    recorded: Sequence[PositionMovement] = (),
+) -> Finding:
+    """The finding with a note on its cause: by what the broker recorded of shares (`recorded`, oldest first) where that comes to the difference, else
+    a probable one. `changes` may include the finding's own change."""
     others = [each for each in changes if not group.is_about(each.instrument, each.product)]
     instrument = group.ours[0].instrument
     lost = group.shown - group.held
     words = [said for said in (_expiry(instrument, today),) if said]
+    own: Sequence[PositionMovement] = ()
     taken: list[tuple[PositionChange, str]] = []
     if instrument.asset_class is AssetClass.OPTION:
         taken = [(each, said) for each in others if (said := _assigned(instrument, lost, each))]
     elif instrument.asset_class in _SHARES:
-        if (ratio := _split(group)) is not None:
+        own = _recorded(group, lost, recorded)
+        if own:
+            words.append(_record(own))
+        elif (ratio := _split(group)) is not None:
             words.append(ratio)
         taken = [(each, said) for each in others if (said := _renamed(group, lost, each))]
     if not taken:
@@ -76,7 +97,32 @@ def explained(finding: Finding, group: InstrumentGroup, changes: Sequence[Positi
         verb = "came" if each.change > 0 else "left"
         words.append(f"{_signed(each.change)} {each.instrument.key} {verb}, {said}")
     successor = " ".join(sorted(each.instrument.key for each, _ in taken[:_NAMED_AT_MOST]))
-    return replace(finding, note="; ".join(words), successor=successor)
+    names = " ".join(each.movement_id for each in own)
+    return replace(finding, note="; ".join(words), successor=successor, recorded=names)
+
+
+def _recorded(group: InstrumentGroup, lost: Decimal, recorded: Sequence[PositionMovement]) -> list[PositionMovement]:
+    """The latest of the broker's records about the instrument that together come to the difference; none: no such are there. What came before them
+    our books have followed."""
+    mine = {name for holding in group.ours for name in names_of(holding.instrument)}
+    left, found = lost, list[PositionMovement]()
+    for each in reversed(recorded):
+        if group.is_about(each.instrument) or mine & each.also_called:
+            left -= each.quantity
+            found.insert(0, each)
+            if not left:
+                return found
+    return []
+
+
+def _record(own: Sequence[PositionMovement]) -> str:
+    """What the broker recorded, and by which word our books follow it."""
+    said = []
+    for each in own:
+        noun, verb = _MOVEMENTS[each.kind]
+        verb = verb or ("transfer-in" if each.quantity > 0 else "transfer-out")
+        said.append(f"{_signed(each.quantity)} by {noun} on {each.on.isoformat()} (execctl adopt {verb})")
+    return f"the broker recorded {', '.join(said)}"
 
 
 def _expiry(instrument: Instrument, today: date) -> str:

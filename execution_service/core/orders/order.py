@@ -181,6 +181,11 @@ class Order:
         return tuple(self.identity.client_order_id(n) for n in range(1, self.attempt + 1))
 
     @property
+    def tag_at_broker(self) -> str:
+        """The tag of its present sending that the broker knows: of a leg that of the whole."""
+        return self.client_order_id if self.combination is None else self.combination.client_order_id
+
+    @property
     def combinations(self) -> tuple[Combination, ...]:
         """Every order at the broker of which it ever was, or was to be, a leg; what they fill stays its own. Of several
         under one tag only the last: before it was written down, it was known that nothing of the others was sent."""

@@ -80,6 +80,8 @@ class Finding:
     """Working exits that may take more than the broker holds."""
     successor: str = ""
     """The keys of the instruments that have probably replaced the position."""
+    recorded: str = ""
+    """The broker's names of its records of how the position changed."""
     before: str = ""
     """What the difference was before it changed into this one."""
 
@@ -90,7 +92,7 @@ class Finding:
     @property
     def sameness(self) -> str:
         """Equal in two readings that show the same difference."""
-        return f"{self.steady} {self.successor}".rstrip()
+        return f"{self.steady} {self.successor} {self.recorded}".rstrip()
 
     @property
     def amount(self) -> Decimal | None:

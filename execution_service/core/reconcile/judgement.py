@@ -123,10 +123,11 @@ def judge(
 
 def _is_another(opened: Finding, finding: Finding) -> bool:
     """Whether a position difference has turned into another: its amount changed (our own fills do not change it), or
-    what replaced the position became known."""
+    what replaced the position, or how the broker recorded it, became known."""
     if finding.kind not in OF_POSITIONS:
         return False
     is_explained = bool(finding.successor) and finding.successor != opened.successor
+    is_explained |= bool(finding.recorded) and finding.recorded != opened.recorded
     return finding.steady != opened.steady or is_explained
 
 
@@ -136,6 +137,7 @@ def _as_known(finding: Finding, opened: Finding) -> Finding:
         finding,
         note=finding.note or opened.note,
         successor=finding.successor or opened.successor,
+        recorded=finding.recorded or opened.recorded,
         before=opened.before,
     )
 

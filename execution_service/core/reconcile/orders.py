@@ -57,7 +57,7 @@ def order_findings(order: Order, shown: Sequence[Report], *, was_asked: bool) ->
             steady=steady,
             order_id=order.order_id,
             signal_id=order.signal_id,
-            client_order_id=order.client_order_id,
+            client_order_id=order.tag_at_broker,
             instrument=order.accepted_request.instrument.key,
             is_alerted=is_alerted,
         )
@@ -67,7 +67,7 @@ def order_findings(order: Order, shown: Sequence[Report], *, was_asked: bool) ->
     if order.status is Status.IN_DOUBT:
         theirs = _shown(shown) if shown else "not found"
         found.append(
-            finding(DiscrepancyKind.IN_DOUBT, f"perhaps sent as {order.client_order_id}", theirs, is_alerted=True)
+            finding(DiscrepancyKind.IN_DOUBT, f"perhaps sent as {order.tag_at_broker}", theirs, is_alerted=True)
         )
     if was_asked and not shown and order.status in _WORKING:
         found.append(finding(DiscrepancyKind.ORDER_NOT_SHOWN, ours, "neither listed nor found"))

@@ -113,6 +113,11 @@ def _doubt_text(order: Order, account: tuple[str, str], broker: str) -> str:
         entry = order.accepted_request.entry_refs[0]
         protects = (("Protects", entry), ("Meanwhile", "no other is placed in its stead, whatever that leaves open"))
     to_do = "look for it at the broker, then decide with execctl resolve; it is not sent again by itself"
+    if order.combination is not None:
+        to_do = (
+            f"look at the broker for the combination {order.tag_at_broker}, of which it is a leg, then decide the same of each leg with "
+            "execctl resolve; it is not sent again by itself"
+        )
     return about_order(
         order,
         "❓ Order In Doubt",

@@ -183,6 +183,18 @@ def test_the_legs_of_an_iceberg_order_come_one_after_the_other(server: Simulated
     assert [leg["status"] for leg in kite.orders()] == ["COMPLETE", "CANCELLED"]
 
 
+def test_each_leg_of_an_iceberg_that_fills_by_itself_has_its_brokerage(tmp_path: Path) -> None:
+    with SimulatedKite(tmp_path / "kite.db", market=Market(commission_per_order=Decimal(20))) as server:
+        client_of(server).place_order(
+            **form(variety="iceberg", order_type="LIMIT", price=100, quantity=29, iceberg_legs=3, iceberg_quantity=10)
+        )
+        wait_until(
+            lambda: sum(trade["quantity"] for trade in client_of(server).trades()) == 29, "all legs are executed"
+        )
+        (order,) = server.book.orders()
+        assert [(fill.quantity, fill.commission) for fill in order.fills] == [(10, 20), (10, 20), (9, 20)]
+
+
 def test_an_execution_is_of_one_leg_of_an_iceberg_order_and_each_leg_has_its_brokerage(
     server: SimulatedKite, kite: KiteConnect
 ) -> None:

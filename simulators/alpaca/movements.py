@@ -1,7 +1,9 @@
-"""Options of the simulated account that expire, are assigned or exercised: what moves in the book, and the activities that tell of it later."""
+"""Positions of the simulated account that change without an order, by the end of an option or by what is done to shares: what moves in the book, and
+the activities that tell of it later."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,11 +18,18 @@ _KINDS = {
     "assignment": ("OPASN", "Option Assignment"),
     "exercise": ("OPEXC", "Option Exercise"),
 }
+_ACTIONS = {
+    "split": ("SPLIT", "Stock Split"),
+    "spin_off": ("SPIN", "Spin Off"),
+    "merger": ("MA", "Merger/Acquisition"),
+    "rename": ("NC", "Name Change"),
+    "transfer": ("ACATS", "ACATS Transfer"),
+}
 _SHARES = Decimal(100)
 _ROWS_A_PAGE = 100
 
 
-class OptionEndings:
+class Movements:
     """As at Alpaca: positions have changed at once, without an order or an execution; the activities come when they are posted, an assignment or
     exercise as two: the contracts, and the shares at the strike."""
 
@@ -48,13 +57,29 @@ class OptionEndings:
             paid = -shares * asset.strike
             self._book.move_position(Instrument(symbol=asset.underlying), shares, asset.strike)
             rows.append(_row("OPTRD", "Option Trade", asset.underlying, shares, paid, asset.strike, now))
-        posted_at = now + timedelta(seconds=posted_in_seconds)
+        self._post(rows, now + timedelta(seconds=posted_in_seconds))
+        return rows
+
+    def act(
+        self, kind: str, changes: Mapping[str, Decimal], posted_in_seconds: float = 0.0, *, is_told: bool = True
+    ) -> list[dict[str, Any]]:
+        """A corporate action, or a transfer: so many shares of each symbol come (negative: leave), a row each. With `is_told` false no activity ever
+        tells of it. Raises KeyError for another kind, ValueError for a quantity of 0."""
+        now = datetime.now(UTC)
+        word, description = _ACTIONS[kind]
+        rows = [_row(word, description, symbol, change, Decimal(0), None, now) for symbol, change in changes.items()]
+        for symbol, change in changes.items():
+            self._book.move_position(Instrument(symbol=symbol), change)
+        if is_told:
+            self._post(rows, now + timedelta(seconds=posted_in_seconds))
+        return rows
+
+    def _post(self, rows: list[dict[str, Any]], posted_at: datetime) -> None:
         number = len(self._rows)
         for place, row in enumerate(rows, number + 1):
             row["id"] = f"{posted_at:%Y%m%d%H%M%S}000::00000000-0000-4000-9000-{place:012d}"
             self._rows.append((posted_at, row))
         self._rows.sort(key=lambda each: each[0])
-        return rows
 
     def posted(self, query: dict[str, str]) -> list[dict[str, Any]]:
         """The page that the query asks for."""
