@@ -119,7 +119,6 @@ class Plans:
         self._alerts = alerts
         self._clock = clock
         self._results = results
-        self._turn = asyncio.Lock()
         self._rules = rules
         self._turn = asyncio.Lock()
         self.wake = WakeUp(clock)

@@ -893,7 +893,8 @@ class RiskGate:
                 limits = self._rules.limits
                 works = self._working(changed, limits)  # before what is held
                 held = await self._held(limits)
-                uses = recounted(changed.uses, exposure(held.holdings, works), self._clock.now())
+                booked = (each for each in book.reservations if each.order_id in left)
+                uses = recounted(changed.uses, exposure(held.holdings, works), self._clock.now(), booked)
                 changed = replace(changed, uses=uses)
             if await self._write(book, changed, counted, left):
                 return

@@ -16,6 +16,8 @@ from brokers.base import Instrument, Side
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.order import Order
 from execution_service.core.risk.book import (
+    USES_KEPT,
+    LastUse,
     NotAdmitted,
     RiskBook,
     admitted,
@@ -129,6 +131,19 @@ def test_the_document_of_a_book_costs_what_has_changed_since_the_last() -> None:
     first = calls(lambda: book_to_document(book))
     more = replace(book, reservations=(*reservations, works(5, name="ord_doc_new")))
     assert calls(lambda: book_to_document(more)) * 10 < first
+    assert book_to_document(more) == to_document(more)
+    assert from_document(RiskBook, book_to_document(more)) == more
+
+
+def test_a_document_costs_nothing_for_the_figures_that_were_kept_before() -> None:
+    uses = tuple(
+        LastUse(limit=LimitType.MAX_GROSS_EXPOSURE, total=Scope(symbol=f"S{n}"), actual_value=Decimal(n), at=NOW)
+        for n in range(USES_KEPT)
+    )
+    book = replace(new_book(ACCOUNT), uses=uses)
+    first = calls(lambda: book_to_document(book))
+    more = replace(book, uses=(*uses[1:], replace(uses[0], actual_value=Decimal(7))))
+    assert calls(lambda: book_to_document(more)) * 5 < first
     assert book_to_document(more) == to_document(more)
     assert from_document(RiskBook, book_to_document(more)) == more
 

@@ -168,17 +168,29 @@ def test_figures_of_positions_follow_what_is_held_and_works_and_others_stay() ->
     limits = written(max_position_quantity=400, max_position_value=4_000, max_gross_exposure=5_000, max_leverage=2)
     book = after(limits, buying(300))
     now = exposure([holding(-50), holding(20, strategy="other")], [works(10)])
-    found = {use.limit: (use.actual_value, use.at) for use in recounted(book.uses, now, at(9))}
+    found = {use.limit: (use.actual_value, use.at) for use in recounted(book.uses, now, at(9), [works(10)])}
     assert found == {
         LimitType.MAX_POSITION_QUANTITY: (50, at(9)),
         LimitType.MAX_POSITION_VALUE: (500, at(9)),
         LimitType.MAX_GROSS_EXPOSURE: (700, at(9)),
         LimitType.MAX_LEVERAGE: (Decimal("0.003"), NOW),
     }
-    unknown = recounted(book.uses, exposure([holding(None)], []), at(9))
+    unknown = recounted(book.uses, exposure([holding(None)], []), at(9), [works(10)])
     assert unknown == book.uses
-    flat = {use.limit: use.actual_value for use in recounted(book.uses, exposure([], []), at(9))}
+    flat = {use.limit: use.actual_value for use in recounted(book.uses, exposure([], []), at(9), [works(10)])}
     assert flat[LimitType.MAX_POSITION_QUANTITY] == flat[LimitType.MAX_GROSS_EXPOSURE] == 0
+
+
+def test_figures_that_have_nothing_of_what_was_booked_are_not_reckoned_again() -> None:
+    def kept(**total: str) -> LastUse:
+        where = Scope(account_id=ACCOUNT, **total)
+        return LastUse(limit=LimitType.MAX_GROSS_EXPOSURE, total=where, actual_value=Decimal(1), at=NOW)
+
+    concerned = (kept(), kept(strategy=STRATEGY), kept(symbol=SYMBOL), kept(strategy=STRATEGY, symbol=SYMBOL))
+    others = (kept(strategy="other"), kept(symbol="MSFT"), kept(strategy="other", symbol=SYMBOL))
+    found = recounted((*concerned, *others), exposure([holding(5)], []), at(9), [works(10)])
+    assert [(each.actual_value, each.at) for each in found[:4]] == [(50, at(9))] * 4
+    assert all(after is before for after, before in zip(found[4:], others, strict=True))
 
 
 def test_there_is_an_end_of_the_figures_that_are_kept_and_the_latest_stay() -> None:
@@ -215,6 +227,7 @@ def test_counting_the_uses_of_many_symbols_again_costs_once_what_is_held() -> No
             LastUse(limit=LimitType.MAX_POSITION_QUANTITY, total=total, actual_value=Decimal(1), at=NOW)
             for total in totals
         )
-        return calls(lambda: recounted(uses, held, at(9)))
+        some = [works(1, symbol=name, instrument_key=name) for name in names]
+        return calls(lambda: recounted(uses, held, at(9), some))
 
     assert counting(100) <= LINEAR * counting(50)

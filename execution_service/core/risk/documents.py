@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 
 from execution_service.core.codec import decode, encode
 from execution_service.core.errors import CoreError, UnreadableRecord
 from execution_service.core.risk.book import RiskBook
-from execution_service.core.risk.exposure import Reservation
 
 Document: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 FORMAT = 1
+VALUES_KNOWN_AGAIN = 8192
 
 
 def to_document(value: Any) -> Document:
@@ -23,16 +22,32 @@ def to_document(value: Any) -> Document:
 
 
 def book_to_document(book: RiskBook) -> Document:
-    """As `to_document`, at the cost of what has changed since the last book: what an order reserves is the same in each as long as it rests. Nobody
-    may change what is in the document."""
-    document = to_document(replace(book, reservations=()))
-    document["reservations"] = [_reservation_as_document(each) for each in book.reservations]
+    """As `to_document`, at the cost of what has changed since the last book: what an order reserves is the same in each as long as it rests, and how
+    much was used of a limit until it is reckoned again. Nobody may change what is in the document."""
+    document = to_document(replace(book, reservations=(), uses=()))
+    document["reservations"] = [_ENCODED.of(each) for each in book.reservations]
+    document["uses"] = [_ENCODED.of(each) for each in book.uses]
     return document
 
 
-@lru_cache(maxsize=8192)
-def _reservation_as_document(reservation: Reservation) -> Document:
-    return encode(reservation)  # type: ignore[no-any-return]
+class _Encoded:
+    """The documents of values that come again as the same objects, which costs less to see than that they are equal."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Any, Document]] = {}
+
+    def of(self, value: Any) -> Document:
+        kept = self._kept.get(id(value))
+        if kept is not None and kept[0] is value:
+            return kept[1]
+        if len(self._kept) >= VALUES_KNOWN_AGAIN:
+            self._kept.clear()
+        document: Document = encode(value)
+        self._kept[id(value)] = value, document
+        return document
+
+
+_ENCODED = _Encoded()
 
 
 def from_document(cls: type[T], document: Mapping[str, Any]) -> T:

@@ -106,10 +106,19 @@ def usages(limits: RiskLimits, book: RiskBook, now: datetime, zone: tzinfo) -> I
             yield replace(_usage(bound, bound.value, kept.actual_value, kept.at), price=kept.price)
 
 
-def recounted(uses: tuple[LastUse, ...], exposure: Exposure, now: datetime) -> tuple[LastUse, ...]:
-    """As they are by what is held and works now; those that this does not tell stay as they are."""
+def recounted(
+    uses: tuple[LastUse, ...], exposure: Exposure, now: datetime, changed: Iterable[Reservation]
+) -> tuple[LastUse, ...]:
+    """As they are by what is held and works now, of all totals that have these orders in them; the others stay as they are, and those that `exposure`
+    does not tell."""
+    totals = {
+        (strategy, symbol) for each in changed for strategy in (None, each.strategy) for symbol in (None, each.symbol)
+    }
     return tuple(
-        use if (figure := _figure(use, exposure)) is None else replace(use, actual_value=figure, at=now) for use in uses
+        use
+        if (use.total.strategy, use.total.symbol) not in totals or (figure := _figure(use, exposure)) is None
+        else replace(use, actual_value=figure, at=now)
+        for use in uses
     )
 
 
