@@ -510,6 +510,7 @@ ARROWS: Mapping[str, set[str]] = {
         *VOCABULARY,
         "execution_service.recording.live_orders",
         "execution_service.storage.ports.ledger",
+        "execution_service.storage.ports.orders",
     },
     "execution_service.trading.kill_switches": {
         CORE,
@@ -694,6 +695,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.store",
         "execution_service.trading.connection",
+        "execution_service.trading.grouped_alerts",
         "execution_service.trading.holdings",
     },
     "execution_service.trading.order_sizing": {
@@ -1063,6 +1065,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ownership.ownership",
         "execution_service.recording.live_orders",
         "execution_service.runtime.clock",
+        "execution_service.storage.ports.errors",
         "execution_service.storage.ports.orders",
         "execution_service.storage.ports.store",
     },

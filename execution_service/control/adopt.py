@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Protocol
 
 import structlog
@@ -13,7 +13,7 @@ import structlog
 from brokers.base import BrokerPosition
 from execution_service.control.adoption_books import plan_of_undoing, read_books, records_named
 from execution_service.control.requests import Adoption, UndoneAdoption
-from execution_service.control.results import Done, Elsewhere, Refused, Result
+from execution_service.control.results import Done, Elsewhere, Refused, Result, Unfinished
 from execution_service.core.adoption.plan import plan
 from execution_service.core.adoption.records import AdoptionRequest, Plan, adoption_id, records_of
 from execution_service.core.adoption.records import Refused as Unplannable
@@ -23,6 +23,7 @@ from execution_service.core.texts.log import log_line
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.clock import Clock
+from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import Stored, Told
 from execution_service.storage.ports.store import Store
 
@@ -77,7 +78,7 @@ class AdoptPositions:
         self._clock = clock
 
     async def carry_out(self, asked: Adoption) -> Result:
-        """Done when the records are durable. Raises StoreUnavailable."""
+        """Done when the records are durable. Raises StoreUnavailable; Unfinished when some are and the others cannot be."""
         if self._ownership.belongs_elsewhere(asked.account_id):
             return Elsewhere()
         wish, shown = asked.wish, asked.shown
@@ -124,12 +125,13 @@ class AdoptPositions:
         stored = {s.order.order_id: s for s in await self._store.load([record.order_id for record in records])}
         for record in records:
             found = stored.get(record.order_id)
-            if found is None:
-                await self._store.insert_orders([record])
-                _say(record)
-                await self._pass_on(Stored(record, Told()))
-            elif found.is_unsettled:
-                await self._pass_on(found)
+            with _finishing(is_begun=bool(stored) or record is not records[0]):
+                if found is None:
+                    await self._store.insert_orders([record])
+                    _say(record)
+                    await self._pass_on(Stored(record, Told()))
+                elif found.is_unsettled:
+                    await self._pass_on(found)
 
     async def _pass_on(self, stored: Stored) -> None:
         """To whoever delivers of it: the account may have gone to another process while this one was writing."""
@@ -142,7 +144,7 @@ class AdoptPositions:
     # --- taking one back ----------------------------------------------------------------------------------------
 
     async def undo(self, asked: UndoneAdoption) -> Result:
-        """Done when what takes it back is durable. Raises StoreUnavailable."""
+        """Done when what takes it back is durable. Raises StoreUnavailable; Unfinished when a part of it is and the rest cannot be."""
         if self._ownership.belongs_elsewhere(asked.account_id):
             return Elsewhere()
         name = asked.adoption_id
@@ -159,16 +161,18 @@ class AdoptPositions:
                     return Refused(refusal)
             if self._ownership.elsewhere(found[0].order) is not None:
                 return Elsewhere()
+            is_begun = any(_is_undone_by(stored.order, asked) for stored in found)
             for stored in reversed(found):
                 # The moment is the command's own: done again, it is the same event.
-                live = self._live.adopt(stored)
-                await self._live.record(
-                    live,
-                    lambda order: undoing(
-                        order, command_id=asked.command_id, by=asked.by, message=asked.reason, at=asked.asked_at
-                    ),
-                )
-                await self._pass_on(Stored(live.order, live.told))
+                with _finishing(is_begun=is_begun or stored is not found[-1]):
+                    live = self._live.adopt(stored)
+                    await self._live.record(
+                        live,
+                        lambda order: undoing(
+                            order, command_id=asked.command_id, by=asked.by, message=asked.reason, at=asked.asked_at
+                        ),
+                    )
+                    await self._pass_on(Stored(live.order, live.told))
         self._accounts.compare_soon(account_id)
         return Done(f"{name} undone by {asked.by}")
 
@@ -183,6 +187,20 @@ class AdoptPositions:
         if now.before != asked.shown.before:
             return "the books have changed since it was shown; look again"
         return _unforced(now, asked.shown, is_forced=asked.is_forced)
+
+
+@contextlib.contextmanager
+def _finishing(*, is_begun: bool) -> Iterator[None]:
+    """What fails here is no refusal where a part is recorded. Raises Unfinished then."""
+    try:
+        yield
+    except StoreUnavailable:
+        raise
+    except Exception as exc:
+        if not is_begun:
+            raise
+        words = "a part of it is recorded, and its exits wait; the next start of the service records the rest"
+        raise Unfinished(f"{words} ({type(exc).__name__}: {exc})") from exc
 
 
 def _say(record: Order) -> None:

@@ -27,4 +27,8 @@ class Elsewhere:
     """Another process works the account and carries it out; or has done so."""
 
 
+class Unfinished(Exception):
+    """A part of it is recorded, and the rest could not be: it is neither done nor refused. The message says what stood in the way."""
+
+
 Result: TypeAlias = Done | Refused | Elsewhere

@@ -8,8 +8,8 @@ import structlog
 
 from execution_service.control.background import Background
 from execution_service.control.remembered_cancels import RememberedCancels
-from execution_service.control.requests import Adoption, Kind, Request, UndoneAdoption, read_request
-from execution_service.control.results import Done, Elsewhere, Refused, Result
+from execution_service.control.requests import Kind, Request, read_request
+from execution_service.control.results import Done, Elsewhere, Refused, Result, Unfinished
 from execution_service.control.verbs import Verbs, asks_broker
 from execution_service.core.orders.cancel import Cancel
 from execution_service.core.planning.stances import HALT
@@ -138,17 +138,14 @@ class CommandRunner:
 
     async def _result(self, command: Command, request: Request) -> Result:
         """Whatever fails is refused: no command may stop the others, nor the start of the service, which reads what was left, and one that stayed
-        NEW would fail again each second."""
+        NEW would fail again each second. Raises StoreUnavailable; Unfinished: the next life of the service carries it out again."""
         try:
             return await self._verbs.carry_out(request)
-        except StoreUnavailable:
+        except (StoreUnavailable, Unfinished):
             raise
         except Exception as exc:
             log.error(f"Command failed: {exc}", action="command_failed", command_id=command.command_id, exc_info=exc)
-            words = f"failed: {type(exc).__name__}: {exc}"
-            if isinstance(request, Adoption | UndoneAdoption):
-                words += "; see execctl orders for what was recorded of it"
-            return Refused(words)
+            return Refused(f"failed: {type(exc).__name__}: {exc}")
 
     def _say(self, command: Command, result: Done | Refused) -> None:
         if command.kind not in (

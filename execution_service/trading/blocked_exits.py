@@ -13,7 +13,7 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.orders.waiting import Waiting, WaitingReason
 from execution_service.core.texts.messages import MentionedOrder
-from execution_service.core.texts.orders import exits_waiting
+from execution_service.core.texts.orders import exits_waiting, targets_waiting
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection
@@ -25,10 +25,13 @@ ENTRY_ALERT_SECONDS = 30.0
 """An exit that waits for its entry is ordinary for as long as entries may work."""
 TURN_ALERT_SECONDS = 15.0
 """Longer than a broker takes for the orders before it."""
+TARGET_ALERT_SECONDS = 30.0
+"""Its stop protects what is held meanwhile."""
 _ALERT_SECONDS = {
     WaitingReason.ENTRY: ENTRY_ALERT_SECONDS,
     WaitingReason.TURN: TURN_ALERT_SECONDS,
     WaitingReason.POSITIONS: TURN_ALERT_SECONDS,
+    WaitingReason.STOP: TARGET_ALERT_SECONDS,
 }
 _LOOK_SECONDS = 1.0
 
@@ -80,13 +83,12 @@ class BlockedExits:
                 self._timers.make(live, _LOOK_SECONDS)
             return None
         since = self._clock.now() - timedelta(seconds=now - live.known_from)
-        words = partial(
-            exits_waiting,
-            account_name=self._connection.account_name,
-            broker=self._connection.broker_name,
-            reason=self._words(order, waiting),
-            to_do=_TO_DO_FOR_ENTRY if reason is WaitingReason.ENTRY else _TO_DO,
-        )
+        name, broker = self._connection.account_name, self._connection.broker_name
+        words = partial(targets_waiting, account_name=name, broker=broker)
+        if reason is not WaitingReason.STOP:
+            to_do = _TO_DO_FOR_ENTRY if reason is WaitingReason.ENTRY else _TO_DO
+            why = self._words(order, waiting)
+            words = partial(exits_waiting, account_name=name, broker=broker, reason=why, to_do=to_do)
 
         def raised() -> None:
             if live.order.status is Status.PENDING:
@@ -109,8 +111,6 @@ class BlockedExits:
                 return "the risk gate cannot tell that it is an exit, and lets no new risk pass for now"
             case WaitingReason.PROTECTION:
                 return "the protective orders of its position are being cancelled, and the broker has not confirmed their end"
-            case WaitingReason.STOP:
-                return "the broker does not tell what the stop has filled that it links to this target"
             case WaitingReason.TURN:
                 return "orders before it are on their way to the broker"
             case WaitingReason.NOT_TAKEN:

@@ -9,6 +9,7 @@ from decimal import Decimal
 import structlog
 
 from brokers.base import Instrument
+from execution_service.core.adoption.records import is_half_recorded
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.effects import applied_events
@@ -18,6 +19,7 @@ from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_
 from execution_service.core.reconcile.positions import Holding, by_product
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.storage.ports.ledger import LedgerStore
+from execution_service.storage.ports.orders import OrderStore
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +93,14 @@ async def entry_with_unbooked(
 def held_in(entry: LedgerEntry, product: str | None, products: Sequence[str]) -> Decimal:
     """What the entry holds in the product, with what may be of it; negative: short. `products`: as of `by_product`."""
     return sum((each.quantity for each in by_product(entry, products) if each.product in (None, product)), ZERO)
+
+
+async def half_recorded(live_orders: LiveOrders, store: OrderStore, some: Iterable[Order]) -> str | None:
+    """The name of an adoption among these orders that is recorded in part only; None: there is none. Raises StoreUnavailable."""
+    names = sorted({order.signal_id for order in some if order.adoption is not None})
+    stored = await store.find([f"signal:{name}" for name in names]) if names else []
+    records = [order for order in map(live_orders.latest, stored) if order.adoption is not None]
+    return next((name for name in names if is_half_recorded([r for r in records if r.signal_id == name])), None)
 
 
 def told_before(live_orders: LiveOrders, account_id: str) -> list[tuple[LiveOrder, int]]:

@@ -54,7 +54,7 @@ from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.exit_check import ExitCheck
 from execution_service.trading.holding_choice import HoldingChoice
-from execution_service.trading.holdings import entry_with_unbooked, is_booked_to
+from execution_service.trading.holdings import entry_with_unbooked, half_recorded, is_booked_to
 from execution_service.trading.protection import Protection
 from execution_service.trading.risk_gate import RiskGate
 from execution_service.trading.stop_news import StopNews
@@ -237,7 +237,7 @@ class PreTradeChecks:
     # --- exits and what we hold ---------------------------------------------------------------------------------
 
     async def _allowed_exit(self, live: LiveOrder) -> ExitAllowance | None:
-        """What an exit may take of its entry. None: the entry is not finished, or has not come yet."""
+        """What an exit may take of its entry. None: the entry is not finished, has not come yet, or what was adopted of it is half recorded."""
         order = live.order
         known_for = self._clock.monotonic() - live.known_from
         refs = order.accepted_request.entry_refs
@@ -251,6 +251,8 @@ class PreTradeChecks:
         unreadable = self._store.unreadable([f"{kind}:{ref}" for kind in ("signal", "exit_of") for ref in refs])
         if unreadable:
             return await self._allowed_by_the_ledger(order, "; ".join(unreadable))
+        if await half_recorded(self._live, self._store, (s.order for s in (*entries, *exits))) is not None:
+            return None
         return exit_allowance(
             order,
             [self._live.latest(s) for s in entries],

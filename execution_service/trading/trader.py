@@ -198,6 +198,7 @@ class Trader:
             store=store,
             clock=clock,
             ownership=ownership,
+            grouped_alerts=grouped_alerts,
             mode=rules.exit_position_check,
         )
         stop_news = StopNews(report_poller=self._report_poller, live_orders=live_orders, clock=clock)

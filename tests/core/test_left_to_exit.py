@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 
 from brokers.base import Side
 from execution_service.core.exact import ZERO
-from execution_service.core.orders.events import CancelRequested
-from execution_service.core.orders.exits_at_work import Left, excess_exits, left_of_entries, opened_by_exits
+from execution_service.core.orders.events import CancelRequested, Noted
+from execution_service.core.orders.exits_at_work import (
+    OPENED,
+    OVERTAKEN,
+    Left,
+    excess_exits,
+    left_of_entries,
+    taken_beyond,
+)
 from execution_service.core.orders.order import Order, apply
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import AT_WORK, Reason, ReasonCode, Status
@@ -71,11 +78,37 @@ def test_the_smallest_that_will_do_is_cancelled_with_the_numbers() -> None:
     )
 
 
-def test_only_what_filled_beyond_after_its_cancel_was_asked_has_opened_a_position() -> None:
-    left, late = Left(Decimal(-5), "why"), exit_of(1, 10, 5)
-    assert opened_by_exits(late, left) is None
-    words = opened_by_exits(asked_to_end(late), left)
-    assert words is not None
-    assert "5 too much" in words
-    assert opened_by_exits(asked_to_end(late), Left(ZERO, "why")) is None
-    assert opened_by_exits(asked_to_end(exit_of(1, 10)), left) is None
+def told(exit_: Order, words: str) -> Order:
+    return apply(exit_, Noted(at=NOW, message=words, alert=True))
+
+
+def test_the_last_to_fill_beyond_what_there_was_is_told_of_once_for_each_fill() -> None:
+    left, first, last = Left(Decimal(-5), "why"), exit_of(1, 10, 5), exit_of(2, 10, 5)
+    found = taken_beyond([last, first], left, None)
+    assert found is not None
+    order, words = found
+    assert order is last
+    assert words.startswith(OPENED)
+    assert "why, so 5 too much" in words
+    assert "before its cancel" not in words
+    assert taken_beyond([first, told(last, words)], left, None) is None
+    again = apply(told(last, words), filled_by("another", 1))
+    assert taken_beyond([first, again], left, None) is not None
+
+
+def test_what_was_asked_to_end_is_said_to_have_filled_before_that() -> None:
+    found = taken_beyond([asked_to_end(exit_of(1, 10, 5))], Left(Decimal(-5), "why"), None)
+    assert found is not None
+    assert "before its cancel took effect" in found[1]
+
+
+def test_what_has_taken_no_more_than_there_was_is_not_told_of() -> None:
+    assert taken_beyond([exit_of(1, 10, 5)], Left(ZERO, "why"), None) is None
+    assert taken_beyond([exit_of(1, 10)], Left(Decimal(-5), "why"), None) is None
+
+
+def test_only_who_holds_the_other_side_has_opened_a_position() -> None:
+    for held, beginning in ((Decimal(-5), OPENED), (ZERO, OVERTAKEN), (Decimal(5), OVERTAKEN)):
+        found = taken_beyond([exit_of(1, 10, 5)], Left(Decimal(-5), "why"), held)
+        assert found is not None
+        assert found[1].startswith(beginning)

@@ -45,9 +45,11 @@ from execution_service.core.texts.messages import MentionedOrder, one_line, with
 from execution_service.core.texts.orders import (
     cancels_unconfirmed,
     conflict,
+    exits_not_measured,
     exits_waiting,
     held_for_opening,
     order_alert,
+    targets_waiting,
 )
 from execution_service.core.texts.service import (
     broker_down,
@@ -436,6 +438,8 @@ def test_outside_values_can_forge_neither_tags_nor_lines_nor_terminal_commands()
         orders_held(account_name=NASTY, broker=NASTY, reason=NASTY),
         held_for_opening([MentionedOrder(NASTY_ORDER, None)] * 9, account_name=NASTY, broker=NASTY, words=NASTY),
         exits_waiting([MentionedOrder(NASTY_ORDER, AT)], account_name=NASTY, broker=NASTY, reason=NASTY, to_do=""),
+        exits_not_measured([MentionedOrder(NASTY_ORDER, None, NASTY)] * 9, account_name=NASTY),
+        targets_waiting([MentionedOrder(NASTY_ORDER, AT)], account_name=NASTY, broker=NASTY),
         cancels_unconfirmed([MentionedOrder(NASTY_ORDER, None)] * 9, account_name=NASTY, broker=NASTY, times=3),
         broker_up(account_name=NASTY, broker=NASTY),
         session_concern(account_name=NASTY, broker=NASTY, concern=NASTY),

@@ -256,6 +256,22 @@ async def test_a_doubtful_target_is_told_though_its_stop_covers_everything(tmp_p
         assert_doubt_is_told_once(world, target)
 
 
+async def test_a_target_that_waits_for_its_stop_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StopNews, "is_told", lambda _self, _target: False)
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=ONCE) as world:
+        await entered(world, take_profit=12)
+        await world.run(15)
+        (target,) = children(world, ProtectiveRole.TARGET)
+        assert (target.status, world.notifier.titled("Target Waits")) == (Status.PENDING, [])
+        await world.run(30)
+        (told,) = world.notifier.titled("Target Waits For Its Stop")
+        assert target.signal_id in told
+        assert not world.notifier.titled("Exit Cannot Leave")
+        assert resting(world) == 100
+
+
 async def test_people_are_told_when_the_stop_beside_a_doubtful_target_has_gone(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RESTING, capabilities=ONCE, is_unique=False) as world:
         world.send("in", **STOP_AT, take_profit=12)

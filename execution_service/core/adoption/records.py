@@ -428,6 +428,7 @@ def records_of(
             left="" if number else left,
             came="" if number else came,
             discrepancy_id=request.discrepancy_id,
+            record_count=len(movements),
         )
         moment = at if request.happened_at is None else request.happened_at + number * _STEP
         fills = [
@@ -444,3 +445,10 @@ def records_of(
         ]
         made.append(apply_all(bare, (adopted, *_contract(movement, at), *fills)))
     return tuple(made)
+
+
+def is_half_recorded(records: Sequence[Order]) -> bool:
+    """Whether an adoption, or its being taken back, is recorded in part only, so that the books are wrong until the rest is. `records`: all that
+    there are of it now."""
+    expected = max((each.adoption.record_count for each in records if each.adoption is not None), default=0)
+    return len(records) < expected or len({bool(each.fills) for each in records}) > 1

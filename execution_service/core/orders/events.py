@@ -365,6 +365,8 @@ class Adopted(_Event):
     """What the whole adoption removes and adds, as text for people. Only the first record of an adoption has it."""
     discrepancy_id: str | None = None
     """The discrepancy that it is meant to close."""
+    record_count: int = 0
+    """How many records the whole adoption has; 0: an older version has not said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 
 from execution_service.core.exact import ZERO
+from execution_service.core.orders.events import Filled, Noted
 from execution_service.core.orders.exits import entries_of, fewest_for, takers_of
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.protective import ProtectiveRole
@@ -32,14 +34,15 @@ class ExcessExit:
     """For people: what there was, what is left, what is cancelled and what no exit at work covers then."""
 
 
+def is_own_exit(order: Order) -> bool:
+    """Whether it is an exit that was sent, and not one that somebody told of."""
+    return order.identity.purpose is Purpose.EXIT and order.adoption is None
+
+
 def is_measured(order: Order) -> bool:
     """Whether the order is an exit that is measured here: stops and targets are fitted to what is held by the plan of protection."""
     own = order.protective
-    return (
-        order.identity.purpose is Purpose.EXIT
-        and order.adoption is None
-        and (own is None or own.role is ProtectiveRole.CLOSE)
-    )
+    return is_own_exit(order) and (own is None or own.role is ProtectiveRole.CLOSE)
 
 
 def was_in_excess(order: Order) -> bool:
@@ -84,11 +87,38 @@ def excess_exits(exits: Sequence[Order], left: Left) -> list[ExcessExit]:
     ]
 
 
-def opened_by_exits(order: Order, left: Left) -> str | None:
-    """For people: that an exit which was to be cancelled has filled before that, and beyond what there was; None: it has not."""
-    if left.quantity >= 0 or not order.filled_quantity or not was_in_excess(order):
+OPENED = "this exit has opened a position"
+OVERTAKEN = "this exit has taken what other entries hold"
+_BEGINNINGS = (OPENED, OVERTAKEN)
+
+
+def taken_beyond(exits: Iterable[Order], left: Left, held: Decimal | None) -> tuple[Order, str] | None:
+    """Which of the exits that share what was left has filled last, so that together they have taken more than there was, and the words for people;
+    None: they have not, none of them is ours, or people have been told since it filled. `held`: what the strategy holds on the side that they close,
+    negative: the other side; None: not known."""
+    filled = [each for each in exits if each.filled_quantity and each.adoption is None]
+    if left.quantity >= 0 or not filled:
         return None
-    return (
-        f"this exit has opened a position: it filled before its cancel took effect; {left.why}, so {-left.quantity:f} too much. Nothing closes that "
-        "by itself: close it in the broker's own screen and adopt that, or send an order"
+    last = max(filled, key=lambda each: (_last_filled_at(each), each.order_id))
+    if is_told(last):
+        return None
+    beginning = OVERTAKEN if held is not None and held >= 0 else OPENED
+    late = "it filled before its cancel took effect; " if was_in_excess(last) else ""
+    return last, (
+        f"{beginning}: {late}{left.why}, so {-left.quantity:f} too much. Nothing makes up for that by itself: trade it back in the broker's own "
+        "screen and adopt that, or send an order"
     )
+
+
+def _last_filled_at(order: Order) -> datetime:
+    return max(event.at for event in order.events if isinstance(event, Filled))
+
+
+def is_told(order: Order) -> bool:
+    """Whether the record says since its latest fill that it took more than there was."""
+    for event in reversed(order.events):
+        if isinstance(event, Filled):
+            return False
+        if isinstance(event, Noted) and event.message.startswith(_BEGINNINGS):
+            return True
+    return False

@@ -336,6 +336,20 @@ def exits_waiting(orders: Sequence[MentionedOrder], *, account_name: str, broker
     )
 
 
+def targets_waiting(orders: Sequence[MentionedOrder], *, account_name: str, broker: str) -> str:
+    """Targets that are to be linked to a stop at the broker, and have been unable to leave since the moments given."""
+    named = [(each.order, f" since {clock_time(each.moment)}" if each.moment else "") for each in orders]
+    return html_message(
+        "⏳ Target Waits For Its Stop" if len(orders) == 1 else f"⏳ {len(orders)} Targets Wait For Their Stops",
+        ("Account", account_name),
+        ("Broker", broker),
+        ("Targets", list_of_orders(named)),
+        ("Reason", "the broker does not tell what the stop has filled that it links to the target"),
+        ("Meanwhile", "the stop is at the broker, by what it last told of it; no profit is taken"),
+        ("To do", "nothing: it is placed as soon as the broker tells; to take the profit now, send an exit"),
+    )
+
+
 def orders_isolated(orders: Sequence[MentionedOrder], *, account_name: str) -> str:
     """An unexpected error occurred in the processing of these orders; `words` of each says which."""
     named = [(each.order, f": {shortened(each.words, LONGEST_OF_CAUSE)}") for each in orders]
@@ -345,6 +359,22 @@ def orders_isolated(orders: Sequence[MentionedOrder], *, account_name: str) -> s
         ("Orders" if len(orders) > 1 else "Order", list_of_orders(named)),
         ("Meanwhile", "it is tried again, with longer and longer pauses; the account's other orders go on"),
         ("To do", "see how it stands with execctl order and in the broker's own screen, and tell the maintainers"),
+    )
+
+
+def exits_not_measured(orders: Sequence[MentionedOrder], *, account_name: str) -> str:
+    """Whether these exits may take more than is left is not known; `words` of each says why."""
+    named = [(each.order, f": {shortened(each.words, LONGEST_OF_CAUSE)}") for each in orders]
+    return html_message(
+        "⚠️ Exit Not Measured" if len(orders) == 1 else f"⚠️ {len(orders)} Exits Not Measured",
+        ("Account", account_name),
+        ("Exits", list_of_orders(named)),
+        ("Means", "what they close has changed, and it is not known whether they may take more than is left"),
+        ("Meanwhile", "they are left as they are, and measured again, with longer and longer pauses"),
+        (
+            "To do",
+            "compare what they may still take with what is held, in the broker's own screen; cancel what is too much",
+        ),
     )
 
 
