@@ -539,9 +539,9 @@ async def test_nothing_is_opened_any_more_by_a_process_that_stops(tmp_path: Path
         await one.kill()
         service: Any = other.service
         opened: list[str] = []
-        open_desk, unsettled, drain, hold = (
+        open_desk, open_orders, drain, hold = (
             service.accounts.open,
-            service._store.unsettled,
+            service._store.open_orders,
             service.delivery.drain,
             asyncio.Event(),
         )
@@ -553,13 +553,13 @@ async def test_nothing_is_opened_any_more_by_a_process_that_stops(tmp_path: Path
         async def slowly(*of: Any) -> Any:
             if of == (ACCOUNT,):
                 await hold.wait()
-            return await unsettled(*of)
+            return await open_orders(*of)
 
         async def drained() -> None:
             hold.set()
             await drain()
 
-        service.accounts.open, service._store.unsettled, service.delivery.drain = noted, slowly, drained
+        service.accounts.open, service._store.open_orders, service.delivery.drain = noted, slowly, drained
         await other.run(12)
         assert service.ownership._leases.holds(ACCOUNT)
         await other.stop()

@@ -244,7 +244,7 @@ def never_looks_again(patch: Patch) -> None:
 
 @plants("a record that was mended is left alone until its account changes hands")
 def unreadable_once_unreadable_for_ever(patch: Patch) -> None:
-    read = AccountOwnership._read
+    read, read_partition = AccountOwnership._read, AccountOwnership._read_partition
     missed: set[str] = set()
 
     async def remembering(self: AccountOwnership, unsettled: Sequence[Unsettled]) -> list[Stored]:
@@ -253,7 +253,14 @@ def unreadable_once_unreadable_for_ever(patch: Patch) -> None:
         missed.update({u.order_id for u in wanted} - {stored.order.order_id for stored in found})
         return found
 
+    async def remembering_a_partition(self: AccountOwnership, partition: str) -> Sequence[Stored]:
+        wanted = {u.order_id for u in await self._store.unsettled(partition) if u.order_id not in missed}
+        found = [stored for stored in await read_partition(self, partition) if stored.order.order_id not in missed]
+        missed.update(wanted - {stored.order.order_id for stored in found})
+        return found
+
     patch.setattr(AccountOwnership, "_read", remembering)
+    patch.setattr(AccountOwnership, "_read_partition", remembering_a_partition)
 
 
 @plants("ledger lines that were mended are not read again")

@@ -233,7 +233,7 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
         [
             order(10.0, "s0", order_type="LIMIT", limit_price=10, stop_loss=8, take_profit=13),
             (12.0, "fill", {"signal": "s0", "part": 1.0}),
-            (13.3, "hit", {"signal": "s0", "pick": 0, "part": 0.3}),
+            (12.27, "hit", {"signal": "s0", "pick": 0, "part": 0.3}),
             (30.0, "hit", {"signal": "s0", "pick": 1, "part": 1.0}),
         ],
     ),
@@ -296,7 +296,7 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
 
 
 SECOND_SIGNAL: list[tuple[float, str, dict[str, Any]]] = [
-    (5.5, "away", {"port": "publish", "replica": 0, "seconds": 20.0}),
+    (5.5, "away", {"port": "publish", "replica": 0, "seconds": 30.0}),
     order(13.6, "s3", order_type="STOP_LIMIT", limit_price=10, stop_price=10),
     (21.5, "venue_cancels", {"signal": "s3"}),
     (29.4, "stop", {"replica": 0, "down": 3.0}),
