@@ -92,7 +92,7 @@ def window_of(calendar: str, now: datetime) -> Window:
     schedules = importlib.import_module(SCHEDULES)
     for opens, closes in schedules.open_hours(calendar, (now - BEFORE).date(), (now + AFTER).date()):
         if opens <= now < closes:
-            return Window(opens, closes, Session(is_open=True))
+            return Window(opens, closes, Session(is_open=True, opened_at=opens))
         if last_close is not None and last_close <= now < opens:
             return Window(last_close, opens, Session(is_open=False, opens_at=opens))
         last_close = closes

@@ -33,6 +33,7 @@ from execution_service.core.protection.orders import (
     protective_order,
 )
 from execution_service.core.protection.plan import (
+    Ending,
     MarkTriggered,
     Place,
     ProtectedPosition,
@@ -140,6 +141,8 @@ class _Shown:
     """So much less, as the latest look showed it."""
     more: Decimal = ZERO
     """So much more, as the latest look showed it; below 0 less."""
+    held_by_all: Decimal = ZERO
+    """What all strategies together held by our records in that look, on the line's side."""
     at: datetime | None = None
     """When the latest look was."""
     last_price: Decimal | None = None
@@ -522,8 +525,6 @@ class Protection:
         abilities = abilities_of(
             capabilities, instrument, tells_quotes=isinstance(self._connection.broker, TellsQuotes)
         )
-        session = None if abilities.keeps_overnight else await self._market.session_of(latest[0])
-        opens_at = None if session is None or session.is_open else session.opens_at
         if moves != self._moves:  # something has filled meanwhile: what was read does not belong together
             self._wake_up.tell()
             return None
@@ -543,6 +544,10 @@ class Protection:
             )
             for entry in latest
         ]
+        was_taken_down = any(order.ending is Ending.REMOVED for entry in protected for order in entry.orders)
+        session = None
+        if was_taken_down or not abilities.keeps_overnight:
+            session = await self._market.session_of(latest[0])
         return protection_plan(
             ProtectedPosition(
                 side=line.side,
@@ -551,6 +556,7 @@ class Protection:
                 is_reversed=held < 0,
                 shown=None if shown is None or not shown.less else max(ZERO, held - shown.less),
                 more=ZERO if shown is None else shown.more,
+                held_by_all=ZERO if shown is None else shown.held_by_all,
                 compared_at=None if shown is None else shown.at,
                 priced_at=self._clock.now()
                 if self._is_on_bars
@@ -563,7 +569,8 @@ class Protection:
                 kept_price=self.price_watch.kept(line.key.instrument_key, line.side),
                 passed_price=self.price_watch.passed(line.key.instrument_key, line.side),
                 kept_since=self.price_watch.kept_since(line.key.instrument_key),
-                opens_at=opens_at,
+                opens_at=None if session is None or session.is_open else session.opens_at,
+                market_opened_at=None if session is None or not session.is_open else session.opened_at,
                 now=self._clock.now(),
             )
         )
@@ -653,6 +660,7 @@ class Protection:
             less = max(ZERO, (group.held - group.shown) * line.side.sign)
             shown = self._shown.setdefault(line, _Shown())
             shown.more, shown.at = (group.shown - group.held) * line.side.sign, self._clock.now()
+            shown.held_by_all = group.held * line.side.sign
             is_same = (less, moves) == (shown.suspected, shown.moves)
             shown.suspected, shown.moves, shown.looks = less, moves, shown.looks + 1 if is_same else 1
             # That nothing at all is shown is what a broker with trouble of its own tells, too.

@@ -40,14 +40,31 @@ def test_more_units_explain_a_lower_price_and_fewer_a_higher_one(
 ) -> None:
     level = Level(price=Decimal(price), side=side, role=role)  # type: ignore[arg-type]
     span = None if now is None else (Decimal(now), Decimal(now))
-    assert may_be_split(level, more=Decimal(more), span=span, before=None) is expected
+    assert may_be_split(level, more=Decimal(more), held=Decimal(10), span=span, before=None) is expected
+
+
+@pytest.mark.parametrize(
+    ("side", "held", "more", "expected"),
+    [
+        (Side.BUY, 100, 10, True),  # one for each ten
+        (Side.BUY, 100, 9, False),
+        (Side.BUY, -100, 1, True),  # the strategies hold opposite sides
+        (Side.BUY, 0, 1, True),
+        (Side.SELL, 100, -10, True),
+        (Side.SELL, 100, -9, False),
+    ],
+)
+def test_a_split_changes_a_part_of_all_that_is_held(side: Side, held: int, more: int, expected: bool) -> None:
+    level = Level(price=Decimal(90 if side is Side.BUY else 110), side=side, role=STOP)
+    split = may_be_split(level, more=Decimal(more), held=Decimal(held), span=None, before=None)
+    assert split is expected
 
 
 @pytest.mark.parametrize(("before", "expected"), [(100, True), (98, True), (97, False), (91, False)])
 def test_a_price_that_came_without_a_jump_is_no_split(before: int, expected: bool) -> None:
     level = Level(price=Decimal(90), side=Side.BUY, role=STOP)
     span = Decimal(86), Decimal("87.5")
-    assert may_be_split(level, more=Decimal(10), span=span, before=Decimal(before)) is expected
+    assert may_be_split(level, more=Decimal(10), held=Decimal(10), span=span, before=Decimal(before)) is expected
 
 
 def after(ending: Ending, price: str | None = None, **fields: object) -> ProtectionPlan:
@@ -92,6 +109,24 @@ def test_one_that_was_taken_down_waits_for_what_the_positions_and_the_market_say
     assert placed(planned(gone, now=soon, compared_at=known)) == []
     assert placed(planned(gone, now=soon, compared_at=known, priced_at=known, price="9.5")) == [(STOP, 2, 100)]
     assert placed(planned(gone, now=NOW + timedelta(seconds=10))) == [(STOP, 2, 100)]
+
+
+def test_one_that_was_taken_down_in_the_night_waits_for_what_the_new_day_says() -> None:
+    gone = entry(order(ending=Ending.REMOVED))
+    opening = NOW + timedelta(hours=15)
+    night = NOW + timedelta(hours=1)
+    plan = planned(gone, now=night, compared_at=night, opens_at=opening)
+    assert (placed(plan), state(plan)) == ([], ProtectionState.UNPROTECTED)
+    assert "the market is closed" in plan.standing["ord_e"].reason
+    assert plan.look_again_at == opening + timedelta(seconds=10)
+    assert placed(planned(gone, now=night, compared_at=night, priced_at=night, price="9.5", opens_at=opening)) == [
+        (STOP, 2, 100)
+    ]
+    soon, known = opening + timedelta(seconds=3), opening + timedelta(seconds=1)
+    day = {"market_opened_at": opening}
+    assert placed(planned(gone, now=soon, compared_at=night, priced_at=night, price="9.5", **day)) == []
+    assert placed(planned(gone, now=soon, compared_at=known, priced_at=known, price="9.5", **day)) == [(STOP, 2, 100)]
+    assert placed(planned(gone, now=opening + timedelta(seconds=10), **day)) == [(STOP, 2, 100)]
 
 
 @pytest.mark.parametrize(

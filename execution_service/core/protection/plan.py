@@ -30,7 +30,8 @@ PAUSES = Backoff(first_seconds=2.0, longest_seconds=600.0)
 UNFILLED_SECONDS = 10.0
 """What a triggered stop has become has to fill within so long."""
 KNOWN_SECONDS = 10.0
-"""So long a stop that somebody took down at the broker waits for a look at the broker's positions and at the market before it is placed again."""
+"""So long a stop that somebody took down at the broker waits for a look at the broker's positions and at the market before it is placed again: both
+of the new day, where it was taken down while the market was closed."""
 PAUSES_OF_EXPIRED = Backoff(first_seconds=60.0, longest_seconds=600.0)
 """An order of the day that has ended is not placed again into the same evening at once."""
 
@@ -153,6 +154,8 @@ class ProtectedPosition:
     """The least that the broker's positions leave of it, where they lastingly show less than our records; None: nothing is known to differ."""
     more: Decimal = ZERO
     """So many more units than our records the broker's positions showed in the latest look, below 0 fewer."""
+    held_by_all: Decimal = ZERO
+    """What all strategies together held of it by our records in that look, on this side; below 0 on the other."""
     compared_at: datetime | None = None
     """When that look was; None: there was none."""
     priced_at: datetime | None = None
@@ -174,8 +177,10 @@ class ProtectedPosition:
     kept_since: datetime | None = None
     """When the first of these looks showed its price; None: after whatever has filled."""
     opens_at: datetime | None = None
-    """By the calendar the market is closed until then; None: it is open, or that is not known. It counts for what has expired alone, since a calendar
-    does not know every session."""
+    """By the calendar the market is closed until then; None: it is open, or that is not known. It counts for what has expired, and for what was taken
+    down while no price is known, alone, since a calendar does not know every session."""
+    market_opened_at: datetime | None = None
+    """By the calendar the market has been open since then; None: it is closed, or that is not known."""
     now: datetime
 
 
@@ -576,7 +581,11 @@ class _Case:
     def _may_be_split(self, price: Decimal | None, role: ProtectiveRole) -> bool:
         position = self.position
         return price is not None and may_be_split(
-            self._level(price, role), more=position.more, span=position.span, before=position.last_price
+            self._level(price, role),
+            more=position.more,
+            held=position.held_by_all,
+            span=position.span,
+            before=position.last_price,
         )
 
     @property
@@ -600,6 +609,11 @@ class _Case:
         ended_at = self._failures[0].ended_at if self._is_taken_down else None
         if ended_at is None:
             return None
+        if position.opens_at is not None and position.span is None:
+            return position.opens_at + timedelta(seconds=KNOWN_SECONDS)
+        opened_at = position.market_opened_at
+        if opened_at is not None and ended_at < opened_at <= position.now:
+            ended_at = opened_at  # what was asked in the night tells nothing of the new day
         asked = [position.compared_at, *([position.priced_at] if position.abilities.tells_quotes else [])]
         if all(at is not None and at >= ended_at for at in asked):
             return None
@@ -753,6 +767,8 @@ class _Case:
         if paused is not None:
             failure = self._failures[0]
             words = f"the broker does not keep its protective order: {failure.why or failure.ending}"
+            if self.position.opens_at is not None and paused > self.position.opens_at:
+                words += "; the market is closed and no price is known, so that it is placed again after the opening"
             return self._standing_with(state=ProtectionState.UNPROTECTED, reason=words, again=paused)
         opens_at = self.position.opens_at
         has_expired = bool(self._failures) and self._failures[0].ending is Ending.EXPIRED

@@ -10,7 +10,8 @@ from brokers.base import Side
 from execution_service.core.orders.protective import ProtectiveRole
 
 SPLIT_JUMP = Decimal("0.1")
-"""The smallest split that is usual, 5 for 4, moves the price by a fifth. From one look to the next an ordinary market moves by less than a tenth."""
+"""The smallest split that is usual, 5 for 4, moves the price by a fifth and the quantity by a quarter. From one look to the next an ordinary market
+moves by less than a tenth, and what changes a quantity by less than that moves no price by a tenth."""
 SPLIT_GAP = Decimal("0.2")
 """So far beyond a stop that its broker took down, in parts of it, a price is taken for one after a split, though no quantity has changed yet."""
 
@@ -39,12 +40,15 @@ class Level:
         return span[1] <= self.price - gap if self.is_below else span[0] >= self.price + gap
 
 
-def may_be_split(level: Level, *, more: Decimal, span: tuple[Decimal, Decimal] | None, before: Decimal | None) -> bool:
+def may_be_split(
+    level: Level, *, more: Decimal, held: Decimal, span: tuple[Decimal, Decimal] | None, before: Decimal | None
+) -> bool:
     """Whether the level may be reached by a split or a merger of shares alone. `more`: so many more units the broker shows than our records, below
-    0 fewer; more units have a lower price. `span`: the lowest and the highest price of now; None: it is not known. `before`: the last price that had
-    not reached the level; None: none is known."""
+    0 fewer; more units have a lower price. `held`: what these say that all strategies together hold, of which a split makes a part more or fewer;
+    where they cancel each other out, or are on the other side, any difference may be one. `span`: the lowest and the highest price of now; None: it is
+    not known. `before`: the last price that had not reached the level; None: none is known."""
     fits = more > 0 if level.is_below else more < 0
-    if not fits:
+    if not fits or abs(more) < held * SPLIT_JUMP:
         return False
     if span is None:
         return True

@@ -84,6 +84,8 @@ class Session:
     is_open: bool
     opens_at: datetime | None = None
     """When it is closed: until when, where the calendar tells."""
+    opened_at: datetime | None = None
+    """When it is open: since when, where the calendar tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
