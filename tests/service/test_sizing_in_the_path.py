@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +15,9 @@ from execution_service.core.orders.events import NothingSent, Rejected, Sized, S
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import RefusedRequest
 from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.risk.gate import Verdict
 from execution_service.core.risk.prices import Rate
+from execution_service.trading.risk_gate import RiskGate
 from execution_service.trading.trader import TradingRules
 from tests.builders import NOW
 from tests.core.risk_cases import written
@@ -188,3 +191,27 @@ async def test_the_size_is_by_the_rate_into_the_account_s_currency_and_no_other(
         await world.run(3)
         (event,) = sized(world.record("sig"))
         assert event.quantity == 4000, "10,000 dollars at risk, 2 euros or 2.50 dollars lost by each"
+
+
+async def test_what_was_sized_and_has_not_left_yet_counts_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, may_leave = RiskGate.judge, asyncio.Event()
+
+    async def leaves_later(self: RiskGate, order: Order) -> Verdict:
+        verdict = await judge(self, order)
+        if order.signal_id == "sig":
+            await may_leave.wait()
+        return verdict
+
+    monkeypatch.setattr(RiskGate, "judge", leaves_later)
+    limits = written(max_gross_exposure=300_000)
+    async with world_of(tmp_path, market=BY_HAND, rules=ONE_PER_CENT, limits=limits) as world:
+        send(world)
+        await world.run(2)
+        send(world, "other", symbol="MSFT")
+        await world.run(2)
+        may_leave.set()
+        await world.run(3)
+        assert world.record("sig").status is Status.SUBMITTED
+        assert sum((placed.ticket.quantity for placed in world.placed()), Decimal(0)) * 50 <= 300_000

@@ -45,8 +45,8 @@ def may_be_split(
 ) -> bool:
     """Whether the level may be reached by a split or a merger of shares alone. `more`: so many more units the broker shows than our records, below
     0 fewer; more units have a lower price. `held`: what these say that all strategies together hold, of which a split makes a part more or fewer;
-    where they cancel each other out, or are on the other side, any difference may be one. `span`: the lowest and the highest price of now; None: it is
-    not known. `before`: the last price that had not reached the level; None: none is known."""
+    where they cancel each other out, or are on the other side, any difference may be one. `span`: the lowest and the highest price of now; None: it
+    is not known. `before`: the last price that had not reached the level; None: none is known."""
     fits = more > 0 if level.is_below else more < 0
     if not fits or abs(more) < held * SPLIT_JUMP:
         return False
