@@ -167,9 +167,10 @@ class Placement:
         return Handed(_all(taken), is_clear=True)
 
     def _may_not_leave(self, live: LiveOrder) -> bool:
-        """It is to be cancelled, or has become too old: the store may have been away while the intent was being written."""
+        """It is to be cancelled, or has become too old: the store may have been away while the intent was being written. What protects a position is
+        never too old."""
         order = live.order
-        is_late = is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
+        is_late = order.protective is None and is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
         is_late = is_late and not any(note.message.startswith(LATE_EXIT) for note in order.notes)
         return is_late or order.cancel_request is not None
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from brokers.base import AssetClass, Capabilities, OrderRef, OrderType, Report, Reports, ReportStatus, Side, Ticket, Tif
-from brokers.errors import NotAnswered
+from brokers.errors import HeldBack, NotAnswered
 from brokers.paper.model import Action, Fault, Operation, PaperOrder
 from brokers.ticks import stop_on_tick
 from execution_service.control.requests import Kind
@@ -1156,3 +1156,26 @@ async def test_an_entry_that_has_been_closed_is_not_protected_again_when_its_tra
         await world.run(60)
         assert (state(world), resting(world), len(children(world))) == (ProtectionState.CLOSED, 0, placed)
         audit(world)
+
+
+async def test_a_stop_that_was_held_back_for_longer_than_an_order_may_be_old_leaves_as_soon_as_it_can(
+    tmp_path: Path,
+) -> None:
+    rules = replace(RESTING, max_order_age_seconds=20.0)
+    async with world_of(tmp_path, market=BY_HAND, rules=rules) as world:
+        world.send("in", **STOP_AT)
+        await world.run(1)
+        broker: Any = world.brokers[ACCOUNT]
+        place_order, released_at = broker.place_order, world.clock.monotonic() + 40
+
+        async def held_back(ticket: Ticket) -> Report:
+            if world.clock.monotonic() < released_at:
+                raise HeldBack("the account's requests are used up", wait_seconds=5.0)
+            return await place_order(ticket)
+
+        broker.place_order = held_back
+        world.fill("in")
+        await world.run(60)
+        (stop,) = children(world)
+        assert (resting(world), stop.status) == (100, Status.SUBMITTED)
+        assert sum(isinstance(event, SubmitStarted) for event in stop.events) <= 12
