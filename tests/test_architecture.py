@@ -693,6 +693,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.runtime.wake_up",
         "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.orders",
         "execution_service.storage.ports.store",
         "execution_service.trading.connection",
         "execution_service.trading.grouped_alerts",

@@ -44,6 +44,7 @@ from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection
 from execution_service.trading.grouped_alerts import GroupedAlerts
@@ -149,6 +150,8 @@ class ExitsAtWork:
         """How many fills, and how many annulled ones, each order had when it was last seen."""
         self._has_asked_held = False
         """Whether what is held was asked for those exits that opened it."""
+        self._only_for_a_look: set[str] = set()
+        """Our ids of settled orders that are in hand since they were taken for a look."""
         self._moves = 0
         """Counts what has filled, or was annulled, in the account."""
 
@@ -273,11 +276,19 @@ class ExitsAtWork:
             order = self._live.latest(stored)
             account_id = order.request.account_id
             if is_own_exit(order) and account_id == self._connection.account_id and not is_told(order):
+                if order.order_id not in self._live.by_id:
+                    self._only_for_a_look.add(order.order_id)
                 self._live.adopt(stored)
+                if order.order_id not in self._due:
+                    self._forget(order.order_id)
 
     def _forget(self, order_id: str) -> None:
         self._due.pop(order_id, None)
         self._troubles.pop(order_id, None)
+        live = self._live.by_id.get(order_id)
+        if order_id in self._only_for_a_look and live is not None and not Stored(live.order, live.told).is_unsettled:
+            self._live.forget(live)  # whatever is still to be told of it, delivery lets go of
+        self._only_for_a_look.discard(order_id)
 
     def _failed(self, live: LiveOrder, why: Exception) -> float:
         """The seconds until it is looked at again. People are alerted once, until it has been measured."""
@@ -381,6 +392,8 @@ class ExitsAtWork:
         live = self._live.by_id.get(order.order_id)
         if live is None:  # all of it has been told meanwhile
             (stored,) = await self._store.load([order.order_id])
+            if was_noted(stored.order, words):
+                return
             live = self._live.by_id.get(order.order_id) or self._live.adopt(stored)
         await self._live.record(live, note)
 
